@@ -1,0 +1,59 @@
+"""The kinds of error that labkit raises.
+
+Each message says what was wrong, with the value, and what to do next; the command
+line prints it as one line and exits with `exit_code`.
+"""
+
+from __future__ import annotations
+
+
+class LabError(Exception):
+    """Anything that labkit reports on purpose; the message is written for the user."""
+
+    exit_code = 1
+
+
+class UsageError(LabError):
+    """An argument is outside what the function or command accepts."""
+
+    exit_code = 2
+
+
+class SourceError(LabError):
+    """A source cannot be opened, or stopped delivering frames."""
+
+    exit_code = 3
+
+
+class SourceLost(SourceError):
+    """A live source delivered nothing within its deadline; reading again may succeed."""
+
+
+class FrameError(LabError):
+    """An image has a shape, type or layout that labkit cannot read as RGB."""
+
+    exit_code = 3
+
+
+class WeightsError(LabError):
+    """Weights are missing, damaged, or do not fit the model."""
+
+    exit_code = 4
+
+
+class UnavailableError(LabError):
+    """A rung needs something that this machine lacks (a GPU, an engine, a package)."""
+
+    exit_code = 5
+
+
+class WorkerError(LabError):
+    """The process that measures a rung died, hung, or reported a failure."""
+
+    exit_code = 6
+
+
+class ResultsError(LabError):
+    """The results store cannot be read or written."""
+
+    exit_code = 7

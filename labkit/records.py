@@ -1,0 +1,307 @@
+"""What a measurement leaves behind: raw samples; every statistic is a property of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit import stats
+from labkit.errors import UsageError
+
+Scenario = Literal["closed", "paced", "live"]
+Samples = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far a rung's answers are those of its reference, on the same hashed frames.
+
+    Attributes:
+        reference: name of the reference rung.
+        n_frames: frames compared.
+        agreement: share of the reference's detections that the rung also has (IoU >= 0.5
+            and the same label), in [0, 1].
+        same_name: share of matched boxes with the same fine name; None without a classifier.
+        relative_error: largest ||out - ref|| / ||ref|| over the networks' raw outputs; None
+            where the raw outputs are not comparable.
+        nan_count: NaN or infinite values in the rung's raw outputs.
+    """
+
+    reference: str
+    n_frames: int
+    agreement: float
+    same_name: float | None
+    relative_error: float | None
+    nan_count: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether a speed-up may be claimed: at least 99% of boxes (and names), no NaN."""
+        named = 1.0 if self.same_name is None else self.same_name
+        return self.nan_count == 0 and self.agreement >= 0.99 and named >= 0.99
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One measurement of one rung.
+
+    Attributes:
+        rung, stage: what was measured.
+        scenario: "closed" (as fast as it can), "paced" (frames fall due), "live" (a camera).
+        quick: warm-up was shortened; never compared with full runs.
+        latency_s: (n,) s per timed frame: from taken (closed) or due (paced) to its result.
+        done_s: (n,) s when each result was there, from the start of the timed part.
+        spans_s: host seconds per timed frame and span, each (n,), NaN where a frame had none.
+        spans_gpu_s: the same from CUDA events; empty without a GPU.
+        warmup_s: (m,) s latencies of the warm-up frames, the first one being the cold start.
+        offered, dropped, failed: frames of the timed part; offered = n + dropped + failed.
+        startup_s: from an empty process to networks ready for the first frame.
+        peak_bytes: largest resident memory of the measuring process.
+        settings: workload as used: model_set, weights, weights_sha256, size, objects, seed, ...
+        source: spec, sha256 of the frames, number of distinct frames, ...
+        limit: work per frame and measured peaks of the machine; see `share_of_limit`.
+        fidelity: agreement with the reference rung, measured before timing.
+        accuracy: mAP and top-1 where there is ground truth, else empty.
+        disturbances: what the machine did meanwhile that casts doubt (steal, throttling, ...).
+        fingerprint: machine, software and preparation.
+        id, created: given by the store; created is UTC in ISO format.
+    """
+
+    rung: str
+    stage: int
+    scenario: Scenario
+    quick: bool
+    latency_s: Samples
+    done_s: Samples
+    spans_s: Mapping[str, Samples]
+    warmup_s: Samples
+    offered: int
+    dropped: int
+    failed: int
+    startup_s: float
+    peak_bytes: int
+    settings: Mapping[str, Any]
+    source: Mapping[str, Any]
+    limit: Mapping[str, Any] = field(default_factory=dict)
+    fidelity: Fidelity | None = None
+    accuracy: Mapping[str, Any] = field(default_factory=dict)
+    disturbances: tuple[str, ...] = ()
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    spans_gpu_s: Mapping[str, Samples] = field(default_factory=dict)
+    id: int | None = None
+    created: str = ""
+
+    def __post_init__(self) -> None:
+        n = len(self.latency_s)
+        if len(self.done_s) != n or any(len(part) != n for part in self.spans_s.values()):
+            raise UsageError("latency_s, done_s and every span have one value per timed frame")
+        if self.offered != n + self.dropped + self.failed:
+            raise UsageError(
+                f"offered {self.offered} != processed {n} + dropped {self.dropped} + failed {self.failed}"
+            )
+
+    @property
+    def n_frames(self) -> int:
+        """Timed frames that have a result."""
+        return len(self.latency_s)
+
+    @property
+    def wall_s(self) -> float:
+        """Length of the timed part."""
+        return float(self.done_s[-1]) if self.n_frames else 0.0
+
+    @property
+    def fps(self) -> float:
+        """Throughput: frames / wall time of the timed part."""
+        return self.n_frames / self.wall_s if self.wall_s > 0 else 0.0
+
+    @cached_property
+    def fps_interval(self) -> tuple[float, float]:
+        """95% interval of `fps` (block bootstrap over frame times)."""
+        return stats.throughput_interval(self.done_s)
+
+    def percentile_ms(self, q: float) -> float | None:
+        """Latency percentile in ms, or None where there are too few frames for it."""
+        value = stats.percentile(self.latency_s, q)
+        return None if value is None else value * 1e3
+
+    @property
+    def iqr_ms(self) -> float:
+        """Interquartile range of latency in ms."""
+        low, high = np.percentile(self.latency_s, [25, 75]) if self.n_frames else (0.0, 0.0)
+        return float(high - low) * 1e3
+
+    @property
+    def spans_ms(self) -> dict[str, float]:
+        """Median host time per span in ms."""
+        return {name: float(np.nanmedian(part)) * 1e3 for name, part in self.spans_s.items()}
+
+    @property
+    def spans_gpu_ms(self) -> dict[str, float]:
+        """Median GPU time per span in ms."""
+        return {name: float(np.nanmedian(part)) * 1e3 for name, part in self.spans_gpu_s.items()}
+
+    @property
+    def noise(self) -> tuple[str, ...]:
+        """Reasons to doubt this run; empty when it is quiet."""
+        return (*stats.noise_reasons(self.latency_s), *self.disturbances)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether there is any reason to doubt this run."""
+        return bool(self.noise)
+
+    @property
+    def share_of_limit(self) -> float | None:
+        """Arithmetic done per second over the measured peak of the machine, in [0, 1]."""
+        work, peak = self.limit.get("gflop_per_frame"), self.limit.get("peak_gflops")
+        return self.fps * work / peak if work and peak else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as plain data for `--json`: statistics, not samples."""
+        return {
+            "id": self.id,
+            "created": self.created,
+            "rung": self.rung,
+            "stage": self.stage,
+            "device": self.settings.get("device"),
+            "model_set": self.settings.get("model_set"),
+            "weights": self.settings.get("weights"),
+            "source": self.source.get("spec"),
+            "source_sha256": self.source.get("sha256"),
+            "objects": self.settings.get("objects"),
+            "scenario": self.scenario,
+            "quick": self.quick,
+            "n_frames": self.n_frames,
+            "offered": self.offered,
+            "dropped": self.dropped,
+            "failed": self.failed,
+            "fps": self.fps,
+            "fps_interval": list(self.fps_interval),
+            "latency_ms": {
+                "p50": self.percentile_ms(50),
+                "p90": self.percentile_ms(90),
+                "p99": self.percentile_ms(99),
+                "max": float(self.latency_s.max()) * 1e3 if self.n_frames else None,
+                "iqr": self.iqr_ms,
+            },
+            "spans_ms": self.spans_ms,
+            "spans_gpu_ms": self.spans_gpu_ms,
+            "startup_s": self.startup_s,
+            "cold_start_ms": float(self.warmup_s[0]) * 1e3 if len(self.warmup_s) else None,
+            "peak_mib": self.peak_bytes / 2**20,
+            "share_of_limit": self.share_of_limit,
+            "limit": dict(self.limit),
+            "fidelity": None if self.fidelity is None else vars(self.fidelity),
+            "accuracy": dict(self.accuracy),
+            "noisy": self.noisy,
+            "noise": list(self.noise),
+            "settings": dict(self.settings),
+            "fingerprint": dict(self.fingerprint),
+        }
+
+
+Verdict = Literal["faster", "slower", "same", "cannot tell"]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two rungs measured in alternating turns on the same frames.
+
+    Attributes:
+        a, b: names; the ratio says how many times faster b is than a.
+        a_s, b_s: (rounds,) mean seconds per frame of each round's turn.
+        agrees: whether b's answers agree with its reference, so that a gain may be claimed.
+        quick: fewer or shorter rounds than a full comparison.
+        settings, source, fingerprint: as in `Run`.
+    """
+
+    a: str
+    b: str
+    a_s: Samples
+    b_s: Samples
+    frames_per_turn: int
+    agrees: bool
+    quick: bool
+    settings: Mapping[str, Any]
+    source: Mapping[str, Any]
+    fidelity: Fidelity | None = None
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    disturbances: tuple[str, ...] = ()
+    id: int | None = None
+    created: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.a_s) != len(self.b_s) or not len(self.a_s):
+            raise UsageError("a comparison has one time per rung and round")
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds."""
+        return len(self.a_s)
+
+    @property
+    def ratios(self) -> Samples:
+        """(rounds,) how many times faster b was than a in each round."""
+        return self.a_s / self.b_s
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster b is than a: the median of the rounds."""
+        return float(np.median(self.ratios))
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95% bootstrap interval of `ratio`."""
+        return stats.ratio_interval(self.ratios)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the interval allows to say of b: faster, slower, same (+-2%) or cannot tell."""
+        return stats.verdict(self.interval)
+
+    @property
+    def sentence(self) -> str:
+        """The result in words, with its interval; the only form in which a gain is told."""
+        low, high = self.interval
+        measured = f"{self.ratio:.2f}x, 95% interval {low:.2f} to {high:.2f}, {self.rounds} rounds"
+        if self.verdict in ("faster", "slower"):
+            times = self.ratio if self.verdict == "faster" else 1 / self.ratio
+            if times < 1.1:
+                text = f"{self.b} is {100 * (times - 1):.1f}% {self.verdict} than {self.a} ({measured})"
+            else:
+                text = f"{self.b} is {times:.2f} times {self.verdict} than {self.a} ({measured})"
+        elif self.verdict == "same":
+            text = f"{self.b} is as fast as {self.a}, within 2% ({measured})"
+        else:
+            text = f"whether {self.b} is faster than {self.a} cannot be told ({measured})"
+        if not self.agrees:
+            text += "; its answers differ from the reference's, so this is no like-for-like gain"
+        return text + "."
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as plain data for `--json`."""
+        return {
+            "id": self.id,
+            "created": self.created,
+            "a": self.a,
+            "b": self.b,
+            "ratio": self.ratio,
+            "ci": list(self.interval),
+            "rounds": self.rounds,
+            "frames_per_turn": self.frames_per_turn,
+            "verdict": self.verdict,
+            "agrees": self.agrees,
+            "sentence": self.sentence,
+            "quick": self.quick,
+            "fidelity": None if self.fidelity is None else vars(self.fidelity),
+            "disturbances": list(self.disturbances),
+            "settings": dict(self.settings),
+            "source": dict(self.source),
+            "fingerprint": dict(self.fingerprint),
+        }
