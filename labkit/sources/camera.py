@@ -1,0 +1,317 @@
+"""Live sources: webcams and network streams, read by one thread that keeps the newest frame.
+
+The thread owns its capture: it alone opens, reads and releases it, because a release during
+a read in another thread crashes the process. It reads as fast as frames come, so that none
+grows old in a queue, and puts each into a slot for one frame, over the one before.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.errors import SourceError, SourceLost
+from labkit.sources.backlog import Backlog
+from labkit.sources.convert import to_rgb
+from labkit.sources.probe import why_not
+from labkit.sources.source import Taken
+from labkit.sources.spec import redact, webcam_index
+from labkit.types import Size
+
+# A loss is to be reported within 2 s; the rest is for a busy machine to get round to it.
+LOST_AFTER_S = 1.8
+_FIRST_RETRY_S = 0.1
+_LAST_RETRY_S = 1.0
+_CLOSE_WAIT_S = 0.2
+
+
+class Capture(Protocol):
+    """The part of `cv2.VideoCapture` that is used."""
+
+    def grab(self) -> bool: ...  # noqa: D102
+    def retrieve(self) -> tuple[bool, NDArray[Any]]: ...  # noqa: D102
+    def get(self, prop: int) -> float: ...  # noqa: D102
+    def release(self) -> None: ...  # noqa: D102
+
+
+class ConnectError(SourceError):
+    """An address is no stream that the video library can open; it does not say why."""
+
+
+Connect = Callable[[], tuple[Capture, dict[str, Any]]]
+"""Opens the camera: the capture, and plain data on what was got. Raises SourceError."""
+
+
+class Camera:
+    """The newest frame of a live source.
+
+    Attributes:
+        size: (width, height) px of the first frame.
+    """
+
+    live = True
+    length = None
+
+    def __init__(self, connect: Connect, shown: str, *, open_timeout_s: float, read_timeout_s: float) -> None:
+        """Starts reading and waits for the first frame.
+
+        Raises:
+            SourceError: It does not open, or opens and sends nothing.
+        """
+        self._connect = connect
+        self._shown = shown
+        self._lost_after_s = min(read_timeout_s, LOST_AFTER_S)
+        self._stale_after_s = max(read_timeout_s, LOST_AFTER_S)
+        self._news = threading.Condition()  # guards everything below
+        self._slot: tuple[NDArray[Any], float] | None = None
+        self._captured = self._dropped = self._connections = 0
+        self._failure: SourceError | None = None
+        self._started = self._closing = False
+        self._got: dict[str, Any] = {}
+        self.size: Size = (0, 0)
+        self.fps: float | None = None
+        self._thread = threading.Thread(target=self._run, name=f"labkit camera {shown}", daemon=True)
+        self._thread.start()
+        _open_cameras.add(self)
+        self._wait_for_start(open_timeout_s + read_timeout_s)
+
+    @property
+    def captured(self) -> int:
+        """Frames that the camera delivered to this process."""
+        with self._news:
+            return self._captured
+
+    @property
+    def dropped(self) -> int:
+        """Frames that newer ones replaced before anyone took them, and stale ones."""
+        with self._news:
+            return self._dropped
+
+    def take(self) -> Taken | None:
+        """The newest frame that was not taken yet; waits for one. None once closed.
+
+        Raises:
+            SourceLost: None came in time; the camera is being reconnected meanwhile.
+        """
+        with self._news:
+            self._drop_if_older_than(self._stale_after_s)
+            self._news.wait_for(lambda: self._slot is not None or self._closing, self._lost_after_s)
+            if self._closing:
+                return None
+            if self._slot is None:
+                raise SourceLost(self._loss())
+            (image, t_s), self._slot = self._slot, None
+        return Taken(to_rgb(image), t_s)
+
+    def describe(self) -> dict[str, Any]:
+        """Backend, what was asked for and what was got, number of connections so far."""
+        with self._news:
+            return {**self._got, "connections": self._connections}
+
+    def close(self) -> None:
+        """Stops the reader; if it hangs in a read, it ends by itself at the read's deadline."""
+        with self._news:
+            self._closing = True
+            self._news.notify_all()
+        self._join(_CLOSE_WAIT_S)
+
+    def _join(self, timeout_s: float) -> None:
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def _wait_for_start(self, timeout_s: float) -> None:
+        with self._news:
+            done = self._news.wait_for(lambda: self._started or self._failure is not None, timeout_s)
+            failure = self._failure
+        if self._started:
+            return
+        self.close()
+        if done and failure is not None:
+            raise failure
+        raise SourceError(f"{self._shown} has sent no frame within {timeout_s:g} s; is it in use elsewhere?")
+
+    def _loss(self) -> str:
+        why = f" ({self._failure})" if self._failure is not None else ""
+        return (
+            f"{self._shown} has sent nothing for {self._lost_after_s:g} s{why}; "
+            "it is being reconnected, so reading again may succeed"
+        )
+
+    def _end(self) -> str:
+        if self._started:
+            return f"{self._shown} ended or was disconnected"
+        return f"{self._shown} opened, but ended before it sent a frame that can be used; check the camera"
+
+    # From here on everything runs in the reader's thread.
+
+    def _run(self) -> None:
+        retry_s = _FIRST_RETRY_S
+        while not self._closing:
+            before = self._captured
+            try:
+                self._read_one_connection()
+            except SourceError as error:
+                self._fail(error)
+            except Exception as error:  # whatever a driver raises must reach the user, not end the thread
+                self._fail(SourceError(f"{self._shown} cannot be read: {error}"))
+            retry_s = _FIRST_RETRY_S if self._captured > before else min(2 * retry_s, _LAST_RETRY_S)
+            with self._news:
+                self._news.wait_for(lambda: self._closing, retry_s)
+
+    def _read_one_connection(self) -> None:
+        capture, got = self._connect()
+        try:
+            fps = got.get("fps")
+            with self._news:
+                self._got = got
+                self._connections += 1
+                self.fps = fps
+            backlog = Backlog(1 / fps if fps else 1 / 30, time.perf_counter())
+            while not self._closing:
+                asked_s = time.perf_counter()
+                if not capture.grab():
+                    raise SourceError(self._end())
+                t_s = time.perf_counter()
+                stale = backlog.is_stale(asked_s, t_s)
+                ok, image = (False, None) if stale else capture.retrieve()
+                self._hand_over(image if ok else None, t_s)
+        finally:
+            capture.release()
+
+    def _hand_over(self, image: NDArray[Any] | None, t_s: float) -> None:
+        with self._news:
+            self._captured += 1
+            if image is None:
+                self._dropped += 1
+                return
+            self._dropped += self._slot is not None
+            self._slot = (image, t_s)
+            self._failure = None
+            if not self._started:
+                self.size = (image.shape[1], image.shape[0])
+                self._started = True
+            self._news.notify_all()
+
+    def _fail(self, error: SourceError) -> None:
+        with self._news:
+            self._failure = error
+            self._news.notify_all()
+
+    def _drop_if_older_than(self, age_s: float) -> None:
+        if self._slot is not None and time.perf_counter() - self._slot[1] > age_s:
+            self._slot = None
+            self._dropped += 1
+
+
+def open_camera(
+    spec: str, size: Size | None, fps: float | None, *, open_timeout_s: float, read_timeout_s: float
+) -> Camera:
+    """A webcam ("webcam:N") or the stream at an address.
+
+    Raises:
+        SourceError: It cannot be opened, with the reason where there is one to be found.
+    """
+    index, shown = webcam_index(spec), redact(spec)
+    timeouts_s = {"open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s}
+    if index is not None:
+        return Camera(webcam(index, size, fps), shown, **timeouts_s)
+    try:
+        return Camera(stream_at(spec, **timeouts_s), shown, **timeouts_s)
+    except ConnectError as error:
+        raise SourceError(f"{error}: {why_not(spec)}") from error
+
+
+def stream_at(address: str, open_timeout_s: float, read_timeout_s: float) -> Connect:
+    """How to connect to the stream at an http, https or rtsp address."""
+
+    def connect() -> tuple[Capture, dict[str, Any]]:
+        import cv2
+
+        # FFMPEG is named because only it honours the deadlines.
+        deadlines = [
+            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+            round(open_timeout_s * 1000),
+            cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+            round(read_timeout_s * 1000),
+        ]
+        capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, deadlines)
+        if not capture.isOpened():
+            capture.release()
+            raise ConnectError(f"{redact(address)} cannot be opened")
+        return capture, {"backend": "opencv/FFMPEG", **_properties(capture)}
+
+    return connect
+
+
+def webcam(index: int, size: Size | None, fps: float | None) -> Connect:
+    """How to connect to the webcam number `index`, asking for a size and rate."""
+
+    def connect() -> tuple[Capture, dict[str, Any]]:
+        import cv2
+
+        device = Path(f"/dev/video{index}")
+        linux = sys.platform.startswith("linux")
+        if linux and not device.exists():
+            raise SourceError(
+                f'there is no webcam {index} ({device} is missing); plug one in, or use "photos" or "scenes"'
+            )
+        capture = cv2.VideoCapture(index, cv2.CAP_V4L2 if linux else cv2.CAP_ANY)
+        if not capture.isOpened():
+            capture.release()
+            raise SourceError(
+                f"webcam:{index} cannot be opened; close other programs that use it, "
+                "check that you may read it (on Linux: the group video), or try another number"
+            )
+        asked = _ask(capture, size, fps)
+        return capture, {"backend": f"opencv/{capture.getBackendName()}", **asked, **_properties(capture)}
+
+    return connect
+
+
+def _ask(capture: Any, size: Size | None, fps: float | None) -> dict[str, Any]:
+    import cv2
+
+    # In this order: many cameras offer the size and rate only once they compress.
+    capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
+    if size is not None:
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
+    if fps is not None:
+        capture.set(cv2.CAP_PROP_FPS, fps)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+    return {"asked_size": None if size is None else list(size), "asked_fps": fps, "asked_fourcc": "MJPG"}
+
+
+def _properties(capture: Any) -> dict[str, Any]:
+    import cv2
+
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    code = int(capture.get(cv2.CAP_PROP_FOURCC))
+    fourcc = "".join(chr((code >> shift) & 0xFF) for shift in (0, 8, 16, 24))
+    return {
+        "camera_size": [int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)],
+        "fps": fps if np.isfinite(fps) and 0 < fps < 1000 else None,
+        "fourcc": fourcc if fourcc.isprintable() else None,
+    }
+
+
+_open_cameras: weakref.WeakSet[Camera] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    # A reader inside native code while the interpreter is taken down would crash the process.
+    cameras = list(_open_cameras)
+    for camera in cameras:
+        camera.close()
+    for camera in cameras:
+        camera._join(2.5)

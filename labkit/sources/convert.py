@@ -1,0 +1,90 @@
+"""From what decoders and cameras hand out to what the lab works on: RGB and one size."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.errors import FrameError
+from labkit.types import Size
+
+Order = Literal["bgr", "rgb"]
+
+
+def to_rgb(array: NDArray[Any], order: Order = "bgr") -> NDArray[np.uint8]:
+    """An image as (H, W, 3) uint8 RGB, C-contiguous.
+
+    Args:
+        array: (H, W) or (H, W, 1) gray, (H, W, 3) colour or (H, W, 4) colour with alpha, which
+            is dropped; uint8, uint16 (0 to 65535) or floating point (0 to 1).
+        order: order of the colour channels in `array`.
+
+    Raises:
+        FrameError: Any other shape, type or range of values.
+    """
+    if order not in ("bgr", "rgb"):
+        raise FrameError(f"the order of channels is 'bgr' or 'rgb', not {order!r}")
+    if not isinstance(array, np.ndarray):
+        raise FrameError(f"an image is a NumPy array, not {type(array).__name__}")
+    channels = 1 if array.ndim == 2 else array.shape[2] if array.ndim == 3 else 0
+    if channels not in (1, 3, 4) or 0 in array.shape:
+        raise FrameError(
+            f"cannot read an array {array.shape} {array.dtype} as an image; "
+            "give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+        )
+    depth = _to_uint8(array)
+    if channels == 1:
+        return np.repeat(depth.reshape(*depth.shape[:2], 1), 3, axis=2)
+    colours = depth[:, :, 2::-1] if order == "bgr" else depth[:, :, :3]
+    return np.ascontiguousarray(colours)
+
+
+def fit(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """The middle of the image that has the aspect of `size`, resized to exactly `size`.
+
+    Args:
+        image: (H, W, 3) uint8.
+        size: (width, height) px of the result.
+
+    Returns:
+        (height, width, 3) uint8, C-contiguous; the input itself where it already fits.
+    """
+    if (image.shape[1], image.shape[0]) == size:
+        return image
+    import cv2
+
+    x, y, width, height = centre_crop((image.shape[1], image.shape[0]), size)
+    crop = image[y : y + height, x : x + width]
+    shrinks = size[0] < width or size[1] < height
+    # Area averaging when shrinking: linear interpolation would skip pixels and alias.
+    resized = cv2.resize(crop, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.ascontiguousarray(resized.reshape(size[1], size[0], 3))
+
+
+def centre_crop(given: Size, wanted: Size) -> tuple[int, int, int, int]:
+    """The largest centred window of `given` with the aspect of `wanted`: x, y, width, height px."""
+    width = min(given[0], max(1, round(given[1] * wanted[0] / wanted[1])))
+    height = min(given[1], max(1, round(given[0] * wanted[1] / wanted[0])))
+    return (given[0] - width) // 2, (given[1] - height) // 2, width, height
+
+
+def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        # 65535 / 255 is 257 exactly, so the ends of the range map onto each other.
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if np.issubdtype(array.dtype, np.floating):
+        # The comparison is false for NaN too.
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise FrameError(
+                f"a floating-point image has values from 0 to 1, not {array.min():g} to {array.max():g} "
+                f"({array.shape} {array.dtype}); divide by its largest value"
+            )
+        return np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+    raise FrameError(
+        f"cannot read an array {array.shape} {array.dtype} as an image; "
+        "give uint8, uint16 or floats from 0 to 1"
+    )
