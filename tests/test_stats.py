@@ -1,0 +1,261 @@
+"""The statistics, proved on simulated pipelines whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labkit import stats
+from labkit.errors import UsageError
+
+SIMULATIONS = 2000
+ROUNDS = (9, 11, 15, 21)
+
+
+def autoregressive(rng: np.random.Generator, runs: int, n: int, rho: float) -> np.ndarray:
+    """(runs, n) standard normal series whose neighbours correlate by `rho`."""
+    noise = rng.normal(size=(n + 1, runs))
+    series = np.empty((n, runs))
+    last = noise[-1]
+    for step in range(n):
+        last = series[step] = rho * last + np.sqrt(1 - rho**2) * noise[step]
+    return series.T
+
+
+def interleaved(
+    rng: np.random.Generator, rounds: int, ratio: float, *, frames_per_turn: int = 20, spread: float = 0.05
+) -> np.ndarray:
+    """(SIMULATIONS, rounds) ratios of two rungs measured in turns on one restless machine.
+
+    Frame times are log-normal with the given spread; a tenth of it remembers the last frame,
+    the machine drifts by several per cent, and one frame in 200 takes twice as long.
+    """
+    n = 2 * rounds * frames_per_turn
+    log_s = spread * (
+        0.9 * rng.normal(size=(SIMULATIONS, n)) + 0.4 * autoregressive(rng, SIMULATIONS, n, 0.6)
+    )
+    log_s += 0.05 * np.cumsum(rng.normal(size=(SIMULATIONS, n)), axis=1) / np.sqrt(n)
+    time_s = 0.02 * np.exp(log_s) * np.where(rng.random((SIMULATIONS, n)) < 0.005, 2, 1)
+    turns_s = time_s.reshape(SIMULATIONS, rounds, 2, frames_per_turn).mean(axis=3)
+    b_first = rng.random((SIMULATIONS, rounds)) < 0.5
+    first, second = turns_s[:, :, 0], turns_s[:, :, 1]
+    a_s, b_s = np.where(b_first, second, first), np.where(b_first, first, second) / ratio
+    return a_s / b_s
+
+
+def intervals(ratios: np.ndarray) -> np.ndarray:
+    return np.exp(stats.median_interval(np.log(ratios)))
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("spread", [0.03, 0.1, 0.2])
+def test_ratio_interval_covers_the_truth_in_95_percent(rounds: int, spread: float) -> None:
+    ratios = interleaved(np.random.default_rng(rounds), rounds, 1.3, spread=spread)
+    low, high = intervals(ratios).T
+    assert 0.93 <= np.mean((low <= 1.3) & (high >= 1.3)) <= 0.97
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("shape", ["normal", "heavy tails", "skewed", "uniform"])
+def test_ratio_interval_covers_for_other_noise(rounds: int, shape: str) -> None:
+    rng = np.random.default_rng(100 + rounds)
+    size = (4 * SIMULATIONS, rounds)
+    log_ratio = {
+        "normal": lambda: rng.normal(size=size),
+        "heavy tails": lambda: rng.standard_t(3, size=size),
+        "skewed": lambda: np.expm1(0.5 * rng.normal(size=size)),
+        "uniform": lambda: rng.uniform(-1, 1, size=size),
+    }[shape]()
+    low, high = stats.median_interval(0.03 * log_ratio).T
+    assert 0.93 <= np.mean((low <= 0) & (high >= 0)) <= 0.97
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_a_against_a_is_called_different_in_at_most_5_percent(rounds: int) -> None:
+    """At a spread (interquartile range 7% of the median) that is not yet called noisy."""
+    ratios = interleaved(np.random.default_rng(200 + rounds), rounds, 1.0)
+    verdicts = [stats.verdict(tuple(pair)) for pair in intervals(ratios)]
+    assert np.mean([word in ("faster", "slower") for word in verdicts]) <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("rounds", "frames_per_turn", "spread"),
+    [(9, 20, 0.05), (9, 40, 0.10), (15, 20, 0.10)],
+)
+def test_a_5_percent_gain_is_found_in_90_percent(rounds: int, frames_per_turn: int, spread: float) -> None:
+    """Rounds, frames per turn and spread of frame times that suffice for it."""
+    rng = np.random.default_rng(300 + rounds)
+    ratios = interleaved(rng, rounds, 1.05, frames_per_turn=frames_per_turn, spread=spread)
+    verdicts = [stats.verdict(tuple(pair)) for pair in intervals(ratios)]
+    assert np.mean([word == "faster" for word in verdicts]) >= 0.90
+
+
+def test_smoothed_bootstrap_equals_one_drawn_at_random() -> None:
+    """The closed form against what it stands for: resample, add the kernel, take the median."""
+    rng = np.random.default_rng(4)
+    samples = np.log(1.2) + 0.05 * rng.normal(size=11)
+    quartiles = np.percentile(samples, [25, 75])
+    spread = min(samples.std(ddof=1), (quartiles[1] - quartiles[0]) / 1.349)
+    drawn = rng.choice(samples, size=(200_000, 11))
+    drawn += rng.logistic(0, spread / 3 * np.sqrt(3) / np.pi, size=drawn.shape)
+    expected = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
+    assert np.log(stats.ratio_interval(np.exp(samples))) == pytest.approx(expected, abs=0.002)
+
+
+def test_ratio_interval_is_deterministic_and_turns_over_with_the_question() -> None:
+    ratios = np.array([1.1, 1.2, 1.15, 1.3, 1.05, 1.22, 1.18, 1.12, 1.25])
+    low, high = stats.ratio_interval(ratios)
+    assert (low, high) == stats.ratio_interval(ratios)
+    assert low < np.median(ratios) < high
+    assert stats.ratio_interval(1 / ratios) == pytest.approx((1 / high, 1 / low), rel=1e-9)
+
+
+def test_ratio_interval_of_equal_ratios_is_a_point_and_of_few_has_no_bounds() -> None:
+    assert stats.ratio_interval([1.5] * 9) == pytest.approx((1.5, 1.5), rel=1e-9)
+    assert stats.ratio_interval([1.5] * 4) == stats.UNBOUNDED
+    assert stats.verdict(stats.ratio_interval([9.0] * 4)) == "cannot tell"
+
+
+@pytest.mark.parametrize("bad", [[1, 0, 1, 1, 1], [1, -1, 1, 1, 1], [1, np.nan, 1, 1, 1], [[1.0]]])
+def test_ratio_interval_refuses_what_is_no_ratio(bad: list) -> None:
+    with pytest.raises(UsageError):
+        stats.ratio_interval(bad)
+
+
+@pytest.mark.parametrize("n", [300, 1000])
+@pytest.mark.parametrize(
+    ("rho", "spread", "outlier_share", "batch"),
+    [
+        (0, 0.1, 0, 1),
+        (0, 0.4, 0, 1),
+        (0.5, 0.1, 0, 1),
+        (0.8, 0.1, 0, 1),
+        (0.3, 0.05, 0.02, 1),
+        (0, 0.1, 0, 4),
+    ],
+    ids=["independent", "wide", "remembering", "remembering long", "outliers", "batches"],
+)
+def test_throughput_interval_covers_the_truth_in_95_percent(
+    n: int, rho: float, spread: float, outlier_share: float, batch: int
+) -> None:
+    rng = np.random.default_rng(n + int(100 * rho))
+    results = n // batch
+    time_s = 0.02 * np.exp(spread * autoregressive(rng, SIMULATIONS, results, rho))
+    time_s *= np.where(rng.random(time_s.shape) < outlier_share, 3, 1)
+    truth_fps = batch / (0.02 * np.exp(spread**2 / 2) * (1 + 2 * outlier_share))
+    gaps_s = np.zeros((SIMULATIONS, n))
+    gaps_s[:, ::batch] = time_s
+    bounds = np.array([stats.throughput_interval(done) for done in np.cumsum(gaps_s, axis=1)])
+    low, high = bounds.T
+    least = 0.92 if n // batch < 100 else 0.93
+    assert least <= np.mean((low <= truth_fps) & (high >= truth_fps)) <= 0.97
+    assert np.median(high - low) < 0.12 * truth_fps
+
+
+def test_throughput_interval_holds_the_estimate_and_says_nothing_of_few() -> None:
+    done_s = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.03, 200))
+    low, high = stats.throughput_interval(done_s)
+    assert low < 200 / done_s[-1] < high
+    assert stats.throughput_interval(done_s[:7]) == stats.UNBOUNDED
+    assert stats.throughput_interval([]) == stats.UNBOUNDED
+    assert stats.throughput_interval([0.0] * 20) == stats.UNBOUNDED
+    with pytest.raises(UsageError, match="falls"):
+        stats.throughput_interval(done_s[::-1])
+
+
+def test_throughput_interval_of_a_metronome_is_a_point() -> None:
+    assert stats.throughput_interval(np.arange(1, 101) / 25) == pytest.approx((25, 25))
+
+
+@pytest.mark.parametrize(("q", "n"), [(90, 64), (99, 662), (10, 64)])
+def test_frames_needed_is_the_smallest_n_of_the_rule(q: float, n: int) -> None:
+    """Two frames or more beyond the percentile with 99%: binomial, by simulation-free sums."""
+
+    def lone_or_none(frames: int) -> float:
+        tail = min(q, 100 - q) / 100
+        weights = np.cumsum(np.log(np.arange(1, frames + 1)))
+        log_choose = lambda k: weights[-1] - (weights[k - 1] if k else 0) - weights[frames - k - 1]  # noqa: E731
+        return sum(np.exp(log_choose(k) + k * np.log(tail) + (frames - k) * np.log1p(-tail)) for k in (0, 1))
+
+    assert stats.frames_needed(q) == n
+    assert lone_or_none(n) <= 0.01 < lone_or_none(n - 1)
+
+
+def test_percentile_needs_frames_enough_except_the_median() -> None:
+    rng = np.random.default_rng(1)
+    samples = rng.random(662)
+    assert stats.percentile(samples, 99) == np.percentile(samples, 99)
+    assert stats.percentile(samples[:661], 99) is None
+    assert stats.percentile(samples[:64], 90) == np.percentile(samples[:64], 90)
+    assert stats.percentile(samples[:63], 90) is None
+    assert stats.percentile([0.25], 50) == 0.25
+    assert stats.percentile([], 50) is None
+    for wrong in (0, 100, -1):
+        with pytest.raises(UsageError, match="between 0 and 100"):
+            stats.percentile(samples, wrong)
+
+
+@pytest.mark.parametrize(
+    ("interval", "word"),
+    [
+        ((0.99, 1.01), "same"),
+        ((1.001, 1.02), "same"),
+        ((0.98, 0.995), "same"),
+        ((1.001, 1.03), "faster"),
+        ((0.9, 0.99), "slower"),
+        ((0.97, 1.01), "cannot tell"),
+        ((1.0, 1.5), "cannot tell"),
+        (stats.UNBOUNDED, "cannot tell"),
+    ],
+)
+def test_verdict(interval: tuple[float, float], word: str) -> None:
+    assert stats.verdict(interval) == word
+
+
+def test_noise_reasons_name_spread_and_drift() -> None:
+    rng = np.random.default_rng(2)
+    quiet = 0.02 * np.exp(0.02 * rng.normal(size=300))
+    assert stats.noise_reasons(quiet) == ()
+    (spread,) = stats.noise_reasons(0.02 * np.exp(0.2 * rng.normal(size=3000)))
+    assert "spreads" in spread
+    (drift,) = stats.noise_reasons(quiet * np.linspace(1, 1.11, 300))
+    assert "drifts: +7%" in drift
+    assert stats.noise_reasons([]) == () == stats.noise_reasons([1.0, 2.0])
+
+
+def test_outliers_are_flagged_in_place() -> None:
+    samples = np.random.default_rng(3).normal(1, 0.01, 200)
+    samples[[7, 150]] = 1.2, 0.7
+    assert list(np.flatnonzero(stats.outliers(samples))) == [7, 150]
+    assert not stats.outliers(np.ones(5)).any()
+    assert list(np.flatnonzero(stats.outliers([1.0] * 20 + [2.0]))) == [20]
+    assert stats.outliers([]).shape == (0,)
+
+
+def test_warm_up_ends_when_frames_time_and_steadiness_are_there() -> None:
+    steady = [1.0] * 20
+    assert stats.warm_up_done(steady, 2.0)
+    assert not stats.warm_up_done(steady[:19], 2.0)
+    assert not stats.warm_up_done(steady, 1.9)
+    assert not stats.warm_up_done([1.0] * 10 + [0.97] * 10, 9.0)
+    assert stats.warm_up_done([1.0] * 10 + [0.985] * 10, 9.0)
+    assert stats.warm_up_done([5.0, 1.0, 1.0], 0.0, min_frames=2, min_s=0.0)
+    assert stats.warm_up_done([], 0.0, min_frames=0, min_s=0.0)
+
+
+def test_pareto_front() -> None:
+    speed = [10, 20, 30, 20, 5, 30, 40]
+    accuracy = [0.9, 0.8, 0.5, 0.7, 0.9, 0.5, np.nan]
+    assert list(stats.is_pareto(speed, accuracy)) == [True, True, True, False, False, True, False]
+    with pytest.raises(UsageError, match="one length"):
+        stats.is_pareto([1, 2], [1])
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12))
+def test_pareto_front_equals_the_definition(points: list[tuple[int, int]]) -> None:
+    def beaten(p: tuple[int, int]) -> bool:
+        return any(o != p and o[0] >= p[0] and o[1] >= p[1] for o in points)
+
+    assert list(stats.is_pareto(*zip(*points, strict=True))) == [not beaten(p) for p in points]
