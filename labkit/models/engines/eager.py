@@ -1,0 +1,83 @@
+"""PyTorch as it is: one operator after the other."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from labkit.models.engines import Request
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class EagerEngine:
+    """Runs a module under inference mode on its device."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+        self.module = module
+        self.dtype = dtype
+        self.memory_format = memory_format
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Runs the module on (B, ...) and returns its outputs as a tuple."""
+        with torch.inference_mode():
+            if x.is_floating_point():
+                x = x.to(self.dtype)
+            if x.ndim == 4 and self.memory_format is torch.channels_last:
+                x = x.contiguous(memory_format=torch.channels_last)
+            out = self.module(x)
+        return out if isinstance(out, tuple) else (out,)
+
+
+def build(request: Request) -> EagerEngine:
+    """Eager PyTorch; options: fold_batch_norm, channels_last."""
+    module, memory_format = shape_up(request)
+    return EagerEngine(module, DTYPES[request.precision], memory_format)
+
+
+def shape_up(request: Request) -> tuple[nn.Module, torch.memory_format]:
+    """The module in the asked precision, memory format and place; the original stays untouched."""
+    module = copy.deepcopy(request.module)
+    if request.options.get("fold_batch_norm"):
+        fold_batch_norms(module)
+    memory_format = torch.channels_last if request.options.get("channels_last") else torch.contiguous_format
+    module = module.to(device=request.device, dtype=DTYPES[request.precision])
+    if memory_format is torch.channels_last:
+        module = module.to(memory_format=torch.channels_last)
+    return module.eval(), memory_format
+
+
+def fold_batch_norms(module: nn.Module) -> int:
+    """Merges each batch norm into the convolution before it, in place; returns how many.
+
+    In eval mode a batch norm is a multiply and an add per channel, so it can be part of the
+    convolution's weights. Works for torch's BatchNorm2d and DETR's frozen one, wherever a
+    convolution is directly followed by a norm in the order of its parent's children.
+    """
+    folded = 0
+    for parent in module.modules():
+        previous: nn.Conv2d | None = None
+        for name, child in list(parent.named_children()):
+            if previous is not None and _is_batch_norm(child):
+                _fold(previous, child)
+                setattr(parent, name, nn.Identity())
+                folded += 1
+            previous = child if isinstance(child, nn.Conv2d) else None
+    return folded
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d) or type(module).__name__ == "DetrFrozenBatchNorm2d"
+
+
+def _fold(conv: nn.Conv2d, norm: Any) -> None:
+    eps = getattr(norm, "eps", 1e-5)  # DETR's frozen norm has it as a constant in its code
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, eps, norm.weight, norm.bias
+    )
+    conv.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    conv.bias = nn.Parameter(bias.detach(), requires_grad=False)

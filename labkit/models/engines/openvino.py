@@ -1,0 +1,97 @@
+"""OpenVINO on the CPU: the whole graph compiled, in fp32, bf16 or int8."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import torch
+from torch import Tensor
+
+from labkit.errors import UnavailableError
+from labkit.models.engines import Request
+from labkit.models.engines.store import cached_file
+
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+class OpenVinoEngine:
+    """A compiled OpenVINO model behind the engine's interface."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self.compiled = compiled
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Runs the model on (B, ...); the outputs are copies that later calls leave alone."""
+        results = self._request.infer([x.numpy()], share_inputs=True)
+        return tuple(torch.from_numpy(np.array(value, copy=True)) for value in results.values())
+
+
+def build(request: Request) -> OpenVinoEngine:
+    """Converts (cached on disk), optionally quantises, and compiles.
+
+    Options: rest_precision, the format of what int8 leaves unquantised ("fp32" or "bf16").
+
+    Raises:
+        UnavailableError: the device is not the CPU, or this CPU cannot do bf16.
+    """
+    if request.device != "cpu":
+        raise UnavailableError("the OpenVINO engine of labkit runs on the CPU; use device 'cpu'")
+    core = ov.Core()
+    model = core.read_model(_converted(request))
+    precision = request.options.get("rest_precision", request.precision)
+    properties = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": str(os.cpu_count() if torch.get_num_threads() < 1 else torch.get_num_threads()),
+    }
+    return OpenVinoEngine(core.compile_model(model, "CPU", properties))
+
+
+def _converted(request: Request) -> Path:
+    kind = "int8" if request.precision == "int8" else "fp"
+    key = f"{request.cache_key}-openvino-{ov.__version__}-{kind}"
+
+    def write(path: Path) -> None:
+        request.report(f"converting {request.cache_key.split('-')[0]} for OpenVINO ({kind}), once")
+        model = _convert(request)
+        if kind == "int8":
+            model = _quantise(model, request)
+        ov.save_model(model, path, compress_to_fp16=False)
+
+    return cached_file(key, "model.xml", write)
+
+
+def _convert(request: Request) -> Any:
+    with torch.no_grad():
+        model = ov.convert_model(request.module, example_input=request.example)
+    shape = [-1 if len(request.batches) > 1 else 1, *request.example.shape[1:]]
+    model.reshape(shape)
+    return model
+
+
+def _quantise(model: Any, request: Request) -> Any:
+    """Post-training quantisation: activation ranges come from the calibration inputs."""
+    try:
+        import nncf
+    except ImportError as error:
+        raise UnavailableError(
+            f"int8 needs the package nncf: pip install 'labkit[engines]' ({error})"
+        ) from error
+    if request.calibration is None:
+        raise UnavailableError("int8 needs calibration inputs, and this network was given none")
+    inputs = [x.numpy() for x in request.calibration()]
+    request.report(f"quantising to int8 with {len(inputs)} calibration inputs, once (about a minute)")
+    transformer = any("attn" in name for name, _ in request.module.named_modules())
+    return nncf.quantize(
+        model,
+        nncf.Dataset(inputs),
+        subset_size=len(inputs),
+        preset=nncf.QuantizationPreset.MIXED,
+        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+    )

@@ -1,0 +1,227 @@
+"""The networks of the lab as plain torch modules, with their labels and input.
+
+| model        | class                             | input             | labels          |
+|--------------|-----------------------------------|-------------------|-----------------|
+| `resnet18`   | torchvision ResNet-18             | 224x224           | ImageNet (1000) |
+| `detr_r50`   | transformers DetrForObjectDetection, ResNet-50 backbone | the frame as it is | COCO (91 ids) |
+| `lab_resnet` | torchvision ResNet, narrow        | its config.json   | fine kinds of `scenes`   |
+| `lab_detr`   | transformers DetrForObjectDetection, small | its config.json | coarse kinds of `scenes` |
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from labkit.errors import WeightsError
+from labkit.models.weights import Weights, state_sha256
+from labkit.preprocess import DETR_INPUT, RESNET_CROP_INPUT, RESNET_INPUT, InputSpec
+from labkit.types import Size
+
+LAB_FOLDER = Path(__file__).parent / "lab"
+MODELS = {"full": ("detr_r50", "resnet18"), "lab": ("lab_detr", "lab_resnet")}
+"""(detector, classifier) of each model set."""
+
+
+class DetrCore(nn.Module):
+    """DETR reduced to what a pipeline needs: pixels in, class logits and boxes out.
+
+    `forward` takes (B, 3, h, w) float and gives logits (B, Q, C + 1) and boxes (B, Q, 4),
+    relative centre boxes. Every pixel counts: there is no padding mask.
+    """
+
+    def __init__(self, detr: Any) -> None:
+        super().__init__()
+        self.detr = detr
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs backbone, encoder, decoder and heads."""
+        out = self.detr(pixel_values=pixels)
+        return out.logits, out.pred_boxes
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A module with what is needed to use it.
+
+    Attributes:
+        module: in eval mode, float32, on the CPU.
+        labels: names of its classes.
+        input: what a whole frame is turned into.
+        crop_input: what a crop is turned into; None for a detector.
+        weights: which weights it holds.
+        sha256: over its parameters and buffers.
+    """
+
+    model: str
+    module: nn.Module
+    labels: tuple[str, ...]
+    input: InputSpec
+    crop_input: InputSpec | None
+    weights: Weights
+    sha256: str
+
+
+def build(weights: Weights) -> Network:
+    """The network that `weights` belong to, ready for inference.
+
+    Raises:
+        WeightsError: the files are missing, damaged, or do not fit the model.
+    """
+    try:
+        network = _BUILDERS[weights.model](weights)
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        where = weights.path or "random weights"
+        raise WeightsError(f"{weights.model} cannot be built from {where}: {error}") from error
+    network.module.eval().requires_grad_(False)
+    return network
+
+
+def lab_weights(model: str) -> Weights:
+    """The weights of the small models that ship in the package.
+
+    Raises:
+        WeightsError: they are not there (an incomplete installation).
+    """
+    folder = LAB_FOLDER / model.removeprefix("lab_")
+    if not (folder / "model.safetensors").is_file():
+        raise WeightsError(f"the lab's own weights are missing at {folder}; reinstall labkit")
+    return Weights(model, "lab", folder, "shipped", "the lab's small model, trained on its own scenes")
+
+
+@lru_cache(maxsize=32)
+def gflop(model: str, batch: int, size: Size) -> float:
+    """Arithmetic of one forward pass in GFLOP (2 per multiply-add), counted by torch.
+
+    Args:
+        model: "resnet18", "detr_r50", "lab_resnet" or "lab_detr".
+        batch: images per pass.
+        size: (width, height) of the network's input.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if model.startswith("lab_"):
+        module = build(lab_weights(model)).module
+    else:
+        module = build(Weights(model, "random", None, "seed 0", "")).module
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode(False), torch.no_grad():
+        module(torch.zeros(1, 3, size[1], size[0]))
+    return batch * counter.get_total_flops() / 1e9
+
+
+def _resnet18(weights: Weights) -> Network:
+    from torchvision.models import ResNet18_Weights, resnet18
+
+    if weights.path is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_seed(weights))
+            module = resnet18(weights=None)
+        labels: tuple[str, ...] = tuple(f"class {i}" for i in range(1000))
+    else:
+        module = resnet18(weights=None)
+        module.load_state_dict(torch.load(weights.path, map_location="cpu", weights_only=True))
+        labels = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+    return Network(
+        "resnet18", module, labels, RESNET_INPUT, RESNET_CROP_INPUT, weights, state_sha256(module)
+    )
+
+
+def _detr_r50(weights: Weights) -> Network:
+    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+
+    if weights.path is None:
+        config = DetrConfig(backbone_config=ResNetConfig(out_features=["stage4"]), num_labels=91)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(_seed(weights))
+            detr = DetrForObjectDetection(config)
+            _make_answers_vary(detr)
+        labels: tuple[str, ...] = tuple(f"class {i}" for i in range(91))
+    else:
+        detr = _load_detr(weights.path)
+        labels = _names(detr.config.id2label)
+    core = DetrCore(detr)
+    return Network("detr_r50", core, labels, DETR_INPUT, None, weights, state_sha256(core))
+
+
+def _lab_detr(weights: Weights) -> Network:
+    assert weights.path is not None
+    detr = _load_detr(weights.path)
+    wanted = json.loads((weights.path / "preprocessor.json").read_text())
+    spec = InputSpec(exact=tuple(wanted["size"]), mean=tuple(wanted["mean"]), std=tuple(wanted["std"]))
+    core = DetrCore(detr)
+    return Network("lab_detr", core, _names(detr.config.id2label), spec, None, weights, state_sha256(core))
+
+
+def _lab_resnet(weights: Weights) -> Network:
+    from safetensors.torch import load_file
+
+    from labkit.models.lab_resnet import build_lab_resnet
+
+    assert weights.path is not None
+    config = json.loads((weights.path / "config.json").read_text())
+    module = build_lab_resnet(config)
+    state = load_file(weights.path / "model.safetensors")
+    module.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
+    spec = InputSpec(exact=tuple(config["size"]), mean=tuple(config["mean"]), std=tuple(config["std"]))
+    labels = tuple(config["labels"])
+    return Network("lab_resnet", module, labels, spec, spec, weights, state_sha256(module))
+
+
+def _load_detr(folder: Path) -> Any:
+    from transformers import DetrForObjectDetection
+
+    if not folder.is_dir():  # transformers would take a missing folder for a hub's name
+        raise WeightsError(f"there is no folder {folder} with DETR's config.json and model.safetensors")
+    return DetrForObjectDetection.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+
+
+def _names(id2label: dict[int, str]) -> tuple[str, ...]:
+    """A model's own label table as a tuple; COCO's 91 ids have gaps, which stay gaps."""
+    return tuple(id2label.get(i, f"id {i}") for i in range(max(id2label) + 1))
+
+
+def _seed(weights: Weights) -> int:
+    return int(weights.revision.removeprefix("seed "))
+
+
+def _make_answers_vary(detr: Any) -> None:
+    """Random weights whose answers depend on the picture.
+
+    With the default initialisation, activations grow through the backbone and every query
+    gives the same box for every image, so a fault in a faster version would go unseen.
+    Damped residual branches, Xavier weights and sharper attention keep numbers in the range
+    of a trained network and the answers sensitive to the input.
+    """
+    for module in detr.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        if type(module).__name__ == "ResNetBottleNeckLayer":
+            module.layer[-1].normalization.weight.fill_(0.4)
+    nn.init.normal_(detr.model.query_position_embeddings.weight)
+    projection = detr.model.input_projection.weight
+    nn.init.xavier_uniform_(projection)
+    projection.sub_(projection.mean(1, keepdim=True)).mul_(8)
+    for layer in [*detr.model.encoder.layers, *detr.model.decoder.layers]:
+        layer.self_attn.q_proj.weight.mul_(3)
+        layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+    for layer in detr.model.decoder.layers:
+        layer.encoder_attn.q_proj.weight.mul_(3)
+        layer.encoder_attn.k_proj.weight.mul_(3)
+    detr.bbox_predictor.layers[-1].weight.mul_(2)
+    detr.class_labels_classifier.weight.mul_(1.5)
+
+
+_BUILDERS = {
+    "resnet18": _resnet18,
+    "detr_r50": _detr_r50,
+    "lab_detr": _lab_detr,
+    "lab_resnet": _lab_resnet,
+}

@@ -1,0 +1,178 @@
+"""Makes a rung's networks ready, from the data in its `Preparation`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from labkit.errors import UnavailableError, UsageError
+from labkit.models.engines import Request, build_engine
+from labkit.models.inputs import ByteInput, calibration_frames, with_bytes
+from labkit.models.networks import MODELS, Network, build, gflop, lab_weights
+from labkit.models.nets import Classifier, Combined, Detector, Net, Prepared
+from labkit.models.weights import Weights, resolve
+from labkit.preprocess import InputSpec, Preprocess, preprocessor
+from labkit.types import Preparation, Size, Workload
+
+Report = Callable[[str], None]
+
+
+def prepare(
+    preparation: Preparation,
+    workload: Workload,
+    weights: Mapping[str, Weights] | None = None,
+    report: Report = lambda line: None,
+) -> Prepared:
+    """Builds what `preparation` asks for.
+
+    Args:
+        preparation: how.
+        workload: model set, weights, frame size and number of boxes.
+        weights: already resolved weights by model name; resolved here where absent.
+        report: called with one line before a step that takes long.
+
+    Raises:
+        UnavailableError: the machine lacks the device or engine.
+        WeightsError: weights that were asked for cannot be had.
+    """
+    if preparation.device == "cuda" and not torch.cuda.is_available():
+        raise UnavailableError("this rung needs an NVIDIA GPU; labkit doctor says what is missing")
+    parts = _parts(preparation)
+    networks = {
+        part: build(_weights_of(model, workload, weights))
+        for part, model in zip(("detect", "classify"), MODELS[workload.model_set], strict=True)
+        if part in parts
+    }
+    nets: dict[str, Any] = {}
+    if "detect" in networks:
+        nets["detect"] = _detector(networks["detect"], preparation, workload, report)
+    if "classify" in networks:
+        nets["classify"] = _classifier(networks["classify"], preparation, workload, report)
+    net: Net = Combined(nets["detect"], nets["classify"]) if len(nets) == 2 else next(iter(nets.values()))
+    return Prepared(
+        net,
+        _settings(preparation, workload, networks),
+        _gflop(preparation, workload, networks),
+        tuple(n.weights.note for n in networks.values()),
+    )
+
+
+def resolve_all(workload: Workload, *, progress: bool = False) -> dict[str, Weights]:
+    """The weights of every model of the workload's set, chosen once for many rungs."""
+    if workload.model_set == "lab":
+        return {model: lab_weights(model) for model in MODELS["lab"]}
+    return {
+        model: resolve(model, workload.weights, seed=workload.seed, progress=progress)
+        for model in MODELS["full"]
+    }
+
+
+def _parts(preparation: Preparation) -> tuple[str, ...]:
+    parts = {"classify": ("classify",), "detect": ("detect",), "combined": ("detect", "classify")}
+    if preparation.task not in parts:
+        raise UsageError(f"task is one of {', '.join(parts)}, not {preparation.task!r}")
+    return parts[preparation.task]
+
+
+def _weights_of(model: str, workload: Workload, weights: Mapping[str, Weights] | None) -> Weights:
+    if weights is not None and model in weights:
+        return weights[model]
+    if workload.model_set == "lab":
+        return lab_weights(model)
+    return resolve(model, workload.weights, seed=workload.seed)
+
+
+def _input(preparation: Preparation, spec: InputSpec) -> Preprocess:
+    if preparation.preprocess == "bytes":
+        return ByteInput(spec, preparation.device)
+    options = {"device": preparation.device} if preparation.preprocess == "torch" else {}
+    run = preprocessor(preparation.preprocess, spec, **options)
+    if preparation.device == "cpu" or options:
+        return run
+    return lambda image: run(image).to(preparation.device)
+
+
+def _request(
+    network: Network,
+    spec: InputSpec,
+    size: Size,
+    preparation: Preparation,
+    report: Report,
+    batches: tuple[int, ...],
+) -> Request:
+    width, height = spec.output_size(size)
+    module, example = network.module, torch.zeros(1, 3, height, width)
+    if preparation.preprocess == "bytes":
+        module, example = with_bytes(module, spec), torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    return Request(
+        module=module,
+        example=example,
+        cache_key=f"{network.model}-{network.sha256[:16]}-{width}x{height}-{preparation.preprocess}",
+        device=preparation.device,
+        precision=preparation.precision,
+        batches=batches,
+        options=preparation.options,
+        calibration=lambda: calibration_frames(_input(preparation, spec), size),
+        report=report,
+    )
+
+
+def _detector(network: Network, preparation: Preparation, workload: Workload, report: Report) -> Detector:
+    request = _request(network, network.input, workload.size, preparation, report, (1,))
+    engine = build_engine(preparation.engine, request)
+    return Detector(network, engine, _input(preparation, network.input), preparation.device, workload)
+
+
+def _classifier(
+    network: Network, preparation: Preparation, workload: Workload, report: Report
+) -> Classifier:
+    assert network.crop_input is not None
+    whole_frames = preparation.task == "classify"
+    spec = network.input if whole_frames else network.crop_input
+    batches = (1,) if whole_frames else tuple(range(1, max(1, workload.objects) + 1))
+    engine = build_engine(
+        preparation.engine, _request(network, spec, workload.size, preparation, report, batches)
+    )
+    return Classifier(
+        network,
+        engine,
+        _input(preparation, network.input),
+        _input(preparation, network.crop_input),
+        preparation.device,
+        preparation.options.get("max_batch"),
+    )
+
+
+def _settings(
+    preparation: Preparation, workload: Workload, networks: Mapping[str, Network]
+) -> dict[str, Any]:
+    kinds = {network.weights.kind for network in networks.values()}
+    return {
+        "model_set": workload.model_set,
+        "weights": kinds.pop() if len(kinds) == 1 else "mixed",
+        "weights_kind": {n.model: n.weights.kind for n in networks.values()},
+        "weights_sha256": {n.model: n.sha256 for n in networks.values()},
+        "weights_revision": {n.model: n.weights.revision for n in networks.values()},
+        "device": preparation.device,
+        "size": list(workload.size),
+        "objects": workload.objects if "detect" in networks else 1,
+        "threshold": workload.threshold,
+        "seed": workload.seed,
+        "preparation": preparation.describe(),
+    }
+
+
+def _gflop(preparation: Preparation, workload: Workload, networks: Mapping[str, Network]) -> float:
+    total = 0.0
+    if "detect" in networks:
+        detector = networks["detect"]
+        total += gflop(detector.model, 1, detector.input.output_size(workload.size))
+    if "classify" in networks:
+        classifier = networks["classify"]
+        spec = classifier.input if preparation.task == "classify" else classifier.crop_input
+        assert spec is not None
+        batch = 1 if preparation.task == "classify" else workload.objects
+        total += gflop(classifier.model, batch, spec.output_size(workload.size))
+    return total

@@ -1,0 +1,227 @@
+"""Where weights come from: the local caches first, the network only if it answers quickly.
+
+| model      | pretrained source                                 | pinned by                          |
+|------------|---------------------------------------------------|------------------------------------|
+| `resnet18` | torchvision IMAGENET1K_V1                         | SHA-256 prefix in the file's name  |
+| `detr_r50` | `facebook/detr-resnet-50`, revision `no_timm`     | revision; the commit is recorded   |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from labkit.errors import WeightsError
+
+RESNET18_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+DETR_REPO = "facebook/detr-resnet-50"
+DETR_REVISION = "no_timm"
+DETR_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+TIMEOUT_S = 3.0
+
+Origin = Literal["pretrained", "random", "lab"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights a model is built with.
+
+    Attributes:
+        model: "resnet18", "detr_r50", "lab_resnet" or "lab_detr".
+        kind: "pretrained", "random" or "lab".
+        path: file (resnet18) or folder (the others); None for random weights.
+        revision: commit or hash that pins them; "seed N" for random weights.
+        note: one line for the user on how they were chosen.
+    """
+
+    model: str
+    kind: Origin
+    path: Path | None
+    revision: str
+    note: str
+
+
+def resolve(
+    model: str, wanted: str = "auto", *, seed: int = 0, progress: bool = False, timeout_s: float = TIMEOUT_S
+) -> Weights:
+    """Chooses the weights of a `full` model.
+
+    Args:
+        model: "resnet18" or "detr_r50".
+        wanted: "pretrained" (or an error), "random", or "auto": pretrained where they are
+            cached or can be fetched, else random.
+        seed: of random weights.
+        progress: show a progress bar while fetching.
+        timeout_s: how long the network may take to answer.
+
+    Raises:
+        WeightsError: pretrained weights were asked for and cannot be had, or are damaged.
+    """
+    if model not in _FETCH:
+        raise WeightsError(f"no pretrained weights are known for {model!r}; known: {', '.join(_FETCH)}")
+    if wanted == "random":
+        return _random(model, seed, "random weights, as asked: speed is real, names mean nothing")
+    found = cached(model)
+    if found is not None:
+        return found
+    try:
+        return fetch(model, progress=progress, timeout_s=timeout_s)
+    except WeightsError as error:
+        if wanted == "pretrained":
+            raise
+        return _random(
+            model,
+            seed,
+            f"{model}: no pretrained weights here ({error}); going on with random weights: "
+            "speed is real, names mean nothing. With a network: labkit weights --fetch",
+        )
+
+
+def cached(model: str) -> Weights | None:
+    """Pretrained weights from the local caches of torch and the hub, or None."""
+    return _CACHED[model]()
+
+
+def fetch(model: str, *, progress: bool = True, timeout_s: float = TIMEOUT_S) -> Weights:
+    """Downloads pretrained weights into the library's own cache.
+
+    Raises:
+        WeightsError: no answer within `timeout_s`, or what came is not what was pinned.
+    """
+    return _FETCH[model](progress, timeout_s)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_sha256(module: Any) -> str:
+    """SHA-256 over a module's parameters and buffers, by name: one fingerprint for every origin."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().cpu().view(-1).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _random(model: str, seed: int, note: str) -> Weights:
+    return Weights(model, "random", None, f"seed {seed}", note)
+
+
+def _resnet18_path() -> Path:
+    import torch
+
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(RESNET18_URL).path).name
+
+
+def _check_resnet18(path: Path) -> str:
+    wanted = path.stem.rsplit("-", 1)[1]
+    digest = file_sha256(path)
+    if not digest.startswith(wanted):
+        raise WeightsError(
+            f"{path} is damaged: its SHA-256 starts with {digest[:8]}, not {wanted}; delete it and fetch again"
+        )
+    return digest
+
+
+def _cached_resnet18() -> Weights | None:
+    path = _resnet18_path()
+    if not path.is_file():
+        return None
+    return Weights("resnet18", "pretrained", path, _check_resnet18(path), "pretrained, from the local cache")
+
+
+def _fetch_resnet18(progress: bool, timeout_s: float) -> Weights:
+    import torch
+
+    _require_answer(RESNET18_URL, timeout_s)
+    path = _resnet18_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _socket_timeout(timeout_s):
+        try:
+            torch.hub.download_url_to_file(
+                RESNET18_URL, str(path), hash_prefix=path.stem.rsplit("-", 1)[1], progress=progress
+            )
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(f"fetching {RESNET18_URL} failed: {error}") from error
+    return Weights("resnet18", "pretrained", path, _check_resnet18(path), "pretrained, fetched just now")
+
+
+def _hub_file(name: str, **options: Any) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(DETR_REPO, name, revision=DETR_REVISION, **options))
+
+
+def _cached_detr() -> Weights | None:
+    try:
+        paths = [_hub_file(name, local_files_only=True) for name in DETR_FILES]
+    except (OSError, ValueError):
+        return None
+    folder = paths[0].parent
+    return Weights("detr_r50", "pretrained", folder, folder.name, "pretrained, from the local cache")
+
+
+def _fetch_detr(progress: bool, timeout_s: float) -> Weights:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    _require_answer(constants.ENDPOINT, timeout_s)
+    (enable_progress_bars if progress else disable_progress_bars)()
+    try:
+        paths = [_hub_file(name, etag_timeout=timeout_s) for name in DETR_FILES]
+    except Exception as error:  # the hub's client raises errors of several libraries
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"fetching {DETR_REPO} failed: {first_line}") from error
+    folder = paths[0].parent
+    return Weights("detr_r50", "pretrained", folder, folder.name, "pretrained, fetched just now")
+
+
+def _require_answer(url: str, timeout_s: float) -> None:
+    """Raises WeightsError unless the host of `url` accepts a connection within `timeout_s`.
+
+    Name look-ups cannot be given a deadline, hence the thread.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")):
+        return  # the client goes through a proxy that only it can ask
+    problem: list[str] = [f"no answer from {host} within {timeout_s:g} s"]
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=timeout_s).close()
+            problem.clear()
+        except OSError as error:
+            problem[0] = f"{host} cannot be reached: {error}"
+
+    thread = threading.Thread(target=connect, daemon=True, name="labkit-reach")
+    thread.start()
+    thread.join(timeout_s + 0.5)
+    if problem:
+        raise WeightsError(problem[0])
+
+
+class _socket_timeout:  # noqa: N801 - used as a statement
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(self._seconds)
+
+    def __exit__(self, *_: object) -> None:
+        socket.setdefaulttimeout(self._before)
+
+
+_CACHED: dict[str, Callable[[], Weights | None]] = {"resnet18": _cached_resnet18, "detr_r50": _cached_detr}
+_FETCH: dict[str, Callable[[bool, float], Weights]] = {"resnet18": _fetch_resnet18, "detr_r50": _fetch_detr}

@@ -1,0 +1,140 @@
+"""The ladder: every rung is one row, and changes one thing of the rung it names.
+
+Tests, tables, plots, the live view and the notebooks iterate `LADDER`. A new rung is a new
+row; a new schedule is a new generator in this folder.
+"""
+
+from __future__ import annotations
+
+from labkit.errors import UsageError
+from labkit.pipelines.combined import batched_crops, one_by_one
+from labkit.pipelines.origin import origin_combined
+from labkit.pipelines.sequential import sequential
+from labkit.types import Preparation, Rung
+
+_LEAN = {"fold_batch_norm": True, "channels_last": True}
+
+STAGE_1 = (
+    Rung(
+        "resnet_pil_cpu", 1, sequential, Preparation("classify", "pil"),
+        changes=None, reference="resnet_pil_cpu",
+        about="ResNet-18 names the whole frame; Pillow resizes it, on the CPU",
+    ),
+    Rung(
+        "resnet_opencv_cpu", 1, sequential, Preparation("classify", "opencv"),
+        changes="resnet_pil_cpu", reference="resnet_pil_cpu",
+        about="OpenCV resizes instead of Pillow, averaging areas so that nothing aliases",
+    ),
+    Rung(
+        "resnet_linear_cpu", 1, sequential, Preparation("classify", "opencv_linear"),
+        changes="resnet_opencv_cpu", reference="resnet_pil_cpu",
+        about="OpenCV's default interpolation: quicker, but aliases when it shrinks",
+    ),
+    Rung(
+        "detr_pil_cpu", 1, sequential, Preparation("detect", "pil"),
+        changes=None, reference="detr_pil_cpu",
+        about="DETR finds objects in the frame at its own size; Pillow and torch prepare it",
+    ),
+    Rung(
+        "detr_opencv_cpu", 1, sequential, Preparation("detect", "opencv"),
+        changes="detr_pil_cpu", reference="detr_pil_cpu",
+        about="NumPy prepares the frame instead; nothing is resized",
+    ),
+)  # fmt: skip
+
+STAGE_2 = (
+    Rung(
+        "resnet_cuda", 2, sequential, Preparation("classify", "opencv", device="cuda"),
+        changes="resnet_opencv_cpu", reference="resnet_opencv_cpu",
+        about="model and input on the GPU, nothing else", needs=("cuda",),
+    ),
+    Rung(
+        "detr_cuda", 2, sequential, Preparation("detect", "opencv", device="cuda"),
+        changes="detr_opencv_cpu", reference="detr_opencv_cpu",
+        about="model and input on the GPU, nothing else", needs=("cuda",),
+    ),
+)  # fmt: skip
+
+STAGE_3 = (
+    Rung(
+        "origin_combined_cpu", 3, origin_combined, Preparation("combined", "opencv"),
+        changes=None, reference="origin_combined_cpu",
+        about="DETR's boxes, named one at a time by ResNet-18, as the origin wrote it",
+    ),
+    Rung(
+        "combined_cpu", 3, one_by_one, Preparation("combined", "opencv"),
+        changes="origin_combined_cpu", reference="origin_combined_cpu",
+        about="the best queries are picked in one step instead of 100 reads",
+    ),
+    Rung(
+        "origin_combined_cuda", 3, origin_combined, Preparation("combined", "opencv", device="cuda"),
+        changes="origin_combined_cpu", reference="origin_combined_cpu",
+        about="the origin's loop with its models on the GPU", needs=("cuda",),
+    ),
+    Rung(
+        "combined_cuda", 3, one_by_one, Preparation("combined", "opencv", device="cuda"),
+        changes="origin_combined_cuda", reference="origin_combined_cpu",
+        about="one copy back per frame instead of 100 hidden waits", needs=("cuda",),
+    ),
+)  # fmt: skip
+
+STAGE_6_CPU = (
+    Rung(
+        "batched_cpu", 6, batched_crops, Preparation("combined", "opencv"),
+        changes="combined_cpu", reference="origin_combined_cpu",
+        about="all crops of a frame in one batch",
+    ),
+    Rung(
+        "lut_cpu", 6, batched_crops, Preparation("combined", "opencv_lut"),
+        changes="batched_cpu", reference="origin_combined_cpu",
+        about="normalising is a table look-up per byte",
+    ),
+    Rung(
+        "folded_cpu", 6, batched_crops, Preparation("combined", "opencv_lut", options=_LEAN),
+        changes="lut_cpu", reference="origin_combined_cpu",
+        about="batch norms folded into convolutions, channels last in memory",
+    ),
+    Rung(
+        "cpu_engine_fp32", 6, batched_crops, Preparation("combined", "bytes", engine="openvino"),
+        changes="folded_cpu", reference="origin_combined_cpu",
+        about="OpenVINO compiles the whole graph, normalisation included", needs=("openvino",),
+    ),
+    Rung(
+        "cpu_engine_bf16", 6, batched_crops,
+        Preparation("combined", "bytes", engine="openvino", precision="bf16"),
+        changes="cpu_engine_fp32", reference="origin_combined_cpu",
+        about="bfloat16 instead of float32 inside the engine", needs=("openvino",),
+    ),
+    Rung(
+        "cpu_engine_int8", 6, batched_crops,
+        Preparation("combined", "bytes", engine="openvino", precision="int8",
+                    options={"rest_precision": "bf16"}),
+        changes="cpu_engine_bf16", reference="origin_combined_cpu",
+        about="8-bit convolutions and products, quantised after training",
+        needs=("openvino", "nncf"),
+    ),
+)  # fmt: skip
+
+LADDER: tuple[Rung, ...] = (*STAGE_1, *STAGE_2, *STAGE_3, *STAGE_6_CPU)
+"""Every rung, in the order of the story."""
+
+
+def rung(name: str) -> Rung:
+    """The rung of that name.
+
+    Raises:
+        UsageError: there is none; the message names the nearest.
+    """
+    for candidate in LADDER:
+        if candidate.name == name:
+            return candidate
+    import difflib
+
+    near = difflib.get_close_matches(name, [r.name for r in LADDER], n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "; labkit rungs lists them"
+    raise UsageError(f"no rung named {name!r}{hint}")
+
+
+def rungs_of_stage(stage: int) -> tuple[Rung, ...]:
+    """The rungs whose story a stage tells; empty where a stage has none."""
+    return tuple(r for r in LADDER if r.stage == stage)

@@ -1,0 +1,79 @@
+"""The origin's combined loop, step for step, as the baseline of every ratio.
+
+What it does on purpose, because the original did: it walks through all 100 queries in
+Python and reads each score and box from the device by itself (a hidden wait every time),
+converts the frame on the host, and gives every crop its own upload and its own classifier
+call. What it does not copy are plain faults (BGR fed as RGB, shifted label names): those
+are lessons of their own, and mending a fault is not a speed-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labkit.models.decode import cxcywh_to_xyxy
+from labkit.models.nets import Combined
+from labkit.trace import span, tap
+from labkit.types import Detections, Frame, Size
+
+
+def origin_combined(frames: Iterable[Frame], net: Combined) -> Iterator[tuple[Frame, Detections]]:
+    """Per-query host reads, per-box crops, uploads and classifier calls."""
+    for frame in frames:
+        with span("preprocess", frame):
+            x = net.detector.preprocess(frame.image)
+        with span("detect", frame):
+            logits, boxes = net.detector.infer(x)
+        with span("decode", frame):
+            found = _read_queries_one_by_one(logits[0], boxes[0], frame.size, net)
+        names = []
+        for box in found.xyxy:
+            with span("crop", frame):
+                crop = net.classifier.crops(frame.image, box[None])
+            with span("classify", frame):
+                names.append(_name_of_crop(net.classifier.infer(crop)))
+        with span("name", frame):
+            found = _with_names(found, names, net)
+        yield frame, found
+
+
+def _read_queries_one_by_one(logits: Tensor, boxes: Tensor, size: Size, net: Combined) -> Detections:
+    tap("detector.logits", logits)
+    tap("detector.boxes", boxes)
+    scores, labels = logits.softmax(-1)[:, :-1].max(-1)
+    rows = []
+    for query in range(len(scores)):
+        score = scores[query].item()  # waits for the device, once per query
+        rows.append((score, labels[query].item(), boxes[query].tolist()))
+    rows.sort(key=lambda row: -row[0])
+    rows = [row for row in rows[: net.detector.workload.objects] if row[0] >= net.detector.workload.threshold]
+    if not rows:
+        return Detections.empty(size)
+    names = net.detector.network.labels
+    return Detections(
+        xyxy=cxcywh_to_xyxy(np.array([row[2] for row in rows], np.float32), size),
+        score=np.array([row[0] for row in rows], np.float32),
+        label=np.array([row[1] for row in rows], np.int64),
+        name=tuple(names[int(row[1])] for row in rows),
+        frame_size=size,
+    )
+
+
+def _name_of_crop(logits: Tensor) -> tuple[int, float]:
+    tap("classifier.logits", logits)
+    probabilities = torch.nn.functional.softmax(logits[0], dim=0)
+    label = int(probabilities.argmax().item())
+    return label, float(probabilities[label].item())
+
+
+def _with_names(found: Detections, names: list[tuple[int, float]], net: Combined) -> Detections:
+    labels = net.classifier.network.labels
+    return found.with_fine(
+        np.array([label for label, _ in names], np.int64),
+        np.array([score for _, score in names], np.float32),
+        tuple(labels[label] for label, _ in names),
+    )
