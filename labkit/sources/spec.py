@@ -21,6 +21,7 @@ KNOWN = (
 )
 
 _ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_DEVICE = re.compile(r"^/dev/video(\d{1,3})$")
 _HIDDEN = "***"
 
 
@@ -51,11 +52,14 @@ def redact(url: str) -> str:
 
 
 def webcam_index(spec: str) -> int | None:
-    """N of "webcam:N" (0 for "webcam"), None where the spec is something else.
+    """N of "webcam:N" or "/dev/videoN" (0 for "webcam"), None where the spec is something else.
 
     Raises:
         UsageError: What follows "webcam:" is not a number.
     """
+    device = _DEVICE.match(spec)
+    if device:
+        return int(device.group(1))
     name, colon, number = spec.partition(":")
     if name != "webcam":
         return None

@@ -1,0 +1,162 @@
+"""The source that a caller holds: numbers frames, gives them one size, and closes."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.sources.convert import fit
+from labkit.types import Detections, Frame, Size
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Taken:
+    """One image out of a feed.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, of any size, not to be changed.
+        t_s: when it was captured, on `time.perf_counter`.
+        truth: what is in it, where the feed knows.
+    """
+
+    image: NDArray[np.uint8]
+    t_s: float
+    truth: Detections | None = None
+
+
+class Feed(Protocol):
+    """What a kind of source has to bring along.
+
+    Attributes:
+        live: whether images come at their own pace and are lost when nobody takes them.
+        fps: nominal images per second, None if unknown.
+        length: number of images, None if endless or unknown.
+        captured, dropped: images that arrived, and those of them that nobody took.
+    """
+
+    @property
+    def live(self) -> bool: ...  # noqa: D102
+    @property
+    def fps(self) -> float | None: ...  # noqa: D102
+    @property
+    def length(self) -> int | None: ...  # noqa: D102
+    @property
+    def captured(self) -> int: ...  # noqa: D102
+    @property
+    def dropped(self) -> int: ...  # noqa: D102
+
+    def take(self) -> Taken | None:
+        """The next image, None at the end; raises SourceError or SourceLost."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data on how it reads."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of everything; may be called again, and from any thread."""
+        ...
+
+
+class Source:
+    """A stream of frames.
+
+    Iterating gives `Frame`s, numbered from 0 in the order in which they are handed out.
+    `SourceLost` ends a `for` loop but not the source: iterating again goes on where it was.
+
+    Attributes:
+        spec: what was opened, without credentials.
+        size: (width, height) px of every frame; None if each image keeps its own.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        spec: str,
+        size: Size | None,
+        *,
+        fps: float | None = None,
+        limit: int | None = None,
+    ) -> None:
+        """Wraps a feed; `fps` is the nominal rate to report if the feed knows none."""
+        self.spec = spec
+        self.size = size
+        self._feed = feed
+        self._fps = fps
+        self._limit = limit
+        self._delivered = 0
+        self._closed = threading.Event()
+
+    @property
+    def live(self) -> bool:
+        """Whether frames come at their own pace, so that a slow reader misses some."""
+        return self._feed.live
+
+    @property
+    def fps(self) -> float | None:
+        """Nominal frames per second; nothing is paced by it. None if unknown."""
+        return self._feed.fps or self._fps
+
+    @property
+    def length(self) -> int | None:
+        """Number of frames until the end, None if endless or unknown."""
+        known = [n for n in (self._feed.length, self._limit) if n is not None]
+        return min(known) if known else None
+
+    @property
+    def captured(self) -> int:
+        """Frames that arrived: delivered + dropped + at most one that waits to be taken."""
+        return self._feed.captured
+
+    @property
+    def delivered(self) -> int:
+        """Frames handed out so far."""
+        return self._delivered
+
+    @property
+    def dropped(self) -> int:
+        """Frames that arrived and that nobody took."""
+        return self._feed.dropped
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Frame:
+        if self._closed.is_set() or self._delivered == self._limit:
+            raise StopIteration
+        taken = self._feed.take()
+        if taken is None:
+            raise StopIteration
+        image = taken.image if self.size is None else fit(taken.image, self.size)
+        frame = Frame(image, self._delivered, taken.t_s, taken.truth)
+        self._delivered += 1
+        return frame
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for fingerprints: what was opened, and how."""
+        return {
+            "spec": self.spec,
+            "size": None if self.size is None else list(self.size),
+            "live": self.live,
+            "fps": self.fps,
+            "length": self.length,
+            **self._feed.describe(),
+        }
+
+    def close(self) -> None:
+        """Ends the stream and lets go of camera or file; harmless when repeated, from any thread."""
+        self._closed.set()
+        self._feed.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()

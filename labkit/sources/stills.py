@@ -1,0 +1,189 @@
+"""Sources that need no camera: photographs in motion, folders of images, synthetic scenes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.errors import SourceError
+from labkit.sources.convert import to_rgb
+from labkit.sources.source import Taken
+from labkit.sources.spec import IMAGE_SUFFIXES
+from labkit.types import Size
+
+# PNG only: how a JPEG is decoded differs in the last bit between libraries and machines.
+PHOTOS = ("astronaut", "chelsea", "coffee", "motorcycle_left")
+FRAMES_PER_PHOTO = 150  # 5 s at 30 frames per second
+_STEP_PX = (2, 1)  # per frame, across and down: unequal, so that the path does not retrace itself at once
+
+
+class Recorded:
+    """What every feed has in common that loses nothing: all that is captured is delivered."""
+
+    live = False
+    dropped = 0
+
+    fps: float | None = None
+
+    def __init__(self, length: int | None) -> None:
+        self.length = length
+        self.captured = 0
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data on how it reads."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class Photos(Recorded):
+    """A slow pan over real photographs, the same bytes on every machine, without end.
+
+    Frame k is a window at an integer offset into a photograph that was scaled once, by
+    Pillow in fixed-point arithmetic, so that the window fits with a quarter of room to move.
+    """
+
+    def __init__(self, size: Size) -> None:
+        super().__init__(None)
+        self._size = size
+        # Four photographs of a very large window would fill the memory: then one is kept.
+        self._most_kept = len(PHOTOS) if size[0] * size[1] <= 4_000_000 else 1
+        self._scaled: dict[str, NDArray[np.uint8]] = {}
+        for name in PHOTOS[: self._most_kept]:
+            self._photo(name)
+
+    def take(self) -> Taken:
+        """The next window."""
+        turn, step = divmod(self.captured, FRAMES_PER_PHOTO)
+        photo = self._photo(PHOTOS[turn % len(PHOTOS)])
+        width, height = self._size
+        x = ping_pong(step * _STEP_PX[0], photo.shape[1] - width)
+        y = ping_pong(step * _STEP_PX[1], photo.shape[0] - height)
+        image = photo[y : y + height, x : x + width].copy()
+        self.captured += 1
+        return Taken(image, time.perf_counter())
+
+    def describe(self) -> dict[str, Any]:
+        """Which photographs are shown."""
+        return {"backend": "photos", "photos": list(PHOTOS), "frames_per_photo": FRAMES_PER_PHOTO}
+
+    def _photo(self, name: str) -> NDArray[np.uint8]:
+        if name not in self._scaled:
+            while len(self._scaled) >= self._most_kept:
+                self._scaled.pop(next(iter(self._scaled)))
+            self._scaled[name] = _scaled_photo(name, self._size)
+        return self._scaled[name]
+
+
+class Images(Recorded):
+    """Image files, one frame each, in the order given."""
+
+    def __init__(self, paths: Sequence[Path], *, loop: bool) -> None:
+        super().__init__(None if loop else len(paths))
+        self._paths = paths
+        self._loop = loop
+
+    def take(self) -> Taken | None:
+        """The next image, None after the last."""
+        if self.captured >= len(self._paths) and not self._loop:
+            return None
+        image = read_image(self._paths[self.captured % len(self._paths)])
+        self.captured += 1
+        return Taken(image, time.perf_counter())
+
+    def describe(self) -> dict[str, Any]:
+        """How many files there are."""
+        return {"backend": "Pillow", "files": len(self._paths), "loop": self._loop}
+
+
+class Scenes(Recorded):
+    """Drawn objects with ground truth, seeded, without end."""
+
+    def __init__(self, size: Size, *, seed: int, noise: float) -> None:
+        super().__init__(None)
+        from labkit.sources.scenes import scene
+
+        self._scene = scene
+        self._size, self._seed, self._noise = size, seed, noise
+
+    def take(self) -> Taken:
+        """The next scene with its truth."""
+        frame = self._scene(self.captured, size=self._size, seed=self._seed, noise=self._noise)
+        self.captured += 1
+        return Taken(frame.image, time.perf_counter(), frame.truth)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the scenes."""
+        return {"backend": "scenes", "seed": self._seed, "noise": self._noise}
+
+
+def ping_pong(step: int, room: int) -> int:
+    """Where something is after `step` moves of 1 that turns round at 0 and at `room`."""
+    return 0 if room <= 0 else room - abs(step % (2 * room) - room)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted by name.
+
+    Raises:
+        SourceError: There is none.
+    """
+    paths = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
+    if not paths:
+        kinds = " ".join(sorted(IMAGE_SUFFIXES))
+        raise SourceError(f"the folder {folder} holds no images ({kinds}); give another one, or a video file")
+    return paths
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """An image file as (H, W, 3) uint8 RGB, upright as its EXIF data says, alpha dropped.
+
+    Raises:
+        SourceError: It cannot be read; the message names the file.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I;16"):
+                return to_rgb(np.asarray(image).astype(np.uint16), "rgb")
+            return to_rgb(np.asarray(image.convert("RGB")), "rgb")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise SourceError(
+            f"cannot read the image {path}: {error}; replace the file or take it out of the folder"
+        ) from error
+
+
+def _scaled_photo(name: str, size: Size) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    with Image.open(_photo_folder() / f"{name}.png") as opened:
+        photo = opened.convert("RGB")
+    # Integer arithmetic throughout: a rounding that differs would shift every pixel.
+    least = [-(-5 * side // 4) for side in size]  # a quarter larger than the window, rounded up
+    if least[0] * photo.height >= least[1] * photo.width:
+        target = (least[0], -(-photo.height * least[0] // photo.width))
+    else:
+        target = (-(-photo.width * least[1] // photo.height), least[1])
+    return np.asarray(photo.resize(target, Image.Resampling.BICUBIC)).copy()
+
+
+def _photo_folder() -> Path:
+    import importlib.util
+
+    # The folder is found without importing the library, which takes half a second.
+    found = importlib.util.find_spec("skimage")
+    for place in (found.submodule_search_locations or []) if found is not None else []:
+        folder = Path(place) / "data"
+        if all((folder / f"{name}.png").is_file() for name in PHOTOS):
+            return folder
+    raise SourceError('the photographs of scikit-image are missing; run "pip install scikit-image"')
