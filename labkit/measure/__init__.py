@@ -1,0 +1,31 @@
+"""Measuring rungs: timed runs, interleaved comparisons, fidelity, and the machine's fingerprint."""
+
+from labkit.measure.compare import FULL_TURNS, QUICK_TURNS, Turns, compare
+from labkit.measure.drive import FULL, QUICK, Plan, drive
+from labkit.measure.fidelity import fidelity
+from labkit.measure.fingerprint import Watch, fingerprint, gpu_state, machine_name
+from labkit.measure.frames import FrameSet, collect
+from labkit.measure.peak import measure_peaks
+from labkit.measure.session import Session
+from labkit.measure.worker import Worker
+
+__all__ = [
+    "FULL",
+    "FULL_TURNS",
+    "QUICK",
+    "QUICK_TURNS",
+    "FrameSet",
+    "Plan",
+    "Session",
+    "Turns",
+    "Watch",
+    "Worker",
+    "collect",
+    "compare",
+    "drive",
+    "fidelity",
+    "fingerprint",
+    "gpu_state",
+    "machine_name",
+    "measure_peaks",
+]

@@ -1,0 +1,123 @@
+"""Two or more rungs against a baseline, in alternating turns on the same frames."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from labkit.errors import UsageError
+from labkit.records import Comparison, Fidelity
+
+MIN_ROUNDS = 9
+
+
+class Turner(Protocol):
+    """Whatever can take a turn: a `Worker`, a `Session`, or a simulation in a test."""
+
+    def turn(self, n_frames: int) -> float:
+        """Pulls `n_frames` results; mean seconds per frame."""
+        ...
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How a comparison is laid out.
+
+    Attributes:
+        rounds: each rung takes one turn per round, in random order.
+        frames: results per turn; None lets the slowest rung's turn last about `turn_s`.
+        turn_s: length that a turn aims at.
+        warm_up: turns per rung that are not counted.
+        quick: marks a shortened comparison.
+    """
+
+    rounds: int = 15
+    frames: int | None = None
+    turn_s: float = 1.0
+    warm_up: int = 2
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rounds < MIN_ROUNDS:
+            raise UsageError(f"a comparison has {MIN_ROUNDS} rounds or more, not {self.rounds}")
+        if self.frames is not None and self.frames < 1:
+            raise UsageError(f"a turn has one frame or more, not {self.frames}")
+
+
+FULL_TURNS = Turns()
+QUICK_TURNS = Turns(rounds=9, turn_s=0.4, warm_up=1, quick=True)
+
+
+def take_turns(
+    turners: Mapping[str, Turner],
+    turns: Turns = FULL_TURNS,
+    *,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[dict[str, np.ndarray], int]:
+    """Lets every rung take its turns.
+
+    Args:
+        turners: by name.
+        seed: of the random order within a round.
+
+    Returns:
+        seconds per frame (rounds,) by name, and the number of frames per turn.
+    """
+    pace = {name: min(t.turn(2) for _ in range(turns.warm_up)) for name, t in turners.items()}
+    frames = turns.frames or int(np.clip(np.ceil(turns.turn_s / max(pace.values())), 2, 64))
+    order = random.Random(seed)
+    seconds: dict[str, list[float]] = {name: [] for name in turners}
+    for done in range(turns.rounds):
+        for name in order.sample(list(turners), len(turners)):
+            seconds[name].append(turners[name].turn(frames))
+        progress((done + 1) / turns.rounds)
+    return {name: np.array(values) for name, values in seconds.items()}, frames
+
+
+def compare(
+    baseline: str,
+    turners: Mapping[str, Turner],
+    turns: Turns = FULL_TURNS,
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    fidelities: Mapping[str, Fidelity] | None = None,
+    seed: int = 0,
+    about: Mapping[str, Any] | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[Comparison]:
+    """Compares every rung with `baseline`, or the given pairs, from the same turns.
+
+    Args:
+        baseline: name of the rung that the others are compared with.
+        turners: all rungs by name, the baseline included.
+        pairs: (a, b) names; default every other rung with the baseline.
+        fidelities: by name; a rung that disagrees claims no gain.
+        about: settings, source, fingerprint and disturbances for the records.
+    """
+    if baseline not in turners or len(turners) < 2:
+        raise UsageError("a comparison needs its baseline and at least one other rung")
+    seconds, frames = take_turns(turners, turns, seed=seed, progress=progress)
+    pairs = pairs or [(baseline, name) for name in turners if name != baseline]
+    fidelities, about = fidelities or {}, dict(about or {})
+    return [
+        Comparison(
+            a=a,
+            b=b,
+            a_s=seconds[a],
+            b_s=seconds[b],
+            frames_per_turn=frames,
+            agrees=all(fidelities[name].agrees for name in (a, b) if name in fidelities),
+            quick=turns.quick,
+            fidelity=fidelities.get(b),
+            settings=about.get("settings", {}),
+            source=about.get("source", {}),
+            fingerprint=about.get("fingerprint", {}),
+            disturbances=tuple(about.get("disturbances", ())),
+        )
+        for a, b in pairs
+    ]

@@ -1,0 +1,105 @@
+"""How fast this machine can be: matrix products and copies, measured.
+
+    python -m labkit.measure.peak
+
+The peak of a precision is the best of several large matrix products in it; a rung's share of
+that is how much of the possible it reaches. Measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from labkit.errors import WorkerError
+
+SIZE = {"cpu": 2048, "cuda": 8192}
+SECONDS = 0.6
+
+
+def measure_peaks(device: str = "cpu") -> dict[str, float]:
+    """Peaks in a fresh process: {"fp32": GFLOP/s, "bf16": ..., "int8": ..., "copy_gb_s": ...}.
+
+    A precision that this machine or its libraries cannot run is absent.
+    """
+    from labkit.measure.worker import QUIET_POOLS
+
+    command = [sys.executable, "-m", "labkit.measure.peak", device]
+    import os
+
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, **QUIET_POOLS}
+    )
+    if done.returncode != 0:
+        raise WorkerError(f"measuring the machine's peak failed: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _peaks(device: str) -> dict[str, float]:
+    import torch
+
+    n = SIZE[device]
+    peaks: dict[str, float] = {}
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if device == "cuda":
+        dtypes["fp16"] = torch.float16
+    for name, dtype in dtypes.items():
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        out = torch.empty(n, n, device=device, dtype=dtype)
+        peaks[name] = 2 * n**3 / _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device) / 1e9
+    with suppress(ImportError, RuntimeError):
+        if device == "cpu":
+            peaks["int8"] = _int8_peak(n)
+    block = torch.randn(64 * 2**20 // 4, device=device)
+    target = torch.empty_like(block)
+    peaks["copy_gb_s"] = 2 * block.nbytes / _best(lambda: target.copy_(block), device) / 1e9
+    return peaks
+
+
+def _int8_peak(n: int) -> float:
+    """An 8-bit matrix product as OpenVINO runs it, since torch has no fast one on every CPU."""
+    import numpy as np
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    def levels(node: Any) -> Any:
+        low, high = np.float32(-1), np.float32(127 / 128)
+        return ops.fake_quantize(node, low, high, low, high, 256)
+
+    generator = np.random.default_rng(0)
+    a = ops.parameter([n, n], np.float32)
+    weights = ops.constant(generator.uniform(-1, 1, (n, n)).astype(np.float32))
+    first = ops.matmul(levels(a), levels(weights), False, False)
+    chain = ops.matmul(levels(first), levels(weights), False, False)
+    compiled = ov.Core().compile_model(ov.Model([chain], [a]), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    request = compiled.create_infer_request()
+    x = generator.uniform(-1, 1, (n, n)).astype(np.float32)
+    return 2 * 2 * n**3 / _best(lambda: request.infer([x], share_inputs=True), "cpu") / 1e9
+
+
+def _best(work: Callable[[], Any], device: str) -> float:
+    """Shortest time of one call in s, over about SECONDS; the peak is what is possible."""
+    import torch
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    work()
+    wait()
+    best, until = float("inf"), time.perf_counter() + SECONDS
+    while time.perf_counter() < until:
+        begun = time.perf_counter()
+        work()
+        wait()
+        best = min(best, time.perf_counter() - begun)
+    return best
+
+
+if __name__ == "__main__":
+    print(json.dumps(_peaks(sys.argv[1] if len(sys.argv) > 1 else "cpu")))

@@ -1,0 +1,112 @@
+"""One rung with its networks ready, in this process: asked for answers, a run, or turns.
+
+`labkit.measure.worker` holds one of these in a process of its own, which is how rungs are
+measured; in the same process it serves tests and quick looks.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from labkit.errors import LabError
+from labkit.measure.drive import Clock, Feed, Plan, Timed, drive
+from labkit.measure.fidelity import Answers
+from labkit.models.nets import Prepared
+from labkit.models.prepare import prepare
+from labkit.models.weights import Weights
+from labkit.trace import recording
+from labkit.types import Detections, Frame, Rung, Workload
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is known once the networks are ready.
+
+    Attributes:
+        startup_s: from the start of the process (or of preparing, in the same process).
+        settings, gflop_per_frame, notes: as in `Prepared`.
+    """
+
+    startup_s: float
+    settings: dict[str, Any]
+    gflop_per_frame: float
+    notes: tuple[str, ...]
+
+
+class Session:
+    """A rung, prepared, over fixed frames."""
+
+    def __init__(
+        self,
+        rung: Rung,
+        workload: Workload,
+        frames: Sequence[Frame],
+        weights: Mapping[str, Weights] | None = None,
+        *,
+        report: Callable[[str], None] = lambda line: None,
+        started_s: float | None = None,
+    ) -> None:
+        begun = time.perf_counter() if started_s is None else started_s
+        self.rung = rung
+        self.frames = list(frames)
+        self.prepared: Prepared = prepare(rung.prepare, workload, weights, report)
+        next(iter(rung.run([self.frames[0]], self.prepared.net)))
+        self.prepared.synchronize()
+        self.ready = Ready(
+            time.perf_counter() - begun,
+            self.prepared.settings,
+            self.prepared.gflop_per_frame,
+            self.prepared.notes,
+        )
+        self._turns: Iterator[tuple[Frame, Detections]] | None = None
+
+    def answers(self, frames: Sequence[Frame]) -> Answers:
+        """What the rung says about `frames`, with the networks' raw outputs."""
+        with recording(taps=True) as record:
+            found = [result for _, result in self.rung.run(list(frames), self.prepared.net)]
+        if len(found) != len(frames):
+            raise LabError(f"{self.rung.name} answered {len(found)} of {len(frames)} frames")
+        return Answers(self.rung.name, found, record.taps)
+
+    def run(self, plan: Plan, progress: Callable[[float], None] = lambda share: None) -> Timed:
+        """One timed run of the plan's scenario."""
+        return drive(
+            self.rung.run,
+            self.prepared.net,
+            self.frames,
+            plan,
+            synchronize=self.prepared.synchronize,
+            progress=progress,
+        )
+
+    def turn(self, n_frames: int) -> float:
+        """Pulls one untimed and then `n_frames` timed results; mean seconds per frame.
+
+        The generator stays alive between turns; the untimed result pays for the caches that
+        the other rung's turn has filled with its own data.
+        """
+        if self._turns is None:
+            self._turns = self.rung.run(Feed(self.frames, Clock()), self.prepared.net)
+        next(self._turns)
+        self.prepared.synchronize()
+        begun = time.perf_counter()
+        for _ in range(n_frames):
+            next(self._turns)
+        self.prepared.synchronize()
+        return (time.perf_counter() - begun) / n_frames
+
+    @staticmethod
+    def peak_bytes() -> int:
+        """Largest resident memory of this process so far."""
+        if sys.platform == "win32":
+            import psutil
+
+            return psutil.Process().memory_info().peak_wset
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,43 @@
+"""What a rung needs of the machine, and whether it is there (layer 0)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+INSTALL = {
+    "openvino": "pip install 'labkit[engines]'",
+    "onnxruntime": "pip install 'labkit[engines]'",
+    "nncf": "pip install 'labkit[engines]'",
+    "cupy": "pip install 'labkit[gpu]'",
+}
+
+
+@lru_cache(maxsize=1)
+def _no_cuda() -> str | None:
+    import torch
+
+    if torch.cuda.is_available():  # the only question that is answered truly without a GPU
+        return None
+    if torch.version.cuda is None:
+        return "needs an NVIDIA GPU (this torch is built without CUDA)"
+    return "needs an NVIDIA GPU with a working driver"
+
+
+def _no_package(name: str) -> str | None:
+    if importlib.util.find_spec(name) is not None:
+        return None
+    return f"needs the package {name} ({INSTALL.get(name, 'pip install ' + name)})"
+
+
+_CHECKS: dict[str, Callable[[], str | None]] = {"cuda": _no_cuda}
+
+
+def missing(needs: Iterable[str]) -> str | None:
+    """Why this machine cannot run what has these needs, in words; None if it can."""
+    for need in needs:
+        reason = _CHECKS[need]() if need in _CHECKS else _no_package(need)
+        if reason is not None:
+            return reason
+    return None
