@@ -1,0 +1,106 @@
+"""The filters in torch: the same few lines on the CPU and on a GPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.errors import UnavailableError
+
+if TYPE_CHECKING:
+    import torch
+
+Image = NDArray[np.uint8]
+
+
+def guided_tensor(
+    image: torch.Tensor, radius: int, eps: float, guide: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Guided filter on the device where the image lies.
+
+    Args:
+        image: (H, W, C) uint8.
+        radius: px.
+        eps: in squared intensity of images in [0, 1].
+        guide: (H, W) uint8, or None.
+
+    Returns:
+        (H, W, C) uint8, contiguous.
+    """
+    p = image.permute(2, 0, 1).float().div(255)  # (C, H, W)
+    I = p if guide is None else guide.float().div(255)[None]  # noqa: E741, N806
+    mean_I, mean_p = box_mean(I, radius), box_mean(p, radius)  # noqa: N806
+    var_I = (box_mean(I * I, radius) - mean_I * mean_I).clamp(min=0)  # noqa: N806
+    cov_Ip = var_I if guide is None else box_mean(I * p, radius) - mean_I * mean_p  # noqa: N806
+    a = cov_Ip / (var_I + eps)
+    b = mean_p - a * mean_I
+    q = box_mean(a, radius) * I + box_mean(b, radius)
+    return _to_bytes(q * 255)
+
+
+def box_mean(values: torch.Tensor, radius: int) -> torch.Tensor:
+    """Mean over windows clipped to the image; (C, H, W) -> (C, H, W).
+
+    The count of a clipped window is the product of its counts in x and y, so two
+    one-dimensional means are the same as a square one, for 2 w instead of w^2 reads.
+    """
+    import torch.nn.functional as f
+
+    width = 2 * radius + 1
+    across = f.avg_pool2d(values, (1, width), stride=1, padding=(0, radius), count_include_pad=False)
+    return f.avg_pool2d(across, (width, 1), stride=1, padding=(radius, 0), count_include_pad=False)
+
+
+def edges_tensor(image: torch.Tensor) -> torch.Tensor:
+    """Strength of edges, (H, W, C) uint8 -> the same; see `reference.edges`."""
+    import torch.nn.functional as f
+
+    padded = f.pad(image.permute(2, 0, 1).float(), (1, 1, 1, 1), mode="replicate")
+    across = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]).abs()
+    down = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]).abs()
+    return _to_bytes(across + down)
+
+
+def guided(image: Image, radius: int, eps: float, guide: Image | None = None) -> Image:
+    """`guided_tensor` on the CPU, for arrays."""
+    return _on("cpu", lambda p, I: guided_tensor(p, radius, eps, I), image, guide)  # noqa: N803
+
+
+def guided_cuda(image: Image, radius: int, eps: float, guide: Image | None = None) -> Image:
+    """`guided_tensor` on the GPU, for arrays: with an upload and a download."""
+    return _on("cuda", lambda p, I: guided_tensor(p, radius, eps, I), image, guide)  # noqa: N803
+
+
+def edges(image: Image) -> Image:
+    """`edges_tensor` on the CPU, for arrays."""
+    return _on("cpu", lambda p, _: edges_tensor(p), image, None)
+
+
+def edges_cuda(image: Image) -> Image:
+    """`edges_tensor` on the GPU, for arrays: with an upload and a download."""
+    return _on("cuda", lambda p, _: edges_tensor(p), image, None)
+
+
+def _on(device: str, work: Any, image: Image, guide: Image | None) -> Image:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UnavailableError(
+            "this version filters on an NVIDIA GPU and torch sees none; use version='torch'"
+        )
+    # from_numpy refuses read-only arrays; a copy of those is the small price.
+    tensors = [
+        None if array is None else torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+        for array in (image, guide)
+    ]
+    with torch.inference_mode():
+        return np.asarray(work(*tensors).cpu().numpy())
+
+
+def _to_bytes(values: torch.Tensor) -> torch.Tensor:
+    """(C, H, W) grey levels in [0, 255] -> (H, W, C) uint8, rounded and saturated."""
+    import torch
+
+    return (values + 0.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous()
