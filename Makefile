@@ -1,0 +1,38 @@
+# The commands of the README. On Windows, or without make, see "Without make" there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup bench test lint lab soak clean
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make .venv and install everything, if not done already
+
+$(READY): pyproject.toml .ci/constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else "labkit needs Python 3.11 to 3.13, and %s is %d.%d; try: make setup PYTHON=python3.12" % (sys.executable, v[0], v[1]))'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --upgrade pip setuptools
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[gpu,engines,accuracy,test,lint]'
+	@touch $(READY)
+
+bench: $(READY) ## measure every rung that this machine can run, quickly (under 10 minutes)
+	$(BIN)/labkit bench --quick
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	$(BIN)/labkit lab
+
+soak: $(READY) ## the long tests that `make test` leaves out
+	$(BIN)/python -m pytest -m slow
+
+clean: ## remove the virtual environment and caches; results stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
