@@ -73,6 +73,16 @@ class FaultyCamera:
     def sent(self) -> int:
         return int((time.perf_counter() - self._start_s) * self.fps) % (1 << BITS)
 
+    @property
+    def serving(self) -> int:
+        """How many threads of this process are the server's."""
+        return sum(thread.is_alive() for thread in self._threads)
+
+    @property
+    def descriptors(self) -> set[int]:
+        """Which open files of this process are the server's."""
+        return {self._server.fileno(), *(connection.fileno() for connection in list(self._connections))}
+
     def turn(self, mode: str) -> None:
         """Misbehaves (or not) in this way from now on; "refuse" also cuts the open connections."""
         with self._changed:

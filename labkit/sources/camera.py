@@ -26,6 +26,7 @@ from labkit.types import Size
 
 # A loss is to be reported within 2 s; the rest is for a busy machine to get round to it.
 LOST_AFTER_S = 1.8
+_LEAST_PATIENCE_S = 0.5
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 1.0
 _CLOSE_WAIT_S = 0.2
@@ -54,6 +55,7 @@ class Camera:
         self._news = threading.Condition()  # guards everything below
         self._slot: tuple[NDArray[Any], float] | None = None
         self._captured = self._dropped = self._connections = 0
+        self._heard_s = time.perf_counter()  # when a frame came, or its absence was reported
         self._failure: SourceError | None = None
         self._started = self._closing = False
         self._got: dict[str, Any] = {}
@@ -84,10 +86,11 @@ class Camera:
         """
         with self._news:
             self._drop_if_older_than(self._stale_after_s)
-            self._news.wait_for(lambda: self._slot is not None or self._closing, self._lost_after_s)
+            self._news.wait_for(lambda: self._slot is not None or self._closing, self._patience_s())
             if self._closing:
                 return None
             if self._slot is None:
+                self._heard_s = time.perf_counter()  # the next report takes its time again
                 raise SourceLost(self._loss())
             (image, t_s), self._slot = self._slot, None
         return Taken(to_rgb(image), t_s)
@@ -119,10 +122,16 @@ class Camera:
             raise failure
         raise SourceError(f"{self._shown} has sent no frame within {timeout_s:g} s; is it in use elsewhere?")
 
+    def _patience_s(self) -> float:
+        # Counted from the last frame, whoever asks how late; a little is left to a reader that
+        # was itself held up.
+        left_s = self._heard_s + self._lost_after_s - time.perf_counter()
+        return max(left_s, min(_LEAST_PATIENCE_S, self._lost_after_s))
+
     def _loss(self) -> str:
         why = f" ({self._failure})" if self._failure is not None else ""
         return (
-            f"{self._shown} has sent nothing for {self._lost_after_s:g} s{why}; "
+            f"{self._shown} has stopped sending frames{why}; "
             "it is being reconnected, so reading again may succeed"
         )
 
@@ -175,6 +184,7 @@ class Camera:
                 return
             self._dropped += self._slot is not None
             self._slot = (image, t_s)
+            self._heard_s = t_s
             self._failure = None
             if not self._started:
                 self.size = (image.shape[1], image.shape[0])

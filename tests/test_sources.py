@@ -1,0 +1,517 @@
+"""Recorded and embedded sources, conversion to RGB, names and sizes."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from labkit.errors import FrameError, SourceError, UsageError
+from labkit.sources import open_source, redact, to_rgb
+from labkit.sources.convert import centre_crop, fit
+from labkit.sources.spec import check_size, webcam_index
+from labkit.sources.stills import FRAMES_PER_PHOTO, PHOTOS, ping_pong
+
+CLIPS = Path(__file__).parents[2] / "shared" / "video"
+IMAGES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
+
+
+def clip(path: Path, frames: int, size=(64, 48), fourcc="MJPG", fps=20.0) -> Path:
+    """A video in which frame k is gray of the level 10 k."""
+    import cv2
+
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*fourcc), fps, size)
+    for k in range(frames):
+        writer.write(np.full((size[1], size[0], 3), 10 * k, np.uint8))
+    writer.release()
+    return path
+
+
+def levels(source) -> list[int]:
+    return [round(float(frame.image.mean()) / 10) for frame in source]
+
+
+# Photographs
+
+
+def test_photos_have_the_same_bytes_on_every_machine():
+    """Eight frames of each photograph, hashed; scikit-image's files and Pillow's scaling decide them."""
+    digest = hashlib.sha256()
+    with open_source("photos", (640, 480), limit=FRAMES_PER_PHOTO * len(PHOTOS)) as source:
+        for frame in source:
+            if frame.index % FRAMES_PER_PHOTO % 20 == 7:
+                digest.update(frame.image.tobytes())
+    assert digest.hexdigest() == "ce57814ae2d843fb51f926a0721d56069c5fd746276e56283efe8c8316be3061"
+
+
+def test_photos_are_windows_of_the_photograph_at_whole_offsets():
+    """Every frame is found, pixel for pixel, in the photograph scaled by Pillow alone."""
+    import skimage
+    from PIL import Image
+
+    path = Path(skimage.__file__).parent / "data" / "astronaut.png"
+    whole = np.asarray(Image.open(path).convert("RGB").resize((800, 800), Image.Resampling.BICUBIC))
+    corners = []
+    with open_source("photos", (640, 480), limit=FRAMES_PER_PHOTO) as source:
+        for frame in source:
+            x, y = ping_pong(2 * frame.index, 160), ping_pong(frame.index, 320)
+            assert np.array_equal(frame.image, whole[y : y + 480, x : x + 640])
+            corners.append((x, y))
+    assert len(set(corners)) > 100, "the window moves"
+    assert max(abs(a - c) + abs(b - d) for (a, b), (c, d) in itertools.pairwise(corners)) <= 3
+
+
+def test_photos_do_not_end_and_show_every_photograph():
+    with open_source("photos", (32, 24)) as source:
+        assert source.length is None
+        assert not source.live
+        seen = {next(source).image.tobytes() for _ in range(4 * FRAMES_PER_PHOTO + 1)}
+        assert (source.captured, source.delivered, source.dropped) == (601, 601, 0)
+        assert len(seen) > 4
+        first = next(iter(open_source("photos", (32, 24)))).image
+    with open_source("photos", (32, 24), limit=601) as source:
+        assert np.array_equal([frame.image for frame in source][600], first), "it starts over"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 700), (700, 3), (2600, 1700)])
+def test_photos_fill_any_window(size):
+    with open_source("photos", size, limit=2) as source:
+        frames = list(source)
+    assert [frame.size for frame in frames] == [size, size]
+
+
+def test_a_caller_may_change_its_frames():
+    with open_source("photos", (32, 24)) as source:
+        frame = next(source)
+        frame.image[:] = 0
+    with open_source("photos", (32, 24)) as source:
+        assert next(source).image.any()
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 0), (3, 3), (4, 4), (5, 3), (8, 0), (9, 1)])
+def test_ping_pong_turns_round_at_both_ends(step, expected):
+    assert ping_pong(step, 4) == expected
+    assert ping_pong(step, 0) == 0
+
+
+# Scenes
+
+
+def test_scenes_know_their_truth():
+    pytest.importorskip("labkit.sources.scenes", reason="the synthetic scenes are not built yet")
+    with (
+        open_source("scenes", (160, 120), seed=3, limit=3) as source,
+        open_source("scenes", (160, 120), seed=3) as b,
+    ):
+        for frame in source:
+            assert frame.size == (160, 120)
+            assert frame.truth is not None
+            assert frame.truth.frame_size == (160, 120)
+            assert np.array_equal(frame.image, next(b).image)
+        assert source.describe()["seed"] == 3
+    with (
+        open_source("scenes", (160, 120), seed=4) as other,
+        open_source("scenes", (160, 120), seed=3) as same,
+    ):
+        assert not np.array_equal(next(other).image, next(same).image)
+
+
+# Frames and their order
+
+
+def test_frames_are_numbered_and_timed():
+    before = time.perf_counter()
+    with open_source("photos", (32, 24), limit=5) as source:
+        frames = list(source)
+        assert list(source) == [], "an ended source stays ended"
+    assert [frame.index for frame in frames] == [0, 1, 2, 3, 4]
+    times = [frame.t_s for frame in frames]
+    assert times == sorted(times)
+    assert before < times[0]
+    assert times[-1] < time.perf_counter()
+
+
+def test_limit_zero_gives_nothing():
+    with open_source("photos", (32, 24), limit=0) as source:
+        assert list(source) == []
+        assert source.length == 0
+
+
+def test_a_closed_source_gives_nothing():
+    source = open_source("photos", (32, 24))
+    source.close()
+    source.close()
+    assert list(source) == []
+
+
+# Images
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    from PIL import Image
+
+    Image.fromarray(array).save(path)
+    return path
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path):
+    for name, level in (("b.png", 20), ("a.png", 10), ("c.bmp", 30)):
+        save(tmp_path / name, np.full((10, 12, 3), level, np.uint8))
+    (tmp_path / "notes.txt").write_text("not an image")
+    with open_source(tmp_path, None) as source:
+        frames = list(source)
+        assert source.length == 3
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [10, 20, 30]
+    assert frames[0].size == (12, 10)
+
+
+def test_a_folder_starts_over_when_asked(tmp_path):
+    for level in (1, 2):
+        save(tmp_path / f"{level}.png", np.full((4, 4, 3), 10 * level, np.uint8))
+    with open_source(tmp_path, None, loop=True, limit=5) as source:
+        assert levels(source) == [1, 2, 1, 2, 1]
+    with open_source(tmp_path, None, loop=True) as source:
+        assert source.length is None
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    save(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    with open_source(tmp_path) as source:
+        next(source)
+        with pytest.raises(SourceError, match=r"broken\.png"):
+            next(source)
+
+
+def test_a_cut_off_image_is_named(tmp_path):
+    whole = save(tmp_path / "whole.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(whole.read_bytes()[:3000])
+    with open_source(cut) as source, pytest.raises(SourceError, match=r"cut\.png"):
+        next(source)
+
+
+def test_a_folder_without_images_says_so(tmp_path):
+    with pytest.raises(SourceError, match="holds no images"):
+        open_source(tmp_path)
+
+
+def test_one_image_is_one_frame_and_alpha_and_depth_are_understood(tmp_path):
+    from PIL import Image
+
+    array = np.arange(4 * 6 * 4, dtype=np.uint8).reshape(4, 6, 4)
+    path = tmp_path / "alpha.png"
+    Image.fromarray(array, "RGBA").save(path)
+    (frame,) = open_source(path, None)
+    assert np.array_equal(frame.image, array[:, :, :3])
+    deep = np.array([[0, 257 * 100], [65535, 257 * 7 + 100]], np.uint16)
+    path = tmp_path / "deep.png"
+    Image.fromarray(deep).save(path)
+    (frame,) = open_source(path, None)
+    assert frame.image[:, :, 0].tolist() == [[0, 100], [255, 7]]
+
+
+def test_photographs_held_sideways_are_turned_upright(tmp_path):
+    from PIL import Image
+
+    image = Image.fromarray(np.zeros((10, 20, 3), np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    image.save(tmp_path / "side.jpg", exif=exif)
+    (frame,) = open_source(tmp_path / "side.jpg", None)
+    assert frame.size == (10, 20)
+
+
+# Video files
+
+
+@pytest.mark.parametrize(("name", "fourcc"), [("clip.avi", "MJPG"), ("clip.mp4", "mp4v")])
+def test_a_video_is_read_in_order_and_whole(tmp_path, name, fourcc):
+    path = clip(tmp_path / name, 12, fourcc=fourcc)
+    with open_source(path, None) as source:
+        assert (source.length, source.fps, source.live) == (12, 20.0, False)
+        assert source.size == (64, 48)
+        assert levels(source) == list(range(12))
+        assert (source.captured, source.delivered, source.dropped) == (12, 12, 0)
+
+
+def test_a_video_starts_over_when_asked(tmp_path):
+    path = clip(tmp_path / "clip.avi", 3)
+    with open_source(path, loop=True, limit=7) as source:
+        assert levels(source) == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_frames_of_a_video_are_rgb_and_cut_to_the_middle(tmp_path):
+    import cv2
+
+    writer = cv2.VideoWriter(str(tmp_path / "c.avi"), cv2.VideoWriter.fourcc(*"FFV1"), 20.0, (80, 40))
+    picture = np.zeros((40, 80, 3), np.uint8)
+    picture[:, 20:60] = (0, 0, 255)  # red in OpenCV's order
+    writer.write(picture)
+    writer.release()
+    (frame,) = open_source(tmp_path / "c.avi", (40, 40))
+    assert frame.size == (40, 40)
+    assert (frame.image[:, :, 0] > 240).all()
+    assert (frame.image[:, :, 1:] < 15).all()
+
+
+def test_a_text_file_is_no_video(tmp_path):
+    path = tmp_path / "notes.mp4"
+    path.write_text("this is no video\n" * 100)
+    with pytest.raises(SourceError, match="is not a video") as caught:
+        open_source(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_file_is_no_video(tmp_path):
+    (tmp_path / "empty.avi").touch()
+    with pytest.raises(SourceError, match="is not a video"):
+        open_source(tmp_path / "empty.avi")
+
+
+def test_a_video_that_ends_early_is_an_error(tmp_path):
+    path = clip(tmp_path / "clip.avi", 25, size=(320, 240))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with open_source(path) as source:
+        with pytest.raises(SourceError, match=r"ends after \d+ of 25 frames"):
+            list(source)
+        assert 5 < source.delivered < 20
+
+
+def test_closing_a_video_while_another_thread_reads_it(tmp_path):
+    path = clip(tmp_path / "clip.avi", 20)
+    for _ in range(5):
+        source = open_source(path, loop=True)
+        errors = []
+
+        def read(source=source, errors=errors):
+            try:
+                for _ in source:
+                    pass
+            except Exception as error:
+                errors.append(error)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        while source.delivered < 3 and reader.is_alive():
+            pass
+        source.close()
+        reader.join(5)
+        assert not reader.is_alive()
+        assert errors == []
+
+
+@pytest.mark.parametrize(("name", "size", "frames"), [("bottle-detection.mp4", (640, 360), 1189)])
+def test_a_real_clip(name, size, frames):
+    if not (CLIPS / name).is_file():
+        pytest.skip(f"the clip {CLIPS / name} is not on this machine")
+    with open_source(CLIPS / name, None, limit=40) as source:
+        assert source.describe()["stored_frames"] == frames
+        shown = list(source)
+    assert {frame.size for frame in shown} == {size}
+    assert len({frame.image.tobytes() for frame in shown}) > 30
+
+
+# Names, sizes, errors
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "words"),
+    [
+        ("nothing-here.mp4", SourceError, "there is no file or folder"),
+        ("", SourceError, "there is no file or folder"),
+        ("x" * 5000, SourceError, "there is no file or folder"),
+        ("a\0b", SourceError, "there is no file or folder"),
+        ("/dev/null", SourceError, "neither a file nor a folder"),
+        ("browser", SourceError, "live view"),
+        ("webcam:front", UsageError, "webcam:0"),
+        ("webcam:-1", UsageError, "webcam:0"),
+        ("gopher://host/x", UsageError, "http, https or rtsp"),
+    ],
+)
+def test_what_cannot_be_opened_says_why(spec, kind, words):
+    with pytest.raises(kind, match=words):
+        open_source(spec)
+
+
+def test_a_missing_webcam_says_what_to_do():
+    if not sys.platform.startswith("linux") or Path("/dev/video99").exists():
+        pytest.skip("only Linux names its cameras, and this one must be missing")
+    with pytest.raises(SourceError, match=r"no webcam 99 .*photos"):
+        open_source("webcam:99")
+
+
+@pytest.mark.parametrize(
+    "size", [(0, 4), (4,), (4, 4, 4), "ab", 7, (1.5, 4), (16385, 4), (float("nan"), 4), (-1, 4)]
+)
+def test_sizes_outside_the_range_are_refused(size):
+    with pytest.raises(UsageError, match="size is"):
+        open_source("photos", size)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"limit": -1},
+        {"fps": 0.0},
+        {"fps": float("nan")},
+        {"noise": -0.1},
+        {"noise": 0.5},
+        {"open_timeout_s": 0},
+    ],
+)
+def test_other_arguments_outside_the_range_are_refused(argument):
+    with pytest.raises(UsageError):
+        open_source("photos", **argument)
+
+
+def test_sizes_become_plain_integers():
+    assert check_size((np.int64(4), 5.0)) == (4, 5)
+    assert all(type(side) is int for side in check_size((np.int64(4), 5.0)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "index"),
+    [("webcam", 0), ("webcam:3", 3), ("/dev/video2", 2), ("webcams", None), ("./webcam", None)],
+)
+def test_names_of_webcams(spec, index):
+    assert webcam_index(spec) == index
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://camera/live", "http://camera/live"),
+        ("http://joe:s3cret@camera:8080/live", "http://***@camera:8080/live"),
+        ("rtsp://joe@camera/live?token=s3cret&x=", "rtsp://***@camera/live?token=***&x=***"),
+        ("https://camera/live#s3cret", "https://camera/live"),
+        ("http://joe:s3@cret@camera/live", "http://***@camera/live"),
+        ("http://[s3cret", "http://***"),
+        ("clip.mp4", "clip.mp4"),
+    ],
+)
+def test_addresses_are_shown_without_secrets(url, shown):
+    assert redact(url) == shown
+
+
+@given(user=st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1), odd=st.text("@:/?#%"))
+def test_no_password_survives(user, odd):
+    from urllib.parse import quote
+
+    secret = "Zq9" + odd + "qZ9"
+    shown = redact(f"http://{user}:{quote(secret, safe='')}@camera/live?key={quote(secret, safe='')}")
+    assert "Zq9" not in shown
+    assert "camera/live" in shown
+
+
+# Conversion
+
+
+@given(hnp.arrays(np.uint8, IMAGES.map(lambda shape: (*shape, 3))))
+def test_bgr_becomes_rgb(array):
+    before = array.copy()
+    image = to_rgb(array)
+    assert np.array_equal(image, np.stack([array[:, :, 2], array[:, :, 1], array[:, :, 0]], 2))
+    assert image.flags.c_contiguous
+    assert image.dtype == np.uint8
+    assert np.array_equal(array, before)
+    assert np.array_equal(to_rgb(array, "rgb"), array)
+
+
+@given(hnp.arrays(np.uint8, IMAGES.map(lambda shape: (*shape, 4))))
+def test_alpha_is_dropped(array):
+    assert np.array_equal(to_rgb(array), to_rgb(array[:, :, :3]))
+    assert np.array_equal(to_rgb(array, "rgb"), array[:, :, :3])
+
+
+@given(hnp.arrays(np.uint8, IMAGES), st.booleans())
+def test_gray_becomes_three_equal_channels(array, with_axis):
+    image = to_rgb(array[:, :, None] if with_axis else array)
+    assert image.shape == (*array.shape, 3)
+    assert all(np.array_equal(image[:, :, c], array) for c in range(3))
+
+
+@given(hnp.arrays(np.uint16, IMAGES))
+def test_sixteen_bits_are_rounded_to_eight(array):
+    assert np.array_equal(to_rgb(array)[:, :, 0], np.rint(array / 257.0))
+
+
+@given(
+    hnp.arrays(
+        st.sampled_from([np.float16, np.float32, np.float64]), IMAGES, elements=st.floats(0, 1, width=16)
+    )
+)
+def test_floats_are_scaled(array):
+    assert np.array_equal(to_rgb(array)[:, :, 0], np.rint(array.astype(np.float64) * 255))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((4, 4, 5), np.uint8),
+        np.zeros((2, 4, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 3), np.int32),
+        np.zeros((4, 4, 3), bool),
+        np.full((4, 4, 3), 1.5),
+        np.full((4, 4, 3), np.nan),
+        [[1, 2], [3, 4]],
+    ],
+)
+def test_other_arrays_are_refused(array):
+    with pytest.raises(FrameError) as caught:
+        to_rgb(array)
+    if isinstance(array, np.ndarray):
+        assert str(array.shape) in str(caught.value)
+        assert str(array.dtype) in str(caught.value)
+
+
+@given(hnp.arrays(np.uint8, IMAGES.map(lambda shape: (*shape, 3))))
+def test_views_of_any_layout_are_read(array):
+    expected = to_rgb(np.ascontiguousarray(array[::-1, ::-1]))
+    assert np.array_equal(to_rgb(array[::-1, ::-1]), expected)
+    assert to_rgb(array.transpose(1, 0, 2)).flags.c_contiguous
+
+
+SIDES = st.integers(1, 200)
+
+
+@given(st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES))
+def test_the_cut_is_the_largest_centred_one_of_the_aspect(given_size, wanted):
+    x, y, width, height = centre_crop(given_size, wanted)
+    assert x >= 0
+    assert y >= 0
+    assert width == given_size[0] or height == given_size[1]
+    assert abs((given_size[0] - width) - 2 * x) <= 1
+    assert abs((given_size[1] - height) - 2 * y) <= 1
+    # The aspect is right to within the rounding of one side.
+    assert abs(width * wanted[1] - height * wanted[0]) <= max(wanted)
+
+
+@given(st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES))
+def test_fitting_gives_the_size_and_keeps_a_plain_colour(given_size, wanted):
+    image = np.full((given_size[1], given_size[0], 3), (10, 20, 30), np.uint8)
+    fitted = fit(image, wanted)
+    assert fitted.shape == (wanted[1], wanted[0], 3)
+    assert fitted.flags.c_contiguous
+    assert (fitted == (10, 20, 30)).all()
+
+
+def test_importing_the_room_imports_nothing_heavy():
+    code = "import sys, labkit.sources, labkit.draw; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"cv2", "PIL", "torch", "matplotlib", "skimage"} & set(out.stdout.split())

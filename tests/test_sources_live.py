@@ -1,0 +1,529 @@
+"""Cameras and network streams: the newest frame, losses and returns, nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import http.server
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faulty_camera import BITS, FaultyCamera, number_in, picture
+
+from labkit.errors import SourceError, SourceLost
+from labkit.sources import open_source
+from labkit.sources.backlog import Backlog
+from labkit.sources.camera import Camera
+
+REPORTED_S = 2.0
+TIMEOUTS = {"open_timeout_s": 2.0, "read_timeout_s": 1.0}
+
+
+def wait_until(condition, timeout_s: float = 5.0) -> bool:
+    """Whether the condition came true in time."""
+    end_s = time.perf_counter() + timeout_s
+    while not condition():
+        if time.perf_counter() > end_s:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def until_lost(source) -> tuple[float, str]:
+    """Reads until the loss is reported: seconds since the last frame, and the message."""
+    last_s = time.perf_counter()
+    try:
+        for frame in source:
+            last_s = frame.t_s
+    except SourceLost as error:
+        return time.perf_counter() - last_s, str(error)
+    raise AssertionError("the source ended instead")
+
+
+def until_back(source, tries: int = 20):
+    """The next frame, however many losses are reported before it."""
+    for _ in range(tries):
+        with contextlib.suppress(SourceLost):
+            return next(source)
+    raise AssertionError("the camera did not come back")
+
+
+def lag(frame, camera) -> int:
+    """How many pictures older than the newest one the frame is."""
+    return (camera.sent - number_in(frame.image)) % (1 << BITS)
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("labkit camera")]
+
+
+@pytest.fixture
+def camera():
+    with FaultyCamera() as camera:
+        yield camera
+
+
+# The reader, with a capture that does what the test says
+
+
+class ScriptedCapture:
+    """Gives one frame for each `push`; notes which threads use it."""
+
+    def __init__(self) -> None:
+        self._waiting = threading.Semaphore(0)
+        self.ended = False
+        self.level = 0
+        self.threads: set[str] = set()
+        self.released = threading.Event()
+
+    def push(self, n: int = 1) -> None:
+        self._waiting.release(n)
+
+    def end(self) -> None:
+        self.ended = True
+        self.push()
+
+    def grab(self) -> bool:
+        self.threads.add(threading.current_thread().name)
+        self._waiting.acquire()
+        self.level += 1
+        return not self.ended
+
+    def retrieve(self):
+        self.threads.add(threading.current_thread().name)
+        return True, np.full((4, 6, 3), self.level, np.uint8)
+
+    def release(self) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.released.set()
+
+
+class Script:
+    """A camera whose connections are scripted captures."""
+
+    def __init__(self) -> None:
+        self.captures: list[ScriptedCapture] = []
+        self.refusing = False
+        self.pusher = threading.Thread(target=self._start)
+        self.pusher.start()
+        self.camera = Camera(self._connect, "scripted", open_timeout_s=2.0, read_timeout_s=0.5)
+        self.pusher.join()
+
+    def _connect(self):
+        if self.refusing:
+            raise SourceError("the cable is out")
+        self.captures.append(ScriptedCapture())
+        return self.captures[-1], {"backend": "scripted", "fps": 30.0}
+
+    def _start(self) -> None:
+        """Frames that have to be waited for, as a camera gives them, until one counts as new."""
+        assert wait_until(lambda: self.captures)
+        self.flow(4)
+
+    def flow(self, n: int) -> None:
+        for _ in range(n):
+            time.sleep(0.02)  # the interval of the frames is what is simulated
+            self.captures[-1].push()
+
+
+@pytest.fixture
+def script():
+    script = Script()
+    yield script
+    script.refusing = True
+    for capture in script.captures:
+        capture.end()
+    script.camera.close()
+
+
+def test_only_the_reader_touches_the_capture(script):
+    assert script.camera.take() is not None
+    script.captures[0].end()
+    assert script.captures[0].released.wait(5)
+    assert script.captures[0].threads == {"labkit camera scripted"}
+
+
+def test_the_newest_frame_is_delivered_and_the_rest_counted(script):
+    assert wait_until(lambda: script.camera.captured == 4)
+    before = script.camera.captured
+    taken = script.camera.take()
+    assert taken.image[0, 0, 0] == before
+    dropped = script.camera.dropped
+    script.captures[0].push(10)
+    assert wait_until(lambda: script.camera.captured == before + 10)
+    taken = script.camera.take()
+    assert taken.image[0, 0, 0] == before + 10
+    assert script.camera.dropped == dropped + 9
+    assert script.camera.captured == 2 + script.camera.dropped
+
+
+def test_each_frame_is_delivered_once(script):
+    script.camera.take()
+    with pytest.raises(SourceLost, match="stopped sending"):
+        script.camera.take()
+    script.flow(4)
+    assert until_back_take(script.camera) is not None
+
+
+def test_a_lost_camera_says_why_and_comes_back(script):
+    script.camera.take()
+    script.refusing = True
+    script.captures[0].end()
+    assert script.captures[0].released.wait(5)
+    with pytest.raises(SourceLost, match="the cable is out"):
+        script.camera.take()
+    script.refusing = False
+    assert wait_until(lambda: len(script.captures) == 2)
+    script.flow(4)
+    assert until_back_take(script.camera) is not None
+    assert script.camera.describe()["connections"] == 2
+
+
+def until_back_take(camera):
+    for _ in range(10):
+        with contextlib.suppress(SourceLost):
+            return camera.take()
+    return None
+
+
+def test_closing_wakes_whoever_waits(script):
+    script.camera.take()
+    results = []
+    waiting = threading.Thread(target=lambda: results.append(script.camera.take()))
+    waiting.start()
+    script.camera.close()
+    waiting.join(2)
+    assert results == [None]
+
+
+def test_an_error_of_the_driver_reaches_the_user():
+    def connect():
+        raise RuntimeError("the driver is upside down")
+
+    with pytest.raises(SourceError, match="upside down"):
+        Camera(connect, "odd", open_timeout_s=1.0, read_timeout_s=0.5)
+    assert wait_until(lambda: not readers())
+
+
+# What is old and what is new
+
+
+def times_of(*groups: tuple[int, float]) -> list[tuple[float, float]]:
+    """(asked, arrived) of frames: groups of (number, seconds that each is waited for)."""
+    now, times = 0.0, []
+    for count, waited_s in groups:
+        for _ in range(count):
+            times.append((now, now + waited_s))
+            now += waited_s + 0.002
+    return times
+
+
+@pytest.mark.parametrize(
+    ("name", "interval_s", "groups", "kept"),
+    [
+        ("steady", 1 / 30, [(10, 0.031)], "0" + "1" * 9),
+        ("probed frames come first", 1 / 30, [(6, 0.001), (6, 0.031)], "000000" + "01" + "1111"),
+        ("backlog after a pause", 1 / 30, [(5, 0.031), (1, 5.0), (20, 0.001), (5, 0.031)], None),
+        ("one frame per second", 1 / 25, [(12, 1.0)], None),
+        ("faster than it can be told", 1 / 30, [(800, 0.001)], None),
+    ],
+)
+def test_backlog(name, interval_s, groups, kept):
+    backlog = Backlog(interval_s, 0.0)
+    times = times_of(*groups)
+    flags = "".join("01"[not backlog.is_stale(*pair)] for pair in times)
+    if kept is not None:
+        assert flags == kept
+    if name.startswith("backlog"):
+        assert flags[5:26] == "0" * 21, "nothing that piled up is kept"
+        assert flags.endswith("1111")
+    if name.startswith("one frame"):
+        assert flags.endswith("11111"), "a slow camera is no pause"
+    if name.startswith("faster"):
+        assert flags.endswith("1" * 100), "it does not wait for ever"
+
+
+# Against a server
+
+
+def test_a_stream_gives_new_frames_of_the_size_asked_for(camera):
+    with open_source(camera.url, (160, 120)) as source:
+        assert source.live
+        frames = [next(source) for _ in range(10)]
+        assert [frame.size for frame in frames] == [(160, 120)] * 10
+        assert [frame.index for frame in frames] == list(range(10))
+        assert len({number_in(frame.image) for frame in frames}) == 10
+        assert lag(frames[-1], camera) < 15
+        assert source.describe()["camera_size"] == [320, 240]
+
+
+def test_native_size_is_kept(camera):
+    with open_source(camera.url, None) as source:
+        assert source.size == (320, 240)
+        assert next(source).size == (320, 240)
+
+
+def test_a_slow_reader_gets_the_newest_and_counts_add_up(camera):
+    with open_source(camera.url) as source:
+        next(source)
+        start = source.captured
+        assert wait_until(lambda: source.captured >= start + 20)
+        frame = next(source)
+        assert lag(frame, camera) < 15
+        assert source.dropped >= 15
+        assert 0 <= source.captured - source.delivered - source.dropped <= 1
+
+
+def test_a_stall_is_reported_in_time_and_repaired(camera):
+    with open_source(camera.url, **TIMEOUTS) as source:
+        next(source)
+        camera.turn("stall")
+        silent_s, message = until_lost(source)
+        assert silent_s < REPORTED_S
+        assert "reading again" in message
+        camera.turn("stream")
+        frame = until_back(source)
+        assert lag(frame, camera) < 15
+        assert frame.index == source.delivered - 1
+
+
+def test_a_disconnected_camera_comes_back_with_another_size(camera):
+    with open_source(camera.url, None, **TIMEOUTS) as source:
+        next(source)
+        camera.turn("refuse")
+        silent_s, _ = until_lost(source)
+        assert silent_s < REPORTED_S
+        camera.size = (640, 480)
+        camera.turn("stream")
+        frame = until_back(source)
+        assert frame.size == source.size == (320, 240), "frames keep their size"
+        assert lag(frame, camera) < 15
+        assert source.describe()["camera_size"] == [640, 480]
+        assert source.describe()["connections"] == 2
+
+
+def test_damaged_pictures_do_not_end_the_stream(camera):
+    with open_source(camera.url) as source:
+        camera.turn("corrupt")
+        assert len([next(source) for _ in range(20)]) == 20
+
+
+def test_limit_ends_a_live_source(camera):
+    with open_source(camera.url, limit=3) as source:
+        assert len(list(source)) == 3
+
+
+def test_a_missing_page_is_named(camera):
+    camera.turn("404")
+    with pytest.raises(SourceError, match="404"):
+        open_source(camera.url)
+
+
+def test_a_server_that_says_nothing_has_a_deadline(camera):
+    camera.turn("silent")
+    start_s = time.perf_counter()
+    with pytest.raises(SourceError, match="sends nothing"):
+        open_source(camera.url, open_timeout_s=0.5)
+    assert time.perf_counter() - start_s < 5, "0.5 s to open, 1 s to ask why, and room for a busy machine"
+
+
+def test_a_stream_that_ends_at_once_is_an_error(camera):
+    camera.turn("truncated")
+    with pytest.raises(SourceError, match="ended before"):
+        open_source(camera.url)
+
+
+def test_no_one_there():
+    with pytest.raises(SourceError, match="refuses port 1"):
+        open_source("http://127.0.0.1:1/camera")
+
+
+def test_credentials_stay_hidden(camera):
+    url = camera.url.replace("http://", "http://joe:s3cret@") + "?token=s3cret"
+    with open_source(url, **TIMEOUTS) as source:
+        next(source)
+        camera.turn("refuse")
+        _, message = until_lost(source)
+        shown = f"{message} {source.spec} {source.describe()} {[t.name for t in threading.enumerate()]}"
+    assert "s3cret" not in shown
+    with pytest.raises(SourceError) as caught:
+        open_source(url, **TIMEOUTS)
+    assert "s3cret" not in str(caught.value)
+    assert b"token=s3cret" in camera.requests[0], "but the camera gets them"
+
+
+# Closing
+
+
+def test_close_is_quick_and_leaves_no_thread(camera):
+    source = open_source(camera.url)
+    next(source)
+    start_s = time.perf_counter()
+    source.close()
+    source.close()
+    assert time.perf_counter() - start_s < 1.0
+    assert list(source) == []
+    assert wait_until(lambda: not readers(), 3)
+
+
+def test_close_does_not_wait_for_a_hanging_camera(camera):
+    source = open_source(camera.url, **TIMEOUTS)
+    next(source)
+    camera.turn("stall")
+    time.sleep(0.1)  # lets the reader get stuck in its read
+    start_s = time.perf_counter()
+    source.close()
+    assert time.perf_counter() - start_s < 1.0
+    assert wait_until(lambda: not readers(), TIMEOUTS["read_timeout_s"] + 2), "gone after the read's deadline"
+
+
+def test_any_thread_may_close(camera):
+    source = open_source(camera.url)
+    closer = threading.Timer(0.2, source.close)
+    closer.start()
+    frames = list(source)
+    closer.join()
+    assert frames
+    assert wait_until(lambda: not readers(), 3)
+
+
+def test_twenty_cycles_leave_nothing_behind(camera):
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("open files are counted in /proc")
+
+    def cycle() -> None:
+        with open_source(camera.url) as source:
+            next(source)
+
+    def left() -> tuple[int, int]:
+        assert wait_until(lambda: not readers(), 5)
+        gc.collect()
+        ours = [p for p in Path("/proc/self/fd").iterdir() if not is_of(p, camera)]
+        return threading.active_count() - camera.serving, len(ours)
+
+    def is_of(descriptor: Path, camera) -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            return int(descriptor.name) in camera.descriptors
+        return True  # closed meanwhile
+
+    cycle()  # what the libraries open once and keep
+    before = left()
+    for _ in range(20):
+        cycle()
+    assert left() == before
+
+
+def test_an_open_camera_does_not_stop_python_from_ending(camera):
+    code = f"from labkit.sources import open_source; s = open_source({camera.url!r}); print(next(s).size)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(640, 480)" in done.stdout
+
+
+# Recordings behind an address
+
+
+class FolderServer(http.server.ThreadingHTTPServer):
+    """Serves one file under any path."""
+
+    daemon_threads = True
+
+    def __init__(self, content: bytes) -> None:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "video/x-msvideo")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.mark.parametrize("path", ["clip.avi", "download?id=7"])
+def test_a_recording_behind_an_address_is_read_whole(tmp_path, path):
+    from test_sources import clip, levels
+
+    server = FolderServer(clip(tmp_path / "clip.avi", 12).read_bytes())
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with open_source(f"http://127.0.0.1:{server.server_port}/{path}", None) as source:
+            assert not source.live
+            assert levels(source) == list(range(12))
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+# Soaks
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot pause a process")
+def test_a_process_that_was_paused_gets_no_stale_frames(camera):
+    """The client is stopped for 4 s; what the server sent meanwhile must not come out afterwards."""
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from faulty_camera import number_in\n"
+        "from labkit.errors import SourceLost\n"
+        "from labkit.sources import open_source\n"
+        f"source = open_source({camera.url!r})\n"
+        "while True:\n"
+        "    try: print(number_in(next(source).image), flush=True)\n"
+        "    except SourceLost: pass\n"
+    )
+    client = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    )
+    try:
+        for _ in range(20):
+            client.stdout.readline()
+        os.kill(client.pid, signal.SIGSTOP)
+        paused_at = camera.sent
+        time.sleep(4)
+        os.kill(client.pid, signal.SIGCONT)
+        resumed_at = camera.sent
+        after = [int(client.stdout.readline()) for _ in range(30)]
+    finally:
+        client.kill()
+        client.wait()
+        client.stdout.close()
+    fresh = [n for n in after if n > paused_at + 3]  # a few lines were in the pipe already
+    assert min(fresh) > resumed_at - 15, (paused_at, resumed_at, after)
+
+
+@pytest.mark.slow
+def test_a_stream_that_comes_and_goes_for_a_minute(camera):
+    with open_source(camera.url, **TIMEOUTS) as source:
+        for turn in range(12):
+            camera.turn("refuse" if turn % 2 else "stall")
+            silent_s, _ = until_lost(source)
+            assert silent_s < REPORTED_S
+            camera.turn("stream")
+            assert lag(until_back(source), camera) < 15
+            for _ in range(50):
+                next(source)
+        assert 0 <= source.captured - source.delivered - source.dropped <= 1
+
+
+def test_the_pictures_of_the_faulty_camera_can_be_read():
+    import cv2
+
+    for number in (0, 1, 777, 65535):
+        image = cv2.imdecode(np.frombuffer(picture(number, (320, 240)), np.uint8), cv2.IMREAD_COLOR)
+        assert number_in(image) == number
