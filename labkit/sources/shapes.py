@@ -119,8 +119,8 @@ def box_blur(values: NDArray[np.int32], reach: int) -> NDArray[np.int32]:
 
 
 def _pixels(sixteenths: NDArray[np.int64], limit: int) -> tuple[int, int]:
-    low = max(0, int(sixteenths.min()) // SUB)
-    return low, min(limit, -(-int(sixteenths.max()) // SUB))
+    low = max(0, min(limit, int(sixteenths.min()) // SUB))
+    return low, max(low, min(limit, -(-int(sixteenths.max()) // SUB)))
 
 
 def _ellipse(x: int, y: int, rx: int, ry: int, n: int = 32) -> Points:
