@@ -60,18 +60,20 @@ def draw(image: NDArray[np.uint8], detections: Detections, *, min_score: float =
             f"the detections refer to a frame of {detections.frame_size} px (width, height), "
             f"but the image has {(width, height)}; draw on the frame that they were found in"
         )
-    shown = [i for i in np.argsort(detections.score, kind="stable") if detections.score[i] >= min_score]
+    by_score = np.argsort(detections.score, kind="stable").tolist()
+    shown = [i for i in by_score if detections.score[i] >= min_score]
     if not shown:
         return image.copy(order="C")
     from PIL import Image, ImageDraw
 
     canvas = Image.fromarray(np.ascontiguousarray(image))
     pen = ImageDraw.Draw(canvas)
-    for i in shown:
-        colour = colour_of(int(detections.label[i]))
-        box = _pixels(detections.xyxy[i], width, height)
-        _draw_box(pen, box, colour, max(1, round(min(width, height) / 240)))
-        _draw_name(pen, box, caption(detections, int(i)), colour, (width, height))
+    boxes = {i: _pixels(detections.xyxy[i], width, height) for i in shown}
+    for i, box in boxes.items():
+        _draw_box(pen, box, colour_of(int(detections.label[i])), max(1, round(min(width, height) / 240)))
+    # Names come last, so that no line runs through one.
+    for i, box in boxes.items():
+        _draw_name(pen, box, caption(detections, i), colour_of(int(detections.label[i])), (width, height))
     return np.array(canvas)
 
 
