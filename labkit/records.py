@@ -157,6 +157,11 @@ class Run:
         return bool(self.noise)
 
     @property
+    def machine(self) -> str:
+        """What it was measured on, for captions: the GPU of a GPU rung, else the CPU."""
+        return _machine(self.fingerprint, self.settings)
+
+    @property
     def share_of_limit(self) -> float | None:
         """Arithmetic done per second over the measured peak of the machine, in [0, 1]."""
         work, peak = self.limit.get("gflop_per_frame"), self.limit.get("peak_gflops")
@@ -266,6 +271,11 @@ class Comparison:
         return stats.verdict(self.interval)
 
     @property
+    def machine(self) -> str:
+        """What it was measured on, for captions; see `Run.machine`."""
+        return _machine(self.fingerprint, self.settings)
+
+    @property
     def sentence(self) -> str:
         """The result in words, with its interval; the only form in which a gain is told."""
         low, high = self.interval
@@ -305,3 +315,12 @@ class Comparison:
             "source": dict(self.source),
             "fingerprint": dict(self.fingerprint),
         }
+
+
+def _machine(fingerprint: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    gpu = (fingerprint.get("gpu") or {}).get("name")
+    if gpu and settings.get("device") == "cuda":
+        return str(gpu)
+    if not fingerprint.get("cpu"):
+        return "unknown machine"
+    return f"{fingerprint['cpu']}, {fingerprint.get('cores', '?')} cores"

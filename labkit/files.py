@@ -1,0 +1,60 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from labkit.errors import ResultsError
+
+
+def write_whole(path: Path | str, content: bytes | str) -> Path:
+    """Writes a file so that a reader, a kill or a full disk never meets half of it.
+
+    The content goes to a temporary file in the same folder, to the disk, and only then takes
+    the name; the folder is made if need be.
+
+    Raises:
+        ResultsError: the file cannot be written; one of that name is as it was.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", dir=path.parent)
+    except OSError as error:
+        raise ResultsError(_cannot_write(path, error)) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner reads
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise ResultsError(_cannot_write(path, error)) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    return f"cannot write {path} ({error.strerror}); free some space there or choose another folder"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # other systems cannot open a folder; there the rename stands alone
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

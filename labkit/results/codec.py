@@ -1,0 +1,177 @@
+"""Records to rows and back, without loss.
+
+Samples become one compressed blob of little-endian float64, bit for bit. Facts become JSON:
+NaN and infinity, which JSON lacks, are tagged as {"$float": "nan"}; tuples come back as lists.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labkit.errors import ResultsError, UsageError
+from labkit.records import Comparison, Fidelity, Run, Samples
+
+Row = dict[str, Any]
+
+RUN_SAMPLES = ("latency_s", "done_s", "warmup_s")
+RUN_SPANS = ("spans_s", "spans_gpu_s")
+RUN_PLAIN = (
+    "created", "rung", "stage", "scenario", "quick", "offered", "dropped", "failed", "startup_s",
+    "peak_bytes",
+)  # fmt: skip
+RUN_FACTS = ("settings", "source", "limit", "fidelity", "accuracy", "disturbances", "fingerprint")
+COMPARISON_SAMPLES = ("a_s", "b_s")
+COMPARISON_PLAIN = ("created", "a", "b", "frames_per_turn", "agrees", "quick")
+COMPARISON_FACTS = ("settings", "source", "fidelity", "fingerprint", "disturbances")
+
+
+def run_to_row(run: Run) -> Row:
+    """A run as one row of plain values, JSON texts and a blob of samples."""
+    return {
+        **{name: _plain(getattr(run, name)) for name in RUN_PLAIN},
+        **{name: dump_json(_fact(getattr(run, name)), name) for name in RUN_FACTS},
+        "samples": pack(run_series(run)),
+    }
+
+
+def run_from_row(row: Mapping[str, Any]) -> Run:
+    """The run that `run_to_row` made a row of."""
+    return build_run(row, unpack(row["samples"]))
+
+
+def build_run(row: Mapping[str, Any], series: Mapping[str, Samples]) -> Run:
+    """A run from plain values, JSON texts and named series (see `run_series`)."""
+    spans: dict[str, dict[str, Samples]] = {kind: {} for kind in RUN_SPANS}
+    for name, samples in series.items():
+        kind, _, span = name.partition("/")
+        if kind in spans:
+            spans[kind][span] = samples
+    values: Row = {name: row[name] for name in RUN_PLAIN} | {"quick": bool(row["quick"])}
+    values |= _facts(row, RUN_FACTS) | spans
+    values |= {name: series.get(name, np.empty(0)) for name in RUN_SAMPLES}
+    return Run(id=int(row["id"]), **values)
+
+
+def run_series(run: Run) -> dict[str, Samples]:
+    """All raw samples of a run by name; a span's is "spans_s/NAME" or "spans_gpu_s/NAME"."""
+    series = {name: getattr(run, name) for name in RUN_SAMPLES}
+    for kind in RUN_SPANS:
+        series |= {f"{kind}/{span}": samples for span, samples in getattr(run, kind).items()}
+    return series
+
+
+def comparison_to_row(comparison: Comparison) -> Row:
+    """A comparison as one row of plain values, JSON texts and a blob of samples."""
+    return {
+        **{name: _plain(getattr(comparison, name)) for name in COMPARISON_PLAIN},
+        **{name: dump_json(_fact(getattr(comparison, name)), name) for name in COMPARISON_FACTS},
+        "samples": pack({name: getattr(comparison, name) for name in COMPARISON_SAMPLES}),
+    }
+
+
+def comparison_from_row(row: Mapping[str, Any]) -> Comparison:
+    """The comparison that `comparison_to_row` made a row of."""
+    return build_comparison(row, unpack(row["samples"]))
+
+
+def build_comparison(row: Mapping[str, Any], series: Mapping[str, Samples]) -> Comparison:
+    """A comparison from plain values, JSON texts and the series "a_s" and "b_s"."""
+    values: Row = {name: row[name] for name in COMPARISON_PLAIN} | _facts(row, COMPARISON_FACTS)
+    values |= {name: bool(row[name]) for name in ("agrees", "quick")}
+    values |= {name: series[name] for name in COMPARISON_SAMPLES}
+    return Comparison(id=int(row["id"]), **values)
+
+
+def pack(series: Mapping[str, Samples]) -> bytes:
+    """Named float64 series as compressed bytes: a JSON list of names and lengths, then the numbers."""
+    arrays = {name: np.ascontiguousarray(part, dtype="<f8") for name, part in series.items()}
+    for name, part in arrays.items():
+        if part.ndim != 1:
+            raise UsageError(f"samples are series (n,); {name} has the shape {part.shape}")
+    head = json.dumps([[name, len(part)] for name, part in arrays.items()]).encode()
+    return zlib.compress(head + b"\n" + b"".join(part.tobytes() for part in arrays.values()))
+
+
+def unpack(blob: bytes) -> dict[str, Samples]:
+    """The series that `pack` packed, writable and bit for bit the same.
+
+    Raises:
+        ResultsError: the bytes are damaged.
+    """
+    try:
+        head, _, body = zlib.decompress(blob).partition(b"\n")
+        values = np.frombuffer(body, dtype="<f8").astype(np.float64)
+        series, start = {}, 0
+        for name, n in json.loads(head):
+            series[name] = values[start : start + n].copy()
+            start += n
+        if start != len(values):
+            raise ValueError(f"{start} values announced, {len(values)} found")
+    except (zlib.error, ValueError, TypeError) as error:
+        raise ResultsError(
+            f"the samples of a stored row are damaged ({error}); delete it or restore a copy of the store"
+        ) from error
+    return series
+
+
+def dump_json(value: Any, what: str = "value") -> str:
+    """JSON text of plain data; numpy numbers and arrays, paths, NaN and infinity included."""
+    try:
+        return json.dumps(_to_json(value), allow_nan=False, ensure_ascii=False)
+    except TypeError as error:
+        raise UsageError(
+            f"{what} is stored as JSON and holds something that is no plain data: {error}"
+        ) from error
+
+
+def load_json(text: str) -> Any:
+    """The value of which `dump_json` made the text."""
+    try:
+        return json.loads(text, object_hook=_untag)
+    except (ValueError, TypeError) as error:
+        raise ResultsError(f"a stored row holds damaged JSON ({error}); delete the row") from error
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return _to_json(value.tolist())
+    if isinstance(value, np.generic):
+        return _to_json(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"}
+    if isinstance(value, Mapping):
+        return {str(key): _to_json(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_json(part) for part in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((_to_json(part) for part in value), key=str)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _untag(value: dict[str, Any]) -> Any:
+    if value.keys() == {"$float"} and value["$float"] in ("nan", "inf", "-inf"):
+        return float(value["$float"])
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, (bool, np.bool_)) else _to_json(value)
+
+
+def _fact(value: Any) -> Any:
+    return vars(value) if isinstance(value, Fidelity) else value
+
+
+def _facts(row: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    facts = {name: load_json(row[name]) for name in names}
+    if facts["fidelity"] is not None:
+        facts["fidelity"] = Fidelity(**facts["fidelity"])
+    facts["disturbances"] = tuple(facts["disturbances"])
+    return facts

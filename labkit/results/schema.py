@@ -1,0 +1,75 @@
+"""The tables of the store, by schema version, and the way from an older one to this.
+
+A store says what it is by SQLite's `application_id` and which version by `user_version`. A
+new version is one more entry of `MIGRATIONS`; entries that were released are never edited.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from labkit.errors import ResultsError
+
+APPLICATION_ID = 0x4C41424B  # "LABK"
+
+MIGRATIONS = (
+    (
+        """CREATE TABLE runs (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, created TEXT NOT NULL, rung TEXT NOT NULL,
+            stage INTEGER NOT NULL, scenario TEXT NOT NULL, quick INTEGER NOT NULL,
+            offered INTEGER NOT NULL, dropped INTEGER NOT NULL, failed INTEGER NOT NULL,
+            startup_s REAL NOT NULL, peak_bytes INTEGER NOT NULL, samples BLOB NOT NULL,
+            settings TEXT NOT NULL, source TEXT NOT NULL, "limit" TEXT NOT NULL,
+            fidelity TEXT NOT NULL, accuracy TEXT NOT NULL, disturbances TEXT NOT NULL,
+            fingerprint TEXT NOT NULL)""",
+        "CREATE INDEX runs_by_rung ON runs (rung, stage)",
+        """CREATE TABLE comparisons (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, created TEXT NOT NULL, a TEXT NOT NULL,
+            b TEXT NOT NULL, frames_per_turn INTEGER NOT NULL, agrees INTEGER NOT NULL,
+            quick INTEGER NOT NULL, samples BLOB NOT NULL, settings TEXT NOT NULL,
+            source TEXT NOT NULL, fidelity TEXT NOT NULL, fingerprint TEXT NOT NULL,
+            disturbances TEXT NOT NULL)""",
+    ),
+    (
+        """CREATE TABLE predictions (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, created TEXT NOT NULL, question TEXT NOT NULL,
+            options TEXT NOT NULL, answer TEXT NOT NULL, result TEXT NOT NULL)""",
+    ),
+)
+VERSION = len(MIGRATIONS)
+
+
+def bring_up_to_date(db: sqlite3.Connection, path: object) -> None:
+    """Makes the tables of an empty database, or those that an older store lacks.
+
+    Raises:
+        ResultsError: the file is a database of something else, or of a newer labkit.
+    """
+    if _version(db, path) == VERSION:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for statements in MIGRATIONS[_version(db, path) :]:  # read again: another may have been first
+            for statement in statements:
+                db.execute(statement)
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _version(db: sqlite3.Connection, path: object) -> int:
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    application = int(db.execute("PRAGMA application_id").fetchone()[0])
+    occupied = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
+    if application != APPLICATION_ID and (occupied or application or version):
+        raise ResultsError(f"{path} is a database of another program; name another file for the results")
+    if version > VERSION:
+        raise ResultsError(
+            f"{path} has schema version {version}, newer than the {VERSION} that this labkit knows; "
+            "update labkit, or set LABKIT_HOME to another folder"
+        )
+    return version
