@@ -24,9 +24,9 @@
 #define SEG 8
 #define IN (TILE + 4 * R)
 #define MID (TILE + 2 * R)
-#define IN_PITCH (IN + 4)      // bytes; a multiple of 4, and an odd number of words for even TILE / 4
-#define MID_PITCH (MID | 1)    // values
-#define TILE_PITCH (TILE | 1)  // values
+#define IN_PITCH (((IN + 3) / 4 | 1) * 4)  // bytes
+#define MID_PITCH (MID | 1)                // values
+#define TILE_PITCH (TILE | 1)              // values
 #define WALKS(length) (((length) + SEG - 1) / SEG)
 
 #ifndef STORE  // step 5 stores something else
