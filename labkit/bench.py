@@ -7,8 +7,8 @@ finished run is stored at once, so that an interruption loses only what was unde
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from labkit.measure import (
 from labkit.measure.fidelity import Answers
 from labkit.models.prepare import resolve_all
 from labkit.models.weights import Weights
+from labkit.models.work import gflop_per_frame
 from labkit.needs import missing
 from labkit.pipelines import rung as rung_named
 from labkit.records import Comparison, Fidelity, Run
@@ -259,17 +260,17 @@ def _run(rung: Rung, worker: Worker, agreement: Fidelity, job: Job) -> Run:
         peak_bytes=worker.peak_bytes(),
         settings={**worker.ready.settings, "paced_fps": job.plan.fps, "changes": rung.changes},
         source=job.frames.source,
-        limit=_limit(rung, worker, job),
+        limit=_limit(rung, job),
         fidelity=agreement,
         disturbances=watch.disturbances(),
         fingerprint=fingerprint(),
     )
 
 
-def _limit(rung: Rung, worker: Worker, job: Job) -> dict[str, Any]:
+def _limit(rung: Rung, job: Job) -> dict[str, Any]:
     peaks = job.peaks[rung.prepare.device]
     return {
-        "gflop_per_frame": worker.ready.gflop_per_frame,
+        "gflop_per_frame": gflop_per_frame(rung.prepare, job.workload),
         "precision": rung.prepare.precision,
         "peak_gflops": peaks.get(rung.prepare.precision),
         "peaks": dict(peaks),
@@ -314,15 +315,3 @@ def _finish(result: Any, results: list[Any], job: Job) -> None:
         result = add(result)
     results.append(result)
     job.reporter.finished(result)
-
-
-@contextmanager
-def default_store() -> Iterator[Store]:
-    """The user's own store, opened and closed."""
-    from labkit.results import default_path
-
-    store = Store(default_path())
-    try:
-        yield store
-    finally:
-        store.close()

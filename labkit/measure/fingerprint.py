@@ -202,7 +202,11 @@ class Watch:
         self._wall = time.perf_counter() - self._wall
         now = psutil.cpu_times()
         total = sum(now) - sum(self._cpu)
-        busy = total - (now.idle - self._cpu.idle) - (getattr(now, "iowait", 0) - getattr(self._cpu, "iowait", 0))
+        busy = (
+            total
+            - (now.idle - self._cpu.idle)
+            - (getattr(now, "iowait", 0) - getattr(self._cpu, "iowait", 0))
+        )
         self.steal = (getattr(now, "steal", 0.0) - getattr(self._cpu, "steal", 0.0)) / max(total, 1e-9)
         self.foreign = max(0.0, busy - (self._own_seconds() - self._own)) / max(total, 1e-9)
         self._gpu = gpu_state()

@@ -28,12 +28,11 @@ class Ready:
 
     Attributes:
         startup_s: from the start of the process (or of preparing, in the same process).
-        settings, gflop_per_frame, notes: as in `Prepared`.
+        settings, notes: as in `Prepared`.
     """
 
     startup_s: float
     settings: dict[str, Any]
-    gflop_per_frame: float
     notes: tuple[str, ...]
 
 
@@ -59,7 +58,6 @@ class Session:
         self.ready = Ready(
             time.perf_counter() - begun,
             self.prepared.settings,
-            self.prepared.gflop_per_frame,
             self.prepared.notes,
         )
         self._turns: Iterator[tuple[Frame, Detections]] | None = None

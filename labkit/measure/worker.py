@@ -131,7 +131,9 @@ class Worker:
                 kind, value = self._replies.get(timeout=timeout_s)
             except queue.Empty:
                 self._process.kill()
-                raise WorkerError(f"{self.rung.name} said nothing for {timeout_s:.0f} s and was ended") from None
+                raise WorkerError(
+                    f"{self.rung.name} said nothing for {timeout_s:.0f} s and was ended"
+                ) from None
             if kind == wanted:
                 return value
             if kind == "report":

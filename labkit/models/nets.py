@@ -106,12 +106,10 @@ class Prepared:
         net: what the schedule gets.
         settings: model_set, weights, weights_sha256, device, objects, size, ... as used.
         notes: lines for the user, e.g. on which weights were chosen.
-        gflop_per_frame: arithmetic of one frame by the networks as published.
     """
 
     net: Net
     settings: dict[str, Any]
-    gflop_per_frame: float
     notes: tuple[str, ...] = field(default=())
 
     def synchronize(self) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from torch import Tensor, nn
 from labkit.errors import WeightsError
 from labkit.models.weights import Weights, state_sha256
 from labkit.preprocess import DETR_INPUT, RESNET_CROP_INPUT, RESNET_INPUT, InputSpec
-from labkit.types import Size
 
 LAB_FOLDER = Path(__file__).parent / "lab"
 MODELS = {"full": ("detr_r50", "resnet18"), "lab": ("lab_detr", "lab_resnet")}
@@ -95,27 +93,6 @@ def lab_weights(model: str) -> Weights:
     return Weights(model, "lab", folder, "shipped", "the lab's small model, trained on its own scenes")
 
 
-@lru_cache(maxsize=32)
-def gflop(model: str, batch: int, size: Size) -> float:
-    """Arithmetic of one forward pass in GFLOP (2 per multiply-add), counted by torch.
-
-    Args:
-        model: "resnet18", "detr_r50", "lab_resnet" or "lab_detr".
-        batch: images per pass.
-        size: (width, height) of the network's input.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    if model.startswith("lab_"):
-        module = build(lab_weights(model)).module
-    else:
-        module = build(Weights(model, "random", None, "seed 0", "")).module
-    counter = FlopCounterMode(display=False)
-    with counter, torch.inference_mode(False), torch.no_grad():
-        module(torch.zeros(1, 3, size[1], size[0]))
-    return batch * counter.get_total_flops() / 1e9
-
-
 def _resnet18(weights: Weights) -> Network:
     from torchvision.models import ResNet18_Weights, resnet18
 
@@ -128,9 +105,7 @@ def _resnet18(weights: Weights) -> Network:
         module = resnet18(weights=None)
         module.load_state_dict(torch.load(weights.path, map_location="cpu", weights_only=True))
         labels = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
-    return Network(
-        "resnet18", module, labels, RESNET_INPUT, RESNET_CROP_INPUT, weights, state_sha256(module)
-    )
+    return Network("resnet18", module, labels, RESNET_INPUT, RESNET_CROP_INPUT, weights, state_sha256(module))
 
 
 def _detr_r50(weights: Weights) -> Network:

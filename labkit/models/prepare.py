@@ -10,8 +10,8 @@ import torch
 from labkit.errors import UnavailableError, UsageError
 from labkit.models.engines import Request, build_engine
 from labkit.models.inputs import ByteInput, calibration_frames, with_bytes
-from labkit.models.networks import MODELS, Network, build, gflop, lab_weights
 from labkit.models.nets import Classifier, Combined, Detector, Net, Prepared
+from labkit.models.networks import MODELS, Network, build, lab_weights
 from labkit.models.weights import Weights, resolve
 from labkit.preprocess import InputSpec, Preprocess, preprocessor
 from labkit.types import Preparation, Size, Workload
@@ -54,7 +54,6 @@ def prepare(
     return Prepared(
         net,
         _settings(preparation, workload, networks),
-        _gflop(preparation, workload, networks),
         tuple(n.weights.note for n in networks.values()),
     )
 
@@ -125,9 +124,7 @@ def _detector(network: Network, preparation: Preparation, workload: Workload, re
     return Detector(network, engine, _input(preparation, network.input), preparation.device, workload)
 
 
-def _classifier(
-    network: Network, preparation: Preparation, workload: Workload, report: Report
-) -> Classifier:
+def _classifier(network: Network, preparation: Preparation, workload: Workload, report: Report) -> Classifier:
     assert network.crop_input is not None
     whole_frames = preparation.task == "classify"
     spec = network.input if whole_frames else network.crop_input
@@ -162,17 +159,3 @@ def _settings(
         "seed": workload.seed,
         "preparation": preparation.describe(),
     }
-
-
-def _gflop(preparation: Preparation, workload: Workload, networks: Mapping[str, Network]) -> float:
-    total = 0.0
-    if "detect" in networks:
-        detector = networks["detect"]
-        total += gflop(detector.model, 1, detector.input.output_size(workload.size))
-    if "classify" in networks:
-        classifier = networks["classify"]
-        spec = classifier.input if preparation.task == "classify" else classifier.crop_input
-        assert spec is not None
-        batch = 1 if preparation.task == "classify" else workload.objects
-        total += gflop(classifier.model, batch, spec.output_size(workload.size))
-    return total

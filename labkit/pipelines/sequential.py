@@ -9,9 +9,7 @@ from labkit.trace import span
 from labkit.types import Detections, Frame
 
 
-def sequential(
-    frames: Iterable[Frame], net: Classifier | Detector
-) -> Iterator[tuple[Frame, Detections]]:
+def sequential(frames: Iterable[Frame], net: Classifier | Detector) -> Iterator[tuple[Frame, Detections]]:
     """One frame at a time; the host waits for every result."""
     for frame in frames:
         with span("preprocess", frame):

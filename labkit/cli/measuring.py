@@ -1,0 +1,138 @@
+"""Commands that measure: what they select, show and leave behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from labkit.bench import Outcome, Reporter
+from labkit.cli.screen import Screen, err, legend, out, print_lines, runs_table
+from labkit.errors import ResultsError, UnavailableError, UsageError
+from labkit.measure import FULL, QUICK, Plan
+from labkit.pipelines import LADDER, rung, rungs_of_stage
+from labkit.records import Comparison, Run
+from labkit.results import Store, default_path
+from labkit.types import Rung
+
+INTERRUPTED = 130
+Work = Callable[[Store, Reporter], Any]
+
+
+def select(names: Sequence[str] | None, stage: int | None) -> list[Rung]:
+    """The named rungs, or a stage's, or all of them.
+
+    Raises:
+        UsageError: a name or stage that does not exist.
+    """
+    if names:
+        return [rung(name) for name in dict.fromkeys(names)]
+    if stage is None:
+        return list(LADDER)
+    chosen = rungs_of_stage(stage)
+    if not chosen:
+        known = sorted({r.stage for r in LADDER})
+        raise UsageError(f"stage {stage} has no rungs; stages with rungs: {', '.join(map(str, known))}")
+    return list(chosen)
+
+
+def plan_for(scenario: str, fps: float | None, quick: bool, seconds: float | None) -> Plan:
+    """The plan that the options describe."""
+    if fps is not None and scenario != "paced":
+        raise UsageError("--fps is the rate of the paced scenario; add --scenario paced")
+    plan = replace(QUICK if quick else FULL, scenario=scenario, fps=fps)
+    return plan if seconds is None else replace(plan, seconds=seconds)
+
+
+def measure_and_show(work: Work, as_json: bool) -> None:
+    """Runs a benchmark and shows it; exits with 5 if not one rung could be measured."""
+    outcome = Outcome()
+    path = default_path()
+    with Store(path) as store, Screen() as screen:
+        try:
+            outcome = work(store, screen)
+        except KeyboardInterrupt:
+            print_lines([f"stopped; {screen.saved} finished results are saved in {path}"], console=err)
+            raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        for run in outcome.runs:
+            print(json.dumps(run.to_json(), default=str))
+    else:
+        show(outcome)
+        leave_pictures(outcome, path)
+    if not outcome.runs:
+        reasons = "; ".join(f"{name} {why}" for name, why in outcome.skipped.items())
+        raise UnavailableError(f"no rung was measured: {reasons}")
+
+
+def compare_and_show(work: Work, as_json: bool) -> None:
+    """Runs one comparison and shows it."""
+    with Store(default_path()) as store, Screen() as screen:
+        comparison: Comparison = work(store, screen)
+    if as_json:
+        print(json.dumps(comparison.to_json(), default=str))
+        return
+    low, high = comparison.interval
+    print_lines(
+        [
+            comparison.sentence,
+            f"verdict: {comparison.verdict} (ratio {comparison.ratio:.3f}, {low:.3f} to {high:.3f})",
+            *(f"doubt: {reason}" for reason in comparison.disturbances),
+        ]
+    )
+
+
+def show(outcome: Outcome) -> None:
+    """The table, the sentences, and what was skipped."""
+    if outcome.runs:
+        out.print()
+        out.print(runs_table(outcome.runs))
+        out.print()
+        print_lines(legend(outcome.runs), style="dim")
+    if outcome.comparisons:
+        print_lines(["", "Measured in turns on the same frames:"], style="bold")
+        print_lines(f"  {comparison.sentence}" for comparison in outcome.comparisons)
+    if outcome.skipped:
+        print_lines(["", "Not measured:"], style="bold")
+        print_lines(f"  {name}: {why}" for name, why in outcome.skipped.items())
+
+
+def leave_pictures(outcome: Outcome, store_path: Path) -> None:
+    """Writes the plots and the report of these results beside the store."""
+    from labkit.plots import save_all
+    from labkit.report import write_report
+
+    if not outcome.runs:
+        return
+    folder = store_path.parent
+    saved = save_all(outcome.runs, outcome.comparisons, folder / "plots")
+    page = write_report(outcome.runs, outcome.comparisons, folder / "report.html")
+    print_lines(
+        ["", f"rows: {store_path}", f"plots: {folder / 'plots'} ({len(saved)} files)", f"report: {page}"]
+    )
+
+
+def write_newest_report(path: Path | None) -> Path:
+    """The newest run of each rung and the newest comparison of each pair, on one page."""
+    from labkit.report import write_report
+
+    with Store(default_path()) as store:
+        runs = newest_of_each(store.runs(), lambda run: (run.rung, run.scenario))
+        comparisons = newest_of_each(store.comparisons(), lambda c: (c.a, c.b))
+    if not runs:
+        raise ResultsError("there are no results yet; run: labkit bench --quick")
+    order = {r.name: i for i, r in enumerate(LADDER)}
+    runs.sort(key=lambda run: order.get(run.rung, len(order)))
+    return write_report(runs, comparisons, path or default_path().parent / "report.html")
+
+
+def newest_of_each(results: Sequence[Any], key: Callable[[Any], Any]) -> list[Any]:
+    """The last result, by id, of each key."""
+    newest: dict[Any, Run | Comparison] = {}
+    for result in sorted(results, key=lambda r: r.id):
+        newest[key(result)] = result
+    return list(newest.values())
