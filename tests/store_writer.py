@@ -1,0 +1,21 @@
+"""Writes runs into a store, one after the other, and says which were reported as saved."""
+
+from __future__ import annotations
+
+import sys
+
+from records_made_up import made_up_run
+
+from labkit.results import Store
+
+
+def main(path: str, name: str, count: int) -> None:
+    run = made_up_run(name, n=30)
+    with Store(path) as store:
+        for _ in range(count):
+            sys.stdout.write(f"{store.add_run(run).id}\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,500 @@
+"""The store: what it reported as saved is there; what it cannot do it says."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from records_made_up import made_up_comparison, made_up_run
+
+from labkit.errors import ResultsError, UsageError
+from labkit.files import write_whole
+from labkit.records import Comparison, Run
+from labkit.results import (
+    Prediction,
+    Store,
+    codec,
+    default_path,
+    export,
+    import_reference,
+    load_export,
+    schema,
+    store,
+    table,
+)
+
+TESTS = Path(__file__).parent
+V1_FILE = """
+CREATE TABLE runs (id INTEGER PRIMARY KEY AUTOINCREMENT, created TEXT NOT NULL, rung TEXT NOT NULL,
+  stage INTEGER NOT NULL, scenario TEXT NOT NULL, quick INTEGER NOT NULL, offered INTEGER NOT NULL,
+  dropped INTEGER NOT NULL, failed INTEGER NOT NULL, startup_s REAL NOT NULL, peak_bytes INTEGER NOT NULL,
+  samples BLOB NOT NULL, settings TEXT NOT NULL, source TEXT NOT NULL, "limit" TEXT NOT NULL,
+  fidelity TEXT NOT NULL, accuracy TEXT NOT NULL, disturbances TEXT NOT NULL, fingerprint TEXT NOT NULL);
+CREATE INDEX runs_by_rung ON runs (rung, stage);
+CREATE TABLE comparisons (id INTEGER PRIMARY KEY AUTOINCREMENT, created TEXT NOT NULL, a TEXT NOT NULL,
+  b TEXT NOT NULL, frames_per_turn INTEGER NOT NULL, agrees INTEGER NOT NULL, quick INTEGER NOT NULL,
+  samples BLOB NOT NULL, settings TEXT NOT NULL, source TEXT NOT NULL, fidelity TEXT NOT NULL,
+  fingerprint TEXT NOT NULL, disturbances TEXT NOT NULL);
+PRAGMA application_id = 1279345227;
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Store:
+    return Store(tmp_path / "lab.sqlite")
+
+
+def assert_same_run(a: Run, b: Run) -> None:
+    for name in (*codec.RUN_PLAIN, "settings", "source", "limit", "fidelity", "accuracy", "disturbances"):
+        assert getattr(a, name) == getattr(b, name), name
+    one, other = codec.run_series(a), codec.run_series(b)
+    assert one.keys() == other.keys()
+    for name, part in one.items():
+        assert part.dtype == other[name].dtype == np.float64
+        np.testing.assert_array_equal(part, other[name], err_msg=name)
+
+
+def test_a_run_comes_back_as_it_was(lab: Store) -> None:
+    run = made_up_run(
+        spans_s={"infer": np.full(120, np.nan), "a/b ü": np.arange(120.0)},
+        spans_gpu_s={"infer": np.arange(120.0)},
+        disturbances=("the fan ran",),
+        limit={"peak_gflops": float("inf"), "deep": [{"nan": -float("inf")}]},
+    )
+    saved = lab.add_run(run)
+    assert saved.id == 1
+    assert saved.created.endswith("+00:00")
+    assert_same_run(lab.run(1), saved)
+    assert lab.run(1).fps_interval == run.fps_interval
+
+
+def test_a_comparison_comes_back_as_it_was(lab: Store) -> None:
+    saved = lab.add_comparison(made_up_comparison(fidelity=made_up_run().fidelity))
+    back = lab.comparisons(a="opencv", b="tuned")[0]
+    assert back.sentence == saved.sentence
+    assert back.fidelity == saved.fidelity
+    assert (back.id, back.created) == (saved.id, saved.created)
+    np.testing.assert_array_equal(back.a_s, saved.a_s)
+    np.testing.assert_array_equal(lab.comparison(1).b_s, saved.b_s)
+
+
+@given(st.dictionaries(st.text(max_size=8), st.lists(st.floats(), max_size=20), max_size=4))
+def test_samples_come_back_bit_for_bit(series: dict[str, list[float]]) -> None:
+    arrays = {name: np.array(part, np.float64) for name, part in series.items()}
+    back = codec.unpack(codec.pack(arrays))
+    assert list(back) == list(arrays)
+    assert all(back[name].tobytes() == arrays[name].tobytes() for name in arrays)
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(json_values)
+@settings(max_examples=200)
+def test_facts_come_back_infinity_included(value: object) -> None:
+    assert codec.load_json(codec.dump_json(value)) == value
+
+
+def test_facts_take_numpy_and_refuse_what_is_no_data() -> None:
+    facts = {"n": np.int64(3), "x": np.float32(0.5), "a": np.arange(3), "p": Path("a"), "nan": np.nan}
+    back = codec.load_json(codec.dump_json(facts))
+    assert np.isnan(back.pop("nan"))
+    assert back == {"n": 3, "x": 0.5, "a": [0, 1, 2], "p": "a"}
+    with pytest.raises(UsageError, match="settings is stored as JSON"):
+        codec.dump_json({"net": object()}, "settings")
+
+
+@pytest.mark.parametrize("blob", [b"", b"junk", codec.pack({"a": np.ones(4)})[:-3]])
+def test_damaged_samples_are_reported(blob: bytes) -> None:
+    with pytest.raises(ResultsError, match="damaged"):
+        codec.unpack(blob)
+
+
+def test_runs_are_found_by_what_they_are(lab: Store) -> None:
+    for k in range(6):
+        lab.add_run(made_up_run(f"rung{k % 2}", stage=k, quick=k == 5, n=20))
+    assert [run.stage for run in lab.runs()] == [0, 1, 2, 3, 4, 5]
+    assert [run.stage for run in lab.runs(rung="rung1")] == [1, 3, 5]
+    assert [run.stage for run in lab.runs(rung="rung1", quick=False)] == [1, 3]
+    assert [run.stage for run in lab.runs(newest=2)] == [4, 5]
+    assert lab.runs(stage=9) == [] == lab.runs(rung="' OR 1=1 --")
+    assert lab.delete([1, 2, 99]) == 2
+    assert [run.id for run in lab.runs()] == [3, 4, 5, 6]
+    assert lab.add_run(made_up_run()).id == 7
+    with pytest.raises(UsageError, match="no row 1 among the runs"):
+        lab.run(1)
+
+
+def test_predictions(lab: Store) -> None:
+    saved = lab.add_prediction(Prediction("Which is faster?", ("PIL", "OpenCV"), "PIL"))
+    lab.settle_prediction(saved.id, {"ratio": 1.4})
+    assert lab.predictions()[0].result == {"ratio": 1.4}
+    assert lab.predictions()[0].options == ("PIL", "OpenCV")
+    assert lab.predictions(question="else") == []
+    with pytest.raises(UsageError, match="no prediction 9"):
+        lab.settle_prediction(9, None)
+
+
+def test_results_go_where_labkit_home_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "deep" / "home"))
+    with Store() as here:
+        assert here.path == tmp_path / "deep" / "home" / "lab.sqlite" == default_path()
+    monkeypatch.delenv("LABKIT_HOME")
+    assert default_path() == Path("results/lab.sqlite")
+
+
+def test_the_file_is_written_ahead_and_synchronised(lab: Store) -> None:
+    assert lab._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert lab._db.execute("PRAGMA synchronous").fetchone()[0] == 2
+
+
+def test_version_1_is_migrated_with_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite"
+    run = made_up_run("kept")
+    with sqlite3.connect(path) as db:
+        db.executescript(V1_FILE)
+        row = codec.run_to_row(run) | {"created": "2020-01-01T00:00:00.000+00:00"}
+        names = ", ".join(f'"{name}"' for name in row)
+        db.execute(f"INSERT INTO runs ({names}) VALUES ({', '.join('?' * len(row))})", list(row.values()))
+    db.close()
+    with Store(path) as lab:
+        assert lab.predictions() == []
+        np.testing.assert_array_equal(lab.run(1).latency_s, run.latency_s)
+        assert lab._db.execute("PRAGMA user_version").fetchone()[0] == schema.VERSION == 2
+
+
+def test_a_failed_migration_leaves_the_old_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "old.sqlite"
+    with sqlite3.connect(path) as db:
+        db.executescript(V1_FILE)
+    db.close()
+    monkeypatch.setattr(schema, "MIGRATIONS", (schema.MIGRATIONS[0], ("CREATE TABLE new (a)", "NONSENSE")))
+    with pytest.raises(ResultsError):
+        Store(path)
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == 1
+        assert not db.execute("SELECT name FROM sqlite_master WHERE name = 'new'").fetchall()
+    db.close()
+
+
+def test_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "lab.sqlite"
+    Store(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 3")
+    db.close()
+    with pytest.raises(ResultsError, match="schema version 3, newer than the 2"):
+        Store(path)
+
+
+def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE visits (url TEXT)")
+    db.close()
+    with pytest.raises(ResultsError, match="another program"):
+        Store(path)
+
+
+def test_what_is_no_store_is_named_with_what_to_do(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("not a database at all\n" * 99)
+    with pytest.raises(ResultsError, match=r"notes\.txt is not a readable results store.*LABKIT_HOME"):
+        Store(text)
+    with pytest.raises(ResultsError, match=r"is a folder.*name a file in it"):
+        Store(tmp_path)
+    with pytest.raises(ResultsError, match="cannot write"):
+        Store(text / "lab.sqlite")
+    assert text.read_text().startswith("not a database")
+
+
+def test_a_closed_store_says_so(lab: Store) -> None:
+    lab.close()
+    with pytest.raises(ResultsError, match="has been closed"):
+        lab.add_run(made_up_run())
+
+
+SAVE_ONE = """
+import os, sys
+sys.path.insert(0, ".")
+from labkit.errors import ResultsError
+from labkit.results import Store
+from records_made_up import made_up_run
+run = made_up_run()
+if os.geteuid() == 0:  # the superuser may write everywhere
+    os.setgid(65534); os.setuid(65534)
+try:
+    Store(sys.argv[1]).add_run(run)
+except ResultsError as error:
+    print("ResultsError", error)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are those of POSIX")
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_read_only_folder(existing: bool) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # pytest's own is closed to other users
+        folder = Path(name)
+        if existing:
+            with Store(folder / "lab.sqlite") as lab:
+                lab.add_run(made_up_run())
+        folder.chmod(0o555)
+        command = [sys.executable, "-c", SAVE_ONE, str(folder / "lab.sqlite")]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=TESTS, check=False)
+        folder.chmod(0o755)
+    assert "ResultsError cannot write" in done.stdout, done.stdout + done.stderr
+    assert "make its folder writable" in done.stdout
+
+
+FILL = """
+import sys
+sys.path.insert(0, ".")
+from labkit.errors import ResultsError
+from labkit.results import Store
+from records_made_up import made_up_run
+{limit}
+saved = 0
+store = Store(sys.argv[1])
+try:
+    while True:
+        store.add_run(made_up_run(n=2000)); saved += 1
+except ResultsError as error:
+    print(saved, error)
+"""
+
+
+def fill(path: Path, limit: str = "") -> tuple[int, str]:
+    command = [sys.executable, "-c", FILL.format(limit=limit), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=TESTS, check=False)
+    assert done.returncode == 0, done.stderr
+    saved, _, message = done.stdout.partition(" ")
+    return int(saved), message
+
+
+def test_a_file_that_may_not_grow_keeps_its_earlier_rows(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="limits on file size are those of POSIX")
+    assert resource
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))"
+    saved, message = fill(tmp_path / "lab.sqlite", limit)
+    assert saved > 0
+    assert "earlier rows are as they were" in message
+    with Store(tmp_path / "lab.sqlite") as lab:
+        assert len(lab.runs()) == saved
+
+
+def test_a_full_disk_keeps_the_earlier_rows(tmp_path: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "mount"):
+        pytest.skip("mounting a small disk needs Linux")
+    if libc.mount(b"tmpfs", str(tmp_path).encode(), b"tmpfs", 0, b"size=1m"):
+        pytest.skip(f"mounting a small disk is not permitted: {os.strerror(ctypes.get_errno())}")
+    try:
+        saved, message = fill(tmp_path / "lab.sqlite")
+        assert saved > 0
+        assert "no space left" in message
+        assert "free space" in message
+        with pytest.raises(ResultsError, match="cannot write"):
+            write_whole(tmp_path / "big.bin", bytes(2**20))
+        assert not list(tmp_path.glob(".big*"))
+        check = sqlite3.connect(tmp_path / "lab.sqlite")
+        assert check.execute("SELECT count(*) FROM runs").fetchone()[0] == saved
+        assert check.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        check.close()
+    finally:
+        assert libc.umount2(str(tmp_path).encode(), 2) == 0
+
+
+def writer(path: Path, name: str, count: int) -> subprocess.Popen[str]:
+    command = [sys.executable, str(TESTS / "store_writer.py"), str(path), name, str(count)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def kill_writers(path: Path, times: int) -> tuple[int, set[int]]:
+    """Kills a writer at random moments after its first row; returns kills and the ids it reported."""
+    moment = random.Random(5)
+    acknowledged: set[int] = set()
+    for _ in range(times):
+        with writer(path, "killed", 100_000) as process:
+            assert process.stdout is not None
+            acknowledged.add(int(process.stdout.readline()))
+            time.sleep(moment.uniform(0, 0.05))  # the moment is what varies; nothing is waited for
+            process.kill()
+            lines = process.stdout.read().split("\n")
+            acknowledged |= {int(line) for line in lines[:-1]}  # a last line without its end is no report
+    return times, acknowledged
+
+
+def assert_all_there(path: Path, acknowledged: set[int]) -> None:
+    with Store(path) as lab:
+        stored = {run.id for run in lab.runs()}
+        assert acknowledged <= stored
+        assert lab._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+def test_no_reported_row_is_lost_when_writers_are_killed(tmp_path: Path) -> None:
+    _, acknowledged = kill_writers(tmp_path / "lab.sqlite", 20)
+    assert len(acknowledged) >= 20
+    assert_all_there(tmp_path / "lab.sqlite", acknowledged)
+
+
+@pytest.mark.slow
+def test_no_reported_row_is_lost_in_200_kills(tmp_path: Path) -> None:
+    _, acknowledged = kill_writers(tmp_path / "lab.sqlite", 200)
+    assert len(acknowledged) >= 200
+    assert_all_there(tmp_path / "lab.sqlite", acknowledged)
+
+
+def write_from_eight(path: Path, rows: int) -> None:
+    writers = [writer(path, f"writer{k}", rows) for k in range(8)]
+    reported = [process.communicate()[0].split() for process in writers]
+    assert [len(ids) for ids in reported] == [rows] * 8
+    with Store(path) as lab:
+        runs = lab.runs()
+    assert len(runs) == 8 * rows == len({run.id for run in runs})
+    assert {sum(run.rung == f"writer{k}" for run in runs) for k in range(8)} == {rows}
+
+
+def test_eight_processes_write_into_one_new_store(tmp_path: Path) -> None:
+    write_from_eight(tmp_path / "lab.sqlite", 60)
+
+
+@pytest.mark.slow
+def test_eight_processes_write_500_rows_each(tmp_path: Path) -> None:
+    write_from_eight(tmp_path / "lab.sqlite", 500)
+
+
+def test_threads_share_a_store(lab: Store) -> None:
+    threads = [
+        threading.Thread(target=lambda: [lab.add_run(made_up_run(n=10)) for _ in range(20)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(lab.runs()) == 80
+
+
+def test_a_busy_store_is_said_to_be_busy(lab: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.05)
+    with Store(lab.path) as other:
+        lab._db.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ResultsError, match="another process has held"):
+            other.add_run(made_up_run())
+        lab._db.execute("COMMIT")
+        other.add_run(made_up_run())
+
+
+def test_a_network_file_system_is_doubted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert Store(tmp_path / "lab.sqlite").warning is None
+    monkeypatch.setattr(store, "_file_system", lambda path: "nfs4")
+    assert "nfs4" in str(Store(tmp_path / "lab.sqlite").warning)
+
+
+def test_table_has_one_row_per_run_and_no_percentile_of_few_frames() -> None:
+    runs = [made_up_run("a", n=70), made_up_run("b", agreement=None, spread=0.3)]
+    shown = table(runs)
+    assert list(shown["rung"]) == ["a", "b"]
+    assert shown["fps"][0] == runs[0].fps
+    assert (shown["fps_lo"] < shown["fps"]).all()
+    assert shown["p90_ms"][0] == pytest.approx(np.percentile(runs[0].latency_s, 90) * 1e3)
+    assert shown["p99_ms"][0] is None
+    assert list(shown["noisy"]) == [False, True]
+    assert shown["share_of_limit"][0] == pytest.approx(runs[0].fps * 10 / 1000)
+    assert shown["machine"][0] == "Example CPU 3000, 8 cores"
+    assert len(table([])) == 0
+
+
+def exported(lab: Store, folder: Path) -> tuple[Run, Comparison]:
+    run = lab.add_run(made_up_run(spans_s={"a/b": np.full(120, np.nan)}, limit={"x": float("nan")}))
+    comparison = lab.add_comparison(made_up_comparison())
+    lab.export(folder)
+    return run, comparison
+
+
+def test_an_export_reads_back_into_the_same_records(lab: Store, tmp_path: Path) -> None:
+    lab.add_run(made_up_run("other", n=7))
+    run, comparison = exported(lab, tmp_path / "out" / "machine")
+    back = load_export(tmp_path / "out" / "machine")
+    assert [r.rung for r in back.runs] == ["other", "opencv"]
+    assert np.isnan(back.runs[1].limit["x"])
+    for name, part in codec.run_series(run).items():
+        np.testing.assert_array_equal(codec.run_series(back.runs[1])[name], part)
+    assert (back.runs[1].id, back.runs[1].created) == (run.id, run.created)
+    assert_same_run(back.runs[0], lab.runs()[0])
+    assert back.comparisons[0].sentence == comparison.sentence
+    assert back.fingerprint["cpu"] == "Example CPU 3000"
+    assert [r.id for r in import_reference(tmp_path / "out")] == [1, 2]
+    assert [r.id for r in import_reference(tmp_path / "out" / "machine")] == [1, 2]
+
+
+def test_csv_holds_the_same_numbers_to_the_last_digit(lab: Store, tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    run, _ = exported(lab, tmp_path)
+    samples = pd.read_csv(tmp_path / "samples.csv", dtype={"seconds": str})
+    latency = samples[samples["series"] == "latency_s"].sort_values("position")["seconds"]
+    np.testing.assert_array_equal([float(text) for text in latency], run.latency_s)
+    runs = pd.read_csv(tmp_path / "runs.csv", dtype={"fps": str})
+    assert float(runs["fps"][0]) == run.fps
+    assert json.loads(runs["settings"][0])["weights"] == "random"
+
+
+def test_an_empty_store_is_exported_and_read(lab: Store, tmp_path: Path) -> None:
+    files = lab.export(tmp_path / "empty", formats=("parquet",))
+    assert [file.name for file in files][-1] == "fingerprint.json"
+    assert load_export(tmp_path / "empty").runs == ()
+
+
+def test_an_export_with_a_file_missing_or_changed_is_noticed(lab: Store, tmp_path: Path) -> None:
+    exported(lab, tmp_path / "a")
+    (tmp_path / "a" / "samples.parquet").write_bytes(b"torn")
+    with pytest.raises(ResultsError, match=r"samples\.parquet is not the file that was exported"):
+        load_export(tmp_path / "a")
+    (tmp_path / "a" / "samples.parquet").unlink()
+    with pytest.raises(ResultsError, match="no complete Parquet export"):
+        load_export(tmp_path / "a")
+    with pytest.raises(ResultsError, match="no export lies in"):
+        import_reference(tmp_path / "nowhere")
+
+
+def test_only_saved_records_in_known_formats_are_exported(lab: Store, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="only saved records"):
+        export([made_up_run()], [], tmp_path)
+    with pytest.raises(UsageError, match="formats"):
+        lab.export(tmp_path, formats=("xlsx",))
+
+
+def test_a_file_is_written_whole_or_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_whole(tmp_path / "new" / "a.txt", "first")
+
+    def broken(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(ResultsError, match="No space left"):
+        write_whole(path, "second")
+    assert path.read_text() == "first"
+    assert os.listdir(path.parent) == ["a.txt"]
+    assert path.stat().st_mode & 0o044
