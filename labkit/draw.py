@@ -66,7 +66,7 @@ def draw(image: NDArray[np.uint8], detections: Detections, *, min_score: float =
         return image.copy(order="C")
     from PIL import Image, ImageDraw
 
-    canvas = Image.fromarray(np.ascontiguousarray(image))
+    canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
     boxes = {i: _pixels(detections.xyxy[i], width, height) for i in shown}
     for i, box in boxes.items():

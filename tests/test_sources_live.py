@@ -113,7 +113,7 @@ class Script:
         self.refusing = False
         self.pusher = threading.Thread(target=self._start)
         self.pusher.start()
-        self.camera = Camera(self._connect, "scripted", open_timeout_s=2.0, read_timeout_s=0.5)
+        self.camera = Camera(self._connect, "scripted", open_timeout_s=2.0, read_timeout_s=1.0)
         self.pusher.join()
 
     def _connect(self):
@@ -172,6 +172,15 @@ def test_each_frame_is_delivered_once(script):
     assert until_back_take(script.camera) is not None
 
 
+def test_a_frame_that_waited_too_long_is_not_delivered(script):
+    assert wait_until(lambda: script.camera.captured == 4)
+    time.sleep(1.1)  # longer than the deadline: what is simulated is a reader that pauses
+    dropped = script.camera.dropped
+    with pytest.raises(SourceLost):
+        script.camera.take()
+    assert script.camera.dropped == dropped + 1
+
+
 def test_a_lost_camera_says_why_and_comes_back(script):
     script.camera.take()
     script.refusing = True
@@ -210,6 +219,64 @@ def test_an_error_of_the_driver_reaches_the_user():
     with pytest.raises(SourceError, match="upside down"):
         Camera(connect, "odd", open_timeout_s=1.0, read_timeout_s=0.5)
     assert wait_until(lambda: not readers())
+
+
+class Webcam:
+    """Stands in for `cv2.VideoCapture`: notes what it is asked, and gives a size of its own."""
+
+    asked: list[tuple[int, float]]
+
+    def __init__(self, index: int, backend: int) -> None:
+        self.index = index
+        self.asked = []
+        Webcam.last = self
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return True
+
+    def getBackendName(self) -> str:  # noqa: N802
+        return "PRETENDED"
+
+    def set(self, prop: int, value: float) -> bool:
+        self.asked.append((prop, value))
+        return True
+
+    def get(self, prop: int) -> float:
+        import cv2
+
+        return {cv2.CAP_PROP_FPS: 15.0, cv2.CAP_PROP_FRAME_WIDTH: 640, cv2.CAP_PROP_FRAME_HEIGHT: 480}.get(
+            prop, 0
+        )
+
+    def grab(self) -> bool:
+        time.sleep(0.03)
+        return True
+
+    def retrieve(self):
+        return True, np.full((30, 40, 3), (0, 0, 255), np.uint8)
+
+    def release(self) -> None:
+        pass
+
+
+def test_a_webcam_is_asked_in_the_right_order_and_its_first_frame_believed(monkeypatch):
+    import cv2
+
+    monkeypatch.setattr(cv2, "VideoCapture", Webcam)
+    monkeypatch.setattr("labkit.sources.connecting.Path.exists", lambda path: True)
+    with open_source("webcam:7", (320, 240), fps=60) as source:
+        frame = next(source)
+        described = source.describe()
+    props = [prop for prop, _ in Webcam.last.asked]
+    order = [cv2.CAP_PROP_FOURCC, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FPS]
+    assert props[:4] == order
+    assert [value for _, value in Webcam.last.asked][1:4] == [320, 240, 60]
+    assert Webcam.last.index == 7
+    assert frame.size == (320, 240)
+    assert frame.image[0, 0].tolist() == [255, 0, 0], "RGB"
+    assert described["asked_size"] == [320, 240]
+    assert described["got_size"] == [40, 30], "not the 640x480 that it claims"
+    assert (described["asked_fps"], described["fps"]) == (60, 15.0)
 
 
 # What is old and what is new
@@ -294,6 +361,16 @@ def test_a_stall_is_reported_in_time_and_repaired(camera):
         assert frame.index == source.delivered - 1
 
 
+def test_a_loss_is_reported_in_time_however_long_a_read_may_take(camera):
+    with open_source(camera.url, read_timeout_s=30.0) as source:
+        next(source)
+        camera.turn("stall")
+        silent_s, _ = until_lost(source)
+        assert silent_s < REPORTED_S
+        camera.turn("stream")
+        assert lag(until_back(source), camera) < 15
+
+
 def test_a_disconnected_camera_comes_back_with_another_size(camera):
     with open_source(camera.url, None, **TIMEOUTS) as source:
         next(source)
@@ -324,6 +401,12 @@ def test_a_missing_page_is_named(camera):
     camera.turn("404")
     with pytest.raises(SourceError, match="404"):
         open_source(camera.url)
+
+
+def test_a_missing_recording_is_named(camera):
+    camera.turn("404")
+    with pytest.raises(SourceError, match="404"):
+        open_source(camera.url + ".mp4")
 
 
 def test_a_server_that_says_nothing_has_a_deadline(camera):
@@ -391,6 +474,14 @@ def test_any_thread_may_close(camera):
     frames = list(source)
     closer.join()
     assert frames
+    assert wait_until(lambda: not readers(), 3)
+
+
+def test_a_forgotten_source_lets_go_of_its_camera(camera):
+    source = open_source(camera.url)
+    next(source)
+    del source
+    gc.collect()
     assert wait_until(lambda: not readers(), 3)
 
 

@@ -51,7 +51,6 @@ class Camera:
         self._connect = connect
         self._shown = shown
         self._lost_after_s = min(read_timeout_s, LOST_AFTER_S)
-        self._stale_after_s = max(read_timeout_s, LOST_AFTER_S)
         self._news = threading.Condition()  # guards everything below
         self._slot: tuple[NDArray[Any], float] | None = None
         self._captured = self._dropped = self._connections = 0
@@ -64,7 +63,11 @@ class Camera:
         self._thread = threading.Thread(target=self._run, name=f"labkit camera {shown}", daemon=True)
         self._thread.start()
         _open_cameras.add(self)
-        self._wait_for_start(open_timeout_s + read_timeout_s)
+        try:
+            self._wait_for_start(open_timeout_s + read_timeout_s)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def captured(self) -> int:
@@ -85,7 +88,7 @@ class Camera:
             SourceLost: None came in time; the camera is being reconnected meanwhile.
         """
         with self._news:
-            self._drop_if_older_than(self._stale_after_s)
+            self._drop_if_older_than(self._lost_after_s)
             self._news.wait_for(lambda: self._slot is not None or self._closing, self._patience_s())
             if self._closing:
                 return None
@@ -98,7 +101,7 @@ class Camera:
     def describe(self) -> dict[str, Any]:
         """Backend, what was asked for and what was got, number of connections so far."""
         with self._news:
-            return {**self._got, "connections": self._connections}
+            return {**self._got, "got_size": list(self.size), "connections": self._connections}
 
     def close(self) -> None:
         """Stops the reader; if it hangs in a read, it ends by itself at the read's deadline."""
@@ -117,7 +120,6 @@ class Camera:
             failure = self._failure
         if self._started:
             return
-        self.close()
         if done and failure is not None:
             raise failure
         raise SourceError(f"{self._shown} has sent no frame within {timeout_s:g} s; is it in use elsewhere?")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -91,6 +92,8 @@ class Source:
         self._limit = limit
         self._delivered = 0
         self._closed = threading.Event()
+        # A source that a notebook forgot must not keep the camera: a reader's thread would live on.
+        weakref.finalize(self, feed.close)
 
     @property
     def live(self) -> bool:

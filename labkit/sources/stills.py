@@ -134,9 +134,13 @@ def images_in(folder: Path) -> list[Path]:
     Raises:
         SourceError: There is none.
     """
-    paths = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise SourceError(
+            f"cannot list the folder {folder}: {error.strerror}; check its permissions"
+        ) from error
+    paths = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     if not paths:
         kinds = " ".join(sorted(IMAGE_SUFFIXES))
         raise SourceError(f"the folder {folder} holds no images ({kinds}); give another one, or a video file")

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from labkit.errors import SourceError
 from labkit.sources.convert import to_rgb
+from labkit.sources.probe import why_not
 from labkit.sources.source import Taken
+from labkit.sources.spec import scheme_of
 
 
 class Video:
@@ -110,6 +112,8 @@ class Video:
         capture = cv2.VideoCapture(self._address, cv2.CAP_FFMPEG, deadlines)
         if not capture.isOpened():
             capture.release()
+            if scheme_of(self._address) is not None:
+                raise SourceError(f"{self._shown} cannot be opened: {why_not(self._address)}")
             raise SourceError(
                 f"{self._shown} is not a video that can be read here; "
                 "play it elsewhere to see whether it is whole, or convert it to MP4"
