@@ -115,6 +115,7 @@ class Script:
         self.pusher.start()
         self.camera = Camera(self._connect, "scripted", open_timeout_s=2.0, read_timeout_s=1.0)
         self.pusher.join()
+        assert wait_until(lambda: self.camera.captured == 4)
 
     def _connect(self):
         if self.refusing:
@@ -151,7 +152,6 @@ def test_only_the_reader_touches_the_capture(script):
 
 
 def test_the_newest_frame_is_delivered_and_the_rest_counted(script):
-    assert wait_until(lambda: script.camera.captured == 4)
     before = script.camera.captured
     taken = script.camera.take()
     assert taken.image[0, 0, 0] == before
@@ -173,7 +173,6 @@ def test_each_frame_is_delivered_once(script):
 
 
 def test_a_frame_that_waited_too_long_is_not_delivered(script):
-    assert wait_until(lambda: script.camera.captured == 4)
     time.sleep(1.1)  # longer than the deadline: what is simulated is a reader that pauses
     dropped = script.camera.dropped
     with pytest.raises(SourceLost):
