@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from records_made_up import made_up_run
 
@@ -10,10 +11,11 @@ from labkit.results import Store
 
 
 def main(path: str, name: str, count: int) -> None:
-    run = made_up_run(name, n=30)
+    run = made_up_run(n=30)
     with Store(path) as store:
-        for _ in range(count):
-            sys.stdout.write(f"{store.add_run(run).id}\n")
+        for k in range(count):
+            saved = store.add_run(replace(run, rung=f"{name}-{k}"))
+            sys.stdout.write(f"{saved.rung}\n")
             sys.stdout.flush()
 
 
