@@ -50,7 +50,7 @@ def guided(image: Image, radius: int, eps: float, guide: Image | None = None) ->
     mean_a *= I
     mean_a += mean_b
     # Rounds to the nearest and saturates.
-    return np.asarray(cv2.convertScaleAbs(np.maximum(mean_a, 0, out=mean_a))).reshape(image.shape)
+    return np.asarray(cv2.convertScaleAbs(np.maximum(mean_a, 0, out=mean_a)), np.uint8).reshape(image.shape)
 
 
 def edges(image: Image) -> Image:
@@ -62,4 +62,4 @@ def edges(image: Image) -> Image:
     )
     across = cv2.absdiff(padded[1:-1, 2:], padded[1:-1, :-2])
     down = cv2.absdiff(padded[2:, 1:-1], padded[:-2, 1:-1])
-    return np.asarray(cv2.add(across, down)).reshape(image.shape)  # saturates
+    return np.asarray(cv2.add(across, down), np.uint8).reshape(image.shape)  # saturates

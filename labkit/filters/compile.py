@@ -21,7 +21,7 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 @dataclass(frozen=True)
 class Multiprocessor:
-    """What one streaming multiprocessor (SM) holds at once; CUDA C++ Programming Guide, compute capabilities."""
+    """What one streaming multiprocessor (SM) holds at once (CUDA C++ Programming Guide)."""
 
     threads: int
     blocks: int
@@ -107,7 +107,11 @@ def compile_cubin(source: str, defines: Mapping[str, int | str], arch: int) -> b
         UnavailableError: NVRTC is not installed.
     """
     nvrtc = _nvrtc()
-    options = [f"-arch=sm_{arch}", "-std=c++17", *(f"-D{name}={value}" for name, value in sorted(defines.items()))]
+    options = [
+        f"-arch=sm_{arch}",
+        "-std=c++17",
+        *(f"-D{name}={value}" for name, value in sorted(defines.items())),
+    ]
     program = nvrtc.createProgram(source, "kernel.cu", (), ())
     try:
         nvrtc.compileProgram(program, tuple(options))
@@ -121,7 +125,7 @@ def compile_cubin(source: str, defines: Mapping[str, int | str], arch: int) -> b
 
 def compile_plan(made: Plan, arch: int) -> tuple[Compiled, ...]:
     """The kernels of one plan for one architecture, in launch order; raises as `compile_cubin`."""
-    measured = resources(compile_cubin(made.source, made.defines, arch))
+    measured = resources(compile_cubin(made.source, made.defines, arch), arch)
     return tuple(
         Compiled(made.file, launch.kernel, arch, threads=launch.threads, **measured[launch.kernel])
         for launch in made.launches
@@ -133,7 +137,10 @@ def table(
 ) -> tuple[Compiled, ...]:
     """Every kernel of every file for each architecture; raises as `compile_cubin`."""
     return tuple(
-        row for file in RECIPES for arch in architectures for row in compile_plan(plan(file, shape, radius), arch)
+        row
+        for file in RECIPES
+        for arch in architectures
+        for row in compile_plan(plan(file, shape, radius), arch)
     )
 
 
@@ -154,11 +161,13 @@ class _Section:
     data: bytes
 
 
-def resources(cubin: bytes) -> dict[str, dict[str, int]]:
+def resources(cubin: bytes, arch: int) -> dict[str, dict[str, int]]:
     """Registers, shared memory, stack and code size of each kernel in a CUBIN.
 
     Args:
         cubin: as `compile_cubin` returns it.
+        arch: what it was compiled for. From 90 on, the shared memory that the system takes for
+            itself stands in the file too and is left out here, as ptxas does in its report.
 
     Returns:
         By kernel name: registers, shared_bytes, stack_bytes, code_bytes.
@@ -170,11 +179,12 @@ def resources(cubin: bytes) -> dict[str, dict[str, int]]:
         raise UsageError("this is no CUBIN: machine code of the CUDA compiler is a 64-bit ELF file")
     sections = _sections(cubin)
     sizes = {section.name: section.size for section in sections}
+    reserved = 1024 if arch >= 90 else 0
     symbols = _symbols(sections)
     found = {
         name.removeprefix(".text."): {
             "registers": 0,
-            "shared_bytes": sizes.get(f".nv.shared.{name.removeprefix('.text.')}", 0),
+            "shared_bytes": max(sizes.get(f".nv.shared.{name.removeprefix('.text.')}", 0) - reserved, 0),
             "stack_bytes": 0,
             "code_bytes": size,
         }

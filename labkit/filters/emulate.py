@@ -210,7 +210,17 @@ def _build(text: str, defines: tuple[tuple[str, int | str], ...], sanitizer: San
     if "__syncthreads" not in text and sanitizer != "thread":
         options.append("-DSERIAL")
     options += [f"-fsanitize={sanitizer}", "-g"] if sanitizer else []
-    command = [compiler, "-std=c++20", "-O1", "-pthread", f"-I{KERNELS}", *options, str(written), "-o", str(program)]
+    command = [
+        compiler,
+        "-std=c++20",
+        "-O1",
+        "-pthread",
+        f"-I{KERNELS}",
+        *options,
+        str(written),
+        "-o",
+        str(program),
+    ]
     finished = _call(command, COMPILE_TIMEOUT_S, f"g++ did not end within {COMPILE_TIMEOUT_S:g} s")
     if finished.returncode != 0:
         raise UsageError(f"the kernel does not compile:\n{finished.stderr.strip()}")

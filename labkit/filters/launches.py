@@ -84,7 +84,9 @@ class Plan:
         Each array counts once for each launch that reads or writes it, as if a cache of
         unbounded size served all repeated reads within a launch.
         """
-        moved = sum(self.arrays[name].nbytes for step in self.launches for name in step.args if name in self.arrays)
+        moved = sum(
+            self.arrays[name].nbytes for step in self.launches for name in step.args if name in self.arrays
+        )
         return moved / prod(self.shape)
 
     def scalars(self, eps: float) -> dict[str, np.generic]:

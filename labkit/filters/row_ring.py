@@ -6,22 +6,18 @@ last 2 r + 1 rows live in a ring, so that their own column sums can do the same;
 size of the image is ever stored but the result. Along a row, a window is summed from sums of
 4, 16, ... neighbours, in loops that become vector instructions: each runs over slices from 0,
 because an index such as `i + shift` makes numba check for negative values and stay scalar.
-
-Bands of rows are filtered by threads of this module's own: OpenMP threads spin between calls
-and take the cores that torch's threads need next.
+Bands of rows go to several threads (`bands`).
 """
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.filters.bands import band_limits, share_out
 from labkit.filters.reference import window_counts
 
 Image = NDArray[np.uint8]
@@ -42,13 +38,13 @@ def guided(image: Image, radius: int, eps: float, guide: Image | None = None) ->
     column_share = np.repeat(1 / window_counts(width, radius), channels).astype(np.float32)
     row_share = (1 / window_counts(height, radius)).astype(np.float32)
     eps_gray2 = np.float32(eps * 255**2)
-    limits = _band_limits(height)
+    limits = band_limits(height)
 
-    def work(bands: tuple[int, int]) -> None:
-        mine = limits[bands[0] : bands[1] + 1]
+    def work(first: int, last: int) -> None:
+        mine = limits[first : last + 1]
         _filter_bands(rows, guide_rows, out, mine, radius, channels, eps_gray2, column_share, row_share)
 
-    _share_out(work, len(limits) - 1)
+    share_out(work, len(limits) - 1)
     return out.reshape(image.shape)
 
 
@@ -58,44 +54,6 @@ def edges(image: Image) -> Image:
     out = np.empty((height, width * channels), np.uint8)
     _edge_rows(np.ascontiguousarray(image).reshape(height, width * channels), channels, out)
     return out.reshape(image.shape)
-
-
-def _band_limits(height: int) -> NDArray[np.int64]:
-    """First rows of the bands, and the height.
-
-    They depend on the height alone: running sums of floats depend on where they start in their
-    last digits, and the result shall be the same bytes on any number of cores.
-    """
-    bands = 1 if height < 64 else 2 * -(-height // 240)
-    return np.arange(bands + 1) * height // bands
-
-
-def _share_out(work: Any, n_bands: int) -> None:
-    """Runs work((first, last)) over all bands, one part in this thread, others in the pool."""
-    parts = min(_cores(), n_bands)
-    cuts = [n_bands * k // parts for k in range(parts + 1)]
-    waiting = [_threads().submit(work, part) for part in zip(cuts[1:-1], cuts[2:], strict=True)]
-    try:
-        work((0, cuts[1]))
-    finally:
-        for other in waiting:
-            other.result()
-
-
-@cache
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, _cores() - 1), thread_name_prefix="filter-band")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.cache_clear)  # a forked child has none of the threads
 
 
 @_compiled
@@ -157,9 +115,7 @@ def _filter_band(
                 _slide(image, image, y, top, radius, sums[pad : pad + n], products[pad : pad + n])
             else:
                 _slide(guide, guide, y, top, radius, sums[pad : pad + n], products[pad : pad + n])
-                _slide(
-                    guide, image, y, top, radius, cross_sums[pad : pad + n], cross_products[pad : pad + n]
-                )
+                _slide(guide, image, y, top, radius, cross_sums[pad : pad + n], cross_products[pad : pad + n])
         if y < top:
             continue
         if y < height:

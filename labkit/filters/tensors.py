@@ -65,12 +65,12 @@ def edges_tensor(image: torch.Tensor) -> torch.Tensor:
 
 def guided(image: Image, radius: int, eps: float, guide: Image | None = None) -> Image:
     """`guided_tensor` on the CPU, for arrays."""
-    return _on("cpu", lambda p, I: guided_tensor(p, radius, eps, I), image, guide)  # noqa: N803
+    return _on("cpu", lambda *given: guided_tensor(given[0], radius, eps, given[1]), image, guide)
 
 
 def guided_cuda(image: Image, radius: int, eps: float, guide: Image | None = None) -> Image:
     """`guided_tensor` on the GPU, for arrays: with an upload and a download."""
-    return _on("cuda", lambda p, I: guided_tensor(p, radius, eps, I), image, guide)  # noqa: N803
+    return _on("cuda", lambda *given: guided_tensor(given[0], radius, eps, given[1]), image, guide)
 
 
 def edges(image: Image) -> Image:
@@ -92,7 +92,9 @@ def _on(device: str, work: Any, image: Image, guide: Image | None) -> Image:
         )
     # from_numpy refuses read-only arrays; a copy of those is the small price.
     tensors = [
-        None if array is None else torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+        None
+        if array is None
+        else torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
         for array in (image, guide)
     ]
     with torch.inference_mode():

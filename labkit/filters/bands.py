@@ -1,0 +1,56 @@
+"""Bands of rows, filtered by several threads at once.
+
+The threads are this module's own, and wait without spinning: OpenMP's, which numba would use,
+spin between calls and take the cores that torch's threads need next.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def band_limits(height: int) -> NDArray[np.int64]:
+    """First rows of the bands of an image, and at the end its height.
+
+    They depend on the height alone: running sums of floats depend in their last digits on where
+    they start, and the result shall be the same bytes on any number of cores.
+    """
+    bands = 1 if height < 64 else 2 * -(-height // 240)
+    return np.arange(bands + 1) * height // bands
+
+
+def share_out(work: Callable[[int, int], None], n_bands: int) -> None:
+    """Runs work(first, last) on shares of the bands 0 ... n_bands - 1: one here, the others in threads.
+
+    `work` releases the GIL, or nothing is gained. Returns when all are done; raises what it raised.
+    """
+    parts = min(_cores(), n_bands)
+    cuts = [n_bands * k // parts for k in range(parts + 1)]
+    others = [_threads().submit(work, cuts[k], cuts[k + 1]) for k in range(1, parts)]
+    try:
+        work(0, cuts[1])
+    finally:
+        for other in others:
+            other.result()
+
+
+@cache
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, _cores() - 1), thread_name_prefix="filter-band")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # a forked child has none of the threads
