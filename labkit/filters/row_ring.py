@@ -284,19 +284,24 @@ def _output(row: Any, total_a: Any, total_b: Any, column_share: Any, row_share: 
 @_compiled
 def _edge_rows(image: Any, channels: int, out: Any) -> None:
     height, n = image.shape
-    padded = np.empty(n + 2 * channels, np.uint8)
+    first, last = slice(0, channels), slice(n - channels, n)
+    inner = slice(channels, n - channels)
     for y in range(height):
-        padded[:channels] = image[y, :channels]
-        padded[channels : channels + n] = image[y]
-        padded[channels + n :] = image[y, n - channels :]
-        _edge_row(
-            padded[:n], padded[2 * channels :], image[max(y - 1, 0)], image[min(y + 1, height - 1)], out[y]
-        )
+        row, above, below = image[y], image[max(y - 1, 0)], image[min(y + 1, height - 1)]
+        if n == channels:
+            _edge_row(row, row, above, below, out[y])
+            continue
+        _edge_row(row[first], row[channels : 2 * channels], above[first], below[first], out[y, first])
+        _edge_row(row[n - 2 * channels : n - channels], row[last], above[last], below[last], out[y, last])
+        _edge_row(row[: n - 2 * channels], row[2 * channels :], above[inner], below[inner], out[y, inner])
 
 
 @_compiled
 def _edge_row(left: Any, right: Any, above: Any, below: Any, out: Any) -> None:
+    # Bytes throughout, four times as many per vector instruction as int32; a sum of two bytes that
+    # is smaller than one of them has wrapped around.
     for i in range(out.shape[0]):
-        across = abs(np.int32(right[i]) - np.int32(left[i]))
-        down = abs(np.int32(below[i]) - np.int32(above[i]))
-        out[i] = np.uint8(min(across + down, np.int32(255)))
+        across = np.uint8(max(left[i], right[i]) - min(left[i], right[i]))
+        down = np.uint8(max(above[i], below[i]) - min(above[i], below[i]))
+        total = np.uint8(across + down)
+        out[i] = total if total >= across else np.uint8(255)
