@@ -99,7 +99,7 @@ _ALL = (
     _edge("reference", "cpu", "reference:edges", "differences of whole numbers in NumPy"),
     _edge("opencv", "cpu", "box_composition:edges", "cv2.absdiff and a saturating cv2.add"),
     _edge("torch", "cpu", "tensors:edges", "torch, on the CPU"),
-    _edge("numba", "cpu", "row_ring:edges", "one fused pass"),
+    _edge("numba", "cpu", "edge_rows:edges", "one pass, bytes throughout"),
     _edge("torch-cuda", "cuda", "tensors:edges_cuda", "the same torch lines on the GPU"),
     _edge(
         "cuda-global", "cuda", "cuda:edges", "one thread per value, neighbours from global memory",

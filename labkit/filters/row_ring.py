@@ -48,14 +48,6 @@ def guided(image: Image, radius: int, eps: float, guide: Image | None = None) ->
     return out.reshape(image.shape)
 
 
-def edges(image: Image) -> Image:
-    """Strength of edges; argument and result as in `reference.edges`."""
-    height, width, channels = image.shape
-    out = np.empty((height, width * channels), np.uint8)
-    _edge_rows(np.ascontiguousarray(image).reshape(height, width * channels), channels, out)
-    return out.reshape(image.shape)
-
-
 @_compiled
 def _filter_bands(
     image: Any,
@@ -279,29 +271,3 @@ def _output(row: Any, total_a: Any, total_b: Any, column_share: Any, row_share: 
     for i in range(row.shape[0]):
         mean_ai_b = (total_a[i] * np.float32(row[i]) + total_b[i]) * (column_share[i] * row_share)
         out[i] = np.uint8(np.int32(min(max(mean_ai_b + half, lowest), highest)))
-
-
-@_compiled
-def _edge_rows(image: Any, channels: int, out: Any) -> None:
-    height, n = image.shape
-    first, last = slice(0, channels), slice(n - channels, n)
-    inner = slice(channels, n - channels)
-    for y in range(height):
-        row, above, below = image[y], image[max(y - 1, 0)], image[min(y + 1, height - 1)]
-        if n == channels:
-            _edge_row(row, row, above, below, out[y])
-            continue
-        _edge_row(row[first], row[channels : 2 * channels], above[first], below[first], out[y, first])
-        _edge_row(row[n - 2 * channels : n - channels], row[last], above[last], below[last], out[y, last])
-        _edge_row(row[: n - 2 * channels], row[2 * channels :], above[inner], below[inner], out[y, inner])
-
-
-@_compiled
-def _edge_row(left: Any, right: Any, above: Any, below: Any, out: Any) -> None:
-    # Bytes throughout, four times as many per vector instruction as int32; a sum of two bytes that
-    # is smaller than one of them has wrapped around.
-    for i in range(out.shape[0]):
-        across = np.uint8(max(left[i], right[i]) - min(left[i], right[i]))
-        down = np.uint8(max(above[i], below[i]) - min(above[i], below[i]))
-        total = np.uint8(across + down)
-        out[i] = total if total >= across else np.uint8(255)
