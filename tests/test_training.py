@@ -16,7 +16,8 @@ from torchvision.ops import box_convert, generalized_box_iou
 from labkit.errors import UsageError, WeightsError
 from labkit.models import training
 from labkit.models.lab_resnet import build_lab_resnet
-from labkit.models.train_data import World, album, draw_chunk, to_cxcywh
+from labkit.models.train_batches import scene_batch, zoom
+from labkit.models.train_data import Chunk, World, album, draw_chunk, to_cxcywh
 from labkit.models.train_detr import Learner, build_detr, generalized_iou, match, set_losses
 from labkit.models.train_loop import Budget, Plan, Progress, fit
 from labkit.sources.scenes import COARSE, FINE, scene
@@ -78,7 +79,7 @@ class TestAugmentation:
             boxes = np.zeros((8, 4), np.float32)
             boxes[0] = to_cxcywh(np.array([[90, 60, 170, 110]], np.float32), (256, 192))[0]
             labels = np.array([3] + [-1] * 7)
-            out, moved, kept = training.zoom(image, boxes, labels, np.random.default_rng(seed))
+            out, moved, kept = zoom(image, boxes, labels, np.random.default_rng(seed))
             assert kept[0] == 3
             y, x = np.nonzero(out[..., 0] > 127)
             seen = np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]], np.float32)
@@ -92,8 +93,8 @@ class TestAugmentation:
         marked[:, 60:110, 20:80] = 255
         boxes[:, 0] = to_cxcywh(np.array([[20, 60, 80, 110]], np.float32), (256, 192))
         labels[:, 0] = 1
-        chunks = [training.Chunk(marked, boxes, labels, chunk.crops, chunk.crop_labels)]
-        images, found, _ = training.scene_batch(chunks, 40, np.random.default_rng(1))
+        chunks = [Chunk(marked, boxes, labels, chunk.crops, chunk.crop_labels)]
+        images, found, _ = scene_batch(chunks, 40, np.random.default_rng(1))
         sides = set()
         for image, box in zip(images, found[:, 0], strict=True):
             x = np.nonzero(image[..., 0] > 127)[1]

@@ -128,7 +128,8 @@ def fit(
     plan.out.mkdir(parents=True, exist_ok=True)
     averaged = copy.deepcopy(model).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=1e-4)
-    step, before_s, rows = 0, 0.0, []
+    step, before_s = 0, 0.0
+    rows: list[dict[str, float]] = []
     if resume and plan.checkpoint.exists():
         step, before_s, rows = _load(plan, model, averaged, optimizer)
     began = saved = scored = time.monotonic()
@@ -191,8 +192,8 @@ def _descend(
 def _average(averaged: nn.Module, model: nn.Module, keep: float) -> None:
     for old, new in zip(averaged.parameters(), model.parameters(), strict=True):
         old.lerp_(new, 1 - keep)
-    for old, new in zip(averaged.buffers(), model.buffers(), strict=True):
-        old.copy_(new)
+    for kept, current in zip(averaged.buffers(), model.buffers(), strict=True):
+        kept.copy_(current)
 
 
 def _save(

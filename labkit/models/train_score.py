@@ -46,7 +46,8 @@ class LabModels:
         import cv2
 
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        scaled = (small / np.float32(255) - np.float32(self.mean)) / np.float32(self.std)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        scaled = (np.asarray(small, np.float32) / 255 - mean) / std
         return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32))[None]
 
 
@@ -80,7 +81,9 @@ def read_models(folder: Path) -> LabModels:
 
 
 @torch.inference_mode()
-def detect(models: LabModels, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+def detect(
+    models: LabModels, image: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """Boxes (Q, 4) px, scores (Q,), labels (Q,) of every query, and fine labels (Q,)."""
     height, width = image.shape[:2]
     out = models.detector(models.pixels(image, models.size))
