@@ -17,9 +17,10 @@ from labkit.errors import UsageError, WeightsError
 from labkit.models import training
 from labkit.models.lab_resnet import build_lab_resnet
 from labkit.models.train_batches import scene_batch, zoom
+from labkit.models.train_curve import draw_curves, read_log
 from labkit.models.train_data import Chunk, World, album, draw_chunk, to_cxcywh
 from labkit.models.train_detr import Learner, build_detr, generalized_iou, match, set_losses
-from labkit.models.train_loop import Budget, Plan, Progress, fit
+from labkit.models.train_loop import Budget, Plan, Progress, fit, write_log
 from labkit.sources.scenes import COARSE, FINE, scene
 
 WORLD = World(scene, COARSE, FINE)
@@ -284,3 +285,18 @@ def load_models(detr_folder: Path, resnet_folder: Path):
     classifier.load_state_dict(load_file(resnet_folder / "model.safetensors"))
     size = json.loads((detr_folder / "preprocessor.json").read_text())["size"]
     return detector, tuple(size), classifier.eval()
+
+
+class TestCurve:
+    def test_a_log_is_read_back_and_drawn(self, tmp_path):
+        rows = [{"step": 20, "label": 2.0}, {"step": 40, "label": 0.5, "top1": 0.75}]
+        write_log(tmp_path / "log.csv", rows)
+        series = read_log(tmp_path / "log.csv")
+        assert series == {"label": [(20, 2.0), (40, 0.5)], "top1": [(40, 0.75)]}
+        picture = draw_curves({"resnet": tmp_path / "log.csv"}, tmp_path / "curve.png")
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+    def test_another_file_is_refused(self, tmp_path):
+        (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+        with pytest.raises(UsageError, match=r"other\.csv"):
+            read_log(tmp_path / "other.csv")
