@@ -1,0 +1,22 @@
+"""Results as figures: each function takes records and returns a figure with its alt text."""
+
+from labkit.plots.gains import compare_two, waterfall
+from labkit.plots.parts import latency, throughput, where_time_goes
+from labkit.plots.saving import save, save_all, svg_text
+from labkit.plots.style import Chart
+from labkit.plots.tradeoffs import accuracy_of, roofline, speed_accuracy
+
+__all__ = [
+    "Chart",
+    "accuracy_of",
+    "compare_two",
+    "latency",
+    "roofline",
+    "save",
+    "save_all",
+    "speed_accuracy",
+    "svg_text",
+    "throughput",
+    "waterfall",
+    "where_time_goes",
+]

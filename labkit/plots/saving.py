@@ -1,0 +1,94 @@
+"""Figures as files: SVG with words for those who cannot see it, and PNG."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+
+import matplotlib as mpl
+
+from labkit.errors import UsageError
+from labkit.files import write_whole
+from labkit.plots.gains import compare_two, waterfall
+from labkit.plots.parts import latency, throughput, where_time_goes
+from labkit.plots.style import Chart
+from labkit.plots.tradeoffs import roofline, speed_accuracy
+from labkit.records import Comparison, Run
+
+PNG_DPI = 160
+
+
+def save(chart: Chart, path_stem: Path | str) -> list[Path]:
+    """Writes `<stem>.svg` and `<stem>.png`, each whole; returns both paths."""
+    stem = Path(path_stem)
+    picture = io.BytesIO()
+    chart.savefig(
+        picture,
+        format="png",
+        dpi=PNG_DPI,
+        facecolor=chart.get_facecolor(),
+        metadata={"Title": chart.title, "Description": chart.alt_text},
+    )
+    return [
+        write_whole(stem.with_name(stem.name + ".svg"), svg_text(chart)),
+        write_whole(stem.with_name(stem.name + ".png"), picture.getvalue()),
+    ]
+
+
+def svg_text(chart: Chart) -> str:
+    """The chart as SVG text with its title and description; the same bytes for the same chart."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": chart.title, "svg.fonttype": "path"}):
+        chart.savefig(buffer, format="svg", facecolor=chart.get_facecolor(), metadata={"Date": None})
+    title, description = (escape(_xml_safe(text)) for text in (chart.title, chart.alt_text))
+    words = f'<title id="title">{title}</title><desc id="desc">{description}</desc>'
+    return re.sub(
+        r"<svg ([^>]*)>",
+        lambda m: f'<svg role="img" aria-labelledby="title desc" {m[1]}>\n {words}',
+        buffer.getvalue(),
+        count=1,
+    )
+
+
+def save_all(
+    runs: Sequence[Run], comparisons: Sequence[Comparison], folder: Path | str, *, theme: str = "light"
+) -> list[Path]:
+    """Draws and saves whatever these results allow; returns the files written."""
+    written = []
+    for name, chart in charts(runs, comparisons, theme=theme):
+        written += save(chart, Path(folder) / name)
+    return written
+
+
+def charts(
+    runs: Sequence[Run], comparisons: Sequence[Comparison], *, theme: str = "light"
+) -> list[tuple[str, Chart]]:
+    """The charts that these results allow, with a file name each."""
+    timed = [run for run in runs if run.n_frames]
+    wanted: list[tuple[str, bool, Callable[[], Chart]]] = [
+        ("throughput", bool(timed), lambda: throughput(timed, theme=theme)),
+        ("latency", bool(timed), lambda: latency(timed, theme=theme)),
+        ("where_time_goes", any(run.spans_s for run in timed), lambda: where_time_goes(timed, theme=theme)),
+        ("gains", bool(comparisons), lambda: waterfall(comparisons, theme=theme)),
+        ("speed_accuracy", any(run.fidelity for run in timed), lambda: speed_accuracy(timed, theme=theme)),
+        ("roofline", any(run.share_of_limit for run in timed), lambda: roofline(timed, theme=theme)),
+    ]  # fmt: skip
+    made = [(name, draw()) for name, possible, draw in wanted if possible]
+    made += [
+        (_file_name(f"compare_{place:02d}_{c.a}_{c.b}"), compare_two(c, theme=theme))
+        for place, c in enumerate(comparisons, 1)
+    ]
+    if not made:
+        raise UsageError("there is nothing to draw: no timed run and no comparison was given")
+    return made
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:100]
+
+
+def _xml_safe(text: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
