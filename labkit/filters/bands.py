@@ -25,6 +25,17 @@ def band_limits(height: int) -> NDArray[np.int64]:
     return np.arange(bands + 1) * height // bands
 
 
+def read_only_rows(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, C) -> a read-only view (H, W * C).
+
+    Read-only arrays are a type of their own to numba; since some frames are, all are passed so,
+    or the first of the other kind would stop for seconds to be compiled for.
+    """
+    rows = image.reshape(image.shape[0], -1)
+    rows.flags.writeable = False
+    return rows
+
+
 def share_out(work: Callable[[int, int], None], n_bands: int) -> None:
     """Runs work(first, last) on shares of the bands 0 ... n_bands - 1: one here, the others in threads.
 

@@ -25,7 +25,7 @@ def guided(image: Image, radius: int, eps: float, guide: Image | None = None) ->
 
     channels = image.shape[2]
     share, mean_p, products, a, b, room = _arrays(image.shape, radius, threading.get_ident())
-    eps_gray2 = eps * 255**2
+    eps_gray2 = np.float32(eps * 255**2)
 
     if guide is None:
         I: Any = image  # noqa: E741, N806 - the paper's name
@@ -33,7 +33,7 @@ def guided(image: Image, radius: int, eps: float, guide: Image | None = None) ->
         variance = _box_mean(image, radius, share, products, squares=True)
         cv2.subtract(variance, cv2.multiply(mean_I, mean_I, dst=room), dst=variance)
         np.maximum(variance, 0, out=variance)
-        cv2.divide(variance, cv2.add(variance, (eps_gray2,) * 4, dst=room), dst=a)
+        cv2.divide(variance, np.add(variance, eps_gray2, out=room), dst=a)
         cv2.subtract(mean_I, cv2.multiply(a, mean_I, dst=room), dst=b)
     else:
         I = np.repeat(guide[:, :, None], channels, axis=2)  # noqa: E741, N806
@@ -44,7 +44,7 @@ def guided(image: Image, radius: int, eps: float, guide: Image | None = None) ->
         np.maximum(variance, 0, out=variance)
         covariance = _box_mean(cv2.multiply(I, image, dtype=cv2.CV_32F).reshape(I.shape), radius, share, a)
         cv2.subtract(covariance, cv2.multiply(mean_I, mean_p, dst=room), dst=covariance)
-        cv2.divide(covariance, cv2.add(variance, (eps_gray2,) * 4, dst=room), dst=a)
+        cv2.divide(covariance, np.add(variance, eps_gray2, out=room), dst=a)
         cv2.subtract(mean_p, cv2.multiply(a, mean_I, dst=room), dst=b)
 
     q = cv2.multiply(_box_sum(a, radius, mean_p), I, dst=mean_p, dtype=cv2.CV_32F)

@@ -8,6 +8,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.filters.bands import read_only_rows
+
 Image = NDArray[np.uint8]
 
 _compiled = numba.njit(nogil=True, cache=True)
@@ -17,7 +19,7 @@ def edges(image: Image) -> Image:
     """Strength of edges; argument and result as in `reference.edges`."""
     height, width, channels = image.shape
     out = np.empty((height, width * channels), np.uint8)
-    _edge_rows(image.reshape(height, width * channels), channels, out)
+    _edge_rows(read_only_rows(image), channels, out)
     return out.reshape(image.shape)
 
 

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.filters.bands import band_limits, share_out
+from labkit.filters.bands import band_limits, read_only_rows, share_out
 from labkit.filters.reference import window_counts
 
 Image = NDArray[np.uint8]
@@ -31,9 +31,9 @@ def guided(image: Image, radius: int, eps: float, guide: Image | None = None) ->
     The first call for each kind of argument compiles, or reads the compiled code from disk.
     """
     height, width, channels = image.shape
-    rows = image.reshape(height, width * channels)
+    rows = read_only_rows(image)
     # A gray guide is repeated for each channel, so that all rows have one layout.
-    guide_rows = None if guide is None else np.repeat(guide, channels, axis=1)
+    guide_rows = None if guide is None else read_only_rows(np.repeat(guide[:, :, None], channels, axis=2))
     out = np.empty_like(rows)
     column_share = np.repeat(1 / window_counts(width, radius), channels).astype(np.float32)
     row_share = (1 / window_counts(height, radius)).astype(np.float32)

@@ -1,0 +1,470 @@
+"""The filters: one definition, versions that agree with it, and whether it helps."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+import skimage.metrics
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from labkit.errors import FrameError, UnavailableError, UsageError
+from labkit.filters import (
+    VERSIONS,
+    bands,
+    edge_filter,
+    find_version,
+    guided_filter,
+    origin,
+    quality,
+    reference,
+)
+from labkit.filters.tensors import edges_tensor, guided_tensor
+
+GUIDED = [v for v in VERSIONS.values() if v.filter == "guided" and v.output == "image" and not v.exhibit]
+EDGES = [v for v in VERSIONS.values() if v.filter == "edge"]
+WITH_GUIDE = [v for v in GUIDED if v.guide]
+FAST_CPU = ["numba", "opencv", "torch"]
+SHAPES = [(1, 1, 1), (1, 9, 3), (7, 1, 2), (23, 31, 3), (64, 65, 4), (131, 20, 3)]
+
+
+def on_this_machine(versions):
+    """The versions as parameters; those for a GPU are marked."""
+    return [pytest.param(v, id=v.name, marks=pytest.mark.gpu if v.device == "cuda" else ()) for v in versions]
+
+
+@pytest.fixture
+def runs(request):
+    """The version under test, where this machine can run it."""
+    if request.param.device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """(96, 128, 3) part of a photograph with eyes, teeth and flat skin."""
+    return np.ascontiguousarray(skimage.data.astronaut()[60:156, 160:288])
+
+
+def noise_image(shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def levels_apart(a, b):
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype == np.uint8
+    return int(np.abs(a.astype(int) - b).max())
+
+
+def fitted_line_filter(image, radius, eps, guide=None):
+    """The paper by definition: a ridge regression in each window, solved by least squares."""
+    height, width, channels = image.shape
+    p = image / 255
+    inside = [
+        [
+            (slice(max(y - radius, 0), y + radius + 1), slice(max(x - radius, 0), x + radius + 1))
+            for x in range(width)
+        ]
+        for y in range(height)
+    ]
+    out = np.empty(p.shape)
+    for c in range(channels):
+        line = np.empty((height, width, 2))
+        I = p[..., c] if guide is None else guide / 255  # noqa: E741, N806
+        for y in range(height):
+            for x in range(width):
+                values, targets = I[inside[y][x]].ravel(), p[..., c][inside[y][x]].ravel()
+                # sum (a I + b - p)^2 + n eps a^2: one more row of weight sqrt(n eps) on a
+                rows = np.column_stack([values, np.ones_like(values)])
+                rows = np.vstack([rows, [np.sqrt(len(values) * eps), 0]])
+                line[y, x] = np.linalg.lstsq(rows, np.append(targets, 0), rcond=None)[0]
+        for y in range(height):
+            for x in range(width):
+                a, b = line[inside[y][x]].reshape(-1, 2).mean(axis=0)
+                out[y, x, c] = a * I[y, x] + b
+    return out
+
+
+# The reference
+
+
+@pytest.mark.parametrize("radius", [1, 3, 20])
+@pytest.mark.parametrize("guided", [False, True])
+def test_reference_solves_the_regression_that_the_paper_defines(radius, guided):
+    image = noise_image((8, 9, 2))
+    guide = noise_image((8, 9), seed=1) if guided else None
+    expected = fitted_line_filter(image, radius, 0.02, guide)
+    np.testing.assert_allclose(reference.guided_float(image, radius, 0.02, guide), expected, atol=1e-9)
+
+
+def test_box_mean_counts_only_what_is_inside():
+    ones = np.ones((5, 6, 1))
+    np.testing.assert_allclose(reference.box_mean(ones, 4), 1)
+    corner = np.zeros((5, 6, 1))
+    corner[0, 0] = 1
+    assert reference.box_mean(corner, 1)[0, 0, 0] == pytest.approx(1 / 4)
+    assert reference.box_mean(corner, 1)[1, 1, 0] == pytest.approx(1 / 9)
+
+
+def test_bytes_are_rounded_and_saturated():
+    values = np.array([[[-0.2, 0.49 / 255, 0.51 / 255, 1.3]]])
+    assert reference.to_bytes(values).ravel().tolist() == [0, 0, 1, 255]
+
+
+# Every version of the guided filter
+
+
+@pytest.mark.parametrize("runs", on_this_machine(GUIDED), indirect=True)
+@pytest.mark.parametrize("radius", [1, 4, 16])
+def test_version_agrees_on_a_photograph(runs, photo, radius):
+    for eps in (1e-4, 0.01, 1.0):
+        expected = reference.guided(photo, radius, eps)
+        assert levels_apart(guided_filter(photo, radius, eps, version=runs.name), expected) <= 1
+
+
+@pytest.mark.parametrize("runs", on_this_machine(GUIDED), indirect=True)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_version_agrees_at_every_shape(runs, shape):
+    image = noise_image(shape)
+    for radius in (2, 9):  # windows of both larger and smaller than some images
+        expected = reference.guided(image, radius, 0.01)
+        assert levels_apart(guided_filter(image, radius, 0.01, version=runs.name), expected) <= 1
+
+
+@pytest.mark.parametrize("runs", on_this_machine(WITH_GUIDE), indirect=True)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_version_follows_a_gray_guide(runs, shape):
+    image, guide = noise_image(shape), noise_image(shape[:2], seed=3)
+    for radius, eps in ((2, 1e-3), (9, 0.1)):
+        expected = reference.guided(image, radius, eps, guide)
+        found = guided_filter(image, radius, eps, guide=guide, version=runs.name)
+        assert levels_apart(found, expected) <= 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    image=hnp.arrays(
+        np.uint8,
+        st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4)),
+        elements=st.integers(0, 255),
+    ),
+    radius=st.integers(1, 16),
+    eps=st.floats(1e-5, 10),
+)
+def test_cpu_versions_agree_on_any_image(image, radius, eps):
+    expected = reference.guided(image, radius, eps)
+    for version in FAST_CPU:
+        assert levels_apart(guided_filter(image, radius, eps, version=version), expected) <= 1, version
+
+
+@pytest.mark.parametrize("version", FAST_CPU)
+def test_a_flat_image_stays(version):
+    flat = np.full((40, 30, 3), (0, 128, 255), np.uint8)
+    assert (guided_filter(flat, 5, 1e-3, version=version) == flat).all()
+
+
+@pytest.mark.parametrize("version", FAST_CPU)
+def test_a_huge_eps_is_a_mean_of_means(version, photo):
+    expected = reference.to_bytes(reference.box_mean(reference.box_mean(photo / 255, 3), 3))
+    assert levels_apart(guided_filter(photo, 3, 1e6, version=version), expected) <= 1
+
+
+@pytest.mark.parametrize("version", FAST_CPU)
+def test_a_tiny_eps_keeps_strong_texture(version):
+    image = noise_image((40, 50, 3))
+    assert levels_apart(guided_filter(image, 4, 1e-5, version=version), image) <= 1
+
+
+@pytest.mark.parametrize("version", FAST_CPU)
+def test_layout_does_not_matter_and_input_stays(version, photo):
+    expected = guided_filter(photo[::-2, 3::3].copy(), 3, version=version)
+    assert (guided_filter(photo[::-2, 3::3], 3, version=version) == expected).all()
+    fixed = photo.copy()
+    fixed.flags.writeable = False
+    found = guided_filter(fixed, 3, version=version)
+    assert (fixed == photo).all()
+    assert found.flags.writeable
+    assert not np.shares_memory(found, fixed)
+
+
+def test_results_are_not_overwritten_by_the_next_call(photo):
+    for version in FAST_CPU:
+        first = guided_filter(photo, version=version)
+        kept = first.copy()
+        guided_filter(255 - photo, version=version)
+        assert (first == kept).all(), version
+
+
+def test_the_number_of_cores_changes_no_byte(monkeypatch):
+    image = noise_image((500, 40, 3))
+    results = []
+    for cores in (1, 2, 5):
+        monkeypatch.setattr(bands, "_cores", lambda cores=cores: cores)
+        results.append(guided_filter(image))
+    assert (results[0] == results[1]).all()
+    assert (results[0] == results[2]).all()
+
+
+def test_bands_cover_every_row_once():
+    for height in (1, 63, 64, 239, 240, 481, 1080):
+        limits = bands.band_limits(height)
+        assert limits[0] == 0
+        assert limits[-1] == height
+        assert (np.diff(limits) > 0).all()
+
+
+@pytest.mark.parametrize("cores", [1, 3, 16])
+def test_work_is_shared_out_once(monkeypatch, cores):
+    monkeypatch.setattr(bands, "_cores", lambda: cores)
+    done = []
+    bands.share_out(lambda first, last: done.extend(range(first, last)), 7)
+    assert sorted(done) == list(range(7))
+
+
+def test_a_failing_band_is_reported(monkeypatch):
+    monkeypatch.setattr(bands, "_cores", lambda: 2)
+
+    def fail_elsewhere(first, last):
+        if first > 0:
+            raise FrameError("band")
+
+    with pytest.raises(FrameError, match="band"):
+        bands.share_out(fail_elsewhere, 4)
+
+
+@pytest.mark.parametrize("version", FAST_CPU)
+def test_several_threads_may_filter_at_once(version):
+    images = [noise_image((90, 50, 3), seed) for seed in range(6)]
+    expected = [reference.guided(image, 4, 0.01) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: guided_filter(image, version=version), images * 4))
+    assert all(levels_apart(a, b) <= 1 for a, b in zip(found, expected * 4, strict=True))
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this system has no fork")
+def test_a_forked_child_can_filter():
+    code = (
+        "import os, numpy as np\n"
+        "from labkit.filters import guided_filter\n"
+        "image = np.random.default_rng(0).integers(0, 256, (200, 40, 3), dtype=np.uint8)\n"
+        "expected = guided_filter(image)\n"  # the parent's threads exist
+        "child = os.fork()\n"
+        "if child == 0: os._exit(0 if (guided_filter(image) == expected).all() else 9)\n"
+        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+
+
+def test_tensors_stay_tensors(photo):
+    tensor = torch.from_numpy(photo)
+    found = guided_tensor(tensor, 4, 0.01)
+    assert found.dtype == torch.uint8
+    assert found.is_contiguous()
+    assert levels_apart(found.numpy(), reference.guided(photo, 4, 0.01)) <= 1
+    assert (edges_tensor(tensor).numpy() == reference.edges(photo)).all()
+
+
+@pytest.mark.skipif(not hasattr(cv2, "ximgproc"), reason="this OpenCV has no ximgproc (opencv-contrib)")
+def test_opencv_contrib_agrees_inside(photo):
+    theirs = np.stack(
+        [
+            cv2.ximgproc.guidedFilter(photo[..., c].copy(), photo[..., c].copy(), 4, 0.01 * 255**2)
+            for c in range(3)
+        ],
+        axis=-1,
+    )
+    inside = (slice(8, -8), slice(8, -8))  # its windows are mirrored at the border, not clipped
+    assert levels_apart(guided_filter(photo)[inside], theirs[inside]) <= 1
+
+
+# Edges
+
+
+@pytest.mark.parametrize("runs", on_this_machine(EDGES), indirect=True)
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 2, 1), (40, 2, 3)], ids=str)
+def test_edge_version_is_exact(runs, shape):
+    image = noise_image(shape)
+    assert (edge_filter(image, version=runs.name) == reference.edges(image)).all()
+
+
+@pytest.mark.parametrize("version", ["reference", *FAST_CPU])
+def test_edges_of_a_step_and_a_corner(version):
+    image = np.zeros((6, 8, 1), np.uint8)
+    image[:, 4:] = 100
+    expected = np.zeros_like(image)
+    expected[:, 3:5] = 100
+    assert (edge_filter(image, version=version) == expected).all()
+    image[3:, 4:] = 255  # 255 across + 155 down
+    assert edge_filter(image, version=version)[3, 4, 0] == 255
+
+
+# The public face
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4), np.uint8), r"image\[:, :, None\]"),
+        (np.zeros((4, 4, 5), np.uint8), r"\(4, 4, 5\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
+        (np.zeros((4, 4, 3), np.float32), "float32"),
+        ([[1]], "list"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, message):
+    with pytest.raises(FrameError, match=message):
+        guided_filter(image)
+    with pytest.raises(FrameError, match=message):
+        edge_filter(image)
+
+
+@pytest.mark.parametrize("radius", [0, 17, -1, 2.0, True, "4", None])
+def test_a_radius_outside_is_refused(radius):
+    with pytest.raises(UsageError, match="radius is a whole number of px from 1 to 16"):
+        guided_filter(np.zeros((4, 4, 3), np.uint8), radius)
+
+
+@pytest.mark.parametrize("eps", [0, -0.1, float("nan"), float("inf"), "0.1", None])
+def test_an_eps_outside_is_refused(eps):
+    with pytest.raises(UsageError, match="eps is a number above 0"):
+        guided_filter(np.zeros((4, 4, 3), np.uint8), 4, eps)
+
+
+def test_numpy_numbers_are_numbers(photo):
+    assert (guided_filter(photo, np.int64(3), np.float32(0.25)) == guided_filter(photo, 3, 0.25)).all()
+
+
+def test_a_wrong_guide_is_refused(photo):
+    for guide in (photo, photo[:-1, :, 0], photo[..., 0].astype(float), "gray"):
+        with pytest.raises(FrameError, match="a guide is a gray image"):
+            guided_filter(photo, guide=guide)
+    with pytest.raises(UsageError, match="takes no guide"):
+        guided_filter(photo, guide=photo[..., 0], version="cuda-fused")
+
+
+def test_unknown_versions_are_refused_with_those_there_are(photo):
+    with pytest.raises(UsageError, match="there are reference, origin, opencv"):
+        guided_filter(photo, version="fast")
+    with pytest.raises(UsageError, match="no version 'guided-numba' of the edge filter"):
+        edge_filter(photo, version="guided-numba")
+    with pytest.raises(UsageError, match="network's input"):
+        guided_filter(photo, version="cuda-detr")
+
+
+@pytest.mark.parametrize(
+    "version", [v for v in VERSIONS.values() if v.device == "cuda"], ids=lambda v: v.name
+)
+def test_without_a_gpu_its_versions_say_so(version, photo):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    args = (photo, 4, 0.01) if version.filter == "guided" else (photo,)
+    with pytest.raises(UnavailableError, match="GPU"):
+        version.function(*args)
+
+
+def test_registry_names_are_its_keys():
+    for name, version in VERSIONS.items():
+        assert name == version.name
+        assert callable(version.function)
+        assert find_version(version.filter, version.short) is version
+        assert find_version(version.filter, name) is version
+
+
+# The exhibit
+
+
+@pytest.fixture(scope="module")
+def step():
+    """A clean edge between 60 and 190."""
+    image = np.full((40, 60, 3), 60, np.uint8)
+    image[:, 30:] = 190
+    return image
+
+
+def test_exhibit_blurs_the_edge_that_the_filter_keeps(step):
+    kept = guided_filter(step, 4, 0.01)
+    blurred = guided_filter(step, 4, 0.1, version="origin")
+    assert levels_apart(kept, step) <= 30
+    assert levels_apart(blurred, step) >= 50
+    box = reference.to_bytes(reference.box_mean(step / 255, 4))
+    assert levels_apart(blurred, box) <= 1
+    at_edge = origin.coefficient_a(step, 4, 0.4)[:, 26:34]
+    assert at_edge.min() > 0.999  # "keep everything" by its own measure, and it blurs all the same
+
+
+def test_exhibit_is_a_box_blur_on_a_photograph(photo):
+    found = guided_filter(photo, 2, 0.1, version="origin").astype(float)
+    box = 255 * reference.box_mean(photo / 255, 2)
+    filtered = 255 * reference.guided_float(photo, 2, 0.01)
+    assert np.abs(found - box).mean() < 0.8  # of which 0.5 is the cut to whole levels
+    assert np.abs(found - filtered).mean() > 2
+
+
+def test_exhibit_hardly_knows_its_eps(photo):
+    def change(version, low, high):
+        a, b = (guided_filter(photo, 2, eps, version=version).astype(float) for eps in (low, high))
+        return np.abs(a - b).mean()
+
+    assert change("origin", 0.1, 0.4) < 0.1
+    assert change("numba", 0.001, 0.004) > 5 * change("origin", 0.1, 0.4)
+
+
+def test_exhibit_is_half_a_level_dark(photo):
+    found = guided_filter(photo, 2, 0.1, version="origin").astype(float)
+    box = 255 * reference.box_mean(photo / 255, 2)
+    assert (found - box).mean() == pytest.approx(-0.5, abs=0.1)
+
+
+# Does it help?
+
+
+def test_psnr_is_that_of_scikit_image(photo):
+    noisy = quality.with_noise(photo, 12)
+    expected = skimage.metrics.peak_signal_noise_ratio(photo, noisy)
+    assert quality.measure_quality(photo, noisy).psnr_db == pytest.approx(expected)
+
+
+def test_the_clean_image_is_perfect(photo):
+    same = quality.measure_quality(photo, photo)
+    assert same.psnr_db == float("inf")
+    assert same.ssim == pytest.approx(1)
+    assert same.edge_retention == pytest.approx(1)
+
+
+def test_edge_retention_of_known_changes(photo):
+    half = np.rint(photo * 0.5).astype(np.uint8)
+    assert quality.edge_retention(photo, half) == pytest.approx(0.5, abs=0.01)
+    assert quality.edge_retention(photo, 255 - photo) == pytest.approx(-1)
+    assert quality.edge_retention(photo, np.zeros_like(photo)) == 0
+    assert quality.edge_retention(np.zeros_like(photo), photo) == 1
+
+
+def test_filter_removes_noise_and_keeps_more_edge_than_a_blur(photo):
+    noisy = quality.with_noise(photo, 12)
+    rows = quality.sweep(photo, noisy, radii=(2,), eps_values=(1e-6, 0.01))
+    before, idle, helped = (row.quality for row in rows)
+    blurred = quality.measure_quality(photo, guided_filter(noisy, 2, 0.1, version="origin"))
+    assert helped.psnr_db > before.psnr_db + 1
+    assert helped.ssim > before.ssim
+    assert idle.psnr_db == pytest.approx(before.psnr_db, abs=0.1)
+    assert helped.edge_retention > blurred.edge_retention + 0.1
+    assert helped.psnr_db > blurred.psnr_db
+    assert [(row.version, row.radius, row.eps) for row in rows] == [
+        ("none", 0, 0.0),
+        ("numba", 2, 1e-6),
+        ("numba", 2, 0.01),
+    ]
+
+
+def test_quality_refuses_what_cannot_be_compared(photo):
+    with pytest.raises(FrameError, match="of one shape"):
+        quality.measure_quality(photo, photo[:-1])
+    with pytest.raises(FrameError, match="7 px"):
+        quality.measure_quality(photo[:5], photo[:5])
