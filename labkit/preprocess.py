@@ -99,9 +99,7 @@ def with_pil(image: NDArray[np.uint8], spec: InputSpec) -> Tensor:
     return pixels.to(torch.float32).div(255).sub(mean).div(std)[None]
 
 
-def with_opencv(
-    image: NDArray[np.uint8], spec: InputSpec, interpolation: int = cv2.INTER_AREA
-) -> Tensor:
+def with_opencv(image: NDArray[np.uint8], spec: InputSpec, interpolation: int = cv2.INTER_AREA) -> Tensor:
     """OpenCV's resize, then NumPy arithmetic: (1, 3, h, w) float32."""
     image = resize_opencv(image, spec, interpolation)
     pixels = image.astype(np.float32) / np.float32(255)
@@ -127,7 +125,7 @@ def with_opencv_lut(image: NDArray[np.uint8], spec: InputSpec) -> Tensor:
 def with_torch(image: NDArray[np.uint8] | Tensor, spec: InputSpec, device: str = "cpu") -> Tensor:
     """Uploads bytes, then resizes and normalises on `device`: (1, 3, h, w) float32."""
     pixels = torch.from_numpy(image) if isinstance(image, np.ndarray) else image
-    pixels = pixels.to(device, non_blocking=True).permute(2, 0, 1)[None]
+    pixels = pixels.to(device, non_blocking=True).permute(2, 0, 1)[None].contiguous()
     return normalise_torch(resize_torch(pixels, spec), spec)
 
 

@@ -1,16 +1,17 @@
 """The networks of the lab as plain torch modules, with their labels and input.
 
-| model        | class                             | input             | labels          |
-|--------------|-----------------------------------|-------------------|-----------------|
-| `resnet18`   | torchvision ResNet-18             | 224x224           | ImageNet (1000) |
-| `detr_r50`   | transformers DetrForObjectDetection, ResNet-50 backbone | the frame as it is | COCO (91 ids) |
-| `lab_resnet` | torchvision ResNet, narrow        | its config.json   | fine kinds of `scenes`   |
-| `lab_detr`   | transformers DetrForObjectDetection, small | its config.json | coarse kinds of `scenes` |
+| model        | class                                   | input              | labels                   |
+|--------------|-----------------------------------------|--------------------|--------------------------|
+| `resnet18`   | torchvision ResNet-18                   | 224x224            | ImageNet's 1000          |
+| `detr_r50`   | transformers DETR, ResNet-50 backbone   | the frame as it is | COCO's 91 ids            |
+| `lab_resnet` | torchvision ResNet, narrow              | its config.json    | fine kinds of `scenes`   |
+| `lab_detr`   | transformers DETR, small                | its config.json    | coarse kinds of `scenes` |
 """
 
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,9 @@ def build(weights: Weights) -> Network:
     """
     try:
         network = _BUILDERS[weights.model](weights)
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        where = weights.path or "random weights"
-        raise WeightsError(f"{weights.model} cannot be built from {where}: {error}") from error
+    except (OSError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        where, why = weights.path or "random weights", (str(error).splitlines() or ["unreadable"])[0]
+        raise WeightsError(f"{weights.model} cannot be built from {where}: {why}") from error
     network.module.eval().requires_grad_(False)
     return network
 

@@ -128,7 +128,7 @@ def _check_resnet18(path: Path) -> str:
     digest = file_sha256(path)
     if not digest.startswith(wanted):
         raise WeightsError(
-            f"{path} is damaged: its SHA-256 starts with {digest[:8]}, not {wanted}; delete it and fetch again"
+            f"{path} is damaged (SHA-256 {digest[:8]}..., not {wanted}...); delete it and fetch again"
         )
     return digest
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def _converted(request: Request) -> Path:
 
 
 def _convert(request: Request) -> Any:
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing fixes the frame size, which is what is wanted here
         model = ov.convert_model(request.module, example_input=request.example)
     shape = [-1 if len(request.batches) > 1 else 1, *request.example.shape[1:]]
     model.reshape(shape)

@@ -1,0 +1,40 @@
+"""What the tests share: small frames, small work, and no disturbance of the user's own files."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads; pools must not fight
+
+import numpy as np
+import pytest
+
+from labkit.types import Frame, Workload
+
+TINY = (160, 128)
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    """Results of a test land in its own folder."""
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "lab-home"))
+
+
+@pytest.fixture
+def frames():
+    """Six small frames with structure: smooth gradients and a moving bright square."""
+    return [make_frame(i) for i in range(6)]
+
+
+@pytest.fixture
+def workload():
+    """Random weights on small frames, three boxes."""
+    return Workload(weights="random", size=TINY, objects=3)
+
+
+def make_frame(index, size=TINY, seed=0):
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x + y) % 256], -1)
+    image = image.astype(np.uint8)
+    image[10 + index : 40 + index, 20 + 3 * index : 60 + 3 * index] = (240, 40, 90)
+    noise = np.random.default_rng(seed + index).integers(0, 20, image.shape, dtype=np.uint8)
+    return Frame(np.ascontiguousarray(np.maximum(image, noise)), index, float(index))

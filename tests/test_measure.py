@@ -1,0 +1,379 @@
+"""Measuring itself: simulated pipelines of known truth, and real child processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from labkit.errors import LabError, UsageError, WorkerError
+from labkit.measure import QUICK, Plan, Turns, Watch, Worker, collect, compare
+from labkit.measure.compare import take_turns
+from labkit.measure.drive import Clock, drive
+from labkit.measure.fidelity import Answers, fidelity, iou, match, relative_error
+from labkit.measure.fingerprint import differences, fingerprint, machine_name
+from labkit.measure.frames import frames_sha256
+from labkit.pipelines import rung
+from labkit.records import Fidelity
+from labkit.types import Detections, Preparation, Rung, Workload
+
+from conftest import TINY, make_frame  # isort: skip
+
+
+class Simulated:
+    """A clock that stands still until someone sleeps or works."""
+
+    def __init__(self):
+        self.t = 100.0
+
+    def now(self):
+        return self.t
+
+    def sleep(self, seconds):
+        self.t += seconds
+
+    @property
+    def clock(self):
+        return Clock(self.now, self.sleep)
+
+
+def worker_of(simulated, service_s, *, fail_at=(), twice_at=(), skip_at=()):
+    """A schedule whose frame i takes service_s(i) seconds on the simulated clock."""
+
+    def schedule(frames, net):
+        for frame in frames:
+            simulated.sleep(service_s(frame.index))
+            if frame.index in fail_at:
+                raise RuntimeError("this frame is not to its liking")
+            if frame.index in skip_at:
+                continue
+            yield frame, Detections.empty(frame.size)
+            if frame.index in twice_at:
+                yield frame, Detections.empty(frame.size)
+
+    return schedule
+
+
+WARM_FOR = {"warm_frames": 5, "warm_s": 0.0, "warm_limit_s": 1.0}
+
+
+def measured(service_s, plan, **faults):
+    simulated = Simulated()
+    return drive(worker_of(simulated, service_s, **faults), None, [make_frame(0)], plan, clock=simulated.clock)
+
+
+def test_closed_throughput_and_latency_of_a_steady_pipeline():
+    timed = measured(lambda i: 0.01, Plan(seconds=1.0, min_frames=10, **WARM_FOR))
+    assert timed.latency_s == pytest.approx(np.full(100, 0.01))
+    assert timed.done_s[-1] == pytest.approx(1.0)
+    assert (timed.offered, timed.dropped, timed.failed) == (100, 0, 0)
+
+
+def test_warm_up_is_kept_apart_and_ends_when_times_settle():
+    timed = measured(
+        lambda i: 0.5 if i == 0 else 0.05 if i < 30 else 0.01,
+        Plan(seconds=1.0, min_frames=10, warm_frames=20, warm_s=0.1, warm_limit_s=60),
+    )
+    assert timed.warmup_s[0] == pytest.approx(0.5)
+    assert len(timed.warmup_s) >= 20
+    assert timed.latency_s.max() <= 0.05 + 1e-9
+
+
+def test_a_warm_up_that_never_settles_is_bounded():
+    plan = Plan(seconds=0.5, min_frames=2, warm_frames=20, warm_s=0.1, warm_limit_s=3.0)
+    timed = measured(lambda i: 0.01 * 1.05**i, plan)  # each frame is slower than the one before
+    assert 3.0 <= timed.warmup_s.sum() <= 3.3
+
+
+def test_paced_latency_counts_from_when_a_frame_was_due():
+    """Every 50th frame stalls for 0.3 s at 20 frames/s: its latency is the stall, and the frames
+    that fell due meanwhile are dropped, all but the newest, which waited since it was due."""
+    plan = Plan("paced", fps=20, seconds=50, **WARM_FOR)
+    timed = measured(lambda i: 0.31 if i % 50 == 49 else 0.01, plan)
+    stalled = timed.index % 50 == 49
+    assert timed.latency_s[stalled] == pytest.approx(0.31, abs=1e-9)
+    after = np.flatnonzero(stalled)[:-1] + 1
+    assert timed.latency_s[after] == pytest.approx(0.01 + 0.01, abs=1e-9)  # 0.31 s = 6 periods + 0.01
+    assert (np.diff(timed.index)[stalled[:-1]] == 6).all()
+    assert timed.dropped == 5 * stalled.sum() or timed.dropped == 5 * (stalled.sum() - 1)
+    assert timed.offered == 1000 == len(timed.latency_s) + timed.dropped
+    assert np.percentile(timed.latency_s, 99) == pytest.approx(0.31, abs=0.001)
+
+
+def test_a_paced_pipeline_that_is_too_slow_drops_and_stays_fresh():
+    timed = measured(lambda i: 0.1, Plan("paced", fps=30, seconds=10, **WARM_FOR))
+    assert timed.offered == 300
+    assert len(timed.latency_s) == pytest.approx(100, abs=2)
+    assert timed.latency_s.max() <= 0.1 + 1 / 30 + 1e-9
+
+
+def test_a_paced_pipeline_that_is_quick_enough_drops_nothing():
+    timed = measured(lambda i: 0.02, Plan("paced", fps=25, seconds=4, **WARM_FOR))
+    assert (timed.offered, timed.dropped) == (100, 0)
+    assert timed.latency_s == pytest.approx(np.full(100, 0.02))
+
+
+def test_failed_frames_are_counted_and_the_run_goes_on():
+    timed = measured(lambda i: 0.01, Plan(seconds=1.0, min_frames=10, **WARM_FOR), fail_at=(30, 60))
+    assert timed.failed == 2
+    assert timed.offered == len(timed.latency_s) + 2
+
+
+def test_frames_that_a_schedule_keeps_are_counted_as_failed():
+    timed = measured(lambda i: 0.01, Plan(seconds=1.0, min_frames=10, **WARM_FOR), skip_at=(40, 41))
+    assert timed.failed == 2
+
+
+@pytest.mark.parametrize(
+    ("faults", "message"),
+    [
+        ({"fail_at": range(20, 40)}, "failed 3 time"),
+        ({"fail_at": [0]}, "failed 1 time"),
+        ({"twice_at": [30]}, "twice"),
+    ],
+)
+def test_a_broken_schedule_is_an_error(faults, message):
+    with pytest.raises(LabError, match=message):
+        measured(lambda i: 0.01, Plan(seconds=1.0, min_frames=10, **WARM_FOR), **faults)
+
+
+def test_a_schedule_that_invents_or_forgets_frames_is_an_error():
+    def inventing(frames, net):
+        for frame in frames:
+            yield make_frame(frame.index + 1), Detections.empty(TINY)
+
+    def forgetting(frames, net):
+        for frame, _ in zip(frames, range(40), strict=False):
+            yield frame, Detections.empty(TINY)
+
+    for schedule, message in ((inventing, "never given"), (forgetting, "ended although")):
+        with pytest.raises(LabError, match=message):
+            drive(schedule, None, [make_frame(0)], Plan(seconds=5, warm_frames=3, warm_s=0, warm_limit_s=0.1))
+
+
+def test_a_pipeline_with_frames_in_flight_is_measured_by_its_results():
+    """Two frames deep: throughput is that of the slower half, latency that of both."""
+    simulated = Simulated()
+
+    def two_deep(frames, net):
+        before = None
+        for frame in frames:
+            simulated.sleep(0.01)
+            if before is not None:
+                yield before, Detections.empty(before.size)
+            before = frame
+        if before is not None:
+            yield before, Detections.empty(before.size)
+
+    plan = Plan(seconds=1.0, min_frames=10, **WARM_FOR)
+    timed = drive(two_deep, None, [make_frame(0)], plan, clock=simulated.clock)
+    assert len(timed.latency_s) / timed.done_s[-1] == pytest.approx(100, rel=0.02)
+    assert np.median(timed.latency_s) == pytest.approx(0.02)
+    assert timed.failed == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"scenario": "x"}, {"scenario": "paced"}, {"scenario": "paced", "fps": -1}, {"seconds": 0}]
+)
+def test_a_plan_says_what_is_wrong(wrong):
+    with pytest.raises(UsageError):
+        Plan(**wrong)
+
+
+class Noisy:
+    """Takes turns whose times have a known middle."""
+
+    def __init__(self, seconds, seed, sigma=0.03):
+        self.seconds, self.random, self.sigma = seconds, np.random.default_rng(seed), sigma
+
+    def turn(self, n_frames):
+        return float(np.mean(self.seconds * self.random.lognormal(0, self.sigma, n_frames)))
+
+
+def test_a_comparison_finds_a_known_ratio():
+    result = compare("a", {"a": Noisy(0.010, 1), "b": Noisy(0.005, 2)}, Turns(rounds=11, frames=8))[0]
+    low, high = result.interval
+    assert low < 2.0 < high
+    assert high - low < 0.2
+    assert (result.verdict, result.a, result.b, result.rounds) == ("faster", "a", "b", 11)
+    assert "2.0" in result.sentence or "1.9" in result.sentence
+
+
+def test_turns_come_in_random_order_and_equal_number():
+    seen = []
+
+    class Logged(Noisy):
+        def __init__(self, name):
+            super().__init__(0.1, 0)
+            self.name = name
+
+        def turn(self, n_frames):
+            seen.append(self.name)
+            return super().turn(n_frames)
+
+    take_turns({name: Logged(name) for name in "abc"}, Turns(rounds=20, frames=2, warm_up=1), seed=5)
+    rounds = [tuple(seen[i : i + 3]) for i in range(3, 63, 3)]
+    assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
+    assert len(set(rounds)) >= 4
+
+
+def test_a_rung_that_disagrees_claims_no_gain():
+    fidelities = {"b": Fidelity("a", 8, 0.5, None, 0.9, 0)}
+    turners = {"a": Noisy(0.010, 1), "b": Noisy(0.005, 2)}
+    result = compare("a", turners, Turns(rounds=9, frames=4), fidelities=fidelities)[0]
+    assert not result.agrees
+    assert "no like-for-like gain" in result.sentence
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 8}, {"frames": 0}])
+def test_turns_say_what_is_wrong(wrong):
+    with pytest.raises(UsageError):
+        Turns(**wrong)
+    with pytest.raises(UsageError):
+        compare("a", {"a": Noisy(1, 1)})
+
+
+def found(*boxes, label=None, fine=None, size=(100, 100)):
+    n = len(boxes)
+    result = Detections(
+        np.array(boxes, np.float32).reshape(n, 4),
+        np.full(n, 0.9, np.float32),
+        np.array(label if label is not None else [1] * n, np.int64),
+        ("x",) * n,
+        size,
+    )
+    if fine is not None:
+        result = result.with_fine(np.array(fine, np.int64), np.ones(n, np.float32), ("y",) * n)
+    return result
+
+
+def test_iou_is_that_of_torchvision():
+    import torch
+    from torchvision.ops import box_iou
+
+    random = np.random.default_rng(0).uniform(0, 100, (2, 30, 2, 2)).astype(np.float32)
+    a, b = np.concatenate([random.min(2), random.max(2)], -1)
+    np.testing.assert_allclose(iou(a, b), box_iou(torch.tensor(a), torch.tensor(b)).numpy(), atol=1e-5)
+
+
+def test_matching_uses_each_box_once_and_respects_labels():
+    a = found((0, 0, 10, 10), (0, 0, 10, 10), (50, 50, 60, 60), label=[1, 1, 2])
+    b = found((0, 0, 10, 10), (50, 50, 60, 60), (50, 50, 60, 60), label=[1, 3, 2])
+    assert sorted(match(a, b)) == [(0, 0), (2, 2)]
+    assert match(found(), b) == []
+
+
+def test_fidelity_counts_boxes_names_and_nan():
+    a = Answers("a", [found((0, 0, 10, 10), (20, 20, 30, 30), fine=[5, 6])], {"x": [np.ones((2, 4), np.float32)]})
+    raw = np.ones((2, 4), np.float32)
+    raw[0, 0] = 1.2
+    b = Answers("b", [found((0, 0, 10, 9), (70, 70, 80, 80), fine=[5, 6])], {"x": [raw]})
+    result = fidelity(a, b)
+    assert (result.agreement, result.same_name, result.nan_count) == (0.5, 1.0, 0)
+    assert result.relative_error == pytest.approx(0.2 / np.sqrt(8))
+    assert not result.agrees
+    raw[1, 1] = np.nan
+    assert fidelity(a, b).nan_count == 1
+    assert fidelity(a, a).agrees
+
+
+def test_relative_error_of_batched_and_single_outputs_is_that_of_all_rows():
+    rows = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    assert relative_error({"x": [rows[:2], rows[2:]]}, {"x": [row[None] for row in rows]}) == 0
+    assert relative_error({"x": [rows]}, {"x": [rows[:4]]}) is None
+
+
+def test_frames_of_a_benchmark_are_known_by_their_hash():
+    first, again, other = collect("scenes", TINY, 3), collect("scenes", TINY, 3), collect("scenes", TINY, 3, seed=1)
+    assert first.source["sha256"] == again.source["sha256"] != other.source["sha256"]
+    assert [frame.index for frame in first.frames] == [0, 1, 2]
+    assert frames_sha256(first.frames[:2]) != first.source["sha256"]
+    assert len(collect("photos", TINY, 1).spread(8)) == 1
+
+
+def test_the_fingerprint_names_machine_and_software():
+    mark = fingerprint()
+    for key in ("cpu", "cores", "os", "python", "versions", "threads", "labkit", "commit", "load_1min", "gpu"):
+        assert key in mark
+    assert mark["versions"]["torch"]
+    assert differences(mark, mark) == []
+    other = {**mark, "cores": 96, "versions": {**mark["versions"], "torch": "1.0"}}
+    assert len(differences(mark, other)) == 2
+    assert machine_name({"cpu": "Intel(R) Xeon(R) E5 @ 2.0", "cores": 4}) == "intel-xeon-e5-2-0-4cores"
+
+
+def test_a_busy_neighbour_is_noticed():
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        with Watch() as watch:
+            threading.Event().wait(1.0)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert any("other programs" in reason for reason in watch.disturbances())
+
+
+# --- child processes -------------------------------------------------------------------------
+
+
+def killing_itself(frames, net):
+    for frame in frames:
+        if frame.index == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield frame, Detections.empty(frame.size)
+
+
+def failing(frames, net):
+    raise ValueError("this schedule has a fault")
+    yield
+
+
+def bad(schedule):
+    return Rung("bad", 1, schedule, Preparation("classify"), None, "bad", "a test")
+
+
+TINY_WORK = Workload(weights="random", size=TINY)
+
+
+@pytest.fixture
+def importable(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+
+
+def test_a_worker_answers_runs_and_takes_turns(frames):
+    shares = []
+    with Worker(rung("resnet_opencv_cpu"), TINY_WORK, frames) as worker:
+        assert worker.ready.settings["weights"] == "random"
+        assert worker.ready.startup_s > 0
+        answers = worker.answers(frames[:2])
+        assert len(answers.found) == 2
+        assert answers.raw["classifier.logits"][0].shape == (1, 1000)
+        plan = Plan(seconds=0.2, min_frames=5, warm_frames=2, warm_s=0, warm_limit_s=1, quick=True)
+        timed = worker.run(plan, shares.append)
+        assert len(timed.latency_s) >= 5
+        assert set(timed.per_span()) == {"preprocess", "infer", "decode"}
+        assert shares[-1] == 1.0
+        assert 0 < worker.turn(3) < 5
+        assert worker.peak_bytes() > 50 * 2**20
+        pid = worker.pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_the_death_of_a_worker_is_an_error_with_its_cause(frames, importable):
+    with pytest.raises(WorkerError, match="SIGKILL"), Worker(bad(killing_itself), TINY_WORK, frames) as worker:
+        worker.run(QUICK)
+
+
+def test_a_fault_in_a_schedule_reaches_the_caller(frames, importable):
+    with pytest.raises(WorkerError, match="this schedule has a fault"):
+        Worker(bad(failing), TINY_WORK, frames)
+
+
+def test_a_schedule_that_cannot_travel_is_explained(frames):
+    with pytest.raises(WorkerError, match="function of a module"):
+        Worker(bad(lambda frames, net: iter(())), TINY_WORK, frames)

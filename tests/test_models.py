@@ -1,0 +1,238 @@
+"""Networks, decoding, engines: against torchvision, transformers and the plain module."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from labkit.errors import UnavailableError, UsageError, WeightsError
+from labkit.models import decode
+from labkit.models.engines import ENGINES, Request, build_engine
+from labkit.models.engines.eager import fold_batch_norms
+from labkit.models.inputs import with_bytes
+from labkit.models.nets import Combined, cut
+from labkit.models.networks import DetrCore, build
+from labkit.models.prepare import prepare
+from labkit.models.weights import Weights
+from labkit.models.work import gflop
+from labkit.needs import missing
+from labkit.preprocess import DETR_INPUT, preprocessor
+from labkit.types import Preparation, Workload
+
+from conftest import TINY, make_frame  # isort: skip
+
+
+@pytest.fixture(scope="module")
+def detr():
+    return build(Weights("detr_r50", "random", None, "seed 0", ""))
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return build(Weights("resnet18", "random", None, "seed 0", ""))
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return preprocessor("opencv", DETR_INPUT)(make_frame(0).image)
+
+
+def fake_outputs(queries=100, classes=92, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(queries, classes, generator=generator) * 3
+    boxes = torch.rand(queries, 4, generator=generator)
+    return logits, boxes
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.99])
+def test_decoding_is_that_of_transformers(threshold):
+    from transformers import DetrImageProcessor
+    from transformers.models.detr.modeling_detr import DetrObjectDetectionOutput
+
+    logits, boxes = fake_outputs()
+    outputs = DetrObjectDetectionOutput(logits=logits[None], pred_boxes=boxes[None])
+    wanted = DetrImageProcessor().post_process_object_detection(
+        outputs, threshold=threshold, target_sizes=[(480, 640)]
+    )[0]
+    names = [f"n{i}" for i in range(91)]
+    got = decode.detections(logits, boxes, (640, 480), names, 100, threshold)
+    order = wanted["scores"].argsort(descending=True)
+    np.testing.assert_allclose(got.score, wanted["scores"][order].numpy(), rtol=1e-5)
+    assert got.label.tolist() == wanted["labels"][order].tolist()
+    assert got.name == tuple(names[i] for i in got.label)
+    clipped = wanted["boxes"][order].numpy().clip(0, [640, 480, 640, 480])
+    np.testing.assert_allclose(got.xyxy, clipped, atol=1e-3)
+
+
+@given(st.integers(0, 100), st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_objects_keeps_the_best(objects, seed):
+    logits, boxes = fake_outputs(seed=seed)
+    found = decode.detections(logits, boxes, (64, 48), ["x"] * 91, objects, 0.0)
+    scores = logits.softmax(-1)[:, :-1].max(-1).values.sort(descending=True).values[:objects]
+    np.testing.assert_allclose(found.score, scores.numpy(), rtol=1e-6)
+
+
+def test_boxes_that_reach_over_the_edge_are_clipped():
+    boxes = np.array([[0.5, 0.5, 3.0, 3.0], [-1, -1, 0.1, 0.1], [0.5, 0.5, 0, 0]], np.float32)
+    got = decode.cxcywh_to_xyxy(boxes, (100, 50))
+    np.testing.assert_allclose(got, [[0, 0, 100, 50], [0, 0, 0, 0], [50, 25, 50, 25]])
+
+
+@pytest.mark.parametrize(
+    ("box", "shape"),
+    [
+        ((0, 0, 8, 6), (6, 8)),
+        ((2, 2, 2, 2), (1, 1)),
+        ((8, 6, 8, 6), (1, 1)),
+        ((1.5, 1.5, 2.5, 2.5), (2, 2)),
+        ((7.2, 0, 8, 0.1), (1, 1)),
+    ],
+)
+def test_a_crop_has_at_least_one_pixel(box, shape):
+    image = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+    assert cut(image, np.array(box, np.float32)).shape == (*shape, 3)
+
+
+def test_a_seed_decides_random_weights_and_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    before = torch.rand(1)
+    torch.manual_seed(5)
+    first = build(Weights("resnet18", "random", None, "seed 1", ""))
+    assert torch.rand(1) == before
+    again = build(Weights("resnet18", "random", None, "seed 1", ""))
+    other = build(Weights("resnet18", "random", None, "seed 2", ""))
+    assert first.sha256 == again.sha256 != other.sha256
+    assert first.labels[0] == "class 0"  # no pretence of recognition
+
+
+def test_random_detr_answers_depend_on_the_picture(detr, pixels):
+    with torch.inference_mode():
+        logits, boxes = detr.module(pixels)
+        others = detr.module(pixels.flip(-1))
+    assert (logits - others[0]).norm() / logits.norm() > 0.02
+    assert (boxes - others[1]).abs().max() > 0.01
+
+
+def test_detr_core_is_the_model_itself(detr, pixels):
+    assert isinstance(detr.module, DetrCore)
+    with torch.inference_mode():
+        logits, boxes = detr.module(pixels)
+        whole = detr.module.detr(pixel_values=pixels, pixel_mask=torch.ones(1, *pixels.shape[-2:]))
+    torch.testing.assert_close(logits, whole.logits)
+    torch.testing.assert_close(boxes, whole.pred_boxes)
+
+
+def test_work_is_what_the_architecture_says():
+    assert gflop("resnet18", (640, 480)) == pytest.approx(3.63, abs=0.01)
+    assert gflop("resnet18", (640, 480), crop=True) == pytest.approx(3.63, abs=0.01)
+    assert gflop("detr_r50", (640, 480)) == pytest.approx(58.1, abs=0.1)
+
+
+def trained_looking_norms(module):
+    """Norms with statistics as after training, so that folding has something to do."""
+    generator = torch.Generator().manual_seed(3)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d) or type(part).__name__ == "DetrFrozenBatchNorm2d":
+            n = part.running_mean.shape
+            part.running_mean.copy_(torch.randn(n, generator=generator) * 0.1)
+            part.running_var.copy_(torch.rand(n, generator=generator) + 0.5)
+            part.weight.data.copy_(part.weight.data * (torch.rand(n, generator=generator) + 0.5))
+            part.bias.data.copy_(torch.randn(n, generator=generator) * 0.1)
+    return module
+
+
+@pytest.mark.parametrize(("which", "norms"), [("detr", 53), ("resnet", 20)])
+def test_folding_batch_norms_changes_nothing_but_the_work(which, norms, request, pixels):
+    module = trained_looking_norms(copy.deepcopy(request.getfixturevalue(which).module))
+    folded = copy.deepcopy(module)
+    assert fold_batch_norms(folded) == norms
+    with torch.inference_mode():
+        wanted, got = module(pixels), folded(pixels)
+    wanted, got = (x if isinstance(x, tuple) else (x,) for x in (wanted, got))
+    for a, b in zip(wanted, got, strict=True):
+        assert (a - b).norm() / a.norm() < 1e-4
+
+
+# engine, precision, options, largest relative error of the outputs
+ENGINE_CASES = [
+    ("eager", "fp32", {"fold_batch_norm": True, "channels_last": True}, 1e-4),
+    ("openvino", "fp32", {}, 1e-3),
+    ("openvino", "bf16", {}, 0.1),
+    ("onnxruntime", "fp32", {}, 1e-3),
+]
+
+
+@pytest.mark.parametrize(("engine", "precision", "options", "tolerance"), ENGINE_CASES)
+@pytest.mark.parametrize("which", ["detr", "resnet"])
+def test_an_engine_agrees_with_the_module(which, engine, precision, options, tolerance, request, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    reason = missing([ENGINES[engine][1]])
+    if reason:
+        pytest.skip(reason)
+    network = request.getfixturevalue(which)
+    module = with_bytes(network.module, network.input)
+    batches = (1,) if which == "detr" else (1, 2, 3)
+    images = torch.stack([torch.from_numpy(make_frame(i).image) for i in range(batches[-1])])
+    built = build_engine(
+        engine,
+        Request(module, images[:1], f"test-{which}", precision=precision, options=options, batches=batches),
+    )
+    for n in batches:
+        with torch.inference_mode():
+            wanted = module(images[:n])
+        wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+        got = built(images[:n])
+        for a, b in zip(wanted, got, strict=True):
+            assert a.shape == b.shape
+            assert (a - b.float()).norm() / a.norm() < tolerance
+    first = built(images[:1])[0].clone()
+    kept = built(images[:1])[0]
+    built(images[-1:])
+    torch.testing.assert_close(kept, first)  # an output is not overwritten by the next call
+
+
+def test_an_unknown_engine_or_a_missing_gpu_is_said(workload):
+    with pytest.raises(UsageError, match="no engine named 'nosuch'"):
+        prepare(Preparation("classify", engine="nosuch"), workload)
+    if not torch.cuda.is_available():
+        with pytest.raises(UnavailableError, match="NVIDIA GPU"):
+            prepare(Preparation("detect", device="cuda"), workload)
+
+
+def test_damaged_and_missing_folders_are_said(tmp_path):
+    with pytest.raises(WeightsError, match="no folder"):
+        build(Weights("detr_r50", "pretrained", tmp_path / "nowhere", "x", ""))
+    (tmp_path / "resnet18-f37072fd.pth").write_bytes(b"not weights")
+    with pytest.raises(WeightsError, match="resnet18 cannot be built"):
+        build(Weights("resnet18", "pretrained", tmp_path / "resnet18-f37072fd.pth", "x", ""))
+
+
+def test_a_saved_detr_folder_loads_as_the_same_model(detr, tmp_path):
+    """The path that pretrained weights take, with random ones in their place."""
+    detr.module.detr.config.id2label = {**{i: f"thing {i}" for i in range(91)}, 1: "person", 17: "cat"}
+    detr.module.detr.save_pretrained(tmp_path)
+    loaded = build(Weights("detr_r50", "pretrained", tmp_path, "local", ""))
+    assert loaded.sha256 == detr.sha256
+    assert (loaded.labels[1], loaded.labels[17], len(loaded.labels)) == ("person", "cat", 91)
+
+
+def test_settings_tell_what_was_used(workload):
+    prepared = prepare(Preparation("combined", "pil"), workload)
+    assert isinstance(prepared.net, Combined)
+    assert prepared.settings["weights"] == "random"
+    assert set(prepared.settings["weights_sha256"]) == {"detr_r50", "resnet18"}
+    assert prepared.settings["size"] == list(TINY)
+    assert prepared.settings["preparation"]["preprocess"] == "pil"
+
+
+def test_classifying_a_frame_is_one_box_as_large_as_the_frame(workload):
+    frame = make_frame(0)
+    net = prepare(Preparation("classify"), Workload(weights="random", size=frame.size)).net
+    found = net.decode(net.infer(net.preprocess(frame.image)), frame.size)
+    assert found.xyxy.tolist() == [[0, 0, *frame.size]]
+    assert len(found) == 1

@@ -1,0 +1,157 @@
+"""The ladder as data, and schedules: whatever the order of work, the answers are the same."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+from labkit.errors import UsageError
+from labkit.measure.fidelity import Answers, fidelity
+from labkit.measure.session import Session
+from labkit.models.engines import ENGINES
+from labkit.models.nets import Combined
+from labkit.models.prepare import prepare
+from labkit.needs import missing
+from labkit.pipelines import LADDER, rung, rungs_of_stage
+from labkit.preprocess import IMPLEMENTATIONS
+from labkit.types import Frame, Workload
+
+from conftest import TINY, make_frame  # isort: skip
+
+NAMES = [r.name for r in LADDER]
+
+
+def test_names_are_unique_and_ancestors_come_first():
+    assert len(set(NAMES)) == len(NAMES)
+    for position, row in enumerate(LADDER):
+        assert row.reference in NAMES
+        assert row.changes is None or row.changes in NAMES[:position]
+
+
+@pytest.mark.parametrize("row", LADDER, ids=NAMES)
+def test_a_rung_is_data_that_can_be_prepared(row):
+    assert inspect.isgeneratorfunction(row.run)
+    assert row.prepare.engine in ENGINES
+    assert row.prepare.preprocess in (*IMPLEMENTATIONS, "bytes")
+    assert ("cuda" in row.needs) == (row.prepare.device == "cuda")
+    assert row.about
+    assert rung(row.reference).reference == row.reference or rung(row.reference).changes
+
+
+@pytest.mark.parametrize("row", [r for r in LADDER if r.changes], ids=lambda r: r.name)
+def test_a_rung_changes_one_thing(row):
+    """One schedule, or one or two fields of its preparation (an engine brings its own input)."""
+    before, after = rung(row.changes), row
+    changed = {
+        key
+        for key in {*before.prepare.describe(), *after.prepare.describe()}
+        if before.prepare.describe().get(key) != after.prepare.describe().get(key)
+    }
+    schedule = before.run is not after.run
+    engine = {"engine", "preprocess", "fold_batch_norm", "channels_last"}
+    lean = {"fold_batch_norm", "channels_last"}
+    quantised = {"precision", "rest_precision"}
+    assert schedule + bool(changed) == 1 or (not schedule and not changed)
+    assert len(changed) <= 1 or changed <= engine or changed <= lean or changed <= quantised
+
+
+def test_unknown_names_get_a_hint():
+    with pytest.raises(UsageError, match="did you mean detr_pil_cpu"):
+        rung("detr_pil_cp")
+    assert rungs_of_stage(77) == ()
+
+
+def able(row):
+    reason = missing(row.needs)
+    return pytest.param(row, id=row.name, marks=[pytest.mark.skip(reason=reason)] if reason else [])
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Answers of any rung on the same frames, each rung prepared once."""
+    known: dict[str, Answers] = {}
+    frames = [make_frame(i) for i in range(3)]
+    workload = Workload(weights="random", size=TINY, objects=3)
+
+    def of(name):
+        if name not in known:
+            known[name] = Session(rung(name), workload, frames).answers(frames)
+        return known[name]
+
+    return of
+
+
+FP32 = [r for r in LADDER if r.prepare.precision == "fp32"]
+LOWER = [r for r in LADDER if r.prepare.precision in ("bf16", "fp16")]
+
+
+@pytest.mark.parametrize("row", [able(r) for r in FP32 if r.prepare.task != "classify"])
+def test_fp32_rungs_agree_with_their_reference_to_a_thousandth(row, answers):
+    result = fidelity(answers(row.reference), answers(row.name))
+    assert result.nan_count == 0
+    assert result.agreement == 1
+    assert result.relative_error < 1e-3
+    if row.prepare.task == "combined":
+        assert result.same_name == 1
+
+
+@pytest.mark.parametrize("row", [able(r) for r in LOWER])
+def test_half_precision_rungs_stay_near_their_reference(row, answers):
+    result = fidelity(answers(row.reference), answers(row.name))
+    assert result.nan_count == 0
+    assert result.relative_error < 0.2
+
+
+@pytest.mark.parametrize("name", ["resnet_opencv_cpu", "resnet_linear_cpu"])
+def test_other_resizing_is_measured_and_not_nothing(name, answers):
+    result = fidelity(answers("resnet_pil_cpu"), answers(name))
+    assert 0 < result.relative_error < 0.5
+
+
+@pytest.mark.parametrize("objects", [0, 1, 100])
+def test_any_number_of_boxes(objects):
+    frames = [make_frame(0)]
+    workload = Workload(weights="random", size=TINY, objects=objects)
+    found = {
+        name: Session(rung(name), workload, frames).answers(frames).found[0]
+        for name in ("origin_combined_cpu", "batched_cpu")
+    }
+    for name, each in found.items():
+        assert len(each) == len(each.fine_name) == objects, name
+        np.testing.assert_allclose(each.xyxy, found["origin_combined_cpu"].xyxy, atol=1e-3)
+        assert each.fine_name == found["origin_combined_cpu"].fine_name
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 17), (3840, 2160)])
+@pytest.mark.parametrize("name", ["resnet_pil_cpu", "resnet_opencv_cpu"])
+def test_frames_of_any_size(name, size):
+    frame = make_frame(0, size)
+    workload = Workload(weights="random", size=size)
+    found = Session(rung(name), workload, [frame]).answers([frame]).found[0]
+    assert found.frame_size == size
+
+
+@pytest.mark.parametrize("row", [able(r) for r in LADDER if r.prepare.engine == "eager"])
+def test_schedules_keep_order_and_end_with_their_frames(row, workload, frames):
+    net = prepare(row.prepare, workload).net
+    assert [frame.index for frame, _ in row.run(frames, net)] == [f.index for f in frames]
+    assert list(row.run([], net)) == []
+
+
+def test_boxes_without_area_can_be_named(workload):
+    net = prepare(rung("batched_cpu").prepare, workload).net
+    assert isinstance(net, Combined)
+    image = make_frame(0).image
+    width, height = TINY
+    xyxy = np.array([[0, 0, 0, 0], [width, height, width, height], [5, 5, 5, 90]], np.float32)
+    logits = net.classifier.infer(net.classifier.crops(image, xyxy))
+    assert logits.shape[0] == 3
+    assert torch.isfinite(logits).all()
+
+
+def test_stopping_early_is_harmless(workload, frames):
+    row = rung("detr_opencv_cpu")
+    results = row.run(iter(frames), prepare(row.prepare, workload).net)
+    assert isinstance(next(results)[0], Frame)
+    results.close()

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labkit.errors import FrameError, UsageError
+from labkit.types import Detections, Frame, Workload
+
+
+def boxes(n=2, **changes):
+    parts = {
+        "xyxy": np.tile(np.array([[1, 2, 3, 4]], np.float32), (n, 1)),
+        "score": np.linspace(0.9, 0.5, n, dtype=np.float32),
+        "label": np.arange(n, dtype=np.int64),
+        "name": tuple(f"thing {i}" for i in range(n)),
+        "frame_size": (10, 10),
+    }
+    return Detections(**{**parts, **changes})
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 5), np.uint8),
+        np.zeros((4, 5, 4), np.uint8),
+        np.zeros((4, 5, 3), np.float32),
+        np.zeros((0, 5, 3), np.uint8),
+        np.zeros((5, 4, 3), np.uint8).transpose(1, 0, 2),
+        [[1, 2, 3]],
+    ],
+)
+def test_frame_refuses_what_is_not_rgb(image):
+    with pytest.raises(FrameError):
+        Frame(image, 0, 0.0)
+
+
+def test_frame_size_is_width_by_height():
+    assert Frame(np.zeros((4, 5, 3), np.uint8), 0, 0.0).size == (5, 4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"xyxy": np.array([[1, 2, 3, 11], [1, 2, 3, 4]], np.float32)},  # outside
+        {"xyxy": np.array([[5, 2, 3, 4], [1, 2, 3, 4]], np.float32)},  # turned round
+        {"xyxy": np.array([[np.nan, 2, 3, 4], [1, 2, 3, 4]], np.float32)},
+        {"xyxy": np.zeros((2, 4))},  # float64
+        {"score": np.zeros(3, np.float32)},
+        {"label": np.zeros(2, np.int32)},
+        {"name": ("one",)},
+        {"fine_name": ("a", "b")},  # without label and score
+    ],
+)
+def test_detections_refuse_what_does_not_fit(changes):
+    with pytest.raises(UsageError):
+        boxes(**changes)
+
+
+def test_detections_of_nothing_are_empty():
+    nothing = Detections.empty((10, 10))
+    assert len(nothing) == 0
+    assert nothing.take([]).xyxy.shape == (0, 4)
+
+
+@given(st.permutations(range(4)))
+def test_take_keeps_every_part_together(order):
+    found = boxes(4).with_fine(np.arange(4) * 10, np.ones(4, np.float32), ("a", "b", "c", "d"))
+    taken = found.take(order)
+    assert list(taken.label) == list(order)
+    assert taken.name == tuple(f"thing {i}" for i in order)
+    assert list(taken.fine_label) == [10 * i for i in order]
+    assert taken.fine_name == tuple("abcd"[i] for i in order)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"objects": -1}, {"objects": 101}, {"threshold": 2}, {"size": (0, 5)}, {"model_set": "x"}, {"weights": "x"}],
+)
+def test_workload_says_what_is_wrong(wrong):
+    with pytest.raises(UsageError, match=str(next(iter(wrong.values()))).replace("(", r"\(").replace(")", r"\)")):
+        Workload(**wrong)
