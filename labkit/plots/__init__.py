@@ -2,7 +2,7 @@
 
 from labkit.plots.gains import compare_two, waterfall
 from labkit.plots.parts import latency, throughput, where_time_goes
-from labkit.plots.saving import save, save_all, svg_text
+from labkit.plots.saving import overview, save, save_all, svg_text
 from labkit.plots.style import Chart
 from labkit.plots.tradeoffs import accuracy_of, roofline, speed_accuracy
 
@@ -11,6 +11,7 @@ __all__ = [
     "accuracy_of",
     "compare_two",
     "latency",
+    "overview",
     "roofline",
     "save",
     "save_all",

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from labkit.errors import UsageError
 from labkit.files import write_whole
 from labkit.plots.gains import compare_two, waterfall
 from labkit.plots.parts import latency, throughput, where_time_goes
@@ -18,23 +17,13 @@ from labkit.plots.style import Chart
 from labkit.plots.tradeoffs import roofline, speed_accuracy
 from labkit.records import Comparison, Run
 
-PNG_DPI = 160
-
 
 def save(chart: Chart, path_stem: Path | str) -> list[Path]:
     """Writes `<stem>.svg` and `<stem>.png`, each whole; returns both paths."""
     stem = Path(path_stem)
-    picture = io.BytesIO()
-    chart.savefig(
-        picture,
-        format="png",
-        dpi=PNG_DPI,
-        facecolor=chart.get_facecolor(),
-        metadata={"Title": chart.title, "Description": chart.alt_text},
-    )
     return [
         write_whole(stem.with_name(stem.name + ".svg"), svg_text(chart)),
-        write_whole(stem.with_name(stem.name + ".png"), picture.getvalue()),
+        write_whole(stem.with_name(stem.name + ".png"), chart.png()),
     ]
 
 
@@ -58,32 +47,28 @@ def save_all(
 ) -> list[Path]:
     """Draws and saves whatever these results allow; returns the files written."""
     written = []
-    for name, chart in charts(runs, comparisons, theme=theme):
+    for name, chart in overview(runs, comparisons, theme=theme):
         written += save(chart, Path(folder) / name)
+    for place, comparison in enumerate(comparisons, 1):
+        name = _file_name(f"compare_{place:02d}_{comparison.a}_{comparison.b}")
+        written += save(compare_two(comparison, theme=theme), Path(folder) / name)
     return written
 
 
-def charts(
+def overview(
     runs: Sequence[Run], comparisons: Sequence[Comparison], *, theme: str = "light"
 ) -> list[tuple[str, Chart]]:
-    """The charts that these results allow, with a file name each."""
+    """The charts over all results that these allow, each with a name fit for a file."""
     timed = [run for run in runs if run.n_frames]
     wanted: list[tuple[str, bool, Callable[[], Chart]]] = [
         ("throughput", bool(timed), lambda: throughput(timed, theme=theme)),
+        ("gains", bool(comparisons), lambda: waterfall(comparisons, theme=theme)),
         ("latency", bool(timed), lambda: latency(timed, theme=theme)),
         ("where_time_goes", any(run.spans_s for run in timed), lambda: where_time_goes(timed, theme=theme)),
-        ("gains", bool(comparisons), lambda: waterfall(comparisons, theme=theme)),
         ("speed_accuracy", any(run.fidelity for run in timed), lambda: speed_accuracy(timed, theme=theme)),
         ("roofline", any(run.share_of_limit for run in timed), lambda: roofline(timed, theme=theme)),
-    ]  # fmt: skip
-    made = [(name, draw()) for name, possible, draw in wanted if possible]
-    made += [
-        (_file_name(f"compare_{place:02d}_{c.a}_{c.b}"), compare_two(c, theme=theme))
-        for place, c in enumerate(comparisons, 1)
     ]
-    if not made:
-        raise UsageError("there is nothing to draw: no timed run and no comparison was given")
-    return made
+    return [(name, draw()) for name, possible, draw in wanted if possible]
 
 
 def _file_name(text: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -62,6 +65,19 @@ class Chart(Figure):
     title: str = ""
     alt_text: str = ""
 
+    def png(self, dpi: int = 160) -> bytes:
+        """The figure as a PNG file's bytes."""
+        buffer = io.BytesIO()
+        words = {"Title": self.title, "Description": self.alt_text}
+        self.savefig(buffer, format="png", dpi=dpi, facecolor=self.get_facecolor(), metadata=words)
+        return buffer.getvalue()
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: a picture with its alt text."""
+        picture = base64.b64encode(self.png()).decode()
+        alt = escape(self.alt_text)
+        return f'<img src="data:image/png;base64,{picture}" alt="{alt}" style="width: min(100%, 50rem)">'
+
 
 def theme_named(name: str) -> Theme:
     """The theme of that name; UsageError for any other than "light" and "dark"."""
@@ -94,7 +110,8 @@ def drawing(
         chart.text(0.015, 1 - 0.1 / height_in, heading, fontsize=12, weight="bold", va="top")
         chart.text(0.015, 0.08 / height_in, caption, fontsize=7.5, color=look.faint, va="bottom")
         yield chart, chart.add_subplot(), look
-        chart.canvas.draw()  # the layout is found now, under these settings
+        chart.canvas.draw()  # the layout is found now, under these settings, and then kept
+        chart.set_layout_engine("none")
 
 
 def caption_of(records: Sequence[Run | Comparison]) -> str:

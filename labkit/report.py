@@ -1,0 +1,196 @@
+"""One HTML page that shows a set of results; it needs no network and no script."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labkit import __version__
+from labkit.errors import UsageError
+from labkit.files import write_whole
+from labkit.records import Comparison, Run
+
+COLUMNS = (
+    ("Rung", "what was measured"),
+    ("Stage", "the notebook that tells its story"),
+    ("FPS", "frames / wall time of the timed part"),
+    ("95% interval", "of FPS"),
+    ("p50 ms", "median latency"),
+    ("p90 ms", "from 64 frames on"),
+    ("p99 ms", "from 662 frames on"),
+    ("Agreement", "detections shared with the reference rung"),
+    ("Of limit", "arithmetic per second over the machine's measured peak"),
+    ("Peak MiB", "largest memory of the measuring process"),
+    ("Start-up s", "from an empty process to the first frame"),
+    ("Frames", "processed; dropped and failed ones beside it"),
+    ("Notes", "scenario, weights, doubts"),
+)
+
+STYLE = """
+:root { color-scheme: light dark;
+  --paper: #fff; --ink: #1a1a1a; --faint: #5f6368; --line: #dadce0; --doubt: #8a4b00; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #16181c; --ink: #e8eaed; --faint: #a6abb2; --line: #3c4043; --doubt: #ffb95c; }
+}
+body { margin: 0 auto; max-width: 72rem; padding: 1.5rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
+p.lead, figcaption, footer { color: var(--faint); font-size: .9rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums;
+  overflow-wrap: normal; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
+th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+td { white-space: nowrap; }
+td:first-child { min-width: 11rem; max-width: 18rem; overflow-wrap: anywhere; white-space: normal; }
+td:last-child { min-width: 12rem; white-space: normal; }
+figure { margin: 1.5rem 0; } img { width: min(100%, 60rem); height: auto; }
+.doubt { color: var(--doubt); }
+pre { overflow-x: auto; border: 1px solid var(--line); padding: .75rem; font-size: .8rem; }
+"""
+
+
+def write_report(runs: Sequence[Run], comparisons: Sequence[Comparison], path: Path | str) -> Path:
+    """Writes the page: sentences, table, doubts, plots with alt text, and the machine.
+
+    Args:
+        runs: in the order in which the table shows them.
+        comparisons: each gives one sentence.
+        path: of the HTML file, which is written whole.
+
+    Raises:
+        UsageError: there is nothing to show.
+        ResultsError: the file cannot be written.
+    """
+    if not runs and not comparisons:
+        raise UsageError("a report needs a run or a comparison; measure one first, or name other results")
+    return write_whole(path, _page(runs, comparisons))
+
+
+def _page(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
+    sections = [
+        _section("Gains", _sentences(comparisons)) if comparisons else "",
+        _section("Runs", _table(runs)) if runs else "",
+        _section("Doubts", _doubts(runs, comparisons)),
+        _section("Plots", _plots(runs, comparisons)),
+        _section("Machine and software", _fingerprints([*runs, *comparisons])),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">\n"
+        f"<title>labkit report</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>What was measured</h1>\n{_lead(runs, comparisons)}\n{''.join(sections)}</main>\n"
+        f"<footer>labkit {escape(__version__)}. All intervals are 95% intervals; a percentile is told only "
+        "with frames enough for it.</footer>\n</body>\n</html>\n"
+    )
+
+
+def _lead(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
+    records: list[Run | Comparison] = [*runs, *comparisons]
+    weights = sorted({str(record.settings.get("weights", "unknown")) for record in records})
+    facts = [
+        f"{len(runs)} runs and {len(comparisons)} comparisons",
+        f"weights: {' and '.join(weights)}",
+        f"source: {' and '.join(sorted({str(r.source.get('spec', 'unknown')) for r in records}))}",
+        f"on {' and '.join(sorted({record.machine for record in records}))}",
+    ]
+    days = sorted(record.created[:10] for record in records if record.created)
+    if days:
+        facts.append(days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}")
+    warning = "The weights are random: speeds hold, names of what was found mean nothing."
+    extra = f'<p class="doubt">{warning}</p>' if "random" in weights else ""
+    return f'<p class="lead">{escape("; ".join(facts))}</p>{extra}'
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section>\n<h2>{title}</h2>\n{body}\n</section>\n"
+
+
+def _sentences(comparisons: Iterable[Comparison]) -> str:
+    lines = (f"<li>{escape(c.sentence)}{' (quick)' if c.quick else ''}</li>" for c in comparisons)
+    return f"<p>Each pair was measured in turns on the same frames.</p>\n<ul>\n{''.join(lines)}</ul>"
+
+
+def _table(runs: Iterable[Run]) -> str:
+    head = "".join(f'<th scope="col" title="{escape(about)}">{name}</th>' for name, about in COLUMNS)
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(run))}</tr>\n" for run in runs
+    )
+    table = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table>"
+    return f'<div class="wide" tabindex="0">{table}</div>'
+
+
+def _cells(run: Run) -> tuple[str, ...]:
+    low, high = run.fps_interval
+    notes = [run.scenario, f"{run.settings.get('weights', 'unknown')} weights"]
+    notes += ["quick"] if run.quick else []
+    notes += ["noisy, see below"] if run.noisy else []
+    lost = [f"{n} {what}" for n, what in ((run.dropped, "dropped"), (run.failed, "failed")) if n]
+    return (
+        run.rung,
+        str(run.stage),
+        _number(run.fps),
+        f"{_number(low)} to {_number(high)}" if np.isfinite(high) else "too few frames",
+        *(_number(run.percentile_ms(q)) for q in (50, 90, 99)),
+        "-" if run.fidelity is None else f"{run.fidelity.agreement:.1%}",
+        "-" if run.share_of_limit is None else f"{run.share_of_limit:.1%}",
+        _number(run.peak_bytes / 2**20),
+        _number(run.startup_s),
+        "; ".join([str(run.n_frames), *lost]),
+        "; ".join(notes),
+    )
+
+
+def _doubts(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
+    named = [(run.rung, run.noise) for run in runs]
+    named += [(f"{c.a} against {c.b}", c.disturbances) for c in comparisons]
+    lines = [f"<li><b>{escape(name)}</b>: {escape('; '.join(noise))}</li>" for name, noise in named if noise]
+    if not lines:
+        return "<p>None: latencies were steady and nothing disturbed the machine.</p>"
+    return f'<ul class="doubt">\n{"".join(lines)}</ul>'
+
+
+def _plots(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
+    from labkit.plots import overview, svg_text
+
+    light, dark = (overview(runs, comparisons, theme=theme) for theme in ("light", "dark"))
+    figures = []
+    for (_, chart), (_, night) in zip(light, dark, strict=True):
+        figures.append(
+            '<figure><picture><source media="(prefers-color-scheme: dark)" '
+            f'srcset="{_data(svg_text(night))}">'
+            f'<img src="{_data(svg_text(chart))}" alt="{escape(chart.alt_text)}"></picture>'
+            f"<figcaption><details><summary>In words</summary>{escape(chart.alt_text)}</details>"
+            "</figcaption></figure>\n"
+        )
+    return "".join(figures)
+
+
+def _fingerprints(records: Sequence[Run | Comparison]) -> str:
+    """The newest fingerprint of each machine."""
+    newest: dict[str, Mapping[str, Any]] = {}
+    for record in sorted(records, key=lambda record: record.created):
+        newest[record.machine] = record.fingerprint
+    return "".join(
+        f"<details{' open' if len(newest) == 1 else ''}><summary>{escape(machine)}</summary>"
+        f"<pre>{escape(json.dumps(dict(facts), indent=2, default=str, ensure_ascii=False))}</pre></details>\n"
+        for machine, facts in newest.items()
+    )
+
+
+def _data(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -1,0 +1,281 @@
+"""Figures: every number in its place, nothing over anything else, words for those who cannot see."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from records_made_up import made_up_comparison, made_up_run
+
+from labkit import plots
+from labkit.errors import UsageError
+from labkit.plots import style
+from labkit.records import Comparison, Run
+
+LONG = "a_rung with quite a long name that goes on and on, $x_1$ <b>&"
+
+
+def ladder(n: int, name: str = "rung") -> list[Run]:
+    return [
+        made_up_run(f"{name} {k}", period_s=0.02 * 1.2**k, seed=k, agreement=1 - 0.001 * k, n=70)
+        for k in range(n)
+    ]
+
+
+def steps(n: int, name: str = "rung") -> list[Comparison]:
+    return [
+        made_up_comparison(f"{name} {k}", f"{name} {k + 1}", ratio=0.9 + 0.1 * k, seed=k, agrees=k % 4 != 3)
+        for k in range(n)
+    ]
+
+
+def axes_of(chart: plots.Chart) -> mpl.axes.Axes:
+    (axes,) = chart.axes
+    return axes
+
+
+def lines_with(axes: mpl.axes.Axes, marker: str) -> list[np.ndarray]:
+    return [line.get_xydata() for line in axes.lines if line.get_marker() == marker]
+
+
+def visible_texts(chart: plots.Chart) -> list[Text]:
+    axes = axes_of(chart)
+    texts = [*chart.texts, *axes.texts, axes.xaxis.label, axes.yaxis.label]
+    if axes.get_legend():
+        texts += [*axes.get_legend().get_texts(), axes.get_legend().get_title()]
+    for axis, (low, high) in ((axes.xaxis, sorted(axes.get_xlim())), (axes.yaxis, sorted(axes.get_ylim()))):
+        texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    return [text for text in texts if text.get_visible() and text.get_text().strip()]
+
+
+def assert_legible(chart: plots.Chart) -> None:
+    """No two texts touch, and all lie on the paper."""
+    chart.canvas.draw()
+    boxes = [(text.get_text(), text.get_window_extent()) for text in visible_texts(chart)]
+    for name, box in boxes:
+        assert chart.bbox.x0 <= box.x0 and box.x1 <= chart.bbox.x1, f"{name!r} leaves the paper sideways"
+        assert chart.bbox.y0 <= box.y0 and box.y1 <= chart.bbox.y1, f"{name!r} leaves the paper"
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        shared = Bbox.intersection(a, b)
+        touching = shared is not None and shared.width > 0.5 and shared.height > 0.5
+        assert not touching, f"{one!r} overlaps {other!r}"
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 20])
+@pytest.mark.parametrize("name", ["r", LONG])
+def test_no_text_overlaps_another_or_leaves_the_paper(n: int, name: str) -> None:
+    for _, chart in plots.overview(ladder(n, name), steps(n, name)):
+        assert_legible(chart)
+    assert_legible(plots.compare_two(steps(1, name)[0], theme="dark"))
+
+
+def test_a_legibility_check_sees_an_overlap() -> None:
+    chart = plots.throughput(ladder(2))
+    axes_of(chart).annotate("over", (50, 0))
+    axes_of(chart).annotate("over", (50, 0))
+    with pytest.raises(AssertionError, match="overlaps"):
+        assert_legible(chart)
+
+
+def test_throughput_shows_fps_and_interval() -> None:
+    runs = ladder(3)
+    axes = axes_of(plots.throughput(runs))
+    for row, (run, point, interval) in enumerate(
+        zip(runs, lines_with(axes, "o"), lines_with(axes, "|"), strict=True)
+    ):
+        assert point.tolist() == [[run.fps, row]]
+        assert interval.tolist() == [[run.fps_interval[0], row], [run.fps_interval[1], row]]
+    assert axes.get_xlabel() == "throughput (frames per second)"
+    assert axes.get_xlim()[0] == 0
+
+
+def test_throughput_of_few_frames_has_no_interval() -> None:
+    chart = plots.throughput([made_up_run(n=3)])
+    assert lines_with(axes_of(chart), "|") == []
+    assert "interval 0.00 to ?" in chart.alt_text
+
+
+def test_latency_marks_a_percentile_only_with_frames_enough() -> None:
+    runs = [made_up_run("few", n=40), made_up_run("many", n=700)]
+    axes = axes_of(plots.latency(runs))
+    assert [len(lines_with(axes, marker)) for marker in "o^s"] == [2, 1, 1]
+    (p99,) = lines_with(axes, "s")
+    assert p99.tolist() == [[pytest.approx(np.percentile(runs[1].latency_s, 99) * 1e3), 1]]
+    assert "not told (too few frames)" in plots.latency(runs).alt_text
+
+
+def test_spans_and_the_rest_add_up_to_the_mean_latency() -> None:
+    run = made_up_run()
+    chart = plots.where_time_goes([run, made_up_run("none", spans_s={})])
+    widths = [bar.get_width() for bar in axes_of(chart).patches]
+    first = widths[0::2]
+    assert sum(first) == pytest.approx(run.latency_s.mean() * 1e3)
+    assert first[1] == pytest.approx(run.spans_s["infer"].mean() * 1e3)
+    assert first[3] == pytest.approx(0.05 * run.latency_s.mean() * 1e3)
+    labels = [text.get_text() for text in axes_of(chart).get_legend().get_texts()]
+    assert labels == ["preprocess", "infer", "decode", "other"]
+
+
+def test_overlapping_spans_leave_nothing_over() -> None:
+    latency = made_up_run().latency_s
+    chart = plots.where_time_goes([made_up_run(spans_s={"infer": 2 * latency})])
+    assert [bar.get_width() for bar in axes_of(chart).patches][1] == 0
+
+
+def test_compare_two_shows_each_round_the_median_and_the_interval() -> None:
+    comparison = made_up_comparison()
+    chart = plots.compare_two(comparison)
+    axes = axes_of(chart)
+    (points,) = lines_with(axes, "o")
+    np.testing.assert_array_equal(points[:, 1], comparison.ratios)
+    same, interval = (
+        patch.get_window_extent().transformed(axes.transData.inverted()) for patch in axes.patches
+    )
+    assert (same.y0, same.y1) == pytest.approx((0.98, 1.02))
+    assert (interval.y0, interval.y1) == pytest.approx(comparison.interval)
+    assert comparison.sentence in chart.alt_text
+
+
+def test_waterfall_steps_start_where_the_step_before_ended() -> None:
+    comparisons = [
+        made_up_comparison("a", "b", ratio=1.5),
+        made_up_comparison("b", "c", ratio=2.0, agrees=False),
+        made_up_comparison("x", "y", ratio=0.8),
+    ]
+    first, second, third = axes_of(plots.waterfall(comparisons)).patches
+    assert first.get_x() == 1
+    assert first.get_width() == pytest.approx(comparisons[0].ratio - 1)
+    assert second.get_x() == pytest.approx(comparisons[0].ratio)
+    assert second.get_x() + second.get_width() == pytest.approx(comparisons[0].ratio * comparisons[1].ratio)
+    assert (first.get_hatch(), second.get_hatch()) == (None, "///")
+    assert third.get_x() == 1
+    assert third.get_x() + third.get_width() == pytest.approx(comparisons[2].ratio)
+
+
+def test_speed_accuracy_marks_the_front_and_takes_one_measure_for_all() -> None:
+    runs = [
+        made_up_run("slow right", period_s=0.1, accuracy={"map_50": 0.9, "map_50_interval": [0.88, 0.92]}),
+        made_up_run("fast wrong", period_s=0.02, accuracy={"map_50": 0.5}),
+        made_up_run("beaten", period_s=0.2, accuracy={"map_50": 0.4}),
+    ]
+    chart = plots.speed_accuracy(runs)
+    labels = [text.get_text() for text in axes_of(chart).get_legend().get_texts()]
+    assert labels == ["slow right  (front)", "fast wrong  (front)", "beaten"]
+    assert axes_of(chart).get_ylabel().startswith("mAP at IoU 0.5")
+    upright = [line.get_xydata() for line in axes_of(chart).lines if len(set(line.get_xdata())) == 1]
+    assert [[runs[0].fps, 0.88], [runs[0].fps, 0.92]] in [data.tolist() for data in upright]
+    mixed = plots.speed_accuracy([*runs, made_up_run("no truth")])
+    assert axes_of(mixed).get_ylabel().startswith("agreement")
+
+
+def test_speed_accuracy_and_roofline_refuse_what_they_cannot_draw() -> None:
+    bare = made_up_run(agreement=None, limit={})
+    with pytest.raises(UsageError, match="none of the 1 runs"):
+        plots.speed_accuracy([bare])
+    with pytest.raises(UsageError, match="peak"):
+        plots.roofline([bare])
+    with pytest.raises(UsageError, match="no results were given"):
+        plots.throughput([])
+    with pytest.raises(UsageError, match="theme"):
+        plots.throughput([bare], theme="pink")
+    assert [name for name, _ in plots.overview([bare], [])] == ["throughput", "latency", "where_time_goes"]
+
+
+def test_roofline_shows_the_share_of_the_peak() -> None:
+    run = made_up_run()
+    axes = axes_of(plots.roofline([run]))
+    assert axes.patches[0].get_width() == pytest.approx(100 * run.share_of_limit)
+    (interval,) = lines_with(axes, "|")
+    assert interval[:, 0] == pytest.approx([bound * 10 / 1000 * 100 for bound in run.fps_interval])
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_figure_has_units_words_and_where_it_comes_from(theme: str) -> None:
+    runs = [*ladder(2), made_up_run("restless", spread=0.3, quick=True)]
+    charts = [chart for _, chart in plots.overview(runs, steps(2), theme=theme)]
+    assert len(charts) == 6
+    for chart in [*charts, plots.compare_two(steps(1)[0], theme=theme)]:
+        assert re.search(r"\(.+\)$", axes_of(chart).get_xlabel()), chart.title
+        assert len(chart.alt_text) > 40
+        caption = chart.texts[1].get_text().replace("\n", " ")
+        assert "random weights (names mean nothing)" in caption
+        assert "Example CPU 3000, 8 cores" in caption
+        assert mpl.colors.to_hex(chart.get_facecolor()) == style.THEMES[theme].paper.lower()
+    assert "quick" in charts[0].texts[1].get_text()
+    assert "noisy" in charts[0].texts[1].get_text()
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours as WCAG 2 defines it."""
+
+    def luminance(colour: str) -> float:
+        rgb = np.array(mpl.colors.to_rgb(colour))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_inks_stand_out_from_the_paper(theme: str) -> None:
+    look = style.THEMES[theme]
+    assert contrast(look.ink, look.paper) > 7
+    assert contrast(look.faint, look.paper) > 4.5
+
+
+def test_the_settings_of_others_are_left_alone() -> None:
+    before = mpl.rcParams.copy()
+    plots.throughput(ladder(1), theme="dark")
+    assert mpl.rcParams == before
+
+
+def test_names_are_shown_as_they_stand_or_lose_their_middle() -> None:
+    assert style.wrapped("short") == "short"
+    assert style.wrapped("x" * 40) == "x" * 26 + "\n" + "x" * 14
+    folded = style.wrapped("first part of it and then something else up to the end 7")
+    assert all(len(line) <= 26 for line in folded.split("\n"))
+    assert folded.startswith("first part")
+    assert folded.endswith("end 7")
+    assert "…" in folded
+    assert style.wrapped("bell\a\nline") == "bell��line"
+    axes = axes_of(plots.throughput([made_up_run("cost: $5 and $6")]))
+    assert axes.get_yticklabels()[0].get_text() == "cost: $5 and $6"
+    assert not axes.get_yticklabels()[0].get_parse_math()
+
+
+def test_rungs_that_come_twice_are_told_apart() -> None:
+    assert style.row_labels([made_up_run("a", id=4), made_up_run("a"), made_up_run("b")]) == [
+        "a #4",
+        "a #2",
+        "b",
+    ]
+
+
+def test_saved_svg_carries_its_words_and_is_the_same_each_time(tmp_path: Path) -> None:
+    runs = [made_up_run("<script>&\"'\x00", disturbances=("loud",))]
+    svg_path, png_path = plots.save(plots.throughput(runs), tmp_path / "new" / "speed.v1")
+    assert (svg_path.name, png_path.name) == ("speed.v1.svg", "speed.v1.png")
+    assert png_path.read_bytes().startswith(b"\x89PNG")
+    root = ET.fromstring(svg_path.read_text())
+    assert root.attrib["role"] == "img"
+    title, desc = list(root)[:2]
+    assert title.text == "Throughput, with 95% intervals"
+    assert desc.text.startswith("Throughput in frames per second: <script>&\"'\N{REPLACEMENT CHARACTER}")
+    assert plots.svg_text(plots.throughput(runs)) == svg_path.read_text()
+
+
+def test_save_all_writes_a_pair_of_files_per_figure(tmp_path: Path) -> None:
+    written = plots.save_all(ladder(2), [made_up_comparison("a/../b", "c")], tmp_path)
+    names = sorted(path.name for path in written)
+    assert len(names) == len(set(names)) == 14
+    assert all(path.parent == tmp_path and path.stat().st_size > 1000 for path in written)
+    assert "compare_01_a_.._b_c.svg" in names
+    assert sorted(path.name for path in tmp_path.iterdir()) == names

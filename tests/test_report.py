@@ -1,0 +1,173 @@
+"""The report: one page that stands alone, tells everything, and runs nothing."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from records_made_up import MACHINE, made_up_comparison, made_up_run
+
+from labkit.errors import ResultsError, UsageError
+from labkit.report import write_report
+
+HOSTILE = "<script>alert(1)</script>\"'&<img src=http://example.org/x onerror=alert(2)>"
+
+
+class Page(HTMLParser):
+    """All tags with their attributes, the text, and whether the tags nest."""
+
+    VOID = {"meta", "img", "source", "br"}  # noqa: RUF012
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    runs = [
+        made_up_run("plain", created="2026-01-02T03:04:05+00:00"),
+        made_up_run(
+            HOSTILE,
+            n=700,
+            spread=0.3,
+            source={"spec": HOSTILE},
+            disturbances=("the host <took> 9%",),
+            fingerprint=MACHINE | {"note": HOSTILE},
+        ),
+        made_up_run("tiny", n=3, agreement=None, limit={}),
+    ]
+    comparisons = [made_up_comparison("plain", HOSTILE), made_up_comparison("plain", "b", agrees=False)]
+    path = write_report(runs, comparisons, tmp_path_factory.mktemp("report") / "deep" / "report.html")
+    page = Page(path.read_text(encoding="utf-8"))
+    page.runs, page.comparisons, page.raw = runs, comparisons, path.read_text(encoding="utf-8")
+    return page
+
+
+def test_nothing_in_it_runs_or_loads_from_elsewhere(page: Page) -> None:
+    assert {name for name, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "form"} == set()
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "srcset", "href"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+    assert "url(" not in page.raw
+    assert "default-src 'none'" in next(a["content"] for a in page.all("meta") if a.get("http-equiv"))
+
+
+def test_every_name_is_shown_as_it_stands(page: Page) -> None:
+    assert page.text.count(HOSTILE) >= 4
+    assert "the host <took> 9%" in page.text
+
+
+def test_every_sentence_and_doubt_is_there(page: Page) -> None:
+    for comparison in page.comparisons:
+        assert comparison.sentence in page.text
+    for run in page.runs:
+        for reason in run.noise:
+            assert reason in page.text
+    assert "The weights are random" in page.text
+    assert "2026-01-02" in page.text
+
+
+def test_the_table_tells_the_figures_of_each_run(page: Page) -> None:
+    rows = re.findall(r"<tr>(.*?)</tr>", page.raw, re.S)[1:]
+    cells = [re.findall(r"<td>(.*?)</td>", row, re.S) for row in rows]
+    plain, hostile, tiny = cells
+    run = page.runs[0]
+    assert plain[2] == f"{run.fps:.1f}"
+    assert plain[3] == "{:.1f} to {:.1f}".format(*run.fps_interval)
+    assert plain[4:7] == [f"{run.percentile_ms(50):.1f}", f"{run.percentile_ms(90):.1f}", "-"]
+    assert plain[7] == "100.0%"
+    assert hostile[6] == f"{page.runs[1].percentile_ms(99):.1f}"
+    assert "noisy" in hostile[-1]
+    assert tiny[3] == "too few frames"
+    assert tiny[7:9] == ["-", "-"]
+
+
+def test_each_plot_is_there_for_light_and_dark_with_words(page: Page) -> None:
+    images, sources = page.all("img"), page.all("source")
+    assert len(images) == len(sources) == 6
+    for image, source in zip(images, sources, strict=True):
+        assert len(image["alt"] or "") > 40
+        assert source["media"] == "(prefers-color-scheme: dark)"
+        for link in (image["src"], source["srcset"]):
+            svg = base64.b64decode((link or "").removeprefix("data:image/svg+xml;base64,"))
+            assert ET.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+        assert image["src"] != source["srcset"]
+    assert "prefers-color-scheme: dark" in page.raw.split("</style>")[0]
+
+
+def test_the_fingerprint_is_there(page: Page) -> None:
+    assert '"os": "Linux 6.1"' in page.text
+    assert page.all("html")[0]["lang"] == "en"
+
+
+def test_a_report_of_comparisons_alone_or_of_runs_alone(tmp_path: Path) -> None:
+    alone = write_report([], [made_up_comparison()], tmp_path / "a.html").read_text()
+    assert len(Page(alone).all("img")) == 1
+    steady = Page(write_report([made_up_run()], [], tmp_path / "b.html").read_text())
+    assert "None: latencies were steady" in steady.text
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs a run"):
+        write_report([], [], tmp_path / "a.html")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match="cannot write"):
+        write_report([], [made_up_comparison()], tmp_path / "file" / "a.html")
+
+
+@pytest.mark.browser
+def test_a_browser_shows_it(tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium on this machine")
+    path = write_report([made_up_run(HOSTILE)], [made_up_comparison()], tmp_path / "report.html")
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    done = subprocess.run(
+        [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120
+    )
+    assert "<script>" not in done.stdout
+    assert done.stdout.count("<img") == 6
+    picture = tmp_path / "page.png"
+    subprocess.run(
+        [*command, "--window-size=1100,3000", f"--screenshot={picture}", path.as_uri()],
+        capture_output=True,
+        timeout=120,
+    )
+    from PIL import Image
+
+    with Image.open(picture) as shot:
+        colours = shot.convert("RGB").getcolors(2**24)
+    assert (0, 114, 178) in {colour for _, colour in colours}  # the first data colour: plots are drawn
