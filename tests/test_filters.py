@@ -63,6 +63,12 @@ def levels_apart(a, b):
     return int(np.abs(a.astype(int) - b).max())
 
 
+def assert_same_picture(found, expected):
+    """One level apart at most, and hardly anywhere: a result cut, not rounded, differs at half of all."""
+    assert levels_apart(found, expected) <= 1
+    assert (found != expected).mean() < 0.01
+
+
 def fitted_line_filter(image, radius, eps, guide=None):
     """The paper by definition: a ridge regression in each window, solved by least squares."""
     height, width, channels = image.shape
@@ -126,7 +132,7 @@ def test_bytes_are_rounded_and_saturated():
 def test_version_agrees_on_a_photograph(runs, photo, radius):
     for eps in (1e-4, 0.01, 1.0):
         expected = reference.guided(photo, radius, eps)
-        assert levels_apart(guided_filter(photo, radius, eps, version=runs.name), expected) <= 1
+        assert_same_picture(guided_filter(photo, radius, eps, version=runs.name), expected)
 
 
 @pytest.mark.parametrize("runs", on_this_machine(GUIDED), indirect=True)

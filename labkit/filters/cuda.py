@@ -61,8 +61,11 @@ class DeviceFilter:
 
         self.plan = plan(file, shape, radius, half=half)
         require_gpu()
+        import cupy
+
         self.device = torch.cuda.current_device() if device is None else device
-        self._functions = {step.kernel: _function(self.plan, step.kernel) for step in self.plan.launches}
+        with cupy.cuda.Device(self.device):  # kernels are compiled for the current GPU
+            self._functions = {step.kernel: _function(self.plan, step.kernel) for step in self.plan.launches}
         self._buffers = {name: _allocate(array, self.device) for name, array in self.plan.buffers.items()}
         self.out = _allocate(self.plan.arrays[OUT], self.device)
         self._eps: float | None = None

@@ -7,6 +7,7 @@ of its own, so a crash or an endless loop costs no more than a message.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -252,7 +253,13 @@ def _holder() -> tempfile.TemporaryDirectory[str]:
 def _call(command: list[str], timeout_s: float, late: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env={**os.environ, "LC_ALL": "C"},  # messages in English
+            timeout=timeout_s,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise UsageError(late) from error

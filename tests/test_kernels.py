@@ -1,0 +1,606 @@
+"""The CUDA kernels: compiled with no GPU, run on the CPU, and on a GPU where there is one."""
+
+import re
+import shutil
+import subprocess
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from labkit.errors import FrameError, UnavailableError, UsageError
+from labkit.filters import VERSIONS, cuda, emulate, reference
+from labkit.filters import compile as compiler
+from labkit.filters.launches import RECIPES, Array, plan
+from labkit.filters.sources import kernel_files, kernel_names, kernel_source
+
+IMAGE_FILES = [file for file in RECIPES if file != "guided_5_detr.cu"]
+GUIDED_FILES = [file for file in RECIPES if file.startswith("guided")]
+MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+needs_gcc = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile kernels for the CPU")
+
+
+@pytest.fixture(scope="module")
+def nvrtc():
+    try:
+        return compiler._nvrtc()
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+def noise_image(shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def structured_image(shape):
+    """Flat parts, a step and noise: a and b take all values between 0 and 1."""
+    image = noise_image(shape) // 8 + 40
+    image[shape[0] // 3 :, shape[1] // 2 :] += 150
+    return image
+
+
+def expected_result(file, image, radius, eps=0.01):
+    if file.startswith("edge"):
+        return reference.edges(image)
+    if file == "guided_5_detr.cu":
+        return ((reference.guided_float(image, radius, eps) - MEAN) / DEVIATION).transpose(2, 0, 1)
+    return reference.guided(image, radius, eps)
+
+
+def assert_close(file, found, expected):
+    if file == "guided_5_detr.cu":
+        np.testing.assert_allclose(found, expected, atol=2e-3 if found.dtype == np.float16 else 2e-5)
+    else:
+        assert found.shape == expected.shape
+        apart = np.abs(found.astype(int) - expected)
+        assert apart.max() <= (0 if file.startswith("edge") else 1)
+        assert (apart > 0).mean() < 0.01  # a result cut, not rounded, would differ at half of all pixels
+
+
+# Run on the CPU
+
+
+@needs_gcc
+@pytest.mark.parametrize("file", RECIPES)
+@pytest.mark.parametrize(
+    "shape",
+    # one pixel; smaller than the window; odd; several tiles in x, in y; 1 to 4 channels
+    [(1, 1, 3), (3, 2, 1), (1, 35, 2), (37, 35, 3), (18, 130, 1), (33, 5, 4)],
+    ids=str,
+)
+def test_kernel_equals_the_reference(file, shape):
+    if file == "guided_5_detr.cu":
+        shape = (*shape[:2], 3)
+    image = structured_image(shape)
+    made = plan(file, shape, 4)
+    assert_close(file, emulate.emulate_plan(made, image), expected_result(file, image, 4))
+
+
+@needs_gcc
+@pytest.mark.parametrize(
+    ("file", "radius"),
+    [(file, 16) for file in GUIDED_FILES[:4]] + [("guided_4_fused.cu", 1), ("guided_4_fused.cu", 9)],
+)
+def test_kernel_at_other_radii(file, radius):
+    image = structured_image((29, 41, 3))
+    made = plan(file, image.shape, radius)
+    for eps in (1e-4, 0.1):
+        found = emulate.emulate_plan(made, image, eps)
+        assert_close(file, found, expected_result(file, image, radius, eps))
+
+
+@needs_gcc
+def test_largest_window_on_the_brightest_image_does_not_overflow():
+    image = np.full((40, 40, 1), 255, np.uint8)
+    image[::2] = 254
+    for file in ("guided_1_global.cu", "guided_4_fused.cu"):
+        found = emulate.emulate_plan(plan(file, image.shape, 16), image, 1e-6)
+        assert_close(file, found, expected_result(file, image, 16, 1e-6))
+
+
+@needs_gcc
+def test_half_precision_is_the_rounded_float():
+    image = structured_image((20, 34, 3))
+    single = emulate.emulate_plan(plan("guided_5_detr.cu", image.shape, 4), image)
+    half = emulate.emulate_plan(plan("guided_5_detr.cu", image.shape, 4, half=True), image)
+    assert half.dtype == np.float16
+    assert (half == single.astype(np.float16)).all()
+
+
+@needs_gcc
+def test_layout_of_the_image_does_not_matter():
+    wide = structured_image((20, 70, 3))
+    image = wide[::-1, ::2]
+    before = wide.copy()
+    made = plan("guided_4_fused.cu", image.shape, 4)
+    assert_close(made.file, emulate.emulate_plan(made, image), expected_result(made.file, image, 4))
+    assert (wide == before).all()
+
+
+# A barrier less is a race
+
+
+def launch_arguments(made, image, step=0):
+    arrays = {name: np.zeros(array.shape, array.dtype) for name, array in made.arrays.items()}
+    named = {**arrays, "image": image, **made.scalars(0.01)}
+    launch = made.launches[step]
+    return launch, [named[name] for name in launch.args]
+
+
+def race_report(made, source):
+    launch, args = launch_arguments(made, structured_image(made.shape))
+    try:
+        return emulate.diagnose(source, launch.kernel, args, launch.grid, launch.block, made.defines)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+def without_barrier(source, which):
+    places = [match.start() for match in re.finditer(r"__syncthreads\(\);", source)]
+    at = places[which]
+    return source[:at] + source[at:].replace("__syncthreads();", "", 1)
+
+
+@needs_gcc
+@pytest.mark.parametrize("file", ["guided_4_fused.cu", "edge_2_shared.cu"])
+def test_kernel_has_no_race(file):
+    made = plan(file, (20, 20, 1), 2)
+    assert race_report(made, made.source) == ""
+
+
+@needs_gcc
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["guided_2_shared.cu", "guided_3_separable.cu", "guided_5_detr.cu"])
+def test_further_kernels_have_no_race(file):
+    made = plan(file, (20, 20, 3), 2)
+    assert race_report(made, made.source) == ""
+
+
+@needs_gcc
+@pytest.mark.parametrize(
+    ("file", "which"), [*(("guided_4_fused.cu", which) for which in range(4)), ("edge_2_shared.cu", 0)]
+)
+def test_a_missing_barrier_is_reported(file, which):
+    made = plan(file, (20, 20, 1), 2)
+    assert "data race" in race_report(made, without_barrier(made.source, which))
+
+
+# The emulation itself
+
+REVERSE = """
+extern "C" __global__ void reverse(int *values, int n)
+{
+    __shared__ int kept[64];
+    int i = threadIdx.x;
+    kept[i] = values[blockIdx.x * n + i];
+    __syncthreads();
+    values[blockIdx.x * n + i] = kept[n - 1 - i];
+}
+extern "C" __global__ void scale(const float *in, double *out, float by, double more)
+{
+    int i = blockIdx.y * blockDim.x + threadIdx.x;
+    out[i] = in[i] * by + more;
+}
+"""
+
+
+@needs_gcc
+def test_blocks_threads_and_shared_memory():
+    values = np.arange(128, dtype=np.int32)
+    emulate.emulate(REVERSE, "reverse", [values, 64], [2], [64])
+    assert (values.reshape(2, 64) == np.arange(128).reshape(2, 64)[:, ::-1]).all()
+
+
+@needs_gcc
+def test_types_of_arguments_and_source_from_a_file(tmp_path):
+    (tmp_path / "mine.cu").write_text(REVERSE)
+    given, out = np.arange(6, dtype=np.float32), np.zeros(6)
+    given.flags.writeable = False
+    emulate.emulate(tmp_path / "mine.cu", "scale", [given, out, 2.0, np.float64(0.5)], (1, 2), (3,))
+    assert out.tolist() == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5]
+
+
+@needs_gcc
+@pytest.mark.parametrize(
+    ("kernel", "args", "message"),
+    [
+        ("revers", [np.zeros(4, np.int32), 4], "no kernel 'revers'; it has reverse, scale"),
+        ("reverse", [np.zeros(4, np.int32)], "takes 2 arguments, not 1"),
+        ("reverse", [np.zeros(4, np.int32), np.int64(4)], "argument 1 has 8 bytes, the kernel takes 4"),
+        ("reverse", [np.zeros(4, np.int32), "4"], "argument 1 is an array or a number, not str"),
+        ("reverse", [np.zeros((4, 4), np.int32)[:, 0], 4], "argument 0 is not C-contiguous"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(kernel, args, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        emulate.emulate(REVERSE, kernel, args, [1], [4])
+
+
+@pytest.mark.parametrize(
+    ("grid", "block", "message"),
+    [([0], [4], "grid has"), ([1], [2048], "1024 threads"), ([1], [1, 1, 1, 1], "block has")],
+)
+def test_impossible_launches_are_refused(grid, block, message):
+    with pytest.raises(UsageError, match=message):
+        emulate.emulate(REVERSE, "reverse", [np.zeros(4, np.int32), 4], grid, block)
+
+
+@needs_gcc
+def test_a_kernel_that_does_not_compile_shows_the_compilers_message():
+    source = 'extern "C" __global__ void k(int *a)\n{\n    a[0] = b;\n}\n'
+    with pytest.raises(
+        UsageError, match=r"does not compile:\n(.|\n)*kernel\.cu:3:12: error: .b. was not declared"
+    ):
+        emulate.emulate(source, "k", [np.zeros(1, np.int32)], [1], [1])
+
+
+@needs_gcc
+def test_an_endless_loop_ends():
+    source = 'extern "C" __global__ void k(volatile int *a)\n{\n    while (a[0] == 0) {}\n}\n'
+    with pytest.raises(UsageError, match=r"did not end within 0\.5 s"):
+        emulate.emulate(source, "k", [np.zeros(1, np.int32)], [1], [1], timeout_s=0.5)
+
+
+OUTSIDE = 'extern "C" __global__ void k(int *a, int i)\n{\n    a[i] = 1;\n}\n'
+
+
+@needs_gcc
+def test_a_crash_is_an_error_and_harms_nothing():
+    values = np.zeros(4, np.int32)
+    with pytest.raises(UsageError, match=r"k crashed \(signal 11\)"):
+        emulate.emulate(OUTSIDE, "k", [values, 1 << 30], [1], [1])
+    assert (values == 0).all()
+
+
+@needs_gcc
+def test_writing_past_an_array_is_diagnosed():
+    values = np.zeros(4, np.int32)
+    try:
+        assert emulate.diagnose(OUTSIDE, "k", [values, 3], [1], [1], sanitizer="address") == ""
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    report = emulate.diagnose(OUTSIDE, "k", [values, 4], [1], [1], sanitizer="address")
+    assert "heap-buffer-overflow" in report
+    assert "kernel.cu:3" in report
+    assert (values == 0).all()  # it worked on copies
+
+
+def test_without_gcc_the_emulation_says_so(monkeypatch):
+    monkeypatch.setattr(emulate.shutil, "which", lambda name: None)
+    with pytest.raises(UnavailableError, match=r"needs g\+\+"):
+        emulate.emulate(REVERSE + "// not compiled before", "reverse", [np.zeros(4, np.int32), 4], [1], [4])
+
+
+def test_a_plan_is_for_its_own_shape():
+    with pytest.raises(UsageError, match=r"uint8 \(4, 4, 1\)"):
+        emulate.emulate_plan(plan("edge_1_global.cu", (4, 4, 1)), np.zeros((4, 5, 1), np.uint8))
+
+
+# Compiled for GPUs, with none
+
+
+@pytest.mark.parametrize("file", RECIPES)
+def test_kernel_compiles_for_every_architecture(nvrtc, file):
+    made = plan(file, (480, 640, 3), 4)
+    for arch in compiler.ARCHITECTURES:
+        rows = compiler.compile_plan(made, arch)
+        assert [row.kernel for row in rows] == [launch.kernel for launch in made.launches]
+        for row in rows:
+            assert 8 <= row.registers <= 255
+            assert row.stack_bytes == 0, "something was spilled"
+            assert row.code_bytes > 0
+            assert 0 < row.occupancy <= 1
+
+
+def test_fused_kernels_fit_shared_memory_at_every_radius(nvrtc):
+    for radius in range(1, 17):
+        (row,) = compiler.compile_plan(plan("guided_4_fused.cu", (480, 640, 3), radius), 90)
+        assert row.shared_bytes <= 48 * 1024
+        assert row.stack_bytes == 0
+
+
+def test_shared_memory_is_what_the_source_declares(nvrtc):
+    side = 16 + 2 * 4
+    for arch in (75, 90, 120):
+        first, second = compiler.compile_plan(plan("guided_2_shared.cu", (480, 640, 3), 4), arch)
+        assert first.shared_bytes == side**2
+        assert second.shared_bytes == 2 * 4 * side**2
+
+
+def test_spilled_registers_are_seen(nvrtc):
+    source = """extern "C" __global__ void k(float *a, int i)
+    { float kept[256]; for (int j = 0; j < 256; j++) kept[j] = a[j]; a[i] = kept[a[0] > 0 ? i : i + 1]; }"""
+    for arch in (75, 90, 120):
+        assert compiler.resources(compiler.compile_cubin(source, {}, arch), arch)["k"]["stack_bytes"] >= 1024
+
+
+def test_table_has_a_row_for_each_kernel_and_architecture(nvrtc):
+    rows = compiler.table((80, 90))
+    assert len(rows) == 2 * (2 + 2 + 4 + 1 + 1 + 1 + 1)
+    assert {row.file for row in rows} == set(RECIPES)
+
+
+def test_registers_agree_with_ptxas(nvrtc, tmp_path):
+    """The compiler's own report, where its assembler is at hand (it comes with Triton)."""
+    triton = pytest.importorskip("triton")
+    ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas-blackwell"
+    if not ptxas.exists():
+        pytest.skip("no ptxas for this architecture beside Triton")
+    made = plan("guided_2_shared.cu", (480, 640, 3), 4)
+    program = nvrtc.createProgram(made.source, "k.cu", (), ())
+    nvrtc.compileProgram(program, ("-arch=compute_120", *cuda.compile_options(made)))
+    text = nvrtc.getPTX(program)
+    text = text.decode() if isinstance(text, bytes) else text
+    (tmp_path / "k.ptx").write_text(text.rstrip("\0"))
+    command = [str(ptxas), "-v", "-arch=sm_120", "k.ptx", "-o", "k.cubin"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        pytest.skip(f"ptxas is older than NVRTC: {done.stderr.strip()[:100]}")
+    report = {
+        name: {"registers": int(registers), "shared_bytes": int(shared), "stack_bytes": int(stack)}
+        for name, stack, registers, shared in re.findall(
+            r"properties for (\w+)\n\s+(\d+) bytes stack.*\n.*Used (\d+) registers.* (\d+) bytes smem",
+            done.stderr,
+        )
+    }
+    assert set(report) == {"coefficients", "apply"}
+    for name, found in compiler.resources((tmp_path / "k.cubin").read_bytes(), 120).items():
+        assert report[name].items() <= found.items()
+
+
+def test_what_does_not_compile_shows_the_message(nvrtc):
+    with pytest.raises(UsageError, match=r"does not compile for sm_90:\n(.|\n)*undefined"):
+        compiler.compile_cubin('extern "C" __global__ void k(int *a) { a[0] = b; }', {}, 90)
+    with pytest.raises(UsageError, match="no CUBIN"):
+        compiler.resources(b"text", 90)
+
+
+def compiled(registers, shared_bytes, threads, arch=80):
+    return compiler.Compiled("f.cu", "k", arch, registers, shared_bytes, 0, threads, 100)
+
+
+@pytest.mark.parametrize(
+    ("row", "blocks", "limit"),
+    [  # by hand, from the sizes of a multiprocessor of 8.0: 2048 threads, 65536 registers, 164 KB
+        (compiled(32, 0, 256), 8, "threads"),
+        (compiled(64, 0, 256), 4, "registers"),
+        (compiled(33, 0, 256), 6, "registers"),
+        (compiled(16, 40 * 1024, 128), 4, "shared memory"),
+        (compiled(16, 0, 32), 32, "blocks"),
+    ],
+)
+def test_occupancy_by_hand(row, blocks, limit):
+    assert row.blocks_per_sm == blocks
+    assert row.limited_by == limit
+    assert row.occupancy == pytest.approx(blocks * row.threads / 2048)
+
+
+# Sources and launches
+
+
+def test_every_kernel_file_has_a_launch_and_a_version():
+    assert set(kernel_files()) == set(RECIPES)
+    assert {version.kernel for version in VERSIONS.values() if version.kernel} == set(RECIPES)
+
+
+def test_sources_are_self_contained():
+    for file in kernel_files():
+        assert '#include "' not in kernel_source(file)
+        launched = {launch.kernel for launch in plan(file, (8, 8, 3)).launches}
+        assert launched == set(kernel_names(kernel_source(file)))
+    with pytest.raises(UsageError, match=r"no kernel file '\.\./compile\.py'"):
+        kernel_source("../compile.py")
+
+
+@pytest.mark.parametrize("file", RECIPES)
+@pytest.mark.parametrize("shape", [(1, 1, 3), (480, 640, 3), (1081, 1921, 3)], ids=str)
+def test_grids_cover_the_image_and_no_more(file, shape):
+    for launch in plan(file, shape).launches:
+        defines = plan(file, shape).defines
+        tile = defines.get("TILE", launch.block[0])
+        assert (launch.grid[0] - 1) * tile < shape[1] <= launch.grid[0] * tile
+        assert launch.grid[2] == 3
+        assert launch.threads <= 1024
+
+
+@pytest.mark.parametrize(
+    ("file", "half", "expected"),
+    [
+        ("guided_1_global.cu", False, 19),
+        ("guided_2_shared.cu", False, 19),
+        ("guided_3_separable.cu", False, 51),
+        ("guided_4_fused.cu", False, 2),
+        ("guided_5_detr.cu", False, 5),
+        ("guided_5_detr.cu", True, 3),
+        ("edge_1_global.cu", False, 2),
+    ],
+)
+def test_bytes_per_value_by_hand(file, half, expected):
+    assert plan(file, (48, 64, 3), half=half).bytes_per_value == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "shape", "radius", "half", "message"),
+    [
+        ("guided_9.cu", (4, 4, 3), 4, False, "no launch is known"),
+        ("guided_4_fused.cu", (4, 4, 5), 4, False, "1 to 4 channels"),
+        ("guided_4_fused.cu", (4, 4), 4, False, "1 to 4 channels"),
+        ("guided_4_fused.cu", (4, 4, 3), 17, False, "radius is 1 to 16"),
+        ("guided_4_fused.cu", (4, 4, 3), 4, True, "writes bytes"),
+        ("guided_5_detr.cu", (4, 4, 1), 4, False, "3 channels, RGB"),
+        ("guided_1_global.cu", (40000, 40000, 3), 4, False, "too large"),
+    ],
+)
+def test_impossible_plans_are_refused(file, shape, radius, half, message):
+    with pytest.raises(UsageError, match=message):
+        plan(file, shape, radius, half=half)
+
+
+# Launching from torch's memory: everything but the GPU
+
+
+class OnDevice:
+    """An array that says that it lies on a GPU."""
+
+    def __init__(self, array, **changes):
+        self.array = array
+        self.__cuda_array_interface__ = {
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (array.ctypes.data, False),
+            "strides": None,
+            "version": 3,
+            **changes,
+        }
+
+    def data_ptr(self):
+        return self.array.ctypes.data
+
+
+def test_pointer_of_what_fits():
+    array, wanted = noise_image((5, 7, 3)), Array((5, 7, 3), "uint8")
+    for given in (OnDevice(array), OnDevice(array, strides=(21, 3, 1))):
+        pointer = cuda.device_pointer(given, wanted, "image")
+        assert pointer == array.ctypes.data
+        assert pointer.itemsize == 8
+    single = noise_image((1, 7, 1))
+    assert cuda.device_pointer(OnDevice(single, strides=(99, 1, 1)), Array((1, 7, 1), "uint8"), "image")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros((5, 7, 3), np.uint8), "not ndarray in host memory"),
+        (torch.zeros((5, 7, 3), dtype=torch.uint8), "not Tensor in host memory"),
+        (OnDevice(noise_image((5, 7, 4))), r"not uint8 \(5, 7, 4\)"),
+        (OnDevice(np.zeros((5, 7, 3), np.float32)), "not float32"),
+        (OnDevice(noise_image((5, 7, 3)), strides=(42, 3, 1)), "C-contiguous"),
+    ],
+)
+def test_what_does_not_fit_is_refused(given, message):
+    with pytest.raises(FrameError, match=message):
+        cuda.device_pointer(given, Array((5, 7, 3), "uint8"), "image")
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch):
+    """Launches land in the emulation; memory of the "device" is host memory, found by its address."""
+    cupy = pytest.importorskip("cupy")
+    memory, allocated = {}, []
+
+    def remember(array):
+        memory[array.ctypes.data] = array
+        return OnDevice(array)
+
+    def allocate(array, device):
+        allocated.append(array)
+        return remember(np.zeros(array.shape, array.dtype))
+
+    def function(made, kernel):
+        def launch(grid, block, args):
+            values = [memory[int(arg)] if isinstance(arg, np.uintp) else arg for arg in args]
+            emulate.emulate(made.source, kernel, values, grid, block, made.defines)
+
+        return launch
+
+    monkeypatch.setattr(cuda, "require_gpu", lambda: None)
+    monkeypatch.setattr(cuda, "_allocate", allocate)
+    monkeypatch.setattr(cuda, "_function", function)
+    monkeypatch.setattr(cuda, "_torch_stream", lambda device: nullcontext())
+    monkeypatch.setattr(cupy.cuda, "Device", lambda index: nullcontext())
+    return remember, allocated
+
+
+@needs_gcc
+@pytest.mark.parametrize("file", ["guided_1_global.cu", "guided_3_separable.cu", "guided_4_fused.cu"])
+def test_device_filter_passes_the_right_arguments(pretended_gpu, file):
+    remember, allocated = pretended_gpu
+    image = structured_image((20, 34, 3))
+    ready = cuda.DeviceFilter(file, image.shape, 4, device=0)
+    before = len(allocated)
+    found = ready(remember(image), 0.01)
+    assert found is ready.out
+    assert_close(file, found.array, expected_result(file, image, 4))
+    own = remember(np.zeros_like(image))
+    assert ready(remember(image), 0.2, out=own) is own
+    assert_close(file, own.array, expected_result(file, image, 4, 0.2))
+    assert len(allocated) == before == len(ready.plan.buffers) + 1
+
+
+def test_device_filter_needs_a_gpu():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UnavailableError, match="version='numba'"):
+        cuda.DeviceFilter("guided_4_fused.cu", (480, 640, 3))
+
+
+def test_torch_streams_are_handed_to_cupy():
+    pytest.importorskip("cupy")
+    assert cuda._cupy_stream(4096).ptr == 4096
+
+
+# On a GPU
+
+
+@pytest.fixture
+def gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU")
+    pytest.importorskip("cupy")
+    return torch.device("cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("file", RECIPES)
+@pytest.mark.parametrize("radius", [1, 4, 9, 16])
+def test_gpu_equals_the_reference(gpu, file, radius):
+    for shape in ((1, 1, 3), (37, 131, 3), (480, 640, 3)):
+        image = structured_image(shape)
+        found = cuda.DeviceFilter(file, shape, radius)(torch.from_numpy(image).to(gpu))
+        assert_close(file, found.cpu().numpy(), expected_result(file, image, radius))
+
+
+@pytest.mark.gpu
+def test_gpu_half_precision(gpu):
+    image = structured_image((48, 64, 3))
+    found = cuda.DeviceFilter("guided_5_detr.cu", image.shape, 4, half=True)(torch.from_numpy(image).to(gpu))
+    assert found.dtype == torch.float16
+    assert_close("guided_5_detr.cu", found.cpu().numpy(), expected_result("guided_5_detr.cu", image, 4))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("file", ["guided_3_separable.cu", "guided_4_fused.cu"])
+def test_gpu_graph_captures_and_replays(gpu, file):
+    first, second = structured_image((48, 64, 3)), noise_image((48, 64, 3))
+    place = torch.from_numpy(first).to(gpu)
+    ready = cuda.DeviceFilter(file, first.shape, 4)
+    ready(place)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        ready(place)
+    place.copy_(torch.from_numpy(second))
+    graph.replay()
+    assert_close(file, ready.out.cpu().numpy(), expected_result(file, second, 4))
+
+
+@pytest.mark.gpu
+def test_gpu_calls_allocate_nothing_and_follow_torchs_stream(gpu):
+    image = structured_image((480, 640, 3))
+    ready = cuda.DeviceFilter("guided_4_fused.cu", image.shape, 4)
+    place = torch.zeros(image.shape, dtype=torch.uint8, device=gpu)
+    host = torch.from_numpy(image).pin_memory()
+    ready(place)
+    torch.cuda.synchronize()
+    held = torch.cuda.memory_allocated()
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(20_000_000)  # the upload comes late: a filter on another stream would not wait
+        place.copy_(host, non_blocking=True)
+        found = ready(place)
+    side.synchronize()
+    assert torch.cuda.memory_allocated() == held
+    assert_close("guided_4_fused.cu", found.cpu().numpy(), expected_result("guided_4_fused.cu", image, 4))
