@@ -232,9 +232,16 @@ def test_inks_stand_out_from_the_paper(theme: str) -> None:
 
 
 def test_the_settings_of_others_are_left_alone() -> None:
-    before = mpl.rcParams.copy()
+    names = [name for name in mpl.rcParams if name != "backend"]
+    before = {name: mpl.rcParams[name] for name in names}
     plots.throughput(ladder(1), theme="dark")
-    assert mpl.rcParams == before
+    assert {name: mpl.rcParams[name] for name in names} == before
+
+
+def test_a_notebook_shows_a_figure_with_its_words() -> None:
+    shown = plots.throughput([made_up_run("<b>")])._repr_html_()
+    assert shown.startswith('<img src="data:image/png;base64,iVBOR')
+    assert "&lt;b&gt; 33" in shown
 
 
 def test_names_are_shown_as_they_stand_or_lose_their_middle() -> None:
