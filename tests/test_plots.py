@@ -148,8 +148,9 @@ def test_waterfall_steps_start_where_the_step_before_ended() -> None:
         made_up_comparison("a", "b", ratio=1.5),
         made_up_comparison("b", "c", ratio=2.0, agrees=False),
         made_up_comparison("x", "y", ratio=0.8),
+        made_up_comparison("c", "d", ratio=1.2),
     ]
-    first, second, third = axes_of(plots.waterfall(comparisons)).patches
+    first, second, third, fourth = axes_of(plots.waterfall(comparisons)).patches
     assert first.get_x() == 1
     assert first.get_width() == pytest.approx(comparisons[0].ratio - 1)
     assert second.get_x() == pytest.approx(comparisons[0].ratio)
@@ -157,6 +158,7 @@ def test_waterfall_steps_start_where_the_step_before_ended() -> None:
     assert (first.get_hatch(), second.get_hatch()) == (None, "///")
     assert third.get_x() == 1
     assert third.get_x() + third.get_width() == pytest.approx(comparisons[2].ratio)
+    assert fourth.get_x() == pytest.approx(second.get_x() + second.get_width())
 
 
 def test_speed_accuracy_marks_the_front_and_takes_one_measure_for_all() -> None:
