@@ -27,8 +27,17 @@ NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ce
 
 
 def default_path() -> Path:
-    """Where results go: `lab.sqlite` in the folder LABKIT_HOME, or in ./results."""
-    return Path(os.environ.get("LABKIT_HOME") or "results").expanduser() / "lab.sqlite"
+    """Where results go: `lab.sqlite` in the folder LABKIT_HOME, else in the project's `results`
+    (found from any folder inside the project, such as `notebooks`), else in ./results.
+    """
+    home = os.environ.get("LABKIT_HOME")
+    if home:
+        return Path(home).expanduser() / "lab.sqlite"
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "labkit").is_dir():
+            return folder / "results" / "lab.sqlite"
+    return Path("results") / "lab.sqlite"
 
 
 @dataclass(frozen=True)
