@@ -20,7 +20,7 @@ from labkit.models.train_batches import scene_batch, zoom
 from labkit.models.train_curve import draw_curves, read_log
 from labkit.models.train_data import Chunk, World, album, draw_chunk, to_cxcywh
 from labkit.models.train_detr import Learner, build_detr, generalized_iou, match, set_losses
-from labkit.models.train_loop import Budget, Plan, Progress, fit, write_log
+from labkit.models.train_loop import Budget, Plan, Progress, fit, load_averaged, write_log
 from labkit.sources.scenes import COARSE, FINE, scene
 
 WORLD = World(scene, COARSE, FINE)
@@ -220,6 +220,24 @@ class TestLoop:
         model = toy()
         with pytest.raises(WeightsError, match=r"toy\.checkpoint\.pt"):
             fit(model, lambda rng, spent: {"x": model(torch.ones(1, 4)).sum()}, plan, resume=True)
+
+    def test_a_checkpoint_of_another_model_or_seed_or_none_is_named(self, tmp_path):
+        def plan(seed):
+            return Plan("toy", Budget(steps=2), seed, tmp_path, lr=0.01)
+
+        model = toy()
+        with pytest.raises(WeightsError, match="train first"):
+            load_averaged(model, plan(0))
+        kept = fit(model, lambda rng, spent: {"x": model(torch.ones(1, 4)).sum()}, plan(0))
+        same = load_averaged(toy(), plan(0))
+        assert torch.equal(same[0].weight, kept[0].weight)
+        with pytest.raises(WeightsError, match="seed 0, not 1"):
+            load_averaged(toy(), plan(1))
+        other = nn.Linear(2, 2)
+        with pytest.raises(WeightsError, match="another model"):
+            load_averaged(other, plan(0))
+        with pytest.raises(WeightsError, match="another model"):
+            fit(other, lambda rng, spent: {}, plan(0), resume=True)
 
     @pytest.mark.parametrize("wrong", [{}, {"steps": 3, "minutes": 1.0}, {"steps": 0}, {"minutes": -1.0}])
     def test_a_budget_is_either_steps_or_minutes(self, wrong):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ class Progress:
     scores: Mapping[str, float] = field(default_factory=dict)
 
 
+Module = TypeVar("Module", bound=nn.Module)
 Losses = dict[str, Tensor]
 Step = Callable[[np.random.Generator, float], Losses]
 """Given this step's random numbers and the share of the budget spent: losses, the sum of which falls."""
@@ -158,6 +159,20 @@ def fit(
     return averaged
 
 
+def load_averaged(model: Module, plan: Plan) -> Module:
+    """`model` with the averaged weights of the plan's checkpoint, in evaluation mode.
+
+    Raises:
+        WeightsError: there is no checkpoint, or it is of another model.
+    """
+    state = _read(plan)
+    try:
+        model.load_state_dict(state["averaged"])
+    except (RuntimeError, KeyError) as error:
+        raise WeightsError(f"{plan.checkpoint} is of another model ({error})") from error
+    return model.eval()
+
+
 def write_log(path: Path, rows: list[dict[str, float]]) -> None:
     """Writes the log of a training run as CSV, whole."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -226,15 +241,24 @@ def _save(
 def _load(
     plan: Plan, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[int, float, list[dict[str, float]]]:
+    state = _read(plan)
     try:
-        state = torch.load(plan.checkpoint, map_location=plan.device, weights_only=True)
         model.load_state_dict(state["model"])
         averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
-    except Exception as error:
-        raise WeightsError(
-            f"{plan.checkpoint} is damaged or of another model ({error}); move it away to start anew"
-        ) from error
-    if state["seed"] != plan.seed:
-        raise WeightsError(f"{plan.checkpoint} was made with seed {state['seed']}, not {plan.seed}")
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise WeightsError(f"{plan.checkpoint} is of another model ({error}); move it away") from error
     return int(state["step"]), float(state["elapsed_s"]), list(state["rows"])
+
+
+def _read(plan: Plan) -> dict[str, Any]:
+    try:
+        state = torch.load(plan.checkpoint, map_location=plan.device, weights_only=True)
+        seed = state["seed"]
+    except FileNotFoundError as error:
+        raise WeightsError(f"there is no checkpoint {plan.checkpoint}; train first") from error
+    except Exception as error:  # damage shows in as many kinds of error as the format has layers
+        raise WeightsError(f"{plan.checkpoint} is damaged ({error}); move it away to start anew") from error
+    if seed != plan.seed:
+        raise WeightsError(f"{plan.checkpoint} was made with seed {seed}, not {plan.seed}")
+    return dict(state)

@@ -23,7 +23,7 @@ from labkit.models.lab_resnet import build_lab_resnet
 from labkit.models.train_batches import MEAN, STD, flip_and_light, scene_batch, to_input
 from labkit.models.train_data import Chunk, World, album
 from labkit.models.train_detr import Learner, build_detr, detr_losses, match
-from labkit.models.train_loop import Budget, Plan, Progress, fit
+from labkit.models.train_loop import Budget, Plan, Progress, fit, load_averaged
 
 DETECTOR_SIZE = (256, 192)
 """(width, height) that frames are shrunk to for the detector."""
@@ -164,6 +164,17 @@ def train_classifier(
 
     averaged = fit(model, step_losses, plan, resume=resume, score=score, progress=progress)
     return save_classifier(averaged, config, out / "resnet")
+
+
+def export_detector(world: World, out: Path, folder: Path, seed: int = 0) -> Path:
+    """Writes the detector as it stands in the checkpoint under `out`, while training goes on.
+
+    Raises:
+        WeightsError: there is no checkpoint, or it does not fit.
+    """
+    plan = Plan("detr", Budget(steps=1), seed, out, lr=0.0)
+    learner = Learner(build_detr(world.coarse))
+    return save_detector(load_averaged(learner, plan).finished(), folder)
 
 
 @torch.inference_mode()
