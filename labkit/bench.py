@@ -136,7 +136,8 @@ def bench(
     weights = resolve_all(workload, progress=True)
     for note in dict.fromkeys(w.note for w in weights.values() if w.kind == "random"):
         reporter.note(note)
-    job = Job(frames, workload, weights, plan, turns, _peaks(able, reporter), reporter, store)
+    peaks = _peaks(able, reporter) if plan is not None else {}
+    job = Job(frames, workload, weights, plan, turns, peaks, reporter, store)
     for family in _families(able):
         _measure_family(family, job, outcome)
     return outcome
@@ -148,12 +149,21 @@ def compare_two(a: str, b: str, **options: Any) -> Comparison:
     Raises:
         UnavailableError: one of them cannot run here, or failed.
     """
-    outcome = bench([rung_named(a), rung_named(b)], **{"plan": None, **options})
+    rungs = [rung_named(a), rung_named(b)]
+    if rungs[0].prepare.task != rungs[1].prepare.task or a == b:
+        raise UnavailableError(f"{a} and {b} cannot be compared: they {_not_comparable(rungs)}")
+    outcome = bench(rungs, **{"plan": None, **options})
     for comparison in outcome.comparisons:
         if (comparison.a, comparison.b) == (a, b):
             return comparison
     reasons = "; ".join(f"{name} {why}" for name, why in outcome.skipped.items())
-    raise UnavailableError(f"{a} and {b} were not compared: {reasons or 'they do different work'}")
+    raise UnavailableError(f"{a} and {b} were not compared: {reasons}")
+
+
+def _not_comparable(rungs: Sequence[Rung]) -> str:
+    if rungs[0] == rungs[1]:
+        return "are one and the same"
+    return f"do different work ({rungs[0].prepare.task} and {rungs[1].prepare.task})"
 
 
 def _able(rungs: Sequence[Rung], outcome: Outcome, reporter: Reporter) -> list[Rung]:

@@ -1,0 +1,139 @@
+"""Whole benchmarks on small frames: what is stored, skipped, compared and reported."""
+
+import pytest
+
+from labkit.bench import Reporter, bench, compare_two
+from labkit.errors import SourceError, UnavailableError, UsageError
+from labkit.measure import Plan, Turns
+from labkit.pipelines import rung
+from labkit.results import Store
+from labkit.types import Detections, Preparation, Rung, Workload
+
+from conftest import TINY  # isort: skip
+
+PLAN = Plan(seconds=0.3, min_frames=4, warm_frames=2, warm_s=0, warm_limit_s=1, quick=True)
+TURNS = Turns(rounds=9, frames=1, warm_up=1, quick=True)
+WORK = Workload(weights="random", size=TINY, objects=2)
+
+
+class Heard(Reporter):
+    def __init__(self):
+        self.steps, self.notes, self.results, self.shares = [], [], [], []
+
+    def step(self, text):
+        self.steps.append(text)
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def progress(self, share):
+        self.shares.append(share)
+
+    def finished(self, result):
+        self.results.append(result)
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "lab.sqlite"
+    heard = Heard()
+    rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu"), rung("resnet_cuda")]
+    with Store(path) as store:
+        result = bench(rungs, workload=WORK, plan=PLAN, turns=TURNS, store=store, reporter=heard)
+    return result, path, heard
+
+
+def test_every_rung_leaves_a_row_with_all_that_belongs_to_it(outcome):
+    result, path, _ = outcome
+    with Store(path) as store:
+        stored = store.runs()
+    assert [run.rung for run in stored][:2] == ["resnet_pil_cpu", "resnet_opencv_cpu"]
+    for run in stored:
+        row = run.to_json()
+        for key in (
+            "rung", "stage", "device", "model_set", "weights", "source", "source_sha256", "objects",
+            "scenario", "n_frames", "fps", "latency_ms", "spans_ms", "fidelity", "noisy", "fingerprint",
+        ):  # fmt: skip
+            assert row[key] is not None, key
+        assert set(row["latency_ms"]) >= {"p50", "p90", "p99"}
+        assert row["weights"] == "random"
+        assert row["quick"] is True
+        assert row["fingerprint"]["versions"]["torch"]
+        assert set(row["spans_ms"]) == {"preprocess", "infer", "decode"}
+        assert 0 < row["share_of_limit"] < 1.5
+        assert run.offered == run.n_frames + run.dropped + run.failed
+
+
+def test_fidelity_is_measured_against_the_reference(outcome):
+    runs = {run.rung: run for run in outcome[0].runs}
+    assert runs["resnet_pil_cpu"].fidelity.relative_error == 0
+    assert runs["resnet_opencv_cpu"].fidelity.reference == "resnet_pil_cpu"
+    assert runs["resnet_opencv_cpu"].fidelity.relative_error > 0
+
+
+def test_comparisons_follow_what_a_rung_changes(outcome):
+    result, path, _ = outcome
+    assert ("resnet_pil_cpu", "resnet_opencv_cpu") in [(c.a, c.b) for c in result.comparisons]
+    assert all(c.rounds == 9 and c.id for c in result.comparisons)
+
+
+def test_what_cannot_run_is_skipped_with_the_reason(outcome):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    result, _, heard = outcome
+    assert "NVIDIA GPU" in result.skipped["resnet_cuda"]
+    assert any("cannot run here: resnet_cuda" in note for note in heard.notes)
+
+
+def test_the_reporter_hears_steps_progress_and_results(outcome):
+    result, _, heard = outcome
+    assert any("measuring" in step for step in heard.steps)
+    assert len(heard.results) == len(result.runs) + len(result.comparisons)
+    assert max(heard.shares) == 1.0
+    assert any("random weights" in note for note in heard.notes)
+
+
+def breaking(frames, net):
+    for frame in frames:
+        if frame.index > 3:
+            raise RuntimeError("broke half-way")
+        yield frame, Detections.empty(frame.size)
+
+
+def test_a_rung_that_fails_leaves_the_others_intact(monkeypatch):
+    import os
+
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    broken = Rung("broken", 1, breaking, Preparation("classify"), None, "resnet_pil_cpu", "a test")
+    result = bench([broken, rung("resnet_pil_cpu")], workload=WORK, plan=PLAN, turns=None)
+    assert [run.rung for run in result.runs] == ["resnet_pil_cpu"]
+    assert "broke half-way" in result.skipped["broken"]
+
+
+def test_paced_runs_count_what_they_drop():
+    plan = Plan("paced", seconds=1.0, fps=500, warm_frames=2, warm_s=0, warm_limit_s=1, quick=True)
+    run = bench([rung("resnet_pil_cpu")], workload=WORK, plan=plan, turns=None).runs[0]
+    assert run.scenario == "paced"
+    assert run.offered == 500
+    assert run.dropped > 0
+    assert run.settings["paced_fps"] == 500
+
+
+def test_comparing_two_by_name():
+    result = compare_two("resnet_opencv_cpu", "resnet_linear_cpu", workload=WORK, turns=TURNS)
+    assert (result.a, result.b) == ("resnet_opencv_cpu", "resnet_linear_cpu")
+    assert result.fidelity.reference == "resnet_pil_cpu"
+
+
+def test_different_work_is_not_compared():
+    with pytest.raises(UnavailableError, match="different work"):
+        compare_two("resnet_pil_cpu", "detr_pil_cpu", workload=WORK, turns=TURNS)
+
+
+def test_bad_requests_are_said_before_anything_runs():
+    with pytest.raises(UsageError, match="no rung"):
+        bench([])
+    with pytest.raises(SourceError, match="nowhere"):
+        bench([rung("resnet_pil_cpu")], source="nowhere.mp4", workload=WORK)

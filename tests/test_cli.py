@@ -1,0 +1,194 @@
+"""The command line as a user meets it: output, exit codes, one sentence per error."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from labkit.cli.main import parse_size
+from labkit.cli.screen import number
+from labkit.errors import UsageError
+
+TINY = ["--size", "160x128", "--weights", "random", "--objects", "2", "--quick", "--seconds", "0.2"]
+
+
+def labkit(*arguments, **options):
+    environment = {**os.environ, "COLUMNS": "80", **options.pop("env", {})}
+    command = [sys.executable, "-c", "from labkit.cli import main; raise SystemExit(main())", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=280, check=False, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["bench", "nosuch_rung"], 2, "no rung named 'nosuch_rung'"),
+        (["bench", "resnet_pil_cp"], 2, "did you mean resnet_pil_cpu"),
+        (["bench", "--stage", "99"], 2, "stage 99 has no rungs"),
+        (["bench", "--objects", "-1"], 2, "not -1"),
+        (["bench", "--size", "wide"], 2, "not 'wide'"),
+        (["bench", "--fps", "30"], 2, "--scenario paced"),
+        (["bench", "--scenario", "paced"], 2, "needs a rate"),
+        (["bench", "--model-set", "huge"], 2, "not 'huge'"),
+        (["bench", "--seconds", "0"], 2, "more than 0"),
+        (["bench", "resnet_pil_cpu", "--source", "missing.mp4"], 3, "missing.mp4"),
+        (["bench", "resnet_pil_cpu", "--source", "webcam:97"], 3, "97"),
+        (["compare", "resnet_pil_cpu", "detr_pil_cpu"], 5, "different work"),
+        (["compare", "resnet_pil_cpu", "resnet_pil_cpu"], 5, "one and the same"),
+        (["compare", "a", "b", "--rounds", "3"], 2, "9 rounds"),
+        (["report"], 7, "no results yet"),
+        (["results", "show", "12345"], 7, "12345"),
+        (["nosuch"], 2, "nosuch"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_an_exit_code(arguments, code, words, tmp_path):
+    done = labkit(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_text_file_is_not_a_video(tmp_path):
+    (tmp_path / "notes.mp4").write_text("this is text")
+    done = labkit("bench", "resnet_pil_cpu", "--source", "notes.mp4", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "notes.mp4" in done.stderr.splitlines()[-1]
+
+
+def test_a_rung_without_its_device_exits_with_the_reason():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = labkit("bench", "resnet_cuda")
+    assert done.returncode == 5
+    assert "NVIDIA GPU" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_results_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    done = labkit("bench", "resnet_pil_cpu", *TINY, env={"LABKIT_HOME": str(tmp_path / "locked")})
+    assert done.returncode == 7
+
+
+def test_a_results_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = labkit("bench", "resnet_pil_cpu", *TINY, env={"LABKIT_HOME": str(tmp_path / "file")})
+    assert done.returncode == 7
+    assert "Traceback" not in done.stderr
+
+
+def test_bench_shows_a_table_of_80_columns_and_leaves_rows_plots_and_a_report(tmp_path):
+    home = tmp_path / "home"
+    done = labkit("bench", "--stage", "1", *TINY, env={"LABKIT_HOME": str(home)})
+    assert done.returncode == 0, done.stderr
+    assert all(
+        len(line) <= 80 for line in done.stdout.splitlines() if "rows:" not in line and "/" not in line
+    )
+    for words in ("resnet_pil_cpu", "detr_opencv_cpu", "random weights", "quick", "Measured in turns"):
+        assert words in done.stdout
+    with sqlite3.connect(home / "lab.sqlite") as db:
+        assert db.execute("select count(*) from runs").fetchone()[0] == 5
+    assert list((home / "plots").glob("*.png"))
+    assert list((home / "plots").glob("*.svg"))
+    page = (home / "report.html").read_text()
+    assert "resnet_pil_cpu" in page
+    listed = labkit("results", env={"LABKIT_HOME": str(home)})
+    assert "resnet_pil_cpu" in listed.stdout
+    exported = labkit("results", "export", str(tmp_path / "out"), env={"LABKIT_HOME": str(home)})
+    assert exported.returncode == 0
+    assert {"runs.csv", "runs.parquet", "fingerprint.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    shown = labkit("results", "show", "1", env={"LABKIT_HOME": str(home)})
+    assert json.loads(shown.stdout)["id"] == 1
+    assert "1 runs deleted" in labkit("results", "delete", "1", env={"LABKIT_HOME": str(home)}).stdout
+
+
+def test_json_is_one_object_per_rung():
+    done = labkit("bench", "resnet_pil_cpu", "resnet_opencv_cpu", *TINY, "--no-compare", "--json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["rung"] for row in rows] == ["resnet_pil_cpu", "resnet_opencv_cpu"]
+    assert rows[0]["latency_ms"]["p99"] is None or rows[0]["n_frames"] >= 662
+
+
+def test_compare_as_json():
+    done = labkit("compare", "resnet_opencv_cpu", "resnet_linear_cpu", *TINY[:6], "--quick", "--json")
+    row = json.loads(done.stdout)
+    assert (row["a"], row["b"], row["rounds"]) == ("resnet_opencv_cpu", "resnet_linear_cpu", 9)
+    assert row["ci"][0] <= row["ratio"] <= row["ci"][1]
+    assert row["verdict"] in ("faster", "slower", "same", "cannot tell")
+
+
+def test_ctrl_c_keeps_finished_rows_and_says_so(tmp_path):
+    """Interrupted as soon as the first rung has its row."""
+    command = [sys.executable, "-c", "from labkit.cli import main; raise SystemExit(main())"]
+    command += ["bench", "resnet_pil_cpu", "detr_pil_cpu", "--size", "160x128", "--weights", "random"]
+    command += ["--seconds", "0.5", "--no-compare"]
+    environment = {**os.environ, "LABKIT_HOME": str(tmp_path), "COLUMNS": "80", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    seen = ""
+    assert process.stderr is not None
+    for line in process.stderr:
+        seen += line
+        if "resnet_pil_cpu:" in line and "FPS" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stderr.read()
+    assert process.wait(60) == 130
+    assert "1 finished results are saved" in rest, seen + rest
+    assert "Traceback" not in rest
+    with sqlite3.connect(tmp_path / "lab.sqlite") as db:
+        assert db.execute("select rung from runs").fetchall() == [("resnet_pil_cpu",)]
+
+
+def test_doctor_looks_at_everything_and_says_what_to_do():
+    done = labkit("doctor")
+    assert done.returncode == 0
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    for word in (
+        "python",
+        "cpu",
+        "memory",
+        "gpu",
+        "cupy",
+        "engines",
+        "camera",
+        "weights",
+        "lab set",
+        "nsys",
+        "disk",
+    ):
+        assert any(line[9:].startswith(word) for line in done.stdout.splitlines()), word
+    states = {row["state"] for row in json.loads(labkit("doctor", "--json").stdout)}
+    assert states <= {"good", "missing", "note"}
+
+
+def test_rungs_and_weights_are_listed(tmp_path):
+    done = labkit("rungs", "--json")
+    rows = {row["rung"]: row for line in done.stdout.splitlines() if (row := json.loads(line))}
+    assert rows["resnet_opencv_cpu"]["changes"] == "resnet_pil_cpu"
+    done = labkit("weights", env={"HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path)})
+    assert "resnet18: not on this machine" in done.stdout
+
+
+def test_sizes_and_numbers():
+    assert parse_size("640X480") == (640, 480)
+    with pytest.raises(UsageError):
+        parse_size("640")
+    assert [number(x) for x in (None, 0.1234, 1.234, 12.34, 123.4, 1234.5)] == [
+        "-", "0.12", "1.23", "12.3", "123", "1234",
+    ]  # fmt: skip
+
+
+def test_the_notebook_must_be_there(tmp_path):
+    done = labkit("lab", cwd=tmp_path)
+    assert done.returncode == 2
+    assert str(Path("notebooks/00_start_here.ipynb")) in done.stderr
