@@ -6,12 +6,15 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labkit.errors import LabError, UsageError
-from labkit.types import Size
+from labkit.types import Size, Workload
+
+if TYPE_CHECKING:
+    from labkit.measure import Turns
 
 app = typer.Typer(
     name="labkit",
@@ -102,22 +105,17 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Measure rungs; leaves rows in the store, plots and a report."""
-    from labkit.bench import bench as run_bench
-    from labkit.cli.measuring import measure_and_show, plan_for, select
+    from labkit.cli.measuring import bench_and_show, plan_for, select
 
-    def work(store: Any, reporter: Any) -> Any:
-        return run_bench(
-            select(rung, stage),
-            source=source,
-            workload=workload_for(model_set, weights, size, objects, seed),
-            plan=plan_for(scenario.value, fps, quick, seconds),
-            turns=turns_for(quick, None) if compare and scenario is Scenario.closed else None,
-            store=store,
-            reporter=reporter,
-            noise=noise,
-        )
-
-    measure_and_show(work, as_json)
+    bench_and_show(
+        select(rung, stage),
+        as_json,
+        source=source,
+        workload=workload_for(model_set, weights, size, objects, seed),
+        plan=plan_for(scenario.value, fps, quick, seconds),
+        turns=turns_for(quick, None) if compare and scenario is Scenario.closed else None,
+        noise=noise,
+    )
 
 
 @app.command("compare")
@@ -135,21 +133,16 @@ def compare_command(
     as_json: JsonOption = False,
 ) -> None:
     """Say how many times faster rung B is than rung A, with an interval and a verdict."""
-    from labkit.bench import compare_two
     from labkit.cli.measuring import compare_and_show
 
-    def work(store: Any, reporter: Any) -> Any:
-        return compare_two(
-            a,
-            b,
-            source=source,
-            workload=workload_for(model_set, weights, size, objects, seed),
-            turns=turns_for(quick, rounds),
-            store=store,
-            reporter=reporter,
-        )
-
-    compare_and_show(work, as_json)
+    compare_and_show(
+        a,
+        b,
+        as_json,
+        source=source,
+        workload=workload_for(model_set, weights, size, objects, seed),
+        turns=turns_for(quick, rounds),
+    )
 
 
 @app.command()
@@ -187,10 +180,8 @@ def lab(
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
-def workload_for(model_set: str, weights: str, size: str, objects: int, seed: int) -> Any:
+def workload_for(model_set: str, weights: str, size: str, objects: int, seed: int) -> Workload:
     """The workload that the options describe; says which option is wrong."""
-    from labkit.types import Workload
-
     return Workload(
         model_set=model_set,  # type: ignore[arg-type]
         weights=weights,  # type: ignore[arg-type]
@@ -200,7 +191,7 @@ def workload_for(model_set: str, weights: str, size: str, objects: int, seed: in
     )
 
 
-def turns_for(quick: bool, rounds: int | None) -> Any:
+def turns_for(quick: bool, rounds: int | None) -> Turns:
     """Full or quick turns, with the asked number of rounds."""
     from dataclasses import replace
 

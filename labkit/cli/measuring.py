@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
-from labkit.bench import Outcome, Reporter
+from labkit.bench import Outcome, Reporter, bench, compare_two
 from labkit.cli.screen import Screen, err, legend, out, print_lines, runs_table
 from labkit.errors import ResultsError, UnavailableError, UsageError
 from labkit.measure import FULL, QUICK, Plan
@@ -20,7 +20,7 @@ from labkit.results import Store, default_path
 from labkit.types import Rung
 
 INTERRUPTED = 130
-Work = Callable[[Store, Reporter], Any]
+T = TypeVar("T")
 
 
 def select(names: Sequence[str] | None, stage: int | None) -> list[Rung]:
@@ -48,31 +48,30 @@ def plan_for(scenario: str, fps: float | None, quick: bool, seconds: float | Non
     return plan if seconds is None else replace(plan, seconds=seconds)
 
 
-def measure_and_show(work: Work, as_json: bool) -> None:
-    """Runs a benchmark and shows it; exits with 5 if not one rung could be measured."""
-    outcome = Outcome()
-    path = default_path()
-    with Store(path) as store, Screen() as screen:
-        try:
-            outcome = work(store, screen)
-        except KeyboardInterrupt:
-            print_lines([f"stopped; {screen.saved} finished results are saved in {path}"], console=err)
-            raise typer.Exit(INTERRUPTED) from None
+def bench_and_show(rungs: Sequence[Rung], as_json: bool, **options: Any) -> None:
+    """Runs a benchmark and shows it; options as for `labkit.bench.bench`.
+
+    Raises:
+        UnavailableError: not one rung could be measured.
+    """
+    outcome = measuring(lambda store, reporter: bench(rungs, store=store, reporter=reporter, **options))
     if as_json:
         for run in outcome.runs:
             print(json.dumps(run.to_json(), default=str))
     else:
         show(outcome)
-        leave_pictures(outcome, path)
+        leave_pictures(outcome, default_path())
     if not outcome.runs:
         reasons = "; ".join(f"{name} {why}" for name, why in outcome.skipped.items())
         raise UnavailableError(f"no rung was measured: {reasons}")
 
 
-def compare_and_show(work: Work, as_json: bool) -> None:
-    """Runs one comparison and shows it."""
-    with Store(default_path()) as store, Screen() as screen:
-        comparison: Comparison = work(store, screen)
+def compare_and_show(a: str, b: str, as_json: bool, **options: Any) -> None:
+    """Runs one comparison and shows it; options as for `labkit.bench.bench`."""
+    select([a, b], None)
+    comparison = measuring(
+        lambda store, reporter: compare_two(a, b, store=store, reporter=reporter, **options)
+    )
     if as_json:
         print(json.dumps(comparison.to_json(), default=str))
         return
@@ -84,6 +83,18 @@ def compare_and_show(work: Work, as_json: bool) -> None:
             *(f"doubt: {reason}" for reason in comparison.disturbances),
         ]
     )
+
+
+def measuring(work: Callable[[Store, Reporter], T]) -> T:
+    """Runs `work` with the user's store and a progress bar; Ctrl-C says what is saved."""
+    path = default_path()
+    with Store(path) as store, Screen() as screen:
+        try:
+            return work(store, screen)
+        except KeyboardInterrupt:
+            stopped = f"labkit: stopped; {screen.saved} finished results are saved in {path}"
+    print_lines([stopped], console=err)
+    raise typer.Exit(INTERRUPTED)
 
 
 def show(outcome: Outcome) -> None:

@@ -32,7 +32,6 @@ class Screen(Reporter):
         self.saved = 0
 
     def __enter__(self) -> Screen:
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -40,6 +39,7 @@ class Screen(Reporter):
 
     def step(self, text: str) -> None:
         """A new step, with an empty bar."""
+        self._progress.start()
         self._progress.reset(self._task, description=escape(text), total=1.0)
 
     def progress(self, share: float) -> None:
