@@ -195,14 +195,16 @@ def wide_range(values: Sequence[float]) -> bool:
 
 def plain_log_ticks(axis: Axis, low: float, high: float, unit: str = "") -> None:
     """Round numbers as ticks of a logarithmic axis, nine at most, without powers of ten."""
-    fine = np.array([1, 1.5, 2, 3, 4, 5, 7])
-    coarse = [fine, np.array([1, 2, 5]), np.array([1, 3]), np.array([1])]
-    if high / low < 3:
-        coarse = [np.arange(1, 10, step) for step in (0.1, 0.2, 0.5)]
-    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    for steps in coarse:
-        ticks = np.round(np.unique(np.outer(decades, steps)), 9)
-        ticks = ticks[(ticks >= low / 1.01) & (ticks <= high * 1.01)]
+    decade = 10.0 ** np.floor(np.log10(high))
+    if high / low < 3:  # evenly spaced numbers
+        choices = [decade * step * np.arange(1, 10 / step + 1) for step in (0.05, 0.1, 0.2, 0.5, 1)]
+    else:
+        decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.log10(high) + 1)
+        choices = [
+            np.outer(decades, steps).ravel() for steps in ([1, 1.5, 2, 3, 4, 5, 7], [1, 2, 5], [1, 3], [1])
+        ]
+    for ticks in choices:
+        ticks = np.round(ticks[(ticks >= low / 1.01) & (ticks <= high * 1.01)], 9)
         if len(ticks) <= 9:
             break
     axis.set_major_locator(FixedLocator(list(ticks)))
