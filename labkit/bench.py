@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from labkit.busy import busy, busy_with
 from labkit.errors import LabError, UnavailableError, UsageError
 from labkit.measure import (
     FULL,
@@ -82,6 +83,7 @@ class Job:
         turns: of the comparisons; None runs only.
         peaks: GFLOP/s by precision, from this machine.
         store: where finished results go, or None.
+        others: what else of the lab was running when the benchmark began.
     """
 
     frames: FrameSet
@@ -92,6 +94,7 @@ class Job:
     peaks: Mapping[str, Mapping[str, float]]
     reporter: Reporter
     store: Store | None
+    others: tuple[str, ...] = ()
 
 
 def bench(
@@ -137,9 +140,10 @@ def bench(
     for note in dict.fromkeys(w.note for w in weights.values() if w.kind == "random"):
         reporter.note(note)
     peaks = _peaks(able, reporter) if plan is not None else {}
-    job = Job(frames, workload, weights, plan, turns, peaks, reporter, store)
-    for family in _families(able):
-        _measure_family(family, job, outcome)
+    job = Job(frames, workload, weights, plan, turns, peaks, reporter, store, _others(reporter))
+    with busy("a benchmark"):
+        for family in _families(able):
+            _measure_family(family, job, outcome)
     return outcome
 
 
@@ -198,6 +202,15 @@ def _pairs(rungs: Sequence[Rung]) -> list[tuple[str, str]]:
 def _peaks(rungs: Sequence[Rung], reporter: Reporter) -> dict[str, dict[str, float]]:
     reporter.step("measuring this machine's peak")
     return {device: measure_peaks(device) for device in sorted({rung.prepare.device for rung in rungs})}
+
+
+def _others(reporter: Reporter) -> tuple[str, ...]:
+    """A live view or another benchmark that disturbs this one; it is marked, never silent."""
+    other = busy_with()
+    if other is None:
+        return ()
+    reporter.note(f"{other} is running: these measurements are marked as disturbed")
+    return (f"{other} was running",)
 
 
 def _measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
@@ -272,7 +285,7 @@ def _run(rung: Rung, worker: Worker, agreement: Fidelity, job: Job) -> Run:
         source=job.frames.source,
         limit=_limit(rung, job),
         fidelity=agreement,
-        disturbances=watch.disturbances(),
+        disturbances=(*watch.disturbances(), *job.others),
         fingerprint=fingerprint(),
     )
 
@@ -316,7 +329,8 @@ def _compare(
         outcome.skipped["comparison"] = str(error)
         return
     for comparison in comparisons:
-        _finish(replace(comparison, disturbances=watch.disturbances()), outcome.comparisons, job)
+        disturbances = (*watch.disturbances(), *job.others)
+        _finish(replace(comparison, disturbances=disturbances), outcome.comparisons, job)
 
 
 def _finish(result: Any, results: list[Any], job: Job) -> None:

@@ -90,7 +90,7 @@ def plot(outcome: Outcome, kind: str = "throughput", theme: str = "light") -> An
     """One picture of the runs: "throughput", "latency", "where_time_goes" or "roofline"."""
     from labkit import plots
 
-    return getattr(plots, kind)(outcome.runs, theme=theme).figure
+    return getattr(plots, kind)(outcome.runs, theme=theme)
 
 
 def origin_beside(outcome: Outcome, stage: int) -> pd.DataFrame:

@@ -187,7 +187,7 @@ class Run:
             "dropped": self.dropped,
             "failed": self.failed,
             "fps": self.fps,
-            "fps_interval": list(self.fps_interval),
+            "fps_interval": _finite(self.fps_interval),
             "latency_ms": {
                 "p50": self.percentile_ms(50),
                 "p90": self.percentile_ms(90),
@@ -302,7 +302,7 @@ class Comparison:
             "a": self.a,
             "b": self.b,
             "ratio": self.ratio,
-            "ci": list(self.interval),
+            "ci": _finite(self.interval),
             "rounds": self.rounds,
             "frames_per_turn": self.frames_per_turn,
             "verdict": self.verdict,
@@ -324,3 +324,8 @@ def _machine(fingerprint: Mapping[str, Any], settings: Mapping[str, Any]) -> str
     if not fingerprint.get("cpu"):
         return "unknown machine"
     return f"{fingerprint['cpu']}, {fingerprint.get('cores', '?')} cores"
+
+
+def _finite(interval: tuple[float, float]) -> list[float | None]:
+    """Bounds for JSON, which knows no infinity: None where too few samples give no bound."""
+    return [float(bound) if np.isfinite(bound) else None for bound in interval]

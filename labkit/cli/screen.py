@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -55,7 +56,10 @@ class Screen(Reporter):
         self.saved += result.id is not None
         if isinstance(result, Run):
             low, high = result.fps_interval
-            line = f"{result.rung}: {number(result.fps)} FPS ({number(low)} to {number(high)})"
+            span = (
+                f"{number(low)} to {number(high)}" if np.isfinite(high) else "too few frames for an interval"
+            )
+            line = f"{result.rung}: {number(result.fps)} FPS ({span})"
             self._progress.console.print(escape(line))
 
 
@@ -86,7 +90,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
         table.add_row(
             escape(run.rung),
             number(run.fps),
-            f"{number(low)}-{number(high)}",
+            f"{number(low)}-{number(high)}" if np.isfinite(high) else "too few",
             number(run.percentile_ms(50)),
             number(run.percentile_ms(90)),
             number(run.percentile_ms(99)),
