@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -227,22 +228,38 @@ def test_bands_cover_every_row_once():
 
 
 @pytest.mark.parametrize("cores", [1, 3, 16])
-def test_work_is_shared_out_once(monkeypatch, cores):
+def test_every_band_is_done_once(monkeypatch, cores):
     monkeypatch.setattr(bands, "_cores", lambda: cores)
     done = []
-    bands.share_out(lambda first, last: done.extend(range(first, last)), 7)
+    bands.share_out(done.append, 7)
     assert sorted(done) == list(range(7))
 
 
-def test_a_failing_band_is_reported(monkeypatch):
+def test_bands_run_at_the_same_time_and_a_failing_one_is_reported(monkeypatch):
     monkeypatch.setattr(bands, "_cores", lambda: 2)
+    both = threading.Barrier(2, timeout=30)  # opens only when two threads are inside
+    here = threading.current_thread()
 
-    def fail_elsewhere(first, last):
-        if first > 0:
-            raise FrameError("band")
+    def fail_elsewhere(band):
+        both.wait()
+        if threading.current_thread() is not here:
+            raise FrameError(f"band {band}")
 
     with pytest.raises(FrameError, match="band"):
-        bands.share_out(fail_elsewhere, 4)
+        bands.share_out(fail_elsewhere, 2)
+
+
+def test_a_busy_pool_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(bands, "_cores", lambda: 2)
+    pool, release = ThreadPoolExecutor(1), threading.Event()
+    monkeypatch.setattr(bands, "_threads", lambda: pool)
+    blocker = pool.submit(release.wait, 30)
+    done = []
+    bands.share_out(done.append, 4)  # all here, while the only other thread is busy
+    assert done == [0, 1, 2, 3]
+    assert not blocker.done()
+    release.set()
+    pool.shutdown()
 
 
 @pytest.mark.parametrize("version", FAST_CPU)
@@ -257,11 +274,12 @@ def test_several_threads_may_filter_at_once(version):
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this system has no fork")
 def test_a_forked_child_can_filter():
     code = (
-        "import os, numpy as np\n"
+        "import os, signal, numpy as np\n"
         "from labkit.filters import guided_filter\n"
         "image = np.random.default_rng(0).integers(0, 256, (200, 40, 3), dtype=np.uint8)\n"
         "expected = guided_filter(image)\n"  # the parent's threads exist
         "child = os.fork()\n"
+        "if child == 0: signal.alarm(60)\n"  # one that waits for threads it has not must not outlive the test
         "if child == 0: os._exit(0 if (guided_filter(image) == expected).all() else 9)\n"
         "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
     )

@@ -36,19 +36,26 @@ def read_only_rows(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return rows
 
 
-def share_out(work: Callable[[int, int], None], n_bands: int) -> None:
-    """Runs work(first, last) on shares of the bands 0 ... n_bands - 1: one here, the others in threads.
+def share_out(work: Callable[[int], None], n_bands: int) -> None:
+    """Runs work(band) for the bands 0 ... n_bands - 1, here and in other threads.
 
+    Each thread takes the next band when it has done one, so a thread that the system holds up
+    holds up no more than one band; one that has not begun when none is left is not waited for.
     `work` releases the GIL, or nothing is gained. Returns when all are done; raises what it raised.
     """
-    parts = min(_cores(), n_bands)
-    cuts = [n_bands * k // parts for k in range(parts + 1)]
-    others = [_threads().submit(work, cuts[k], cuts[k + 1]) for k in range(1, parts)]
+    left = iter(range(n_bands))
+
+    def run() -> None:
+        for band in left:
+            work(band)
+
+    others = [_threads().submit(run) for _ in range(min(_cores(), n_bands) - 1)]
     try:
-        work(0, cuts[1])
+        run()
     finally:
         for other in others:
-            other.result()
+            if not other.cancel():
+                other.result()
 
 
 @cache

@@ -40,30 +40,12 @@ def guided(image: Image, radius: int, eps: float, guide: Image | None = None) ->
     eps_gray2 = np.float32(eps * 255**2)
     limits = band_limits(height)
 
-    def work(first: int, last: int) -> None:
-        mine = limits[first : last + 1]
-        _filter_bands(rows, guide_rows, out, mine, radius, channels, eps_gray2, column_share, row_share)
+    def work(band: int) -> None:
+        first, last = limits[band], limits[band + 1]
+        _filter_band(rows, guide_rows, out, first, last, radius, channels, eps_gray2, column_share, row_share)
 
     share_out(work, len(limits) - 1)
     return out.reshape(image.shape)
-
-
-@_compiled
-def _filter_bands(
-    image: Any,
-    guide: Any,
-    out: Any,
-    limits: Any,
-    radius: int,
-    channels: int,
-    eps: Any,
-    column_share: Any,
-    row_share: Any,
-) -> None:
-    for band in range(limits.shape[0] - 1):
-        _filter_band(
-            image, guide, out, limits[band], limits[band + 1], radius, channels, eps, column_share, row_share
-        )
 
 
 @_compiled
@@ -172,7 +154,7 @@ def _window_sum(padded: Any, step: int, width: int, total: Any, work: Any, more_
     work in, as long as `padded`.
     """
     n = total.shape[0]
-    total[:] = padded[:n]
+    _copy(padded[:n], total)
     done, size = 1, 1
     source, target = padded, work
     while True:
@@ -189,6 +171,13 @@ def _window_sum(padded: Any, step: int, width: int, total: Any, work: Any, more_
         )  # fmt: skip
         source, target = target, more_work if size == 1 else source
         size *= 4
+
+
+@_compiled
+def _copy(a: Any, total: Any) -> None:
+    # As a loop it becomes a memcpy; a slice assignment takes as long as all the sums together.
+    for i in range(total.shape[0]):
+        total[i] = a[i]
 
 
 @_compiled
