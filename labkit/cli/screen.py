@@ -57,7 +57,7 @@ class Screen(Reporter):
         if isinstance(result, Run):
             low, high = result.fps_interval
             span = (
-                f"{number(low)} to {number(high)}" if np.isfinite(high) else "too few frames for an interval"
+                f"{number(low)} to {number(high)}" if np.isfinite(high) else "too few frames to tell"
             )
             line = f"{result.rung}: {number(result.fps)} FPS ({span})"
             self._progress.console.print(escape(line))
