@@ -14,7 +14,7 @@ from labkit.errors import FrameError, UnavailableError, UsageError
 from labkit.filters import VERSIONS, cuda, emulate, reference
 from labkit.filters import compile as compiler
 from labkit.filters.launches import RECIPES, Array, plan
-from labkit.filters.sources import kernel_files, kernel_names, kernel_source
+from labkit.filters.sources import kernel_files, kernel_names, kernel_source, nvrtc_options
 
 IMAGE_FILES = [file for file in RECIPES if file != "guided_5_detr.cu"]
 GUIDED_FILES = [file for file in RECIPES if file.startswith("guided")]
@@ -321,6 +321,11 @@ def test_table_has_a_row_for_each_kernel_and_architecture(nvrtc):
     rows = compiler.table((80, 90))
     assert len(rows) == 2 * (2 + 2 + 4 + 1 + 1 + 1 + 1)
     assert {row.file for row in rows} == set(RECIPES)
+    moved = {
+        row.file: row.bytes_per_pixel for row in rows if row.arch == 90 and row.kernel in ("fused", "edges")
+    }
+    assert moved["guided_4_fused.cu"] == moved["edge_1_global.cu"] == 6  # three bytes in, three out
+    assert moved["guided_5_detr.cu"] == 15
 
 
 def test_registers_agree_with_ptxas(nvrtc, tmp_path):
@@ -331,7 +336,7 @@ def test_registers_agree_with_ptxas(nvrtc, tmp_path):
         pytest.skip("no ptxas for this architecture beside Triton")
     made = plan("guided_2_shared.cu", (480, 640, 3), 4)
     program = nvrtc.createProgram(made.source, "k.cu", (), ())
-    nvrtc.compileProgram(program, ("-arch=compute_120", *cuda.compile_options(made)))
+    nvrtc.compileProgram(program, ("-arch=compute_120", *nvrtc_options(made.defines)))
     text = nvrtc.getPTX(program)
     text = text.decode() if isinstance(text, bytes) else text
     (tmp_path / "k.ptx").write_text(text.rstrip("\0"))
@@ -359,7 +364,7 @@ def test_what_does_not_compile_shows_the_message(nvrtc):
 
 
 def compiled(registers, shared_bytes, threads, arch=80):
-    return compiler.Compiled("f.cu", "k", arch, registers, shared_bytes, 0, threads, 100)
+    return compiler.Compiled("f.cu", "k", arch, registers, shared_bytes, 0, threads, 100, 6.0)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 
 from labkit.errors import UnavailableError, UsageError
 from labkit.filters.launches import RECIPES, Plan, Shape, plan
+from labkit.filters.sources import nvrtc_options
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 """Compute capabilities x 10: Turing, Ampere (A100, RTX 30), Ada, Hopper, Blackwell (B200, RTX 50)."""
@@ -52,6 +53,8 @@ class Compiled:
         shared_bytes: static shared memory per block.
         stack_bytes: per thread in (slow) local memory; 0 means that nothing was spilled.
         threads: per block, as launched.
+        bytes_per_pixel: global memory traffic of the launch, all channels together, each array
+            once. Worked out.
         code_bytes: machine instructions.
     """
 
@@ -63,6 +66,7 @@ class Compiled:
     stack_bytes: int
     threads: int
     code_bytes: int
+    bytes_per_pixel: float
 
     @property
     def blocks_per_sm(self) -> int:
@@ -107,14 +111,10 @@ def compile_cubin(source: str, defines: Mapping[str, int | str], arch: int) -> b
         UnavailableError: NVRTC is not installed.
     """
     nvrtc = _nvrtc()
-    options = [
-        f"-arch=sm_{arch}",
-        "-std=c++17",
-        *(f"-D{name}={value}" for name, value in sorted(defines.items())),
-    ]
+    options = (f"-arch=sm_{arch}", *nvrtc_options(defines))
     program = nvrtc.createProgram(source, "kernel.cu", (), ())
     try:
-        nvrtc.compileProgram(program, tuple(options))
+        nvrtc.compileProgram(program, options)
         return bytes(nvrtc.getCUBIN(program))
     except nvrtc.NVRTCError as error:
         log = nvrtc.getProgramLog(program).strip()
@@ -126,8 +126,16 @@ def compile_cubin(source: str, defines: Mapping[str, int | str], arch: int) -> b
 def compile_plan(made: Plan, arch: int) -> tuple[Compiled, ...]:
     """The kernels of one plan for one architecture, in launch order; raises as `compile_cubin`."""
     measured = resources(compile_cubin(made.source, made.defines, arch), arch)
+    pixels = made.shape[0] * made.shape[1]
     return tuple(
-        Compiled(made.file, launch.kernel, arch, threads=launch.threads, **measured[launch.kernel])
+        Compiled(
+            made.file,
+            launch.kernel,
+            arch,
+            threads=launch.threads,
+            bytes_per_pixel=made.bytes_moved(launch) / pixels,
+            **measured[launch.kernel],
+        )
         for launch in made.launches
     )
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from labkit.errors import FrameError, UnavailableError, UsageError
 from labkit.filters.launches import IMAGE, OUT, Array, Plan, Shape, plan
+from labkit.filters.sources import nvrtc_options
 
 if TYPE_CHECKING:
     import torch
@@ -172,13 +173,8 @@ def _filter_for(file: str, shape: Shape, radius: int) -> DeviceFilter:
     return DeviceFilter(file, shape, radius)
 
 
-def compile_options(made: Plan) -> tuple[str, ...]:
-    """Options that NVRTC compiles a plan's file with."""
-    return ("-std=c++17", *(f"-D{name}={value}" for name, value in sorted(made.defines.items())))
-
-
 def _function(made: Plan, kernel: str) -> Any:
-    return _module(made.source, compile_options(made)).get_function(kernel)
+    return _module(made.source, nvrtc_options(made.defines)).get_function(kernel)
 
 
 @cache

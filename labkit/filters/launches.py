@@ -77,17 +77,18 @@ class Plan:
         """The arrays between the launches: neither image nor result."""
         return {name: array for name, array in self.arrays.items() if name not in (IMAGE, OUT)}
 
+    def bytes_moved(self, launch: Launch) -> int:
+        """Global memory traffic of one launch, worked out, not measured.
+
+        Each array that it reads or writes counts once, as if a cache of unbounded size served all
+        repeated reads.
+        """
+        return sum(self.arrays[name].nbytes for name in launch.args if name in self.arrays)
+
     @property
     def bytes_per_value(self) -> float:
-        """Global memory traffic per pixel and channel, worked out, not measured.
-
-        Each array counts once for each launch that reads or writes it, as if a cache of
-        unbounded size served all repeated reads within a launch.
-        """
-        moved = sum(
-            self.arrays[name].nbytes for step in self.launches for name in step.args if name in self.arrays
-        )
-        return moved / prod(self.shape)
+        """Global memory traffic of all launches per pixel and channel, worked out."""
+        return sum(map(self.bytes_moved, self.launches)) / prod(self.shape)
 
     def scalars(self, eps: float) -> dict[str, np.generic]:
         """Arguments that are no arrays; eps comes in squared intensity of [0, 1] images."""
