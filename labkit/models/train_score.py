@@ -83,17 +83,24 @@ def read_models(folder: Path) -> LabModels:
 @torch.inference_mode()
 def detect(
     models: LabModels, image: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """Boxes (Q, 4) px, scores (Q,), labels (Q,) of every query, and fine labels (Q,)."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """Boxes (Q, 4) px, scores (Q,) and labels (Q,) of every query in an (H, W, 3) image."""
     height, width = image.shape[:2]
     out = models.detector(models.pixels(image, models.size))
     score, label = out.logits[0].softmax(-1)[:, :-1].max(-1)
     middle, extent = out.pred_boxes[0, :, :2], out.pred_boxes[0, :, 2:]
     shares = torch.cat([middle - extent / 2, middle + extent / 2], dim=1).clamp(0, 1)
-    boxes = (shares * torch.tensor([width, height, width, height])).numpy()
+    boxes = shares * torch.tensor([width, height, width, height])
+    return boxes.numpy(), score.numpy(), label.numpy()
+
+
+@torch.inference_mode()
+def name(models: LabModels, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Fine labels (N,) of what is in each of the (N, 4) boxes (px) of an (H, W, 3) image."""
+    if not len(boxes):
+        return np.empty(0, np.int64)
     crops = torch.cat([models.pixels(_cut(image, box), models.crop_size) for box in boxes])
-    fine = models.classifier(crops).argmax(1)
-    return boxes, score.numpy(), label.numpy(), fine.numpy()
+    return np.asarray(models.classifier(crops).argmax(1).numpy())
 
 
 def accuracy(
@@ -120,17 +127,18 @@ def accuracy(
     tally = np.zeros(4)  # wanted, found, right, fine right
     overlap = 0.0
     for image, truth in _frames(world, scenes, seed):
-        boxes, score, label, fine = detect(models, image)
+        boxes, score, label = detect(models, image)
         metric.update(
             [{"boxes": torch.tensor(boxes), "scores": torch.tensor(score), "labels": torch.tensor(label)}],
             [{"boxes": torch.tensor(truth.xyxy), "labels": torch.tensor(truth.label)}],
         )
         sure = score >= 0.5
         pairs = matched(boxes[sure], label[sure], score[sure], truth)
+        fine = name(models, image, boxes[sure])
         tally += len(truth), sure.sum(), len(pairs), 0
         for mine, theirs, iou in pairs:
             assert truth.fine_label is not None, "scenes carry fine truth"
-            tally[3] += fine[sure][mine] == truth.fine_label[theirs]
+            tally[3] += fine[mine] == truth.fine_label[theirs]
             overlap += iou
     result = metric.compute()
     wanted, found, right, fine_right = tally
