@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
+import numba.core.caching
 import numpy as np
 import pytest
 import skimage.data
@@ -22,6 +23,7 @@ from labkit.filters import (
     edge_filter,
     find_version,
     guided_filter,
+    jit,
     origin,
     quality,
     reference,
@@ -284,6 +286,19 @@ def test_a_forked_child_can_filter():
         "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+
+
+def test_without_a_folder_for_compiled_code_it_compiles_all_the_same(monkeypatch):
+    monkeypatch.setattr(numba.core.caching.FunctionCache._impl_class, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="no locator"):
+        numba.njit(cache=True)(lambda x: x + 1)
+    assert jit.compiled(lambda x: x + 1)(2) == 3
+
+
+def test_importing_the_filters_is_light():
+    code = "import sys, labkit.filters; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "cv2", "numba", "cupy", "skimage"} & set(loaded.split())
 
 
 def test_tensors_stay_tensors(photo):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from labkit.filters.bands import read_only_rows
+from labkit.filters.jit import compiled
 
 Image = NDArray[np.uint8]
-
-_compiled = numba.njit(nogil=True, cache=True)
 
 
 def edges(image: Image) -> Image:
@@ -23,7 +21,7 @@ def edges(image: Image) -> Image:
     return out.reshape(image.shape)
 
 
-@_compiled
+@compiled
 def _edge_rows(image: Any, channels: int, out: Any) -> None:
     height, n = image.shape
     first, last = slice(0, channels), slice(n - channels, n)
@@ -38,7 +36,7 @@ def _edge_rows(image: Any, channels: int, out: Any) -> None:
         _edge_row(row[: n - 2 * channels], row[2 * channels :], above[inner], below[inner], out[y, inner])
 
 
-@_compiled
+@compiled
 def _edge_row(left: Any, right: Any, above: Any, below: Any, out: Any) -> None:
     # Bytes throughout, four times as many per vector instruction as int32; a sum of two bytes that
     # is smaller than one of them has wrapped around.

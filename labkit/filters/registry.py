@@ -73,7 +73,7 @@ _ALL = (
         exhibit=True,
     ),
     _guided("opencv", "cpu", "box_composition:guided", "cv2.boxFilter calls, one pass each", guide=True),
-    _guided("torch", "cpu", "tensors:guided", "pooling in torch, on the CPU", guide=True),
+    _guided("torch", "cpu", "tensors:guided", "sums of shifted tensors in torch, on the CPU", guide=True),
     _guided("numba", "cpu", "row_ring:guided", "one fused pass, a few rows of memory", guide=True),
     _guided("torch-cuda", "cuda", "tensors:guided_cuda", "the same torch lines on the GPU", guide=True),
     _guided(

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from labkit.filters.bands import band_limits, read_only_rows, share_out
+from labkit.filters.jit import compiled
 from labkit.filters.reference import window_counts
 
 Image = NDArray[np.uint8]
-
-_compiled = numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
 
 
 def guided(image: Image, radius: int, eps: float, guide: Image | None = None) -> Image:
@@ -48,7 +46,7 @@ def guided(image: Image, radius: int, eps: float, guide: Image | None = None) ->
     return out.reshape(image.shape)
 
 
-@_compiled
+@compiled
 def _filter_band(
     image: Any,
     guide: Any,
@@ -118,7 +116,7 @@ def _filter_band(
             _output(row, total_a, total_b, column_share, row_share[done], out[done])
 
 
-@_compiled
+@compiled
 def _slide(I: Any, p: Any, y: int, top: int, radius: int, sums: Any, products: Any) -> None:  # noqa: E741, N803
     """Moves the window of rows down to y: row y + radius enters, row y - radius - 1 leaves.
 
@@ -131,21 +129,21 @@ def _slide(I: Any, p: Any, y: int, top: int, radius: int, sums: Any, products: A
         _remove_row(I[leaves], p[leaves], sums, products)
 
 
-@_compiled
+@compiled
 def _add_row(I: Any, p: Any, sums: Any, products: Any) -> None:  # noqa: E741, N803
     for i in range(p.shape[0]):
         sums[i] += np.int32(p[i])
         products[i] += np.int32(I[i]) * np.int32(p[i])
 
 
-@_compiled
+@compiled
 def _remove_row(I: Any, p: Any, sums: Any, products: Any) -> None:  # noqa: E741, N803
     for i in range(p.shape[0]):
         sums[i] -= np.int32(p[i])
         products[i] -= np.int32(I[i]) * np.int32(p[i])
 
 
-@_compiled
+@compiled
 def _window_sum(padded: Any, step: int, width: int, total: Any, work: Any, more_work: Any) -> None:
     """Sets total[i] to the sum of padded[i + k * step] for k = 0 ... width - 1.
 
@@ -173,26 +171,26 @@ def _window_sum(padded: Any, step: int, width: int, total: Any, work: Any, more_
         size *= 4
 
 
-@_compiled
+@compiled
 def _copy(a: Any, total: Any) -> None:
     # As a loop it becomes a memcpy; a slice assignment takes as long as all the sums together.
     for i in range(total.shape[0]):
         total[i] = a[i]
 
 
-@_compiled
+@compiled
 def _sum_of_four(a: Any, b: Any, c: Any, d: Any, total: Any) -> None:
     for i in range(total.shape[0]):
         total[i] = (a[i] + b[i]) + (c[i] + d[i])
 
 
-@_compiled
+@compiled
 def _add(total: Any, a: Any) -> None:
     for i in range(total.shape[0]):
         total[i] += a[i]
 
 
-@_compiled
+@compiled
 def _own_coefficients(
     total: Any,
     total_squares: Any,
@@ -218,7 +216,7 @@ def _own_coefficients(
         ring_b[i] = b
 
 
-@_compiled
+@compiled
 def _coefficients(
     total_I: Any,  # noqa: N803
     total_II: Any,  # noqa: N803
@@ -247,14 +245,14 @@ def _coefficients(
         ring_b[i] = b
 
 
-@_compiled
+@compiled
 def _forget(ring: Any, sums: Any) -> None:
     for i in range(ring.shape[0]):
         sums[i] -= ring[i]
         ring[i] = np.float32(0)
 
 
-@_compiled
+@compiled
 def _output(row: Any, total_a: Any, total_b: Any, column_share: Any, row_share: Any, out: Any) -> None:
     half, lowest, highest = np.float32(0.5), np.float32(0), np.float32(255.5)
     for i in range(row.shape[0]):

