@@ -437,6 +437,7 @@ def test_bytes_per_value_by_hand(file, half, expected):
         ("guided_4_fused.cu", (4, 4, 3), 4, True, "writes bytes"),
         ("guided_5_detr.cu", (4, 4, 1), 4, False, "3 channels, RGB"),
         ("guided_1_global.cu", (40000, 40000, 3), 4, False, "too large"),
+        ("guided_3_separable.cu", (65536, 1, 1), 4, False, "65536 px high"),
     ],
 )
 def test_impossible_plans_are_refused(file, shape, radius, half, message):
@@ -533,6 +534,15 @@ def test_device_filter_passes_the_right_arguments(pretended_gpu, file):
     assert ready(remember(image), 0.2, out=own) is own
     assert_close(file, own.array, expected_result(file, image, 4, 0.2))
     assert len(allocated) == before == len(ready.plan.buffers) + 1
+
+
+def test_an_array_on_another_gpu_is_refused(pretended_gpu):
+    remember, _ = pretended_gpu
+    ready = cuda.DeviceFilter("edge_1_global.cu", (4, 4, 1), device=0)
+    image = remember(noise_image((4, 4, 1)))
+    image.device = torch.device("cuda", 1)
+    with pytest.raises(FrameError, match="works on GPU 0, the array lies on GPU 1"):
+        ready(image)
 
 
 def test_device_filter_needs_a_gpu():

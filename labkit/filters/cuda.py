@@ -91,6 +91,11 @@ class DeviceFilter:
         import cupy
 
         result = self.out if out is None else out
+        for array in (image, result):
+            if _gpu_of(array) not in (None, self.device):
+                raise FrameError(
+                    f"this filter works on GPU {self.device}, the array lies on GPU {_gpu_of(array)}"
+                )
         pointers = {
             IMAGE: device_pointer(image, self.plan.arrays[IMAGE], IMAGE),
             OUT: device_pointer(result, self.plan.arrays[OUT], OUT),
@@ -220,6 +225,12 @@ def _cupy_stream(pointer: int) -> Any:
     import cupy
 
     return cupy.cuda.Stream.from_external(_StreamOfTorch(pointer))
+
+
+def _gpu_of(array: Any) -> int | None:
+    """Index of the GPU of a torch tensor or CuPy array; None where it cannot be told."""
+    device = getattr(array, "device", None)
+    return getattr(device, "index", None) if hasattr(device, "index") else getattr(device, "id", None)
 
 
 def _contiguous(strides: tuple[int, ...] | None, shape: tuple[int, ...], itemsize: int) -> bool:

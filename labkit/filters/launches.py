@@ -19,6 +19,7 @@ Dim3 = tuple[int, int, int]
 Shape = tuple[int, int, int]
 
 GUIDED_MAX_RADIUS = 16
+MAX_GRID_HEIGHT = 65535
 IMAGE, OUT = "image", "out"
 
 
@@ -119,8 +120,8 @@ def plan(file: str, shape: Shape, radius: int = 4, *, half: bool = False) -> Pla
         raise UsageError(f"kernels take images of shape (H, W, C) with 1 to 4 channels, not {tuple(shape)}")
     if prod(shape) >= 2**31:
         raise UsageError(f"kernels index with 32 bits; an image of shape {tuple(shape)} is too large")
-    if -(-shape[0] // 8) > 65535:
-        raise UsageError(f"an image {shape[0]} px high needs more blocks than a grid has; cut it into parts")
+    if shape[0] > MAX_GRID_HEIGHT:
+        raise UsageError(f"a grid has at most {MAX_GRID_HEIGHT} rows; an image {shape[0]} px high has more")
     if not 1 <= radius <= GUIDED_MAX_RADIUS:
         raise UsageError(f"radius is 1 to {GUIDED_MAX_RADIUS} px, not {radius}")
     if half and file != "guided_5_detr.cu":
