@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup bench test lint lab soak clean
+.PHONY: help setup bench test lint lab soak gpu-check clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -33,6 +33,11 @@ lab: $(READY) ## open the notebooks in JupyterLab
 
 soak: $(READY) ## the long tests that `make test` leaves out
 	$(BIN)/python -m pytest -m slow
+
+gpu-check: $(READY) ## on a machine with a GPU: CUDA tests, the GPU ladder, exports and plots
+	$(BIN)/python -m pytest -m gpu
+	LABKIT_HOME=results/gpu-check $(BIN)/labkit bench --device cuda --quick --seconds 4
+	LABKIT_HOME=results/gpu-check $(BIN)/labkit results export results/gpu-check/export
 
 clean: ## remove the virtual environment and caches; results stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -145,11 +146,16 @@ def resize_torch(pixels: Tensor, spec: InputSpec) -> Tensor:
 
 def normalise_torch(pixels: Tensor, spec: InputSpec) -> Tensor:
     """(N, 3, h, w) values in 0..255 -> normalised float32, as one multiply and one add."""
-    scale = [1 / (255 * s) for s in spec.std]
-    shift = [-m / s for m, s in zip(spec.mean, spec.std, strict=True)]
-    weight = torch.tensor(scale, device=pixels.device).view(3, 1, 1)
-    bias = torch.tensor(shift, device=pixels.device).view(3, 1, 1)
+    weight, bias = _normalisation(spec, str(pixels.device))
     return torch.addcmul(bias, pixels.to(torch.float32), weight)
+
+
+@lru_cache(maxsize=16)
+def _normalisation(spec: InputSpec, device: str) -> tuple[Tensor, Tensor]:
+    """Scale and shift per channel, on the device; made once, since making them waits for it."""
+    scale = torch.tensor([1 / (255 * s) for s in spec.std]).view(3, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(spec.mean, spec.std, strict=True)]).view(3, 1, 1)
+    return scale.to(device), shift.to(device)
 
 
 def resize_opencv(image: NDArray[np.uint8], spec: InputSpec, interpolation: int) -> NDArray[np.uint8]:

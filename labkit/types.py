@@ -147,6 +147,9 @@ class Preparation:
         device: "cpu" or "cuda".
         engine: what runs the network ("eager", "onnxruntime", "openvino", "compile", ...).
         precision: number format of weights and activations inside the engine.
+        form: what the schedule is handed: "parts" (a detector and a classifier to call one after
+            the other), "whole_frame" (both behind one call), or "peer" (another library's own
+            pipeline).
         options: further switches of the engine, e.g. {"channels_last": True}.
     """
 
@@ -155,6 +158,7 @@ class Preparation:
     device: str = "cpu"
     engine: str = "eager"
     precision: Precision = "fp32"
+    form: Literal["parts", "whole_frame", "peer"] = "parts"
     options: dict[str, Any] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
@@ -165,6 +169,7 @@ class Preparation:
             "device": self.device,
             "engine": self.engine,
             "precision": self.precision,
+            "form": self.form,
             **{key: self.options[key] for key in sorted(self.options)},
         }
 

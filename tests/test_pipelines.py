@@ -1,5 +1,6 @@
 """The ladder as data, and schedules: whatever the order of work, the answers are the same."""
 
+import dataclasses
 import inspect
 
 import numpy as np
@@ -33,27 +34,36 @@ def test_names_are_unique_and_ancestors_come_first():
 def test_a_rung_is_data_that_can_be_prepared(row):
     assert inspect.isgeneratorfunction(row.run)
     assert row.prepare.engine in ENGINES
-    assert row.prepare.preprocess in (*IMPLEMENTATIONS, "bytes")
+    assert row.prepare.preprocess in (*IMPLEMENTATIONS, "bytes", "pinned")
     assert ("cuda" in row.needs) == (row.prepare.device == "cuda")
     assert row.about
-    assert rung(row.reference).reference == row.reference or rung(row.reference).changes
+
+
+def changed_by(row):
+    """Names of what differs in preparation and schedule between a rung and the one it changes."""
+    before = rung(row.changes)
+    first, second = before.prepare.describe(), row.prepare.describe()
+    changed = {key for key in {*first, *second} if first.get(key) != second.get(key)}
+    return changed | ({"schedule"} if before.run is not row.run else set())
+
+
+# changes that are one idea although they touch several fields of the data
+ONE_IDEA = [
+    {"fold_batch_norm", "channels_last"},  # layout of the same arithmetic
+    {"engine", "preprocess", "fold_batch_norm", "channels_last"},  # an engine brings its own
+    {"precision", "rest_precision"},
+    {"schedule", "form", "preprocess"},  # nothing comes back in between
+    {"precision", "fold_batch_norm", "channels_last"},
+    {"engine", "compile"},
+    {"engine", "preprocess", "precision"},
+]
 
 
 @pytest.mark.parametrize("row", [r for r in LADDER if r.changes], ids=lambda r: r.name)
 def test_a_rung_changes_one_thing(row):
-    """One schedule, or one or two fields of its preparation (an engine brings its own input)."""
-    before, after = rung(row.changes), row
-    changed = {
-        key
-        for key in {*before.prepare.describe(), *after.prepare.describe()}
-        if before.prepare.describe().get(key) != after.prepare.describe().get(key)
-    }
-    schedule = before.run is not after.run
-    engine = {"engine", "preprocess", "fold_batch_norm", "channels_last"}
-    lean = {"fold_batch_norm", "channels_last"}
-    quantised = {"precision", "rest_precision"}
-    assert schedule + bool(changed) == 1 or (not schedule and not changed)
-    assert len(changed) <= 1 or changed <= engine or changed <= lean or changed <= quantised
+    changed = changed_by(row)
+    assert changed
+    assert len(changed) == 1 or any(changed <= idea for idea in ONE_IDEA), changed
 
 
 def test_unknown_names_get_a_hint():
@@ -82,7 +92,7 @@ def answers(tmp_path_factory):
     return of
 
 
-FP32 = [r for r in LADDER if r.prepare.precision == "fp32"]
+FP32 = [r for r in LADDER if r.prepare.precision == "fp32" and r.prepare.form == "parts"]
 LOWER = [r for r in LADDER if r.prepare.precision in ("bf16", "fp16")]
 
 
@@ -94,6 +104,47 @@ def test_fp32_rungs_agree_with_their_reference_to_a_thousandth(row, answers):
     assert result.relative_error < 1e-3
     if row.prepare.task == "combined":
         assert result.same_name == 1
+
+
+@pytest.fixture(scope="module")
+def on_cpu():
+    """A GPU rung's preparation with nothing but the device and engine taken from it."""
+
+    def of(name):
+        row = rung(name)
+        prepare_cpu = dataclasses.replace(row.prepare, device="cpu", engine="eager", precision="fp32")
+        return dataclasses.replace(row, prepare=prepare_cpu, needs=())
+
+    return of
+
+
+@pytest.mark.parametrize("row", [r for r in LADDER if "cuda" in r.needs], ids=lambda r: r.name)
+def test_gpu_rungs_give_their_references_answers_on_the_cpu(row, on_cpu, answers):
+    """Shapes, schedule and decoding do not depend on the device, so they can be tested here."""
+    frames = [make_frame(i) for i in range(3)]
+    workload = Workload(weights="random", size=TINY, objects=3)
+    got = Session(on_cpu(row.name), workload, frames).answers(frames)
+    reference = "resnet_opencv_cpu" if row.prepare.task == "classify" else row.reference
+    result = fidelity(answers(reference), got)
+    assert result.agreement == 1
+    assert result.nan_count == 0
+    assert result.same_name in (None, 1.0)
+    if row.prepare.form == "parts":
+        assert result.relative_error < (0.05 if row.prepare.preprocess == "torch" else 1e-3)
+
+
+@pytest.mark.parametrize("objects", [1, 8])
+@pytest.mark.parametrize("size", [(33, 47), (320, 96)])
+def test_the_whole_frame_module_is_the_parts_in_one(objects, size, on_cpu):
+    frames = [make_frame(i, size) for i in range(2)]
+    workload = Workload(weights="random", size=size, objects=objects)
+    whole = Session(on_cpu("on_device_cuda"), workload, frames).answers(frames)
+    parts = Session(rung("batched_cpu"), workload, frames).answers(frames)
+    for a, b in zip(parts.found, whole.found, strict=True):
+        np.testing.assert_allclose(a.xyxy, b.xyxy, atol=0.01)
+        np.testing.assert_allclose(a.score, b.score, rtol=1e-3)
+        assert a.name == b.name
+        assert len(b.fine_name) == objects
 
 
 @pytest.mark.parametrize("row", [able(r) for r in LOWER])

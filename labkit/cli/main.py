@@ -90,6 +90,7 @@ def rungs(as_json: JsonOption = False) -> None:
 def bench(
     rung: RungNames = None,
     stage: Annotated[int | None, typer.Option(help="All rungs of this stage.")] = None,
+    device: Annotated[str | None, typer.Option(help="Only rungs on this device: cpu or cuda.")] = None,
     source: SourceOption = "photos",
     size: SizeOption = "640x480",
     objects: ObjectsOption = 5,
@@ -108,7 +109,7 @@ def bench(
     from labkit.cli.measuring import bench_and_show, plan_for, select
 
     bench_and_show(
-        select(rung, stage),
+        select(rung, stage, device),
         as_json,
         source=source,
         workload=workload_for(model_set, weights, size, objects, seed),

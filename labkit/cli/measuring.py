@@ -23,21 +23,26 @@ INTERRUPTED = 130
 T = TypeVar("T")
 
 
-def select(names: Sequence[str] | None, stage: int | None) -> list[Rung]:
-    """The named rungs, or a stage's, or all of them.
+def select(names: Sequence[str] | None, stage: int | None, device: str | None = None) -> list[Rung]:
+    """The named rungs, or a stage's, or all of them; those of a device, with their baselines.
 
     Raises:
         UsageError: a name or stage that does not exist.
     """
     if names:
         return [rung(name) for name in dict.fromkeys(names)]
+    if device not in (None, "cpu", "cuda"):
+        raise UsageError(f"--device is cpu or cuda, not {device!r}")
+    if device is not None:
+        chosen = [r for r in LADDER if r.prepare.device == device and stage in (None, r.stage)]
+        return list(dict.fromkeys([*(rung(r.reference) for r in chosen), *chosen]))
     if stage is None:
         return list(LADDER)
-    chosen = rungs_of_stage(stage)
+    chosen = list(rungs_of_stage(stage))
     if not chosen:
         known = sorted({r.stage for r in LADDER})
         raise UsageError(f"stage {stage} has no rungs; stages with rungs: {', '.join(map(str, known))}")
-    return list(chosen)
+    return chosen
 
 
 def plan_for(scenario: str, fps: float | None, quick: bool, seconds: float | None) -> Plan:

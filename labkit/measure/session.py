@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from labkit.errors import LabError
 from labkit.measure.drive import Clock, Feed, Plan, Timed, drive
 from labkit.measure.fidelity import Answers
+from labkit.models.faults import faults_explained
 from labkit.models.nets import Prepared
 from labkit.models.prepare import prepare
 from labkit.models.weights import Weights
@@ -52,8 +53,9 @@ class Session:
         begun = time.perf_counter() if started_s is None else started_s
         self.rung = rung
         self.frames = list(frames)
-        self.prepared: Prepared = prepare(rung.prepare, workload, weights, report)
-        next(iter(rung.run([self.frames[0]], self.prepared.net)))
+        with faults_explained(rung.name):
+            self.prepared: Prepared = prepare(rung.prepare, workload, weights, report)
+        next(self._results([self.frames[0]], self.prepared.net))
         self.prepared.synchronize()
         self.ready = Ready(
             time.perf_counter() - begun,
@@ -65,7 +67,7 @@ class Session:
     def answers(self, frames: Sequence[Frame]) -> Answers:
         """What the rung says about `frames`, with the networks' raw outputs."""
         with recording(taps=True) as record:
-            found = [result for _, result in self.rung.run(list(frames), self.prepared.net)]
+            found = [result for _, result in self._results(list(frames), self.prepared.net)]
         if len(found) != len(frames):
             raise LabError(f"{self.rung.name} answered {len(found)} of {len(frames)} frames")
         return Answers(self.rung.name, found, record.taps)
@@ -73,7 +75,7 @@ class Session:
     def run(self, plan: Plan, progress: Callable[[float], None] = lambda share: None) -> Timed:
         """One timed run of the plan's scenario."""
         return drive(
-            self.rung.run,
+            self._results,
             self.prepared.net,
             self.frames,
             plan,
@@ -88,7 +90,7 @@ class Session:
         the other rung's turn has filled with its own data.
         """
         if self._turns is None:
-            self._turns = self.rung.run(Feed(self.frames, Clock()), self.prepared.net)
+            self._turns = self._results(Feed(self.frames, Clock()), self.prepared.net)
         next(self._turns)
         self.prepared.synchronize()
         begun = time.perf_counter()
@@ -96,6 +98,11 @@ class Session:
             next(self._turns)
         self.prepared.synchronize()
         return (time.perf_counter() - begun) / n_frames
+
+    def _results(self, frames: Iterable[Frame], net: Any) -> Iterator[tuple[Frame, Detections]]:
+        """The rung's schedule, its GPU faults told as what to do."""
+        with faults_explained(self.rung.name):
+            yield from self.rung.run(frames, net)
 
     @staticmethod
     def peak_bytes() -> int:

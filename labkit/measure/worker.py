@@ -205,7 +205,9 @@ def _serve(started_s: float) -> None:
                 last = [0.0]
 
                 def progress(share: float, last: list[float] = last) -> None:
-                    if share - last[0] >= 0.02 or share >= 1 > last[0]:  # a message per frame would cost the pipeline
+                    if (
+                        share - last[0] >= 0.02 or share >= 1 > last[0]
+                    ):  # a message per frame would cost the pipeline
                         last[0] = share
                         send("progress", share)
 

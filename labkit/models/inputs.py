@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from labkit.preprocess import InputSpec, Preprocess, resize_opencv
+from labkit.models.uploads import PinnedUpload
+from labkit.preprocess import InputSpec, Preprocess, normalise_torch, resize_opencv
 from labkit.types import Size
 
 
@@ -44,6 +45,19 @@ class ByteInput:
         """(H, W, 3) uint8 -> (1, h, w, 3) uint8 on the device."""
         pixels = np.ascontiguousarray(resize_opencv(image, self.spec, cv2.INTER_AREA))
         return torch.from_numpy(pixels)[None].to(self.device)
+
+
+class PinnedInput:
+    """Preprocessing through pinned memory: resize on the host, upload bytes, normalise there."""
+
+    def __init__(self, spec: InputSpec, device: str) -> None:
+        self.spec = spec
+        self._upload = PinnedUpload(device)
+
+    def __call__(self, image: NDArray[np.uint8]) -> Tensor:
+        """(H, W, 3) uint8 -> (1, 3, h, w) float32 on the device."""
+        pixels = self._upload(resize_opencv(image, self.spec, cv2.INTER_AREA))
+        return normalise_torch(pixels.permute(0, 3, 1, 2).contiguous(), self.spec)
 
 
 def with_bytes(module: nn.Module, spec: InputSpec) -> FromBytes:

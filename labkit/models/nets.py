@@ -95,7 +95,8 @@ class Combined:
     classifier: Classifier
 
 
-Net = Classifier | Detector | Combined
+Net = Any
+"""`Classifier`, `Detector`, `Combined`, or whatever else a schedule of the ladder is written for."""
 
 
 @dataclass(frozen=True)

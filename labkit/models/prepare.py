@@ -9,14 +9,19 @@ import torch
 
 from labkit.errors import UnavailableError, UsageError
 from labkit.models.engines import Request, build_engine
-from labkit.models.inputs import ByteInput, calibration_frames, with_bytes
+from labkit.models.inputs import ByteInput, PinnedInput, calibration_frames, with_bytes
+from labkit.models.lean import LeanDetr
 from labkit.models.nets import Classifier, Combined, Detector, Net, Prepared
 from labkit.models.networks import MODELS, Network, build, lab_weights
+from labkit.models.peers import transformers_pipeline
+from labkit.models.uploads import PinnedUpload
 from labkit.models.weights import Weights, resolve
+from labkit.models.whole_frame import WholeFrame, WholeFrameNet
 from labkit.preprocess import InputSpec, Preprocess, preprocessor
 from labkit.types import Preparation, Size, Workload
 
 Report = Callable[[str], None]
+_BYTES: dict[str, Callable[[InputSpec, str], Preprocess]] = {"bytes": ByteInput, "pinned": PinnedInput}
 
 
 def prepare(
@@ -45,14 +50,8 @@ def prepare(
         for part, model in zip(("detect", "classify"), MODELS[workload.model_set], strict=True)
         if part in parts
     }
-    nets: dict[str, Any] = {}
-    if "detect" in networks:
-        nets["detect"] = _detector(networks["detect"], preparation, workload, report)
-    if "classify" in networks:
-        nets["classify"] = _classifier(networks["classify"], preparation, workload, report)
-    net: Net = Combined(nets["detect"], nets["classify"]) if len(nets) == 2 else next(iter(nets.values()))
     return Prepared(
-        net,
+        _FORMS[preparation.form](networks, preparation, workload, report),
         _settings(preparation, workload, networks),
         tuple(n.weights.note for n in networks.values()),
     )
@@ -83,9 +82,56 @@ def _weights_of(model: str, workload: Workload, weights: Mapping[str, Weights] |
     return resolve(model, workload.weights, seed=workload.seed)
 
 
+def _in_parts(
+    networks: Mapping[str, Network], preparation: Preparation, workload: Workload, report: Report
+) -> Net:
+    nets: list[Any] = []
+    if "detect" in networks:
+        nets.append(_detector(networks["detect"], preparation, workload, report))
+    if "classify" in networks:
+        nets.append(_classifier(networks["classify"], preparation, workload, report))
+    return Combined(*nets) if len(nets) == 2 else nets[0]
+
+
+def _as_whole_frame(
+    networks: Mapping[str, Network], preparation: Preparation, workload: Workload, report: Report
+) -> WholeFrameNet:
+    detector, classifier = networks["detect"], networks["classify"]
+    assert classifier.crop_input is not None
+    width, height = workload.size
+    module = WholeFrame(
+        LeanDetr(detector.module, detector.input.output_size(workload.size)),
+        classifier.module,
+        detector.input,
+        classifier.crop_input,
+        workload.objects,
+    )
+    request = Request(
+        module=module,
+        example=torch.zeros(1, height, width, 3, dtype=torch.uint8),
+        cache_key=f"whole-{detector.sha256[:16]}-{classifier.sha256[:16]}-{width}x{height}-{workload.objects}",
+        device=preparation.device,
+        precision=preparation.precision,
+        options=preparation.options,
+        report=report,
+    )
+    engine = build_engine(preparation.engine, request)
+    upload = PinnedUpload(preparation.device)
+    return WholeFrameNet(detector, classifier, engine, upload, preparation.device, workload)
+
+
+def _as_peer(
+    networks: Mapping[str, Network], preparation: Preparation, workload: Workload, report: Report
+) -> Any:
+    return transformers_pipeline(networks["detect"], workload, preparation)
+
+
+_FORMS = {"parts": _in_parts, "whole_frame": _as_whole_frame, "peer": _as_peer}
+
+
 def _input(preparation: Preparation, spec: InputSpec) -> Preprocess:
-    if preparation.preprocess == "bytes":
-        return ByteInput(spec, preparation.device)
+    if preparation.preprocess in ("bytes", "pinned"):
+        return _BYTES[preparation.preprocess](spec, preparation.device)
     options = {"device": preparation.device} if preparation.preprocess == "torch" else {}
     run = preprocessor(preparation.preprocess, spec, **options)
     if preparation.device == "cpu" or options:

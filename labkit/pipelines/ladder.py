@@ -6,9 +6,12 @@ row; a new schedule is a new generator in this folder.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from labkit.errors import UsageError
 from labkit.pipelines.combined import batched_crops, one_by_one
 from labkit.pipelines.origin import origin_combined
+from labkit.pipelines.overlapped import launched_ahead
 from labkit.pipelines.sequential import sequential
 from labkit.types import Preparation, Rung
 
@@ -115,7 +118,84 @@ STAGE_6_CPU = (
     ),
 )  # fmt: skip
 
-LADDER: tuple[Rung, ...] = (*STAGE_1, *STAGE_2, *STAGE_3, *STAGE_6_CPU)
+STAGE_6_ORIGIN = (
+    Rung(
+        "preprocess_cuda", 6, one_by_one, Preparation("combined", "torch", device="cuda"),
+        changes="combined_cuda", reference="origin_combined_cpu",
+        about="bytes go up, the GPU resizes and normalises them", needs=("cuda",),
+    ),
+    Rung(
+        "pinned_cuda", 6, one_by_one, Preparation("combined", "pinned", device="cuda"),
+        changes="preprocess_cuda", reference="origin_combined_cpu",
+        about="bytes go up from a ring of page-locked buffers", needs=("cuda",),
+    ),
+    Rung(
+        "batched_cuda", 6, batched_crops, Preparation("combined", "pinned", device="cuda"),
+        changes="pinned_cuda", reference="origin_combined_cpu",
+        about="all crops of a frame in one batch", needs=("cuda",),
+    ),
+)  # fmt: skip
+
+_HALF = Preparation("combined", "pinned", device="cuda", precision="fp16", form="whole_frame", options=_LEAN)
+
+STAGE_6_GPU = (
+    Rung(
+        "on_device_cuda", 6, sequential,
+        Preparation("combined", "pinned", device="cuda", form="whole_frame"),
+        changes="batched_cuda", reference="origin_combined_cpu",
+        about="best queries, crops and names stay on the GPU; one copy back per frame",
+        needs=("cuda",),
+    ),
+    Rung(
+        "half_cuda", 6, sequential, _HALF,
+        changes="on_device_cuda", reference="origin_combined_cpu",
+        about="half precision, batch norms folded, channels last", needs=("cuda",),
+    ),
+    Rung(
+        "graph_cuda", 6, sequential, replace(_HALF, engine="cuda_graph"),
+        changes="half_cuda", reference="origin_combined_cpu",
+        about="the whole frame recorded as one CUDA graph", needs=("cuda",),
+    ),
+    Rung(
+        "compiled_cuda", 6, sequential,
+        replace(_HALF, engine="cuda_graph",
+                options={**_LEAN, "compile": "max-autotune-no-cudagraphs"}),
+        changes="graph_cuda", reference="origin_combined_cpu",
+        about="torch.compile chooses and fuses the kernels that the graph holds", needs=("cuda",),
+    ),
+    Rung(
+        "ahead_cuda", 6, launched_ahead,
+        replace(_HALF, engine="cuda_graph",
+                options={**_LEAN, "compile": "max-autotune-no-cudagraphs"}),
+        changes="compiled_cuda", reference="origin_combined_cpu",
+        about="the next frame is launched before the answer to this one is fetched",
+        needs=("cuda",),
+    ),
+)  # fmt: skip
+
+PEERS = (
+    Rung(
+        "peer_onnxruntime_fp32", 6, batched_crops,
+        Preparation("combined", "bytes", engine="onnxruntime"),
+        changes="folded_cpu", reference="origin_combined_cpu",
+        about="ONNX Runtime runs both networks", needs=("onnxruntime", "onnxscript"),
+    ),
+    Rung(
+        "peer_pipeline_cpu", 6, sequential, Preparation("detect", "pil", form="peer"),
+        changes="detr_pil_cpu", reference="detr_pil_cpu",
+        about="transformers' own pipeline() at the frame's size", needs=(),
+    ),
+    Rung(
+        "detr_engine_bf16", 6, sequential,
+        Preparation("detect", "bytes", engine="openvino", precision="bf16"),
+        changes="detr_opencv_cpu", reference="detr_pil_cpu",
+        about="the detector alone in the bfloat16 engine", needs=("openvino",),
+    ),
+)  # fmt: skip
+
+LADDER: tuple[Rung, ...] = (
+    *STAGE_1, *STAGE_2, *STAGE_3, *STAGE_6_CPU, *STAGE_6_ORIGIN, *STAGE_6_GPU, *PEERS,
+)  # fmt: skip
 """Every rung, in the order of the story."""
 
 

@@ -48,9 +48,7 @@ def build(request: Request) -> OpenVinoEngine:
         "INFERENCE_PRECISION_HINT": HINTS[precision],
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
-        "INFERENCE_NUM_THREADS": str(
-            os.cpu_count() if torch.get_num_threads() < 1 else torch.get_num_threads()
-        ),
+        "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
     }
     return OpenVinoEngine(core.compile_model(model, "CPU", properties))
 

@@ -1,0 +1,83 @@
+"""What only a GPU can show; `make gpu-check` runs these on a machine that has one."""
+
+import numpy as np
+import pytest
+import torch
+
+from labkit.errors import UnavailableError
+from labkit.measure.fidelity import fidelity
+from labkit.measure.session import Session
+from labkit.models.faults import faults_explained
+from labkit.pipelines import LADDER, rung
+from labkit.types import Workload
+
+from conftest import make_frame  # isort: skip
+
+needs_gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU with a working driver"),
+]
+SIZE = (640, 480)
+WORK = Workload(weights="random", size=SIZE, objects=5)
+CUDA_RUNGS = [r for r in LADDER if "cuda" in r.needs]
+
+
+def on_gpu(test):
+    for mark in needs_gpu:
+        test = mark(test)
+    return test
+
+
+@on_gpu
+@pytest.mark.parametrize("row", CUDA_RUNGS, ids=lambda r: r.name)
+def test_a_gpu_rung_agrees_with_its_reference(row):
+    frames = [make_frame(i, SIZE) for i in range(3)]
+    wanted = Session(rung(row.reference), WORK, frames).answers(frames)
+    got = Session(row, WORK, frames).answers(frames)
+    result = fidelity(wanted, got)
+    assert result.nan_count == 0
+    assert result.agreement >= 0.99
+    if row.prepare.precision == "fp32" and row.prepare.form == "parts":
+        assert result.relative_error < 5e-3  # TF32 is off by default for products
+
+
+@on_gpu
+@pytest.mark.parametrize("name", ["on_device_cuda", "half_cuda", "graph_cuda"])
+def test_at_most_one_host_sync_per_frame(name):
+    frames = [make_frame(i, SIZE) for i in range(4)]
+    session = Session(rung(name), WORK, frames)
+    net = session.prepared.net
+    x = net.preprocess(frames[0].image)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        packed = net.infer(net.preprocess(frames[1].image))  # upload, both networks, packing: no wait
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            net.decode(packed, SIZE)  # the one copy back is the one wait
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert x.is_cuda
+
+
+@on_gpu
+def test_frames_in_flight_do_not_mix():
+    frames = [make_frame(i, SIZE, seed=i * 10) for i in range(8)]
+    one_by_one = Session(rung("graph_cuda"), WORK, frames).answers(frames)
+    ahead = Session(rung("ahead_cuda"), WORK, frames).answers(frames)
+    for a, b in zip(one_by_one.found, ahead.found, strict=True):
+        np.testing.assert_allclose(a.xyxy, b.xyxy, atol=8)
+
+
+@on_gpu
+def test_running_out_of_memory_is_told():
+    with pytest.raises(UnavailableError, match="memory ran out"), faults_explained("a test"):
+        torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+
+
+def test_gpu_faults_become_sentences():
+    with pytest.raises(UnavailableError, match=r"bench: the GPU's memory ran out"), faults_explained("bench"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    with pytest.raises(UnavailableError, match="restart the kernel"), faults_explained("bench"):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore lines")
+    with pytest.raises(RuntimeError, match="other"), faults_explained("bench"):
+        raise RuntimeError("other")
