@@ -1,0 +1,72 @@
+"""A whole forward pass recorded once as a CUDA graph and replayed with one launch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from labkit.errors import UnavailableError
+from labkit.models.engines import Request
+from labkit.models.engines.eager import DTYPES, shape_up
+
+WARM_UP = 5
+
+
+class CudaGraphEngine:
+    """Replays a captured pass; batches between two captured sizes are padded to the larger."""
+
+    def __init__(
+        self, module: nn.Module, example: Tensor, batches: tuple[int, ...], dtype: torch.dtype
+    ) -> None:
+        self.module = module
+        self.dtype = dtype
+        self._pool = torch.cuda.graph_pool_handle()
+        self._captured = {n: self._capture(example, n) for n in sorted(set(batches), reverse=True)}
+        self._sizes = sorted(self._captured)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Copies (B, ...) into the captured input, replays, and copies the outputs out.
+
+        The copies stay on the device and on the current stream; the outputs are the caller's
+        own, so a later replay does not overwrite them.
+        """
+        n = len(x)
+        size = next((s for s in self._sizes if s >= n), self._sizes[-1])
+        if n > size:
+            parts = [self(part) for part in x.split(size)]
+            return tuple(torch.cat(outs) for outs in zip(*parts, strict=True))
+        graph, static_in, static_out = self._captured[size]
+        static_in[:n].copy_(x, non_blocking=True)
+        graph.replay()
+        return tuple(out[:n].clone() if len(out) == size else out.clone() for out in static_out)
+
+    def _capture(self, example: Tensor, n: int) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]:
+        dtype = self.dtype if example.is_floating_point() else example.dtype
+        static_in = torch.zeros(n, *example.shape[1:], dtype=dtype, device="cuda")
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.inference_mode(), torch.cuda.stream(side):
+            for _ in range(WARM_UP):  # lets cuDNN choose its kernels before they are recorded
+                self.module(static_in)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.graph(graph, pool=self._pool):
+            out = self.module(static_in)
+        return graph, static_in, out if isinstance(out, tuple) else (out,)
+
+
+def build(request: Request) -> CudaGraphEngine:
+    """Captures one graph per batch size; options as for eager, plus compile (a mode, or None).
+
+    Raises:
+        UnavailableError: there is no GPU.
+    """
+    if request.device != "cuda" or not torch.cuda.is_available():
+        raise UnavailableError("CUDA graphs need an NVIDIA GPU")
+    module, memory_format = shape_up(request)
+    del memory_format  # a module in channels-last keeps its activations so
+    mode = request.options.get("compile")
+    if mode is not None:
+        request.report("compiling for this GPU, once (minutes)")
+        module = torch.compile(module, mode=mode, fullgraph=False)
+    return CudaGraphEngine(module, request.example, request.batches, DTYPES[request.precision])
