@@ -77,21 +77,27 @@ class Recording:
         self.taps.clear()
 
 
-_recording: Recording | None = None
+_recording: Recording | None = None  # the innermost open one
+_open_recordings: list[Recording] = []
 
 
 @contextmanager
 def recording(*, taps: bool = False) -> Iterator[Recording]:
     """Collects the spans (and, with `taps`, the raw outputs) of everything run inside.
 
-    One recording at a time: an inner one hides the outer one until it ends.
+    One recording at a time: an inner one hides the outer one until it ends. Recordings of two
+    threads may end in any order.
     """
     global _recording
-    outer, _recording = _recording, Recording(keep_taps=taps, cuda=_cuda_in_use())
+    mine = Recording(keep_taps=taps, cuda=_cuda_in_use())
+    _open_recordings.append(mine)
+    _recording = mine
     try:
-        yield _recording
+        yield mine
     finally:
-        _recording = outer
+        # By identity: recordings compare by content, and the innermost need not be the first to end.
+        _open_recordings[:] = [each for each in _open_recordings if each is not mine]
+        _recording = _open_recordings[-1] if _open_recordings else None
 
 
 class span:  # noqa: N801 - used as a statement: `with span("infer", frame):`

@@ -1,0 +1,99 @@
+"""What the status line says: rates, ages and drops over the last two seconds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from labkit.live.inference import Answer
+
+WINDOW_S = 2.0
+BARS = 60
+"""Answers in the moving plot."""
+
+CAMERA_BOUND = 0.2
+"""Share of the period spent waiting for frames from which on the camera is the limit."""
+
+
+class Figures:
+    """Counts and clocks of one view; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._history: deque[tuple[float, dict[str, int]]] = deque()
+        self._answers: deque[Answer] = deque(maxlen=240)
+        self._ages: deque[tuple[float, float]] = deque(maxlen=240)  # (when, age in s)
+        self._fresh: deque[Answer] = deque(maxlen=BARS)  # not yet in the plot
+        self.inferred: dict[str, int] = {}
+        self.displayed = 0
+
+    def answered(self, answer: Answer) -> None:
+        """Notes an answer of a rung."""
+        with self._lock:
+            self._answers.append(answer)
+            self._fresh.append(answer)
+            self.inferred[answer.rung] = self.inferred.get(answer.rung, 0) + 1
+
+    def painted(self, age_s: float) -> None:
+        """Notes a picture that a page has shown, `age_s` after its capture."""
+        with self._lock:
+            self.displayed += 1
+            self._ages.append((time.perf_counter(), age_s))
+
+    def summary(self, offered: int, captured: int) -> dict[str, Any]:
+        """Plain data for the status line."""
+        now_s = time.perf_counter()
+        with self._lock:
+            counts = {"offered": offered, "captured": captured, "displayed": self.displayed}
+            counts |= {f"inferred {rung}": n for rung, n in self.inferred.items()}
+            self._history.append((now_s, counts))
+            while len(self._history) > 2 and self._history[1][0] < now_s - WINDOW_S:
+                self._history.popleft()
+            recent = [a for a in self._answers if a.done_s > now_s - max(WINDOW_S, 3 * a.took_s)]
+            ages = [age for when, age in self._ages if when > now_s - WINDOW_S]
+            rates = self._rates(counts)
+            most_inferred = max(self.inferred.values(), default=0)
+        return {
+            "fps": {name: rates[name] for name in ("offered", "captured", "displayed")},
+            "rungs": {rung: _of_rung(recent, rung, rates) for rung in self.inferred},
+            "age_ms": _median_ms(ages),
+            "dropped": max(0, offered - most_inferred),
+            "camera_bound": _waiting_share(recent) >= CAMERA_BOUND,
+        }
+
+    def bars(self) -> list[dict[str, Any]]:
+        """The answers since the last call, with their milliseconds per span."""
+        with self._lock:
+            fresh = list(self._fresh)
+            self._fresh.clear()
+        return [{"rung": a.rung, "spans": a.spans_ms(), "waited": 1e3 * a.waited_s} for a in fresh]
+
+    def _rates(self, counts: dict[str, int]) -> dict[str, float]:
+        first_s, first = self._history[0]
+        seconds = self._history[-1][0] - first_s
+        if seconds <= 0:
+            return dict.fromkeys(counts, 0.0)
+        return {name: (n - first.get(name, 0)) / seconds for name, n in counts.items()}
+
+
+def _of_rung(recent: list[Answer], rung: str, rates: dict[str, float]) -> dict[str, float | None]:
+    mine = [a for a in recent if a.rung == rung]
+    return {
+        "fps": rates[f"inferred {rung}"],
+        "took_ms": _median_ms([a.took_s for a in mine]),
+        "age_ms": _median_ms([a.age_s for a in mine]),
+    }
+
+
+def _waiting_share(recent: list[Answer]) -> float:
+    busy_s = sum(a.took_s for a in recent)
+    waited_s = sum(a.waited_s for a in recent)
+    return waited_s / (busy_s + waited_s) if busy_s + waited_s > 0 else 0.0
+
+
+def _median_ms(values_s: list[float]) -> float | None:
+    return 1e3 * float(np.median(values_s)) if values_s else None

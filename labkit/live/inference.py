@@ -1,0 +1,203 @@
+"""The thread that runs the rungs: newest frame in, answers out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from labkit.errors import LabError
+from labkit.live.newest import Newest
+from labkit.trace import Recording, recording
+from labkit.types import Detections, Frame, Rung
+
+Take = Callable[[Frame], Frame]
+"""What is done to a frame before the rungs see it (the filter)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What one rung found in one frame.
+
+    Attributes:
+        rung: its name.
+        took_s: time the rung worked on it, without waiting for the frame.
+        waited_s: time it waited for the frame.
+        age_s: from the frame's capture to the answer.
+        record: the spans of this answer.
+    """
+
+    rung: str
+    frame: Frame
+    found: Detections
+    took_s: float
+    waited_s: float
+    age_s: float
+    done_s: float
+    record: Recording
+
+    def spans_ms(self) -> dict[str, float]:
+        """Milliseconds per span, summed where one repeats."""
+        out: dict[str, float] = {}
+        for part in self.record.spans():
+            ms = part.gpu_ms if part.gpu_ms is not None else (part.stop_ns - part.start_ns) / 1e6
+            out[part.name] = out.get(part.name, 0.0) + ms
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """Rungs with their networks, prepared together.
+
+    Attributes:
+        rungs: to be run on the same frames, in turn.
+        nets: what each schedule gets.
+        weights: which weights are in use, in words.
+    """
+
+    rungs: tuple[Rung, ...]
+    nets: tuple[Any, ...]
+    weights: tuple[str, ...]
+
+
+Prepare = Callable[[Callable[[str], None]], Ready]
+"""Gets networks ready; is given a function for lines on what takes long."""
+
+
+class Tape:
+    """The same frames for several readers, each at its own pace.
+
+    Whoever comes first to the end of the tape takes the newest frame onto it; the others find
+    it there. So a schedule that reads ahead of its answers is compared on the same frames.
+    """
+
+    def __init__(self, take: Callable[[], Frame | None], readers: int) -> None:
+        self._take = take
+        self._left: list[deque[Frame]] = [deque() for _ in range(readers)]
+
+    def frames(self, reader: int) -> Iterator[Frame]:
+        """The frames for reader number `reader`; ends when there are no more."""
+        mine = self._left[reader]
+        while True:
+            if not mine:
+                frame = self._take()
+                if frame is None:
+                    return
+                for queue in self._left:
+                    queue.append(frame)
+            yield mine.popleft()
+
+
+_turn = threading.Lock()  # networks are not re-entrant, and two engines at once would disturb one another
+
+
+class Inference:
+    """Runs rungs on the newest frame until stopped; changing rungs means stopping and a new one.
+
+    Attributes:
+        doing: what it is busy with, for the status line; empty while answers flow.
+        fault: why there are no answers, in words.
+        weights: which weights are in use, once known.
+    """
+
+    def __init__(
+        self, slot: Newest, prepare: Prepare, take: Take, on_answer: Callable[[Answer], None]
+    ) -> None:
+        self.doing = "waiting for the last detection to end"
+        self.fault = ""
+        self.weights: tuple[str, ...] = ()
+        self._slot = slot
+        self._prepare = prepare
+        self._apply = take
+        self._on_answer = on_answer
+        self._stop = threading.Event()
+        self._last_index = -1
+        self._waited_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="labkit live inference", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No more frames: what is being computed is the last."""
+        self._stop.set()
+        with self._slot.news:
+            self._slot.news.notify_all()
+
+    def join(self, timeout_s: float) -> bool:
+        """Waits for the thread; whether it has ended."""
+        self._thread.join(max(0.0, timeout_s))
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not _turn.acquire(timeout=0.05):
+            if self._stop.is_set():
+                return
+        try:
+            if not self._stop.is_set():
+                self._report("importing the rungs")
+                ready = self._prepare(self._report)
+                self.weights = ready.weights
+                self._report("waiting for the first detection")
+                self._answer(ready)
+        except LabError as error:
+            self.fault = str(error)
+        except Exception as error:  # an engine's own error must not end the view, only the boxes
+            self.fault = f"{type(error).__name__}: {error}; choose another rung"
+        finally:
+            self._report("")
+            _turn.release()
+
+    def _answer(self, ready: Ready) -> None:
+        tape = Tape(self._take, len(ready.rungs))
+        runs = [
+            (rung, rung.run(tape.frames(i), net))
+            for i, (rung, net) in enumerate(zip(ready.rungs, ready.nets, strict=True))
+        ]
+        try:
+            while not self._stop.is_set():
+                for rung, results in runs:
+                    if not self._next_answer(rung, results):
+                        return
+                self.doing = ""
+        finally:
+            for _, results in runs:
+                _close(results)
+
+    def _next_answer(self, rung: Rung, results: Iterator[tuple[Frame, Detections]]) -> bool:
+        self._waited_s = 0.0
+        began_s = time.perf_counter()
+        with recording() as record:
+            try:
+                frame, found = next(results)
+            except StopIteration:
+                return False
+        done_s = time.perf_counter()
+        took_s = done_s - began_s - self._waited_s
+        if not self._stop.is_set():
+            age_s = done_s - frame.t_s
+            self._on_answer(Answer(rung.name, frame, found, took_s, self._waited_s, age_s, done_s, record))
+        return True
+
+    def _take(self) -> Frame | None:
+        began_s = time.perf_counter()
+        frame = None
+        while frame is None and not self._stop.is_set() and not self._slot.closed:
+            frame = self._slot.newer_than(self._last_index, 0.1)
+        self._waited_s += time.perf_counter() - began_s
+        if frame is None or self._stop.is_set():
+            return None
+        self._last_index = frame.index
+        return self._apply(frame)
+
+    def _report(self, line: str) -> None:
+        self.doing = line
+        with self._slot.news:
+            self._slot.news.notify_all()
+
+
+def _close(results: Iterator[tuple[Frame, Detections]]) -> None:
+    close = getattr(results, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,154 @@
+"""What can be turned while the view runs, checked when it is set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from labkit.errors import UsageError
+from labkit.types import Rung, Size
+
+ModelSet = Literal["auto", "full", "lab"]
+WeightsWanted = Literal["auto", "pretrained", "random"]
+SIZES: tuple[Size, ...] = ((320, 240), (640, 480), (1280, 720))
+"""Sizes that the view offers; any other can be given when it is opened."""
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """The settings of a live view.
+
+    Attributes:
+        rung: name of the rung whose answers are shown; "auto" until the best one is known.
+        second: name of a rung shown beside it on the same frames, or None.
+        model_set: "full" or "lab"; "auto" until it is known which can recognise something.
+        weights: as in `Workload`; not for pages to change.
+        size: (width, height) px of the frames.
+        threshold: boxes that score less are not drawn.
+        filter_on: smooth each frame with the guided filter before anything sees it.
+        radius: of the filter, px.
+        eps: of the filter, squared intensity on [0, 1].
+    """
+
+    rung: str = "auto"
+    second: str | None = None
+    model_set: ModelSet = "auto"
+    weights: WeightsWanted = "auto"
+    size: Size = (640, 480)
+    threshold: float = 0.5
+    filter_on: bool = False
+    radius: int = 4
+    eps: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.model_set not in ("auto", "full", "lab"):
+            raise UsageError(f"the model set is 'full' or 'lab', not {self.model_set!r}")
+        if self.weights not in ("auto", "pretrained", "random"):
+            raise UsageError(f"weights is 'auto', 'pretrained' or 'random', not {self.weights!r}")
+        if not _is_number(self.threshold) or not 0 <= self.threshold <= 1:
+            raise UsageError(f"the threshold is a score from 0 to 1, not {self.threshold!r}")
+        if isinstance(self.radius, bool) or not isinstance(self.radius, int) or not 1 <= self.radius <= 16:
+            raise UsageError(f"the filter's radius is a whole number from 1 to 16 px, not {self.radius!r}")
+        if not _is_number(self.eps) or not 0 < self.eps <= 1:
+            raise UsageError(f"the filter's eps is above 0 and at most 1, not {self.eps!r}")
+        if not isinstance(self.filter_on, bool):
+            raise UsageError(f"filter_on is True or False, not {self.filter_on!r}")
+        width, height = self.size
+        if not (16 <= width <= 4096 and 16 <= height <= 4096):
+            raise UsageError(f"the live view's size is (width, height) from 16 to 4096 px, not {self.size}")
+
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """Names of the rungs that run."""
+        return (self.rung,) if self.second is None else (self.rung, self.second)
+
+    def changed(self, wanted: Mapping[str, Any]) -> Knobs:
+        """A copy with the named settings changed, as they come from a page.
+
+        Raises:
+            UsageError: A name or a value is not accepted.
+        """
+        from labkit.pipelines import rung
+
+        known = {field.name for field in fields(self)} - {"weights"}
+        unknown = set(wanted) - known
+        if unknown:
+            raise UsageError(
+                f"the live view has no setting {min(unknown)!r}; it has {', '.join(sorted(known))}"
+            )
+        values = dict(wanted)
+        for name in ("rung", "second"):
+            if values.get(name) is not None:
+                rung(str(values[name]))
+        if "rung" in values and values["rung"] is None:
+            raise UsageError("a rung is named by its name; labkit rungs lists them")
+        if "size" in values:
+            values["size"] = _pair(values["size"])
+        if values.get("model_set") not in (None, self.model_set):
+            values["weights"] = "auto"  # whoever chooses a set wants it as good as it can be had
+        return replace(self, **values)
+
+    def reshapes(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether these settings would give the pictures another size."""
+        return bool({"size", "second"} & set(wanted))
+
+    def resolved(self) -> Knobs:
+        """The same with the best rung and model set in the place of "auto"; imports the ladder."""
+        knobs = self
+        if knobs.rung == "auto":
+            knobs = replace(knobs, rung=default_rung().name)
+        if knobs.model_set == "auto" and knobs.weights != "auto":
+            knobs = replace(knobs, model_set="full")  # only that set has a choice of weights
+        if knobs.model_set == "auto":
+            model_set, weights = default_models()
+            knobs = replace(knobs, model_set=model_set, weights=weights)
+        return knobs
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for a page."""
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"size": list(self.size)}
+
+
+def default_rung() -> Rung:
+    """The best rung for a live view here: it finds and names, hardly rounds, and is soon prepared."""
+    from labkit.needs import missing
+    from labkit.pipelines import LADDER
+
+    def fits(rung: Rung) -> bool:
+        plan = rung.prepare
+        return (
+            plan.task == "combined"
+            and plan.precision != "int8"  # quantising takes minutes the first time
+            and plan.engine in ("eager", "openvino", "cuda_graph")
+            and missing(rung.needs) is None
+        )
+
+    able = [rung for rung in LADDER if fits(rung)]
+    on_gpu = [rung for rung in able if rung.prepare.device == "cuda"]
+    return (on_gpu or able)[-1]
+
+
+def default_models() -> tuple[ModelSet, WeightsWanted]:
+    """Model set and weights that recognise something without a download, where there are any."""
+    from labkit.models.networks import LAB_FOLDER
+    from labkit.models.weights import cached
+
+    if all(cached(model) is not None for model in ("detr_r50", "resnet18")):
+        return "full", "auto"
+    if all((LAB_FOLDER / part / "model.safetensors").is_file() for part in ("detr", "resnet")):
+        return "lab", "auto"
+    return "full", "random"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _pair(value: Any) -> Size:
+    try:
+        width, height = value
+        return int(width), int(height)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"a size is (width, height) in px, not {value!r}") from error

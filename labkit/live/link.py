@@ -1,0 +1,158 @@
+"""The protocol between a view and its pages: two frames in flight, acknowledged, timed out.
+
+A page is one browser tab; several may show the same view. Every page that shows pictures
+acknowledges each frame. Messages arrive in order, so a page that answers a ping has received
+every frame sent before it: only then does an unacknowledged frame time out. A page that
+answers nothing is thus never owed more than two frames, and is forgotten after a while.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+MAX_IN_FLIGHT = 2
+ACK_TIMEOUT_S = 1.0
+SILENT_S = 1.5
+"""A page that has not answered for so long is gone: closed, crashed, or cut off."""
+
+
+@dataclass(eq=False)
+class _Page:
+    heard_s: float
+    visible: bool = True
+    received: int = 0  # number of the last frame that is known to have arrived
+
+
+@dataclass(eq=False)
+class _Flight:
+    sent_s: float
+    captured_s: float
+    awaited: set[str] = field(default_factory=set)  # pages that have not acknowledged it yet
+    seen: bool = False  # whether one has
+
+
+class Link:
+    """Who is there, and what they have been sent; any thread may call any method.
+
+    Attributes:
+        sent, timed_out: frames so far.
+        most_in_flight: largest number of frames on their way at once.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._pages: dict[str, _Page] = {}
+        self._flights: dict[int, _Flight] = {}
+        self._last_heard_s: float | None = None
+        self.sent = self.timed_out = self.most_in_flight = 0
+
+    def heard(self, page: str, *, visible: bool | None = None, received: int | None = None) -> None:
+        """Notes a sign of life of a page, known or new."""
+        with self._lock:
+            known = self._pages.setdefault(page, _Page(self._clock(), received=self.sent))
+            known.heard_s = self._last_heard_s = self._clock()
+            if visible is not None:
+                known.visible = visible
+            if received is not None:
+                known.received = max(known.received, min(received, self.sent))
+
+    def left(self, page: str) -> None:
+        """Forgets a page that says goodbye."""
+        with self._lock:
+            self._pages.pop(page, None)
+            self._land()
+
+    def excuse_silence(self) -> None:
+        """Counts the silence from now: until now no answer could have been heard."""
+        with self._lock:
+            for page in self._pages.values():
+                page.heard_s = self._clock()
+
+    @property
+    def pages(self) -> int:
+        """How many pages are there."""
+        with self._lock:
+            self._forget_silent()
+            return len(self._pages)
+
+    @property
+    def ever_heard(self) -> bool:
+        """Whether any page has ever said anything."""
+        return self._last_heard_s is not None
+
+    @property
+    def first_page(self) -> str | None:
+        """The page that has been there longest; the browser's camera is taken from it."""
+        with self._lock:
+            return next(iter(self._pages), None)
+
+    @property
+    def visible(self) -> bool:
+        """Whether any page shows pictures."""
+        with self._lock:
+            self._forget_silent()
+            return any(page.visible for page in self._pages.values())
+
+    @property
+    def in_flight(self) -> int:
+        """Frames sent and neither acknowledged nor timed out."""
+        with self._lock:
+            self._land()
+            return len(self._flights)
+
+    def ready(self) -> bool:
+        """Whether a frame may be sent: somebody looks, and fewer than two are on their way."""
+        with self._lock:
+            self._forget_silent()
+            self._land()
+            looking = any(page.visible for page in self._pages.values())
+            return looking and len(self._flights) < MAX_IN_FLIGHT
+
+    def depart(self, captured_s: float) -> int:
+        """Registers a frame that is about to be sent; gives its number."""
+        with self._lock:
+            self.sent += 1
+            looking = {name for name, page in self._pages.items() if page.visible}
+            self._flights[self.sent] = _Flight(self._clock(), captured_s, looking)
+            self.most_in_flight = max(self.most_in_flight, len(self._flights))
+            return self.sent
+
+    def acknowledge(self, page: str, number: int) -> float | None:
+        """Notes that a page has dealt with a frame.
+
+        Returns:
+            The age of the picture in s, from its capture until now; None unless this is the first
+            acknowledgement of a frame in flight.
+        """
+        self.heard(page, received=number)
+        with self._lock:
+            flight = self._flights.get(number)
+            if flight is None or page not in flight.awaited:
+                return None
+            first, flight.seen = not flight.seen, True
+            flight.awaited.discard(page)
+            self._land()
+            return self._clock() - flight.captured_s if first else None
+
+    def _land(self) -> None:
+        """Takes frames that nobody is still to acknowledge, or that timed out, out of the air."""
+        now_s = self._clock()
+        for number, flight in list(self._flights.items()):
+            flight.awaited &= self._pages.keys()
+            if not flight.awaited:
+                del self._flights[number]
+            elif now_s - flight.sent_s >= ACK_TIMEOUT_S and all(
+                self._pages[page].received >= number for page in flight.awaited
+            ):
+                del self._flights[number]
+                self.timed_out += 1
+
+    def _forget_silent(self) -> None:
+        now_s = self._clock()
+        for name, page in list(self._pages.items()):
+            if now_s - page.heard_s > SILENT_S:
+                del self._pages[name]

@@ -1,0 +1,106 @@
+"""What the view has to know of the kernel that it runs in: who shows it, who interrupts it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+Stop = Callable[[], None]
+
+
+def kernel() -> Any:
+    """The Jupyter kernel of this process, None outside one."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None)
+
+
+def has_front_end() -> bool:
+    """Whether the running cell was sent by a notebook in a browser.
+
+    Those say which cell it is; programs that execute notebooks (nbclient, papermill), consoles
+    and scripts do not, and nobody would see a widget there.
+    """
+    running = kernel()
+    if running is None:
+        return False
+    return bool((running.get_parent().get("metadata") or {}).get("cellId"))
+
+
+class Hearing:
+    """Whether messages of pages can get through to this kernel at the moment.
+
+    JupyterLab delivers them to a thread of their own, but only once the kernel has been idle
+    after the widget appeared; other front ends deliver them between cells. So silence during
+    a long cell proves nothing, unless messages came during one.
+    """
+
+    def __init__(self) -> None:
+        self._busy = False
+        self._own_thread = False
+        shell = getattr(kernel(), "shell", None)
+        if shell is not None:
+            self._busy = True  # this is made inside a running cell
+            shell.events.register("pre_execute", self._begin)
+            shell.events.register("post_execute", self._end)
+            self._shell = shell
+
+    def __call__(self) -> bool:
+        """Whether a page that is there would be heard."""
+        return self._own_thread or not self._busy
+
+    def note_message(self) -> None:
+        """Notes, in the thread that delivers it, that a message came."""
+        self._own_thread = threading.current_thread() is not threading.main_thread()
+
+    def close(self) -> None:
+        """Takes the hooks out of the shell."""
+        shell = getattr(self, "_shell", None)
+        if shell is None:
+            return
+        for event, hook in (("pre_execute", self._begin), ("post_execute", self._end)):
+            if hook in shell.events.callbacks[event]:
+                shell.events.unregister(event, hook)
+
+    def _begin(self) -> None:
+        self._busy = True
+
+    def _end(self) -> None:
+        self._busy = False
+
+
+class Interrupts:
+    """Calls `stop` when the kernel is interrupted, whether it runs a cell or is idle."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop: Stop | None = stop
+        running = kernel()
+        self._shell = getattr(running, "shell", None)
+        if running is None or self._shell is None:
+            return
+        self._shell.events.register("post_run_cell", self._after_cell)
+        if threading.current_thread() is threading.main_thread() and hasattr(running, "saved_sigint_handler"):
+            # The kernel puts this handler back whenever it goes idle; by default it ignores interrupts.
+            running.saved_sigint_handler = self._when_idle
+
+    def close(self) -> None:
+        """Forgets `stop`; the handler for idle times then ignores interrupts, as the kernel does."""
+        self._stop = None
+        if self._shell is not None and self._after_cell in self._shell.events.callbacks["post_run_cell"]:
+            self._shell.events.unregister("post_run_cell", self._after_cell)
+
+    def _after_cell(self, result: Any) -> None:
+        error = result.error_in_exec or result.error_before_exec
+        if isinstance(error, KeyboardInterrupt):
+            self._call()
+
+    def _when_idle(self, number: int, frame: Any) -> None:
+        del number, frame
+        # Not from the handler itself: it may have interrupted a thread's owner of the same locks.
+        threading.Thread(target=self._call, name="labkit live interrupt", daemon=True).start()
+
+    def _call(self) -> None:
+        if self._stop is not None:
+            self._stop()

@@ -1,0 +1,219 @@
+"""The player: a source, one or two rungs and the newest of everything, without any front end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from labkit.busy import busy
+from labkit.live.figures import Figures
+from labkit.live.inference import Answer, Inference, Ready
+from labkit.live.knobs import Knobs
+from labkit.live.networks import prepare_rungs
+from labkit.live.newest import Newest
+from labkit.live.reader import Reader
+from labkit.live.smoothing import Smoothing
+from labkit.sources.source import Source
+from labkit.types import Frame, Size
+
+Open = Callable[[Size], Source]
+Prepare = Callable[[Knobs, Callable[[str], None]], Ready]
+
+STOP_S = 0.2
+"""How long a stop waits for the threads; one that is inside native code ends by itself after that."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """What there is to show: the newest frame, and per rung the newest answer (None before the first)."""
+
+    frame: Frame
+    answers: tuple[Answer | None, ...]
+
+
+class Player:
+    """Captures, infers and keeps the newest of both; starts, stops and changes at any time.
+
+    A camera, an engine and the window that shows them each go at their own pace, and nothing
+    queues up between them: what is too late is dropped and counted. Methods may be called from
+    any thread.
+
+    Attributes:
+        news: notified whenever there is something new to show or to say.
+        knobs: the settings in force.
+        figures: counts since the last start.
+    """
+
+    def __init__(
+        self,
+        open_source: Open,
+        knobs: Knobs,
+        *,
+        prepare: Prepare | None = None,
+        objects: int = 5,
+        smoothing: Smoothing | None = None,
+    ) -> None:
+        self.news = threading.Condition()
+        self.knobs = knobs
+        self.figures = Figures()
+        self._open = open_source
+        self._prepare = prepare or (lambda known, report: prepare_rungs(known, objects, report))
+        self._settle = threading.Lock()  # guards knobs: they are replaced, never changed
+        self._smoothing = smoothing or Smoothing()
+        self._turn = threading.RLock()  # start, stop and change exclude one another
+        self._reader: Reader | None = None
+        self._inference: Inference | None = None
+        self._slot: Newest | None = None
+        self._answers: dict[str, Answer] = {}
+        self._next_index = 0
+        self._announcement = ExitStack()
+        self._ending: list[Reader | Inference] = []
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and not stopped since."""
+        return self._reader is not None
+
+    @property
+    def ending(self) -> bool:
+        """Whether a thread of an earlier run still finishes what it was inside of."""
+        self._ending = [part for part in self._ending if not part.join(0)]
+        return bool(self._ending)
+
+    def start(self) -> None:
+        """Begins to read and to infer; returns at once. Does nothing while running."""
+        with self._turn:
+            if self.running:
+                return
+            self._announcement.enter_context(busy("a live view"))
+            self.figures = Figures()
+            self._start_reader()
+            self._start_inference()
+
+    def stop(self) -> bool:
+        """Ends reading and inferring; waits no longer than STOP_S. Whether all threads have ended."""
+        with self._turn:
+            deadline_s = time.perf_counter() + STOP_S
+            self._stop_inference()
+            self._stop_reader()
+            self._announcement.close()
+            with self.news:
+                self.news.notify_all()
+            for part in list(self._ending):
+                part.join(deadline_s - time.perf_counter())
+            return not self.ending
+
+    def wait_until_ended(self, timeout_s: float) -> bool:
+        """Waits until no thread of an earlier run is left; whether that is so."""
+        deadline_s = time.perf_counter() + timeout_s
+        for part in list(self._ending):
+            part.join(deadline_s - time.perf_counter())
+        return not self.ending
+
+    def change(self, wanted: Mapping[str, Any]) -> None:
+        """Changes settings by name, while running or not.
+
+        Raises:
+            UsageError: a name or value is not accepted; nothing is changed then.
+        """
+        with self._turn:
+            with self._settle:
+                old, self.knobs = self.knobs, self.knobs.changed(wanted)
+            if not self.running:
+                return
+            resized = self.knobs.size != old.size
+            reranked = (self.knobs.rungs, self.knobs.model_set) != (old.rungs, old.model_set)
+            if resized or reranked:
+                self._stop_inference()
+            if resized:
+                self._stop_reader()
+                self._start_reader()
+            if resized or reranked:
+                self._start_inference()
+            with self.news:
+                self.news.notify_all()
+
+    def newest(self, after: int = -1) -> Shot | None:
+        """What to show, if its frame is newer than index `after`; never waits.
+
+        The frame is smoothed if the filter is on; the answers are the newest there are, which
+        were found in this frame or in an earlier one.
+        """
+        slot = self._slot
+        frame = slot.peek() if slot is not None else None
+        if frame is None or frame.index <= after:
+            return None
+        knobs = self.knobs
+        return Shot(
+            self._smoothing.apply(frame, knobs), tuple(self._answers.get(rung) for rung in knobs.rungs)
+        )
+
+    def has_newer(self, after: int) -> bool:
+        """Whether a frame with a higher index than `after` is there."""
+        frame = self._slot.peek() if self._slot is not None else None
+        return frame is not None and frame.index > after
+
+    def status(self) -> dict[str, Any]:
+        """How it is doing, as plain data: state, message, what it is busy with, weights."""
+        reader, inference = self._reader, self._inference
+        if reader is None or inference is None:
+            return {"state": "stopped", "message": "", "doing": "", "fault": "", "weights": []}
+        doing = "compiling the filter" if self._smoothing.compiling else inference.doing
+        return {
+            "state": reader.state,
+            "message": reader.message,
+            "doing": doing,
+            "fault": inference.fault or self._smoothing.message,
+            "weights": list(inference.weights),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Rates, ages and drops of the last seconds."""
+        reader = self._reader
+        offered, captured = (reader.offered, reader.captured) if reader is not None else (0, 0)
+        return self.figures.summary(offered, captured)
+
+    def _start_reader(self) -> None:
+        size = self.knobs.size
+        self._slot = Newest(self.news)
+        self._reader = Reader(lambda: self._open(size), self._slot, self._next_index)
+
+    def _stop_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.stop()
+            self._next_index = self._reader.next_index + 1
+            self._ending.append(self._reader)
+            self._reader = self._slot = None
+
+    def _start_inference(self) -> None:
+        assert self._slot is not None
+        figures = self.figures
+
+        def answered(answer: Answer) -> None:
+            self._answers[answer.rung] = answer
+            figures.answered(answer)
+            with self.news:
+                self.news.notify_all()
+
+        self._inference = Inference(
+            self._slot,
+            lambda report: self._prepare(self._resolved(), report),
+            lambda frame: self._smoothing.apply(frame, self.knobs),
+            answered,
+        )
+
+    def _resolved(self) -> Knobs:
+        with self._settle:
+            self.knobs = self.knobs.resolved()
+            return self.knobs
+
+    def _stop_inference(self) -> None:
+        if self._inference is not None:
+            self._inference.stop()
+            self._ending.append(self._inference)
+            self._inference = None
+        self._answers = {}

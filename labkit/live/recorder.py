@@ -1,0 +1,122 @@
+"""What is shown, kept: single pictures and a recording."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.errors import ResultsError
+from labkit.files import write_whole
+
+RECORD_FPS = 30.0
+_QUEUE = 8
+
+
+def live_folder() -> Path:
+    """Where pictures and recordings go: `live` in LABKIT_HOME, else in the project's `results`."""
+    home = os.environ.get("LABKIT_HOME")
+    if home:
+        return Path(home).expanduser() / "live"
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "labkit").is_dir():
+            return folder / "results" / "live"
+    return Path("results") / "live"
+
+
+def save_picture(image: NDArray[np.uint8], folder: Path) -> Path:
+    """Writes an (H, W, 3) RGB image as PNG under the current time.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
+    import cv2
+
+    data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+    return write_whole(_free_name(folder, "picture", ".png"), data)
+
+
+class Recorder:
+    """Writes pictures to an MP4 file in a thread of its own, at their real pace.
+
+    Attributes:
+        path: of the file.
+        dropped: pictures that came faster than they could be written.
+    """
+
+    def __init__(self, folder: Path, size: tuple[int, int]) -> None:
+        """Opens a file for pictures of `size` (width, height).
+
+        Raises:
+            ResultsError: it cannot be written.
+        """
+        import cv2
+
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResultsError(
+                f"cannot make the folder {folder} ({error.strerror}); set LABKIT_HOME"
+            ) from error
+        self.path = _free_name(folder, "recording", ".mp4")
+        self.dropped = 0
+        self._size = size
+        self._queue: queue.Queue[tuple[NDArray[np.uint8], float] | None] = queue.Queue(_QUEUE)
+        self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), RECORD_FPS, size)
+        if not self._writer.isOpened():
+            raise ResultsError(
+                f"cannot write {self.path}; free some space, or set LABKIT_HOME to another folder"
+            )
+        self._thread = threading.Thread(target=self._run, name="labkit live recorder", daemon=True)
+        self._thread.start()
+
+    def add(self, image: NDArray[np.uint8]) -> None:
+        """Takes an (H, W, 3) RGB picture shown now; never waits."""
+        try:
+            self._queue.put_nowait((image, time.perf_counter()))
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Finishes the file."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        import cv2
+
+        first_s: float | None = None
+        written = 0
+        try:
+            while (item := self._queue.get()) is not None:
+                image, at_s = item
+                first_s = at_s if first_s is None else first_s
+                # A picture lasts until the next one: the file runs as fast as the view did.
+                until = int((at_s - first_s) * RECORD_FPS) + 1
+                picture = self._fitting(image, cv2)
+                for _ in range(min(until - written, int(10 * RECORD_FPS))):
+                    self._writer.write(picture)
+                written = max(written, until)
+        finally:
+            self._writer.release()
+
+    def _fitting(self, image: NDArray[np.uint8], cv2: Any) -> NDArray[np.uint8]:
+        if (image.shape[1], image.shape[0]) != self._size:
+            image = cv2.resize(image, self._size)
+        return cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+
+
+def _free_name(folder: Path, kind: str, suffix: str) -> Path:
+    stem = time.strftime(f"{kind}-%Y%m%d-%H%M%S")
+    path, n = folder / f"{stem}{suffix}", 1
+    while path.exists():
+        n += 1
+        path = folder / f"{stem}-{n}{suffix}"
+    return path

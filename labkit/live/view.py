@@ -1,0 +1,279 @@
+"""The view: shows a player on pages and does what they ask, over whatever carries messages.
+
+A message is a dict with a "type", plus binary buffers. `receive` takes those of the pages
+(`requests.py` lists them); `send` is called with those for them:
+
+| type    | holds                                                      | buffer       |
+|---------|------------------------------------------------------------|--------------|
+| `state` | settings, choices, what runs, what went wrong              |              |
+| `frame` | number, time of capture on the page's clock if it has one  | a JPEG       |
+| `stats` | rates, ages, drops, milliseconds per span, names found     |              |
+| `ping`  | number, number of the last frame                           |              |
+| `taken` | number of a picture of the page's camera that has arrived  |              |
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import LabError
+from labkit.live.browser_camera import BrowserCamera, PageClock
+from labkit.live.choices import choices
+from labkit.live.link import Link
+from labkit.live.painting import found_in_words, jpeg, painted
+from labkit.live.player import Player
+from labkit.live.recorder import Recorder, live_folder
+from labkit.live.requests import obey
+
+Send = Callable[[dict[str, Any], list[bytes]], None]
+
+DISPLAY_FPS = 30.0
+TICK_S = 0.5  # pings, figures, and a look at who is still there
+NOBODY_S = 8.0
+"""So long a view waits for its first page: a notebook in a browser takes a while to show it."""
+
+
+class View:
+    """One live view. Its thread lives while the player runs.
+
+    Attributes:
+        player: what is shown.
+        link: the pages.
+        camera: where pictures of the page's camera go.
+        note: the last thing that was done or refused, in words.
+        on_nobody: called once if no page ever comes; else, or if none comes even then, it stops.
+    """
+
+    def __init__(
+        self,
+        player: Player,
+        send: Send,
+        *,
+        shown_source: str,
+        hears: Callable[[], bool] = lambda: True,
+        folder: Path | None = None,
+    ) -> None:
+        """Makes a view that is not started yet.
+
+        Args:
+            player: what to show and to steer.
+            send: carries a message to all pages; called from several threads.
+            shown_source: what the source is called, without credentials.
+            hears: whether messages of the pages can arrive now; a busy kernel may be deaf.
+            folder: where pictures and recordings go.
+        """
+        self.player = player
+        self.link = Link()
+        self.clock = PageClock()
+        self.folder = folder or live_folder()
+        self.camera: BrowserCamera | None = None
+        self.note = ""
+        self.on_nobody: Callable[[], None] | None = None
+        self._send = send
+        self._hears = hears
+        self._shown_source = shown_source
+        self._recorder: Recorder | None = None
+        self._away = self._closed = False
+        self._pings: dict[int, float] = {}
+        self._page_ms: OrderedDict[float, float] = OrderedDict()
+        self._stopping = threading.Event()
+        self._turn = threading.RLock()
+        self._thread: threading.Thread | None = None
+        self._last_state: dict[str, Any] = {}
+
+    @property
+    def running(self) -> bool:
+        """Whether it is started."""
+        return self._thread is not None and not self._stopping.is_set()
+
+    def start(self) -> None:
+        """Starts the player and the display; returns at once."""
+        with self._turn:
+            if self._closed or self.running:
+                return
+            self._away, self.note = False, ""
+            self._stopping = threading.Event()
+            self.player.start()
+            self._thread = threading.Thread(
+                target=self._display, args=(self._stopping,), name="labkit live display", daemon=True
+            )
+            self._thread.start()
+        self.send_state()
+
+    def stop(self, note: str = "") -> None:
+        """Stops everything within 250 ms; what is inside native code ends by itself after that."""
+        with self._turn:
+            self._stopping.set()
+            self.note = note
+            self.player.stop()
+            self.record(False)
+            thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(0.1)
+        self.send_state()
+
+    def close(self) -> None:
+        """Stops for good."""
+        with self._turn:
+            self._closed = True
+        self.stop()
+
+    def record(self, on: bool) -> None:
+        """Begins or ends a recording of what is shown.
+
+        Raises:
+            ResultsError: the file cannot be written.
+        """
+        with self._turn:
+            recorder = self._recorder
+            if not on and recorder is not None:
+                self._recorder = None
+                recorder.close()
+                lost = f" ({recorder.dropped} pictures left out)" if recorder.dropped else ""
+                self.note = f"recorded to {recorder.path}{lost}"
+            elif on and recorder is None:
+                size, rungs = self.player.knobs.size, self.player.knobs.rungs
+                self._recorder = Recorder(self.folder, (size[0] * len(rungs), size[1]))
+
+    def receive(self, message: Any, buffers: Sequence[Any] = ()) -> None:
+        """Does what a page's message says; what makes no sense is answered, never raised."""
+        try:
+            page = obey(self, message, buffers)
+        except LabError as error:
+            self.note = str(error)
+            self.send_state()
+            return
+        if page is None and self.link.pages == 0:
+            self._leave()
+        elif page is not None and self._away:  # a page that was silent is back
+            self.start()
+
+    def send_state(self) -> None:
+        """Tells the pages how things are."""
+        self._last_state = self._state()
+        self._send(self._last_state, [])
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Sends a message without a buffer to all pages."""
+        self._send(message, [])
+
+    def pong(self, page: str, number: int, page_s: float) -> None:
+        """Notes the answer to ping `number`, stamped with the page's own time."""
+        asked_s = self._pings.get(number)
+        if asked_s is not None and page == self.link.first_page:
+            self.clock.answered(asked_s, page_s, time.perf_counter())
+
+    def picture(self, jpeg_bytes: bytes, captured_ms: float, offered: int) -> None:
+        """Takes a picture of the page's camera, captured at `captured_ms` on the page's clock.
+
+        Raises:
+            SourceError: it is no picture.
+        """
+        if self.camera is None:
+            return
+        captured_s = self.clock.here(captured_ms / 1e3, time.perf_counter())
+        self._page_ms[captured_s] = captured_ms
+        while len(self._page_ms) > 64:
+            self._page_ms.popitem(last=False)
+        self.camera.deliver(jpeg_bytes, captured_s, offered)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "type": "state",
+            **self.player.status(),
+            "running": self.running,
+            "closed": self._closed,
+            "knobs": self.player.knobs.describe(),
+            "choices": choices(self.player.knobs),
+            "source": self._shown_source,
+            "note": self.note,
+            "recording": self._recorder is not None,
+            # One page's camera is used, even where several pages show the view.
+            "camera": self.link.first_page if self._shown_source == "browser" else None,
+        }
+
+    # From here on everything runs in the view's thread.
+
+    def _display(self, stopping: threading.Event) -> None:
+        shown, period_s = -1, 1 / DISPLAY_FPS
+        due_s = tick_s = self._waiting_since_s = time.perf_counter()
+        while not stopping.is_set():
+            now_s = time.perf_counter()
+            if now_s >= tick_s:
+                self._tick(now_s)
+                tick_s = now_s + TICK_S
+            elif now_s < due_s:
+                stopping.wait(min(due_s, tick_s) - now_s)
+            elif self._wait_for_frame(shown, tick_s - now_s, stopping):
+                shown = self._show(shown)
+                # A frame that came a little late may be followed a little early.
+                due_s = max(due_s + period_s, time.perf_counter() - period_s)
+
+    def _wait_for_frame(self, shown: int, timeout_s: float, stopping: threading.Event) -> bool:
+        def wanted() -> bool:
+            taker = self._recorder is not None or self.link.ready()
+            return stopping.is_set() or (taker and self.player.has_newer(shown))
+
+        with self.player.news:
+            return self.player.news.wait_for(wanted, timeout_s) and not stopping.is_set()
+
+    def _show(self, shown: int) -> int:
+        shot = self.player.newest(shown)
+        if shot is None:
+            return shown
+        image = painted(shot, self.player.knobs.threshold)
+        recorder = self._recorder
+        if recorder is not None:
+            recorder.add(image)
+        if self.link.ready():
+            data = jpeg(image)
+            number = self.link.depart(shot.frame.t_s)
+            message = {"type": "frame", "n": number, "captured_ms": self._page_ms.get(shot.frame.t_s)}
+            self._send(message, [data])
+        return shot.frame.index
+
+    def _tick(self, now_s: float) -> None:
+        if not self._hears():
+            self.link.excuse_silence()
+            self._waiting_since_s = now_s
+        patience_s = 0.0 if self.link.ever_heard else NOBODY_S
+        if self.link.pages == 0 and now_s - self._waiting_since_s >= patience_s:
+            last_resort, self.on_nobody = self.on_nobody, None
+            if last_resort is None or self.link.ever_heard:
+                self._leave()
+                return
+            self._waiting_since_s = now_s
+            last_resort()
+        self._ping(now_s)
+        self._send(self._stats(), [])
+        if self._state() != self._last_state:
+            self.send_state()
+
+    def _ping(self, now_s: float) -> None:
+        number = max(self._pings, default=0) + 1
+        self._pings[number] = now_s
+        self._pings.pop(number - 8, None)
+        self._send({"type": "ping", "n": number, "after": self.link.sent}, [])
+
+    def _stats(self) -> dict[str, Any]:
+        shot = self.player.newest()
+        threshold = self.player.knobs.threshold
+        return {
+            "type": "stats",
+            **self.player.summary(),
+            "bars": self.player.figures.bars(),
+            "timed_out": self.link.timed_out,
+            "found": [] if shot is None else found_in_words(shot, threshold),
+        }
+
+    def _leave(self) -> None:
+        """Frees the camera because nobody looks any more; a page that comes back starts it again."""
+        with self._turn:
+            if self.running:
+                self.stop("stopped because no page shows this view; it starts again when one does")
+                self._away = True

@@ -1,0 +1,141 @@
+"""JupyterLab on a free port, and a person's hands in it: opens notebooks, runs cells, looks."""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+READY_S = 60
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class JupyterLab:
+    """A server of its own in `folder`, with nothing of the user's settings."""
+
+    def __init__(self, folder, **environment):
+        self.folder = folder
+        self.port, self.token = free_port(), secrets.token_hex(8)
+        self.home = folder / "home"
+        self.home.mkdir()
+        settings = self.home / "lab/settings/@jupyterlab/apputils-extension"
+        settings.mkdir(parents=True)
+        # No news, no update check: a test asks nobody on the network.
+        (settings / "notification.jupyterlab-settings").write_text(
+            json.dumps({"checkForUpdates": False, "fetchNews": "false"})
+        )
+        env = {
+            **os.environ,
+            "JUPYTER_CONFIG_DIR": str(self.home / "config"),
+            "JUPYTER_DATA_DIR": str(self.home / "data"),
+            "JUPYTER_RUNTIME_DIR": str(self.home / "runtime"),
+            "JUPYTERLAB_SETTINGS_DIR": str(self.home / "lab/settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(self.home / "lab/workspaces"),
+            "IPYTHONDIR": str(self.home / "ipython"),
+            **environment,
+        }
+        self.log = (folder / "jupyter.log").open("wb")
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
+                f"--port={self.port}", f"--IdentityProvider.token={self.token}",
+                f"--ServerApp.root_dir={folder}", "--LabApp.extension_manager=readonly",
+            ],
+            env=env, stdout=self.log, stderr=self.log, cwd=folder, start_new_session=True,
+        )  # fmt: skip
+        self._wait()
+
+    def _wait(self):
+        end = time.monotonic() + READY_S
+        while time.monotonic() < end:
+            try:
+                urllib.request.urlopen(f"{self.url('api')}", timeout=2).close()
+                return
+            except OSError:
+                if self.process.poll() is not None:
+                    break
+                time.sleep(0.2)
+        raise RuntimeError((self.folder / "jupyter.log").read_text()[-2000:])
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.port}/{path}?token={self.token}"
+
+    def api(self, path, method="GET", data=None):
+        request = urllib.request.Request(
+            self.url(f"api/{path}"), method=method, data=None if data is None else json.dumps(data).encode()
+        )
+        request.add_header("Authorization", f"token {self.token}")
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            body = answer.read()
+        return json.loads(body) if body else None
+
+    def notebook(self, name, *cells):
+        """Writes a notebook of these code cells."""
+        content = {
+            "nbformat": 4, "nbformat_minor": 5,
+            # Without a kernelspec, JupyterLab asks for one in a dialog.
+            "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+            "cells": [
+                {"cell_type": "code", "id": f"cell{i}", "metadata": {}, "source": source,
+                 "outputs": [], "execution_count": None}
+                for i, source in enumerate(cells)
+            ],
+        }  # fmt: skip
+        (self.folder / name).write_text(json.dumps(content))
+        return self.url(f"lab/tree/{name}") + "&reset"
+
+    def close(self):
+        for kernel in self.api("kernels"):
+            self.api(f"kernels/{kernel['id']}", "DELETE")
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.log.close()
+
+
+class Desk:
+    """One page with a notebook, driven as a person would."""
+
+    def __init__(self, page, url):
+        self.page = page
+        page.goto(url)
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+        # A kernel that is still starting would queue what is run.
+        page.wait_for_selector('.jp-NotebookPanel-toolbar [data-status="idle"]', timeout=60_000)
+
+    def run_cell(self, index=0, tries=5):
+        cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
+        prompt = cell.locator(".jp-InputPrompt")
+        before = prompt.inner_text()
+        for _ in range(tries):
+            cell.locator(".cm-content").click()
+            self.page.keyboard.press("Control+Enter")
+            try:
+                # "[*]:" or a new number; a notebook that is still settling swallows the first keys.
+                expression = "([node, before]) => node.innerText !== before"
+                self.page.wait_for_function(expression, arg=[prompt.element_handle(), before], timeout=4_000)
+                return
+            except Exception:
+                before = prompt.inner_text()
+        raise AssertionError(f"cell {index} does not run")
+
+    def text_of(self, index=0):
+        return (
+            self.page.locator(".jp-Notebook .jp-CodeCell").nth(index).locator(".jp-OutputArea").inner_text()
+        )
+
+    @property
+    def view(self):
+        return self.page.locator(".labkit-live").last
