@@ -16,10 +16,12 @@ PACKAGE = ROOT / "labkit"
 # room -> layer; a room imports lower layers only, and itself
 LAYERS = {
     "types": 0, "records": 0, "stats": 0, "errors": 0, "trace": 0, "needs": 0, "files": 0, "busy": 0, "busy": 0,
+    "forecasts": 0,
     "sources": 1, "preprocess": 1, "filters": 1, "draw": 1,
     "models": 2,
     "pipelines": 3,
     "measure": 4, "results": 4, "plots": 4, "live": 4, "learn": 4, "profiling": 4,
+    "exhibits": 5, "predicting": 5, "gallery": 5,
     "bench": 5, "doctor": 5, "report": 5, "fleet": 5,
     "cli": 6, "lesson": 7,
 }  # fmt: skip

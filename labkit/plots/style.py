@@ -90,15 +90,21 @@ def theme_named(name: str) -> Theme:
 def drawing(
     title: str, rows: float, theme: str, records: Sequence[Run | Comparison]
 ) -> Iterator[tuple[Chart, Axes, Theme]]:
+    """A sheet about some results, with what they were measured on in its caption."""
+    if not records:
+        raise UsageError(f"there is nothing to draw for {title!r}: no results were given")
+    with sheet(title, rows, theme, caption_of(records)) as parts:
+        yield parts
+
+
+@contextmanager
+def sheet(title: str, rows: float, theme: str, caption: str) -> Iterator[tuple[Chart, Axes, Theme]]:
     """A chart with one pair of axes, `rows` lines high, under a title and above a caption.
 
     The settings of matplotlib hold inside only; figures of others keep theirs.
     """
     look = theme_named(theme)
-    if not records:
-        raise UsageError(f"there is nothing to draw for {title!r}: no results were given")
     heading = "\n".join(textwrap.wrap(title, 78))
-    caption = caption_of(records)
     head_in, foot_in = 0.3 + 0.22 * heading.count("\n"), 0.28 + 0.15 * caption.count("\n")
     height_in = head_in + foot_in + 1.05 + ROW_IN * max(rows, 2)
     with mpl.rc_context(_settings(look)):
@@ -112,6 +118,11 @@ def drawing(
         yield chart, chart.add_subplot(), look
         chart.canvas.draw()  # the layout is found now, under these settings, and then kept
         chart.set_layout_engine("none")
+
+
+def as_caption(parts: Sequence[str]) -> str:
+    """What a chart's figures refer to, wrapped; nothing is left out."""
+    return "\n".join(textwrap.wrap("; ".join(map(plain, parts)), CAPTION_CHARACTERS, break_long_words=True))
 
 
 def caption_of(records: Sequence[Run | Comparison]) -> str:
@@ -135,7 +146,7 @@ def caption_of(records: Sequence[Run | Comparison]) -> str:
     parts.append(" and ".join(sorted({plain(record.machine) for record in records})))
     if any(isinstance(record, Run) and record.noisy for record in records):
         parts.append("hollow or ~: noisy")
-    return "\n".join(textwrap.wrap("; ".join(parts), CAPTION_CHARACTERS, break_long_words=True))
+    return as_caption(parts)
 
 
 def plain(text: str) -> str:
