@@ -1,0 +1,47 @@
+"""Runs some frames of a rung with labkit's capture range around them, for a profiler to watch.
+
+    nsys profile -c nvtx -p capture@labkit.profile ... python -m labkit.profiling combined_cpu
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from labkit.errors import LabError
+from labkit.profiling.rung import Job, run_marked
+from labkit.types import Workload
+
+
+def main() -> int:
+    """Reads the options, runs the frames; errors become one sentence and an exit code."""
+    options = _parser().parse_args()
+    try:
+        width, height = (int(side) for side in options.size.split("x"))
+        workload = Workload(
+            options.model_set, options.weights, (width, height), options.objects, seed=options.seed
+        )
+        run_marked(Job(options.rung, workload, options.source, options.frames), options.notes)
+    except LabError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m labkit.profiling", description=__doc__)
+    parser.add_argument("rung")
+    parser.add_argument("--frames", type=int, default=5)
+    parser.add_argument("--source", default="photos")
+    parser.add_argument("--size", default="640x480")
+    parser.add_argument("--objects", type=int, default=5)
+    parser.add_argument("--model-set", default="full")
+    parser.add_argument("--weights", default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--notes", type=Path, required=True, help="where the ranges sent are listed")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,150 @@
+"""Reads the SQLite file that `nsys export` writes.
+
+Tables come and go with what was watched and with the version of nsys, so each is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import ResultsError
+from labkit.profiling.capture import ANCHOR_DOMAIN, Capture, GpuWork, Range
+from labkit.trace import DOMAIN
+
+PUSH_POP, START_END, DOMAIN_CREATE = 59, 60, 75  # NVTX event types in nsys exports of 2022 and later
+_THREAD_BITS = 0xFFFFFF  # a globalTid is hardware, machine, process and thread in one number
+_WAITING_CALLS = {
+    "cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy",
+    "cuCtxSynchronize", "cuStreamSynchronize", "cuEventSynchronize", "cuMemcpyDtoH", "cuMemcpyHtoD",
+}  # fmt: skip
+
+
+def read_export(path: Path) -> Capture:
+    """What an export holds, its times counted from the start of labkit's capture range.
+
+    Without such a range they are counted from the first range of any kind.
+
+    Raises:
+        ResultsError: the file is no export of nsys.
+    """
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            return _read(_Export(db), path)
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise ResultsError(
+            f"{path} cannot be read as an export of nsys ({error}); write one with: "
+            f"nsys export -t sqlite {path.with_suffix('.nsys-rep').name}"
+        ) from error
+
+
+class _Export:
+    """An open export: which tables it has, its rows, and its strings."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        db.row_factory = sqlite3.Row
+        self._db = db
+        self.tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        self._strings = dict(db.execute("SELECT id, value FROM StringIds")) if "StringIds" in self.tables else {}
+
+    def rows(self, table: str) -> Iterator[sqlite3.Row]:
+        """All rows of a table; none where the export lacks it."""
+        if table in self.tables:
+            yield from self._db.execute(f"SELECT * FROM {table}")
+
+    def string(self, key: int | None) -> str:
+        """The text behind an id."""
+        return str(self._strings.get(key, "?"))
+
+    def version(self) -> str:
+        """Of the nsys that wrote the export."""
+        for row in self.rows("EXPORT_META_DATA"):
+            if row["name"] == "EXPORT_PRODUCT_VERSION":
+                return str(row["value"])
+        return "of unknown version"
+
+
+def _read(export: _Export, path: Path) -> Capture:
+    if not export.tables & {"StringIds", "NVTX_EVENTS", "ENUM_NSYS_EVENT_TYPE"}:
+        raise ResultsError(f"{path} is a database, but not an export of nsys")
+    anchors, ranges = _ranges(export)
+    launches, waits = _calls(export)
+    began = anchors[0].start_ns if anchors else min((r.start_ns for r in ranges), default=0)
+    gpu = sorted(_gpu_work(export, launches), key=lambda w: w.start_ns)
+    return Capture(
+        profiler=f"nsys {export.version()}",
+        ranges=tuple(sorted((_moved(r, began) for r in ranges), key=lambda r: (r.start_ns, -r.stop_ns))),
+        gpu=tuple(_moved_work(w, began) for w in gpu),
+        waits=tuple(_moved(w, began) for w in waits),
+        file=path,
+        has_gpu=any(table.startswith("CUPTI_ACTIVITY_KIND_") for table in export.tables),
+    )
+
+
+def _ranges(export: _Export) -> tuple[list[Range], list[Range]]:
+    """Labkit's capture ranges, and all others."""
+    events = list(export.rows("NVTX_EVENTS"))
+    domains = {e["domainId"]: _text(export, e) for e in events if e["eventType"] == DOMAIN_CREATE}
+    anchors, ranges = [], []
+    for event in events:
+        if event["eventType"] not in (PUSH_POP, START_END) or event["end"] is None:
+            continue
+        domain, name = domains.get(event["domainId"], ""), _text(export, event)
+        shown = name if domain in ("", DOMAIN) else f"{domain}:{name}"
+        found = Range(shown, event["start"], event["end"], event["globalTid"] & _THREAD_BITS)
+        (anchors if domain == ANCHOR_DOMAIN else ranges).append(found)
+    return anchors, ranges
+
+
+def _text(export: _Export, event: sqlite3.Row) -> str:
+    return event["text"] if event["text"] is not None else export.string(event["textId"])
+
+
+def _calls(export: _Export) -> tuple[dict[tuple[int, int], tuple[int, int]], list[Range]]:
+    """Launches by (process, correlation) as (when, thread), and the calls that wait."""
+    launches, waits = {}, []
+    for call in export.rows("CUPTI_ACTIVITY_KIND_RUNTIME"):
+        thread = call["globalTid"] & _THREAD_BITS
+        launches[call["globalTid"] & ~_THREAD_BITS, call["correlationId"]] = (call["start"], thread)
+        name = re.sub(r"(_v\d+)?(_ptsz|_ptds)?(_v\d+)?$", "", export.string(call["nameId"]))
+        if name in _WAITING_CALLS:
+            waits.append(Range(name, call["start"], call["end"], thread))
+    return launches, sorted(waits, key=lambda w: w.start_ns)
+
+
+def _gpu_work(export: _Export, launches: dict[tuple[int, int], tuple[int, int]]) -> Iterator[GpuWork]:
+    directions = {row["id"]: row["label"] for row in export.rows("ENUM_CUDA_MEMCPY_OPER")}
+    for kind, table in (("kernel", "KERNEL"), ("copy", "MEMCPY"), ("fill", "MEMSET")):
+        for row in export.rows(f"CUPTI_ACTIVITY_KIND_{table}"):
+            launched = launches.get((_process(row), row["correlationId"]), (None, None))
+            yield GpuWork(
+                kind, _work_name(export, directions, kind, row), row["start"], row["end"], row["streamId"], *launched
+            )  # type: ignore[arg-type]
+
+
+def _process(row: sqlite3.Row) -> int:
+    return row["globalPid"] & ~_THREAD_BITS
+
+
+def _work_name(export: _Export, directions: dict[int, str], kind: str, row: Any) -> str:
+    if kind == "kernel":
+        return export.string(row["shortName"])
+    if kind == "fill":
+        return f"fill {row['bytes']} bytes"
+    return f"{directions.get(row['copyKind'], 'copy')}, {row['bytes']} bytes"
+
+
+def _moved(range_: Range, began_ns: int) -> Range:
+    return Range(range_.name, range_.start_ns - began_ns, range_.stop_ns - began_ns, range_.thread)
+
+
+def _moved_work(work: GpuWork, began_ns: int) -> GpuWork:
+    launched = None if work.launched_ns is None else work.launched_ns - began_ns
+    return GpuWork(
+        work.kind, work.name, work.start_ns - began_ns, work.stop_ns - began_ns, work.stream, launched,
+        work.thread,
+    )  # fmt: skip

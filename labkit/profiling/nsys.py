@@ -1,0 +1,166 @@
+"""Nsight Systems' command line: where it is, what it can see, and how it is asked."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+
+from labkit.errors import UnavailableError
+from labkit.profiling.capture import ANCHOR, ANCHOR_DOMAIN
+
+TRACES = "cuda,nvtx,osrt"
+"""What is watched: CUDA calls and GPU work (none without a GPU), ranges, waits in system calls."""
+
+_QUIET = ("--sample=none", "--cpuctxsw=none")  # sampling needs rights that few machines give
+_USUAL_PLACES = ("/opt/nvidia/nsight-systems/*/bin/nsys", "/usr/local/cuda*/bin/nsys")
+_LONGEST_S = 300
+_SESSION = "NSYS_PROFILING_SESSION_ID"  # set by nsys for the programs that it watches
+
+Version = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Nsys:
+    """A found nsys.
+
+    Attributes:
+        path: of the program.
+        version: e.g. (2022, 4, 2, 1).
+    """
+
+    path: Path
+    version: Version
+
+    @property
+    def name(self) -> str:
+        """Name and version, for tables and pictures."""
+        return f"nsys {'.'.join(map(str, self.version))}"
+
+    def profile(self, report: Path, command: list[str]) -> list[str]:
+        """The command line that watches `command` while its capture range is open."""
+        return [
+            str(self.path), "profile", "-t", TRACES, *_QUIET,
+            "-c", "nvtx", "-p", f"{ANCHOR}@{ANCHOR_DOMAIN}", "--capture-range-end=stop",
+            "--export=sqlite", "-f", "true", "-o", str(report), *command,
+        ]  # fmt: skip
+
+    def launch(self, session: str, command: list[str]) -> list[str]:
+        """The command line that runs `command` ready to be watched, but not watched yet."""
+        return [
+            str(self.path), "launch", f"--session-new={session}", "-t", TRACES, "--wait=primary", *command
+        ]  # fmt: skip
+
+    def start(self, session: str, report: Path) -> None:
+        """Begins to watch the session."""
+        self.run(["start", f"--session={session}", *_QUIET, "--export=sqlite", "-f", "true",
+                  "-o", str(report)])  # fmt: skip
+
+    def stop(self, session: str) -> None:
+        """Ends watching; the report and its SQLite export are there afterwards."""
+        self.run(["stop", f"--session={session}"])
+
+    def run(self, arguments: list[str]) -> None:
+        """Runs nsys.
+
+        Raises:
+            UnavailableError: it failed, with its own last words.
+        """
+        run([str(self.path), *arguments])
+
+
+def run(command: list[str]) -> None:
+    """Runs an nsys command line and waits for it; UnavailableError with its last words if it fails."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_LONGEST_S, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise UnavailableError(f"nsys {command[1]} did not end within {_LONGEST_S} s") from None
+    if done.returncode:
+        words = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
+        raise UnavailableError(
+            f"nsys {command[1]} failed ({done.returncode}): {words[-1]}; "
+            "--engine torch profiles without nsys"
+        )
+
+
+def find() -> Nsys | None:
+    """The nsys of this machine: on the PATH, beside this Python, or where NVIDIA installs it."""
+    beside = Path(sys.executable).with_name("nsys")
+    usual = sorted((p for pattern in _USUAL_PLACES for p in glob(pattern)), reverse=True)
+    for place in (shutil.which("nsys"), str(beside), *usual):
+        if place and os.access(place, os.X_OK) and (version := _version_of(place)):
+            return Nsys(Path(place), version)
+    return None
+
+
+def session() -> str | None:
+    """The nsys session that watches this process; None where it was not started under nsys."""
+    return os.environ.get(_SESSION)
+
+
+def invisible(version: Version, nvtx: str | None = None) -> str | None:
+    """Why this nsys sees no ranges of this nvtx package, and what helps; None if it does.
+
+    Args:
+        version: of nsys.
+        nvtx: version of the nvtx package; default: the installed one.
+    """
+    installed = nvtx or _installed_nvtx()
+    if installed is None:
+        return "the package nvtx is not installed, so no ranges are sent: pip install nvtx==0.2.11"
+    if numbers(installed) >= (0, 2, 12) and version < (2024,):
+        return (
+            f"nsys {'.'.join(map(str, version))} loses every range that nvtx {installed} sends, without a "
+            "word: pip install nvtx==0.2.11, or install nsys 2024 or later"
+        )
+    return None
+
+
+def lost(emitted: Counter[str], held: Counter[str], version: Version) -> str | None:
+    """What is missing from a report, in words; None if it holds what the program sent.
+
+    Args:
+        emitted: ranges that the program sent, by name.
+        held: ranges in the report, by name.
+        version: of nsys.
+    """
+    missing = emitted - held
+    if not missing:
+        return None
+    what = ", ".join(f"{name} {held[name]} of {emitted[name]}" for name in sorted(missing))
+    cause = invisible(version) or (
+        "the capture may have begun late or its buffer have been full; profile fewer frames, and if that "
+        "does not help, --engine torch needs no nsys"
+    )
+    return f"the report lacks ranges ({what}): {cause}"
+
+
+def numbers(version: str) -> Version:
+    """The numbers of a version, e.g. "0.2.11" -> (0, 2, 11)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("-")[0].split("+")[0]))
+
+
+def _version_of(path: str) -> Version | None:
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"version (\d+(?:\.\d+)+)", said.stdout)
+    return numbers(found[1]) if found else None
+
+
+def _installed_nvtx() -> str | None:
+    try:
+        return importlib.metadata.version("nvtx")
+    except importlib.metadata.PackageNotFoundError:
+        return None
