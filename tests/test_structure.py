@@ -20,7 +20,7 @@ LAYERS = {
     "sources": 1, "preprocess": 1, "filters": 1, "draw": 1,
     "models": 2,
     "pipelines": 3,
-    "measure": 4, "results": 4, "plots": 4, "live": 4, "learn": 4, "profiling": 4,
+    "measure": 4, "results": 4, "plots": 4, "live": 4, "learn": 4,
     "profiling": 5, "exhibits": 5, "predicting": 5, "gallery": 5,
     "bench": 5, "doctor": 5, "report": 5, "fleet": 5,
     "cli": 6, "lesson": 7,

@@ -107,7 +107,7 @@ def sheet(title: str, rows: float, theme: str, caption: str) -> Iterator[tuple[C
     heading = "\n".join(textwrap.wrap(title, 78))
     head_in, foot_in = 0.3 + 0.22 * heading.count("\n"), 0.28 + 0.15 * caption.count("\n")
     height_in = head_in + foot_in + 1.05 + ROW_IN * max(rows, 2)
-    with mpl.rc_context(settings(look)):
+    with mpl.rc_context(_settings(look)):
         chart = Chart(figsize=(WIDTH_IN, height_in), layout="constrained")
         FigureCanvasAgg(chart)
         chart.title = title
@@ -229,8 +229,7 @@ def legend_above(axes: Axes, handles: Sequence[Any] | None = None, columns: int 
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, borderaxespad=0.2, **given)
 
 
-def settings(look: Theme) -> Any:
-    """Settings of matplotlib that give a figure this look."""
+def _settings(look: Theme) -> Any:
     return {
         "figure.facecolor": look.paper,
         "savefig.facecolor": look.paper,
