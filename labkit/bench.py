@@ -24,6 +24,7 @@ from labkit.measure import (
     Turns,
     Watch,
     Worker,
+    accuracy,
     collect,
     compare,
     fidelity,
@@ -32,7 +33,7 @@ from labkit.measure import (
 )
 from labkit.measure.fidelity import Answers
 from labkit.models.prepare import resolve_all
-from labkit.models.weights import Weights
+from labkit.models.weights import Weights, file_sha256
 from labkit.models.work import gflop_per_frame
 from labkit.needs import missing
 from labkit.pipelines import rung as rung_named
@@ -73,6 +74,26 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Checks:
+    """What is known of the rungs' answers when their speeds are compared."""
+
+    fidelities: Mapping[str, Fidelity]
+    scores: Mapping[str, Mapping[str, Any]]
+
+    def agrees(self, name: str, settings: Mapping[str, Any]) -> bool:
+        """Whether a gain of this rung may be claimed.
+
+        Trained models decide: their accuracy on scenes, and agreement on the frames unless the
+        weights are random. With random weights the best queries differ by less than rounding, so
+        which of them win says nothing; there only numbers that are no numbers count.
+        """
+        fidelity_, score = self.fidelities[name], self.scores.get(name) or {}
+        if settings.get("weights") == "random" and "loses" in score:
+            return not score["loses"] and fidelity_.nan_count == 0
+        return fidelity_.agrees and not score.get("loses", False)
+
+
+@dataclass(frozen=True)
 class Job:
     """What all rungs of a benchmark share.
 
@@ -83,6 +104,7 @@ class Job:
         turns: of the comparisons; None runs only.
         peaks: GFLOP/s by precision, from this machine.
         store: where finished results go, or None.
+        scenes: number of scenes with known truth for the accuracy; 0 leaves it out.
         others: what else of the lab was running when the benchmark began.
     """
 
@@ -94,6 +116,7 @@ class Job:
     peaks: Mapping[str, Mapping[str, float]]
     reporter: Reporter
     store: Store | None
+    scenes: int = 0
     others: tuple[str, ...] = ()
 
 
@@ -107,6 +130,7 @@ def bench(
     store: Store | None = None,
     reporter: Reporter | None = None,
     noise: float = 0.0,
+    scenes: int = 0,
 ) -> Outcome:
     """Measures rungs and compares them with what they change and with their family's baseline.
 
@@ -119,6 +143,8 @@ def bench(
         turns: of the comparisons; None makes no comparisons.
         store: where to put each result as soon as it is there.
         noise: standard deviation of noise added to `scenes`, in grey levels.
+        scenes: number of scenes with known truth on which to measure each rung's accuracy; 0
+            for none.
 
     Raises:
         SourceError: the source gives no frames.
@@ -140,7 +166,7 @@ def bench(
     for note in dict.fromkeys(w.note for w in weights.values() if w.kind == "random"):
         reporter.note(note)
     peaks = _peaks(able, reporter) if plan is not None else {}
-    job = Job(frames, workload, weights, plan, turns, peaks, reporter, store, _others(reporter))
+    job = Job(frames, workload, weights, plan, turns, peaks, reporter, store, scenes, _others(reporter))
     with busy("a benchmark"):
         for family in _families(able):
             _measure_family(family, job, outcome)
@@ -217,6 +243,7 @@ def _measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
     """All rungs of one task. Their workers stay alive for the comparison if memory allows."""
     known: dict[str, Answers] = {}
     fidelities: dict[str, Fidelity] = {}
+    scores: dict[str, dict[str, Any]] = {}
     roomy = psutil.virtual_memory().available > WORKER_BYTES * len(family)
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
@@ -224,8 +251,10 @@ def _measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
             try:
                 worker = stack.enter_context(_start(rung, job))
                 fidelities[rung.name] = _check(rung, worker, known, job)
+                scores[rung.name] = _accuracy(rung, scores, job)
                 if job.plan is not None:
-                    _finish(_run(rung, worker, fidelities[rung.name], job), outcome.runs, job)
+                    run = _run(rung, worker, fidelities[rung.name], job)
+                    _finish(replace(run, accuracy=scores[rung.name]), outcome.runs, job)
             except LabError as error:
                 outcome.skipped[rung.name] = f"failed: {error}"
                 job.reporter.note(f"{rung.name} failed: {error}")
@@ -237,12 +266,19 @@ def _measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
         if job.turns is None or len(done) < 2:
             return
         if roomy:
-            _compare(done, workers, _pairs(done), fidelities, job, outcome)
+            _compare(done, workers, _pairs(done), Checks(fidelities, scores), job, outcome)
             return
     by_name = {rung.name: rung for rung in done}
     for a, b in _pairs(done):
         with _start(by_name[a], job) as first, _start(by_name[b], job) as second:
-            _compare([by_name[a], by_name[b]], {a: first, b: second}, [(a, b)], fidelities, job, outcome)
+            _compare(
+                [by_name[a], by_name[b]],
+                {a: first, b: second},
+                [(a, b)],
+                Checks(fidelities, scores),
+                job,
+                outcome,
+            )
 
 
 def _start(rung: Rung, job: Job) -> Worker:
@@ -259,6 +295,31 @@ def _check(rung: Rung, worker: Worker, known: dict[str, Answers], job: Job) -> F
         with _start(rung_named(rung.reference), job) as reference:
             known[rung.reference] = reference.answers(frames)
     return fidelity(known[rung.reference], known[rung.name])
+
+
+def _accuracy(rung: Rung, known: Mapping[str, Mapping[str, Any]], job: Job) -> dict[str, Any]:
+    """Accuracy on scenes with the small models, and what it loses against the reference rung's."""
+    if not job.scenes:
+        return {}
+    own = _score(rung, job)
+    reference = known.get(rung.reference) or (
+        own if rung.reference == rung.name else _score(rung_named(rung.reference), job)
+    )
+    return accuracy.against(reference, own)
+
+
+def _score(rung: Rung, job: Job) -> dict[str, Any]:
+    weights = resolve_all(accuracy.lab_workload(job.workload))
+    mark = "-".join(file_sha256(w.path / "model.safetensors")[:16] for w in weights.values() if w.path)
+    path, result = accuracy.remembered(rung, mark, job.scenes, 0.0)
+    if result is None:
+        job.reporter.step(f"{rung.name}: accuracy on {job.scenes} scenes")
+        frames = accuracy.frames_for(rung, job.scenes)
+        workload = accuracy.lab_workload(job.workload)
+        with Worker(rung, workload, frames[:1], weights, report=job.reporter.note) as worker:
+            result = accuracy.score(worker.answers(frames), frames)
+        accuracy.remember(path, result)
+    return result
 
 
 def _run(rung: Rung, worker: Worker, agreement: Fidelity, job: Job) -> Run:
@@ -304,7 +365,7 @@ def _compare(
     rungs: Sequence[Rung],
     workers: Mapping[str, Worker],
     pairs: Sequence[tuple[str, str]],
-    fidelities: Mapping[str, Fidelity],
+    checks: Checks,
     job: Job,
     outcome: Outcome,
 ) -> None:
@@ -319,7 +380,8 @@ def _compare(
                 workers,
                 job.turns,
                 pairs=pairs,
-                fidelities=fidelities,
+                fidelities=checks.fidelities,
+                agreeing={name: checks.agrees(name, workers[name].ready.settings) for name in workers},
                 seed=job.workload.seed,
                 about={"settings": settings, "source": job.frames.source, "fingerprint": fingerprint()},
                 progress=job.reporter.progress,

@@ -14,7 +14,7 @@ from labkit.cli.main import parse_size
 from labkit.cli.screen import number
 from labkit.errors import UsageError
 
-TINY = ["--size", "160x128", "--weights", "random", "--objects", "2", "--quick", "--seconds", "0.2"]
+TINY = ["--size", "160x128", "--weights", "random", "--objects", "2", "--quick", "--seconds", "0.2", "--no-accuracy"]
 
 
 def labkit(*arguments, **options):
@@ -129,7 +129,7 @@ def test_ctrl_c_keeps_finished_rows_and_says_so(tmp_path):
     """Interrupted as soon as the first rung has its row."""
     command = [sys.executable, "-c", "from labkit.cli import main; raise SystemExit(main())"]
     command += ["bench", "resnet_pil_cpu", "detr_pil_cpu", "--size", "160x128", "--weights", "random"]
-    command += ["--seconds", "0.5", "--no-compare"]
+    command += ["--seconds", "0.5", "--no-compare", "--no-accuracy"]
     environment = {**os.environ, "LABKIT_HOME": str(tmp_path), "COLUMNS": "80", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

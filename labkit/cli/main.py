@@ -103,6 +103,7 @@ def bench(
     seed: SeedOption = 0,
     noise: Annotated[float, typer.Option(help="Noise added to scenes, in grey levels.")] = 0.0,
     compare: Annotated[bool, typer.Option(help="Also compare the rungs in turns.")] = True,
+    accuracy: Annotated[bool, typer.Option(help="Also measure accuracy on scenes.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Measure rungs; leaves rows in the store, plots and a report."""
@@ -116,6 +117,7 @@ def bench(
         plan=plan_for(scenario.value, fps, quick, seconds),
         turns=turns_for(quick, None) if compare and scenario is Scenario.closed else None,
         noise=noise,
+        scenes=scenes_for(quick, accuracy),
     )
 
 
@@ -200,6 +202,13 @@ def turns_for(quick: bool, rounds: int | None) -> Turns:
 
     turns = QUICK_TURNS if quick else FULL_TURNS
     return turns if rounds is None else replace(turns, rounds=rounds)
+
+
+def scenes_for(quick: bool, accuracy: bool) -> int:
+    """On how many scenes accuracy is measured."""
+    from labkit.measure.accuracy import FULL_SCENES, QUICK_SCENES
+
+    return (QUICK_SCENES if quick else FULL_SCENES) if accuracy else 0
 
 
 def parse_size(text: str) -> Size:

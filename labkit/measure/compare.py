@@ -86,6 +86,7 @@ def compare(
     *,
     pairs: Sequence[tuple[str, str]] | None = None,
     fidelities: Mapping[str, Fidelity] | None = None,
+    agreeing: Mapping[str, bool] | None = None,
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] = lambda share: None,
@@ -96,7 +97,9 @@ def compare(
         baseline: name of the rung that the others are compared with.
         turners: all rungs by name, the baseline included.
         pairs: (a, b) names; default every other rung with the baseline.
-        fidelities: by name; a rung that disagrees claims no gain.
+        fidelities: by name, kept with the comparison.
+        agreeing: by name, whether a rung's answers are right enough to claim a gain; where it is
+            not given, its fidelity decides.
         about: settings, source, fingerprint and disturbances for the records.
     """
     if baseline not in turners or len(turners) < 2:
@@ -104,6 +107,7 @@ def compare(
     seconds, frames = take_turns(turners, turns, seed=seed, progress=progress)
     pairs = pairs or [(baseline, name) for name in turners if name != baseline]
     fidelities, about = fidelities or {}, dict(about or {})
+    agreeing = {name: f.agrees for name, f in fidelities.items()} | dict(agreeing or {})
     return [
         Comparison(
             a=a,
@@ -111,7 +115,7 @@ def compare(
             a_s=seconds[a],
             b_s=seconds[b],
             frames_per_turn=frames,
-            agrees=all(fidelities[name].agrees for name in (a, b) if name in fidelities),
+            agrees=agreeing.get(a, True) and agreeing.get(b, True),
             quick=turns.quick,
             fidelity=fidelities.get(b),
             settings=about.get("settings", {}),

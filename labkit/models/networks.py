@@ -144,7 +144,7 @@ def _lab_resnet(weights: Weights) -> Network:
     config = json.loads((weights.path / "config.json").read_text())
     module = build_lab_resnet(config)
     state = load_file(weights.path / "model.safetensors")
-    module.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
+    module.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     spec = InputSpec(exact=tuple(config["size"]), mean=tuple(config["mean"]), std=tuple(config["std"]))
     labels = tuple(config["labels"])
     return Network("lab_resnet", module, labels, spec, spec, weights, state_sha256(module))

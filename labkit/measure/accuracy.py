@@ -1,0 +1,185 @@
+"""How right a rung's answers are, on scenes of which the truth is known.
+
+The lab's small models are trained on the world of `scenes`; here they are prepared exactly
+as the rung prepares the full ones, and look at frames that training never saw. So a rung
+that trades correctness for speed shows it, whatever weights its speed was measured with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labkit.errors import UnavailableError
+from labkit.files import write_whole
+from labkit.measure.fidelity import Answers, match
+from labkit.measure.frames import frames_sha256
+from labkit.models.engines.store import cache_folder
+from labkit.sources.scenes import scene
+from labkit.types import Detections, Frame, Rung, Workload
+
+QUICK_SCENES, FULL_SCENES = 40, 200
+SHOT = 150  # frames between two scenes that have nothing in common
+OBJECTS = 16  # all queries of the small detector
+FOLDS = 8
+MAP_LOSS, NAMES_CHANGED = 0.01, 0.01
+
+
+def truth_frames(n: int, size: tuple[int, int] = (640, 480), noise: float = 0.0) -> list[Frame]:
+    """`n` unrelated scenes of the world that training never saw (seed 0), with their truth."""
+    return [replace(scene(i * SHOT, size=size, seed=0, noise=noise), index=i) for i in range(n)]
+
+
+def single_objects(frames: Sequence[Frame]) -> list[Frame]:
+    """Each object of the scenes as a frame of its own, for classifiers of whole frames."""
+    crops = []
+    for frame in frames:
+        truth = frame.truth
+        if truth is None:
+            continue
+        for i, box in enumerate(truth.xyxy):
+            left, top, right, bottom = (round(float(side)) for side in box)
+            if right - left < 8 or bottom - top < 8:
+                continue
+            image = np.ascontiguousarray(frame.image[top:bottom, left:right])
+            crops.append(Frame(image, len(crops), 0.0, truth.take([i])))
+    return crops
+
+
+def frames_for(rung: Rung, n: int, noise: float = 0.0) -> list[Frame]:
+    """What a rung's accuracy is measured on: scenes, or single objects for a classifier."""
+    frames = truth_frames(n, noise=noise)
+    return single_objects(frames) if rung.prepare.task == "classify" else frames
+
+
+def lab_workload(workload: Workload) -> Workload:
+    """The workload with the small models and every query kept."""
+    return replace(workload, model_set="lab", size=(640, 480), objects=OBJECTS, threshold=0.0)
+
+
+def score(answers: Answers, frames: Sequence[Frame]) -> dict[str, Any]:
+    """Accuracy of a rung's answers to frames whose truth is known.
+
+    Returns:
+        For detectors map_50 and map (over IoU 0.5 to 0.95, torchmetrics) with their 95%
+        intervals; for whatever names objects top1, the share of right fine names among matched
+        objects; n_scenes and sha256 of the frames.
+
+    Raises:
+        UnavailableError: torchmetrics or pycocotools is missing.
+    """
+    truths = [frame.truth for frame in frames if frame.truth is not None]
+    found = answers.found
+    result: dict[str, Any] = {"n_scenes": len(frames), "sha256": frames_sha256(frames)}
+    if _names_whole_frames(found):
+        right = [int(f.name[0] == (t.fine_name or ("",))[0]) for f, t in zip(found, truths, strict=True)]
+        return {**result, "top1": float(np.mean(right)), "top1_interval": _share_interval(right)}
+    result |= _average_precision(found, truths)
+    named = [_names_right(f, t) for f, t in zip(found, truths, strict=True)]
+    right = [hit for hits in named for hit in hits]
+    if right:
+        result |= {"top1": float(np.mean(right)), "top1_interval": _share_interval(right)}
+    return result
+
+
+def against(reference: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`own` with what it loses against the reference rung's accuracy on the same scenes."""
+    loss = {
+        f"{key}_loss": reference[key] - own[key]
+        for key in ("map_50", "map", "top1")
+        if key in own and key in reference
+    }
+    costs = loss.get("map_50_loss", 0.0) > MAP_LOSS or loss.get("top1_loss", 0.0) > NAMES_CHANGED
+    return {**own, **loss, "loses": bool(costs)}
+
+
+def remembered(rung: Rung, weights_sha256: str, n: int, noise: float) -> tuple[Path, dict[str, Any] | None]:
+    """Where a rung's accuracy is kept on disk, and what is there; it does not depend on the hour."""
+    from labkit.measure.fingerprint import fingerprint
+
+    mark = fingerprint()
+    key = json.dumps(
+        [rung.prepare.describe(), rung.run.__qualname__, weights_sha256, n, noise, mark["versions"],
+         mark["cpu"], (mark["gpu"] or {}).get("name"), mark["commit"], mark["dirty"]],
+        sort_keys=True, default=str,
+    )  # fmt: skip
+    path = cache_folder().parent / "accuracy" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    try:
+        return path, None if mark["dirty"] else json.loads(path.read_text())
+    except (OSError, ValueError):
+        return path, None
+
+
+def remember(path: Path, result: Mapping[str, Any]) -> None:
+    """Keeps a measured accuracy; a cache that cannot be written is no reason to fail."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(dict(result)))
+    except OSError:
+        return
+
+
+def _names_whole_frames(found: Sequence[Detections]) -> bool:
+    return all(len(f) == 1 and f.fine_label is None for f in found)
+
+
+def _names_right(found: Detections, truth: Detections) -> list[int]:
+    """1 or 0 per matched confident box: whether its fine name is the object's."""
+    if found.fine_name is None or truth.fine_name is None:
+        return []
+    sure = found.take(np.flatnonzero(found.score >= 0.5))
+    assert sure.fine_name is not None
+    return [int(sure.fine_name[j] == truth.fine_name[i]) for i, j in match(truth, sure)]
+
+
+def _average_precision(found: Sequence[Detections], truths: Sequence[Detections]) -> dict[str, Any]:
+    whole = _map(found, truths)
+    folds = [_map(found[k::FOLDS], truths[k::FOLDS]) for k in range(FOLDS)] if len(found) >= 2 * FOLDS else []
+    result: dict[str, Any] = dict(whole)
+    for key in whole:
+        values = np.array([fold[key] for fold in folds])
+        if len(values):
+            half = 2.36 * float(values.std(ddof=1)) / FOLDS**0.5  # Student's t, 7 degrees of freedom
+            result[f"{key}_interval"] = [max(0.0, whole[key] - half), min(1.0, whole[key] + half)]
+    return result
+
+
+def _map(found: Sequence[Detections], truths: Sequence[Detections]) -> dict[str, float]:
+    try:
+        import torch
+        from torchmetrics.detection import MeanAveragePrecision
+    except ImportError as error:
+        raise UnavailableError(f"accuracy needs pip install 'labkit[accuracy]' ({error})") from error
+    logging.getLogger("torchmetrics").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        metric = MeanAveragePrecision(backend="pycocotools")
+        metric.update(
+            [
+                {
+                    "boxes": torch.tensor(f.xyxy),
+                    "scores": torch.tensor(f.score),
+                    "labels": torch.tensor(f.label),
+                }
+                for f in found
+            ],
+            [{"boxes": torch.tensor(t.xyxy), "labels": torch.tensor(t.label)} for t in truths],
+        )
+        values = metric.compute()
+    return {"map_50": float(values["map_50"]), "map": float(values["map"])}
+
+
+def _share_interval(right: Sequence[int]) -> list[float]:
+    """Wilson's 95% interval of a share (E. B. Wilson, 1927)."""
+    n, share, z = len(right), float(np.mean(right)), 1.96
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return [float(middle - half), float(middle + half)]

@@ -1,0 +1,96 @@
+"""Accuracy: perfect answers score 1, each kind of mistake costs what it should."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from labkit.measure import accuracy
+from labkit.measure.fidelity import Answers
+from labkit.pipelines import rung
+from labkit.types import Detections
+
+pytest.importorskip("torchmetrics")
+pytest.importorskip("pycocotools")
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return accuracy.truth_frames(16, (160, 128))
+
+
+def answers(frames, change=lambda truth: truth):
+    return Answers("test", [change(frame.truth) for frame in frames], {})
+
+
+def test_the_truth_itself_is_perfect(frames):
+    result = accuracy.score(answers(frames), frames)
+    assert result["map_50"] == result["map"] == result["top1"] == 1
+    assert result["n_scenes"] == 16
+    assert result["top1_interval"][1] <= 1 + 1e-9
+
+
+def shifted(truth):
+    xyxy = truth.xyxy.copy()
+    half = (xyxy[:, 2] - xyxy[:, 0])[:, None] * 0.5
+    xyxy[:, [0, 2]] = np.clip(xyxy[:, [0, 2]] + half, 0, truth.frame_size[0])
+    return replace(truth, xyxy=xyxy)
+
+
+MISTAKES = {
+    "labels off by one": lambda t: replace(t, label=t.label + 1),
+    "boxes half a width to the side": shifted,
+    "nothing found": lambda t: Detections.empty(t.frame_size).with_fine(
+        np.empty(0, np.int64), np.empty(0, np.float32), ()
+    ),
+    "x and y swapped": lambda t: replace(
+        t, xyxy=np.clip(t.xyxy[:, [1, 0, 3, 2]], 0, [*t.frame_size, *t.frame_size]).astype(np.float32)
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_costs_precision(mistake, frames):
+    result = accuracy.score(answers(frames, MISTAKES[mistake]), frames)
+    assert result["map_50"] < 0.6
+    assert accuracy.against(accuracy.score(answers(frames), frames), result)["loses"]
+
+
+def test_wrong_names_cost_top1_only(frames):
+    def misnamed(truth):
+        return replace(truth, fine_name=("red elephant",) * len(truth))
+
+    result = accuracy.score(answers(frames, misnamed), frames)
+    assert result["map_50"] == 1
+    assert result["top1"] == 0
+
+
+def test_a_reference_loses_nothing_against_itself(frames):
+    own = accuracy.score(answers(frames), frames)
+    assert accuracy.against(own, own)["map_50_loss"] == 0
+    assert not accuracy.against(own, own)["loses"]
+
+
+def test_single_objects_are_named_frames(frames):
+    singles = accuracy.single_objects(frames)
+    assert len(singles) >= 16
+    assert all(len(frame.truth) == 1 for frame in singles)
+    assert [frame.index for frame in singles] == list(range(len(singles)))
+    assert accuracy.frames_for(rung("resnet_pil_cpu"), 2)[0].truth is not None
+
+
+def test_an_interval_of_a_share_is_wilsons():
+    low, high = accuracy._share_interval([1] * 8 + [0] * 2)
+    assert (low, high) == pytest.approx((0.490, 0.943), abs=0.002)
+
+
+def test_what_was_measured_is_remembered_for_the_same_preparation_only(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("labkit.measure.fingerprint.fingerprint", lambda: {
+        "versions": {}, "cpu": "x", "gpu": None, "commit": "abc", "dirty": False})  # fmt: skip
+    path, nothing = accuracy.remembered(rung("batched_cpu"), "weights", 40, 0.0)
+    assert nothing is None
+    accuracy.remember(path, {"map": 0.5})
+    assert accuracy.remembered(rung("batched_cpu"), "weights", 40, 0.0)[1] == {"map": 0.5}
+    assert accuracy.remembered(rung("batched_cpu"), "others", 40, 0.0)[1] is None
+    assert accuracy.remembered(rung("combined_cpu"), "weights", 40, 0.0)[1] is None
