@@ -80,6 +80,7 @@ class BrowserCamera:
         self._arrived = self._dropped = self._offered = 0
         self._heard_s = time.perf_counter()
         self.problem = ""
+        self._told = ""  # the problem that was last raised
 
     @property
     def captured(self) -> int:
@@ -107,7 +108,7 @@ class BrowserCamera:
             self._dropped += self._slot is not None
             self._slot = (jpeg, t_s, self._arrived)
             self._heard_s = time.perf_counter()
-            self.problem = ""
+            self.problem = self._told = ""
             self._news.notify_all()
 
     def fail(self, problem: str) -> None:
@@ -123,13 +124,13 @@ class BrowserCamera:
             SourceLost: none came in time, or the page said why none comes.
         """
         with self._news:
-            told = self.problem
             self._news.wait_for(
-                lambda: self._slot is not None or self._closed or self.problem != told, LOST_AFTER_S
+                lambda: self._slot is not None or self._closed or self.problem != self._told, LOST_AFTER_S
             )
             if self._closed:
                 return None
             if self._slot is None:
+                self._told = self.problem
                 raise SourceLost(self.problem or "no pictures come from the browser's camera yet")
             (jpeg, t_s, _), self._slot = self._slot, None
         return Taken(_decoded(jpeg), t_s)

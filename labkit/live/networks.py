@@ -60,4 +60,6 @@ def _in_words(model_set: str, prepared: Any) -> str:
         return f"{names}: random weights; speed is real, names mean nothing"
     if kind == "mixed":
         return f"{', '.join(f'{n}: {k}' for n, k in kinds.items())}; names of random weights mean nothing"
-    return f"{names}: {'pretrained weights' if kind == 'pretrained' else 'the small weights of the lab'}"
+    if kind == "pretrained":
+        return f"{names}: pretrained weights"
+    return f"{names}: trained on the drawn things of scenes alone; of anything else the names mean nothing"
