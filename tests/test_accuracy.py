@@ -1,5 +1,6 @@
 """Accuracy: perfect answers score 1, each kind of mistake costs what it should."""
 
+import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -86,8 +87,9 @@ def test_an_interval_of_a_share_is_wilsons():
 
 def test_what_was_measured_is_remembered_for_the_same_preparation_only(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("labkit.measure.fingerprint.fingerprint", lambda: {
-        "versions": {}, "cpu": "x", "gpu": None, "commit": "abc", "dirty": False})  # fmt: skip
+    mark = {"versions": {}, "cpu": "x", "gpu": None, "commit": "abc", "dirty": False}
+    module = importlib.import_module("labkit.measure.fingerprint")  # the room exports a function so called
+    monkeypatch.setattr(module, "fingerprint", lambda: mark)
     path, nothing = accuracy.remembered(rung("batched_cpu"), "weights", 40, 0.0)
     assert nothing is None
     accuracy.remember(path, {"map": 0.5})
