@@ -1,8 +1,8 @@
 """The museum of wrong measurements: each exhibit does it the wrong way and the right way.
 
-    from labkit.exhibits import visit
-    for exhibit in visit():
-        print(exhibit.sentence)
+from labkit.exhibits import visit
+for exhibit in visit():
+    print(exhibit.sentence)
 """
 
 from labkit.exhibits.observer import GOAL_US, span_cost_us

@@ -51,7 +51,9 @@ class Child:
             return np.array(json.loads(self._process.stdout.readline()))
         except (OSError, ValueError) as error:
             code = self._process.poll()
-            raise WorkerError(f"the exhibit's process failed ({error}; exit code {code}); run it again") from error
+            raise WorkerError(
+                f"the exhibit's process failed ({error}; exit code {code}); run it again"
+            ) from error
 
     def __enter__(self) -> Self:
         return self

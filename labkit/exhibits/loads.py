@@ -63,8 +63,8 @@ def fed_zeros(stand: Stand) -> Exhibit:
         unit=FPS,
         wrong_way="every frame is black",
         right_way="frames of a real picture",
-        explanation="Black frames decode faster and hold nothing to find, to crop or to name. What work there "
-        "is depends on what is seen, so frames are pictures, and the number of boxes is fixed.",
+        explanation="Black frames decode faster and hold nothing to find, to crop or to name. What work "
+        "there is depends on what is seen, so frames are pictures, and the number of boxes is fixed.",
         wrong_rounds=np.array(wrong),
         right_rounds=np.array(right),
     )

@@ -18,8 +18,8 @@ from labkit.exhibits.stand import Stand
 
 PEACE = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 SPIN = "print('spinning', flush=True)\nwhile True: pass"
-FRESH = 20  # frames that a hasty benchmark takes, the first one included
-COLD_ROUNDS = 3  # each needs a process of its own, which takes seconds to load torch
+FRESH = 10  # frames that a hasty benchmark takes, the first one included
+COLD_ROUNDS = 5  # each needs a process of its own, which takes a second or more to load torch
 
 
 @contextmanager
@@ -59,13 +59,14 @@ def busy_neighbour(stand: Stand, beside: Callable[[], Any] = neighbours) -> Exhi
 
 def fighting_pools(stand: Stand) -> Exhibit:
     """Two libraries, each with a thread on every core that spins while it waits."""
+    turn = max(2, stand.per_round // 4)
     with Child(stand.frames, waiting=None) as spinning, Child(stand.frames, waiting=PEACE) as passive:
         for child in (spinning, passive):
             child.times(FRESH)
         wrong, right = [], []
         for _ in range(stand.rounds):
-            wrong.append(rate_of_mean(spinning.times(stand.per_round // 4)))
-            right.append(rate_of_mean(passive.times(stand.per_round // 4)))
+            wrong.append(rate_of_mean(spinning.times(turn)))
+            right.append(rate_of_mean(passive.times(turn)))
     return Exhibit(
         name="thread pools that fight",
         unit=FPS,
@@ -84,14 +85,14 @@ def no_warm_up(stand: Stand) -> Exhibit:
     for _ in range(min(stand.rounds, COLD_ROUNDS)):
         with Child(stand.frames, waiting=PEACE) as child:
             wrong.append(rate_of_mean(child.times(FRESH)))
-            right.append(rate_of_mean(child.times(max(FRESH, stand.per_round))))
+            right.append(rate_of_mean(child.times(max(2 * FRESH, stand.per_round))[FRESH:]))
     return Exhibit(
         name="no warm-up",
         unit=FPS,
         wrong_way=f"the first {FRESH} frames of a process, from the very first on",
-        right_way="frames after those",
+        right_way="frames after the first 20",
         explanation="The first frame finds libraries that load, pools that start, memory that was never "
-        "touched and plans that are not made yet. Keep warm-up frames apart, and show the cold start as such.",
+        "touched and plans that are not made yet. Keep warm-up frames apart; show the cold start as such.",
         origin="has no warm-up",
         wrong_rounds=np.array(wrong),
         right_rounds=np.array(right),

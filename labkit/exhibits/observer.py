@@ -86,7 +86,7 @@ def _timer_us(stand: Stand, timers: int) -> float:
     return (now() - began) * 1e6
 
 
-def _added(stand: Stand, name: str, cost_us: Callable[[], float], **words: str) -> Exhibit:
+def _added(stand: Stand, name: str, cost_us: Callable[[], float], **words: Any) -> Exhibit:
     """An observer too light to be seen in a frame's time: its cost is taken alone, and added."""
     right = [stand.time_each(stand.stream(stand.per_round)).mean() * 1e3 for _ in range(stand.rounds)]
     wrong = [value + cost_us() / 1e3 for value in right]
@@ -133,7 +133,7 @@ def _beside(
     name: str,
     observer: Callable[[], AbstractContextManager[Any]],
     work: Callable[[Frame], Any],
-    **words: str,
+    **words: Any,
 ) -> Exhibit:
     frames = stand.stream(stand.per_round)
     wrong, right = [], []

@@ -27,7 +27,7 @@ def picture(exhibits: Sequence[Exhibit], *, theme: str = "light") -> Chart:
     shown = [exhibit for exhibit in exhibits if exhibit.skipped is None]
     missing = [exhibit.name for exhibit in exhibits if exhibit.skipped is not None]
     if not shown:
-        raise UsageError("there is nothing to draw: no exhibit has figures; run one that this machine can show")
+        raise UsageError("no exhibit has figures to draw; run one that this machine can show")
     notes = [" and ".join(sorted({exhibit.machine or "unknown machine" for exhibit in shown}))]
     notes += ["lines: 95% intervals of the ratio, from 5 rounds on"]
     notes += ["recorded elsewhere: hollow"] if any(exhibit.recorded for exhibit in shown) else []
@@ -39,12 +39,16 @@ def picture(exhibits: Sequence[Exhibit], *, theme: str = "light") -> Chart:
             _row(axes, row, exhibit, look)
         axes.axvline(1, color=look.faint, linewidth=1.2)
         _set_axis(axes, [exhibit.ratio for exhibit in shown])
-        set_rows(axes, [wrapped(exhibit.name.replace("the observer's cost: ", "observer: ")) for exhibit in shown])
+        set_rows(axes, [wrapped(_label(exhibit)) for exhibit in shown])
         axes.set_xlabel("wrong figure / right figure (times)")
         chart.alt_text = "Wrong over right figure of each exhibit: " + "; ".join(
             f"{exhibit.name}: {size_of(exhibit.ratio)}" for exhibit in shown
         ) + "."  # fmt: skip
     return chart
+
+
+def _label(exhibit: Exhibit) -> str:
+    return exhibit.name.replace("the observer's cost: ", "observer: ")
 
 
 def _row(axes: Axes, row: int, exhibit: Exhibit, look: Theme) -> None:
@@ -56,7 +60,8 @@ def _row(axes: Axes, row: int, exhibit: Exhibit, look: Theme) -> None:
     face = look.paper if exhibit.recorded else colour
     axes.plot(exhibit.ratio, row, "o", color=colour, markersize=6.5, markerfacecolor=face)
     right = exhibit.ratio >= 1
-    end = max(exhibit.ratio, high if high < TOO_WIDE else 0) if right else min(exhibit.ratio, low or exhibit.ratio)
+    ends = [exhibit.ratio, *(bound for bound in (low, high) if 0 < bound < TOO_WIDE)]
+    end = max(ends) if right else min(ends)
     axes.annotate(
         size_of(exhibit.ratio), (end, row), (8 if right else -8, 0), textcoords="offset points",
         va="center", ha="left" if right else "right", fontsize=8.5,
@@ -67,6 +72,6 @@ def _set_axis(axes: Axes, ratios: Sequence[float]) -> None:
     from labkit.plots.style import plain_log_ticks
 
     low, high = min(0.8, *ratios), max(1.25, *ratios)
-    room = (high / low) ** 0.35
+    room = (high / low) ** 0.42
     axes.set_xlim(low / (room if low < 0.79 else 1.3), high * room)
     plain_log_ticks(axes.xaxis, low, high)

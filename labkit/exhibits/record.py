@@ -51,7 +51,9 @@ class Exhibit:
             object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
         wrong, right = self.wrong_rounds, self.right_rounds
         if wrong.ndim != 1 or wrong.shape != right.shape:
-            raise UsageError(f"an exhibit has one pair of figures per round, not {wrong.shape} and {right.shape}")
+            raise UsageError(
+                f"an exhibit has one pair of figures per round, not {wrong.shape} and {right.shape}"
+            )
         if (len(wrong) == 0) != (self.skipped is not None):
             raise UsageError("an exhibit has figures, or says in `skipped` why it has none")
         if not (np.isfinite([*wrong, *right]).all() and (wrong > 0).all() and (right > 0).all()):
@@ -127,4 +129,4 @@ def figure(value: float) -> str:
 
 def ratio(value: float) -> str:
     """A ratio with the digits that matter near 1."""
-    return figure(value) if value >= 10 else f"{value:.2f}"
+    return f"{value:.2f}" if 0.1 <= value < 10 else figure(value)

@@ -38,7 +38,9 @@ def read_recorded(path: Path) -> list[Exhibit]:
         return []
     known = {field.name for field in fields(Exhibit)}
     try:
-        return [Exhibit(**{k: v for k, v in one.items() if k in known}) for one in json.loads(path.read_text())]
+        return [
+            Exhibit(**{k: v for k, v in one.items() if k in known}) for one in json.loads(path.read_text())
+        ]
     except (ValueError, TypeError, AttributeError) as error:
         raise ResultsError(f"{path} holds no recorded exhibits ({error}); record them again") from error
 

@@ -96,7 +96,9 @@ def _this_machine() -> str:
 
     mark = fingerprint()
     gpu = (mark.get("gpu") or {}).get("name")
-    return f"{mark.get('cpu', 'unknown processor')}, {mark.get('cores', '?')} cores" + (f", {gpu}" if gpu else "")
+    return f"{mark.get('cpu', 'unknown processor')}, {mark.get('cores', '?')} cores" + (
+        f", {gpu}" if gpu else ""
+    )
 
 
 def table(exhibits: Sequence[Exhibit]) -> pd.DataFrame:
@@ -109,7 +111,12 @@ def table(exhibits: Sequence[Exhibit]) -> pd.DataFrame:
 def _row(exhibit: Exhibit) -> dict[str, str]:
     if exhibit.skipped is not None:
         empty = dict.fromkeys(("wrong", "right", "unit"), "")
-        return {"exhibit": exhibit.name, **empty, "error": f"not shown: {exhibit.skipped}", "wrong / right": ""}
+        return {
+            "exhibit": exhibit.name,
+            **empty,
+            "error": f"not shown: {exhibit.skipped}",
+            "wrong / right": "",
+        }
     low, high = exhibit.interval
     bounded = high != float("inf")
     return {

@@ -7,8 +7,9 @@ takes seconds.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +22,7 @@ from labkit.types import Frame
 
 CROWDED_EVERY = 30
 CROWD = 40
+DEVICE_S = 0.002
 QUIET = (1, 3, 2, 4, 2)
 
 
@@ -44,6 +46,19 @@ def name_crops(frame: Frame) -> float:
     return total
 
 
+def jpeg(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image of any channel order as JPEG bytes; one thread's work."""
+    import cv2
+
+    return np.asarray(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 80])[1])
+
+
+def away(order: Any) -> Any:
+    """A device at work: it takes 2 ms, in which the host's processor is free."""
+    time.sleep(DEVICE_S)
+    return order
+
+
 def find_edges(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Work on the whole frame, so that its cost grows with the frame's size."""
     import cv2
@@ -62,20 +77,26 @@ class Stand:
         clock: tests put a simulated one in its place.
         task: the work per frame.
         edges: work on the whole of an image.
+        host, device: the two halves of a frame's work where a host and a device share it; the
+            device gets what the host made.
     """
 
     frames: Sequence[Frame]
     rounds: int = 7
     per_round: int = 60
-    clock: Clock = Clock()
+    clock: Clock = field(default_factory=Clock)
     task: Callable[[Frame], Any] = name_crops
     edges: Callable[[NDArray[np.uint8]], Any] = find_edges
+    host: Callable[[NDArray[np.uint8]], Any] = jpeg
+    device: Callable[[Any], Any] = away
 
     def __post_init__(self) -> None:
         if not len(self.frames):
             raise UsageError("an exhibit needs one frame or more; take them from a source with collect(...)")
         if self.rounds < 1 or self.per_round < 2:
-            raise UsageError(f"rounds is 1 or more and per_round 2 or more, not {self.rounds} and {self.per_round}")
+            raise UsageError(
+                f"rounds is 1 or more and per_round 2 or more, not {self.rounds} and {self.per_round}"
+            )
 
     def stream(self, n: int) -> list[Frame]:
         """`n` frames with indices from 0, the pictures repeated."""
@@ -104,13 +125,4 @@ class Stand:
     @cached_property
     def encoded(self) -> list[NDArray[np.uint8]]:
         """The frames as a camera delivers them: JPEG."""
-        import cv2
-
-        return [jpeg(cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)) for frame in self.frames]
-
-
-def jpeg(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image of any channel order as JPEG bytes."""
-    import cv2
-
-    return np.asarray(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 80])[1])
+        return [jpeg(frame.image[..., ::-1].copy()) for frame in self.frames]
