@@ -1,6 +1,6 @@
 """Runs some frames of a rung with labkit's capture range around them, for a profiler to watch.
 
-    nsys profile -c nvtx -p capture@labkit.profile ... python -m labkit.profiling combined_cpu
+nsys profile -c nvtx -p capture@labkit.profile ... python -m labkit.profiling combined_cpu
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from labkit.errors import ResultsError
 from labkit.profiling.capture import ANCHOR_DOMAIN, Capture, GpuWork, Range
@@ -18,6 +18,11 @@ from labkit.trace import DOMAIN
 
 PUSH_POP, START_END, DOMAIN_CREATE = 59, 60, 75  # NVTX event types in nsys exports of 2022 and later
 _THREAD_BITS = 0xFFFFFF  # a globalTid is hardware, machine, process and thread in one number
+_WORK_TABLES: dict[str, Literal["kernel", "copy", "fill"]] = {
+    "CUPTI_ACTIVITY_KIND_KERNEL": "kernel",
+    "CUPTI_ACTIVITY_KIND_MEMCPY": "copy",
+    "CUPTI_ACTIVITY_KIND_MEMSET": "fill",
+}
 _WAITING_CALLS = {
     "cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy",
     "cuCtxSynchronize", "cuStreamSynchronize", "cuEventSynchronize", "cuMemcpyDtoH", "cuMemcpyHtoD",
@@ -49,7 +54,9 @@ class _Export:
         db.row_factory = sqlite3.Row
         self._db = db
         self.tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        self._strings = dict(db.execute("SELECT id, value FROM StringIds")) if "StringIds" in self.tables else {}
+        self._strings = (
+            dict(db.execute("SELECT id, value FROM StringIds")) if "StringIds" in self.tables else {}
+        )
 
     def rows(self, table: str) -> Iterator[sqlite3.Row]:
         """All rows of a table; none where the export lacks it."""
@@ -89,7 +96,8 @@ def _ranges(export: _Export) -> tuple[list[Range], list[Range]]:
     """Labkit's capture ranges, and all others."""
     events = list(export.rows("NVTX_EVENTS"))
     domains = {e["domainId"]: _text(export, e) for e in events if e["eventType"] == DOMAIN_CREATE}
-    anchors, ranges = [], []
+    anchors: list[Range] = []
+    ranges: list[Range] = []
     for event in events:
         if event["eventType"] not in (PUSH_POP, START_END) or event["end"] is None:
             continue
@@ -118,12 +126,11 @@ def _calls(export: _Export) -> tuple[dict[tuple[int, int], tuple[int, int]], lis
 
 def _gpu_work(export: _Export, launches: dict[tuple[int, int], tuple[int, int]]) -> Iterator[GpuWork]:
     directions = {row["id"]: row["label"] for row in export.rows("ENUM_CUDA_MEMCPY_OPER")}
-    for kind, table in (("kernel", "KERNEL"), ("copy", "MEMCPY"), ("fill", "MEMSET")):
-        for row in export.rows(f"CUPTI_ACTIVITY_KIND_{table}"):
+    for table, kind in _WORK_TABLES.items():
+        for row in export.rows(table):
             launched = launches.get((_process(row), row["correlationId"]), (None, None))
-            yield GpuWork(
-                kind, _work_name(export, directions, kind, row), row["start"], row["end"], row["streamId"], *launched
-            )  # type: ignore[arg-type]
+            name = _work_name(export, directions, kind, row)
+            yield GpuWork(kind, name, row["start"], row["end"], row["streamId"], *launched)
 
 
 def _process(row: sqlite3.Row) -> int:

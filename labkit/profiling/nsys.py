@@ -88,8 +88,7 @@ def run(command: list[str]) -> None:
     if done.returncode:
         words = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
         raise UnavailableError(
-            f"nsys {command[1]} failed ({done.returncode}): {words[-1]}; "
-            "--engine torch profiles without nsys"
+            f"nsys {command[1]} failed ({done.returncode}): {words[-1]}; --engine torch profiles without nsys"
         )
 
 

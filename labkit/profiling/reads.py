@@ -44,9 +44,7 @@ class Reads:
 
     def since(self, began_ns: int) -> tuple[Read, ...]:
         """All reads, their times counted from `began_ns` of the same clock."""
-        return tuple(
-            Read(r.at_ns - began_ns, r.what, r.path, r.line, r.device, r.thread) for r in self.noted
-        )
+        return tuple(Read(r.at_ns - began_ns, r.what, r.path, r.line, r.device, r.thread) for r in self.noted)
 
 
 @contextmanager

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
@@ -76,8 +75,7 @@ def profile_rung(job: Job, engine: str = "auto") -> Capture:
     return _with_nsys(job, found)
 
 
-@contextmanager
-def watched_frames(job: Job) -> Iterator[tuple[Rung, Prepared, list[Frame]]]:
+def ready(job: Job) -> tuple[Rung, Prepared, list[Frame]]:
     """The rung, ready and warm, with the frames to watch."""
     chosen = rung_named(job.rung)
     frames = read_frames(job.source, job.workload, job.frames)
@@ -85,15 +83,15 @@ def watched_frames(job: Job) -> Iterator[tuple[Rung, Prepared, list[Frame]]]:
     for _ in chosen.run([frames[i % len(frames)] for i in range(WARM_UP_FRAMES)], prepared.net):
         pass
     prepared.synchronize()
-    yield chosen, prepared, frames
+    return chosen, prepared, frames
 
 
 def run_marked(job: Job, notes: Path) -> None:
     """Runs the job with its frames marked for nsys, and writes what this process noted itself."""
-    with watched_frames(job) as (chosen, prepared, frames):
-        with watch.marking() as marked:
-            _pull(chosen, prepared, frames)
-        noted = {"ranges": [astuple(r) for r in marked.ranges], "reads": [astuple(r) for r in marked.reads]}
+    chosen, prepared, frames = ready(job)
+    with watch.marking() as marked:
+        _pull(chosen, prepared, frames)
+    noted = {"ranges": [astuple(r) for r in marked.ranges], "reads": [astuple(r) for r in marked.reads]}
     notes.write_text(json.dumps(noted))
 
 
@@ -118,9 +116,9 @@ def _pull(chosen: Rung, prepared: Prepared, frames: Sequence[Frame]) -> None:
 
 def _with_torch(job: Job, notes: tuple[str, ...]) -> Capture:
     file = watch.report_stem(job.rung).with_suffix(".json.gz")
-    with watched_frames(job) as (chosen, prepared, frames):
-        with watch.torch_profiled(file), watch.marking() as marked:
-            _pull(chosen, prepared, frames)
+    chosen, prepared, frames = ready(job)
+    with watch.torch_profiled(file), watch.marking() as marked:
+        _pull(chosen, prepared, frames)
     return watch.torch_capture(marked, file, notes)
 
 

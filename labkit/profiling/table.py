@@ -39,7 +39,9 @@ def range_table(capture: Capture) -> pd.DataFrame:
         groups[each.name].append(each)
     start, stop = capture.first_frames(capture.n_frames)
     rows = [_range_row(name, group, capture, max(stop - start, 1)) for name, group in groups.items()]
-    return pd.DataFrame(rows, columns=list(RANGE_COLUMNS))
+    table = pd.DataFrame(rows, columns=list(RANGE_COLUMNS))
+    figures = [column for column in RANGE_COLUMNS if column.endswith("ms")]
+    return table.astype(dict.fromkeys(figures, float))  # None becomes NaN, which shows as empty
 
 
 def _range_row(name: str, group: list[Range], capture: Capture, whole_ns: int) -> tuple[object, ...]:
@@ -112,7 +114,9 @@ def short_path(path: str) -> str:
     return parts[-1] if parts else path
 
 
-def side_by_side(before: Capture, after: Capture, names: tuple[str, str] = ("before", "after")) -> pd.DataFrame:
+def side_by_side(
+    before: Capture, after: Capture, names: tuple[str, str] = ("before", "after")
+) -> pd.DataFrame:
     """Per frame: how often each range came, its CPU time in ms and its reads, in two captures.
 
     Times taken under a profiler hold its own cost too: they say where time went, not how much

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ def torch_profiled(report: Path) -> Iterator[None]:
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)
+    else:  # its messages are then only that it found no GPU, in every cell
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=activities) as watcher, record_function(MARK):
         yield
     watcher.export_chrome_trace(str(report))

@@ -1,0 +1,79 @@
+"""A profile as a notebook shows it: table, timeline, lines that read, and the report's place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labkit.profiling.capture import Capture
+from labkit.profiling.table import range_table, read_table
+from labkit.profiling.timeline import timeline
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labkit.plots.style import Chart
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What came of one `%%profile`.
+
+    Attributes:
+        capture: everything that was seen.
+    """
+
+    capture: Capture
+
+    def table(self) -> pd.DataFrame:
+        """One row per range; see `labkit.profiling.table.range_table`."""
+        return range_table(self.capture)
+
+    def reads(self) -> pd.DataFrame:
+        """One row per source line that makes the host read a tensor."""
+        return read_table(self.capture)
+
+    def timeline(self, frames: int = 2, around: str | None = None, theme: str = "light") -> Chart:
+        """The first frames, or the first range named `around`, as a picture."""
+        return timeline(self.capture, frames=frames, around=around, theme=theme)
+
+    def words(self) -> list[str]:
+        """What was watched and what to know about it, in lines."""
+        lines = [f"Seen by {self.capture.profiler}. Report: {self.capture.file}", *self.capture.notes]
+        if not self.capture.ranges:
+            return [*lines, "No range of labkit was entered: run a rung in this cell, or use span(...)."]
+        per_frame = len(self.capture.reads) / max(self.capture.n_frames, 1)
+        reads = f"The host read tensors {len(self.capture.reads)} times, {per_frame:.4g} per frame"
+        if self.capture.has_gpu:
+            return [*lines, f"{reads}; each read of a tensor on the GPU is a wait for it."]
+        return [*lines, f"{reads}. Without a GPU nothing waits; on one, each would."]
+
+    def _repr_html_(self) -> str:
+        parts = ["<br>".join(_escaped(line) for line in self.words())]
+        if self.capture.ranges:
+            parts += [_html(self.table()), self.timeline()._repr_html_()]
+        if self.capture.reads:
+            parts += ["<b>Lines that make the host read a tensor</b>", _html(self.reads())]
+        return "\n".join(parts)
+
+    def __repr__(self) -> str:
+        parts = [*self.words()]
+        if self.capture.ranges:
+            parts.append(_text(self.table()))
+        if self.capture.reads:
+            parts.append(_text(self.reads()))
+        return "\n".join(parts)
+
+
+def _html(table: pd.DataFrame) -> str:
+    return table.round(2).to_html(index=False, na_rep="", border=0)
+
+
+def _text(table: pd.DataFrame) -> str:
+    return table.round(2).to_string(index=False, na_rep="-")
+
+
+def _escaped(text: str) -> str:
+    from html import escape
+
+    return escape(text)
