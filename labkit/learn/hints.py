@@ -1,0 +1,47 @@
+"""Hints for the exercises, in steps: each says more than the one before, none is the solution."""
+
+from __future__ import annotations
+
+from labkit.errors import UsageError
+
+HINTS = {
+    "normalise": (
+        "Three things happen, in this order: the bytes become numbers in [0, 1], mean and standard deviation "
+        "are applied per channel, and the axes are put into the order that a network expects.",
+        "While the channels are the last axis, an array of 3 values acts on each channel by itself: "
+        "(image / 255 - MEAN) / STD.",
+        "transpose(2, 0, 1) puts channels first; indexing with [None] adds the batch axis in front; "
+        "astype(np.float32) comes last, because the steps before give float64.",
+    ),
+    "fps": (
+        "Frames per second is a number of frames over the time in which they were finished. Which frames "
+        "are left when the warm-up is taken off, and when did their time begin?",
+        "The timed part begins when the last warm-up frame was done: at done_s[warm - 1], or at 0 where "
+        "there is no warm-up. It ends with the last frame.",
+        "There are len(done_s) - warm frames in it. One division remains; no frame's own rate is needed.",
+    ),
+    "paced_latency": (
+        "A viewer does not care when your loop found the time to look at a frame. From when does he wait?",
+        "Frame k is due at k / fps, whether or not anybody is ready for it. Where is began_s needed then?",
+        "numpy.arange(n) / fps are the times at which n frames are due; subtract them from done_s.",
+    ),
+}
+
+
+def hint_text(exercise: str, step: int = 1) -> str:
+    """One hint, with how many there are.
+
+    Args:
+        exercise: "normalise", "fps", "paced_latency".
+        step: from 1.
+
+    Raises:
+        UsageError: there is no such exercise or step; the message lists what there is.
+    """
+    if exercise not in HINTS:
+        raise UsageError(f"there is no exercise {exercise!r}; there are {', '.join(HINTS)}")
+    steps = HINTS[exercise]
+    if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= len(steps):
+        raise UsageError(f"the exercise {exercise!r} has hints 1 to {len(steps)}, not {step!r}")
+    more = "" if step == len(steps) else f' For more: lesson.hint("{exercise}", {step + 1}).'
+    return f"Hint {step} of {len(steps)}: {steps[step - 1]}{more}"

@@ -1,0 +1,78 @@
+"""What the notebooks call about honest numbers: the museum, hints, and how forecasts fared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from labkit.exhibits import GOAL_US, Exhibit, picture, span_cost_us, table, visit
+from labkit.learn.hints import hint_text
+from labkit.predicting import my_calibration
+from labkit.predicting import table as forecasts_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def calibration(theme: str = "light") -> Any:
+    """Prints how the forecasts of the walk fared; shows them in a table and as a picture."""
+    from IPython.display import display
+
+    from labkit.plots.forecasts import forecasts
+
+    known = my_calibration()
+    print(known.sentence)
+    if not known.outcomes:
+        return None
+    display(forecasts_table(known))
+    return forecasts(known, theme=theme)
+
+
+def hint(exercise: str, step: int = 1) -> None:
+    """Prints a hint for an exercise; each step says more than the one before."""
+    print(hint_text(exercise, step))
+
+
+def museum(*keys: str, source: str = "photos", size: tuple[int, int] = (640, 480), rounds: int = 7,
+           seed: int = 0) -> list[Exhibit]:  # fmt: skip
+    """Runs exhibits of the museum of wrong measurements and prints the size of each error.
+
+    Args:
+        keys: of exhibits; none names all.
+        source, size, seed: of the frames.
+        rounds: how often each figure is taken; 5 or more give an interval.
+    """
+    exhibits = visit(*keys, source=source, size=size, rounds=rounds, seed=seed)
+    for exhibit in exhibits:
+        print(f"{exhibit.sentence}\n")
+    return exhibits
+
+
+def museum_table(exhibits: Sequence[Exhibit]) -> pd.DataFrame:
+    """The exhibits as a table: both figures, the error, and the interval of their ratio."""
+    return table(exhibits)
+
+
+def museum_picture(exhibits: Sequence[Exhibit], theme: str = "light") -> Any:
+    """The exhibits in one picture."""
+    return picture(exhibits, theme=theme)
+
+
+def explain(exhibits: Sequence[Exhibit]) -> None:
+    """Prints, for each exhibit, both ways, why they differ, and what the origin does of it."""
+    for exhibit in exhibits:
+        print(f"{exhibit.name}\n  wrong: {exhibit.wrong_way}\n  right: {exhibit.right_way}")
+        print(f"  {exhibit.explanation}")
+        if exhibit.origin:
+            print(f"  The origin {exhibit.origin}.")
+        print()
+
+
+def span_cost() -> None:
+    """Prints what the spans of a frame cost here, with a recording open and without."""
+    recorded, alone = span_cost_us(), span_cost_us(recorded=False)
+    goal = "within" if recorded <= GOAL_US else "above"
+    print(
+        f"Five spans cost {recorded:.1f} us a frame while recorded and {alone:.1f} us otherwise, "
+        f"{goal} the goal of {GOAL_US:g} us."
+    )
