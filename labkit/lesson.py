@@ -10,27 +10,33 @@ lesson.tell(outcome)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from labkit.bench import Outcome, bench
 from labkit.cli.screen import Screen
+from labkit.learn.attention import look_inside, picture
 from labkit.learn.change import show_change
-from labkit.learn.checks import check_normalise
+from labkit.learn.checks import check_corners, check_normalise, check_speed_up
 from labkit.learn.look import look
+from labkit.learn.number_checks import check_fps, check_paced_latency
 from labkit.learn.origin import published
 from labkit.measure import FULL, FULL_TURNS, QUICK, QUICK_TURNS
+from labkit.museum import calibration, explain, hint, museum, museum_picture, museum_table, span_cost
 from labkit.pipelines import rung
-from labkit.records import Comparison
-from labkit.results import Prediction, Store, default_path, table
+from labkit.predicting import Forecast, predict
+from labkit.results import Store, default_path, import_reference, table
 from labkit.types import Workload
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "Forecast", "check_normalise", "doctor", "look", "measure", "origin_beside", "plot", "predict",
-    "show_change", "summary", "tell",
+    "Forecast", "calibration", "ceilings", "check_fps", "check_normalise", "check_paced_latency",
+    "cost_of_boxes", "doctor", "explain", "hint", "inside_detr", "look", "measure", "museum", "museum_picture",
+    "museum_table", "origin_beside", "plot", "predict", "recorded", "recorded_gpu", "show_change",
+    "span_cost", "summary", "tell", "waterfall",
 ]  # fmt: skip
 
 
@@ -50,6 +56,7 @@ def measure(
     weights: str = "auto",
     seed: int = 0,
     full: bool = False,
+    turns: bool = True,
 ) -> Outcome:
     """Measures and compares rungs; each result is stored as soon as it is there.
 
@@ -57,6 +64,7 @@ def measure(
         names: of rungs.
         source, objects, size, weights, seed: the workload.
         full: long runs and more rounds; else quick ones, marked as such.
+        turns: also compare the rungs in turns.
     """
     workload = Workload(weights=weights, size=size, objects=objects, seed=seed)  # type: ignore[arg-type]
     with Store(default_path()) as store, Screen() as screen:
@@ -65,7 +73,7 @@ def measure(
             source=source,
             workload=workload,
             plan=FULL if full else QUICK,
-            turns=FULL_TURNS if full else QUICK_TURNS,
+            turns=(FULL_TURNS if full else QUICK_TURNS) if turns else None,
             store=store,
             reporter=screen,
         )
@@ -93,6 +101,81 @@ def plot(outcome: Outcome, kind: str = "throughput", theme: str = "light") -> An
     return getattr(plots, kind)(outcome.runs, theme=theme)
 
 
+def inside_detr(source: str = "scenes", index: int = 0, *, objects: int = 3, seed: int = 0) -> Any:
+    """What DETR's four parts do with one frame, as a figure."""
+    return picture(look_inside(source, index, objects=objects, seed=seed))
+
+
+def cost_of_boxes(
+    *names: str, counts: Sequence[int] = (1, 5, 15), theme: str = "light", **options: Any
+) -> Any:
+    """Measures rungs with different numbers of boxes and plots the time per frame.
+
+    Args:
+        names: of rungs of the combined task.
+        counts: boxes per frame.
+        theme: of the plot.
+        options: as for `measure`.
+    """
+    from labkit import plots
+
+    runs = [run for n in counts for run in measure(*names, objects=n, turns=False, **options).runs]
+    return plots.cost_of_boxes(runs, theme=theme) if runs else "nothing could be measured here"
+
+
+def waterfall(outcome: Outcome, theme: str = "light") -> Any:
+    """The gain of each rung over the one that it changes, as a figure."""
+    from labkit import plots
+
+    steps = [c for c in outcome.comparisons if rung(c.b).changes == c.a]
+    return plots.waterfall(steps, theme=theme) if steps else "nothing was compared here"
+
+
+def ceilings(outcome: Outcome) -> pd.DataFrame:
+    """Amdahl's ceiling of each part of each rung: the gain if that part took no time at all."""
+    import pandas as pd
+
+    rows = []
+    for run in outcome.runs:
+        frame_s = run.wall_s / run.n_frames
+        for name, seconds in run.spans_s.items():
+            share = float(np.nansum(seconds)) / run.wall_s
+            rows.append(
+                {
+                    "rung": run.rung,
+                    "part": name,
+                    "ms per frame": round(share * frame_s * 1e3, 2),
+                    "share of the frame": round(share, 3),
+                    "ceiling": round(1 / max(1e-9, 1 - share), 2),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def recorded(stage: int | None = None) -> pd.DataFrame | str:
+    """Runs recorded on other machines, with machine and date; they ship with the project."""
+    runs = [
+        run
+        for folder in sorted(default_path().parent.glob("reference/*"))
+        if (folder / "runs.parquet").is_file()
+        for run in import_reference(folder)
+        if stage in (None, run.stage) or run.settings.get("device") == "cuda"
+    ]
+    if not runs:
+        return "No recorded run of this kind ships with the project yet."
+    columns = ["machine", "created", "rung", "fps", "fps_lo", "fps_hi", "p50_ms", "agreement", "weights"]
+    return table(runs)[columns].round(2)
+
+
+def recorded_gpu() -> pd.DataFrame | str:
+    """Recorded runs of GPU rungs, or a sentence where there is none."""
+    runs = recorded()
+    if isinstance(runs, str):
+        return "No recorded run on a GPU ships with the project yet."
+    on_gpu = runs[runs["rung"].str.endswith("_cuda")]
+    return on_gpu if len(on_gpu) else "No recorded run on a GPU ships with the project yet."
+
+
 def origin_beside(outcome: Outcome, stage: int) -> pd.DataFrame:
     """What the origin published, beside what was measured here."""
     import pandas as pd
@@ -111,50 +194,6 @@ def origin_beside(outcome: Outcome, stage: int) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-@dataclass
-class Forecast:
-    """What a learner expects of a comparison, kept beside what came out.
-
-    Attributes:
-        question: what was asked.
-        answer: the expected ratio, or None where the question was skipped.
-    """
-
-    question: str
-    answer: float | None
-    id: int | None = None
-
-    def score(self, result: Comparison | Sequence[Comparison]) -> str:
-        """Stores what came out and says how near the forecast was."""
-        comparison = result if isinstance(result, Comparison) else result[0]
-        with Store(default_path()) as store:
-            if self.id is not None:
-                store.settle_prediction(self.id, {"ratio": comparison.ratio, "ci": comparison.interval})
-        low, high = comparison.interval
-        if self.answer is None:
-            return f"No forecast was made. {comparison.sentence}"
-        hit = low <= self.answer <= high
-        off = max(self.answer / comparison.ratio, comparison.ratio / self.answer)
-        verdict = "inside the interval" if hit else f"off by a factor of {off:.2f}"
-        return f"You expected {self.answer:g} times; that is {verdict}. {comparison.sentence}"
-
-
-def predict(question: str, answer: float | None = None) -> Forecast:
-    """Notes a forecast before the measurement; None skips the question.
-
-    Args:
-        question: e.g. "How many times faster is OpenCV than Pillow for ResNet-18?"
-        answer: the expected ratio, above 0; below 1 means slower.
-    """
-    if answer is None:
-        print(f"Skipped: {question}")
-        return Forecast(question, None)
-    with Store(default_path()) as store:
-        saved = store.add_prediction(Prediction(question, (), float(answer)))
-    print(f"Noted: {question} -> {answer:g} times")
-    return Forecast(question, float(answer), saved.id)
 
 
 def _range(low: float, high: float) -> str:

@@ -1,10 +1,12 @@
 """Checks that accept what is right, reject what is plausible and wrong, and say why."""
 
+import math
+
 import numpy as np
 import pytest
 
 from labkit.learn.change import change
-from labkit.learn.checks import check_normalise
+from labkit.learn.checks import check_corners, check_normalise, check_speed_up
 from labkit.learn.look import look, models_to_look_at
 from labkit.learn.origin import PUBLISHED, published
 from labkit.types import Workload
@@ -81,3 +83,49 @@ def test_looking_prefers_models_that_recognise():
 def test_published_figures_belong_to_stages():
     assert [f.fps for f in published(1)] == [(60, 65), (70, 80), (6, 8), (8, 10)]
     assert all(f.fps[0] <= f.fps[1] for f in PUBLISHED)
+
+
+def good_corners(box, width, height):
+    left, top = min(int(max(box[0], 0)), width - 1), min(int(max(box[1], 0)), height - 1)
+    right = min(max(math.ceil(box[2]), left + 1), width)
+    bottom = min(max(math.ceil(box[3]), top + 1), height)
+    return left, top, right, bottom
+
+
+WRONG_CORNERS = {
+    "truncated": lambda box, w, h: tuple(int(side) for side in box),
+    "rounded": lambda box, w, h: tuple(round(float(side)) for side in box),
+    "not clipped": lambda box, w, h: (math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])),
+    "empty stays empty": lambda box, w, h: (
+        max(0, math.floor(box[0])), max(0, math.floor(box[1])), min(w, math.ceil(box[2])), min(h, math.ceil(box[3]))
+    ),
+    "width and height swapped": lambda box, w, h: good_corners(box, h, w),
+    "floats": lambda box, w, h: tuple(float(side) + 0.5 for side in box),
+    "nothing": lambda box, w, h: None,
+    "an error": lambda box, w, h: box.nosuch,
+}  # fmt: skip
+
+
+def test_corners_are_checked():
+    assert check_corners(good_corners)
+    for name, wrong in WRONG_CORNERS.items():
+        assert not check_corners(wrong), name
+
+
+WRONG_SPEED_UPS = {
+    "inverse": lambda s, f: 1 - s + s / f,
+    "times add up": lambda s, f: 1 - s + s * f,
+    "ceiling": lambda s, f: 1 / max(1e-12, 1 - s),
+    "not the whole": lambda s, f: f,
+    "nothing": lambda s, f: None,
+    "raised": lambda s, f: 1 / 0,
+    "old time as 1": lambda s, f: 1 + s,
+}
+
+
+def test_speed_ups_are_checked():
+    assert check_speed_up(lambda s, f: 1 / (1 - s + s / f))
+    for reason, wrong in WRONG_SPEED_UPS.items():
+        checked = check_speed_up(wrong)
+        assert not checked, reason
+        assert reason in checked.reason

@@ -14,6 +14,9 @@ SMALL = {
     "SOURCE": '"scenes"',
     "SIZE": "(160, 128)",
     "FRAMES": "3",
+    "BOXES": "(1, 2)",
+    "OBJECTS": "2",
+    "RUNGS": '["origin_combined_cpu", "batched_cpu", "folded_cpu"]',
     "MY_RESNET_FORECAST": "1.1",
 }
 
@@ -21,7 +24,9 @@ SMALL = {
 def with_small_parameters(notebook):
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     for name, value in SMALL.items():
-        cell.source = re.sub(rf"^{name} = .*$", f"{name} = {value}", cell.source, flags=re.MULTILINE)
+        cell.source = re.sub(
+            rf"^{name} = (\[[^]]*\]|.*$)", f"{name} = {value}", cell.source, flags=re.MULTILINE
+        )
     return notebook
 
 

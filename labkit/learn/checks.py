@@ -93,3 +93,64 @@ def _cause(got: np.ndarray, image: np.ndarray) -> str:
             return reason
     worst = float(np.abs(got - _normalised(image)).max())
     return f"the largest difference from the textbook formula is {worst:.3g}; compare one pixel by hand"
+
+
+def check_corners(corners: Callable[[Any, int, int], Any]) -> Checked:
+    """Exercise of notebook 03: a float box to whole pixels inside the frame, at least one each way."""
+    width, height = 20, 10
+    cases = {
+        "an ordinary box": ((2.2, 3.7, 8.1, 9.0), (2, 3, 9, 9)),
+        "a box that touches part of a pixel": ((4.9, 4.9, 5.1, 5.1), (4, 4, 6, 6)),
+        "a box that reaches over the edges": ((-3.0, -2.0, 25.5, 12.0), (0, 0, 20, 10)),
+        "a box without area": ((6.0, 7.0, 6.0, 7.0), (6, 7, 7, 8)),
+        "a box without area in the far corner": ((20.0, 10.0, 20.0, 10.0), (19, 9, 20, 10)),
+        "the whole frame": ((0.0, 0.0, 20.0, 10.0), (0, 0, 20, 10)),
+    }
+    for what, (box, wanted) in cases.items():
+        try:
+            got = corners(np.array(box, np.float32), width, height)
+        except Exception as error:  # whatever the learner's code raises is the answer to show
+            return Checked(False, f"your function raised {type(error).__name__}: {error}")
+        if got is None:
+            return Checked(False, "your function returns nothing yet; end it with return")
+        if len(got) != 4 or any(float(side) != int(side) for side in got):
+            return Checked(False, f"for {what} it gives {got}; wanted are four whole numbers")
+        left, top, right, bottom = (int(side) for side in got)
+        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+            return Checked(
+                False, f"for {what} it gives {got}, which is empty or leaves the {width}x{height} frame"
+            )
+        if (left, top, right, bottom) != wanted:
+            return Checked(False, f"for {what}, {box}, it gives {tuple(map(int, got))}; wanted is {wanted}")
+    return Checked(True, "every box gives pixels that can be cut out")
+
+
+def check_speed_up(speed_up: Callable[[float, float], Any]) -> Checked:
+    """Exercise of notebook 06: Amdahl's law for one part of the time."""
+    cases = ((0.3, 4.0), (0.5, 2.0), (0.9, 10.0), (0.0, 5.0), (1.0, 3.0), (0.4, 0.5), (0.6, 1.0))
+    for share, factor in cases:
+        wanted = 1 / (1 - share + share / factor)
+        try:
+            got = speed_up(share, factor)
+        except Exception as error:  # whatever the learner's code raises is the answer to show
+            return Checked(False, f"your function raised {type(error).__name__}: {error}")
+        if got is None:
+            return Checked(False, "your function returns nothing yet; end it with return")
+        if abs(float(got) - wanted) > 1e-6:
+            return Checked(False, _amdahl_cause(float(got), share, factor, wanted))
+    return Checked(True, "that is Amdahl's law, also when a part becomes slower")
+
+
+def _amdahl_cause(got: float, share: float, factor: float, wanted: float) -> str:
+    """Which well-known slip gives just this value."""
+    slips = {
+        "that is the new time as a share of the old one; a gain is its inverse": 1 / wanted,
+        "that adds the part's gain in proportion; times add up, gains do not": 1 - share + share * factor,
+        "the part does not vanish, it becomes faster; that is the ceiling": 1 / max(1e-12, 1 - share),
+        "only this part becomes faster, not the whole": factor,
+    }
+    case = f"for a share of {share:g} made {factor:g} times faster it gives {got:.4g}"
+    for reason, value in slips.items():
+        if abs(got - value) < 1e-6:
+            return f"{case}: {reason}"
+    return f"{case}; write down the old time as 1 and the new time as what stays plus what shrinks"

@@ -1,5 +1,6 @@
 """Results as figures: each function takes records and returns a figure with its alt text."""
 
+from labkit.plots.boxes import cost_of_boxes
 from labkit.plots.gains import compare_two, waterfall
 from labkit.plots.parts import latency, throughput, where_time_goes
 from labkit.plots.saving import overview, save, save_all, svg_text
@@ -10,6 +11,7 @@ __all__ = [
     "Chart",
     "accuracy_of",
     "compare_two",
+    "cost_of_boxes",
     "latency",
     "overview",
     "roofline",

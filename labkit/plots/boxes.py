@@ -1,0 +1,42 @@
+"""What each further box costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from labkit.plots.style import Chart, drawing, number
+from labkit.records import Run
+
+MARKERS = "os^Dv*"
+
+
+def cost_of_boxes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
+    """Milliseconds per frame against the number of boxes that are named, one line per rung."""
+    with drawing("Time per frame against boxes per frame", 6, theme, runs) as (chart, axes, look):
+        del look
+        words = []
+        for i, rung in enumerate(dict.fromkeys(run.rung for run in runs)):
+            own = sorted((run for run in runs if run.rung == rung), key=lambda run: run.settings["objects"])
+            boxes = [run.settings["objects"] for run in own]
+            ms = np.array([1e3 / run.fps for run in own])
+            low, high = (
+                np.array([_ms(run.fps_interval[side], 1e3 / run.fps) for run in own]) for side in (1, 0)
+            )
+            axes.errorbar(
+                boxes, ms, [ms - low, high - ms], marker=MARKERS[i % len(MARKERS)], capsize=3, label=rung
+            )
+            words.append(
+                f"{rung} " + ", ".join(f"{number(t)} ms at {b}" for b, t in zip(boxes, ms, strict=True))
+            )
+        axes.set_xlabel("boxes named per frame")
+        axes.set_ylabel("time per frame (ms)")
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="upper left", frameon=False)
+        chart.alt_text = "Time per frame against boxes per frame: " + "; ".join(words)
+    return chart
+
+
+def _ms(fps: float, otherwise: float) -> float:
+    return 1e3 / fps if 0 < fps < float("inf") else otherwise
