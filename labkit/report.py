@@ -14,6 +14,7 @@ import numpy as np
 from labkit import __version__
 from labkit.errors import UsageError
 from labkit.files import write_whole
+from labkit.forecasts import Calibration, Noted, calibration
 from labkit.records import Comparison, Run
 
 COLUMNS = (
@@ -56,13 +57,19 @@ pre { overflow-x: auto; border: 1px solid var(--line); padding: .75rem; font-siz
 """
 
 
-def write_report(runs: Sequence[Run], comparisons: Sequence[Comparison], path: Path | str) -> Path:
+def write_report(
+    runs: Sequence[Run],
+    comparisons: Sequence[Comparison],
+    path: Path | str,
+    predictions: Sequence[Noted] = (),
+) -> Path:
     """Writes the page: sentences, table, doubts, plots with alt text, and the machine.
 
     Args:
         runs: in the order in which the table shows them.
         comparisons: each gives one sentence.
         path: of the HTML file, which is written whole.
+        predictions: the learner's forecasts, oldest first; none gives no section about them.
 
     Raises:
         UsageError: there is nothing to show.
@@ -70,15 +77,16 @@ def write_report(runs: Sequence[Run], comparisons: Sequence[Comparison], path: P
     """
     if not runs and not comparisons:
         raise UsageError("a report needs a run or a comparison; measure one first, or name other results")
-    return write_whole(path, _page(runs, comparisons))
+    return write_whole(path, _page(runs, comparisons, calibration(predictions)))
 
 
-def _page(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
+def _page(runs: Sequence[Run], comparisons: Sequence[Comparison], known: Calibration) -> str:
     sections = [
         _section("Gains", _sentences(comparisons)) if comparisons else "",
         _section("Runs", _table(runs)) if runs else "",
         _section("Doubts", _doubts(runs, comparisons)),
         _section("Plots", _plots(runs, comparisons)),
+        _section("Forecasts", _forecasts(known)) if known.outcomes else "",
         _section("Machine and software", _fingerprints([*runs, *comparisons])),
     ]
     return (
@@ -162,16 +170,31 @@ def _plots(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
     from labkit.plots import overview, svg_text
 
     light, dark = (overview(runs, comparisons, theme=theme) for theme in ("light", "dark"))
-    figures = []
-    for (_, chart), (_, night) in zip(light, dark, strict=True):
-        figures.append(
-            '<figure><picture><source media="(prefers-color-scheme: dark)" '
-            f'srcset="{_data(svg_text(night))}">'
-            f'<img src="{_data(svg_text(chart))}" alt="{escape(chart.alt_text)}"></picture>'
-            f"<figcaption><details><summary>In words</summary>{escape(chart.alt_text)}</details>"
-            "</figcaption></figure>\n"
-        )
-    return "".join(figures)
+    return "".join(
+        _figure(svg_text(chart), svg_text(night), chart.alt_text)
+        for (_, chart), (_, night) in zip(light, dark, strict=True)
+    )
+
+
+def _figure(light: str, dark: str, words: str) -> str:
+    return (
+        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{_data(dark)}">'
+        f'<img src="{_data(light)}" alt="{escape(words)}"></picture>'
+        f"<figcaption><details><summary>In words</summary>{escape(words)}</details></figcaption></figure>\n"
+    )
+
+
+def _forecasts(known: Calibration) -> str:
+    """What the learner expected before each measurement, and how near that was."""
+    from labkit.plots import svg_text
+    from labkit.plots.forecasts import forecasts
+
+    light, dark = (forecasts(known, theme=theme) for theme in ("light", "dark"))
+    lines = "".join(
+        f"<li>{escape(one.question)} <b>{escape(one.verdict)}</b></li>\n" for one in known.outcomes
+    )
+    figure = _figure(svg_text(light), svg_text(dark), light.alt_text)
+    return f"<p>{escape(known.sentence)}</p>\n<ul>\n{lines}</ul>\n{figure}"
 
 
 def _fingerprints(records: Sequence[Run | Comparison]) -> str:

@@ -139,11 +139,12 @@ def write_newest_report(path: Path | None) -> Path:
     with Store(default_path()) as store:
         runs = newest_of_each(store.runs(), lambda run: (run.rung, run.scenario))
         comparisons = newest_of_each(store.comparisons(), lambda c: (c.a, c.b))
+        predictions = store.predictions()
     if not runs:
         raise ResultsError("there are no results yet; run: labkit bench --quick")
     order = {r.name: i for i, r in enumerate(LADDER)}
     runs.sort(key=lambda run: order.get(run.rung, len(order)))
-    return write_report(runs, comparisons, path or default_path().parent / "report.html")
+    return write_report(runs, comparisons, path or default_path().parent / "report.html", predictions)
 
 
 def newest_of_each(results: Sequence[Any], key: Callable[[Any], Any]) -> list[Any]:
