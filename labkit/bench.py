@@ -180,7 +180,7 @@ def compare_two(a: str, b: str, **options: Any) -> Comparison:
         UnavailableError: one of them cannot run here, or failed.
     """
     rungs = [rung_named(a), rung_named(b)]
-    if rungs[0].prepare.task != rungs[1].prepare.task or a == b:
+    if rungs[0].prepare.work != rungs[1].prepare.work or a == b:
         raise UnavailableError(f"{a} and {b} cannot be compared: they {_not_comparable(rungs)}")
     outcome = bench(rungs, **{"plan": None, **options})
     for comparison in outcome.comparisons:
@@ -193,7 +193,7 @@ def compare_two(a: str, b: str, **options: Any) -> Comparison:
 def _not_comparable(rungs: Sequence[Rung]) -> str:
     if rungs[0] == rungs[1]:
         return "are one and the same"
-    return f"do different work ({rungs[0].prepare.task} and {rungs[1].prepare.task})"
+    return f"do different work ({rungs[0].prepare.work}; {rungs[1].prepare.work})"
 
 
 def _able(rungs: Sequence[Rung], outcome: Outcome, reporter: Reporter) -> list[Rung]:
@@ -210,10 +210,10 @@ def _able(rungs: Sequence[Rung], outcome: Outcome, reporter: Reporter) -> list[R
 
 
 def _families(rungs: Sequence[Rung]) -> list[list[Rung]]:
-    """Rungs of the same task belong together: they do the same work."""
+    """Rungs of the same work belong together."""
     families: dict[str, list[Rung]] = {}
     for rung in rungs:
-        families.setdefault(rung.prepare.task, []).append(rung)
+        families.setdefault(rung.prepare.work, []).append(rung)
     return list(families.values())
 
 
@@ -240,7 +240,7 @@ def _others(reporter: Reporter) -> tuple[str, ...]:
 
 
 def _measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
-    """All rungs of one task. Their workers stay alive for the comparison if memory allows."""
+    """All rungs of one kind of work. Their workers stay alive for the comparison if memory allows."""
     known: dict[str, Answers] = {}
     fidelities: dict[str, Fidelity] = {}
     scores: dict[str, dict[str, Any]] = {}

@@ -150,6 +150,12 @@ def normalise_torch(pixels: Tensor, spec: InputSpec) -> Tensor:
     return torch.addcmul(bias, pixels.to(torch.float32), weight)
 
 
+def gray_levels(values: Tensor, spec: InputSpec) -> Tensor:
+    """Undoes `normalise_torch`: (N, 3, h, w) normalised values -> float32 in 0..255."""
+    weight, bias = _normalisation(spec, str(values.device))
+    return (values.to(torch.float32) - bias) / weight
+
+
 @lru_cache(maxsize=16)
 def _normalisation(spec: InputSpec, device: str) -> tuple[Tensor, Tensor]:
     """Scale and shift per channel, on the device; made once, since making them waits for it."""

@@ -138,6 +138,40 @@ Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
 @dataclass(frozen=True)
+class FilterStep:
+    """A guided filter over every frame before the networks see it.
+
+    Attributes:
+        version: which version computes it, e.g. "numba" or "cuda-fused".
+        radius: of the window, px.
+        eps: in squared intensity of images in [0, 1].
+        where: "host", "round_trip" (up to the device and back, memory made anew for each frame),
+            "device" (on the bytes that were uploaded), or "input" (on the device, ending in the
+            detector's normalised input).
+    """
+
+    version: str
+    radius: int = 4
+    eps: float = 0.01
+    where: Literal["host", "round_trip", "device", "input"] = "host"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.radius <= 16:
+            raise UsageError(f"a filter's radius is a whole number from 1 to 16 px, not {self.radius!r}")
+        if not self.eps > 0:
+            raise UsageError(f"a filter's eps is above 0, e.g. 0.01; not {self.eps!r}")
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for fingerprints and cache keys."""
+        return {
+            "filter": self.version,
+            "filter_radius": self.radius,
+            "filter_eps": self.eps,
+            "filter_where": self.where,
+        }
+
+
+@dataclass(frozen=True)
 class Preparation:
     """How a rung's networks are made ready, as data.
 
@@ -148,8 +182,9 @@ class Preparation:
         engine: what runs the network ("eager", "onnxruntime", "openvino", "compile", ...).
         precision: number format of weights and activations inside the engine.
         form: what the schedule is handed: "parts" (a detector and a classifier to call one after
-            the other), "whole_frame" (both behind one call), or "peer" (another library's own
-            pipeline).
+            the other), "whole_frame" (both behind one call), "streamed" (the same with every step
+            on a stream of its own), or "peer" (another library's own pipeline).
+        filter: what is done to each frame first, or None.
         options: further switches of the engine, e.g. {"channels_last": True}.
     """
 
@@ -158,7 +193,8 @@ class Preparation:
     device: str = "cpu"
     engine: str = "eager"
     precision: Precision = "fp32"
-    form: Literal["parts", "whole_frame", "peer"] = "parts"
+    form: Literal["parts", "whole_frame", "streamed", "peer"] = "parts"
+    filter: FilterStep | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
@@ -170,8 +206,16 @@ class Preparation:
             "engine": self.engine,
             "precision": self.precision,
             "form": self.form,
+            **(self.filter.describe() if self.filter is not None else {}),
             **{key: self.options[key] for key in sorted(self.options)},
         }
+
+    @property
+    def work(self) -> str:
+        """What is done, whatever the way: only rungs of the same work are compared."""
+        if self.filter is None:
+            return self.task
+        return f"{self.task}, smoothed (radius {self.filter.radius} px, eps {self.filter.eps:g})"
 
 
 @dataclass(frozen=True)

@@ -137,3 +137,15 @@ def test_bad_requests_are_said_before_anything_runs():
         bench([])
     with pytest.raises(SourceError, match="nowhere"):
         bench([rung("resnet_pil_cpu")], source="nowhere.mp4", workload=WORK)
+
+
+def test_families_share_their_work_filter_included():
+    from labkit.bench import _families
+
+    names = ["folded_cpu", "filter_opencv_cpu", "filter_numba_cpu", "detr_pil_cpu", "batched_cpu"]
+    families = [[row.name for row in family] for family in _families([rung(name) for name in names])]
+    assert families == [
+        ["folded_cpu", "batched_cpu"], ["filter_opencv_cpu", "filter_numba_cpu"], ["detr_pil_cpu"]
+    ]  # fmt: skip
+    with pytest.raises(UnavailableError, match=r"combined; combined, smoothed \(radius 4 px, eps 0.01\)"):
+        compare_two("folded_cpu", "filter_opencv_cpu", workload=WORK, turns=TURNS)

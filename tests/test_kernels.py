@@ -514,7 +514,7 @@ def pretended_gpu(monkeypatch):
 
     monkeypatch.setattr(cuda, "require_gpu", lambda: None)
     monkeypatch.setattr(cuda, "_allocate", allocate)
-    monkeypatch.setattr(cuda, "_function", function)
+    monkeypatch.setattr(cuda, "kernel_function", function)
     monkeypatch.setattr(cuda, "_torch_stream", lambda device: nullcontext())
     monkeypatch.setattr(cupy.cuda, "Device", lambda index: nullcontext())
     return remember, allocated

@@ -66,7 +66,9 @@ class DeviceFilter:
 
         self.device = torch.cuda.current_device() if device is None else device
         with cupy.cuda.Device(self.device):  # kernels are compiled for the current GPU
-            self._functions = {step.kernel: _function(self.plan, step.kernel) for step in self.plan.launches}
+            self._functions = {
+                step.kernel: kernel_function(self.plan, step.kernel) for step in self.plan.launches
+            }
         self._buffers = {name: _allocate(array, self.device) for name, array in self.plan.buffers.items()}
         self.out = _allocate(self.plan.arrays[OUT], self.device)
         self._eps: float | None = None
@@ -178,7 +180,8 @@ def _filter_for(file: str, shape: Shape, radius: int) -> DeviceFilter:
     return DeviceFilter(file, shape, radius)
 
 
-def _function(made: Plan, kernel: str) -> Any:
+def kernel_function(made: Plan, kernel: str) -> Any:
+    """One kernel of a plan as CuPy launches it; compiled when it is first asked for."""
     return _module(made.source, nvrtc_options(made.defines)).get_function(kernel)
 
 

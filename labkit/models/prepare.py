@@ -10,13 +10,16 @@ import torch
 from labkit.errors import UnavailableError, UsageError
 from labkit.models.engines import Request, build_engine
 from labkit.models.inputs import ByteInput, PinnedInput, calibration_frames, with_bytes
+from labkit.models.lanes import lanes_for
 from labkit.models.lean import LeanDetr
 from labkit.models.nets import Classifier, Combined, Detector, Net, Prepared
 from labkit.models.networks import MODELS, Network, build, lab_weights
 from labkit.models.peers import transformers_pipeline
+from labkit.models.smoothing import AS_KERNEL, DeviceSmoothing, Filtered, host_smoothing
+from labkit.models.streamed import StreamedNet
 from labkit.models.uploads import PinnedUpload
 from labkit.models.weights import Weights, resolve
-from labkit.models.whole_frame import WholeFrame, WholeFrameNet
+from labkit.models.whole_frame import WholeFrame, WholeFrameNet, WholeInput
 from labkit.preprocess import InputSpec, Preprocess, preprocessor
 from labkit.types import Preparation, Size, Workload
 
@@ -50,8 +53,9 @@ def prepare(
         for part, model in zip(("detect", "classify"), MODELS[workload.model_set], strict=True)
         if part in parts
     }
+    net = _FORMS[preparation.form](networks, preparation, workload, report)
     return Prepared(
-        _FORMS[preparation.form](networks, preparation, workload, report),
+        _with_filter(net, preparation, workload),
         _settings(preparation, workload, networks),
         tuple(n.weights.note for n in networks.values()),
     )
@@ -99,16 +103,19 @@ def _as_whole_frame(
     detector, classifier = networks["detect"], networks["classify"]
     assert classifier.crop_input is not None
     width, height = workload.size
-    module = WholeFrame(
+    parts = (
         LeanDetr(detector.module, detector.input.output_size(workload.size)),
         classifier.module,
         detector.input,
         classifier.crop_input,
         workload.objects,
     )
+    module, example = WholeFrame(*parts), torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    if preparation.filter is not None and preparation.filter.where == "input":
+        module, example = WholeInput(*parts, came_as=AS_KERNEL), torch.zeros(1, 3, height, width)
     request = Request(
         module=module,
-        example=torch.zeros(1, height, width, 3, dtype=torch.uint8),
+        example=example,
         cache_key=f"whole-{detector.sha256[:16]}-{classifier.sha256[:16]}-{width}x{height}-{workload.objects}",
         device=preparation.device,
         precision=preparation.precision,
@@ -126,7 +133,36 @@ def _as_peer(
     return transformers_pipeline(networks["detect"], workload, preparation)
 
 
-_FORMS = {"parts": _in_parts, "whole_frame": _as_whole_frame, "peer": _as_peer}
+def _as_streamed(
+    networks: Mapping[str, Network], preparation: Preparation, workload: Workload, report: Report
+) -> StreamedNet:
+    if preparation.filter is None:
+        raise UsageError("the form 'streamed' has a stream for the filter; give the preparation a filter")
+    net = _as_whole_frame(networks, preparation, workload, report)
+    return StreamedNet(
+        net, _device_smoothing(preparation, workload), int(preparation.options.get("depth", 2))
+    )
+
+
+_FORMS = {"parts": _in_parts, "whole_frame": _as_whole_frame, "streamed": _as_streamed, "peer": _as_peer}
+
+
+def _with_filter(net: Any, preparation: Preparation, workload: Workload) -> Any:
+    """The networks with the preparation's filter beside them, where it has one."""
+    step = preparation.filter
+    if step is None or preparation.form == "streamed":
+        return net
+    if preparation.form == "parts" and step.where in ("host", "round_trip"):
+        lanes = lanes_for(preparation.device, ("preprocess", "infer"))
+        return Filtered(net, host_smoothing(step, preparation.device), lanes)
+    if preparation.form == "whole_frame" and step.where in ("device", "input"):
+        return Filtered(net, _device_smoothing(preparation, workload))
+    raise UsageError(f"a filter with where={step.where!r} does not go with the form {preparation.form!r}")
+
+
+def _device_smoothing(preparation: Preparation, workload: Workload) -> DeviceSmoothing:
+    assert preparation.filter is not None
+    return DeviceSmoothing(preparation.filter, workload.size, preparation.device, preparation.precision)
 
 
 def _input(preparation: Preparation, spec: InputSpec) -> Preprocess:

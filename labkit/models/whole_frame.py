@@ -8,7 +8,9 @@ advance and the whole can be captured in a CUDA graph.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from torchvision.ops import roi_align
 from labkit.models.decode import best_queries, unpack_detections
 from labkit.models.engines import Engine
 from labkit.models.networks import Network
-from labkit.preprocess import InputSpec, Preprocess, normalise_torch, resize_torch
+from labkit.preprocess import InputSpec, Preprocess, gray_levels, normalise_torch, resize_torch
 from labkit.trace import tap
 from labkit.types import Detections, Size, Workload
 
@@ -49,16 +51,20 @@ class WholeFrame(nn.Module):
 
     def forward(self, frame: Tensor) -> Tensor:
         """One row per box, best first: centre box, score, label, fine score, fine label."""
-        dtype = next(self.classifier.parameters()).dtype
         pixels = frame.permute(0, 3, 1, 2)
         x = normalise_torch(resize_torch(pixels, self.detector_input), self.detector_input)
+        return self._found(x, pixels.float(), lambda crops: normalise_torch(crops, self.crop_input))
+
+    def _found(self, x: Tensor, pixels: Tensor, as_input: Callable[[Tensor], Tensor]) -> Tensor:
+        """Detects in `x`, cuts crops out of `pixels` (1, 3, H, W), names what `as_input` makes of them."""
+        dtype = next(self.classifier.parameters()).dtype
         logits, boxes = self.detector(x.to(dtype))
         score, label, query = best_queries(logits[0], self.objects)
         boxes = boxes[0].float()[query]
         crops = roi_align(
-            pixels.float(), [self._corners(boxes, pixels)], self.crop_input.exact[::-1], aligned=True
-        )  # (k, 3, h, w) in 0..255; each output averages as many samples as it covers
-        fine = self.classifier(normalise_torch(crops, self.crop_input).to(dtype))
+            pixels, [self._corners(boxes, pixels)], self.crop_input.exact[::-1], aligned=True
+        )  # (k, 3, h, w); each output averages as many samples as it covers
+        fine = self.classifier(as_input(crops).to(dtype))
         fine_score, fine_label = fine.float().softmax(-1).max(-1)
         columns = [score, label.float(), fine_score, fine_label.float()]
         return torch.cat([boxes, torch.stack(columns, 1)], 1)
@@ -71,6 +77,36 @@ class WholeFrame(nn.Module):
         low = ((centre - half) * limit).clamp(min=0).minimum(limit - 1)
         high = ((centre + half) * limit).minimum(limit).maximum(low + 1)
         return torch.cat([low, high], 1)
+
+
+class WholeInput(WholeFrame):
+    """A `WholeFrame` for frames that come normalised already: (1, 3, H, W) -> (k, 8) float32.
+
+    Crops are cut from the normalised frame: cutting averages, and averages of normalised values
+    are normalised averages. Only networks that want another mean and deviation than the frame
+    came with need theirs put in.
+
+    Args:
+        came_as: what the frames are normalised with.
+    """
+
+    def __init__(self, *parts: Any, came_as: InputSpec) -> None:
+        super().__init__(*parts)
+        self.came_as = came_as
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """As `WholeFrame`."""
+        spec, (height, width) = self.detector_input, frame.shape[-2:]
+        if spec.output_size((width, height)) == (width, height):
+            x = self._normalised_for(frame, spec)
+        else:
+            x = normalise_torch(resize_torch(gray_levels(frame, self.came_as), spec), spec)
+        return self._found(x, frame.float(), lambda crops: self._normalised_for(crops, self.crop_input))
+
+    def _normalised_for(self, values: Tensor, spec: InputSpec) -> Tensor:
+        if (spec.mean, spec.std) == (self.came_as.mean, self.came_as.std):
+            return values
+        return normalise_torch(gray_levels(values, self.came_as), spec)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,12 @@ from dataclasses import replace
 
 from labkit.errors import UsageError
 from labkit.pipelines.combined import batched_crops, one_by_one
-from labkit.pipelines.origin import origin_combined
+from labkit.pipelines.filtered import filtered_batched, filtered_on_device, filtered_origin
+from labkit.pipelines.origin import origin_combined, origin_streams
 from labkit.pipelines.overlapped import launched_ahead
 from labkit.pipelines.sequential import sequential
-from labkit.types import Preparation, Rung
+from labkit.pipelines.streams import ring_of_streams, threaded
+from labkit.types import FilterStep, Preparation, Rung
 
 _LEAN = {"fold_batch_norm": True, "channels_last": True}
 
@@ -173,6 +175,70 @@ STAGE_6_GPU = (
     ),
 )  # fmt: skip
 
+_OPENCV = FilterStep("opencv")
+_ORIGIN = FilterStep("cuda-global", where="round_trip")
+_LEAN_SMOOTHED = Preparation("combined", "opencv_lut", filter=_OPENCV, options=_LEAN)
+_NUMBA = replace(_LEAN_SMOOTHED, filter=FilterStep("numba"))
+_GRAPH = replace(_HALF, engine="cuda_graph")
+_ON_DEVICE = replace(_GRAPH, filter=FilterStep("cuda-fused", where="device"))
+_FUSED = replace(_GRAPH, filter=FilterStep("cuda-detr", where="input"))
+
+STAGE_4 = (
+    Rung(
+        "filter_opencv_cpu", 4, filtered_batched, _LEAN_SMOOTHED,
+        changes="folded_cpu", reference="filter_opencv_cpu",
+        about="each frame goes through the guided filter first, made of OpenCV calls",
+    ),
+    Rung(
+        "filter_numba_cpu", 4, filtered_batched, _NUMBA,
+        changes="filter_opencv_cpu", reference="filter_opencv_cpu",
+        about="the filter is one fused pass, compiled by numba",
+    ),
+    Rung(
+        "filter_origin_cuda", 4, filtered_origin,
+        Preparation("combined", "opencv", device="cuda", filter=_ORIGIN),
+        changes="origin_combined_cuda", reference="filter_opencv_cpu",
+        about="the right filter called the origin's way: to the GPU and back for each frame, memory "
+        "made and freed, a wait after each launch",
+        needs=("cuda", "cupy"),
+    ),
+    Rung(
+        "filter_device_cuda", 4, filtered_on_device, _ON_DEVICE,
+        changes="graph_cuda", reference="filter_opencv_cpu",
+        about="one kernel smooths the frame where it is, between its upload and the networks",
+        needs=("cuda", "cupy"),
+    ),
+    Rung(
+        "filter_fused_cuda", 4, filtered_on_device, _FUSED,
+        changes="filter_device_cuda", reference="filter_opencv_cpu",
+        about="the kernel ends in the network's normalised input: filter and preprocessing in one pass",
+        needs=("cuda", "cupy"),
+    ),
+)  # fmt: skip
+
+STAGE_5 = (
+    Rung(
+        "streams_cpu", 5, threaded, _NUMBA,
+        changes="filter_numba_cpu", reference="filter_opencv_cpu",
+        about="a thread filters and prepares the next frame while the engine works on this one",
+    ),
+    Rung(
+        "origin_streams_cuda", 5, origin_streams,
+        Preparation("combined", "torch", device="cuda", filter=_ORIGIN),
+        changes="filter_origin_cuda", reference="filter_opencv_cpu",
+        about="the origin's two streams: the GPU prepares a frame on one, the network reads it on the "
+        "other, and nothing makes it wait",
+        needs=("cuda", "cupy"),
+    ),
+    Rung(
+        "streams_cuda", 5, ring_of_streams,
+        replace(_FUSED, form="streamed", options={**_LEAN, "depth": 2}),
+        changes="filter_fused_cuda", reference="filter_opencv_cpu",
+        about="upload, filter, networks and copy back on four streams, two frames under way",
+        needs=("cuda", "cupy"),
+    ),
+)  # fmt: skip
+
 PEERS = (
     Rung(
         "peer_onnxruntime_fp32", 6, batched_crops,
@@ -194,9 +260,10 @@ PEERS = (
 )  # fmt: skip
 
 LADDER: tuple[Rung, ...] = (
-    *STAGE_1, *STAGE_2, *STAGE_3, *STAGE_6_CPU, *STAGE_6_ORIGIN, *STAGE_6_GPU, *PEERS,
+    *STAGE_1, *STAGE_2, *STAGE_3, *STAGE_6_CPU, *STAGE_6_ORIGIN, *STAGE_6_GPU,
+    *STAGE_4, *STAGE_5, *PEERS,
 )  # fmt: skip
-"""Every rung, in the order of the story."""
+"""Every rung, each after the one that it changes. Filter and streams are put onto the best loop."""
 
 
 def rung(name: str) -> Rung:

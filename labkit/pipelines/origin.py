@@ -17,6 +17,8 @@ from torch import Tensor
 
 from labkit.models.decode import cxcywh_to_xyxy
 from labkit.models.nets import Combined
+from labkit.models.smoothing import Filtered
+from labkit.pipelines.smoothed import smoothed
 from labkit.trace import span, tap
 from labkit.types import Detections, Frame, Size
 
@@ -38,6 +40,33 @@ def origin_combined(frames: Iterable[Frame], net: Combined) -> Iterator[tuple[Fr
                 names.append(_name_of_crop(net.classifier.infer(crop)))
         with span("name", frame):
             found = _with_names(found, names, net)
+        yield frame, found
+
+
+def origin_streams(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
+    """The origin's two streams, both on the same frame, and nothing that makes one wait for the other.
+
+    An exhibit. The network reads its input on one stream while another may still be writing it;
+    that it mostly goes well is luck. And nothing overlaps: the host waits for the network's answer
+    before it takes the next frame.
+    """
+    inner = net.inner
+    for frame in smoothed(frames, net):
+        with net.lanes.on("preprocess"), span("preprocess", frame):
+            x = inner.detector.preprocess(frame.image)
+        with net.lanes.on("infer"):
+            with span("detect", frame):
+                logits, boxes = inner.detector.infer(x)
+            with span("decode", frame):
+                found = _read_queries_one_by_one(logits[0], boxes[0], frame.size, inner)
+            names = []
+            for box in found.xyxy:
+                with span("crop", frame):
+                    crop = inner.classifier.crops(frame.image, box[None])
+                with span("classify", frame):
+                    names.append(_name_of_crop(inner.classifier.infer(crop)))
+            with span("name", frame):
+                found = _with_names(found, names, inner)
         yield frame, found
 
 

@@ -1,0 +1,135 @@
+"""Streams by name: which work may overlap which, and what has to wait for what.
+
+A *lane* is a stream of the device: what is put on it runs in order, while other lanes run at
+the same time. Nothing waits for anything on another lane unless it is told to. A schedule
+names lanes and says what waits for what; whether they are CUDA streams, or one and the same
+queue where there is no GPU, is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Lanes(Protocol):
+    """What schedules and nets ask of lanes."""
+
+    def on(self, lane: str) -> AbstractContextManager[None]:
+        """Work that is launched inside goes onto this lane."""
+        ...
+
+    def after(self, later: str, earlier: str) -> None:
+        """What comes next on `later` waits for all that `earlier` was given so far."""
+        ...
+
+    def keep(self, tensor: Tensor, lane: str) -> None:
+        """The tensor's memory is not handed out again before this lane is done with it."""
+        ...
+
+    def mark(self, lane: str) -> Any:
+        """A point on a lane that the host can wait for."""
+        ...
+
+    def wait(self, mark: Any) -> None:
+        """The host waits for a mark, and for nothing else."""
+        ...
+
+    def drain(self) -> None:
+        """The host waits until every lane is empty."""
+        ...
+
+
+class InOrder:
+    """Where there is no GPU: the host does everything itself, one thing after the other."""
+
+    def on(self, lane: str) -> AbstractContextManager[None]:
+        """Nothing to choose."""
+        return nullcontext()
+
+    def after(self, later: str, earlier: str) -> None:
+        """It is so already."""
+
+    def keep(self, tensor: Tensor, lane: str) -> None:
+        """The tensor's owner keeps it."""
+
+    def mark(self, lane: str) -> None:
+        """Everything is done when it is asked for."""
+
+    def wait(self, mark: Any) -> None:
+        """Nothing is under way."""
+
+    def drain(self) -> None:
+        """Nothing is under way."""
+
+
+class Streams:
+    """CUDA streams. CuPy kernels of the lab follow, since they launch on torch's current stream.
+
+    Attributes:
+        delay_cycles: GPU clock cycles that a lane idles each time work is put on it; a test sets
+            them to see whether an answer depends on luck.
+    """
+
+    def __init__(self, lanes: Sequence[str]) -> None:
+        self._streams = {lane: torch.cuda.Stream() for lane in lanes}
+        for stream in self._streams.values():
+            stream.wait_stream(torch.cuda.current_stream())  # weights and buffers are made there
+        self.delay_cycles: dict[str, int] = {}
+
+    @contextmanager
+    def on(self, lane: str) -> Iterator[None]:
+        """Makes the lane's stream torch's current one."""
+        with torch.cuda.stream(self._streams[lane]):
+            if self.delay_cycles.get(lane):
+                torch.cuda._sleep(self.delay_cycles[lane])
+            yield
+
+    def after(self, later: str, earlier: str) -> None:
+        """An event is recorded on `earlier`, and `later` waits for it; the host does not."""
+        self._streams[later].wait_stream(self._streams[earlier])
+
+    def keep(self, tensor: Tensor, lane: str) -> None:
+        """For tensors made on one stream and read on another; the allocator knows only the first."""
+        tensor.record_stream(self._streams[lane])
+
+    def mark(self, lane: str) -> torch.cuda.Event:
+        """An event on the lane."""
+        event = torch.cuda.Event()
+        event.record(self._streams[lane])
+        return event
+
+    def wait(self, mark: torch.cuda.Event) -> None:
+        """Waits for one event."""
+        mark.synchronize()
+
+    def drain(self) -> None:
+        """Waits for every stream."""
+        for stream in self._streams.values():
+            stream.synchronize()
+
+
+def lanes_for(device: str, lanes: Sequence[str]) -> Lanes:
+    """CUDA streams on a GPU, else one queue."""
+    return Streams(lanes) if device == "cuda" else InOrder()
+
+
+def written_late(make: Callable[..., Tensor], cycles: int) -> Callable[..., Tensor]:
+    """`make`, whose result is zeros for `cycles` GPU clock cycles before its values arrive.
+
+    Whoever reads it without waiting reads zeros: a race that usually goes well is made to go
+    wrong.
+    """
+
+    def late(*args: Any) -> Tensor:
+        values = make(*args)
+        out = torch.zeros_like(values)
+        torch.cuda.current_stream().synchronize()  # the zeros are there, whoever looks
+        torch.cuda._sleep(cycles)
+        return out.copy_(values)
+
+    return late

@@ -1,0 +1,77 @@
+"""The whole frame with each step on a lane of its own, through a ring of buffers.
+
+Upload, filter, networks and copy back of successive frames can then run at the same time.
+Buffers are made once, `depth` of each; a frame owns the buffers of its slot from its upload
+until its answer has been fetched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from labkit.models.lanes import Lanes, lanes_for
+from labkit.models.smoothing import DeviceSmoothing
+from labkit.models.whole_frame import PACKED, WholeFrameNet
+from labkit.types import Detections, Size
+
+LANES = ("upload", "filter", "infer", "back")
+
+
+class StreamedNet:
+    """What `pipelines.streams.ring_of_streams` calls: one method per lane, one slot per frame.
+
+    Attributes:
+        depth: frames that can be under way at once.
+        lanes: see `Lanes`.
+    """
+
+    def __init__(self, net: WholeFrameNet, smoothing: DeviceSmoothing, depth: int) -> None:
+        self.depth = depth
+        self._net = net
+        self._smoothing = smoothing
+        device, pin = net.device, net.device == "cuda"
+        height, width, _ = smoothing.shape
+        boxes = net.workload.objects
+
+        def ring(*shape: int, dtype: torch.dtype, on: str, pinned: bool = False) -> list[Tensor]:
+            return [torch.empty(shape, dtype=dtype, device=on, pin_memory=pinned) for _ in range(depth)]
+
+        self._host = ring(height, width, 3, dtype=torch.uint8, on="cpu", pinned=pin)
+        self._frames = ring(1, height, width, 3, dtype=torch.uint8, on=device)
+        self._inputs = [smoothing.new_out(device) for _ in range(depth)]
+        self._packed: list[Tensor | None] = [None] * depth
+        self._answers = ring(boxes, PACKED, dtype=torch.float32, on="cpu", pinned=pin)
+        self._arrived: list[Any] = [None] * depth
+        self.lanes: Lanes = lanes_for(device, LANES)
+
+    def upload(self, image: NDArray[np.uint8], slot: int) -> None:
+        """(H, W, 3) uint8 into the slot's page-locked buffer, and from there to the device."""
+        np.copyto(self._host[slot].numpy(), image)
+        self._frames[slot].copy_(self._host[slot][None], non_blocking=True)
+
+    def smooth(self, slot: int) -> None:
+        """The slot's frame, filtered, into the slot's input."""
+        self._smoothing(self._frames[slot], self._inputs[slot])
+
+    def infer(self, slot: int) -> None:
+        """Both networks on the slot's input."""
+        packed = self._net.infer(self._inputs[slot])
+        self.lanes.keep(packed, "back")  # made on one lane, read on another
+        self._packed[slot] = packed
+
+    def copy_back(self, slot: int) -> None:
+        """Begins the copy of the slot's answer to the host."""
+        packed, self._packed[slot] = self._packed[slot], None
+        assert packed is not None, "copy_back comes after infer"
+        self._answers[slot].copy_(packed, non_blocking=True)
+        self._arrived[slot] = self.lanes.mark("back")
+
+    def result(self, slot: int, size: Size) -> Detections:
+        """Waits for the slot's answer alone; the slot is free afterwards."""
+        self.lanes.wait(self._arrived[slot])
+        return self._net.unpack(self._answers[slot], size)

@@ -1,0 +1,36 @@
+"""The filter in the loop: on the host before everything else, or on the device after the upload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from labkit.models.smoothing import Filtered
+from labkit.pipelines.combined import batched_crops
+from labkit.pipelines.origin import origin_combined
+from labkit.pipelines.smoothed import smoothed
+from labkit.trace import span
+from labkit.types import Detections, Frame
+
+
+def filtered_origin(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
+    """The origin's loop with the filter before it; frames are answered as they were seen, smoothed."""
+    yield from origin_combined(smoothed(frames, net), net.inner)
+
+
+def filtered_batched(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
+    """As `batched_crops`, with the filter before it."""
+    yield from batched_crops(smoothed(frames, net), net.inner)
+
+
+def filtered_on_device(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
+    """Bytes go up, the filter works on them there, and nothing comes back but the answer."""
+    for frame in frames:
+        with span("preprocess", frame):
+            x = net.inner.preprocess(frame.image)
+        with span("filter", frame):
+            x = net.smooth(x)
+        with span("infer", frame):
+            y = net.inner.infer(x)
+        with span("decode", frame):
+            found = net.inner.decode(y, frame.size)
+        yield frame, found
