@@ -119,12 +119,13 @@ class Feed:
         self.began: dict[int, float] = {}  # frame index -> when taken, or when due
         self.dropped = 0
 
-    def pace(self, fps: float, seconds: float) -> None:
-        """From now on frames fall due at `fps`, for `seconds`."""
-        self._period = 1 / fps
+    def pace(self, fps: float, seconds: float) -> int:
+        """From now on frames fall due at `fps`, for `seconds`; gives the index of the first one."""
         self._start = self._clock.now()
         self._until = seconds
         self._first = self._next
+        self._period = 1 / fps  # last: a schedule's own thread may be asking for a frame meanwhile
+        return self._first
 
     def stop(self) -> None:
         """No more frames: the pipeline finishes what it has and ends."""
@@ -280,7 +281,7 @@ class _Drive:
         self.start = self.clock.now()
         if self.plan.scenario == "paced":
             assert self.plan.fps is not None
-            self.feed.pace(self.plan.fps, self.plan.seconds)
+            self.first_timed = self.feed.pace(self.plan.fps, self.plan.seconds)
 
     def _note(self, index: int, latency: float, elapsed: float) -> None:
         self.index.append(index)
