@@ -15,6 +15,7 @@ from records_made_up import MACHINE, made_up_comparison, made_up_run
 
 from labkit.errors import ResultsError, UsageError
 from labkit.report import write_report
+from labkit.results import Prediction
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=http://example.org/x onerror=alert(2)>"
 
@@ -140,6 +141,23 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultsError, match="cannot write"):
         write_report([], [made_up_comparison()], tmp_path / "file" / "a.html")
+
+
+def test_forecasts_have_a_section_of_their_own(tmp_path: Path) -> None:
+    predictions = [
+        Prediction("How much?", (), 3.0, {"ratio": 2.0, "ci": [1.9, 2.1]}),
+        Prediction(HOSTILE, (), None, {"ratio": 1.0, "ci": [None, None]}),
+    ]
+    page = Page(write_report([], [made_up_comparison()], tmp_path / "a.html", predictions).read_text())
+    assert "0 of 1 forecasts" in page.text
+    assert "1.50 times too high" in page.text
+    assert HOSTILE in page.text
+    assert "skipped" in page.text
+    images = page.all("img")
+    assert len(images) == 2
+    assert "How much?" in (images[1]["alt"] or "")
+    without = write_report([], [made_up_comparison()], tmp_path / "b.html").read_text()
+    assert "Forecasts" not in without
 
 
 @pytest.mark.browser

@@ -1,0 +1,187 @@
+"""Forecasts: noted before, settled after, judged as they stood, skipped where nobody answered."""
+
+import threading
+
+import numpy as np
+import pytest
+from records_made_up import made_up_comparison
+
+from labkit.errors import UsageError
+from labkit.forecasts import calibration
+from labkit.plots.forecasts import forecasts
+from labkit.predicting import TOO_LATE, Forecast, form, my_calibration, predict, table
+from labkit.results import Prediction, Store, default_path
+
+
+def stored():
+    with Store(default_path()) as store:
+        return store.predictions()
+
+
+def comparison(rounds=11):
+    return made_up_comparison(ratio=2.0, rounds=rounds)
+
+
+def note(question, answer, ratio=None, ci=None):
+    result = None if ratio is None else {"ratio": ratio, "ci": ci or (ratio * 0.9, ratio * 1.1)}
+    return Prediction(question, (), answer, result)
+
+
+def test_a_plain_answer_is_stored_and_settled(capsys):
+    forecast = predict("How much?", 1.5)
+    assert "Noted: How much? -> 1.5 times" in capsys.readouterr().out
+    assert (forecast.answer, [p.answer for p in stored()]) == (1.5, [1.5])
+    result = comparison()
+    said = forecast.score([result])
+    assert "You expected 1.5 times" in said
+    assert result.sentence in said
+    (kept,) = stored()
+    assert kept.result["ratio"] == pytest.approx(result.ratio)
+    assert kept.result["ci"] == pytest.approx(list(result.interval))
+
+
+def test_without_an_answer_or_a_notebook_it_is_skipped_and_kept_as_skipped(capsys):
+    forecast = predict("How much?")
+    assert "Skipped: How much?" in capsys.readouterr().out
+    assert forecast.score(comparison()).startswith("No forecast was made.")
+    (outcome,) = my_calibration().outcomes
+    assert outcome.skipped
+    assert outcome.verdict == "skipped"
+    assert outcome.measured is not None
+
+
+def test_too_few_rounds_leave_an_interval_without_bounds():
+    forecast = predict("How much?", 1.5)
+    forecast.score(comparison(rounds=3))
+    (outcome,) = my_calibration().outcomes
+    assert outcome.interval == (0.0, np.inf)
+    assert "too few rounds" in table(my_calibration())["95% interval"][0]
+
+
+@pytest.mark.parametrize("answer", [0, -1, float("nan"), float("inf"), "2", True])
+def test_what_is_no_ratio_is_refused(answer):
+    with pytest.raises(UsageError, match="ratio above 0"):
+        predict("How much?", answer)
+    assert stored() == []
+
+
+def test_the_form_notes_skips_and_closes():
+    forecast = Forecast("How much? <b>")
+    box = form(forecast)
+    question, row, said = box.children
+    field, note_button, skip_button = row.children
+    assert question.value == "How much? <b>"
+    field.value = 3.5
+    note_button.click()
+    assert forecast.answer == 3.5
+    assert "3.5" in said.value
+    skip_button.click()
+    assert forecast.answer is None
+    field.value = 2.5
+    note_button.click()
+    forecast.score(comparison())
+    assert forecast.over
+    assert field.disabled and note_button.disabled and skip_button.disabled
+    assert forecast.note(9) == TOO_LATE
+    (outcome,) = my_calibration().outcomes
+    assert (outcome.expected, outcome.seen) == (2.5, False)
+
+
+def test_the_form_offers_the_options():
+    forecast = Forecast("Which?", (0.5, 1.0, 2.0))
+    field, note_button, _ = form(forecast).children[1].children
+    assert [value for _, value in field.options] == [0.5, 1.0, 2.0]
+    field.value = 2.0
+    note_button.click()
+    assert stored()[0].options == (0.5, 1.0, 2.0)
+    assert forecast.answer == 2.0
+
+
+def test_a_form_that_nobody_answers_counts_as_skipped():
+    forecast = Forecast("How much?")
+    form(forecast)
+    assert stored() == []
+    assert "No forecast was made" in forecast.score(comparison())
+    assert [p.answer for p in stored()] == [None]
+
+
+def test_a_button_pressed_while_the_result_comes_is_either_in_time_or_too_late():
+    forecast = Forecast("How much?")
+    pressed = threading.Thread(target=lambda: forecast.note(2.0))
+    pressed.start()
+    said = forecast.score(comparison())
+    pressed.join()
+    assert ("You expected 2 times" in said) == (forecast.answer == 2.0)
+    assert len([p for p in stored() if p.result is not None]) == 1
+
+
+def test_a_kernel_shows_the_form_and_nothing_else_does(monkeypatch, capsys):
+    import IPython
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: type("Shell", (), {"kernel": object()})())
+    forecast = predict("How much?")
+    assert len(shown) == 1
+    assert forecast.answer is None
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(IPython, "get_ipython", lambda: type("Shell", (), {})())
+    predict("How much?")
+    assert len(shown) == 1
+
+
+def test_calibration_counts_hits_factors_and_ways():
+    known = calibration(
+        [
+            note("a", 2.0, 2.1),  # inside
+            note("b", 4.0, 2.0),  # twice too high, right way
+            note("c", 0.5, 2.0),  # four times too low, wrong way
+            note("d", None, 3.0),
+            note("e", 2.0),
+        ]
+    )
+    assert [one.verdict for one in known.outcomes] == [
+        "inside the interval", "2.00 times too high", "4.00 times too low", "skipped", "not measured yet",
+    ]  # fmt: skip
+    assert known.typical_factor == pytest.approx(2.0)
+    assert known.tendency == pytest.approx(2.0 / 2.1)
+    for part in ("1 of 3 forecasts", "factor of 2.00", "2 of 3", "1 skipped", "1 not measured yet"):
+        assert part in known.sentence
+
+
+def test_a_forecast_made_after_a_result_is_shown_and_not_counted():
+    known = calibration([note("a", None, 2.0), note("a", 2.0, 2.0)])
+    (outcome,) = known.outcomes
+    assert outcome.seen
+    assert "after a result was known" in outcome.verdict
+    assert known.judged == ()
+    assert "1 made too late" in known.sentence
+
+
+def test_the_first_settled_answer_counts_and_a_changed_mind_before_it_is_fine():
+    (outcome,) = calibration([note("a", 9.0), note("a", 2.0, 2.1), note("a", 2.1, 2.1)]).outcomes
+    assert (outcome.expected, outcome.seen) == (2.0, False)
+    (outcome,) = calibration([note("a", 9.0), note("a", None, 2.1)]).outcomes
+    assert outcome.skipped
+
+
+def test_old_notes_of_another_kind_do_no_harm():
+    known = calibration([note("a", "fast"), Prediction("b", (), 2.0, "faster"), note("c", True, 2.0)])
+    assert [one.verdict for one in known.outcomes] == ["skipped", "not measured yet", "skipped"]
+
+
+def test_nothing_asked_is_said():
+    assert calibration([]).sentence == "No forecast has been judged yet."
+    with pytest.raises(UsageError, match="no question"):
+        forecasts(calibration([]))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_picture_shows_every_question_in_words(theme):
+    known = calibration([note("Is a < b & $c$?", 2.0, 2.1), note("b", None, 3.0), note("c", 5.0)])
+    chart = forecasts(known, theme=theme)
+    for outcome in known.outcomes:
+        assert outcome.question in chart.alt_text
+        assert outcome.verdict in chart.alt_text
+    assert len(chart.png()) > 5000
