@@ -14,7 +14,7 @@ from PIL import Image
 from labkit import busy
 from labkit.errors import ResultsError, SourceError, SourceLost, UsageError
 from labkit.live.browser_camera import TROUBLES, BrowserCamera, PageClock, browser_source, trouble_in_words
-from labkit.live.inference import Tape
+from labkit.live.inference import Ready, Tape
 from labkit.live.knobs import Knobs
 from labkit.live.newest import Newest
 from labkit.live.opening import live, make_view
@@ -25,7 +25,7 @@ from labkit.types import Frame
 
 from conftest import make_frame  # isort: skip
 from live_fakes import (  # isort: skip
-    SIZE, FakePage, Gate, Pushed, boxes, player_of, preparing, ticking, view_of, wait_for,
+    SIZE, FakePage, Gate, Pushed, boxes, player_of, preparing, rung_of, ticking, view_of, wait_for,
 )  # fmt: skip
 
 psutil = pytest.importorskip("psutil")
@@ -236,7 +236,7 @@ def test_changing_the_rung_while_running(monkeypatch):
     assert player.knobs.threshold == 0.2
     player.change({"size": [32, 24]})
     assert wait_for(lambda: (shot := player.newest()) is not None and shot.frame.size == (32, 24))
-    assert wait_for(lambda: (shot := player.newest()).answers[0] is not None)
+    assert wait_for(lambda: player.newest().answers[0] is not None)
     assert player.newest().answers[0].found.frame_size == (32, 24)
     player.stop()
 
@@ -481,7 +481,8 @@ def test_without_any_page_the_last_resort_is_taken_and_then_it_stops(monkeypatch
     "message",
     [
         None, [], {}, {"type": "hello"}, {"page": "p"}, {"page": "p", "type": "explode"},
-        {"page": "p", "type": ["hello"]}, {"page": "p", "type": "ack"}, {"page": "p", "type": "ack", "n": "1"},
+        {"page": "p", "type": ["hello"]}, {"page": "p", "type": "ack"},
+        {"page": "p", "type": "ack", "n": "1"},
         {"page": "p", "type": "ack", "n": float("inf")}, {"page": "p", "type": "set", "knobs": 3},
         {"page": "p", "type": "set", "knobs": {"threshold": "<b>"}}, {"page": "p", "type": "snapshot"},
         {"page": "p", "type": "record", "on": True},
@@ -643,10 +644,6 @@ def test_hostile_names_are_handed_on_as_text(page, tmp_path):
     def schedule(frames, net):
         for frame in frames:
             yield frame, boxes(frame.size, evil)
-
-    from labkit.live.inference import Ready
-
-    from live_fakes import rung_of
 
     prepare = lambda knobs, report: Ready((rung_of("a", schedule),), (None,), (evil,))  # noqa: E731
     view = view_of(page, player=player_of(prepare=prepare), folder=tmp_path)

@@ -22,7 +22,7 @@ def free_port():
 class JupyterLab:
     """A server of its own in `folder`, with nothing of the user's settings."""
 
-    def __init__(self, folder, **environment):
+    def __init__(self, folder, page_config=None, **environment):
         self.folder = folder
         self.port, self.token = free_port(), secrets.token_hex(8)
         self.home = folder / "home"
@@ -33,6 +33,9 @@ class JupyterLab:
         (settings / "notification.jupyterlab-settings").write_text(
             json.dumps({"checkForUpdates": False, "fetchNews": "false"})
         )
+        if page_config is not None:
+            (self.home / "config/labconfig").mkdir(parents=True)
+            (self.home / "config/labconfig/page_config.json").write_text(json.dumps(page_config))
         env = {
             **os.environ,
             "JUPYTER_CONFIG_DIR": str(self.home / "config"),
