@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from labkit.predicting import table as forecasts_table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+COLUMNS = 100
 
 
 def calibration(theme: str = "light") -> Any:
@@ -33,19 +36,39 @@ def hint(exercise: str, step: int = 1) -> None:
     print(hint_text(exercise, step))
 
 
-def museum(*keys: str, source: str = "photos", size: tuple[int, int] = (640, 480), rounds: int = 7,
-           seed: int = 0) -> list[Exhibit]:  # fmt: skip
-    """Runs exhibits of the museum of wrong measurements and prints the size of each error.
+def museum(
+    *keys: str,
+    source: str = "photos",
+    size: tuple[int, int] = (640, 480),
+    rounds: int = 7,
+    seed: int = 0,
+) -> list[Exhibit]:
+    """Runs exhibits of the museum and tells, for each, the size of the error and where it comes from.
 
     Args:
-        keys: of exhibits; none names all.
+        keys: of exhibits or rooms; none names all.
         source, size, seed: of the frames.
         rounds: how often each figure is taken; 5 or more give an interval.
     """
     exhibits = visit(*keys, source=source, size=size, rounds=rounds, seed=seed)
     for exhibit in exhibits:
-        print(f"{exhibit.sentence}\n")
+        print(*_told(exhibit), sep="\n", end="\n\n")
     return exhibits
+
+
+def _told(exhibit: Exhibit) -> list[str]:
+    origin = [f"The origin {exhibit.origin}."] if exhibit.origin else []
+    lines = [exhibit.explanation, *origin]
+    return [
+        *textwrap.wrap(exhibit.sentence, COLUMNS),
+        *textwrap.wrap(f"wrong: {exhibit.wrong_way}", COLUMNS, initial_indent="  ", subsequent_indent="    "),
+        *textwrap.wrap(f"right: {exhibit.right_way}", COLUMNS, initial_indent="  ", subsequent_indent="    "),
+        *(
+            part
+            for line in lines
+            for part in textwrap.wrap(line, COLUMNS, initial_indent="  ", subsequent_indent="  ")
+        ),
+    ]
 
 
 def museum_table(exhibits: Sequence[Exhibit]) -> pd.DataFrame:
@@ -56,16 +79,6 @@ def museum_table(exhibits: Sequence[Exhibit]) -> pd.DataFrame:
 def museum_picture(exhibits: Sequence[Exhibit], theme: str = "light") -> Any:
     """The exhibits in one picture."""
     return picture(exhibits, theme=theme)
-
-
-def explain(exhibits: Sequence[Exhibit]) -> None:
-    """Prints, for each exhibit, both ways, why they differ, and what the origin does of it."""
-    for exhibit in exhibits:
-        print(f"{exhibit.name}\n  wrong: {exhibit.wrong_way}\n  right: {exhibit.right_way}")
-        print(f"  {exhibit.explanation}")
-        if exhibit.origin:
-            print(f"  The origin {exhibit.origin}.")
-        print()
 
 
 def span_cost() -> None:

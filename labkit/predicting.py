@@ -9,17 +9,32 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from labkit.errors import UsageError
 from labkit.forecasts import Calibration, Outcome, calibration
-from labkit.records import Comparison
 from labkit.results import Prediction, Store, default_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TOO_LATE = "The result is there: it is too late for a forecast."
+
+
+class Measured(Protocol):
+    """What a forecast is held against: a comparison, or an exhibit."""
+
+    @property
+    def ratio(self) -> float:
+        """The measured ratio."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its 95% interval."""
+
+    @property
+    def sentence(self) -> str:
+        """Both in words."""
 
 
 class Forecast:
@@ -72,9 +87,16 @@ class Forecast:
             f"Skipped: {self.question}" if answer is None else f"Noted: {self.question} -> {answer:g} times"
         )
 
-    def score(self, result: Comparison | Sequence[Comparison]) -> str:
-        """Stores what came out, ends the asking, and says how near the forecast was."""
-        comparison = result if isinstance(result, Comparison) else result[0]
+    def score(self, result: Measured | Sequence[Measured]) -> str:
+        """Stores what came out, ends the asking, and says how near the forecast was.
+
+        Args:
+            result: a comparison, or an exhibit; of several the first, and none if nothing was measured.
+        """
+        results = result if isinstance(result, Sequence) else [result]
+        if not results:
+            return f"Nothing was measured, so nothing is scored: {self.question}"
+        comparison = results[0]
         with self._lock:
             if self._saved is None:
                 self.note(None)

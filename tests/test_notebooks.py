@@ -14,9 +14,10 @@ SMALL = {
     "SOURCE": '"scenes"',
     "SIZE": "(160, 128)",
     "FRAMES": "3",
+    "ROUNDS": "2",
     "BOXES": "(1, 2)",
     "OBJECTS": "2",
-    "RUNGS": '["origin_combined_cpu", "batched_cpu", "folded_cpu"]',
+    "LAST": '"folded_cpu"',
     "MY_RESNET_FORECAST": "1.1",
 }
 

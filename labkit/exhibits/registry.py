@@ -59,7 +59,14 @@ def case(key: str) -> Case:
     for each in EXHIBITS:
         if each.key == key:
             return each
-    raise UsageError(f"there is no exhibit {key!r}; there are {', '.join(c.key for c in EXHIBITS)}")
+    rooms = ", ".join(dict.fromkeys(repr(each.room) for each in EXHIBITS))
+    keys = ", ".join(each.key for each in EXHIBITS)
+    raise UsageError(f"there is no exhibit {key!r}; there are {keys}, and the rooms {rooms}")
+
+
+def named(key: str) -> list[Case]:
+    """The exhibit of that key, or all exhibits of the room of that name."""
+    return [each for each in EXHIBITS if each.room == key] or [case(key)]
 
 
 def visit(
@@ -74,14 +81,14 @@ def visit(
     """Runs exhibits on frames of a source, all of them unless some are named.
 
     Args:
-        keys: as in `EXHIBITS`.
+        keys: of exhibits or rooms, as in `EXHIBITS`.
         source, size, seed: of the frames; the same ones for every exhibit.
         rounds, per_round: how often each figure is taken, and over how many frames.
         progress: hears the key of each exhibit before it runs.
     """
     from labkit.measure import collect
 
-    chosen = [case(key) for key in keys] or list(EXHIBITS)
+    chosen = [each for key in keys for each in named(key)] or list(EXHIBITS)
     stand = Stand(collect(source, size, 8, seed=seed).frames, rounds, per_round)
     here, shown = _this_machine(), []
     for each in chosen:
