@@ -38,6 +38,7 @@ class SpanRecord:
         index: index of the frame it was done for.
         start_ns, stop_ns: host clock (`time.perf_counter_ns`).
         gpu_ms: GPU time between the span's two events; None without a GPU.
+        gpu_start_ms: GPU time from the first event of the recording to this span's first one.
     """
 
     name: str
@@ -45,6 +46,7 @@ class SpanRecord:
     start_ns: int
     stop_ns: int
     gpu_ms: float | None = None
+    gpu_start_ms: float | None = None
 
 
 @dataclass
@@ -66,8 +68,11 @@ class Recording:
             import torch
 
             torch.cuda.synchronize()
+        origin = next((first for *_, first, _ in self._open if first is not None), None)
         return [
-            SpanRecord(name, index, start, stop, first.elapsed_time(last) if first is not None else None)
+            SpanRecord(name, index, start, stop)
+            if first is None
+            else SpanRecord(name, index, start, stop, first.elapsed_time(last), origin.elapsed_time(first))
             for name, index, start, stop, first, last in self._open
         ]
 
