@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from labkit.learn.change import change
+from labkit.learn.change import chain, change
 from labkit.learn.checks import check_corners, check_normalise, check_speed_up
 from labkit.learn.look import look, models_to_look_at
 from labkit.learn.origin import PUBLISHED, published
@@ -68,6 +68,10 @@ def test_a_change_shows_preparation_and_code():
     assert "one_by_one -> batched_crops" in text
     assert any(line.startswith("-") and "for box in" in line for line in text.splitlines())
     assert "nothing" in change("resnet_pil_cpu", "resnet_pil_cpu")
+
+
+def test_a_chain_leads_from_the_first_rung_to_the_last():
+    assert chain("batched_cpu") == ["origin_combined_cpu", "combined_cpu", "batched_cpu"]
 
 
 def test_looking_gives_a_picture_per_frame_and_says_which_models_looked():

@@ -56,9 +56,7 @@ class Screen(Reporter):
         self.saved += result.id is not None
         if isinstance(result, Run):
             low, high = result.fps_interval
-            span = (
-                f"{number(low)} to {number(high)}" if np.isfinite(high) else "too few frames to tell"
-            )
+            span = f"{number(low)} to {number(high)}" if np.isfinite(high) else "too few frames to tell"
             line = f"{result.rung}: {number(result.fps)} FPS ({span})"
             self._progress.console.print(escape(line))
 

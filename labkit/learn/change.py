@@ -43,5 +43,15 @@ def show_change(a: str, b: str) -> None:
     print(change(a, b))
 
 
+def chain(last: str) -> list[str]:
+    """The rungs from the first of the ladder up to `last`, each changing one thing of the one before."""
+    names: list[str] = []
+    name: str | None = last
+    while name is not None:
+        names.append(name)
+        name = rung(name).changes
+    return names[::-1]
+
+
 def _code(function: object) -> list[str]:
     return textwrap.dedent(inspect.getsource(function)).splitlines()  # type: ignore[arg-type]
