@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ PACKAGE = ROOT / "labkit"
 
 # room -> layer; a room imports lower layers only, and itself
 LAYERS = {
-    "types": 0, "records": 0, "stats": 0, "errors": 0, "trace": 0, "needs": 0, "files": 0, "busy": 0, "busy": 0,
+    "types": 0, "records": 0, "stats": 0, "errors": 0, "trace": 0, "needs": 0, "files": 0, "busy": 0,
     "forecasts": 0, "overlap": 0,
     "sources": 1, "preprocess": 1, "filters": 1, "draw": 1,
     "models": 2,
@@ -82,7 +83,7 @@ def test_constraints_pin_and_name_no_address():
     assert all("==" in line and "/" not in line and "@" not in line for line in pins)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {line.split("==")[0].lower().replace("_", "-") for line in pins}
-    requirements = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    requirements = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
     for requirement in requirements:
         name = requirement.split(";")[0].split("[")[0]
         name = "".join(name.split(">")[0].split("=")[0].split("<")[0]).strip().lower()

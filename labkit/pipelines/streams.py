@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor
 
@@ -50,6 +50,13 @@ def ring_of_streams(frames: Iterable[Frame], net: StreamedNet) -> Iterator[tuple
     again only after its answer has been fetched. Throughput rises, and so does latency: an
     answer is fetched only after later frames have been launched.
     """
+    yield from in_a_ring(frames, net, launch)
+
+
+def in_a_ring(
+    frames: Iterable[Frame], net: StreamedNet, launch: Callable[[Frame, int, StreamedNet], None]
+) -> Iterator[tuple[Frame, Detections]]:
+    """Launches frames with `launch`, hands out slots, and fetches answers in order."""
     under_way: deque[tuple[Frame, int]] = deque()
     try:
         for number, frame in enumerate(frames):

@@ -5,6 +5,7 @@ from labkit.plots.gains import compare_two, waterfall
 from labkit.plots.parts import latency, throughput, where_time_goes
 from labkit.plots.saving import overview, save, save_all, svg_text
 from labkit.plots.style import Chart
+from labkit.plots.timeline import timeline
 from labkit.plots.tradeoffs import accuracy_of, roofline, speed_accuracy
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "speed_accuracy",
     "svg_text",
     "throughput",
+    "timeline",
     "waterfall",
     "where_time_goes",
 ]

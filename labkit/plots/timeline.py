@@ -1,0 +1,72 @@
+"""When each step of each frame ran: one row per thread or stream, one colour per frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.patches import Patch
+
+from labkit.errors import UsageError
+from labkit.overlap import Interval, interval_ms
+from labkit.plots.style import Chart, as_caption, legend_above, number, set_rows, sheet
+from labkit.trace import SpanRecord
+
+LETTERS_PER_CHART = 110  # of the font that steps are written in, across the plot
+
+
+def timeline(
+    spans: Sequence[SpanRecord],
+    rows: Mapping[str, str],
+    *,
+    title: str = "When each step ran",
+    about: Sequence[str] = (),
+    theme: str = "light",
+) -> Chart:
+    """Draws spans as bars over time.
+
+    Args:
+        spans: of a few frames; those whose name has no row are left out.
+        rows: span name -> name of its row (a thread, a stream); rows stand in this order.
+        title, about: what is shown, and parts of the caption.
+        theme: "light" or "dark".
+
+    Raises:
+        UsageError: no span belongs to a row.
+    """
+    drawn = [(span, interval_ms(span)) for span in spans if span.name in rows]
+    if not drawn:
+        raise UsageError(f"no span is named {' or '.join(rows)}; there is nothing to draw")
+    names = list(dict.fromkeys(rows.values()))
+    frames = sorted({span.index for span, _ in drawn})
+    zero = min(start for _, (start, _) in drawn)
+    length = max(stop for _, (_, stop) in drawn) - zero
+    with sheet(title, 1.3 * len(names), theme, as_caption(about)) as (chart, axes, look):
+        for span, (start, stop) in drawn:
+            colour = look.colours[frames.index(span.index) % len(look.colours)]
+            row = names.index(rows[span.name])
+            axes.barh(row, stop - start, 0.7, start - zero, color=colour, edgecolor=look.paper, linewidth=0.8)
+            label = f"{span.name} {span.index}"
+            if (stop - start) * LETTERS_PER_CHART > len(label) * length:
+                middle = (start + stop) / 2 - zero
+                axes.text(middle, row, label, ha="center", va="center", fontsize=7.5, color="#1A1A1A")
+        axes.set_xlim(0, length * 1.01 or 1)
+        set_rows(axes, names)
+        axes.set_xlabel("time (ms)")
+        colours = [
+            Patch(color=look.colours[i % len(look.colours)], label=f"frame {index}")
+            for i, index in enumerate(frames[: len(look.colours)])
+        ]
+        legend_above(axes, colours, columns=min(6, len(colours)))
+        chart.alt_text = _in_words(
+            [(span.name, span.index, interval) for span, interval in drawn], rows, zero
+        )
+    return chart
+
+
+def _in_words(drawn: Sequence[tuple[str, int, Interval]], rows: Mapping[str, str], zero: float) -> str:
+    parts = [
+        f"{name} of frame {index} on {rows[name]} from {number(start - zero)} to {number(stop - zero)}"
+        for name, index, (start, stop) in drawn[:24]
+    ]
+    more = f"; and {len(drawn) - 24} more" if len(drawn) > 24 else ""
+    return "In milliseconds: " + "; ".join(parts) + more
