@@ -103,8 +103,8 @@ def with_pil(image: NDArray[np.uint8], spec: InputSpec) -> Tensor:
 def with_opencv(image: NDArray[np.uint8], spec: InputSpec, interpolation: int = cv2.INTER_AREA) -> Tensor:
     """OpenCV's resize, then NumPy arithmetic: (1, 3, h, w) float32."""
     image = resize_opencv(image, spec, interpolation)
-    pixels = image.astype(np.float32) / np.float32(255)
-    pixels = (pixels - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
+    scaled = image.astype(np.float32) / np.float32(255)
+    pixels: Any = (scaled - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
 
 
@@ -167,12 +167,13 @@ def _normalisation(spec: InputSpec, device: str) -> tuple[Tensor, Tensor]:
 def resize_opencv(image: NDArray[np.uint8], spec: InputSpec, interpolation: int) -> NDArray[np.uint8]:
     """Resizes and crops an (H, W, 3) image as `spec` says."""
     size = spec.resized((image.shape[1], image.shape[0]))
+    resized: Any = image
     if size != (image.shape[1], image.shape[0]):
-        image = cv2.resize(image, size, interpolation=interpolation)
+        resized = cv2.resize(image, size, interpolation=interpolation)
     if spec.crop is not None:
         left, top = spec.crop_corner(size)
-        image = image[top : top + spec.crop[1], left : left + spec.crop[0]]
-    return image
+        resized = resized[top : top + spec.crop[1], left : left + spec.crop[0]]
+    return resized
 
 
 def normalisation_tables(spec: InputSpec) -> NDArray[np.float32]:

@@ -68,7 +68,7 @@ class Recording:
             import torch
 
             torch.cuda.synchronize()
-        origin = next((first for *_, first, _ in self._open if first is not None), None)
+        origin: Any = next((first for *_, first, _ in self._open if first is not None), None)
         return [
             SpanRecord(name, index, start, stop)
             if first is None

@@ -44,7 +44,7 @@ def outcome(tmp_path_factory):
 
 
 def test_every_rung_leaves_a_row_with_all_that_belongs_to_it(outcome):
-    result, path, _ = outcome
+    _, path, _ = outcome
     with Store(path) as store:
         stored = store.runs()
     assert [run.rung for run in stored][:2] == ["resnet_pil_cpu", "resnet_opencv_cpu"]
@@ -72,7 +72,7 @@ def test_fidelity_is_measured_against_the_reference(outcome):
 
 
 def test_comparisons_follow_what_a_rung_changes(outcome):
-    result, path, _ = outcome
+    result, _, _ = outcome
     assert ("resnet_pil_cpu", "resnet_opencv_cpu") in [(c.a, c.b) for c in result.comparisons]
     assert all(c.rounds == 9 and c.id for c in result.comparisons)
 

@@ -14,7 +14,18 @@ from labkit.cli.main import parse_size
 from labkit.cli.screen import number
 from labkit.errors import UsageError
 
-TINY = ["--size", "160x128", "--weights", "random", "--objects", "2", "--quick", "--seconds", "0.2", "--no-accuracy"]
+TINY = [
+    "--size",
+    "160x128",
+    "--weights",
+    "random",
+    "--objects",
+    "2",
+    "--quick",
+    "--seconds",
+    "0.2",
+    "--no-accuracy",
+]
 
 
 def labkit(*arguments, **options):

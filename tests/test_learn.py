@@ -99,9 +99,10 @@ def good_corners(box, width, height):
 WRONG_CORNERS = {
     "truncated": lambda box, w, h: tuple(int(side) for side in box),
     "rounded": lambda box, w, h: tuple(round(float(side)) for side in box),
-    "not clipped": lambda box, w, h: (math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])),
+    "not clipped": lambda box, w, h: (*(math.floor(x) for x in box[:2]), *(math.ceil(x) for x in box[2:])),
     "empty stays empty": lambda box, w, h: (
-        max(0, math.floor(box[0])), max(0, math.floor(box[1])), min(w, math.ceil(box[2])), min(h, math.ceil(box[3]))
+        *(max(0, math.floor(x)) for x in box[:2]),
+        min(w, math.ceil(box[2])), min(h, math.ceil(box[3])),
     ),
     "width and height swapped": lambda box, w, h: good_corners(box, h, w),
     "floats": lambda box, w, h: tuple(float(side) + 0.5 for side in box),

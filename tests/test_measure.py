@@ -62,7 +62,9 @@ WARM_FOR = {"warm_frames": 5, "warm_s": 0.0, "warm_limit_s": 1.0}
 
 def measured(service_s, plan, **faults):
     simulated = Simulated()
-    return drive(worker_of(simulated, service_s, **faults), None, [make_frame(0)], plan, clock=simulated.clock)
+    return drive(
+        worker_of(simulated, service_s, **faults), None, [make_frame(0)], plan, clock=simulated.clock
+    )
 
 
 def test_closed_throughput_and_latency_of_a_steady_pipeline():
@@ -267,7 +269,9 @@ def test_matching_uses_each_box_once_and_respects_labels():
 
 
 def test_fidelity_counts_boxes_names_and_nan():
-    a = Answers("a", [found((0, 0, 10, 10), (20, 20, 30, 30), fine=[5, 6])], {"x": [np.ones((2, 4), np.float32)]})
+    a = Answers(
+        "a", [found((0, 0, 10, 10), (20, 20, 30, 30), fine=[5, 6])], {"x": [np.ones((2, 4), np.float32)]}
+    )
     raw = np.ones((2, 4), np.float32)
     raw[0, 0] = 1.2
     b = Answers("b", [found((0, 0, 10, 9), (70, 70, 80, 80), fine=[5, 6])], {"x": [raw]})
@@ -287,7 +291,11 @@ def test_relative_error_of_batched_and_single_outputs_is_that_of_all_rows():
 
 
 def test_frames_of_a_benchmark_are_known_by_their_hash():
-    first, again, other = collect("scenes", TINY, 3), collect("scenes", TINY, 3), collect("scenes", TINY, 3, seed=1)
+    first, again, other = (
+        collect("scenes", TINY, 3),
+        collect("scenes", TINY, 3),
+        collect("scenes", TINY, 3, seed=1),
+    )
     assert first.source["sha256"] == again.source["sha256"] != other.source["sha256"]
     assert [frame.index for frame in first.frames] == [0, 1, 2]
     assert frames_sha256(first.frames[:2]) != first.source["sha256"]
@@ -296,7 +304,18 @@ def test_frames_of_a_benchmark_are_known_by_their_hash():
 
 def test_the_fingerprint_names_machine_and_software():
     mark = fingerprint()
-    for key in ("cpu", "cores", "os", "python", "versions", "threads", "labkit", "commit", "load_1min", "gpu"):
+    for key in (
+        "cpu",
+        "cores",
+        "os",
+        "python",
+        "versions",
+        "threads",
+        "labkit",
+        "commit",
+        "load_1min",
+        "gpu",
+    ):
         assert key in mark
     assert mark["versions"]["torch"]
     assert differences(mark, mark) == []
@@ -365,7 +384,10 @@ def test_a_worker_answers_runs_and_takes_turns(frames):
 
 
 def test_the_death_of_a_worker_is_an_error_with_its_cause(frames, importable):
-    with pytest.raises(WorkerError, match="SIGKILL"), Worker(bad(killing_itself), TINY_WORK, frames) as worker:
+    with (
+        pytest.raises(WorkerError, match="SIGKILL"),
+        Worker(bad(killing_itself), TINY_WORK, frames) as worker,
+    ):
         worker.run(QUICK)
 
 

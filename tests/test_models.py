@@ -169,7 +169,9 @@ ENGINE_CASES = [
 
 @pytest.mark.parametrize(("engine", "precision", "options", "tolerance"), ENGINE_CASES)
 @pytest.mark.parametrize("which", ["detr", "resnet"])
-def test_an_engine_agrees_with_the_module(which, engine, precision, options, tolerance, request, tmp_path, monkeypatch):
+def test_an_engine_agrees_with_the_module(
+    which, engine, precision, options, tolerance, request, tmp_path, monkeypatch
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     reason = missing([ENGINES[engine][1]])
     if reason:

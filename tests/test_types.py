@@ -74,8 +74,17 @@ def test_take_keeps_every_part_together(order):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"objects": -1}, {"objects": 101}, {"threshold": 2}, {"size": (0, 5)}, {"model_set": "x"}, {"weights": "x"}],
+    [
+        {"objects": -1},
+        {"objects": 101},
+        {"threshold": 2},
+        {"size": (0, 5)},
+        {"model_set": "x"},
+        {"weights": "x"},
+    ],
 )
 def test_workload_says_what_is_wrong(wrong):
-    with pytest.raises(UsageError, match=str(next(iter(wrong.values()))).replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(
+        UsageError, match=str(next(iter(wrong.values()))).replace("(", r"\(").replace(")", r"\)")
+    ):
         Workload(**wrong)

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def no_network(monkeypatch):
 class Hub(http.server.BaseHTTPRequestHandler):
     """Serves files as a model hub does: commit and hash in the headers."""
 
-    files: dict[str, bytes] = {}
+    files: ClassVar[dict[str, bytes]] = {}
     commit = "0123456789abcdef0123456789abcdef01234567"
 
     def do_HEAD(self):

@@ -40,7 +40,7 @@ def truth_frames(n: int, size: tuple[int, int] = (640, 480), noise: float = 0.0)
 
 def single_objects(frames: Sequence[Frame]) -> list[Frame]:
     """Each object of the scenes as a frame of its own, for classifiers of whole frames."""
-    crops = []
+    crops: list[Frame] = []
     for frame in frames:
         truth = frame.truth
         if truth is None:

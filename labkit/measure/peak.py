@@ -9,11 +9,13 @@ that is how much of the possible it reaches. Measured in a process of its own.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from labkit.errors import WorkerError
@@ -30,8 +32,6 @@ def measure_peaks(device: str = "cpu") -> dict[str, float]:
     from labkit.measure.worker import QUIET_POOLS
 
     command = [sys.executable, "-m", "labkit.measure.peak", device]
-    import os
-
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, env={**os.environ, **QUIET_POOLS}
     )
@@ -51,7 +51,7 @@ def _peaks(device: str) -> dict[str, float]:
     for name, dtype in dtypes.items():
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         out = torch.empty(n, n, device=device, dtype=dtype)
-        peaks[name] = 2 * n**3 / _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device) / 1e9
+        peaks[name] = 2 * n**3 / _best(partial(torch.mm, a, b, out=out), device) / 1e9
     with suppress(ImportError, RuntimeError):
         if device == "cpu":
             peaks["int8"] = _int8_peak(n)

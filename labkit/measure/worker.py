@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from labkit.errors import LabError, WorkerError
 from labkit.measure.drive import Plan, Timed
@@ -170,7 +170,7 @@ class Worker:
             del self._errors[:-50]
 
 
-def _receive(stream: BinaryIO) -> Any:
+def _receive(stream: IO[bytes]) -> Any:
     head = stream.read(8)
     if len(head) < 8:
         return None

@@ -27,8 +27,10 @@ NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ce
 
 
 def default_path() -> Path:
-    """Where results go: `lab.sqlite` in the folder LABKIT_HOME, else in the project's `results`
-    (found from any folder inside the project, such as `notebooks`), else in ./results.
+    """Where results go: a file `lab.sqlite`.
+
+    It lies in the folder LABKIT_HOME, else in the project's `results` (found from any folder
+    inside the project, such as `notebooks`), else in ./results.
     """
     home = os.environ.get("LABKIT_HOME")
     if home:
