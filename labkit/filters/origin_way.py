@@ -55,5 +55,5 @@ def _plan(file: str, shape: Shape, radius: int) -> Plan:
 
 def _host_view(pointer: int, array: Array) -> NDArray[Any]:
     """Managed memory as the host sees it."""
-    raw = (ctypes.c_ubyte * array.nbytes).from_address(pointer)
+    raw: Any = (ctypes.c_ubyte * array.nbytes).from_address(pointer)
     return np.frombuffer(raw, array.dtype).reshape(array.shape)
