@@ -31,6 +31,9 @@ lint: $(READY) ## check style and types
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/labkit lab
 
+gallery: $(READY) ## run every notebook; pages for reading in results/gallery
+	$(BIN)/labkit gallery
+
 soak: $(READY) ## the long tests that `make test` leaves out
 	$(BIN)/python -m pytest -m slow
 

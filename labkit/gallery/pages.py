@@ -1,0 +1,158 @@
+"""The pages of the gallery: an executed notebook, and the index of all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from labkit import __version__
+from labkit.gallery.executed import Executed
+
+NO_ALT = "No description has been provided for this image"
+STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --ink: #1a1a1a; --faint: #5f6368; --line: #dadce0;
+  --cell: #f6f7f9; --doubt: #8a4b00; --link: #0b57d0; }
+@media (prefers-color-scheme: dark) { :root { --paper: #16181c; --ink: #e8eaed; --faint: #a6abb2;
+  --line: #3c4043; --cell: #1f2227; --doubt: #ffb95c; --link: #8ab4f8; } }
+body { margin: 0 auto; max-width: 60rem; padding: 1.5rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, sans-serif; overflow-wrap: anywhere; }
+a { color: var(--link); } a.anchor-link { display: none; }
+nav, footer, .lead { color: var(--faint); font-size: .9rem; } nav a { margin-right: 1rem; }
+pre { overflow-x: auto; font: .82rem/1.45 ui-monospace, monospace; margin: 0; white-space: pre; }
+.input .highlight pre { background: var(--cell); border-left: 3px solid var(--link); padding: .6rem .8rem; }
+.output_area { margin: .5rem 0; } .output_area pre { padding: .2rem .8rem; color: var(--ink); }
+.prompt { display: none; } .cell { margin: .8rem 0; }
+img, svg { max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; }
+.doubt { color: var(--doubt); }
+ol.notebooks { padding: 0; list-style: none; }
+ol.notebooks li { border-top: 1px solid var(--line); padding: 1rem 0; }
+ol.notebooks h2 { font-size: 1.15rem; margin: 0; } ol.notebooks img { max-height: 16rem; }
+.highlight .c1, .highlight .c { color: var(--faint); } .highlight .s1, .highlight .s2, .highlight .sd {
+  color: light-dark(#0a6640, #7ddba8); }
+.highlight .k, .highlight .kn, .highlight .ow { color: light-dark(#7b1fa2, #d7a6f5); }
+.highlight .mi, .highlight .mf, .highlight .kc { color: light-dark(#b3410e, #ffab80); }
+"""
+
+
+def page(executed: Executed, names: Sequence[str]) -> str:
+    """One notebook as HTML, with the way to its neighbours.
+
+    Args:
+        executed: the notebook.
+        names: file names, without their ends, of all pages in order.
+    """
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(template_name="basic", embed_images=True)
+    body, _ = exporter.from_notebook_node(executed.notebook)
+    body = _linked(_described(body, executed.notebook))
+    trouble = f'<p class="doubt">{escape(executed.trouble)}</p>' if executed.trouble else ""
+    return _document(
+        title_of(executed.notebook) or executed.path.stem,
+        f"{_neighbours(executed.path.stem, names)}<main>{trouble}{body}</main>",
+    )
+
+
+def index(done: Sequence[Executed]) -> str:
+    """The list of all notebooks: title, question, a picture, and whether each ran to its end."""
+    rows = "".join(_entry(executed) for executed in done)
+    complete = sum(executed.trouble is None for executed in done)
+    lead = f"{complete} of {len(done)} notebooks ran to their end; labkit {__version__}, {_machine()}."
+    return _document(
+        "The notebooks, executed",
+        f'<main><h1>The notebooks, executed</h1><p class="lead">{escape(lead)} Every figure in them was '
+        f'measured on that machine; quick runs are marked.</p><ol class="notebooks">{rows}</ol></main>',
+    )
+
+
+def title_of(notebook: Any) -> str:
+    """The first heading of a notebook; empty if it has none."""
+    for cell in notebook.cells:
+        found = re.search(r"^# +(.+)$", cell.source, re.M) if cell.cell_type == "markdown" else None
+        if found:
+            return found[1].strip()
+    return ""
+
+
+def question_of(notebook: Any) -> str:
+    """What stands under a notebook's heading "Question"; empty if it has none."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and "## Question" in cell.source:
+            text = cell.source.split("## Question", 1)[1].strip()
+            return re.split(r"\n\s*\n|\n#", text)[0]
+    return ""
+
+
+def _entry(executed: Executed) -> str:
+    name = escape(executed.path.stem)
+    state = f"ran to its end in {executed.seconds:.0f} s"
+    if executed.trouble:
+        state = f'<span class="doubt">{escape(executed.trouble)}</span>'
+    title = escape(title_of(executed.notebook) or executed.path.stem)
+    return (
+        f'<li><h2><a href="{name}.html">{title}</a></h2><p>{escape(question_of(executed.notebook))}</p>'
+        f'{_picture(executed.notebook)}<p class="lead">{state}</p></li>\n'
+    )
+
+
+def _picture(notebook: Any) -> str:
+    """The last picture with words in a notebook, for the index."""
+    found: list[str] = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            html = output.get("data", {}).get("text/html", "")
+            found += re.findall(r'<img src="data:image/[^"]+" alt="[^"]*"', html)
+    return f"{found[-1]}>" if found else ""
+
+
+def _described(body: str, notebook: Any) -> str:
+    """Pictures without words are called what their cell says, in the order of the outputs."""
+    words = [
+        "output of: " + cell.source.strip().splitlines()[-1]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if _is_bare_picture(output) and cell.source.strip()
+    ]
+    for text in words:
+        body = body.replace(f'alt="{NO_ALT}"', f'alt="{escape(text)}"', 1)
+    return body
+
+
+def _is_bare_picture(output: Any) -> bool:
+    data = output.get("data", {})
+    return any(kind.startswith("image/") for kind in data) and "text/html" not in data
+
+
+def _linked(body: str) -> str:
+    """Links between notebooks lead to their pages."""
+    return re.sub(r'href="([\w.-]+)\.ipynb((?:#[^"]*)?)"', r'href="\1.html\2"', body)
+
+
+def _neighbours(name: str, names: Sequence[str]) -> str:
+    place = list(names).index(name)
+    links = ['<a href="index.html">all notebooks</a>']
+    for other, words in ((place - 1, "before"), (place + 1, "next")):
+        if 0 <= other < len(names):
+            links.append(f'<a href="{escape(names[other])}.html">{words}: {escape(names[other])}</a>')
+    return f"<nav>{''.join(links)}</nav>"
+
+
+def _document(title: str, body: str) -> str:
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _machine() -> str:
+    from labkit.measure import fingerprint
+
+    mark = fingerprint()
+    return f"{mark.get('cpu', 'unknown processor')}, {mark.get('cores', '?')} cores"
