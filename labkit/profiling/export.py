@@ -95,17 +95,22 @@ def _read(export: _Export, path: Path) -> Capture:
 def _ranges(export: _Export) -> tuple[list[Range], list[Range]]:
     """Labkit's capture ranges, and all others."""
     events = list(export.rows("NVTX_EVENTS"))
-    domains = {e["domainId"]: _text(export, e) for e in events if e["eventType"] == DOMAIN_CREATE}
+    domains = {_domain_key(e): _text(export, e) for e in events if e["eventType"] == DOMAIN_CREATE}
     anchors: list[Range] = []
     ranges: list[Range] = []
     for event in events:
         if event["eventType"] not in (PUSH_POP, START_END) or event["end"] is None:
             continue
-        domain, name = domains.get(event["domainId"], ""), _text(export, event)
+        domain, name = domains.get(_domain_key(event), ""), _text(export, event)
         shown = name if domain in ("", DOMAIN) else f"{domain}:{name}"
         found = Range(shown, event["start"], event["end"], event["globalTid"] & _THREAD_BITS)
         (anchors if domain == ANCHOR_DOMAIN else ranges).append(found)
     return anchors, ranges
+
+
+def _domain_key(event: sqlite3.Row) -> tuple[int, int]:
+    """Each process numbers its own domains."""
+    return event["globalTid"] & ~_THREAD_BITS, event["domainId"]
 
 
 def _text(export: _Export, event: sqlite3.Row) -> str:
