@@ -46,7 +46,8 @@ def test_a_gpu_rung_agrees_with_its_reference(row):
     assert result.nan_count == 0
     assert result.agreement >= 0.99
     if row.prepare.precision == "fp32" and row.prepare.form == "parts":
-        assert result.relative_error < 5e-3  # TF32 is off by default for products
+        # TF32 is off by default for products; torch shrinks crops in another way than OpenCV
+        assert result.relative_error < (0.05 if row.prepare.preprocess == "torch" else 5e-3)
 
 
 @on_gpu
