@@ -373,6 +373,7 @@ def _compare(
     job.reporter.step(f"comparing {len(rungs)} rungs in turns")
     settings = {**workers[rungs[0].name].ready.settings}
     settings.pop("preparation", None)
+    settings["baseline"] = rungs[0].name
     try:
         with Watch(tuple(worker.pid for worker in workers.values())) as watch:
             comparisons = compare(

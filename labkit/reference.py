@@ -1,0 +1,93 @@
+"""Recorded runs as Markdown, for the README: a table and sentences, both made from the records.
+
+    python -m labkit.reference results/reference/MACHINE README.md
+
+puts the block between the README's two marks; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from labkit.errors import UsageError
+from labkit.files import write_whole
+from labkit.records import Comparison, Run
+from labkit.results import load_export
+
+BEGIN, END = "<!-- recorded: begin -->", "<!-- recorded: end -->"
+COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", "mAP@0.5", "names", "of peak", "MiB")
+
+
+def block(folder: Path) -> str:
+    """What a folder of recorded runs says, as Markdown: workload, table, sentences."""
+    export = load_export(folder)
+    if not export.runs:
+        raise UsageError(f"{folder} holds no runs")
+    first = export.runs[0]
+    kinds = ", ".join(sorted({str(run.settings.get("weights")) for run in export.runs}))
+    width, height = first.settings["size"]
+    lines = [
+        f"Recorded on {first.machine}, {first.fingerprint.get('cores')} cores, "
+        f"{first.created[:10]}, labkit {first.fingerprint.get('labkit')}; "
+        f"source `{first.source.get('spec')}` {width}x{height}, {max(run.settings.get('objects', 1) for run in export.runs)} boxes per frame, "
+        f"{kinds} weights (with random weights speeds are real, names mean nothing; "
+        "mAP and names are those of the lab's small models in the same preparation).",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
+        *(_row(run) for run in export.runs),
+        "",
+        *(f"- {comparison.sentence}" for comparison in _told(export.comparisons)),
+    ]
+    return "\n".join(lines)
+
+
+def insert(readme: str, text: str) -> str:
+    """The README with `text` between its marks.
+
+    Raises:
+        UsageError: a mark is missing.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UsageError(f"the file has no {BEGIN} and {END} to write between")
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
+def _told(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Each rung against the first of its family."""
+    return [c for c in comparisons if c.a == c.settings.get("baseline")]
+
+
+def _row(run: Run) -> str:
+    low, high = run.fps_interval
+    cells = [
+        f"`{run.rung}`",
+        _number(run.fps),
+        f"{_number(low)} to {_number(high)}",
+        _number(run.percentile_ms(50)),
+        _percent(run.fidelity.agreement if run.fidelity else None),
+        _number(run.accuracy.get("map_50")),
+        _percent(run.accuracy.get("top1")),
+        _percent(run.share_of_limit),
+        f"{run.peak_bytes / 2**20:.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f}%"
+
+
+if __name__ == "__main__":
+    folder, readme = Path(sys.argv[1]), Path(sys.argv[2])
+    write_whole(readme, insert(readme.read_text(), block(folder)))
