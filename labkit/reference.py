@@ -28,11 +28,12 @@ def block(folder: Path) -> str:
     first = export.runs[0]
     kinds = ", ".join(sorted({str(run.settings.get("weights")) for run in export.runs}))
     width, height = first.settings["size"]
+    boxes = max(run.settings.get("objects", 1) for run in export.runs)
+    mark = first.fingerprint
     lines = [
-        f"Recorded on {first.machine}, {first.fingerprint.get('cores')} cores, "
-        f"{first.created[:10]}, labkit {first.fingerprint.get('labkit')}; "
-        f"source `{first.source.get('spec')}` {width}x{height}, {max(run.settings.get('objects', 1) for run in export.runs)} boxes per frame, "
-        f"{kinds} weights (with random weights speeds are real, names mean nothing; "
+        f"Recorded on {first.machine}, {mark.get('cores')} cores, {first.created[:10]}, "
+        f"labkit {mark.get('labkit')}; source `{first.source.get('spec')}` {width}x{height}, "
+        f"{boxes} boxes per frame, {kinds} weights (with random weights speeds are real, names mean nothing; "
         "mAP and names are those of the lab's small models in the same preparation).",
         "",
         "| " + " | ".join(COLUMNS) + " |",
