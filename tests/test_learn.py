@@ -78,6 +78,9 @@ def test_looking_gives_a_picture_per_frame_and_says_which_models_looked():
     figure = look("scenes", "detr_opencv_cpu", 3, workload=Workload(weights="random", size=TINY))
     assert len(figure.axes) == 3
     assert "random weights" in figure._suptitle.get_text()
+    shown = figure._repr_html_()
+    assert shown.startswith('<img src="data:image/png;base64,')
+    assert "Found in picture 1" in shown
 
 
 def test_looking_prefers_models_that_recognise():

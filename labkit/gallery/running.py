@@ -159,14 +159,24 @@ def _make_readable(notebook: Any) -> None:
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
+        cell.outputs = [output for output in cell.outputs if not _passing(output)]
         for output in cell.outputs:
             if output.output_type in ("display_data", "execute_result"):
                 output.data = _readable(output.data)
 
 
+def _passing(output: Any) -> bool:
+    """Whether an output is a progress bar or another widget that shows what goes on, not what came out."""
+    return WIDGET in output.get("data", {}) and not _is_form(output.data)
+
+
+def _is_form(data: Any) -> bool:
+    return "Button(" in str(data.get("text/plain", ""))
+
+
 def _readable(data: Any) -> dict[str, Any]:
     if WIDGET in data:
-        return {"text/plain": "(a form or a live view stands here when the notebook is open in JupyterLab)"}
+        return {"text/plain": "(a form asks here when the notebook is open in JupyterLab)"}
     kept = {kind: data[kind] for kind in SHOWN if kind in data}
     if "text/html" in kept and re.search(r"<(script|iframe|object|embed|link)\b", kept["text/html"], re.I):
         kept.pop("text/html")

@@ -19,7 +19,7 @@ from labkit.sources import open_source
 from labkit.types import Detections, Frame
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from labkit.learn.pictures import Picture
 
 Map = NDArray[np.float32]
 
@@ -77,9 +77,9 @@ def look_inside(source: str = "scenes", index: int = 0, *, objects: int = 3, see
     )
 
 
-def picture(inside: Inside) -> Figure:
+def picture(inside: Inside) -> Picture:
     """The four parts side by side, heat maps laid over the frame."""
-    from matplotlib.figure import Figure
+    from labkit.learn.pictures import Picture
 
     image = inside.frame.image
     panels: list[tuple[str, Map | None]] = [
@@ -91,7 +91,7 @@ def picture(inside: Inside) -> Figure:
     columns = 3
     rows = -(-len(panels) // columns)
     aspect = image.shape[0] / image.shape[1]
-    figure = Figure(figsize=(4.2 * columns, (4.2 * aspect + 0.35) * rows + 0.3), layout="constrained")
+    figure = Picture(figsize=(4.2 * columns, (4.2 * aspect + 0.35) * rows + 0.3), layout="constrained")
     for i, (title, heat) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.imshow(draw(image, inside.found) if heat is None else image)
@@ -101,4 +101,9 @@ def picture(inside: Inside) -> Figure:
         axes.set_title(title, fontsize=9)
         axes.set_axis_off()
     figure.suptitle(f"Inside DETR ({inside.models})", fontsize=11)
+    names = ", ".join(inside.found.name) or "nothing"
+    figure.alt_text = (
+        f"Inside DETR ({inside.models}), as heat maps over one frame: the backbone's features, the encoder "
+        f"seen from the best box's middle, the decoder's query of each box, and the boxes found: {names}."
+    )
     return figure

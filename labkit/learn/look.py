@@ -12,7 +12,7 @@ from labkit.sources import open_source
 from labkit.types import Frame, Size, Workload
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from labkit.learn.pictures import Picture
 
 
 def models_to_look_at(size: Size = (640, 480), objects: int = 5, threshold: float = 0.5) -> Workload:
@@ -33,7 +33,7 @@ def look(
     stride: int = 15,
     seed: int = 0,
     workload: Workload | None = None,
-) -> Figure:
+) -> Picture:
     """Shows what a rung finds in some frames of a source.
 
     Args:
@@ -57,18 +57,22 @@ def look(
             if len(kept) == frames:
                 break
     prepared = prepare(chosen.prepare, workload, resolve_all(workload))
-    pictures = [draw(frame.image, found) for frame, found in chosen.run(kept, prepared.net)]
+    seen = list(chosen.run(kept, prepared.net))
+    pictures = [draw(frame.image, found) for frame, found in seen]
     weights = f"{workload.model_set} models, {prepared.settings['weights']} weights"
-    return _grid(pictures, f"{chosen.name} on {source}: {weights}")
+    figure = _grid(pictures, f"{chosen.name} on {source}: {weights}")
+    names = (f"{i}: {', '.join(found.name) or 'nothing'}" for i, (_, found) in enumerate(seen, 1))
+    figure.alt_text = f"{chosen.name} on {source}, {weights}. Found in picture {'; '.join(names)}."
+    return figure
 
 
-def _grid(pictures: list[Any], title: str) -> Figure:
-    from matplotlib.figure import Figure
+def _grid(pictures: list[Any], title: str) -> Picture:
+    from labkit.learn.pictures import Picture
 
     columns = min(5, max(1, len(pictures)))
     rows = -(-len(pictures) // columns)
     height, width = pictures[0].shape[:2]
-    figure = Figure(figsize=(3.2 * columns, 3.2 * height / width * rows + 0.4), layout="constrained")
+    figure = Picture(figsize=(3.2 * columns, 3.2 * height / width * rows + 0.4), layout="constrained")
     for i, picture in enumerate(pictures):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.imshow(picture)
