@@ -25,6 +25,14 @@ HINTS = {
         "Frame k is due at k / fps, whether or not anybody is ready for it. Where is began_s needed then?",
         "numpy.arange(n) / fps are the times at which n frames are due; subtract them from done_s.",
     ),
+    "one_read": (
+        "Leave the values where they are: sort, pick and join as tensors, and bring only the result to the "
+        "host.",
+        "scores.topk(k) gives the k best scores and which queries they belong to, best first; the same "
+        "numbers pick the boxes.",
+        "torch.cat([score[:, None], boxes[query]], 1) is the table, still a tensor; .cpu().numpy() is the "
+        "one read.",
+    ),
 }
 
 
@@ -32,7 +40,7 @@ def hint_text(exercise: str, step: int = 1) -> str:
     """One hint, with how many there are.
 
     Args:
-        exercise: "normalise", "fps", "paced_latency".
+        exercise: "normalise", "fps", "paced_latency", "one_read".
         step: from 1.
 
     Raises:
