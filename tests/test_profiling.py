@@ -309,9 +309,11 @@ def test_a_p90_stands_where_there_are_ranges_enough():
 
 def test_two_profiles_beside_one_another():
     table = side_by_side(made_up(), made_up(reads=()), ("origin", "mended"))
-    assert table.loc["infer", "origin: reads per frame"] == 3
-    assert table.loc["infer", "mended: reads per frame"] == 0
-    assert table.loc["layer", "mended: CPU ms per frame"] == pytest.approx(2)
+    assert table.loc["infer", ("origin", "reads")] == 3
+    assert table.loc["infer", ("mended", "reads")] == 0
+    assert table.loc["layer", ("mended", "CPU ms")] == pytest.approx(2)
+    fewer = side_by_side(made_up(), made_up(ranges=(Range("preprocess", 0, 7_000_000),)))
+    assert fewer.loc["infer", ("after", "count")] == 0
 
 
 def test_source_files_have_short_names():

@@ -46,7 +46,7 @@ class Profile:
         reads = f"The host read tensors {len(self.capture.reads)} times, {per_frame:.4g} per frame"
         if self.capture.has_gpu:
             return [*lines, f"{reads}; each read of a tensor on the GPU is a wait for it."]
-        return [*lines, f"{reads}. Without a GPU nothing waits; with a tensor on one, each would."]
+        return [*lines, f"{reads}. Without a GPU nothing waits for them; on one, each is a wait."]
 
     def _repr_html_(self) -> str:
         parts = ["<br>".join(_escaped(line) for line in self.words())]

@@ -117,18 +117,23 @@ def short_path(path: str) -> str:
 def side_by_side(
     before: Capture, after: Capture, names: tuple[str, str] = ("before", "after")
 ) -> pd.DataFrame:
-    """Per frame: how often each range came, its CPU time in ms and its reads, in two captures.
+    """Per frame: how often each range came, its CPU time and its reads, in two captures.
 
-    Times taken under a profiler hold its own cost too: they say where time went, not how much
-    faster something is. For that, measure the two.
+    The CPU time is the median of the range times how often it came, so that one disturbed frame
+    decides nothing. Times taken under a profiler hold its own cost too: they say where time
+    went, not how much faster something is. For that, measure the two.
     """
     import pandas as pd
 
-    tables = []
-    for name, capture in zip(names, (before, after), strict=True):
-        table = range_table(capture).set_index("range")[["count", "CPU total ms", "reads"]]
-        table = table / max(capture.n_frames, 1)
-        tables.append(table.add_prefix(f"{name}: ").rename(columns=lambda c: c.replace("total ", "")))
-    joined = pd.concat(tables, axis=1).fillna(0)
-    joined.columns = [f"{column} per frame" for column in joined.columns]
-    return joined
+    sides = [_per_frame(capture) for capture in (before, after)]
+    return pd.concat(sides, axis=1, keys=list(names)).fillna(0)
+
+
+def _per_frame(capture: Capture) -> pd.DataFrame:
+    import pandas as pd
+
+    table, frames = range_table(capture).set_index("range"), max(capture.n_frames, 1)
+    count = table["count"] / frames
+    return pd.DataFrame(
+        {"count": count, "CPU ms": count * table["CPU median ms"], "reads": table["reads"] / frames}
+    )
