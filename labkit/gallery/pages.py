@@ -49,7 +49,7 @@ def page(executed: Executed, names: Sequence[str]) -> str:
 
     exporter = HTMLExporter(template_name="basic", embed_images=True)
     body, _ = exporter.from_notebook_node(executed.notebook)
-    body = _linked(_described(body, executed.notebook))
+    body = _linked(_described(_inert(body), executed.notebook))
     trouble = f'<p class="doubt">{escape(executed.trouble)}</p>' if executed.trouble else ""
     return _document(
         title_of(executed.notebook) or executed.path.stem,
@@ -100,13 +100,23 @@ def _entry(executed: Executed) -> str:
 
 
 def _picture(notebook: Any) -> str:
-    """The last picture with words in a notebook, for the index."""
-    found: list[str] = []
+    """A notebook's picture for the index: the first one under "Look", else the last one."""
+    pictures: list[tuple[bool, str]] = []
+    looking = False
     for cell in notebook.cells:
+        looking = looking or (cell.cell_type == "markdown" and "## Look" in cell.source)
         for output in cell.get("outputs", []):
             html = output.get("data", {}).get("text/html", "")
-            found += re.findall(r'<img src="data:image/[^"]+" alt="[^"]*"', html)
-    return f"{found[-1]}>" if found else ""
+            found = re.findall(r'<img src="data:image/[^"]+" alt="[^"]*"', html)
+            pictures += [(looking, picture) for picture in found]
+    chosen = next((picture for look, picture in pictures if look), pictures[-1][1] if pictures else None)
+    return f"{chosen}>" if chosen else ""
+
+
+def _inert(body: str) -> str:
+    """Without what would run or load something; code that is shown is escaped and stays."""
+    body = re.sub(r"<(script|iframe|object)\b.*?</\1\s*>", "", body, flags=re.I | re.S)
+    return re.sub(r"<(script|iframe|object|embed|link|base)\b[^>]*>", "", body, flags=re.I)
 
 
 def _described(body: str, notebook: Any) -> str:

@@ -23,6 +23,7 @@ from labkit.results import default_path
 
 MINUTES = 15.0
 WIDGET = "application/vnd.jupyter.widget-view+json"
+PROGRESS = ("HBox(", "Output(", "FloatProgress(", "IntProgress(")
 SHOWN = ("text/html", "image/png", "image/svg+xml", "image/jpeg", "text/markdown", "text/plain")
 
 
@@ -84,15 +85,15 @@ def execute(path: Path, limit_s: float, setting: str = "") -> Executed:
     if setting:
         _insert(notebook, setting)
     began = time.perf_counter()
-    late = asyncio.run(_run(notebook, path, limit_s))
-    trouble = f"stopped after {limit_s / 60:g} minutes" if late else _failed(notebook)
+    trouble = asyncio.run(_run(notebook, path, limit_s)) or _failed(notebook)
     _make_readable(notebook)
     return Executed(path, notebook, time.perf_counter() - began, trouble)
 
 
-async def _run(notebook: Any, path: Path, limit_s: float) -> bool:
-    """Executes in place; whether the time was over before the notebook was."""
+async def _run(notebook: Any, path: Path, limit_s: float) -> str | None:
+    """Executes in place; says why not every cell was run, if that is so."""
     from nbclient import NotebookClient
+    from nbclient.exceptions import DeadKernelError
 
     with tempfile.TemporaryDirectory(prefix="labkit-gallery-") as home:
         _link_recorded(Path(home))
@@ -103,11 +104,15 @@ async def _run(notebook: Any, path: Path, limit_s: float) -> bool:
             kernel_name="python3",
             resources={"metadata": {"path": str(path.parent)}},
         )
+        deadline_s = time.perf_counter() + limit_s
         try:
             await asyncio.wait_for(client.async_execute(env={**os.environ, "LABKIT_HOME": home}), limit_s)
-        except TimeoutError:
-            return True
-    return False
+        except (TimeoutError, DeadKernelError):
+            # Stopped while it waits for a cell, the client takes the kernel for dead: the time tells which.
+            if time.perf_counter() >= deadline_s:
+                return f"stopped after {limit_s / 60:g} minutes"
+            return "its kernel died"
+    return None
 
 
 def _link_recorded(home: Path) -> None:
@@ -167,16 +172,13 @@ def _make_readable(notebook: Any) -> None:
 
 def _passing(output: Any) -> bool:
     """Whether an output is a progress bar or another widget that shows what goes on, not what came out."""
-    return WIDGET in output.get("data", {}) and not _is_form(output.data)
-
-
-def _is_form(data: Any) -> bool:
-    return "Button(" in str(data.get("text/plain", ""))
+    data = output.get("data", {})
+    return WIDGET in data and str(data.get("text/plain", "")).startswith(PROGRESS)
 
 
 def _readable(data: Any) -> dict[str, Any]:
     if WIDGET in data:
-        return {"text/plain": "(a form asks here when the notebook is open in JupyterLab)"}
+        return {"text/plain": "(a form or a live view stands here when the notebook is open in JupyterLab)"}
     kept = {kind: data[kind] for kind in SHOWN if kind in data}
     if "text/html" in kept and re.search(r"<(script|iframe|object|embed|link)\b", kept["text/html"], re.I):
         kept.pop("text/html")

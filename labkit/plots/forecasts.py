@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -17,10 +19,10 @@ from labkit.plots.style import (
     plain_log_ticks,
     set_rows,
     sheet,
-    wrapped,
+    shortened,
 )
 
-LABEL_CHARACTERS = 34
+LABEL_CHARACTERS = 38
 
 
 def forecasts(calibration: Calibration, *, theme: str = "light") -> Chart:
@@ -33,7 +35,7 @@ def forecasts(calibration: Calibration, *, theme: str = "light") -> Chart:
     if not outcomes:
         raise UsageError("no question has been asked yet; a notebook's Predict step asks one")
     caption = as_caption([calibration.sentence, "lines: 95% intervals"])
-    with sheet("Forecasts against what was measured", len(outcomes) + 0.6, theme, caption) as (
+    with sheet("Forecasts against what was measured", 1.15 * len(outcomes) + 0.6, theme, caption) as (
         chart,
         axes,
         look,
@@ -42,15 +44,26 @@ def forecasts(calibration: Calibration, *, theme: str = "light") -> Chart:
         for row, outcome in enumerate(outcomes):
             _row(axes, row, outcome, look)
         axes.axvline(1, color=look.faint, linewidth=1)
-        values = [1.0, *(v for one in outcomes for v in (one.expected, one.measured) if v is not None)]
+        values = [1.0, *(value for one in outcomes for value in _drawn(one))]
         low, high = min(values) / 1.25, max(values) * 1.25
         axes.set_xlim(low, high * (high / low) ** 0.3)
         plain_log_ticks(axes.xaxis, low, high, "x")
-        set_rows(axes, [wrapped(one.question, LABEL_CHARACTERS) for one in outcomes])
+        set_rows(axes, [_label(one.question) for one in outcomes])
+        axes.tick_params(axis="y", labelsize=8)
         axes.set_xlabel("speed ratio (times)")
         legend_above(axes, _legend(look))
         chart.alt_text = f"{calibration.sentence} " + "; ".join(_words(one) for one in outcomes) + "."
     return chart
+
+
+def _label(question: str) -> str:
+    """A question in three lines at most."""
+    return "\n".join(textwrap.wrap(shortened(question, 3 * LABEL_CHARACTERS - 12), LABEL_CHARACTERS))
+
+
+def _drawn(outcome: Outcome) -> list[float]:
+    values = [outcome.expected, outcome.measured, *(outcome.interval or ())]
+    return [value for value in values if value is not None and value > 0 and np.isfinite(value)]
 
 
 def _row(axes: Axes, row: int, outcome: Outcome, look: Theme) -> None:

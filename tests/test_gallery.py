@@ -1,0 +1,162 @@
+"""The gallery: notebooks run to their end or say why not, and pages need nothing from elsewhere."""
+
+import re
+from html.parser import HTMLParser
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from labkit.cli.main import main
+from labkit.errors import UsageError
+from labkit.gallery import execute, write_gallery
+from labkit.gallery.pages import question_of, title_of
+
+HOSTILE = "</main><script>alert(1)</script>&\"'"
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+
+
+def cells(*sources):
+    return [
+        new_markdown_cell(f"# 01 Title {HOSTILE}\n\nSee [the next](02_next.ipynb#run)."),
+        new_code_cell("SIZE = 3", metadata={"tags": ["parameters"]}),
+        new_markdown_cell("## Question\n\nHow <much>?\n\n## Predict\n\nMore."),
+        *(new_code_cell(source) for source in sources),
+    ]
+
+
+def written(path, *sources):
+    notebook = new_notebook(cells=cells(*sources))
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, path)
+    return path
+
+
+class Tags(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.all, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.all.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def needs_nothing(text):
+    tags = Tags(text)
+    assert not {tag for tag, _ in tags.all} & {"script", "link", "iframe", "object", "embed", "base"}
+    for tag, attributes in tags.all:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        if "src" in attributes:
+            assert attributes["src"].startswith("data:")
+        assert not re.match(r"(https?:)?//", attributes.get("href") or "")
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+    return tags
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gallery")
+    first = written(
+        folder / "01_first.ipynb",
+        "print(SIZE * 11)",
+        "from IPython.display import HTML, display",
+        f"""display(HTML('<img src="{PICTURE}" alt="three frames">'))""",
+        "display(HTML('<script src=\"https://example.org/x.js\"></script>'))",
+        "from matplotlib.figure import Figure\nimport ipywidgets\nipywidgets.VBox([ipywidgets.Button()])",
+        "from labkit.results import Prediction, Store, default_path\n"
+        "Store(default_path()).add_prediction(Prediction('q', (), 2.0))",
+        "import os; print('home', os.environ['LABKIT_HOME'])",
+    )
+    second = written(folder / "02_next.ipynb", f"raise ValueError({HOSTILE!r})", "print('still here')")
+    lines = []
+    made = write_gallery(
+        [first, second], folder / "pages", minutes=2, parameters={"SIZE": "7"}, progress=lines.append
+    )
+    return made, lines, folder
+
+
+def test_pages_need_nothing_from_elsewhere_and_tell_all(gallery):
+    _, lines, folder = gallery
+    pages = {path.stem: path.read_text() for path in (folder / "pages").iterdir()}
+    assert set(pages) == {"index", "01_first", "02_next"}
+    tags = {name: needs_nothing(text) for name, text in pages.items()}
+    assert "77" in tags["01_first"].text
+    assert "stands here when the notebook is open" in tags["01_first"].text
+    (picture,) = [attributes for tag, attributes in tags["01_first"].all if tag == "img"]
+    assert (picture["src"], picture["alt"]) == (PICTURE, "three frames")
+    assert 'href="02_next.html#run"' in pages["01_first"]
+    assert 'href="index.html"' in pages["02_next"]
+    assert any("01_first.ipynb: complete" in line for line in lines)
+
+
+def test_a_cell_that_fails_is_told_and_the_rest_is_run(gallery):
+    made, _, folder = gallery
+    assert made.executed[0].trouble is None
+    assert "ValueError" in made.executed[1].trouble
+    text = Tags((folder / "pages" / "02_next.html").read_text()).text
+    assert "still here" in text
+    assert "ValueError" in text
+
+
+def test_the_index_names_titles_questions_pictures_and_troubles(gallery):
+    made, _, _ = gallery
+    tags = Tags(made.index.read_text())
+    for part in (f"01 Title {HOSTILE}", "How <much>?", "1 of 2 notebooks", "ValueError"):
+        assert part in tags.text
+    assert "More." not in tags.text
+    assert [attributes["alt"] for tag, attributes in tags.all if tag == "img"] == ["three frames"]
+
+
+def test_notebooks_are_left_as_they_are_and_the_learners_store_too(gallery):
+    _, _, folder = gallery
+    notebook = nbformat.read(folder / "01_first.ipynb", as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells)
+    assert len(notebook.cells) == 10
+    home = re.search(r"home (\S+labkit-gallery\S+)", (folder / "pages" / "01_first.html").read_text())[1]
+    assert not psutil.os.path.exists(home)
+
+
+def test_a_notebook_that_takes_too_long_is_stopped_and_nothing_is_left(tmp_path):
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    path = written(
+        tmp_path / "a.ipynb", "print('begun', flush=True)\nimport threading; threading.Event().wait()"
+    )
+    executed = execute(path, 6.0)
+    assert "stopped after 0.1 minutes" in executed.trouble
+    left = {child.pid for child in psutil.Process().children(recursive=True)} - before
+    assert not [pid for pid in left if "ipykernel" in " ".join(psutil.Process(pid).cmdline())]
+
+
+def test_the_command_sets_parameters_and_fails_when_a_notebook_does(tmp_path, capsys):
+    good = written(tmp_path / "good.ipynb", "print(SIZE)")
+    options = ["--to", str(tmp_path / "out"), "--parameter", "SIZE=40 + 2"]
+    with pytest.raises(SystemExit) as ended:
+        main(["gallery", str(good), *options])
+    assert ended.value.code == 0
+    assert "42" in Tags((tmp_path / "out" / "good.html").read_text()).text
+    bad = written(tmp_path / "bad.ipynb", "1 / 0")
+    assert main(["gallery", str(bad), *options]) == 1
+    assert "not run to the end: bad.ipynb" in capsys.readouterr().err
+    assert main(["gallery", str(good), "--parameter", "SIZE"]) == UsageError.exit_code
+
+
+def test_what_cannot_be_run_is_said(tmp_path):
+    with pytest.raises(UsageError, match="no notebook"):
+        write_gallery([tmp_path / "none.ipynb"], tmp_path)
+    path = written(tmp_path / "a.ipynb")
+    with pytest.raises(UsageError, match="minutes"):
+        write_gallery([path], tmp_path, minutes=0)
+    for name, value in (("SIZE", "import os"), ("2x", "1"), ("SIZE", "")):
+        with pytest.raises(UsageError, match="NAME=EXPRESSION"):
+            write_gallery([path], tmp_path, parameters={name: value})
+
+
+def test_titles_and_questions_may_be_missing():
+    empty = new_notebook(cells=[new_markdown_cell("no heading"), new_code_cell("1")])
+    assert (title_of(empty), question_of(empty)) == ("", "")
