@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
 from labkit.errors import UsageError
@@ -12,6 +13,7 @@ from labkit.plots.style import Chart, as_caption, legend_above, number, set_rows
 from labkit.trace import SpanRecord
 
 LETTERS_PER_CHART = 110  # of the font that steps are written in, across the plot
+THINNEST = 300  # a step is drawn at least as wide as this part of the plot, or it would not be seen
 
 
 def timeline(
@@ -41,14 +43,17 @@ def timeline(
     zero = min(start for _, (start, _) in drawn)
     length = max(stop for _, (_, stop) in drawn) - zero
     with sheet(title, 1.3 * len(names), theme, as_caption(about)) as (chart, axes, look):
+        thin = length / THINNEST
         for span, (start, stop) in drawn:
             colour = look.colours[frames.index(span.index) % len(look.colours)]
-            row = names.index(rows[span.name])
-            axes.barh(row, stop - start, 0.7, start - zero, color=colour, edgecolor=look.paper, linewidth=0.8)
+            row, width = names.index(rows[span.name]), stop - start
+            edge = {"edgecolor": look.paper, "linewidth": 0.8} if width > 3 * thin else {"linewidth": 0}
+            axes.barh(row, max(width, thin), 0.7, start - zero, align="center", color=colour, **edge)
             label = f"{span.name} {span.index}"
-            if (stop - start) * LETTERS_PER_CHART > len(label) * length:
-                middle = (start + stop) / 2 - zero
-                axes.text(middle, row, label, ha="center", va="center", fontsize=7.5, color="#1A1A1A")
+            if width * LETTERS_PER_CHART > len(label) * length:
+                ink = "#FFFFFF" if _dark(colour) else "#1A1A1A"
+                middle = start + width / 2 - zero
+                axes.text(middle, row, label, ha="center", va="center", fontsize=7.5, color=ink)
         axes.set_xlim(0, length * 1.01 or 1)
         set_rows(axes, names)
         axes.set_xlabel("time (ms)")
@@ -61,6 +66,11 @@ def timeline(
             [(span.name, span.index, interval) for span, interval in drawn], rows, zero
         )
     return chart
+
+
+def _dark(colour: str) -> bool:
+    red, green, blue = to_rgb(colour)
+    return 0.3 * red + 0.59 * green + 0.11 * blue < 0.45
 
 
 def _in_words(drawn: Sequence[tuple[str, int, Interval]], rows: Mapping[str, str], zero: float) -> str:
