@@ -19,9 +19,11 @@ from labkit.cli.screen import Screen
 from labkit.learn.attention import look_inside, picture
 from labkit.learn.change import chain, show_change
 from labkit.learn.checks import check_corners, check_normalise, check_speed_up
+from labkit.learn.kernel_checks import check_kernel, kernel_to_complete
 from labkit.learn.look import look
 from labkit.learn.number_checks import check_fps, check_paced_latency
 from labkit.learn.origin import published
+from labkit.learn.stream_checks import check_launch
 from labkit.measure import FULL, FULL_TURNS, QUICK, QUICK_TURNS
 from labkit.museum import calibration, hint, museum, museum_picture, museum_table, span_cost
 from labkit.pipelines import rung
@@ -33,9 +35,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "Forecast", "calibration", "ceilings", "chain", "check_corners", "check_fps", "check_normalise",
-    "check_paced_latency", "check_speed_up", "cost_of_boxes", "doctor", "hint",
-    "inside_detr", "look", "measure", "museum", "museum_picture", "museum_table", "origin_beside",
+    "Forecast", "calibration", "ceilings", "chain", "check_corners", "check_fps", "check_kernel",
+    "check_launch", "check_normalise",
+    "check_paced_latency", "check_speed_up", "cost_of_boxes", "doctor", "hint", "inside_detr",
+    "kernel_to_complete", "look", "measure", "museum", "museum_picture", "museum_table", "origin_beside",
     "plot", "predict", "recorded", "recorded_gpu", "show_change", "span_cost", "summary", "tell",
     "waterfall",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ SMALL = {
     "ROUNDS": "2",
     "BOXES": "(1, 2)",
     "OBJECTS": "2",
+    "SCENES": "2",
     "LAST": '"folded_cpu"',
     "MY_RESNET_FORECAST": "1.1",
 }
