@@ -355,6 +355,10 @@ def test_an_exhibit_tells_its_error_with_its_interval():
     one = exhibit()
     assert one.error == pytest.approx(0.2)
     assert "12 instead of 10 ms, 20.0% too high" in one.sentence
+    uneven = exhibit(wrong=(12, 30, 11, 100, 9), right=(10, 10, 10, 10, 10))
+    assert (uneven.wrong, uneven.right, uneven.ratio) == (12, 10, 1.2)
+    drifting = exhibit(wrong=(20, 60, 30), right=(10, 20, 30))  # ratios 2, 3, 1: the first round is told
+    assert (drifting.wrong, drifting.right, drifting.ratio) == (20, 10, 2)
     assert "6 rounds" in one.sentence
     assert "no error could be shown" in exhibit(wrong=(9, 11, 10, 9.5, 10.5, 10)).sentence
     assert "too few for an interval" in exhibit(wrong=(12,) * 3, right=(10,) * 3).sentence
@@ -365,7 +369,7 @@ def test_an_exhibit_tells_its_error_with_its_interval():
 def test_an_exhibit_without_figures_says_why_and_one_with_nonsense_is_refused():
     skipped = exhibit(wrong=(), right=(), skipped="there is no GPU")
     assert "not shown here: there is no GPU" in skipped.sentence
-    assert "not shown: there is no GPU" in table([skipped])["error"].iloc[0]
+    assert table([skipped])["error"].iloc[0] == "not shown here"
     zeros, nothing, unequal = {"wrong": (0.0,) * 6}, {"wrong": (), "right": ()}, {"wrong": (1.0,)}
     for wrong in (zeros, nothing, unequal, {"wrong": (np.nan,) * 6}, {"skipped": "x"}):
         with pytest.raises(UsageError):

@@ -61,20 +61,25 @@ class Exhibit:
 
     @property
     def wrong(self) -> float:
-        """The figure got the wrong way: median of the rounds."""
-        return float(np.median(self.wrong_rounds)) if len(self.wrong_rounds) else float("nan")
+        """The figure got the wrong way, in the round of `ratio`."""
+        return float(self.wrong_rounds[self._middle]) if len(self.wrong_rounds) else float("nan")
 
     @property
     def right(self) -> float:
-        """The figure got the right way: median of the rounds."""
-        return float(np.median(self.right_rounds)) if len(self.right_rounds) else float("nan")
+        """The figure got the right way, in the round of `ratio`."""
+        return float(self.right_rounds[self._middle]) if len(self.right_rounds) else float("nan")
 
     @property
     def ratio(self) -> float:
-        """Wrong over right: the median of the rounds' ratios."""
-        if not len(self.wrong_rounds):
-            return float("nan")
-        return float(np.median(self.wrong_rounds / self.right_rounds))
+        """Wrong over right in the round whose ratio is the median."""
+        return self.wrong / self.right
+
+    @property
+    def _middle(self) -> int:
+        """The median round, so that the two figures told belong together and give the ratio told."""
+        return int(
+            np.argsort(self.wrong_rounds / self.right_rounds, kind="stable")[len(self.wrong_rounds) // 2]
+        )
 
     @property
     def interval(self) -> stats.Interval:

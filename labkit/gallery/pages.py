@@ -22,10 +22,12 @@ a { color: var(--link); } a.anchor-link { display: none; }
 nav, footer, .lead { color: var(--faint); font-size: .9rem; } nav a { margin-right: 1rem; }
 pre { overflow-x: auto; font: .82rem/1.45 ui-monospace, monospace; margin: 0; white-space: pre; }
 .input .highlight pre { background: var(--cell); border-left: 3px solid var(--link); padding: .6rem .8rem; }
-.output_area { margin: .5rem 0; } .output_area pre { padding: .2rem .8rem; color: var(--ink); }
+.output_area { margin: .5rem 0; }
+.output_area pre { padding: .2rem .8rem; color: var(--ink); white-space: pre-wrap; }
 .prompt { display: none; } .cell { margin: .8rem 0; }
 img, svg { max-width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto;
+  overflow-wrap: normal; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; }
 .doubt { color: var(--doubt); }
 ol.notebooks { padding: 0; list-style: none; }

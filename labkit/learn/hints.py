@@ -13,6 +13,18 @@ HINTS = {
         "transpose(2, 0, 1) puts channels first; indexing with [None] adds the batch axis in front; "
         "astype(np.float32) comes last, because the steps before give float64.",
     ),
+    "corners": (
+        "A pixel that the box touches at all belongs to the cut: which way is each side rounded?",
+        "math.floor for the left and the top, math.ceil for the right and the bottom; then keep each inside "
+        "the frame with min and max.",
+        "A cut of no pixels cannot be named: the left goes up to width - 1 at most, and the right lies at "
+        "least one pixel beyond the left. The same holds for top and bottom.",
+    ),
+    "speed_up": (
+        "Call the whole time 1. How much of it does the part take afterwards, and how much the rest?",
+        "The rest takes 1 - share, as before. The part takes share / part_factor.",
+        "The gain is the old time over the new time, and the old time is 1.",
+    ),
     "fps": (
         "Frames per second is a number of frames over the time in which they were finished. Which frames "
         "are left when the warm-up is taken off, and when did their time begin?",
