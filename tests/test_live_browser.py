@@ -1,5 +1,6 @@
 """The live view in real JupyterLab, in headless Chromium, used as a person would."""
 
+import itertools
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+psutil = pytest.importorskip("psutil")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
 
 from browser.film import READ_NUMBER, numbered_picture, write_mjpeg  # noqa: E402
@@ -72,8 +74,7 @@ def page(browser):
 def new_page(browser):
     context = browser.new_context(viewport={"width": 1300, "height": 1000})
     page = context.new_page()
-    page.dialogs = []
-    page.on("dialog", lambda dialog: (page.dialogs.append(dialog.message), dialog.dismiss()))
+    page.on("dialog", lambda dialog: dialog.accept() if dialog.type == "beforeunload" else dialog.dismiss())
     yield page
     context.close()
 
@@ -84,9 +85,7 @@ def desk(lab, page, request):
 
     def open_it(*cells, page=page):
         name = f"{re.sub(r'[^a-z0-9]+', '-', request.node.name)}.ipynb"
-        desk = Desk(page, lab.notebook(name, *cells))
-        desk.name = name
-        return desk
+        return Desk(lab, page, lab.notebook(name, *cells))
 
     yield open_it
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
@@ -102,7 +101,7 @@ def keep(page, name):
 
 def running_views(lab):
     """How many live views say that they run."""
-    return len(list((lab.folder / "cache/labkit/busy").glob("*.json")))
+    return sum(psutil.pid_exists(pid) for pid in note_pids(lab))
 
 
 def eventually(condition, timeout_s=20.0, message=""):
@@ -149,7 +148,7 @@ def numbers_shown(desk, seconds):
 
 def in_order(numbers):
     """Whether numbers rise, but for starting over at the film's end."""
-    falls = [(a, b) for a, b in zip(numbers, numbers[1:], strict=False) if b < a]
+    falls = [(a, b) for a, b in itertools.pairwise(numbers) if b < a]
     return all(a > FRAMES - 60 and b < 60 for a, b in falls) and len(falls) <= 2
 
 
@@ -260,7 +259,7 @@ def test_two_places_show_one_view_and_running_again_replaces_it(desk, lab, page)
     wait_until_running(sheet)
     sheet.run_cell(1)
     eventually(lambda: page.locator(".labkit-live").count() == 2)
-    eventually(lambda: all(blank(canvas) is False for canvas in canvases(page)))
+    eventually(lambda: not any(canvas.evaluate(BLANK) for canvas in canvases(page)))
     keep(page, "two-places")
     assert running_views(lab) == 1
     sheet.run_cell(0)
@@ -272,13 +271,15 @@ def test_two_places_show_one_view_and_running_again_replaces_it(desk, lab, page)
 
 
 def canvases(page):
-    return [view.locator("canvas").first for view in (page.locator(".labkit-live").nth(i) for i in range(2))]
+    return [page.locator(".labkit-live").nth(i).locator("canvas").first for i in range(2)]
 
 
-def blank(canvas):
-    return canvas.evaluate(
-        "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.every((v, i) => i % 4 === 3 || v === 0)"
-    )
+BLANK = """
+(canvas) => {
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  return pixels.every((value, i) => i % 4 === 3 || value === 0);
+}
+"""
 
 
 def test_the_camera_is_free_after_interrupt_reload_restart_and_closing(desk, lab, page):
@@ -294,24 +295,31 @@ def test_the_camera_is_free_after_interrupt_reload_restart_and_closing(desk, lab
 
     page.keyboard.press("Control+s")
     page.reload()
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    sheet.wait_until_ready()
     wait_until_running(sheet)  # the page comes back, and so does the view
     keep(page, "reloaded")
 
-    lab.api(f"kernels/{kernel}/restart", "POST")
-    assert dead_or_none(lab)
+    old = note_pids(lab)
+    sheet.restart_kernel()
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in old), 10)
+    sheet.wait_until_ready()
+    sheet.run_cell()
+    wait_until_running(sheet)
+    page.locator(".lm-TabBar-tabCloseIcon").last.click()
+    eventually(lambda: running_views(lab) == 0, 4, "a closed notebook does not free the camera")
+
+
+def test_the_camera_is_free_when_the_tab_is_closed(desk, lab, browser, page):
+    sheet = desk(OPEN.format(source="photos"))
     sheet.run_cell()
     wait_until_running(sheet)
     page.goto("about:blank")
-    eventually(lambda: running_views(lab) == 0, 4, "a closed page does not free the camera")
+    eventually(lambda: running_views(lab) == 0, 4, "a closed tab does not free the camera")
 
 
-def dead_or_none(lab):
-    """Whether every note of a running view belongs to a process that has ended."""
-    import psutil
-
-    notes = [json.loads(p.read_text()) for p in (lab.folder / "cache/labkit/busy").glob("*.json")]
-    return eventually(lambda: not any(psutil.pid_exists(note["pid"]) for note in notes), 3)
+def note_pids(lab):
+    """Processes that say that they show a live view."""
+    return [json.loads(p.read_text())["pid"] for p in (lab.folder / "cache/labkit/busy").glob("*.json")]
 
 
 def test_hostile_names_are_shown_and_not_run(desk, page):
@@ -439,7 +447,7 @@ def test_where_the_javascript_cannot_be_loaded_plain_pictures_come(tmp_path, bro
                      XDG_CACHE_HOME=str(tmp_path / "cache"))  # fmt: skip
     try:
         assert config.is_dir()
-        sheet = Desk(page, lab.notebook("plain.ipynb", OPEN.format(source="photos")))
+        sheet = Desk(lab, page, lab.notebook("plain.ipynb", OPEN.format(source="photos")))
         sheet.run_cell()
         image = page.locator(".jp-OutputArea img.widget-image")
         image.wait_for(timeout=60_000)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MAX_IN_FLIGHT = 2
 ACK_TIMEOUT_S = 1.0
-SILENT_S = 1.5
+SILENT_S = 1.6
 """A page that has not answered for so long is gone: closed, crashed, or cut off."""
 
 
@@ -47,6 +48,7 @@ class Link:
         self._lock = threading.Lock()
         self._pages: dict[str, _Page] = {}
         self._flights: dict[int, _Flight] = {}
+        self._left: deque[str] = deque(maxlen=64)
         self._last_heard_s: float | None = None
         self.sent = self.timed_out = self.most_in_flight = 0
 
@@ -60,10 +62,21 @@ class Link:
             if received is not None:
                 known.received = max(known.received, min(received, self.sent))
 
+    def has_left(self, page: str) -> bool:
+        """Whether the page has said goodbye and not come back; what it says then is old."""
+        return page in self._left
+
+    def came(self, page: str) -> None:
+        """Notes a page that says hello, for the first time or again."""
+        with self._lock:
+            if page in self._left:
+                self._left.remove(page)
+
     def left(self, page: str) -> None:
         """Forgets a page that says goodbye."""
         with self._lock:
             self._pages.pop(page, None)
+            self._left.append(page)
             self._land()
 
     def excuse_silence(self) -> None:

@@ -4,6 +4,8 @@
 
 const MAX_IN_FLIGHT = 2;
 const TAKEN_TIMEOUT_MS = 1000; // a picture that nobody confirmed is given up, or sending would stop for good
+const QUIET_MS = 2000; // a running view says something twice a second; if not, it may have given this page up
+const UNSEEN_MS = 500; // a notebook that moves a cell takes its output off the page and puts it back
 const PAINT_TIMEOUT_MS = 250; // browsers do not paint pages that are covered
 const JPEG_QUALITY = 0.8;
 const BARS = 60;
@@ -42,22 +44,27 @@ class Client {
     this.bars = [];
     this.camera = new Camera(this);
     this.wasVisible = null;
+    this.gone = false; // after a goodbye this page says nothing, or it would count as there
+    this.heardMs = 0;
     this.onMessage = (message, buffers) => this.receive(message, buffers);
     this.onVisibility = () => this.tellVisibility();
-    this.onLeave = () => this.send({ type: "bye" });
+    this.onLeave = () => this.leave();
     this.onReturn = (event) => event.persisted && this.hello();
     model.on("msg:custom", this.onMessage);
     document.addEventListener("visibilitychange", this.onVisibility);
     window.addEventListener("pagehide", this.onLeave);
     window.addEventListener("pageshow", this.onReturn);
     this.hello();
-    // The first message can be lost while the kernel is still setting up its side.
-    this.retry = setInterval(() => (this.state ? clearInterval(this.retry) : this.hello()), 1000);
+    // Messages can be lost while kernel or page are still setting up their side.
+    this.watch = setInterval(() => {
+      const expected = this.state === null || this.state.running || this.state.away;
+      if (expected && performance.now() - this.heardMs > QUIET_MS) this.hello();
+    }, 1000);
   }
 
   close() {
-    this.send({ type: "bye" });
-    clearInterval(this.retry);
+    this.leave();
+    clearInterval(this.watch);
     this.camera.stop();
     this.model.off("msg:custom", this.onMessage);
     document.removeEventListener("visibilitychange", this.onVisibility);
@@ -70,20 +77,30 @@ class Client {
   attach(panel) {
     this.panels.add(panel);
     if (this.state) panel.showState(this.state);
-    this.tellVisibility();
+    if (this.gone) this.hello();
+    else this.tellVisibility();
   }
 
   detach(panel) {
     this.panels.delete(panel);
-    // A notebook takes its outputs off the page and puts them back; only what stays away is gone.
-    setTimeout(() => this.tellVisibility(), 200);
+    // The output was cleared or the notebook closed: then nobody looks, and the camera is not needed.
+    setTimeout(() => this.panels.size === 0 && this.leave(), UNSEEN_MS);
   }
 
   get visible() {
     return document.visibilityState === "visible" && this.panels.size > 0;
   }
 
+  leave() {
+    if (this.gone) return;
+    this.send({ type: "bye" });
+    this.gone = true;
+    this.camera.stop();
+  }
+
   hello() {
+    this.gone = false;
+    this.heardMs = performance.now();
     this.wasVisible = this.visible;
     this.send({ type: "hello", visible: this.visible });
   }
@@ -95,6 +112,7 @@ class Client {
   }
 
   send(message, buffers) {
+    if (this.gone) return;
     try {
       this.model.send({ ...message, page: this.page }, undefined, buffers);
     } catch {
@@ -103,6 +121,8 @@ class Client {
   }
 
   receive(message, buffers) {
+    if (this.gone) return;
+    this.heardMs = performance.now();
     if (message.type === "frame") this.frame(message, buffers[0]);
     else if (message.type === "ping") {
       this.send({ type: "pong", n: message.n, after: message.after, clock_ms: performance.now() });
@@ -494,6 +514,7 @@ function button(text, onClick) {
 
 function select(id, onChoice) {
   const node = make("select", { id });
+  keepArrows(node);
   node.addEventListener("change", () => onChoice(node.value));
   return node;
 }
@@ -503,6 +524,7 @@ function slider(id, min, max, step, onValue, shown = (value) => String(value)) {
   const input = make("input", { type: "range", id, min, max, step });
   const output = make("output", {});
   output.htmlFor = id;
+  keepArrows(input);
   input.addEventListener("input", () => {
     output.textContent = shown(Number(input.value));
     onValue(Number(input.value));
@@ -515,6 +537,19 @@ function slider(id, min, max, step, onValue, shown = (value) => String(value)) {
     output.textContent = shown(Number(input.value));
   };
   return node;
+}
+
+// JupyterLab takes arrow keys for itself unless the focused element carries its mark; the mark
+// would keep all other shortcuts from it too, so it stands there for arrows alone.
+function keepArrows(node) {
+  const mark = (event) => {
+    if (!event.key.startsWith("Arrow") || event.target !== node) return;
+    node.dataset.lmSuppressShortcuts = "true";
+    setTimeout(() => delete node.dataset.lmSuppressShortcuts);
+  };
+  // The window hears of a key before the document, where JupyterLab listens.
+  node.addEventListener("focus", () => window.addEventListener("keydown", mark, true));
+  node.addEventListener("blur", () => window.removeEventListener("keydown", mark, true));
 }
 
 function field(text, control) {

@@ -18,6 +18,7 @@ from labkit.live.newest import Newest
 from labkit.live.reader import Reader
 from labkit.live.smoothing import Smoothing
 from labkit.sources.source import Source
+from labkit.trace import span
 from labkit.types import Frame, Size
 
 Open = Callable[[Size], Source]
@@ -202,9 +203,15 @@ class Player:
         self._inference = Inference(
             self._slot,
             lambda report: self._prepare(self._resolved(), report),
-            lambda frame: self._smoothing.apply(frame, self.knobs),
+            self._smoothed,
             answered,
         )
+
+    def _smoothed(self, frame: Frame) -> Frame:
+        if not self.knobs.filter_on:
+            return frame
+        with span("filter", frame):
+            return self._smoothing.apply(frame, self.knobs)
 
     def _resolved(self) -> Knobs:
         with self._settle:

@@ -35,7 +35,7 @@ def obey(view: View, message: Any, buffers: Sequence[Any]) -> str | None:
     """Does what a page asks.
 
     Returns:
-        The page; None if it said goodbye.
+        The page; None if it says or said goodbye.
 
     Raises:
         LabError: the message makes no sense, or what it asks cannot be done.
@@ -49,6 +49,10 @@ def obey(view: View, message: Any, buffers: Sequence[Any]) -> str | None:
     if kind == "bye":
         view.link.left(page)
         return None
+    if kind == "hello":
+        view.link.came(page)
+    elif view.link.has_left(page):
+        return None
     view.link.heard(page)
     action(view, page, message, buffers)
     return page
@@ -57,10 +61,6 @@ def obey(view: View, message: Any, buffers: Sequence[Any]) -> str | None:
 def _hello(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
     view.link.heard(page, visible=bool(message.get("visible", True)))
     view.send_state()
-
-
-def _bye(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
-    view.link.left(page)
 
 
 def _seen(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
@@ -88,7 +88,7 @@ def _start(view: View, page: str, message: Message, buffers: Sequence[Any]) -> N
 
 
 def _stop(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
-    view.stop()
+    view.stop()  # and it stays stopped, whoever comes
 
 
 def _set(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
@@ -140,7 +140,7 @@ def _number(message: Message, name: str) -> float:
 
 
 _ACTIONS: dict[str, Callable[[Any, str, Message, Sequence[Any]], None]] = {
-    "hello": _hello, "bye": _bye, "seen": _seen, "pong": _pong, "ack": _ack,
+    "hello": _hello, "seen": _seen, "pong": _pong, "ack": _ack,
     "start": _start, "stop": _stop, "set": _set, "snapshot": _snapshot, "record": _record,
     "picture": _picture, "trouble": _trouble,
 }  # fmt: skip

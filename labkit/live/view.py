@@ -33,7 +33,7 @@ from labkit.live.requests import obey
 Send = Callable[[dict[str, Any], list[bytes]], None]
 
 DISPLAY_FPS = 30.0
-TICK_S = 0.5  # pings, figures, and a look at who is still there
+TICK_S = 0.25  # pings, and a look at who is still there; every second time, the figures
 NOBODY_S = 8.0
 """So long a view waits for its first page: a notebook in a browser takes a while to show it."""
 
@@ -79,6 +79,7 @@ class View:
         self._shown_source = shown_source
         self._recorder: Recorder | None = None
         self._away = self._closed = False
+        self._ticks = 0
         self._pings: dict[int, float] = {}
         self._page_ms: OrderedDict[float, float] = OrderedDict()
         self._stopping = threading.Event()
@@ -188,6 +189,7 @@ class View:
             **self.player.status(),
             "running": self.running,
             "closed": self._closed,
+            "away": self._away,
             "knobs": self.player.knobs.describe(),
             "choices": choices(self.player.knobs),
             "source": self._shown_source,
@@ -250,6 +252,9 @@ class View:
             self._waiting_since_s = now_s
             last_resort()
         self._ping(now_s)
+        self._ticks += 1
+        if self._ticks % 2:
+            return
         self._send(self._stats(), [])
         if self._state() != self._last_state:
             self.send_state()
@@ -275,5 +280,5 @@ class View:
         """Frees the camera because nobody looks any more; a page that comes back starts it again."""
         with self._turn:
             if self.running:
-                self.stop("stopped because no page shows this view; it starts again when one does")
                 self._away = True
+                self.stop("stopped because no page shows this view; it starts again when one does")

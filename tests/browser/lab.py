@@ -94,7 +94,7 @@ class JupyterLab:
             ],
         }  # fmt: skip
         (self.folder / name).write_text(json.dumps(content))
-        return self.url(f"lab/tree/{name}") + "&reset"
+        return name
 
     def close(self):
         for kernel in self.api("kernels"):
@@ -111,28 +111,47 @@ class JupyterLab:
 class Desk:
     """One page with a notebook, driven as a person would."""
 
-    def __init__(self, page, url):
-        self.page = page
-        page.goto(url)
-        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-        # A kernel that is still starting would queue what is run.
-        page.wait_for_selector('.jp-NotebookPanel-toolbar [data-status="idle"]', timeout=60_000)
+    def __init__(self, lab, page, name):
+        self.lab, self.page, self.name = lab, page, name
+        page.goto(lab.url(f"lab/tree/{name}") + "&reset")
+        self.wait_until_ready()
 
-    def run_cell(self, index=0, tries=5):
+    def wait_until_ready(self):
+        """Waits until the notebook has its kernel: a cell that is run before asks for one in a dialog."""
+        self.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            kernels = [s["kernel"] for s in self.lab.api("sessions") if s["path"] == self.name]
+            if kernels and kernels[0]["connections"] > 0 and kernels[0]["execution_state"] == "idle":
+                break
+            time.sleep(0.1)
+        self.page.wait_for_selector('.jp-NotebookPanel-toolbar [data-status="idle"]', timeout=60_000)
+
+    def run_cell(self, index=0, tries=4):
         cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
         prompt = cell.locator(".jp-InputPrompt")
         before = prompt.inner_text()
         for _ in range(tries):
+            if self.page.locator("dialog.jp-Dialog").count():
+                self.page.keyboard.press("Enter")
             cell.locator(".cm-content").click()
             self.page.keyboard.press("Control+Enter")
-            try:
-                # "[*]:" or a new number; a notebook that is still settling swallows the first keys.
-                expression = "([node, before]) => node.innerText !== before"
-                self.page.wait_for_function(expression, arg=[prompt.element_handle(), before], timeout=4_000)
-                return
-            except Exception:
-                before = prompt.inner_text()
+            end = time.monotonic() + 20
+            # A notebook that is still settling swallows keys, or takes the star away again.
+            while time.monotonic() < end:
+                now = prompt.inner_text()
+                if now != before and now.strip("[]: ").isdigit():
+                    return
+                if now.strip("[]: ") == "" and time.monotonic() > end - 17:
+                    break
+                time.sleep(0.05)
         raise AssertionError(f"cell {index} does not run")
+
+    def restart_kernel(self):
+        """By the menu, as a person does; outputs go, so that the next run shows."""
+        self.page.locator(".lm-MenuBar-item", has_text="Kernel").click()
+        self.page.locator(".lm-Menu-item", has_text="Restart Kernel and Clear Outputs of All").click()
+        self.page.locator("dialog.jp-Dialog .jp-mod-accept").click()
 
     def text_of(self, index=0):
         return (
