@@ -163,8 +163,7 @@ def bench(
     frames = collect(source, workload.size, seed=workload.seed, noise=noise)
     reporter.step("looking for weights")
     weights = resolve_all(workload, progress=True)
-    for note in dict.fromkeys(w.note for w in weights.values() if w.kind == "random"):
-        reporter.note(note)
+    _tell_of_weights(weights, reporter)
     peaks = _peaks(able, reporter) if plan is not None else {}
     job = Job(frames, workload, weights, plan, turns, peaks, reporter, store, scenes, _others(reporter))
     with busy("a benchmark"):
@@ -194,6 +193,13 @@ def _not_comparable(rungs: Sequence[Rung]) -> str:
     if rungs[0] == rungs[1]:
         return "are one and the same"
     return f"do different work ({rungs[0].prepare.work}; {rungs[1].prepare.work})"
+
+
+def _tell_of_weights(weights: Mapping[str, Weights], reporter: Reporter) -> None:
+    """One line on models whose weights are random, whatever kept the pretrained ones away."""
+    random = [name for name, w in weights.items() if w.kind == "random"]
+    if random:
+        reporter.note(f"{' and '.join(random)}: {weights[random[0]].note}")
 
 
 def _able(rungs: Sequence[Rung], outcome: Outcome, reporter: Reporter) -> list[Rung]:

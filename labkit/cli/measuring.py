@@ -30,7 +30,7 @@ def select(names: Sequence[str] | None, stage: int | None, device: str | None = 
         UsageError: a name or stage that does not exist.
     """
     if names:
-        return [rung(name) for name in dict.fromkeys(names)]
+        return sorted((rung(name) for name in dict.fromkeys(names)), key=LADDER.index)
     if device not in (None, "cpu", "cuda"):
         raise UsageError(f"--device is cpu or cuda, not {device!r}")
     if device is not None:

@@ -80,7 +80,8 @@ def runs_table(runs: Sequence[Run]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
     for heading, justify in (
         ("rung", "left"), ("FPS", "right"), ("95% interval", "right"), ("p50", "right"), ("p90", "right"),
-        ("p99 ms", "right"), ("agrees", "right"), ("limit", "right"), ("MiB", "right"), ("", "left"),
+        ("p99 ms", "right"), ("agrees", "right"), ("mAP", "right"), ("names", "right"),
+        ("limit", "right"), ("", "left"),
     ):  # fmt: skip
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for run in runs:
@@ -93,9 +94,10 @@ def runs_table(runs: Sequence[Run]) -> Table:
             number(run.percentile_ms(90)),
             number(run.percentile_ms(99)),
             percent(run.fidelity.agreement if run.fidelity else None),
+            number(run.accuracy.get("map_50")),
+            percent(run.accuracy.get("top1")),
             percent(run.share_of_limit),
-            f"{run.peak_bytes / 2**20:.0f}",
-            "~" if run.noisy else "",
+            ("!" if run.accuracy.get("loses") else "") + ("~" if run.noisy else ""),
         )
     return table
 
@@ -111,8 +113,10 @@ def legend(runs: Sequence[Run]) -> list[str]:
         f"{first.scenario}{', quick' if first.quick else ''}; {first.source.get('spec')} {width}x{height}, "
         f"{first.settings.get('model_set')} models, {kinds} weights",
         f"{first.fingerprint.get('cpu')}, {first.fingerprint.get('cores')} cores",
-        "agrees: detections also found by the reference rung. limit: share of this",
-        "machine's measured peak. -: too few frames to tell. ~: noisy, see results show",
+        "agrees: detections also found by the reference rung. mAP, names: accuracy on",
+        "scenes with the lab's small models, prepared alike; ! loses over a point of it.",
+        "limit: share of this machine's measured peak. -: too few frames, or not asked.",
+        "~: noisy, labkit results show ID says why",
     ]
     return lines
 

@@ -79,8 +79,8 @@ def resolve(
         return _random(
             model,
             seed,
-            f"{model}: no pretrained weights here ({error}); going on with random weights: "
-            "speed is real, names mean nothing. With a network: labkit weights --fetch",
+            f"no pretrained weights here ({error}); going on with random weights: speed is real, "
+            "names mean nothing. With a network: labkit weights --fetch",
         )
 
 
@@ -202,7 +202,7 @@ def _require_answer(url: str, timeout_s: float) -> None:
             socket.create_connection((host, port), timeout=timeout_s).close()
             problem.clear()
         except OSError as error:
-            problem[0] = f"{host} cannot be reached: {error}"
+            problem[0] = f"{host} cannot be reached: {error.strerror or error}"
 
     thread = threading.Thread(target=connect, daemon=True, name="labkit-reach")
     thread.start()
