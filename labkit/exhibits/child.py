@@ -59,8 +59,8 @@ class Child:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._process as process:
-            process.kill()
+        self._process.kill()
+        self._process.communicate()  # closes the pipes, and minds no unsent request to a dead process
         self._folder.cleanup()
 
 

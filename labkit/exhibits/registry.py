@@ -112,7 +112,8 @@ def table(exhibits: Sequence[Exhibit]) -> pd.DataFrame:
     """One row per exhibit: both figures, the size of the error with its interval, and the reason."""
     import pandas as pd
 
-    return pd.DataFrame([_row(exhibit) for exhibit in exhibits]).set_index("exhibit")
+    columns = ["exhibit", "wrong", "right", "unit", "error", "wrong / right"]
+    return pd.DataFrame([_row(exhibit) for exhibit in exhibits], columns=columns).set_index("exhibit")
 
 
 def _row(exhibit: Exhibit) -> dict[str, str]:
