@@ -165,7 +165,8 @@ def test_a_browser_shows_it(tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("there is no Chromium on this machine")
-    path = write_report([made_up_run(HOSTILE)], [made_up_comparison()], tmp_path / "report.html")
+    runs = [made_up_run(HOSTILE), made_up_run("another rung")]
+    path = write_report(runs, [made_up_comparison()], tmp_path / "report.html")
     command = [
         browser,
         "--headless",

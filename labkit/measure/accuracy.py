@@ -97,7 +97,8 @@ def against(reference: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
         for key in ("map_50", "map", "top1")
         if key in own and key in reference
     }
-    costs = loss.get("map_50_loss", 0.0) > MAP_LOSS or loss.get("top1_loss", 0.0) > NAMES_CHANGED
+    points = max(loss.get("map_50_loss", 0.0), loss.get("map_loss", 0.0))
+    costs = points > MAP_LOSS or loss.get("top1_loss", 0.0) > NAMES_CHANGED
     return {**own, **loss, "loses": bool(costs)}
 
 

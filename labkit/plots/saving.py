@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -60,15 +61,30 @@ def overview(
 ) -> list[tuple[str, Chart]]:
     """The charts over all results that these allow, each with a name fit for a file."""
     timed = [run for run in runs if run.n_frames]
+    changes = {run.rung: run.settings.get("changes") for run in runs}
+    steps = [each for each in comparisons if changes.get(each.b) == each.a] or comparisons
     wanted: list[tuple[str, bool, Callable[[], Chart]]] = [
         ("throughput", bool(timed), lambda: throughput(timed, theme=theme)),
-        ("gains", bool(comparisons), lambda: waterfall(comparisons, theme=theme)),
+        ("gains", bool(comparisons), lambda: waterfall(steps, theme=theme)),
         ("latency", bool(timed), lambda: latency(timed, theme=theme)),
         ("where_time_goes", any(run.spans_s for run in timed), lambda: where_time_goes(timed, theme=theme)),
-        ("speed_accuracy", any(run.fidelity for run in timed), lambda: speed_accuracy(timed, theme=theme)),
+        *(
+            (f"speed_accuracy_{work}", True, partial(speed_accuracy, alike, theme=theme))
+            for work, alike in _by_work(timed).items()
+        ),
         ("roofline", any(run.share_of_limit for run in timed), lambda: roofline(timed, theme=theme)),
     ]
     return [(name, draw()) for name, possible, draw in wanted if possible]
+
+
+def _by_work(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs of the same task, whose accuracies mean the same; tasks with two runs or more."""
+    works: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.fidelity is not None:
+            task = run.settings.get("preparation", {}).get("task", "all")
+            works.setdefault(str(task), []).append(run)
+    return {work: alike for work, alike in works.items() if len(alike) > 1}
 
 
 def _file_name(text: str) -> str:
