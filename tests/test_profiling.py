@@ -1,6 +1,7 @@
 """Profiling: what a capture holds, whoever watched; reads by line; the magic; a real nsys if there is one."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -552,10 +553,40 @@ def test_the_kernel_is_described_for_this_python(tmp_path, monkeypatch):
     monkeypatch.setattr(nsys, "find", lambda: Nsys(Path("/x/nsys"), (2024, 1)))
     line = kernel.command(["-f", "file.json"])
     assert line[:2] == ["/x/nsys", "launch"]
-    assert line[-5:] == [sys.executable, "-m", "ipykernel_launcher", "-f", "file.json"]
+    inner = [sys.executable, "-m", "labkit.profiling.kernel", "--within", str(os.getpid()), "-f", "file.json"]
+    assert line[-7:] == inner
     monkeypatch.setattr(nsys, "find", lambda: None)
     with pytest.raises(UnavailableError, match="Python 3"):
         kernel.command([])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
+def test_sessions_of_killed_kernels_are_ended_and_no_others(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    listed = f"ID TIME STATE LAUNCH NAME\n1 00:01 Launched 1 labkit-{gone.pid}\n"
+    listed += f"2 00:01 Launched 1 labkit-{os.getpid()}\n3 00:01 Launched 1 mine-{gone.pid}\n"
+    said = tmp_path / "said"
+    said.write_text(listed)
+    program = stand_in(tmp_path, f'[ "$1" = sessions ] && cat {said} || echo "$@" >>{tmp_path}/done')
+    assert kernel.end_abandoned(Nsys(program, (2024,))) == [f"labkit-{gone.pid}"]
+    assert (tmp_path / "done").read_text() == f"shutdown --session=labkit-{gone.pid} --kill=none\n"
+
+
+def test_a_kernel_ends_when_its_nsys_is_killed(tmp_path):
+    waiting = "from pathlib import Path; import time; Path('up').touch(); time.sleep(100)"
+    (tmp_path / "ipykernel_launcher.py").write_text(waiting)
+    owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    command = [sys.executable, "-m", "labkit.profiling.kernel", "--within", str(owner.pid)]
+    inner = subprocess.Popen(command, cwd=tmp_path)
+    try:
+        while not (tmp_path / "up").exists():
+            assert inner.poll() is None
+        owner.kill()
+        owner.wait()
+        assert inner.wait(timeout=60) != 0
+    finally:
+        inner.kill()
 
 
 def labkit(*arguments):

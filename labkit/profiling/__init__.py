@@ -2,8 +2,11 @@
 
     %load_ext labkit.profiling
 
+    origin = story.pipeline("origin_combined_cpu")
+
     %%profile before
-    lesson.frames_through("origin_combined_cpu", ...)
+    for frame, found in origin():
+        pass
 
 Nsight Systems watches where it can, torch.profiler otherwise; either way the same table per
 range, timeline, and list of the source lines that make the host read a tensor.

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from labkit.errors import UnavailableError
 from labkit.profiling import nsys
 
 NAME = "labkit-nsys"
+PREFIX = "labkit-"  # of session names; the launching process's id follows
+WITHIN = "--within"
+LOOK_EVERY_S = 1.0
 DISPLAY_NAME = "Python 3 under nsys"
 
 
@@ -53,10 +60,62 @@ def command(arguments: list[str]) -> list[str]:
     found = nsys.find()
     if found is None:
         raise UnavailableError("nsys was not found; choose the kernel 'Python 3' instead")
-    kernel = [sys.executable, "-m", "ipykernel_launcher", *arguments]
-    return found.launch(f"labkit-{os.getpid()}", kernel)
+    owner = str(os.getpid())  # nsys takes over this process
+    kernel = [sys.executable, "-m", "labkit.profiling.kernel", WITHIN, owner, *arguments]
+    return found.launch(f"{PREFIX}{owner}", kernel)
+
+
+def end_abandoned(found: nsys.Nsys) -> list[str]:
+    """Ends the sessions of kernels that were killed: nsys would keep a process for each of them.
+
+    Returns:
+        The names of the sessions ended.
+    """
+    import psutil
+
+    ended = []
+    for session in found.sessions():
+        owner = session.removeprefix(PREFIX)
+        if session.startswith(PREFIX) and owner.isdigit() and not psutil.pid_exists(int(owner)):
+            found.shut_down(session)
+            ended.append(session)
+    return ended
+
+
+def run_within(owner: int, arguments: list[str]) -> None:
+    """Runs the ordinary kernel in this process for as long as nsys, its owner, lives.
+
+    Who kills a kernel kills nsys; the kernel must not live on with the ports of its successor.
+    """
+    threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
+    sys.argv = ["ipykernel_launcher", *arguments]
+    runpy.run_module("ipykernel_launcher", run_name="__main__")
+
+
+def _end_with(owner: int) -> None:
+    while _lives(owner):
+        time.sleep(LOOK_EVERY_S)
+    os._exit(1)  # at once: whatever the cell is busy with
+
+
+def _lives(process: int) -> bool:
+    import psutil
+
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def main(arguments: list[str]) -> None:
+    """Becomes nsys, or, started by it, the kernel."""
+    if arguments[:1] == [WITHIN]:
+        return run_within(int(arguments[1]), arguments[2:])
+    line = command(arguments)
+    with suppress(UnavailableError):  # a kernel starts all the same if old ones cannot be cleared away
+        end_abandoned(nsys.Nsys(Path(line[0]), ()))
+    os.execv(line[0], line)
 
 
 if __name__ == "__main__":
-    line = command(sys.argv[1:])
-    os.execv(line[0], line)
+    main(sys.argv[1:])

@@ -67,17 +67,30 @@ class Nsys:
         """Ends watching; the report and its SQLite export are there afterwards."""
         self.run(["stop", f"--session={session}"])
 
-    def run(self, arguments: list[str]) -> None:
-        """Runs nsys.
+    def sessions(self) -> list[str]:
+        """Names of the sessions that are open."""
+        lines = self.run(["sessions", "list"]).splitlines()[1:]
+        return [line.split()[-1] for line in lines if line.strip()]
+
+    def shut_down(self, session: str) -> None:
+        """Ends a session whose program has gone; the program itself is left alone."""
+        self.run(["shutdown", f"--session={session}", "--kill=none"])
+
+    def run(self, arguments: list[str]) -> str:
+        """Runs nsys and returns what it said.
 
         Raises:
             UnavailableError: it failed, with its own last words.
         """
-        run([str(self.path), *arguments])
+        return run([str(self.path), *arguments])
 
 
-def run(command: list[str]) -> None:
-    """Runs an nsys command line and waits for it; UnavailableError with its last words if it fails."""
+def run(command: list[str]) -> str:
+    """Runs an nsys command line and returns what it said.
+
+    Raises:
+        UnavailableError: it failed, with its own last words, or did not end.
+    """
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=_LONGEST_S, check=False,
@@ -90,6 +103,7 @@ def run(command: list[str]) -> None:
         raise UnavailableError(
             f"nsys {command[1]} failed ({done.returncode}): {words[-1]}; --engine torch profiles without nsys"
         )
+    return done.stdout
 
 
 def find() -> Nsys | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LABEL_SHARE = 0.012  # of the axis per character: a bar narrower than its name stays without it
 BAR = 0.76
+EDGE_PT, EDGE_SHARE = 0.4, 0.006
 
 
 @dataclass
@@ -147,9 +148,11 @@ def _draw(
     whole_ms = (stop_ns - start_ns) / 1e6
     for name, colour in colours.items():
         spans = [((a - start_ns) / 1e6, (b - a) / 1e6) for a, b, n in lane.bars if n == name]
+        # An edge of paper parts neighbours; around the narrowest bars it would leave nothing of them.
+        edges = [look.paper if width > EDGE_SHARE * whole_ms else colour for _, width in spans]
         if spans:
             axes.broken_barh(
-                spans, (row - BAR / 2, BAR), facecolor=colour, edgecolor=look.paper, linewidth=0.3
+                spans, (row - BAR / 2, BAR), facecolor=colour, edgecolors=edges, linewidth=EDGE_PT
             )
     for a, b, name in lane.bars:
         left, right = max(a, start_ns), min(b, stop_ns)
