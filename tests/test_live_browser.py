@@ -293,7 +293,9 @@ def test_the_camera_is_free_after_interrupt_reload_restart_and_closing(desk, lab
     press(sheet, "Start")
     wait_until_running(sheet)
 
+    page.locator(".jp-CodeCell .cm-content").first.click()
     page.keyboard.press("Control+s")
+    eventually(lambda: "widget-view" in (lab.folder / sheet.name).read_text())
     page.reload()
     sheet.wait_until_ready()
     wait_until_running(sheet)  # the page comes back, and so does the view

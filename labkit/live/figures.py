@@ -20,9 +20,11 @@ CAMERA_BOUND = 0.2
 
 
 class Figures:
-    """Counts and clocks of one view; every method may be called from any thread."""
+    """Counts and clocks since the rungs were last chosen; any thread may call any method."""
 
-    def __init__(self) -> None:
+    def __init__(self, offered_before: int = 0, captured_before: int = 0) -> None:
+        """Begins to count; what the source had brought before does not count."""
+        self._before = (offered_before, captured_before)
         self._lock = threading.Lock()
         self._history: deque[tuple[float, dict[str, int]]] = deque()
         self._answers: deque[Answer] = deque(maxlen=240)
@@ -47,6 +49,7 @@ class Figures:
     def summary(self, offered: int, captured: int) -> dict[str, Any]:
         """Plain data for the status line."""
         now_s = time.perf_counter()
+        offered, captured = offered - self._before[0], captured - self._before[1]
         with self._lock:
             counts = {"offered": offered, "captured": captured, "displayed": self.displayed}
             counts |= {f"inferred {rung}": n for rung, n in self.inferred.items()}

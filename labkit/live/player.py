@@ -46,7 +46,7 @@ class Player:
     Attributes:
         news: notified whenever there is something new to show or to say.
         knobs: the settings in force.
-        figures: counts since the last start.
+        figures: counts since the rungs were last chosen.
     """
 
     def __init__(
@@ -91,7 +91,6 @@ class Player:
             if self.running:
                 return
             self._announcement.enter_context(busy("a live view"))
-            self.figures = Figures()
             self._start_reader()
             self._start_inference()
 
@@ -191,8 +190,8 @@ class Player:
             self._reader = self._slot = None
 
     def _start_inference(self) -> None:
-        assert self._slot is not None
-        figures = self.figures
+        assert self._slot is not None and self._reader is not None
+        figures = self.figures = Figures(self._reader.offered, self._reader.captured)
 
         def answered(answer: Answer) -> None:
             self._answers[answer.rung] = answer

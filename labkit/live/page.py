@@ -1,0 +1,200 @@
+"""The view as a page of its own, for a quick look without a notebook: `labkit live`.
+
+A small web server on this machine's own address, with a token that only the printed address
+holds. The page runs the same JavaScript as the notebook does, over a WebSocket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import tornado.web
+import tornado.websocket
+
+from labkit.errors import UsageError
+from labkit.live.knobs import Knobs
+from labkit.live.opening import make_view, replace_current
+from labkit.live.view import View
+
+_HERE = Path(__file__).parent
+MOST_BYTES = 16_000_000  # of one message of the page
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>labkit live</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="live.css?token={token}">
+<body><main id="view"></main>
+<script type="module" src="page.js?token={token}"></script>
+</html>
+"""
+
+
+class Hub:
+    """Carries a view's messages to the open sockets and back."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.sockets: set[Socket] = set()
+        self.view: View | None = None
+        self._loop = loop
+
+    def send(self, message: dict[str, Any], buffers: list[bytes]) -> None:
+        """Sends to all pages; called from any thread."""
+        head = json.dumps(message).encode()
+        data = len(head).to_bytes(4, "big") + head + b"".join(buffers)
+        self._loop.call_soon_threadsafe(self._write, data)
+
+    def _write(self, data: bytes) -> None:
+        for socket in list(self.sockets):
+            try:
+                socket.write_message(data, binary=True)
+            except tornado.websocket.WebSocketClosedError:
+                self.sockets.discard(socket)
+
+
+class Socket(tornado.websocket.WebSocketHandler):
+    """One page's connection."""
+
+    def initialize(self, hub: Hub, token: str) -> None:
+        """Tornado's own constructor."""
+        self.hub, self.token = hub, token
+
+    def check_origin(self, origin: str) -> bool:
+        """Only the page of this very server may connect."""
+        return urlsplit(origin).netloc == self.request.host
+
+    def prepare(self) -> None:
+        """Refuses who does not know the token."""
+        _require(self, self.token)
+
+    def open(self, *_: str) -> None:
+        """Joins the others."""
+        self.hub.sockets.add(self)
+
+    async def on_message(self, data: str | bytes) -> None:
+        """Hands a message to the view: 4 bytes of length, JSON, then at most one buffer."""
+        if not isinstance(data, bytes) or len(data) < 4 or self.hub.view is None:
+            return
+        size = int.from_bytes(data[:4], "big")
+        try:
+            message = json.loads(data[4 : 4 + size])
+        except ValueError:
+            return
+        rest = data[4 + size :]
+        # Starting and stopping may take a moment, and the loop has pictures to send.
+        await asyncio.get_running_loop().run_in_executor(
+            None, self.hub.view.receive, message, [rest] if rest else []
+        )
+
+    def on_close(self) -> None:
+        """Leaves the others; the view notices by the silence."""
+        self.hub.sockets.discard(self)
+
+
+class Text(tornado.web.RequestHandler):
+    """A text of the page, for those who know the token."""
+
+    def initialize(self, text: str, kind: str, token: str) -> None:
+        """Tornado's own constructor."""
+        self.text, self.kind, self.token = text, kind, token
+
+    def get(self) -> None:
+        """Gives the text."""
+        _require(self, self.token)
+        self.set_header("Content-Type", f"{self.kind}; charset=utf-8")
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header(
+            "Content-Security-Policy", "default-src 'self' blob:; style-src 'self' 'unsafe-inline'"
+        )
+        self.finish(self.text)
+
+
+def serve(
+    source: str = "photos",
+    knobs: Knobs | None = None,
+    *,
+    objects: int = 5,
+    port: int = 0,
+    ready: Callable[[str], None] = print,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Shows a source on a page of this machine until interrupted.
+
+    Args:
+        source: as for `live`.
+        knobs: the settings to begin with.
+        objects: boxes that are kept and named per frame.
+        port: of the server; 0 takes a free one.
+        ready: called with the page's address, which holds the token.
+        stop: ends the server when set.
+
+    Raises:
+        UsageError: the port cannot be had.
+    """
+    with suppress(KeyboardInterrupt):  # that is how a person ends it
+        asyncio.run(_serve(source, knobs or Knobs(), objects, port, ready, stop))
+
+
+async def _serve(
+    source: str,
+    knobs: Knobs,
+    objects: int,
+    port: int,
+    ready: Callable[[str], None],
+    stop: asyncio.Event | None,
+) -> None:
+    token = secrets.token_urlsafe(24)
+    hub = Hub(asyncio.get_running_loop())
+    hub.view = make_view(source, knobs, hub.send, objects=objects)
+    server = _application(hub, token).listen(0, "127.0.0.1") if port == 0 else _listen(hub, token, port)
+    replace_current(hub.view.close)
+    hub.view.start()
+    try:
+        number = next(iter(server._sockets.values())).getsockname()[1]
+        ready(f"http://localhost:{number}/?token={token}")
+        await (stop or asyncio.Event()).wait()
+    finally:
+        server.stop()
+        replace_current(None)
+
+
+def _listen(hub: Hub, token: str, port: int) -> Any:
+    try:
+        return _application(hub, token).listen(port, "127.0.0.1")
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"port {port} cannot be had ({error}); choose another, or 0 for a free one"
+        ) from error
+
+
+def _application(hub: Hub, token: str) -> tornado.web.Application:
+    def text(name: str) -> str:
+        return (_HERE / name).read_text(encoding="utf-8")
+
+    def page(path: str, content: str, kind: str) -> Any:
+        return (path, Text, {"text": content, "kind": kind, "token": token})
+
+    return tornado.web.Application(
+        [
+            page("/", _PAGE.format(token=token), "text/html"),
+            page("/live.js", text("live.js"), "text/javascript"),
+            page("/page.js", text("page.js").replace("TOKEN", token), "text/javascript"),
+            page("/live.css", text("live.css"), "text/css"),
+            ("/socket", Socket, {"hub": hub, "token": token}),
+        ],
+        websocket_max_message_size=MOST_BYTES,
+    )
+
+
+def _require(handler: tornado.web.RequestHandler, token: str) -> None:
+    if not hmac.compare_digest(handler.get_query_argument("token", ""), token):
+        raise tornado.web.HTTPError(403)
