@@ -140,7 +140,7 @@ def test_bad_requests_are_said_before_anything_runs():
 
 
 def test_families_share_their_work_filter_included():
-    from labkit.bench import _families
+    from labkit.bench.whole import _families
 
     names = ["folded_cpu", "filter_opencv_cpu", "filter_numba_cpu", "detr_pil_cpu", "batched_cpu"]
     families = [[row.name for row in family] for family in _families([rung(name) for name in names])]

@@ -1,0 +1,196 @@
+"""Measuring all rungs that do the same work: each alone first, then together in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import psutil
+
+from labkit.bench.job import Checks, Job, Outcome
+from labkit.errors import LabError
+from labkit.measure import Watch, Worker, accuracy, compare, fidelity, fingerprint
+from labkit.measure.fidelity import Answers
+from labkit.models.prepare import resolve_all
+from labkit.models.weights import file_sha256
+from labkit.models.work import gflop_per_frame
+from labkit.pipelines import rung as rung_named
+from labkit.records import Fidelity, Run
+from labkit.types import Rung
+
+WORKER_BYTES = 1.8 * 2**30  # what one worker may need; decides how many live at once
+
+
+def measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
+    """All rungs of one kind of work. Their workers stay alive for the comparison if memory allows."""
+    known: dict[str, Answers] = {}
+    fidelities: dict[str, Fidelity] = {}
+    scores: dict[str, dict[str, Any]] = {}
+    roomy = psutil.virtual_memory().available > WORKER_BYTES * len(family)
+    with ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        for rung in family:
+            try:
+                worker = stack.enter_context(_start(rung, job))
+                fidelities[rung.name] = _check(rung, worker, known, job)
+                scores[rung.name] = _accuracy(rung, scores, job)
+                if job.plan is not None:
+                    run = _run(rung, worker, fidelities[rung.name], job)
+                    _finish(replace(run, accuracy=scores[rung.name]), outcome.runs, job)
+            except LabError as error:
+                outcome.skipped[rung.name] = f"failed: {error}"
+                job.reporter.note(f"{rung.name} failed: {error}")
+                continue
+            workers[rung.name] = worker
+            if not (roomy and job.turns is not None):
+                worker.close()
+        done = [rung for rung in family if rung.name in workers]
+        if job.turns is None or len(done) < 2:
+            return
+        if roomy:
+            _compare(done, workers, _pairs(done), Checks(fidelities, scores), job, outcome)
+            return
+    by_name = {rung.name: rung for rung in done}
+    for a, b in _pairs(done):
+        with _start(by_name[a], job) as first, _start(by_name[b], job) as second:
+            _compare(
+                [by_name[a], by_name[b]],
+                {a: first, b: second},
+                [(a, b)],
+                Checks(fidelities, scores),
+                job,
+                outcome,
+            )
+
+
+def _pairs(rungs: Sequence[Rung]) -> list[tuple[str, str]]:
+    """What is compared: each rung with the one it changes, and with the first of its family."""
+    names = [rung.name for rung in rungs]
+    pairs = [(rung.changes, rung.name) for rung in rungs if rung.changes in names]
+    pairs += [(names[0], name) for name in names[1:]]
+    return [(a, b) for a, b in dict.fromkeys(pairs) if a is not None]
+
+
+def _start(rung: Rung, job: Job) -> Worker:
+    job.reporter.step(f"{rung.name}: getting ready")
+    return Worker(rung, job.workload, job.frames.frames, job.weights, report=job.reporter.note)
+
+
+def _check(rung: Rung, worker: Worker, known: dict[str, Answers], job: Job) -> Fidelity:
+    """Agreement with the reference rung; known answers are used again."""
+    job.reporter.step(f"{rung.name}: comparing answers with {rung.reference}")
+    frames = job.frames.spread()
+    known[rung.name] = worker.answers(frames)
+    if rung.reference not in known:
+        with _start(rung_named(rung.reference), job) as reference:
+            known[rung.reference] = reference.answers(frames)
+    return fidelity(known[rung.reference], known[rung.name])
+
+
+def _accuracy(rung: Rung, known: Mapping[str, Mapping[str, Any]], job: Job) -> dict[str, Any]:
+    """Accuracy on scenes with the small models, and what it loses against the reference rung's."""
+    if not job.scenes:
+        return {}
+    own = _score(rung, job)
+    reference = known.get(rung.reference) or (
+        own if rung.reference == rung.name else _score(rung_named(rung.reference), job)
+    )
+    return accuracy.against(reference, own)
+
+
+def _score(rung: Rung, job: Job) -> dict[str, Any]:
+    weights = resolve_all(accuracy.lab_workload(job.workload))
+    mark = "-".join(file_sha256(w.path / "model.safetensors")[:16] for w in weights.values() if w.path)
+    path, result = accuracy.remembered(rung, mark, job.scenes, 0.0)
+    if result is None:
+        job.reporter.step(f"{rung.name}: accuracy on {job.scenes} scenes")
+        frames = accuracy.frames_for(rung, job.scenes)
+        workload = accuracy.lab_workload(job.workload)
+        with Worker(rung, workload, frames[:1], weights, report=job.reporter.note) as worker:
+            result = accuracy.score(worker.answers(frames), frames)
+        accuracy.remember(path, result)
+    return result
+
+
+def _run(rung: Rung, worker: Worker, agreement: Fidelity, job: Job) -> Run:
+    assert job.plan is not None
+    job.reporter.step(f"{rung.name}: measuring")
+    with Watch((worker.pid,)) as watch:
+        timed = worker.run(job.plan, job.reporter.progress)
+    return Run(
+        rung=rung.name,
+        stage=rung.stage,
+        scenario="paced" if job.plan.scenario == "paced" else "closed",
+        quick=job.plan.quick,
+        latency_s=timed.latency_s,
+        done_s=timed.done_s,
+        spans_s=timed.per_span(),
+        spans_gpu_s=timed.per_span(gpu=True),
+        warmup_s=timed.warmup_s,
+        offered=timed.offered,
+        dropped=timed.dropped,
+        failed=timed.failed,
+        startup_s=worker.ready.startup_s,
+        peak_bytes=worker.peak_bytes(),
+        settings={**worker.ready.settings, "paced_fps": job.plan.fps, "changes": rung.changes},
+        source=job.frames.source,
+        limit=_limit(rung, job),
+        fidelity=agreement,
+        disturbances=(*watch.disturbances(), *job.others),
+        fingerprint=fingerprint(),
+    )
+
+
+def _limit(rung: Rung, job: Job) -> dict[str, Any]:
+    peaks = job.peaks[rung.prepare.device]
+    return {
+        "gflop_per_frame": gflop_per_frame(rung.prepare, job.workload),
+        "precision": rung.prepare.precision,
+        "peak_gflops": peaks.get(rung.prepare.precision),
+        "peaks": dict(peaks),
+    }
+
+
+def _compare(
+    rungs: Sequence[Rung],
+    workers: Mapping[str, Worker],
+    pairs: Sequence[tuple[str, str]],
+    checks: Checks,
+    job: Job,
+    outcome: Outcome,
+) -> None:
+    assert job.turns is not None
+    job.reporter.step(f"comparing {len(rungs)} rungs in turns")
+    settings = {**workers[rungs[0].name].ready.settings}
+    settings.pop("preparation", None)
+    settings["baseline"] = rungs[0].name
+    try:
+        with Watch(tuple(worker.pid for worker in workers.values())) as watch:
+            comparisons = compare(
+                rungs[0].name,
+                workers,
+                job.turns,
+                pairs=pairs,
+                fidelities=checks.fidelities,
+                agreeing={name: checks.agrees(name, workers[name].ready.settings) for name in workers},
+                seed=job.workload.seed,
+                about={"settings": settings, "source": job.frames.source, "fingerprint": fingerprint()},
+                progress=job.reporter.progress,
+            )
+    except LabError as error:
+        job.reporter.note(f"the comparison failed: {error}")
+        outcome.skipped["comparison"] = str(error)
+        return
+    for comparison in comparisons:
+        disturbances = (*watch.disturbances(), *job.others)
+        _finish(replace(comparison, disturbances=disturbances), outcome.comparisons, job)
+
+
+def _finish(result: Any, results: list[Any], job: Job) -> None:
+    if job.store is not None:
+        add = job.store.add_run if isinstance(result, Run) else job.store.add_comparison
+        result = add(result)
+    results.append(result)
+    job.reporter.finished(result)

@@ -1,0 +1,89 @@
+"""What the parts of a benchmark hand to one another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from labkit.measure import FrameSet, Plan, Turns
+from labkit.models.weights import Weights
+from labkit.records import Comparison, Fidelity, Run
+from labkit.results import Store
+from labkit.types import Workload
+
+
+class Reporter:
+    """Hears what a benchmark does; this one is silent. Screens override what they show."""
+
+    def step(self, text: str) -> None:
+        """A new step begins."""
+
+    def progress(self, share: float) -> None:
+        """The step is finished to this share, from 0 to 1."""
+
+    def note(self, text: str) -> None:
+        """One line that the user should see."""
+
+    def finished(self, result: Run | Comparison) -> None:
+        """A result is there, and stored if there is a store."""
+
+
+@dataclass
+class Outcome:
+    """What a benchmark gave.
+
+    Attributes:
+        skipped: rung name -> why it cannot run here, or how it failed.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is known of the rungs' answers when their speeds are compared."""
+
+    fidelities: Mapping[str, Fidelity]
+    scores: Mapping[str, Mapping[str, Any]]
+
+    def agrees(self, name: str, settings: Mapping[str, Any]) -> bool:
+        """Whether a gain of this rung may be claimed.
+
+        Trained models decide: their accuracy on scenes, and agreement on the frames unless the
+        weights are random. With random weights the best queries differ by less than rounding, so
+        which of them win says nothing; there only numbers that are no numbers count.
+        """
+        fidelity_, score = self.fidelities[name], self.scores.get(name) or {}
+        if settings.get("weights") == "random" and "loses" in score:
+            return not score["loses"] and fidelity_.nan_count == 0
+        return fidelity_.agrees and not score.get("loses", False)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all rungs of a benchmark share.
+
+    Attributes:
+        frames: pictures in memory.
+        weights: chosen once for all rungs.
+        plan: of the timed runs; None compares only.
+        turns: of the comparisons; None runs only.
+        peaks: GFLOP/s by precision, from this machine.
+        store: where finished results go, or None.
+        scenes: number of scenes with known truth for the accuracy; 0 leaves it out.
+        others: what else of the lab was running when the benchmark began.
+    """
+
+    frames: FrameSet
+    workload: Workload
+    weights: Mapping[str, Weights]
+    plan: Plan | None
+    turns: Turns | None
+    peaks: Mapping[str, Mapping[str, float]]
+    reporter: Reporter
+    store: Store | None
+    scenes: int = 0
+    others: tuple[str, ...] = ()

@@ -1,0 +1,136 @@
+"""A benchmark from beginning to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from labkit.bench.family import measure_family
+from labkit.bench.job import Job, Outcome, Reporter
+from labkit.busy import busy, busy_with
+from labkit.errors import UnavailableError, UsageError
+from labkit.measure import FULL, FULL_TURNS, Plan, Turns, collect, measure_peaks
+from labkit.models.prepare import resolve_all
+from labkit.models.weights import Weights
+from labkit.needs import missing
+from labkit.pipelines import rung as rung_named
+from labkit.records import Comparison
+from labkit.results import Store
+from labkit.types import Rung, Workload
+
+
+def bench(
+    rungs: Sequence[Rung],
+    *,
+    source: str = "photos",
+    workload: Workload | None = None,
+    plan: Plan | None = FULL,
+    turns: Turns | None = FULL_TURNS,
+    store: Store | None = None,
+    reporter: Reporter | None = None,
+    noise: float = 0.0,
+    scenes: int = 0,
+) -> Outcome:
+    """Measures rungs and compares them with what they change and with their family's baseline.
+
+    Args:
+        rungs: in the order in which to measure them; those that cannot run here are skipped
+            with the reason.
+        source: see `open_source`.
+        workload: model set, weights, frame size, boxes.
+        plan: of the timed runs; None makes no runs.
+        turns: of the comparisons; None makes no comparisons.
+        store: where to put each result as soon as it is there.
+        noise: standard deviation of noise added to `scenes`, in grey levels.
+        scenes: number of scenes with known truth on which to measure each rung's accuracy; 0
+            for none.
+
+    Raises:
+        SourceError: the source gives no frames.
+        WeightsError: weights that were asked for cannot be had.
+        UsageError: there is no rung to measure.
+    """
+    if not rungs:
+        raise UsageError("no rung to measure; labkit rungs lists them")
+    reporter = reporter or Reporter()
+    workload = workload or Workload()
+    outcome = Outcome()
+    able = _able(rungs, outcome, reporter)
+    if not able:
+        return outcome
+    reporter.step("reading frames")
+    frames = collect(source, workload.size, seed=workload.seed, noise=noise)
+    reporter.step("looking for weights")
+    weights = resolve_all(workload, progress=True)
+    _tell_of_weights(weights, reporter)
+    peaks = _peaks(able, reporter) if plan is not None else {}
+    job = Job(frames, workload, weights, plan, turns, peaks, reporter, store, scenes, _others(reporter))
+    with busy("a benchmark"):
+        for family in _families(able):
+            measure_family(family, job, outcome)
+    return outcome
+
+
+def compare_two(a: str, b: str, **options: Any) -> Comparison:
+    """Compares rung `b` with rung `a`, by name; options as for `bench`.
+
+    Raises:
+        UnavailableError: one of them cannot run here, or failed.
+    """
+    rungs = [rung_named(a), rung_named(b)]
+    if rungs[0].prepare.work != rungs[1].prepare.work or a == b:
+        raise UnavailableError(f"{a} and {b} cannot be compared: they {_not_comparable(rungs)}")
+    outcome = bench(rungs, **{"plan": None, **options})
+    for comparison in outcome.comparisons:
+        if (comparison.a, comparison.b) == (a, b):
+            return comparison
+    reasons = "; ".join(f"{name} {why}" for name, why in outcome.skipped.items())
+    raise UnavailableError(f"{a} and {b} were not compared: {reasons}")
+
+
+def _not_comparable(rungs: Sequence[Rung]) -> str:
+    if rungs[0] == rungs[1]:
+        return "are one and the same"
+    return f"do different work ({rungs[0].prepare.work}; {rungs[1].prepare.work})"
+
+
+def _tell_of_weights(weights: Mapping[str, Weights], reporter: Reporter) -> None:
+    """One line on models whose weights are random, whatever kept the pretrained ones away."""
+    random = [name for name, w in weights.items() if w.kind == "random"]
+    if random:
+        reporter.note(f"{' and '.join(random)}: {weights[random[0]].note}")
+
+
+def _able(rungs: Sequence[Rung], outcome: Outcome, reporter: Reporter) -> list[Rung]:
+    able = []
+    for rung in rungs:
+        reason = missing(rung.needs)
+        if reason is None:
+            able.append(rung)
+        else:
+            outcome.skipped[rung.name] = reason
+    if outcome.skipped:
+        reporter.note(f"{len(outcome.skipped)} rungs cannot run here: {', '.join(outcome.skipped)}")
+    return able
+
+
+def _families(rungs: Sequence[Rung]) -> list[list[Rung]]:
+    """Rungs of the same work belong together."""
+    families: dict[str, list[Rung]] = {}
+    for rung in rungs:
+        families.setdefault(rung.prepare.work, []).append(rung)
+    return list(families.values())
+
+
+def _peaks(rungs: Sequence[Rung], reporter: Reporter) -> dict[str, dict[str, float]]:
+    reporter.step("measuring this machine's peak")
+    return {device: measure_peaks(device) for device in sorted({rung.prepare.device for rung in rungs})}
+
+
+def _others(reporter: Reporter) -> tuple[str, ...]:
+    """A live view or another benchmark that disturbs this one; it is marked, never silent."""
+    other = busy_with()
+    if other is None:
+        return ()
+    reporter.note(f"{other} is running: these measurements are marked as disturbed")
+    return (f"{other} was running",)
