@@ -745,3 +745,36 @@ def test_frames_keep_their_capture_time():
     assert isinstance(frame, Frame)
     assert 0 <= time.perf_counter() - frame.t_s < 5
     player.stop()
+
+
+def test_a_notebook_without_a_browser_shows_stills(tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    cell = "from labkit.live import live\nlive(rung='resnet_linear_cpu', size=(160, 120), model_set='lab', stills=2)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = notebook.cells[0].outputs
+    assert sum("image/jpeg" in output.get("data", {}) for output in outputs) == 2
+    assert "resnet_linear_cpu" in outputs[-1]["data"]["text/plain"]
+    assert "widgets" not in notebook.metadata
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("pongs", [False, True])
+def test_ten_minutes_with_a_page_that_never_acknowledges(pongs):
+    page = FakePage(acks=False, pongs=pongs)
+    view = view_of(page, hears=lambda: False)  # silence is excused, so that the view goes on
+    page.say("hello", visible=True)
+    view.start()
+    process = psutil.Process()
+    time.sleep(30)
+    memory = process.memory_info().rss
+    time.sleep(570)
+    assert view.running
+    assert view.link.most_in_flight <= 2
+    if not pongs:
+        assert view.link.sent == 2
+    assert process.memory_info().rss - memory < 10e6
+    view.close()

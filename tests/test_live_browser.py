@@ -307,7 +307,9 @@ def test_the_camera_is_free_after_interrupt_reload_restart_and_closing(desk, lab
     sheet.wait_until_ready()
     sheet.run_cell()
     wait_until_running(sheet)
-    page.locator(".lm-TabBar-tabCloseIcon").last.click()
+    page.locator("#jp-main-dock-panel .lm-TabBar-tabCloseIcon").last.click()
+    page.locator("dialog.jp-Dialog button", has_text="Discard").click()
+    keep(page, "closed-notebook")
     eventually(lambda: running_views(lab) == 0, 4, "a closed notebook does not free the camera")
 
 

@@ -73,6 +73,7 @@ def test_ten_minutes_without_any_acknowledgement_owe_the_page_two_frames(link, c
 def test_a_silent_page_is_forgotten_and_may_come_back(link, clock):
     link.depart(99.0)
     clock.now_s += SILENT_S + 0.01
+    link.forget_silent()
     assert link.pages == 0
     assert not link.ready()
     link.heard("page")
@@ -134,6 +135,7 @@ def test_whatever_pages_do_there_are_never_more_than_two_in_flight(steps):
             link.left(page)
         elif what == "wait":
             clock.now_s += number / 20
+            link.forget_silent()
         elif what == "excuse":
             link.excuse_silence()
         assert link.in_flight <= link.most_in_flight <= MAX_IN_FLIGHT

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 
 import pytest
 import tornado.httpclient
@@ -58,21 +59,22 @@ def packed(message):
 
 def test_frames_and_commands_pass_through_the_socket(visit):
     async def visitor(address):
-        socket = await tornado.websocket.websocket_connect(socket_request(address))
-        await socket.write_message(packed({"type": "hello", "page": "p", "visible": True}), binary=True)
-        await socket.write_message(b"\x00\x00", binary=True)  # nonsense is passed over
-        await socket.write_message(b"\x00\x00\x00\x04{{{{", binary=True)
+        ours = await tornado.websocket.websocket_connect(socket_request(address))
+        await ours.write_message(packed({"type": "hello", "page": "p", "visible": True}), binary=True)
+        await ours.write_message(b"\x00\x00", binary=True)  # nonsense is passed over
+        await ours.write_message(b"\x00\x00\x00\x04{{{{", binary=True)
         kinds, stopped = set(), False
         while not ({"state", "frame", "ping"} <= kinds and stopped):
-            data = await socket.read_message()
+            data = await ours.read_message()
             size = int.from_bytes(data[:4], "big")
             message = json.loads(data[4 : 4 + size])
             kinds.add(message["type"])
             if message["type"] == "frame":
                 assert data[4 + size :][:2] == b"\xff\xd8"
-                await socket.write_message(packed({"type": "stop", "page": "p"}), binary=True)
+            if {"frame", "ping"} <= kinds:
+                await ours.write_message(packed({"type": "stop", "page": "p"}), binary=True)
             stopped = stopped or (message["type"] == "state" and message["state"] == "stopped")
-        socket.close()
+        ours.close()
 
     visit(visitor)
 
@@ -101,5 +103,9 @@ def test_a_port_that_is_taken_is_named(visit):
     async def visitor(address):
         raise AssertionError("it must not come so far")
 
-    with pytest.raises(UsageError, match="port 99999"):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {port} cannot be had"):
+            visit(visitor, port=port)
+    with pytest.raises(UsageError, match="99999"):
         visit(visitor, port=99999)

@@ -27,7 +27,7 @@ class Figures:
         self._before = (offered_before, captured_before)
         self._lock = threading.Lock()
         self._history: deque[tuple[float, dict[str, int]]] = deque()
-        self._answers: deque[Answer] = deque(maxlen=240)
+        self._answers: deque[Answer] = deque(maxlen=600)
         self._ages: deque[tuple[float, float]] = deque(maxlen=240)  # (when, age in s)
         self._fresh: deque[Answer] = deque(maxlen=BARS)  # not yet in the plot
         self.inferred: dict[str, int] = {}
@@ -67,6 +67,11 @@ class Figures:
             "dropped": max(0, offered - most_inferred),
             "camera_bound": _waiting_share(recent) >= CAMERA_BOUND,
         }
+
+    def recent(self) -> list[Answer]:
+        """The last few hundred answers, oldest first."""
+        with self._lock:
+            return list(self._answers)
 
     def bars(self) -> list[dict[str, Any]]:
         """The answers since the last call, with their milliseconds per span."""

@@ -85,11 +85,18 @@ class Link:
             for page in self._pages.values():
                 page.heard_s = self._clock()
 
+    def forget_silent(self) -> None:
+        """Forgets the pages that have said nothing for SILENT_S."""
+        with self._lock:
+            now_s = self._clock()
+            for name, page in list(self._pages.items()):
+                if now_s - page.heard_s > SILENT_S:
+                    del self._pages[name]
+
     @property
     def pages(self) -> int:
         """How many pages are there."""
         with self._lock:
-            self._forget_silent()
             return len(self._pages)
 
     @property
@@ -107,7 +114,6 @@ class Link:
     def visible(self) -> bool:
         """Whether any page shows pictures."""
         with self._lock:
-            self._forget_silent()
             return any(page.visible for page in self._pages.values())
 
     @property
@@ -120,7 +126,6 @@ class Link:
     def ready(self) -> bool:
         """Whether a frame may be sent: somebody looks, and fewer than two are on their way."""
         with self._lock:
-            self._forget_silent()
             self._land()
             looking = any(page.visible for page in self._pages.values())
             return looking and len(self._flights) < MAX_IN_FLIGHT
@@ -163,9 +168,3 @@ class Link:
             ):
                 del self._flights[number]
                 self.timed_out += 1
-
-    def _forget_silent(self) -> None:
-        now_s = self._clock()
-        for name, page in list(self._pages.items()):
-            if now_s - page.heard_s > SILENT_S:
-                del self._pages[name]

@@ -155,7 +155,7 @@ async def _serve(
     token = secrets.token_urlsafe(24)
     hub = Hub(asyncio.get_running_loop())
     hub.view = make_view(source, knobs, hub.send, objects=objects)
-    server = _application(hub, token).listen(0, "127.0.0.1") if port == 0 else _listen(hub, token, port)
+    server = _listen(hub, token, port)
     replace_current(hub.view.close)
     hub.view.start()
     try:
@@ -168,9 +168,11 @@ async def _serve(
 
 
 def _listen(hub: Hub, token: str, port: int) -> Any:
+    if not 0 <= port <= 65535:
+        raise UsageError(f"a port is a number from 0 (any that is free) to 65535, not {port}")
     try:
         return _application(hub, token).listen(port, "127.0.0.1")
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UsageError(
             f"port {port} cannot be had ({error}); choose another, or 0 for a free one"
         ) from error

@@ -203,7 +203,7 @@ class View:
 
     def _display(self, stopping: threading.Event) -> None:
         shown, period_s = -1, 1 / DISPLAY_FPS
-        due_s = tick_s = self._waiting_since_s = time.perf_counter()
+        due_s = tick_s = self._ticked_s = self._waiting_since_s = time.perf_counter()
         while not stopping.is_set():
             now_s = time.perf_counter()
             if now_s >= tick_s:
@@ -240,9 +240,12 @@ class View:
         return shot.frame.index
 
     def _tick(self, now_s: float) -> None:
-        if not self._hears():
+        late = now_s - self._ticked_s > 3 * TICK_S  # this process itself was held up, by an import perhaps
+        self._ticked_s = now_s
+        if late or not self._hears():
             self.link.excuse_silence()
             self._waiting_since_s = now_s
+        self.link.forget_silent()
         patience_s = 0.0 if self.link.ever_heard else NOBODY_S
         if self.link.pages == 0 and now_s - self._waiting_since_s >= patience_s:
             last_resort, self.on_nobody = self.on_nobody, None
