@@ -198,7 +198,7 @@ def _lab_models() -> Check:
 
 
 def _nsys() -> Check:
-    path = shutil.which("nsys")
+    path = shutil.which("nsys") or shutil.which("nsys", path=str(Path(sys.executable).parent))
     if path is None:
         return Check(
             "nsys", "missing", "Nsight Systems is not on the PATH", "profiling uses torch.profiler instead"

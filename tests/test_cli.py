@@ -54,7 +54,7 @@ def labkit(*arguments, **options):
         (["compare", "resnet_pil_cpu", "resnet_pil_cpu"], 5, "one and the same"),
         (["compare", "a", "b", "--rounds", "3"], 2, "9 rounds"),
         (["report"], 7, "no results yet"),
-        (["results", "show", "12345"], 7, "12345"),
+        (["results", "show", "12345"], 2, "12345"),
         (["nosuch"], 2, "nosuch"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -129,6 +130,9 @@ def _peaks(rungs: Sequence[Rung], reporter: Reporter) -> dict[str, dict[str, flo
 
 def _others(reporter: Reporter) -> tuple[str, ...]:
     """A live view or another benchmark that disturbs this one; it is marked, never silent."""
+    if os.environ.get("NSYS_PROFILING_SESSION_ID"):
+        reporter.note("this process runs under a profiler: these measurements are marked as disturbed")
+        return ("measured under a profiler",)
     other = busy_with()
     if other is None:
         return ()
