@@ -76,7 +76,11 @@ def gallery(tmp_path_factory):
     second = written(folder / "02_next.ipynb", f"raise ValueError({HOSTILE!r})", "print('still here')")
     lines = []
     made = write_gallery(
-        [first, second], folder / "pages", minutes=2, parameters={"SIZE": "7"}, progress=lines.append
+        [first, second],
+        folder / "pages",
+        minutes=2,
+        parameters={"SIZE": "7", "OTHER": "8"},
+        progress=lines.append,
     )
     return made, lines, folder
 
@@ -87,6 +91,7 @@ def test_pages_need_nothing_from_elsewhere_and_tell_all(gallery):
     assert set(pages) == {"index", "01_first", "02_next"}
     tags = {name: needs_nothing(text) for name, text in pages.items()}
     assert "77" in tags["01_first"].text
+    assert "OTHER" not in tags["01_first"].text
     assert "stands here when the notebook is open" in tags["01_first"].text
     (picture,) = [attributes for tag, attributes in tags["01_first"].all if tag == "img"]
     assert (picture["src"], picture["alt"]) == (PICTURE, "three frames")

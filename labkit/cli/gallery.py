@@ -16,7 +16,7 @@ def gallery(
     to: Annotated[Path | None, typer.Option(help="Folder; default results/gallery.")] = None,
     minutes: Annotated[float, typer.Option(help="The most that one notebook may take.")] = MINUTES,
     parameter: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set in every notebook.")
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set where a notebook has it.")
     ] = None,
 ) -> None:
     """Run every notebook and write pages that can be read without a network."""

@@ -58,12 +58,12 @@ def write_gallery(
         )
     if not minutes > 0:
         raise UsageError(f"minutes is more than 0, not {minutes}")
-    setting = _as_code(parameters or {})
+    _check_parameters(parameters or {})
     folder = Path(folder) if folder else default_path().parent / "gallery"
     done = []
     for path in found:
         progress(f"{path.name} ...")
-        executed = execute(path, minutes * 60, setting)
+        executed = execute(path, minutes * 60, parameters)
         done.append(executed)
         progress(f"{path.name}: {executed.trouble or 'complete'} ({executed.seconds:.0f} s)")
         names = [each.stem for each in found]
@@ -71,19 +71,18 @@ def write_gallery(
     return Gallery(write_whole(folder / "index.html", pages.index(done)), tuple(done))
 
 
-def execute(path: Path, limit_s: float, setting: str = "") -> Executed:
+def execute(path: Path, limit_s: float, parameters: Mapping[str, str] | None = None) -> Executed:
     """Runs a notebook from top to bottom; cells after one that fails are run too.
 
     Args:
         path: of the notebook, which is left as it is.
         limit_s: after so many seconds the kernel is stopped.
-        setting: code to run after the parameters cell.
+        parameters: name -> expression, set after the parameters cell where that has the name.
     """
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
-    if setting:
-        _insert(notebook, setting)
+    _insert(notebook, parameters or {})
     began = time.perf_counter()
     trouble = asyncio.run(_run(notebook, path, limit_s)) or _failed(notebook)
     _make_readable(notebook)
@@ -128,16 +127,20 @@ def _link_recorded(home: Path) -> None:
         shutil.copytree(recorded, home / "reference")
 
 
-def _insert(notebook: Any, setting: str) -> None:
+def _insert(notebook: Any, parameters: Mapping[str, str]) -> None:
     import nbformat
 
     for place, cell in enumerate(notebook.cells):
-        if "parameters" in cell.metadata.get("tags", []):
-            notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(setting))
-            return
+        if "parameters" not in cell.metadata.get("tags", []):
+            continue
+        own = [name for name in parameters if re.search(rf"^{name} *=", cell.source, re.M)]
+        if own:
+            code = "\n".join(f"{name} = {parameters[name]}" for name in own)
+            notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(code))
+        return
 
 
-def _as_code(parameters: Mapping[str, str]) -> str:
+def _check_parameters(parameters: Mapping[str, str]) -> None:
     for name, expression in parameters.items():
         try:
             compile(expression, name, "eval")
@@ -147,7 +150,6 @@ def _as_code(parameters: Mapping[str, str]) -> str:
             raise UsageError(
                 f'a parameter is NAME=EXPRESSION, such as SOURCE="scenes", not {name}={expression}'
             )
-    return "\n".join(f"{name} = {expression}" for name, expression in parameters.items())
 
 
 def _failed(notebook: Any) -> str | None:
