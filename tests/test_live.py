@@ -750,7 +750,8 @@ def test_frames_keep_their_capture_time():
 def test_a_notebook_without_a_browser_shows_stills(tmp_path):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
-    cell = "from labkit.live import live\nlive(rung='resnet_linear_cpu', size=(160, 120), model_set='lab', stills=2)"
+    wishes = "rung='resnet_linear_cpu', size=(160, 120), model_set='lab', stills=2"
+    cell = f"from labkit.live import live\nlive({wishes})"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -353,6 +353,20 @@ widget"""
     keep(page, "hostile-names")
 
 
+@pytest.mark.parametrize("source", ["photos", "scenes"])
+def test_a_picture_for_the_documentation(desk, page, source):
+    """Kept as build/live/view-*.png; the README's picture is a copy."""
+    needed = pytest.importorskip("openvino", reason="the pictured rung needs OpenVINO")
+    assert needed
+    sheet = desk(f"from labkit.live import live\nlive({source!r}, 'cpu_engine_bf16', model_set='lab')")
+    sheet.run_cell()
+    wait_until_running(sheet)
+    eventually(lambda: "doing" not in message(sheet) and "…" not in message(sheet))
+    time.sleep(3)  # for the moving plot to fill
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    sheet.view.screenshot(path=str(ARTEFACTS / f"view-{source}.png"))
+
+
 # The camera of the browser.
 
 

@@ -53,8 +53,10 @@ class Link:
         self.sent = self.timed_out = self.most_in_flight = 0
 
     def heard(self, page: str, *, visible: bool | None = None, received: int | None = None) -> None:
-        """Notes a sign of life of a page, known or new."""
+        """Notes a sign of life of a page, known or new; one that has left is as silent as before."""
         with self._lock:
+            if page in self._left:
+                return
             known = self._pages.setdefault(page, _Page(self._clock(), received=self.sent))
             known.heard_s = self._last_heard_s = self._clock()
             if visible is not None:

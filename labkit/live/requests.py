@@ -43,12 +43,12 @@ def obey(view: View, message: Any, buffers: Sequence[Any]) -> str | None:
     if not isinstance(message, Mapping) or not isinstance(message.get("page"), str):
         raise UsageError("a message of a page is an object with its page and type")
     kind, page = message.get("type"), message["page"][:64]
-    action = _ACTIONS.get(kind) if isinstance(kind, str) else None
-    if action is None:
-        raise UsageError(f"the live view knows no message {str(kind)[:40]!r}")
     if kind == "bye":
         view.link.left(page)
         return None
+    action = _ACTIONS.get(kind) if isinstance(kind, str) else None
+    if action is None:
+        raise UsageError(f"the live view knows no message {str(kind)[:40]!r}")
     if kind == "hello":
         view.link.came(page)
     elif view.link.has_left(page):

@@ -149,9 +149,10 @@ class View:
             self.note = str(error)
             self.send_state()
             return
+        # Messages overlap: what counts is who is there now, not who sent this one.
         if page is None and self.link.pages == 0:
             self._leave()
-        elif page is not None and self._away:  # a page that was silent is back
+        elif page is not None and self._away and self.link.pages > 0:  # one that was silent is back
             self.start()
 
     def send_state(self) -> None:
