@@ -107,28 +107,28 @@ def smooth_pictures(
 
 
 def try_filter(source: str = "photos", *, size: Size = (640, 480), noise: float = 15.0, seed: int = 0) -> Any:
-    """Sliders for radius and eps over a frame with noise; the filtered frame follows."""
+    """Sliders for radius and eps; left the frame with noise, right what the filter makes of it.
+
+    Returns:
+        A widget with `children`: the two sliders, and the picture that follows them.
+    """
+    import cv2
     import ipywidgets
-    from IPython.display import display
 
     image = with_noise(first_frame(source, size, seed).image, noise, seed)
+    radius = ipywidgets.IntSlider(4, 1, 16, description="radius")
+    eps = ipywidgets.FloatLogSlider(0.01, base=10, min=-5, max=0, step=0.25, description="eps")
+    picture = ipywidgets.Image(format="jpeg", layout={"max_width": "100%"})
 
-    def show(radius: int, eps: float) -> None:
-        figure = Picture(figsize=(10, 10 * size[1] / size[0] / 2 + 0.3), layout="constrained")
-        pair = {"before": image, f"radius {radius}, eps {eps:.2g}": guided_filter(image, radius, eps)}
-        for i, (title, picture) in enumerate(pair.items()):
-            axes = figure.add_subplot(1, 2, i + 1)
-            axes.imshow(picture)
-            axes.set_title(title, fontsize=10)
-            axes.set_axis_off()
-        figure.alt_text = "A frame before and after the guided filter"
-        display(figure)
+    def show(_: object = None) -> None:
+        pair = np.hstack([image, guided_filter(image, radius.value, eps.value)])
+        _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(pair, cv2.COLOR_RGB2BGR))
+        picture.value = jpeg.tobytes()
 
-    return ipywidgets.interactive(
-        show,
-        radius=ipywidgets.IntSlider(4, 1, 16, description="radius"),
-        eps=ipywidgets.FloatLogSlider(0.01, base=10, min=-5, max=0, step=0.25, description="eps"),
-    )
+    for slider in (radius, eps):
+        slider.observe(show, "value")
+    show()
+    return ipywidgets.VBox([ipywidgets.HBox([radius, eps]), picture])
 
 
 def origin_eps(source: str = "photos", radius: int = 4, *, size: Size = (640, 480)) -> pd.DataFrame:
