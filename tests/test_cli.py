@@ -56,6 +56,10 @@ def labkit(*arguments, **options):
         (["report"], 7, "no results yet"),
         (["results", "show", "12345"], 2, "12345"),
         (["nosuch"], 2, "nosuch"),
+        (["live", "--rung", "nosuch_rung"], 2, "nosuch_rung"),
+        (["live", "--threshold", "7"], 2, "not 7"),
+        (["live", "--source", "photos", "--port", "99999"], 2, "99999"),
+        (["profile", "nosuch_rung"], 2, "nosuch_rung"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_an_exit_code(arguments, code, words, tmp_path):

@@ -221,11 +221,12 @@ def parse_size(text: str) -> Size:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; errors become one sentence on standard error and an exit code."""
-    from labkit.cli import gallery, profile, results
+    from labkit.cli import gallery, live, profile, results
 
     app.add_typer(results.app, name="results")
     app.command()(gallery.gallery)
     app.command("profile")(profile.profile)
+    app.command()(live.live)
     try:
         app(arguments)  # ends the process itself, with the command's exit code
     except LabError as error:
