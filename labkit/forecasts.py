@@ -127,7 +127,7 @@ class Calibration:
             return f"No forecast has been judged yet{rest}."
         hits, ways = sum(bool(one.hit) for one in self.judged), [one.right_way for one in self.judged]
         told = [way for way in ways if way is not None]
-        way = f"; faster or slower was foretold rightly in {sum(told)} of {len(told)}" if told else ""
+        way = f"; the right side of 1 was foretold in {sum(told)} of {len(told)}" if told else ""
         lean = self.tendency or 1.0
         tends = "" if 0.95 <= lean <= 1.05 else f", and lean {'high' if lean > 1 else 'low'}"
         return (

@@ -168,14 +168,14 @@ def form(forecast: Forecast) -> Any:
     field: Any
     if forecast.options:
         choices = [(f"{option:g} times", option) for option in forecast.options]
-        field = widgets.Dropdown(options=choices, description="Your forecast", style=style)
+        field = widgets.Dropdown(options=choices, description="Your forecast (times)", style=style)
     else:
         field = widgets.BoundedFloatText(
-            value=1.0, min=0.01, max=10_000, step=0.1, description="How many times faster?", style=style
+            value=1.0, min=0.01, max=10_000, step=0.1, description="Your forecast (times)", style=style
         )
     note = widgets.Button(description="Note", tooltip="Keep this forecast; the last one noted counts")
     skip = widgets.Button(description="Skip", tooltip="Make no forecast")
-    said = widgets.Label(value="Below 1 means slower. Nothing noted yet.")
+    said = widgets.Label(value="1 means no difference. Nothing noted yet.")
     note.on_click(lambda _: _say(said, lambda: forecast.note(field.value)))
     skip.on_click(lambda _: _say(said, lambda: forecast.note(None)))
 

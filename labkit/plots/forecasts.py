@@ -34,7 +34,7 @@ def forecasts(calibration: Calibration, *, theme: str = "light") -> Chart:
     outcomes = calibration.outcomes
     if not outcomes:
         raise UsageError("no question has been asked yet; a notebook's Predict step asks one")
-    caption = as_caption([calibration.sentence, "lines: 95% intervals"])
+    caption = as_caption([calibration.sentence.rstrip("."), "lines: 95% intervals"])
     with sheet("Forecasts against what was measured", 1.15 * len(outcomes) + 0.6, theme, caption) as (
         chart,
         axes,
@@ -50,7 +50,7 @@ def forecasts(calibration: Calibration, *, theme: str = "light") -> Chart:
         plain_log_ticks(axes.xaxis, low, high, "x")
         set_rows(axes, [_label(one.question) for one in outcomes])
         axes.tick_params(axis="y", labelsize=8)
-        axes.set_xlabel("speed ratio (times)")
+        axes.set_xlabel("ratio (times)")
         legend_above(axes, _legend(look))
         chart.alt_text = f"{calibration.sentence} " + "; ".join(_words(one) for one in outcomes) + "."
     return chart
