@@ -23,11 +23,11 @@ TROUBLES = {
     "insecure": "the browser gives its camera to secure pages only; open this notebook over https, "
     "or as http://localhost through an SSH tunnel",
     "NotAllowedError": "the browser was not allowed to use the camera; allow it beside the page's address, "
-    "then press Start again",
-    "NotFoundError": "the browser finds no camera; plug one in, then press Start again",
-    "NotReadableError": "the browser's camera is in use by another program; close it, press Start again",
+    "then press Stop and Start",
+    "NotFoundError": "the browser finds no camera; plug one in, then press Stop and Start",
+    "NotReadableError": "the browser's camera is in use by another program; close it, then Stop and Start",
     "OverconstrainedError": "the chosen camera is not there, or cannot give this size; choose another one",
-    "ended": "the browser's camera was unplugged or switched off; plug it in, then press Start again",
+    "ended": "the browser's camera was unplugged or switched off; plug it in, then press Stop and Start",
 }
 """Why a page's camera gives no pictures, by the name that the browser has for it."""
 
@@ -36,7 +36,7 @@ def trouble_in_words(name: str) -> str:
     """The sentence for a trouble, with what to do."""
     known = {"SecurityError": "insecure", "AbortError": "NotReadableError"}
     sentence = TROUBLES.get(known.get(name, name))
-    return sentence or f"the browser's camera does not start ({name[:60]}); reload the page, then press Start"
+    return sentence or f"the browser's camera does not start ({name[:60]}); reload the page"
 
 
 class PageClock:

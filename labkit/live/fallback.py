@@ -70,10 +70,10 @@ class PlainWidget(ipywidgets.VBox):
             self._status.value = " · ".join(part for part in [*parts, *message["weights"]] if part)
             self._button.description = "Stop" if message["running"] else "Start"
         elif message["type"] == "stats":
-            fps = message["fps"]
-            rungs = ", ".join(f"{name} {of['fps']:.1f}" for name, of in message["rungs"].items())
+            fps = {name: _rate(value) for name, value in message["fps"].items()}
+            rungs = ", ".join(f"{name} {_rate(of['fps'])}" for name, of in message["rungs"].items())
             self._figures.value = (
-                f"frames per second: {fps['offered']:.1f} offered, {fps['captured']:.1f} captured, "
+                f"frames per second: {fps['offered']} offered, {fps['captured']} captured, "
                 f"{rungs or '–'} inferred; found: {' | '.join(message['found']) or 'nothing'}"
             )
 
@@ -82,6 +82,10 @@ class PlainWidget(ipywidgets.VBox):
 
     def _say(self, message: dict[str, Any]) -> None:
         self.view.receive({**message, "page": _PAGE}, [])
+
+
+def _rate(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
 
 
 def place_for_fallback(widget: Any) -> Callable[[], None]:

@@ -61,7 +61,7 @@ class Figures:
             rates = self._rates(counts)
             most_inferred = max(self.inferred.values(), default=0)
         return {
-            "fps": {name: rates[name] for name in ("offered", "captured", "displayed")},
+            "fps": {name: rates.get(name) for name in ("offered", "captured", "displayed")},
             "rungs": {rung: _of_rung(recent, rung, rates) for rung in self.inferred},
             "age_ms": _median_ms(ages),
             "dropped": max(0, offered - most_inferred),
@@ -84,14 +84,14 @@ class Figures:
         first_s, first = self._history[0]
         seconds = self._history[-1][0] - first_s
         if seconds <= 0:
-            return dict.fromkeys(counts, 0.0)
+            return {}  # one look is no rate
         return {name: (n - first.get(name, 0)) / seconds for name, n in counts.items()}
 
 
 def _of_rung(recent: list[Answer], rung: str, rates: dict[str, float]) -> dict[str, float | None]:
     mine = [a for a in recent if a.rung == rung]
     return {
-        "fps": rates[f"inferred {rung}"],
+        "fps": rates.get(f"inferred {rung}"),
         "took_ms": _median_ms([a.took_s for a in mine]),
         "age_ms": _median_ms([a.age_s for a in mine]),
     }

@@ -441,7 +441,7 @@ class Panel {
 
   showStats(stats, bars) {
     if (!this.client.state?.running) return;
-    const per = (n) => (n === undefined ? "–" : n.toFixed(1));
+    const per = (n) => (n === null || n === undefined ? "–" : n.toFixed(1));
     const ms = (n) => (n === null || n === undefined ? "–" : `${n.toFixed(0)} ms`);
     const rungs = Object.entries(stats.rungs);
     const several = rungs.length > 1;
