@@ -6,6 +6,7 @@ from labkit.bench import Reporter, bench, compare_two
 from labkit.errors import SourceError, UnavailableError, UsageError
 from labkit.measure import Plan, Turns
 from labkit.pipelines import rung
+from labkit.records import Fidelity
 from labkit.results import Store
 from labkit.types import Detections, Preparation, Rung, Workload
 
@@ -149,3 +150,17 @@ def test_families_share_their_work_filter_included():
     ]  # fmt: skip
     with pytest.raises(UnavailableError, match=r"combined; combined, smoothed \(radius 4 px, eps 0.01\)"):
         compare_two("folded_cpu", "filter_opencv_cpu", workload=WORK, turns=TURNS)
+
+
+def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("labkit.bench.job.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("labkit.bench.family._check", lambda *_: now.__setitem__(0, 1e9) or perfect())
+    rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")]
+    result = bench(rungs, workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
+    assert [run.rung for run in result.runs] == ["resnet_pil_cpu"]  # what had begun is finished
+    assert "time of this benchmark was up" in result.skipped["resnet_opencv_cpu"]
+
+
+def perfect():
+    return Fidelity("resnet_pil_cpu", 1, 1.0, None, 0.0, 0)

@@ -60,6 +60,8 @@ def labkit(*arguments, **options):
         (["live", "--threshold", "7"], 2, "not 7"),
         (["live", "--source", "photos", "--port", "99999"], 2, "99999"),
         (["profile", "nosuch_rung"], 2, "nosuch_rung"),
+        (["train", "nosuch"], 2, "'nosuch'"),
+        (["bench", "--minutes", "0"], 2, "not 0"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_an_exit_code(arguments, code, words, tmp_path, monkeypatch, capsys):
@@ -219,3 +221,11 @@ def test_the_notebook_must_be_there(tmp_path):
     done = labkit("lab", cwd=tmp_path)
     assert done.returncode == 2
     assert str(Path("notebooks/00_start_here.ipynb")) in done.stderr
+
+
+def test_training_from_the_shell_leaves_models_and_goes_on(tmp_path):
+    few = ["train", "resnet", "--out", str(tmp_path / "out"), "--scenes", "4"]
+    done = labkit(*few, "--steps", "2")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "resnet" / "model.safetensors").is_file()
+    assert labkit(*few, "--steps", "3", "--resume").returncode == 0

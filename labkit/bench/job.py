@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +75,7 @@ class Job:
         peaks: GFLOP/s by precision, from this machine.
         store: where finished results go, or None.
         scenes: number of scenes with known truth for the accuracy; 0 leaves it out.
+        until_s: on `time.perf_counter`; what has not begun by then is left out, and told.
         others: what else of the lab was running when the benchmark began.
     """
 
@@ -86,4 +88,10 @@ class Job:
     reporter: Reporter
     store: Store | None
     scenes: int = 0
+    until_s: float = float("inf")
     others: tuple[str, ...] = ()
+
+    @property
+    def late(self) -> bool:
+        """Whether the time of this benchmark is up."""
+        return time.perf_counter() > self.until_s

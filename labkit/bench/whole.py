@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def bench(
     reporter: Reporter | None = None,
     noise: float = 0.0,
     scenes: int = 0,
+    minutes: float | None = None,
 ) -> Outcome:
     """Measures rungs and compares them with what they change and with their family's baseline.
 
@@ -45,6 +47,7 @@ def bench(
         noise: standard deviation of noise added to `scenes`, in grey levels.
         scenes: number of scenes with known truth on which to measure each rung's accuracy; 0
             for none.
+        minutes: time after which nothing new begins; what is left out is told. None for no end.
 
     Raises:
         SourceError: the source gives no frames.
@@ -53,6 +56,9 @@ def bench(
     """
     if not rungs:
         raise UsageError("no rung to measure; labkit rungs lists them")
+    if minutes is not None and not minutes > 0:
+        raise UsageError(f"minutes is more than 0, not {minutes}")
+    until_s = float("inf") if minutes is None else time.perf_counter() + 60 * minutes
     reporter = reporter or Reporter()
     workload = workload or Workload()
     outcome = Outcome()
@@ -65,7 +71,9 @@ def bench(
     weights = resolve_all(workload, progress=True)
     _tell_of_weights(weights, reporter)
     peaks = _peaks(able, reporter) if plan is not None else {}
-    job = Job(frames, workload, weights, plan, turns, peaks, reporter, store, scenes, _others(reporter))
+    job = Job(
+        frames, workload, weights, plan, turns, peaks, reporter, store, scenes, until_s, _others(reporter)
+    )
     with busy("a benchmark"):
         for family in _families(able):
             measure_family(family, job, outcome)

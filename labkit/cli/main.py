@@ -16,6 +16,8 @@ from labkit.types import Size, Workload
 if TYPE_CHECKING:
     from labkit.measure import Turns
 
+QUICK_MINUTES = 8.0
+
 app = typer.Typer(
     name="labkit",
     no_args_is_help=True,
@@ -104,6 +106,9 @@ def bench(
     noise: Annotated[float, typer.Option(help="Noise added to scenes, in grey levels.")] = 0.0,
     compare: Annotated[bool, typer.Option(help="Also compare the rungs in turns.")] = True,
     accuracy: Annotated[bool, typer.Option(help="Also measure accuracy on scenes.")] = True,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin nothing new after this time; default 8 with --quick.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure rungs; leaves rows in the store, plots and a report."""
@@ -118,6 +123,7 @@ def bench(
         turns=turns_for(quick, None) if compare and scenario is Scenario.closed else None,
         noise=noise,
         scenes=scenes_for(quick, accuracy),
+        minutes=minutes if minutes is not None or not quick else QUICK_MINUTES,
     )
 
 
@@ -221,12 +227,13 @@ def parse_size(text: str) -> Size:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; errors become one sentence on standard error and an exit code."""
-    from labkit.cli import gallery, live, profile, results
+    from labkit.cli import gallery, live, profile, results, train
 
     app.add_typer(results.app, name="results")
     app.command()(gallery.gallery)
     app.command("profile")(profile.profile)
     app.command()(live.live)
+    app.command()(train.train)
     try:
         app(arguments)  # ends the process itself, with the command's exit code
     except LabError as error:

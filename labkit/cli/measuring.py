@@ -114,7 +114,10 @@ def show(outcome: Outcome) -> None:
         print_lines(f"  {comparison.sentence}" for comparison in outcome.comparisons)
     if outcome.skipped:
         print_lines(["", "Not measured:"], style="bold")
-        print_lines(f"  {name}: {why}" for name, why in outcome.skipped.items())
+        reasons: dict[str, list[str]] = {}
+        for name, why in outcome.skipped.items():
+            reasons.setdefault(why, []).append(name)
+        print_lines(f"  {', '.join(names)}: {why}" for why, names in reasons.items())
 
 
 def leave_pictures(outcome: Outcome, store_path: Path) -> None:

@@ -65,7 +65,7 @@ class Plan:
 
 
 FULL = Plan()
-QUICK = Plan(seconds=3.0, min_frames=6, warm_frames=3, warm_s=0.5, warm_limit_s=3.0, quick=True)
+QUICK = Plan(seconds=2.0, min_frames=6, warm_frames=3, warm_s=0.5, warm_limit_s=3.0, quick=True)
 
 
 @dataclass
