@@ -26,7 +26,7 @@ from labkit.models.engines.store import cache_folder
 from labkit.sources.scenes import scene
 from labkit.types import Detections, Frame, Rung, Workload
 
-QUICK_SCENES, FULL_SCENES = 24, 200
+QUICK_SCENES, FULL_SCENES = 24, 100
 SHOT = 150  # frames between two scenes that have nothing in common
 OBJECTS = 16  # all queries of the small detector
 FOLDS = 8
