@@ -17,7 +17,7 @@ from labkit.records import Comparison, Run
 from labkit.results import load_export
 
 BEGIN, END = "<!-- recorded: begin -->", "<!-- recorded: end -->"
-COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", "mAP@0.5", "names", "of peak", "MiB")
+COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", "mAP@0.5", "names", "MiB")
 
 
 def block(folder: Path) -> str:
@@ -73,7 +73,6 @@ def _row(run: Run) -> str:
         _percent(run.fidelity.agreement if run.fidelity else None),
         _number(run.accuracy.get("map_50")),
         _percent(run.accuracy.get("top1")),
-        _percent(run.share_of_limit),
         f"{run.peak_bytes / 2**20:.0f}",
     ]
     return "| " + " | ".join(cells) + " |"

@@ -2,7 +2,7 @@
 
     python -m labkit.measure.peak
 
-The peak of a precision is the best of several large matrix products in it; a rung's share of
+The peak of a precision is the best of large matrix products and convolutions in it; a rung's share of
 that is how much of the possible it reaches. Measured in a process of its own.
 """
 
@@ -51,7 +51,8 @@ def _peaks(device: str) -> dict[str, float]:
     for name, dtype in dtypes.items():
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         out = torch.empty(n, n, device=device, dtype=dtype)
-        peaks[name] = 2 * n**3 / _best(partial(torch.mm, a, b, out=out), device) / 1e9
+        product = 2 * n**3 / _best(partial(torch.mm, a, b, out=out), device) / 1e9
+        peaks[name] = max(product, _convolution_rate(dtype, device))
     with suppress(ImportError, RuntimeError):
         if device == "cpu":
             peaks["int8"] = _int8_peak(n)
@@ -59,6 +60,19 @@ def _peaks(device: str) -> dict[str, float]:
     target = torch.empty_like(block)
     peaks["copy_gb_s"] = 2 * block.nbytes / _best(lambda: target.copy_(block), device) / 1e9
     return peaks
+
+
+def _convolution_rate(dtype: Any, device: str) -> float:
+    """GFLOP/s of a large convolution: on some processors its library beats that of products."""
+    import torch
+
+    images, channels, side = 4, 256, 64
+    x = torch.randn(images, channels, side, side, device=device).to(dtype)
+    weight = torch.randn(channels, channels, 3, 3, device=device).to(dtype)
+    x, weight = (t.to(memory_format=torch.channels_last) for t in (x, weight))
+    work = partial(torch.nn.functional.conv2d, x, weight, padding=1)
+    with torch.inference_mode():
+        return 2 * 9 * images * channels**2 * side**2 / _best(work, device) / 1e9
 
 
 def _int8_peak(n: int) -> float:
