@@ -161,7 +161,14 @@ def test_results_go_where_labkit_home_says(monkeypatch: pytest.MonkeyPatch, tmp_
     with Store() as here:
         assert here.path == tmp_path / "deep" / "home" / "lab.sqlite" == default_path()
     monkeypatch.delenv("LABKIT_HOME")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert default_path() == Path("results/lab.sqlite")
+    project = tmp_path / "project"
+    for room in ("labkit", "notebooks"):
+        (project / room).mkdir(parents=True)
+    monkeypatch.chdir(project / "notebooks")
+    assert default_path() == project / "results" / "lab.sqlite"
 
 
 def test_the_file_is_written_ahead_and_synchronised(lab: Store) -> None:

@@ -189,6 +189,7 @@ class Camera {
     this.size = [640, 480];
     this.flights = new Map();
     this.number = 0;
+    this.sentNumber = 0;
     this.offered = 0;
     this.starting = false;
     this.failed = false;
@@ -319,8 +320,10 @@ class Camera {
     this.canvas.toBlob(
       async (blob) => {
         if (!blob || !this.stream) return this.flights.delete(number);
-        const message = { type: "picture", n: number, captured_ms: capturedMs, offered };
-        this.client.send(message, [await blob.arrayBuffer()]);
+        const bytes = await blob.arrayBuffer();
+        if (number < this.sentNumber) return this.flights.delete(number); // its successor was packed sooner
+        this.sentNumber = number;
+        this.client.send({ type: "picture", n: number, captured_ms: capturedMs, offered }, [bytes]);
       },
       "image/jpeg",
       JPEG_QUALITY,
