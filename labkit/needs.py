@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
@@ -25,13 +27,19 @@ def _no_cuda() -> str | None:
     return "needs an NVIDIA GPU with a working driver"
 
 
+def _no_compiler() -> str | None:
+    if any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")):
+        return None
+    return "needs a C++ compiler (on Debian: apt-get install g++), with which torch.compile builds its code"
+
+
 def _no_package(name: str) -> str | None:
     if importlib.util.find_spec(name) is not None:
         return None
     return f"needs the package {name} ({INSTALL.get(name, 'pip install ' + name)})"
 
 
-_CHECKS: dict[str, Callable[[], str | None]] = {"cuda": _no_cuda}
+_CHECKS: dict[str, Callable[[], str | None]] = {"cuda": _no_cuda, "c++": _no_compiler}
 
 
 def missing(needs: Iterable[str]) -> str | None:

@@ -17,7 +17,7 @@ from labkit.records import Comparison, Run
 from labkit.results import load_export
 
 BEGIN, END = "<!-- recorded: begin -->", "<!-- recorded: end -->"
-COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", "mAP@0.5", "names", "MiB")
+COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", "mAP@0.5", "names", "of peak", "MiB")
 
 
 def block(folder: Path) -> str:
@@ -31,7 +31,7 @@ def block(folder: Path) -> str:
     boxes = max(run.settings.get("objects", 1) for run in export.runs)
     mark = first.fingerprint
     lines = [
-        f"Recorded on {first.machine}, {mark.get('cores')} cores, {first.created[:10]}, "
+        f"Recorded on {first.machine}, {first.created[:10]}, "
         f"labkit {mark.get('labkit')}; source `{first.source.get('spec')}` {width}x{height}, "
         f"{boxes} boxes per frame, {kinds} weights (with random weights speeds are real, names mean nothing; "
         "mAP and names are those of the lab's small models in the same preparation).",
@@ -73,6 +73,7 @@ def _row(run: Run) -> str:
         _percent(run.fidelity.agreement if run.fidelity else None),
         _number(run.accuracy.get("map_50")),
         _percent(run.accuracy.get("top1")),
+        _percent(run.share_of_limit),
         f"{run.peak_bytes / 2**20:.0f}",
     ]
     return "| " + " | ".join(cells) + " |"

@@ -213,6 +213,8 @@ class Preparation:
     @property
     def work(self) -> str:
         """What is done, whatever the way: only rungs of the same work are compared."""
+        if "resize" in self.options:
+            return f"{self.task}, enlarged to {self.options['resize']} px"
         if self.filter is None:
             return self.task
         return f"{self.task}, smoothed (radius {self.filter.radius} px, eps {self.filter.eps:g})"

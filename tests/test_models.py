@@ -10,17 +10,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 from labkit.errors import UnavailableError, UsageError, WeightsError
+from labkit.measure import collect
 from labkit.models import decode
 from labkit.models.engines import ENGINES, Request, build_engine
 from labkit.models.engines.eager import fold_batch_norms
 from labkit.models.inputs import with_bytes
 from labkit.models.nets import Combined, cut
 from labkit.models.networks import DetrCore, build
+from labkit.models.peers import enlarged
 from labkit.models.prepare import prepare
 from labkit.models.weights import Weights
-from labkit.models.work import gflop
+from labkit.models.work import gflop, gflop_per_frame
 from labkit.needs import missing
-from labkit.preprocess import DETR_INPUT, preprocessor
+from labkit.pipelines import rung
+from labkit.preprocess import DETR_INPUT, InputSpec, preprocessor
 from labkit.types import Preparation, Workload
 
 from conftest import TINY, make_frame  # isort: skip
@@ -238,3 +241,35 @@ def test_classifying_a_frame_is_one_box_as_large_as_the_frame(workload):
     found = net.decode(net.infer(net.preprocess(frame.image)), frame.size)
     assert found.xyxy.tolist() == [[0, 0, *frame.size]]
     assert len(found) == 1
+
+
+def test_transformers_own_pipeline_gets_frames_of_the_size_that_its_network_knows():
+    own = InputSpec(mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert enlarged(own, (640, 480), 800) == (1066, 800)
+    assert enlarged(own, (1280, 720), 800) == (1333, 750)
+    assert enlarged(InputSpec(exact=(256, 192), mean=(0.5,) * 3, std=(0.5,) * 3), (640, 480), 800) == (
+        256,
+        192,
+    )
+
+
+@pytest.mark.parametrize("name", ["peer_pipeline_cpu", "peer_shipped_cpu"])
+def test_transformers_own_pipeline_finds_what_the_lab_finds(name):
+    workload = Workload(model_set="lab", objects=4)
+    frames = collect("scenes", workload.size).frames[:4]
+    both = [
+        [found for _, found in rung(one).run(iter(frames), prepare(rung(one).prepare, workload).net)]
+        for one in ("detr_pil_cpu", name)
+    ]
+    for ours, theirs in zip(*both, strict=True):
+        sure = ours.score > 0.5
+        assert sure.any()
+        np.testing.assert_allclose(theirs.xyxy[sure], ours.xyxy[sure], atol=4)
+        assert [theirs.name[i] for i in np.flatnonzero(sure)] == [ours.name[i] for i in np.flatnonzero(sure)]
+
+
+def test_enlarging_costs_arithmetic():
+    plain, enlarging = (rung(name).prepare for name in ("peer_pipeline_cpu", "peer_shipped_cpu"))
+    assert plain.work != enlarging.work
+    assert gflop_per_frame(plain, Workload()) == pytest.approx(58.1, abs=0.1)
+    assert gflop_per_frame(enlarging, Workload()) == pytest.approx(162.3, abs=0.1)

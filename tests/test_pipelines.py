@@ -56,6 +56,7 @@ ONE_IDEA = [
     {"precision", "fold_batch_norm", "channels_last"},
     {"engine", "compile"},
     {"engine", "preprocess", "precision"},
+    {"engine", "precision", "fold_batch_norm", "channels_last"},  # a peer at its best
     {"schedule", "filter", "filter_radius", "filter_eps", "filter_where"},  # a filter where there was none
     {"filter", "filter_where"},  # a version that ends elsewhere
     {"schedule", "preprocess"},  # a second stream needs work to put on it

@@ -11,7 +11,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from labkit.models.networks import Network
+from labkit.preprocess import InputSpec
 from labkit.types import Detections, Preparation, Size, Workload
+
+SHORTEST_EDGE, LONGEST_EDGE = 800, 1333  # px, as DETR was trained: the first, unless the second is passed
+
+
+def enlarged(spec: InputSpec, size: Size, shortest_edge: int) -> Size:
+    """The size (width, height) to which transformers' processor brings a frame of `size`."""
+    if spec.exact is not None:
+        return spec.exact
+    from transformers.image_transforms import get_size_with_aspect_ratio
+
+    width, height = size
+    height, width = get_size_with_aspect_ratio((height, width), shortest_edge, LONGEST_EDGE)
+    return width, height
 
 
 @dataclass(eq=False)
@@ -55,14 +69,29 @@ def transformers_pipeline(network: Network, workload: Workload, preparation: Pre
     Args:
         network: a DETR.
         workload: frame size and boxes.
-        preparation: option "resize": True lets it enlarge to 800 px as it ships; False keeps
-            the frame's size, which is the same work as the lab's rungs.
+        preparation: option "resize": the length in px to which it brings the shorter side, 800 as
+            it ships; without it the frame keeps its size, the same work as the lab's rungs. A
+            network that takes one size only gets that one.
     """
-    from transformers import DetrImageProcessor, pipeline
+    from transformers import pipeline
 
-    processor = DetrImageProcessor(do_resize=bool(preparation.options.get("resize")), do_pad=False)
+    processor = _processor(network.input, preparation.options.get("resize"))
     device = torch.device(preparation.device)
     run = pipeline(
         "object-detection", model=network.module.detr.to(device), image_processor=processor, device=device
     )
     return PipelinePeer(run, network, workload)
+
+
+def _processor(spec: InputSpec, resize: int | None) -> Any:
+    from transformers import DetrImageProcessor
+
+    if spec.exact is not None:
+        width, height = spec.exact
+        sides = {"height": height, "width": width}
+    else:
+        sides = {"shortest_edge": resize or SHORTEST_EDGE, "longest_edge": LONGEST_EDGE}
+    wanted = spec.exact is not None or resize is not None
+    return DetrImageProcessor(
+        do_resize=wanted, size=sides, image_mean=spec.mean, image_std=spec.std, do_pad=False
+    )

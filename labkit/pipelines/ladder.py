@@ -249,7 +249,19 @@ PEERS = (
     Rung(
         "peer_pipeline_cpu", 6, sequential, Preparation("detect", "pil", form="peer"),
         changes="detr_pil_cpu", reference="detr_pil_cpu",
-        about="transformers' own pipeline() at the frame's size", needs=(),
+        about="transformers' own pipeline() at the frame's size",
+    ),
+    Rung(
+        "peer_shipped_cpu", 6, sequential,
+        Preparation("detect", "pil", form="peer", options={"resize": 800}),
+        changes=None, reference="peer_shipped_cpu",
+        about="the same pipeline() as it ships, which enlarges every frame to 800 px first",
+    ),
+    Rung(
+        "peer_compile_bf16", 6, sequential,
+        Preparation("detect", "opencv", engine="compile", precision="bf16", options=_LEAN),
+        changes="detr_opencv_cpu", reference="detr_pil_cpu",
+        about="torch.compile with frozen weights, in bfloat16", needs=("c++",),
     ),
     Rung(
         "detr_engine_bf16", 6, sequential,
