@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from labkit.cli.main import parse_size
+from labkit.cli.measuring import select
 from labkit.cli.screen import number
 from labkit.errors import UsageError
+from labkit.pipelines import LADDER
 
 TINY = [
     "--size",
@@ -81,6 +83,20 @@ def exit_code():
         return main()
     except SystemExit as end:
         return end.code or 0
+
+
+def test_a_device_brings_the_rungs_that_its_own_are_compared_with():
+    chosen = select(None, None, "cuda")
+    names = [rung.name for rung in chosen]
+    assert {"resnet_cuda", "graph_cuda", "streams_cuda", "origin_combined_cpu"} <= set(names)
+    assert {rung.reference for rung in chosen} <= set(names)
+    assert names == sorted(set(names), key=[rung.name for rung in LADDER].index)
+    assert all(rung.prepare.device == "cpu" for rung in select(None, None, "cpu"))
+    assert [rung.name for rung in select(None, 2, "cuda")] == [
+        "resnet_opencv_cpu", "detr_opencv_cpu", "resnet_cuda", "detr_cuda",
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="cpu or cuda"):
+        select(None, None, "tpu")
 
 
 def test_a_text_file_is_not_a_video(tmp_path):

@@ -35,7 +35,8 @@ def select(names: Sequence[str] | None, stage: int | None, device: str | None = 
         raise UsageError(f"--device is cpu or cuda, not {device!r}")
     if device is not None:
         chosen = [r for r in LADDER if r.prepare.device == device and stage in (None, r.stage)]
-        return list(dict.fromkeys([*(rung(r.reference) for r in chosen), *chosen]))
+        wanted = {r.name for r in chosen} | {r.reference for r in chosen}
+        return [r for r in LADDER if r.name in wanted]
     if stage is None:
         return list(LADDER)
     chosen = list(rungs_of_stage(stage))
