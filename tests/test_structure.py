@@ -25,7 +25,7 @@ LAYERS = {
     "profiling": 5, "exhibits": 5, "predicting": 5, "gallery": 5,
     "bench": 5, "doctor": 5, "report": 5, "reference": 5,
     "fleet": 6, "museum": 6, "filter_story": 6, "stream_story": 6,
-    "cli": 7, "lesson": 7,
+    "cli": 7, "lesson": 8,
 }  # fmt: skip
 
 
