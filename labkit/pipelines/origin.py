@@ -32,15 +32,7 @@ def origin_combined(frames: Iterable[Frame], net: Combined) -> Iterator[tuple[Fr
             logits, boxes = net.detector.infer(x)
         with span("decode", frame):
             found = _read_queries_one_by_one(logits[0], boxes[0], frame.size, net)
-        names = []
-        for box in found.xyxy:
-            with span("crop", frame):
-                crop = net.classifier.crops(frame.image, box[None])
-            with span("classify", frame):
-                names.append(_name_of_crop(net.classifier.infer(crop)))
-        with span("name", frame):
-            found = _with_names(found, names, net)
-        yield frame, found
+        yield frame, _name_one_by_one(frame, found, net)
 
 
 def origin_streams(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
@@ -59,14 +51,7 @@ def origin_streams(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Fra
                 logits, boxes = inner.detector.infer(x)
             with span("decode", frame):
                 found = _read_queries_one_by_one(logits[0], boxes[0], frame.size, inner)
-            names = []
-            for box in found.xyxy:
-                with span("crop", frame):
-                    crop = inner.classifier.crops(frame.image, box[None])
-                with span("classify", frame):
-                    names.append(_name_of_crop(inner.classifier.infer(crop)))
-            with span("name", frame):
-                found = _with_names(found, names, inner)
+            found = _name_one_by_one(frame, found, inner)
         yield frame, found
 
 
@@ -90,6 +75,17 @@ def _read_queries_one_by_one(logits: Tensor, boxes: Tensor, size: Size, net: Com
         name=tuple(names[int(row[1])] for row in rows),
         frame_size=size,
     )
+
+
+def _name_one_by_one(frame: Frame, found: Detections, net: Combined) -> Detections:
+    names = []
+    for box in found.xyxy:
+        with span("crop", frame):
+            crop = net.classifier.crops(frame.image, box[None])
+        with span("classify", frame):
+            names.append(_name_of_crop(net.classifier.infer(crop)))
+    with span("name", frame):
+        return _with_names(found, names, net)
 
 
 def _name_of_crop(logits: Tensor) -> tuple[int, float]:
