@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from labkit.exhibits import GOAL_US, Exhibit, picture, span_cost_us, table, visit
+from labkit.exhibits import Exhibit, cost, picture, table, visit
 from labkit.learn.hints import hint_text
 from labkit.predicting import my_calibration
 from labkit.predicting import table as forecasts_table
@@ -84,11 +83,4 @@ def museum_picture(exhibits: Sequence[Exhibit], theme: str = "light") -> Any:
 
 def span_cost() -> None:
     """Prints what the spans of a frame cost here, with a recording open and without."""
-    recorded, alone = (
-        median(span_cost_us(500, recorded=recorded) for _ in range(5)) for recorded in (True, False)
-    )
-    goal = "within" if recorded <= GOAL_US else "above"
-    print(
-        f"Five spans cost {recorded:.1f} us a frame while recorded and {alone:.1f} us otherwise, "
-        f"{goal} the goal of {GOAL_US:g} us."
-    )
+    print(cost.span_cost().sentence)

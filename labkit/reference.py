@@ -7,6 +7,7 @@ puts the block between the README's two marks; a test compares the two.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ def block(folder: Path) -> str:
         *(_row(run) for run in export.runs),
         "",
         *(f"- {comparison.sentence}" for comparison in _told(export.comparisons)),
+        *_observer(folder),
     ]
     return "\n".join(lines)
 
@@ -61,6 +63,12 @@ def insert(readme: str, text: str) -> str:
 def _told(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Each rung against the first of its family."""
     return [c for c in comparisons if c.a == c.settings.get("baseline")]
+
+
+def _observer(folder: Path) -> list[str]:
+    """What the spans cost that measured all this, where `labkit.exhibits.cost` left it."""
+    found = folder / "span_cost.json"
+    return [f"- {json.loads(found.read_text())['sentence']}"] if found.is_file() else []
 
 
 def _row(run: Run) -> str:

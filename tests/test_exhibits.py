@@ -26,6 +26,7 @@ from labkit.exhibits import (
     visit,
 )
 from labkit.exhibits.child import Child
+from labkit.exhibits.cost import SpanCost, span_cost
 from labkit.exhibits.record import size_of
 from labkit.exhibits.recorded import read_recorded, recorded_or_skipped, write_recorded
 from labkit.exhibits.stand import Stand, crops_in, jpeg
@@ -420,3 +421,13 @@ def test_every_exhibit_runs_here():
     exhibits = visit(source="scenes", size=(160, 128), rounds=2, per_round=8)
     assert len(exhibits) == len(EXHIBITS)
     assert all(one.skipped is None or "GPU" in one.skipped for one in exhibits)
+
+
+def test_the_cost_of_spans_is_told_with_its_spread():
+    told = SpanCost((9.0, 7.0, 8.0), (1.0, 1.0, 2.0)).sentence
+    assert "cost 8.0 us of it while recorded (7.0 to 9.0 over 3 rounds) and 1.0 us otherwise" in told
+    assert "within the goal" in told
+    assert "above the goal" in SpanCost((90.0,), (1.0,)).sentence
+    measured = span_cost(2)
+    assert len(measured.recorded_us) == len(measured.alone_us) == 2
+    assert min(*measured.recorded_us, *measured.alone_us) > 0
