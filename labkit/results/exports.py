@@ -116,7 +116,12 @@ def load_export(folder: Path | str) -> Export:
 
 
 def import_reference(folder: Path | str) -> list[Run]:
-    """The runs of an export, or of all exports one level below (one folder per machine).
+    """The runs of an export, or of all exports one level below; see `load_exports`."""
+    return [run for each in load_exports(folder) for run in each.runs]
+
+
+def load_exports(folder: Path | str) -> list[Export]:
+    """The export in a folder, or all exports one level below (one folder per machine).
 
     Raises:
         ResultsError: there is no export in the folder, or a damaged one.
@@ -127,7 +132,7 @@ def import_reference(folder: Path | str) -> list[Run]:
         raise ResultsError(
             f"no export lies in {folder} or one folder below; name a folder that holds runs.parquet"
         )
-    return [run for place in places for run in load_export(place if place.is_dir() else place.parent).runs]
+    return [load_export(place if place.is_dir() else place.parent) for place in places]
 
 
 def _runs_frame(runs: Sequence[Run]) -> pd.DataFrame:

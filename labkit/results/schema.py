@@ -35,6 +35,15 @@ MIGRATIONS = (
             id INTEGER PRIMARY KEY AUTOINCREMENT, created TEXT NOT NULL, question TEXT NOT NULL,
             options TEXT NOT NULL, answer TEXT NOT NULL, result TEXT NOT NULL)""",
     ),
+    (
+        """CREATE TABLE sweep_points (
+            sweep TEXT NOT NULL, point TEXT NOT NULL, about TEXT NOT NULL,
+            run_id INTEGER REFERENCES runs (id), reason TEXT, created TEXT NOT NULL,
+            PRIMARY KEY (sweep, point), CHECK ((run_id IS NULL) <> (reason IS NULL)))""",
+        "CREATE INDEX sweep_points_by_run ON sweep_points (run_id)",
+        """CREATE TRIGGER a_deleted_run_is_measured_again AFTER DELETE ON runs
+            BEGIN DELETE FROM sweep_points WHERE run_id = OLD.id; END""",
+    ),
 )
 VERSION = len(MIGRATIONS)
 

@@ -99,12 +99,12 @@ class Store:
 
     def add_run(self, run: Run) -> Run:
         """Saves a run; returns it with its id and time of creation (kept if it had one)."""
-        run = replace(run, created=run.created or _now())
+        run = replace(run, created=run.created or utc_now())
         return replace(run, id=self._insert("runs", codec.run_to_row(run)))
 
     def add_comparison(self, comparison: Comparison) -> Comparison:
         """Saves a comparison; returns it with its id and time of creation (kept if it had one)."""
-        comparison = replace(comparison, created=comparison.created or _now())
+        comparison = replace(comparison, created=comparison.created or utc_now())
         return replace(comparison, id=self._insert("comparisons", codec.comparison_to_row(comparison)))
 
     def run(self, run_id: int) -> Run:
@@ -148,7 +148,7 @@ class Store:
 
     def add_prediction(self, prediction: Prediction) -> Prediction:
         """Saves what was expected; returns it with its id and time of creation."""
-        prediction = replace(prediction, created=prediction.created or _now())
+        prediction = replace(prediction, created=prediction.created or utc_now())
         row = {
             "created": prediction.created,
             "question": prediction.question,
@@ -162,7 +162,7 @@ class Store:
     def settle_prediction(self, prediction_id: int, result: Any) -> None:
         """Adds what the measurement said to a prediction."""
         text = codec.dump_json(result, "result")
-        with self._transaction() as db:
+        with self.transaction() as db:
             done = db.execute(
                 "UPDATE predictions SET result = ? WHERE id = ?", (text, prediction_id)
             ).rowcount
@@ -179,10 +179,8 @@ class Store:
         return found
 
     def _insert(self, where: str, row: codec.Row) -> int:
-        names = ", ".join(f'"{name}"' for name in row)
-        marks = ", ".join(f":{name}" for name in row)
-        with self._transaction() as db:
-            return int(db.execute(f"INSERT INTO {where} ({names}) VALUES ({marks})", row).lastrowid or 0)
+        with self.transaction() as db:
+            return insert(db, where, row)
 
     def _one(self, where: str, row_id: int, build: Any) -> Any:
         with self._explained():
@@ -200,11 +198,12 @@ class Store:
             return [dict(row) for row in self._db.execute(text, asked).fetchall()[::-1]]
 
     def _delete(self, where: str, ids: Iterable[int]) -> int:
-        with self._transaction() as db:
+        with self.transaction() as db:
             return db.executemany(f"DELETE FROM {where} WHERE id = ?", [(int(i),) for i in ids]).rowcount
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """The database for a group of statements that take effect together or not at all."""
         with self._explained():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -223,6 +222,13 @@ class Store:
                 yield
             except (sqlite3.Error, OSError) as error:
                 raise ResultsError(_advice(self.path, error, self.warning)) from error
+
+
+def insert(db: sqlite3.Connection, where: str, row: codec.Row) -> int:
+    """Adds a row to a table inside a transaction; returns its id."""
+    names = ", ".join(f'"{name}"' for name in row)
+    marks = ", ".join(f":{name}" for name in row)
+    return int(db.execute(f"INSERT INTO {where} ({names}) VALUES ({marks})", row).lastrowid or 0)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -290,5 +296,6 @@ def _file_system(path: Path) -> str:
     return max(holding, key=lambda m: len(m[1]), default=["", "", ""])[2]
 
 
-def _now() -> str:
+def utc_now() -> str:
+    """The time of creation that rows carry: UTC in ISO format, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
