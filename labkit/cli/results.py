@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from labkit.results import Store, default_path, export
+from labkit.errors import ResultsError, UsageError
+from labkit.records import Comparison, Run
+from labkit.results import Store, default_path, export, load_exports
 
 app = typer.Typer(help="List, show, export and delete stored results.", no_args_is_help=False)
 Ids = Annotated[list[int], typer.Argument(metavar="ID...", help="Numbers as listed.")]
@@ -63,3 +66,58 @@ def export_command(
         written = export(store.runs(), store.comparisons(), folder)
     for path in written:
         print(path)
+
+
+def report(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[EXPORT]...", help="Folders of exports; default: the store."),
+    ] = None,
+    own: Annotated[bool, typer.Option("--own", help="Beside exports, the store's results too.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Page to write; default report.html by the store.")
+    ] = None,
+) -> None:
+    """Write one HTML page of the newest results, machines side by side."""
+    from labkit.pipelines import LADDER
+    from labkit.report import write_report
+
+    runs, comparisons = _exported(folders or [])
+    predictions = []
+    if own or not folders:
+        with Store(default_path()) as store:
+            runs, comparisons = [*store.runs(), *runs], [*store.comparisons(), *comparisons]
+            predictions = store.predictions()
+    if not runs:
+        raise ResultsError("there are no results yet; run: labkit bench --quick")
+    order = {rung.name: place for place, rung in enumerate(LADDER)}
+    newest_runs = _newest(runs, lambda run: (run.rung, run.scenario))
+    newest_comparisons = _newest(comparisons, lambda comparison: (comparison.a, comparison.b))
+    newest_runs.sort(key=lambda run: order.get(run.rung, len(order)))
+    name = "machines.html" if folders else "report.html"
+    path = output or default_path().parent / name
+    print(write_report(newest_runs, newest_comparisons, path, predictions, others=runs))
+
+
+def _exported(folders: Sequence[Path]) -> tuple[list[Run], list[Comparison]]:
+    for folder in folders:
+        if folder.suffix == ".html":
+            raise UsageError(f"{folder} is no folder of an export; to write the page there: --out {folder}")
+    found = [each for folder in folders for each in load_exports(folder)]
+    return (
+        [run for each in found for run in each.runs],
+        [comparison for each in found for comparison in each.comparisons],
+    )
+
+
+def _newest(
+    records: Sequence[Run] | Sequence[Comparison], key: Callable[[Any], tuple[str, str]]
+) -> list[Any]:
+    """The last record of each key, on each kind of machine."""
+    from labkit.report.machines import machines
+
+    found: dict[tuple[str, ...], Any] = {}
+    for machine in machines(records):
+        for record in sorted(machine.records, key=lambda each: (each.created, each.id or 0)):
+            found[machine.letter, *key(record)] = record
+    return list(found.values())

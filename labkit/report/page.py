@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,10 @@ from labkit.errors import UsageError
 from labkit.files import write_whole
 from labkit.forecasts import Calibration, Noted, calibration
 from labkit.records import Comparison, Run
+from labkit.report.machines import Figure, Machine, Work, machines, side_by_side, what_differs
+
+MAX_MACHINES = 6
+"""Columns that still fit side by side; of more, those with the newest records stay."""
 
 COLUMNS = (
     ("Rung", "what was measured"),
@@ -53,6 +56,10 @@ td:first-child { min-width: 11rem; max-width: 18rem; overflow-wrap: anywhere; wh
 td:last-child { min-width: 12rem; white-space: normal; }
 figure { margin: 1.5rem 0; } img { width: min(100%, 60rem); height: auto; }
 .doubt { color: var(--doubt); }
+.machines th, .machines td { text-align: right; min-width: 6rem; white-space: nowrap; }
+.machines th:first-child, .machines td:first-child { text-align: left; min-width: 15rem; max-width: 24rem;
+  white-space: normal; }
+small { display: block; color: var(--faint); }
 pre { overflow-x: auto; border: 1px solid var(--line); padding: .75rem; font-size: .8rem; }
 """
 
@@ -62,14 +69,19 @@ def write_report(
     comparisons: Sequence[Comparison],
     path: Path | str,
     predictions: Sequence[Noted] = (),
+    *,
+    others: Sequence[Run] = (),
 ) -> Path:
-    """Writes the page: sentences, table, doubts, plots with alt text, and the machine.
+    """Writes the page: machines side by side, sentences, table, doubts, plots with alt text.
+
+    Results of unlike machines or software stand in sections of their own.
 
     Args:
-        runs: in the order in which the table shows them.
+        runs: in the order in which the tables show them.
         comparisons: each gives one sentence.
         path: of the HTML file, which is written whole.
         predictions: the learner's forecasts, oldest first; none gives no section about them.
+        others: further runs that are only compared between machines.
 
     Raises:
         UsageError: there is nothing to show.
@@ -77,17 +89,22 @@ def write_report(
     """
     if not runs and not comparisons:
         raise UsageError("a report needs a run or a comparison; measure one first, or name other results")
-    return write_whole(path, _page(runs, comparisons, calibration(predictions)))
+    return write_whole(path, _page(runs, comparisons, calibration(predictions), others))
 
 
-def _page(runs: Sequence[Run], comparisons: Sequence[Comparison], known: Calibration) -> str:
+def _page(
+    runs: Sequence[Run], comparisons: Sequence[Comparison], known: Calibration, others: Sequence[Run]
+) -> str:
+    shown = {id(record) for record in (*runs, *comparisons)}
+    there = machines([*runs, *comparisons, *(run for run in others if id(run) not in shown)])
+    kept = [machine for machine in _newest(there) if any(id(record) in shown for record in machine.records)]
     sections = [
-        _section("Gains", _sentences(comparisons)) if comparisons else "",
-        _section("Runs", _table(runs)) if runs else "",
-        _section("Doubts", _doubts(runs, comparisons)),
-        _section("Plots", _plots(runs, comparisons)),
+        _section("Machines side by side", _side_by_side(_newest(there), len(there)))
+        if len(there) > 1
+        else "",
+        *(_sections_of(machine, shown, alone=len(kept) == 1) for machine in kept),
         _section("Forecasts", _forecasts(known)) if known.outcomes else "",
-        _section("Machine and software", _fingerprints([*runs, *comparisons])),
+        _section("Machine and software", _fingerprints(_newest(there))),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -99,6 +116,67 @@ def _page(runs: Sequence[Run], comparisons: Sequence[Comparison], known: Calibra
         f"<footer>labkit {escape(__version__)}. All intervals are 95% intervals; a percentile is told only "
         "with frames enough for it.</footer>\n</body>\n</html>\n"
     )
+
+
+def _newest(there: Sequence[Machine]) -> list[Machine]:
+    """The machines that the page has room for, in their order."""
+    kept = sorted(there, key=lambda machine: machine.newest)[-MAX_MACHINES:]
+    return [machine for machine in there if machine in kept]
+
+
+def _sections_of(machine: Machine, shown: set[int], *, alone: bool) -> str:
+    """What one machine measured; its letter stands in the headings unless it is the only one."""
+    runs = [run for run in machine.runs if id(run) in shown]
+    comparisons = [c for c in machine.records if isinstance(c, Comparison) and id(c) in shown]
+    on = "" if alone else f" on {machine.letter}"
+    return "".join(
+        (
+            _section(f"Gains{on}", _sentences(comparisons)) if comparisons else "",
+            _section(f"Runs{on}", _table(runs)) if runs else "",
+            _section(f"Doubts{on}", _doubts(runs, comparisons)),
+            _section(f"Plots{on}", _plots(runs, comparisons)),
+        )
+    )
+
+
+def _side_by_side(there: Sequence[Machine], total: int) -> str:
+    """The machines with what differs, and a table of what more than one of them has measured."""
+    names = [f"<li><b>{there[0].letter}</b>: {escape(there[0].name)}</li>"]
+    for machine, lines in what_differs(there):
+        differs = f"; differs from {there[0].letter} in {'; '.join(lines)}" if lines else ""
+        names.append(f"<li><b>{machine.letter}</b>: {escape(machine.name + differs)}</li>")
+    left_out = f"<p>{total - len(there)} older ones are left out.</p>" if total > len(there) else ""
+    intro = (
+        "<p>Frames per second of the same work, each with its 95% interval. Where a machine measured it "
+        "several times: the median of n runs, and the outermost bounds of their intervals.</p>"
+    )
+    listed = f"<ul>\n{''.join(names)}</ul>{left_out}"
+    rows = side_by_side(there)
+    if not rows:
+        return f"{listed}<p>No work has been measured on more than one of them.</p>"
+    return f"{intro}{listed}{_machines_table(there, rows)}"
+
+
+def _machines_table(there: Sequence[Machine], rows: Sequence[tuple[Work, Mapping[str, Figure]]]) -> str:
+    having = [machine for machine in there if any(machine.letter in cells for _, cells in rows)]
+    head = "".join(f'<th scope="col">{machine.letter}</th>' for machine in having)
+    body = "".join(
+        f'<tr><th scope="row">{escape(work.rung)}<small>{escape(work.words)}</small></th>'
+        f"{''.join(_figure_cell(cells.get(machine.letter)) for machine in having)}</tr>\n"
+        for work, cells in rows
+    )
+    table = f'<table class="machines">\n<thead><tr><th scope="col">Rung</th>{head}</tr></thead>'
+    return f'<div class="wide" tabindex="0">{table}\n<tbody>{body}</tbody></table></div>'
+
+
+def _figure_cell(figure: Figure | None) -> str:
+    if figure is None:
+        return "<td>-</td>"
+    low_high = "too few frames" if figure.interval is None else " to ".join(map(_number, figure.interval))
+    notes = [f"n = {figure.n}"] if figure.n > 1 else []
+    notes += [] if figure.agreement is None else [f"agrees {figure.agreement:.0%}"]
+    notes += ["noisy"] if figure.noisy else []
+    return f"<td>{_number(figure.fps)}<small>{low_high}</small><small>{', '.join(notes)}</small></td>"
 
 
 def _lead(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
@@ -197,16 +275,17 @@ def _forecasts(known: Calibration) -> str:
     return f"<p>{escape(known.sentence)}</p>\n<ul>\n{lines}</ul>\n{figure}"
 
 
-def _fingerprints(records: Sequence[Run | Comparison]) -> str:
+def _fingerprints(there: Sequence[Machine]) -> str:
     """The newest fingerprint of each machine."""
-    newest: dict[str, Mapping[str, Any]] = {}
-    for record in sorted(records, key=lambda record: record.created):
-        newest[record.machine] = record.fingerprint
-    return "".join(
-        f"<details{' open' if len(newest) == 1 else ''}><summary>{escape(machine)}</summary>"
-        f"<pre>{escape(json.dumps(dict(facts), indent=2, default=str, ensure_ascii=False))}</pre></details>\n"
-        for machine, facts in newest.items()
-    )
+    shown = " open" if len(there) == 1 else ""
+    parts = []
+    for machine in there:
+        title = machine.name if len(there) == 1 else f"{machine.letter}: {machine.name}"
+        facts = json.dumps(dict(machine.fingerprint), indent=2, default=str, ensure_ascii=False)
+        parts.append(
+            f"<details{shown}><summary>{escape(title)}</summary><pre>{escape(facts)}</pre></details>\n"
+        )
+    return "".join(parts)
 
 
 def _data(svg: str) -> str:
