@@ -15,7 +15,8 @@ from records_made_up import MACHINE, made_up_comparison, made_up_run
 
 from labkit.errors import ResultsError, UsageError
 from labkit.report import write_report
-from labkit.results import Prediction
+from labkit.report.machines import figure, machines, side_by_side
+from labkit.results import Prediction, Store, default_path
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=http://example.org/x onerror=alert(2)>"
 
@@ -190,3 +191,97 @@ def test_a_browser_shows_it(tmp_path: Path) -> None:
     with Image.open(picture) as shot:
         colours = shot.convert("RGB").getcolors(2**24)
     assert (0, 114, 178) in {colour for _, colour in colours}  # the first data colour: plots are drawn
+
+
+OTHER = MACHINE | {"cpu": "Other <CPU> 9", "versions": {"torch": "2.1"}}
+
+
+def test_machines_stand_side_by_side_with_figure_interval_and_what_differs(tmp_path: Path) -> None:
+    slow = made_up_run("plain", period_s=0.05, fingerprint=MACHINE | {"versions": {"torch": "2.0"}})
+    fast = made_up_run("plain", period_s=0.01, agreement=0.5, fingerprint=OTHER)
+    alone = made_up_run("elsewhere", fingerprint=OTHER)
+    page = Page(write_report([slow, fast, alone], [], tmp_path / "a.html").read_text())
+    section = page.text.split("Machines side by side")[1].split("Runs on A")[0]
+    for run in (slow, fast):
+        assert f"{run.fps:.1f}" in section
+        assert "{:.1f} to {:.1f}".format(*run.fps_interval) in section
+    assert "agrees 100%" in section
+    assert "agrees 50%" in section
+    assert "A: Example CPU 3000, 8 cores" in section
+    assert "differs from A in cpu: Example CPU 3000 / Other <CPU> 9; torch: 2.0 / 2.1" in section
+    assert "elsewhere" not in section  # nothing to compare it with
+    assert "elsewhere" in page.text.split("Runs on B")[1]
+    assert len(page.all("table")) == 3
+
+
+def test_like_runs_stand_as_their_median_and_unlike_ones_never() -> None:
+    like = [made_up_run("plain", period_s=period_s) for period_s in (0.01, 0.04, 0.02)]
+    unlike = made_up_run("plain", period_s=0.5, fingerprint=MACHINE | {"versions": {"torch": "2.1"}})
+    there = machines([*like, unlike])
+    assert [(machine.letter, len(machine.runs)) for machine in there] == [("A", 3), ("B", 1)]
+    ((work, cells),) = side_by_side(there)
+    assert work.rung == "plain"
+    assert (cells["A"].n, cells["A"].fps) == (3, like[2].fps)
+    assert cells["A"].interval == (like[1].fps_interval[0], like[0].fps_interval[1])
+    assert (cells["B"].n, cells["B"].fps, cells["B"].interval) == (1, unlike.fps, unlike.fps_interval)
+    assert figure([made_up_run(n=3)]).interval is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"rung": "other"},
+        {"scenario": "paced"},
+        {"quick": True},
+        {"source": {"spec": "scenes", "sha256": "cd" * 32}},
+        {"settings": {"size": [320, 240]}},
+        {"settings": {"objects": 7}},
+        {"settings": {"weights": "pretrained"}},
+        {"settings": {"weights_sha256": {"resnet18": "ee"}}},
+        {"settings": {"model_set": "lab"}},
+        {"settings": {"paced_fps": 5}},
+    ],
+    ids=str,
+)
+def test_only_the_same_work_stands_in_one_row(other: dict) -> None:
+    here = made_up_run("plain")
+    settings = {"settings": dict(here.settings) | other.get("settings", {})}
+    there = made_up_run(**({"rung": "plain", "fingerprint": OTHER} | other | settings))
+    assert side_by_side(machines([here, there])) == []
+    same = made_up_run("plain", fingerprint=OTHER)
+    assert len(side_by_side(machines([here, same]))) == 1
+
+
+def test_older_runs_count_side_by_side_and_old_machines_are_left_out(tmp_path: Path) -> None:
+    marks = [MACHINE | {"cores": cores, "cpu": f"CPU {cores}"} for cores in range(1, 10)]
+    runs = [made_up_run(fingerprint=m, created=f"2026-01-0{m['cores']}") for m in marks]
+    page = Page(write_report(runs[-1:], [], tmp_path / "a.html", others=runs).read_text())
+    assert "3 older ones are left out" in page.text
+    assert "CPU 3" not in page.text
+    assert all(f"CPU {cores}" in page.text for cores in range(4, 10))
+    assert page.text.count("Runs on") == 1  # only what was asked for is shown in full
+
+
+def test_the_command_reads_exports_and_the_own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from labkit.cli import main
+
+    for name, mark in (("one", MACHINE), ("two", OTHER)):
+        with Store(tmp_path / f"{name}.sqlite") as lab:
+            lab.add_run(made_up_run("plain", fingerprint=mark))
+            lab.export(tmp_path / "exports" / name)
+    own = MACHINE | {"cpu": "Own CPU"}
+    with Store(default_path()) as lab:
+        lab.add_run(made_up_run("plain", fingerprint=own))
+
+    def told(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            main(["report", *map(str, arguments), "--out", str(tmp_path / "page.html")])
+        assert end.value.code == 0
+        return (tmp_path / "page.html").read_text()
+
+    both = told(tmp_path / "exports")
+    assert "Example CPU" in both and "Other &lt;CPU&gt;" in both and "Own CPU" not in both
+    assert "Own CPU" in told(tmp_path / "exports" / "one", "--own")
+    assert "Machines side by side" not in told()
+    assert main(["report", str(tmp_path / "page.html")]) == 2
+    assert main(["report", str(tmp_path / "nowhere")]) == 7

@@ -29,9 +29,13 @@ from labkit.results import (
     default_path,
     export,
     import_reference,
+    keep_point,
     load_export,
+    load_exports,
     schema,
     store,
+    sweep_names,
+    sweep_points,
     table,
 )
 
@@ -187,8 +191,9 @@ def test_version_1_is_migrated_with_its_rows(tmp_path: Path) -> None:
     db.close()
     with Store(path) as lab:
         assert lab.predictions() == []
+        assert sweep_names(lab) == []
         np.testing.assert_array_equal(lab.run(1).latency_s, run.latency_s)
-        assert lab._db.execute("PRAGMA user_version").fetchone()[0] == schema.VERSION == 2
+        assert lab._db.execute("PRAGMA user_version").fetchone()[0] == schema.VERSION == 3
 
 
 def test_a_failed_migration_leaves_the_old_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,9 +214,9 @@ def test_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
     path = tmp_path / "lab.sqlite"
     Store(path).close()
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 3")
+        db.execute("PRAGMA user_version = 4")
     db.close()
-    with pytest.raises(ResultsError, match="schema version 3, newer than the 2"):
+    with pytest.raises(ResultsError, match="schema version 4, newer than the 3"):
         Store(path)
 
 
@@ -508,3 +513,77 @@ def test_a_file_is_written_whole_or_left_as_it_was(tmp_path: Path, monkeypatch: 
     assert path.read_text() == "first"
     assert os.listdir(path.parent) == ["a.txt"]
     assert path.stat().st_mode & 0o044
+
+
+def test_a_point_of_a_sweep_is_one_row_with_one_run(lab: Store) -> None:
+    about = {"rung": "opencv", "size": [64, 48]}
+    row, run = keep_point(lab, "sweep", "a", about, made_up_run("first"))
+    assert run is not None
+    assert (row.sweep, row.point, row.about, row.run_id, row.reason) == ("sweep", "a", about, run.id, None)
+    assert row.measured
+    assert lab.run(run.id).rung == "first"
+    again, none = keep_point(lab, "sweep", "a", about, made_up_run("second"))
+    assert none is None
+    assert again == row
+    assert keep_point(lab, "sweep", "a", about, "it failed")[0] == row  # a run is never given up
+    assert [run.rung for run in lab.runs()] == ["first"]
+    keep_point(lab, "other", "a", about, made_up_run())
+    assert sweep_names(lab) == ["sweep", "other"]
+    assert sweep_points(lab, "sweep") == {"a": row}
+    assert sweep_points(lab, "nosuch") == {}
+
+
+def test_a_failed_point_has_a_reason_until_it_is_measured(lab: Store) -> None:
+    row, run = keep_point(lab, "sweep", "a", {}, "its node left")
+    assert run is None
+    assert (row.run_id, row.reason, row.measured) == (None, "its node left", False)
+    assert keep_point(lab, "sweep", "a", {}, "it failed again")[0].reason == "it failed again"
+    assert keep_point(lab, "sweep", "a", {}, made_up_run())[0].measured
+    assert len(sweep_points(lab, "sweep")) == 1
+    with pytest.raises(UsageError, match="has a reason"):
+        keep_point(lab, "sweep", "b", {}, " ")
+
+
+def test_a_point_and_its_run_are_saved_together_or_not_at_all(lab: Store) -> None:
+    lab._db.execute("CREATE TRIGGER full BEFORE INSERT ON sweep_points BEGIN SELECT RAISE(ABORT, 'no'); END")
+    with pytest.raises(ResultsError):
+        keep_point(lab, "sweep", "a", {}, made_up_run())
+    assert lab.runs() == []
+    assert sweep_points(lab, "sweep") == {}
+    with pytest.raises(UsageError, match="about is stored as JSON"):
+        keep_point(lab, "sweep", "a", {"x": object()}, made_up_run())
+    assert lab.runs() == []
+
+
+def test_a_deleted_run_takes_its_point_along(lab: Store) -> None:
+    _, run = keep_point(lab, "sweep", "a", {}, made_up_run())
+    keep_point(lab, "sweep", "b", {}, made_up_run())
+    assert lab.delete([run.id]) == 1
+    assert list(sweep_points(lab, "sweep")) == ["b"]
+
+
+def test_two_drivers_of_one_sweep_leave_one_row_per_point(tmp_path: Path) -> None:
+    def drive(name: str) -> None:
+        with Store(tmp_path / "lab.sqlite") as lab:
+            for i in range(20):
+                keep_point(lab, "sweep", str(i), {}, made_up_run(name, n=5))
+
+    drivers = [threading.Thread(target=drive, args=(name,)) for name in ("one", "two")]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join()
+    with Store(tmp_path / "lab.sqlite") as lab:
+        assert len(lab.runs()) == 20
+        assert {row.run_id for row in sweep_points(lab, "sweep").values()} == {r.id for r in lab.runs()}
+
+
+def test_all_exports_below_a_folder_are_read(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with Store(tmp_path / f"{name}.sqlite") as lab:
+            lab.add_run(made_up_run(name))
+            lab.export(tmp_path / "exports" / name)
+    assert [each.runs[0].rung for each in load_exports(tmp_path / "exports")] == ["one", "two"]
+    assert [each.runs[0].rung for each in load_exports(tmp_path / "exports" / "two")] == ["two"]
+    with pytest.raises(ResultsError, match="no export lies in"):
+        load_exports(tmp_path / "nowhere")

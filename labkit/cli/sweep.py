@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,9 +24,9 @@ from labkit.cli.main import (
 from labkit.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from labkit.fleet.grid import Grid, Point
+    from labkit.fleet.grid import Grid
+    from labkit.fleet.point import Point
     from labkit.fleet.sweep import Swept
-    from labkit.measure import Plan
     from labkit.records import Run
     from labkit.results import SweepPoint
 
@@ -67,7 +65,10 @@ def sweep(
         rungs=[one.name for one in select(rung, None)],
         sizes=[parse_size(part) for part in parts(size, "--size")],
         objects=[_whole(part) for part in parts(objects, "--objects")],
-        plans=plans_for(parts(scenario, "--scenario"), fps, quick, seconds),
+        scenarios=parts(scenario, "--scenario"),
+        fps=fps,
+        seconds=seconds,
+        quick=quick,
         repeats=repeats,
         source=source,
         model_set=model_set,
@@ -91,15 +92,6 @@ def parts(text: str, option: str) -> list[str]:
     if not all(found):
         raise UsageError(f"{option} is a list with commas, such as a,b; not {text!r}")
     return list(dict.fromkeys(found))
-
-
-def plans_for(scenarios: Sequence[str], fps: float | None, quick: bool, seconds: float | None) -> list[Plan]:
-    """One plan per scenario; the rate goes to the paced one."""
-    from labkit.cli.measuring import plan_for
-
-    if fps is not None and "paced" not in scenarios:
-        raise UsageError("--fps is the rate of the paced scenario; add --scenario closed,paced")
-    return [plan_for(each, fps if each == "paced" else None, quick, seconds) for each in scenarios]
 
 
 def show(result: Swept) -> None:
@@ -221,12 +213,12 @@ def _table(result: Swept) -> Table:
             if not mine:
                 continue
             cell = figure(mine)
-            rate = f" {point.plan.fps:g}" if point.plan.fps else ""
+            rate = f" {point.fps:g}" if point.fps else ""
             table.add_row(
                 escape(point.rung),
                 f"{width}x{height}",
                 str(mine[0].settings.get("objects", "-")),
-                f"{point.plan.scenario}{rate}",
+                f"{point.scenario}{rate}",
                 machine.letter,
                 str(cell.n),
                 number(cell.fps),
@@ -242,7 +234,7 @@ def _together(result: Swept) -> dict[Point, list[Run]]:
     found: dict[Point, list[Run]] = {}
     for point, _, run in result.rows:
         if run is not None:
-            found.setdefault(replace(point, repeat=0), []).append(run)
+            found.setdefault(point.once, []).append(run)
     return found
 
 

@@ -1,11 +1,13 @@
 """What a node does for a sweep: one point, in a process that Ray started for it alone.
 
-Nothing heavy is imported before the environment is as it would be without Ray.
+Nothing heavy is imported before the environment is as it would be without Ray: torch reads it
+once. So what Ray calls is `on_node`, and what it hands over are bytes.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -14,10 +16,17 @@ from typing import TYPE_CHECKING
 from labkit.errors import UnavailableError, WorkerError
 
 if TYPE_CHECKING:
-    from labkit.fleet.grid import Point
+    from labkit.fleet.point import Point
     from labkit.records import Run
 
 FAILED = "failed: "  # how `labkit.bench` marks a rung that broke, as against one that cannot run
+
+
+def on_node(work: bytes) -> Run:
+    """Unpacks a pickled (function, point) and calls the one with the other, as if without Ray."""
+    with _as_without_ray():
+        measure, point = pickle.loads(work)
+        return measure(point)
 
 
 def measure_point(point: Point) -> Run:
@@ -28,21 +37,20 @@ def measure_point(point: Point) -> Run:
         UnavailableError: this machine cannot run the rung.
         LabError: the source or the weights cannot be had.
     """
-    with _as_without_ray():
-        from labkit.bench import bench
-        from labkit.pipelines import rung
+    from labkit.bench import bench
+    from labkit.pipelines import rung
 
-        outcome = bench(
-            [rung(point.rung)],
-            source=point.source,
-            workload=point.workload,
-            plan=point.plan,
-            turns=None,
-            store=None,
-            scenes=point.scenes,
-        )
-        if outcome.runs:
-            return _with_niceness(outcome.runs[0])
+    outcome = bench(
+        [rung(point.rung)],
+        source=point.source,
+        workload=point.workload,
+        plan=point.plan,
+        turns=None,
+        store=None,
+        scenes=point.scenes,
+    )
+    if outcome.runs:
+        return _with_niceness(outcome.runs[0])
     why = outcome.skipped.get(point.rung, "left no result")
     if why.startswith(FAILED):
         raise WorkerError(why.removeprefix(FAILED))

@@ -16,7 +16,8 @@ from statistics import median
 import numpy as np
 
 from labkit.fleet.cluster import cluster
-from labkit.fleet.grid import Grid, Point
+from labkit.fleet.grid import Grid
+from labkit.fleet.point import Point
 from labkit.fleet.sweep import SweepReporter, sweep
 from labkit.records import Run
 from labkit.results import Store, SweepPoint

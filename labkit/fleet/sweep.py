@@ -13,8 +13,10 @@ from typing import Any
 
 from labkit.errors import LabError, WorkerError
 from labkit.fleet.cluster import MEASURING, Node, cluster, measuring_nodes, nodes
-from labkit.fleet.grid import Grid, Point
-from labkit.fleet.node_task import measure_point
+from labkit.fleet.grid import Grid
+from labkit.fleet.node_task import measure_point, on_node
+from labkit.fleet.point import Point
+from labkit.pipelines import rung
 from labkit.records import Run
 from labkit.results import Store, SweepPoint, keep_point, sweep_names, sweep_points
 
@@ -185,12 +187,12 @@ class _Work:
             max_calls=1,  # a fresh process each time: nothing of the last point is left in it
             max_retries=self.retries,
             retry_exceptions=[WorkerError],
-        )(self.measure)
-        return task.remote(point)
+        )(on_node)
+        return task.remote(self.ray.cloudpickle.dumps((self.measure, point)))
 
     def _demand(self, point: Point) -> dict[str, float]:
         """What a point takes of a node: its GPU, or as many cores as the smallest node has."""
-        on_gpu = point.device == "cuda"
+        on_gpu = rung(point.rung).prepare.device == "cuda"
         cores = 1 if on_gpu else min(node.cpus for node in self.machines)
         return {"CPU": cores, "GPU": int(on_gpu), MEASURING: 1}
 

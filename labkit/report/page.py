@@ -102,7 +102,7 @@ def _page(
         _section("Machines side by side", _side_by_side(_newest(there), len(there)))
         if len(there) > 1
         else "",
-        *(_sections_of(machine, shown, alone=len(kept) == 1) for machine in kept),
+        *(_sections_of(machine, shown, alone=len(there) == 1) for machine in kept),
         _section("Forecasts", _forecasts(known)) if known.outcomes else "",
         _section("Machine and software", _fingerprints(_newest(there))),
     ]

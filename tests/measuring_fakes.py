@@ -1,0 +1,113 @@
+"""What stands in for measuring a point in the tests of sweeps: cheap, and able to die.
+
+Each takes its point's source as a folder, where it leaves a file per execution.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import uuid
+from pathlib import Path
+
+from records_made_up import made_up_run
+
+from labkit.errors import SourceError, WorkerError
+from labkit.fleet.point import Point
+from labkit.records import Run
+
+SPECIAL = 2
+"""Points with so many boxes are those that fail, die or wait."""
+
+
+def quick(point: Point) -> Run:
+    begun_s = time.time()
+    _note(point)
+    return _run(point, begun_s)
+
+
+def dying_once(point: Point) -> Run:
+    """Its process is killed the first time, at special points."""
+    if point.workload.objects == SPECIAL and not executions(point.source, point.key):
+        _note(point)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return quick(point)
+
+
+def dying(point: Point) -> Run:
+    """Its process is killed each time, at special points."""
+    if point.workload.objects == SPECIAL:
+        _note(point)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return quick(point)
+
+
+def breaking_once(point: Point) -> Run:
+    """The measuring process within breaks the first time, at special points."""
+    if point.workload.objects == SPECIAL and not executions(point.source, point.key):
+        _note(point)
+        raise WorkerError("the process measuring it died (SIGKILL)")
+    return quick(point)
+
+
+def without_source(point: Point) -> Run:
+    """The source cannot be had, at special points."""
+    if point.workload.objects == SPECIAL:
+        _note(point)
+        raise SourceError("film.mp4 is not on this machine; copy it there")
+    return quick(point)
+
+
+def broken(point: Point) -> Run:
+    """The code is wrong, at special points."""
+    if point.workload.objects == SPECIAL:
+        _note(point)
+        return {}[point.key]
+    return quick(point)
+
+
+def waiting(point: Point) -> Run:
+    """Special points wait until there is a file `go` in the folder."""
+    begun_s = time.time()
+    _note(point)
+    while point.workload.objects == SPECIAL and not (Path(point.source) / "go").exists():
+        if time.time() > begun_s + 60:
+            raise WorkerError("nobody said go")
+        time.sleep(0.02)
+    return _run(point, begun_s)
+
+
+def executions(folder: str | Path, key: str = "") -> list[dict]:
+    """What was begun, by the notes in the folder; all points or one."""
+    notes = [json.loads(path.read_text()) for path in sorted(Path(folder).glob(f"{key or '*'}.*.json"))]
+    return [note for note in notes if "ended_s" not in note]
+
+
+def ended(folder: str | Path) -> list[dict]:
+    """What was finished, with when it began and ended and on which node."""
+    notes = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
+    return [note for note in notes if "ended_s" in note]
+
+
+def _run(point: Point, begun_s: float) -> Run:
+    _note(point, begun_s=begun_s, ended_s=time.time())
+    return made_up_run(point.rung, n=70, seed=point.repeat, settings=_settings(point))
+
+
+def _note(point: Point, **more: float) -> None:
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    note = {"key": point.key, "boxes": point.workload.objects, "node": node, "pid": os.getpid(), **more}
+    path = Path(point.source) / f"{point.key}.{time.time_ns()}-{uuid.uuid4().hex}"
+    path.with_suffix(".part").write_text(json.dumps(note))
+    path.with_suffix(".part").rename(f"{path}.json")
+
+
+def _settings(point: Point) -> dict:
+    return {
+        "device": "cpu", "weights": "random", "model_set": "lab", "size": list(point.workload.size),
+        "objects": point.workload.objects, "paced_fps": point.fps,
+    }  # fmt: skip

@@ -1,0 +1,16 @@
+"""The command line with a sweep that measures nothing: sweep_driver.py FAKE ARGUMENT..."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+import measuring_fakes
+
+import labkit.fleet.sweep
+from labkit.cli import main
+
+if __name__ == "__main__":
+    fake = getattr(measuring_fakes, sys.argv[1])
+    labkit.fleet.sweep.sweep = partial(labkit.fleet.sweep.sweep, measure=fake)
+    sys.exit(main(sys.argv[2:]))

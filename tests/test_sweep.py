@@ -1,0 +1,395 @@
+"""Sweeps on real Ray, two nodes on one machine: every point exactly once, whatever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+import pytest
+
+ray = pytest.importorskip("ray")
+
+import measuring_fakes as fakes  # noqa: E402
+from records_made_up import made_up_run  # noqa: E402
+
+from labkit.errors import UnavailableError, UsageError  # noqa: E402
+from labkit.fleet import cluster as cluster_room  # noqa: E402
+from labkit.fleet import sweep as sweep_room  # noqa: E402
+from labkit.fleet.cluster import Node, cluster, measuring_nodes, nodes  # noqa: E402
+from labkit.fleet.grid import Grid  # noqa: E402
+from labkit.fleet.sweep import SweepReporter, free_name, sweep  # noqa: E402
+from labkit.measure import fingerprint  # noqa: E402
+from labkit.results import Store, keep_point, sweep_points  # noqa: E402
+
+TESTS = Path(__file__).parent
+RUNG = "detr_opencv_cpu"
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    """Two nodes that may measure, and this process connected to them."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(TESTS))  # the nodes import the fakes
+        head = {"num_cpus": 1, "resources": {"measuring": 1}, "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args=head)
+        made.add_node(num_cpus=1, resources={"measuring": 1})
+        with cluster(made.address):
+            yield made
+        made.shutdown()
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path / "lab.sqlite") as store:
+        yield store
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where the fakes leave their notes; the source of the points."""
+    path = tmp_path / "notes"
+    path.mkdir()
+    return path
+
+
+def grid_of(folder, objects=(1, 2, 3, 4), **other):
+    return Grid((RUNG,), sizes=((64, 48),), objects=objects, source=str(folder), model_set="lab", **other)
+
+
+def until(true, patience_s=PATIENCE_S):
+    deadline_s = time.monotonic() + patience_s
+    while not true():
+        assert time.monotonic() < deadline_s, "what was waited for did not happen"
+        time.sleep(0.02)
+
+
+def check_once(grid, store, name=None):
+    """Every point of the grid stands in the store exactly once, and so does every run."""
+    rows = sweep_points(store, name or grid.name)
+    assert Counter(rows) == Counter(point.key for point in grid.points)
+    runs = Counter(row.run_id for row in rows.values() if row.measured)
+    assert set(runs.values()) <= {1}
+    assert len(store.runs()) == len(runs)
+
+
+# the grid
+
+
+def test_a_grid_is_the_product_of_its_lists_with_whole_rounds_one_after_another():
+    grid = Grid(
+        (RUNG, "resnet_linear_cpu"), sizes=((64, 48), (96, 64)), objects=(1, 5),
+        scenarios=("closed", "paced"), fps=5, repeats=2,
+    )  # fmt: skip
+    assert len(grid.points) == 2 * 2 * 2 * 3  # the classifier has no boxes to vary
+    assert [point.repeat for point in grid.points] == [0] * 12 + [1] * 12
+    assert {(point.scenario, point.fps) for point in grid.points} == {("closed", None), ("paced", 5)}
+    assert len({point.key for point in grid.points}) == 24
+
+
+def test_a_key_depends_on_what_defines_the_point_and_on_nothing_else():
+    one, same = (Grid((RUNG,), objects=(3,)).points[0] for _ in range(2))
+    assert one.key == same.key
+    workload = one.workload
+    others = [
+        replace(one, rung="detr_pil_cpu"), replace(one, source="scenes"), replace(one, repeat=1),
+        replace(one, scenario="paced", fps=5.0), replace(one, seconds=2.0), replace(one, quick=True),
+        replace(one, scenes=4), replace(one, workload=replace(workload, size=(64, 48))),
+        replace(one, workload=replace(workload, objects=4)), replace(one, workload=replace(workload, seed=1)),
+        replace(one, workload=replace(workload, model_set="lab")),
+        replace(one, workload=replace(workload, weights="random")),
+    ]  # fmt: skip
+    assert len({one.key, *(other.key for other in others)}) == 1 + len(others)
+    code = f"from labkit.fleet.grid import Grid; print(Grid(({RUNG!r},), objects=(3,)).points[0].key)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == one.key
+
+
+def test_what_is_stored_of_an_address_has_no_credentials():
+    hidden = Grid((RUNG,), source="rtsp://user:secret@camera/1?key=secret").points[0]
+    assert "secret" not in json.dumps(hidden.describe())
+    other = Grid((RUNG,), source="rtsp://user:secret@camera/1?key=other").points[0]
+    assert hidden.key != other.key
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"repeats": 0}, "not 0 times"), ({"fps": 5.0}, "--scenario paced"), ({"sizes": ()}, "its sizes"),
+        ({"scenarios": ("paced",)}, "needs a rate"), ({"scenarios": ("live",)}, "not 'live'"),
+        ({"seconds": 0.0}, "more than 0"), ({"rungs": ("nosuch",)}, "nosuch"), ({"objects": (900,)}, "900"),
+        ({"repeats": 20_000}, "20000"),
+    ],
+)  # fmt: skip
+def test_a_wrong_grid_is_refused_in_words(wrong, words):
+    with pytest.raises(UsageError, match=words):
+        Grid(**({"rungs": (RUNG,)} | wrong))
+
+
+# on two nodes
+
+
+def test_the_nodes_of_the_cluster_are_seen(two_nodes):
+    assert [(node.cpus, node.measuring) for node in nodes()] == [(1, 1), (1, 1)]
+    assert measuring_nodes() == nodes()
+
+
+def test_every_point_is_measured_once_and_one_at_a_time_per_node(two_nodes, store, folder):
+    grid = grid_of(folder, objects=(1, 2, 3), repeats=2)
+    heard = Heard()
+    result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.quick, reporter=heard)
+    check_once(grid, store)
+    assert [point for point, *_ in result.rows] == list(grid.points)
+    assert [run.settings["objects"] for run in result.runs] == [p.workload.objects for p in grid.points]
+    assert not result.failed
+    assert heard.plans == [(6, 0)]
+    assert sorted(heard.points) == sorted(point.key for point in grid.points)
+    done = fakes.ended(folder)
+    assert len({note["node"] for note in done}) == 2
+    assert len({note["pid"] for note in done}) == len(grid.points)  # a fresh process each
+    for node in {note["node"] for note in done}:
+        spans = sorted((n["begun_s"], n["ended_s"]) for n in done if n["node"] == node)
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
+
+
+def test_what_is_settled_is_not_measured_again(two_nodes, store, folder):
+    grid = grid_of(folder, objects=(1, 2))
+    first = sweep(grid, store=store, address=two_nodes.address, measure=fakes.without_source)
+    assert [(str(p), why) for p, why in first.failed] == [
+        (f"{RUNG} 64x48, 2 boxes, closed", "film.mp4 is not on this machine; copy it there")
+    ]
+    assert len(fakes.executions(folder)) == 2  # a missing source is no reason to try again
+    again = sweep(grid, store=store, address=two_nodes.address, measure=fakes.quick)
+    assert again.reused == 2
+    assert len(fakes.executions(folder)) == 2
+    healed = sweep(grid, store=store, address=two_nodes.address, measure=fakes.quick, retry_failed=True)
+    assert healed.reused == 1
+    assert not healed.failed
+    assert len(fakes.executions(folder)) == 3
+    check_once(grid, store)
+    wider = grid_of(folder, objects=(1, 2, 3))
+    sweep(wider, store=store, name=grid.name, address=two_nodes.address, measure=fakes.quick)
+    assert len(fakes.executions(folder)) == 4
+    check_once(wider, store, grid.name)
+
+
+def test_a_point_whose_process_dies_or_breaks_is_tried_again(two_nodes, store, folder):
+    for fake in (fakes.dying_once, fakes.breaking_once):
+        place = folder / fake.__name__
+        place.mkdir()
+        grid = grid_of(place, objects=(1, 2))
+        result = sweep(grid, store=store, name=fake.__name__, address=two_nodes.address, measure=fake)
+        assert not result.failed
+        assert Counter(n["key"] for n in fakes.executions(place)) == {
+            grid.points[0].key: 1, grid.points[1].key: 2,
+        }  # fmt: skip
+        assert set(sweep_points(store, fake.__name__)) == {point.key for point in grid.points}
+
+
+def test_a_point_that_always_dies_is_recorded_as_failed_with_its_reason(two_nodes, store, folder):
+    grid = grid_of(folder, objects=(1, 2))
+    result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.dying, retries=1)
+    check_once(grid, store)
+    ((point, why),) = result.failed
+    assert point.workload.objects == fakes.SPECIAL
+    assert "the process measuring it died" in why
+    assert "2 attempts" in why
+    assert len(fakes.executions(folder, point.key)) == 2
+
+
+def test_a_mistake_in_the_code_is_told_in_one_line(two_nodes, store, folder):
+    grid = grid_of(folder, objects=(2,))
+    result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.broken)
+    assert result.failed[0][1] == f"KeyError: '{grid.points[0].key}'"
+    assert len(fakes.executions(folder)) == 1
+
+
+def test_a_node_that_leaves_takes_no_point_with_it(two_nodes, store, folder):
+    grid = grid_of(folder, objects=(2, 1), repeats=3)
+    third = two_nodes.add_node(num_cpus=1, resources={"measuring": 1})
+    try:
+        gone = Leaving(two_nodes, third, folder)
+        result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.waiting, reporter=gone)
+    finally:
+        if third in two_nodes.worker_nodes:
+            two_nodes.remove_node(third, allow_graceful=False)
+    assert gone.left
+    check_once(grid, store)
+    assert not result.failed
+    assert any(note["node"] == third.node_id for note in fakes.executions(folder))
+    assert len(fakes.executions(folder)) > len(grid.points)  # what ran there was begun again
+
+
+def test_points_that_no_node_can_measure_fail_with_the_reason(two_nodes, store, folder, monkeypatch):
+    cuda = Grid(("resnet_cuda",), source=str(folder))
+    result = sweep(cuda, store=store, address=two_nodes.address, measure=fakes.quick)
+    assert "a GPU" in result.failed[0][1]
+    grid = grid_of(folder, objects=(2,))
+    monkeypatch.setattr(sweep_room, "nodes", list)  # as if every node had left
+    monkeypatch.setattr(sweep_room, "POLL_S", 0.1)
+    result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.waiting, grace_s=0.3)
+    assert "no node that can measure it was left" in result.failed[0][1]
+
+
+def test_without_a_measuring_node_the_line_that_starts_one_is_told(two_nodes, store, folder, monkeypatch):
+    monkeypatch.setattr(cluster_room, "nodes", lambda: [Node("a", "host", 4, 0, 0)])
+    with pytest.raises(UnavailableError, match=r"ray start .*--resources='\{\"measuring\": 1\}'"):
+        sweep(grid_of(folder), store=store, address=two_nodes.address, measure=fakes.quick)
+
+
+def test_another_cluster_than_the_connected_one_is_refused(two_nodes):
+    with pytest.raises(UsageError, match="another Ray cluster"), cluster("192.0.2.7:6379"):
+        pass
+
+
+def test_a_real_rung_is_measured_as_without_ray(two_nodes, store, tmp_path):
+    grid = Grid(("resnet_linear_cpu",), sizes=((64, 48),), model_set="lab", seconds=0.2, quick=True)
+    result = sweep(grid, store=store, address=two_nodes.address)
+    (run,) = result.runs
+    assert not result.failed
+    assert (run.rung, run.settings["model_set"], run.quick) == ("resnet_linear_cpu", "lab", True)
+    assert run.fps > 0
+    here = fingerprint()
+    assert run.fingerprint["threads"] == here["threads"]  # the node has one core for Ray, not for torch
+    assert run.fingerprint["cpu"] == here["cpu"]
+
+
+def test_a_driver_killed_half_way_goes_on_with_what_is_left(two_nodes, store, folder):
+    sizes, boxes = "64x48", "1,3,4,2"  # the last one waits
+    arguments = ["sweep", RUNG, "--size", sizes, "--objects", boxes, "--source", str(folder)]
+    arguments += ["--model-set", "lab", "--name", "killed", "--address", two_nodes.address]
+    driver = run_driver("waiting", *arguments, home=store.path.parent)
+    until(lambda: len(sweep_points(store, "killed")) == 3 and len(fakes.executions(folder)) >= 4)
+    driver.kill()
+    driver.communicate(timeout=30)
+    kept = {key: row.run_id for key, row in sweep_points(store, "killed").items()}
+    (folder / "go").touch()
+    driver = run_driver("waiting", *arguments, home=store.path.parent)
+    out, err = driver.communicate(timeout=90)
+    assert driver.returncode == 0, err
+    rows = sweep_points(store, "killed")
+    assert len(rows) == 4
+    assert {key: rows[key].run_id for key in kept} == kept
+    begun = Counter(note["key"] for note in fakes.executions(folder) if note["key"] in kept)
+    assert begun == dict.fromkeys(kept, 1)
+    assert "3 of 4 points are there from before" in err
+    assert "4 points measured, 0 failed" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert RUNG in out
+
+
+# on this machine alone
+
+
+def test_ctrl_c_ends_cleanly_and_leaves_nothing_behind(store, folder):
+    arguments = ["sweep", RUNG, "--size", "64x48", "--objects", "1,2", "--source", str(folder)]
+    driver = run_driver("waiting", *arguments, home=store.path.parent)
+    started = psutil.Process(driver.pid)
+    name = Grid((RUNG,), sizes=((64, 48),), objects=(1, 2), source=str(folder)).name
+    until(lambda: len(sweep_points(store, name)) == 1 and len(fakes.executions(folder)) >= 2)
+    family = started.children(recursive=True)
+    assert any("raylet" in process.name() for process in family)
+    listening = {c.laddr.ip for p in [started, *family] for c in connections(p) if c.status == "LISTEN"}
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    os.kill(driver.pid, signal.SIGINT)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert "1 of 2 points are kept" in err
+    assert "the same command goes on" in err
+    assert "Traceback" not in out + err
+    _, left = psutil.wait_procs(family, timeout=20)
+    assert not left
+    assert not list(Path("/tmp").glob(f"labkit-ray-{driver.pid}-*"))
+
+
+def test_an_address_where_nothing_answers_is_told_soon(two_nodes, store, folder):
+    arguments = ["sweep", RUNG, "--source", str(folder), "--address", "127.0.0.1:9"]
+    out, err = run_driver("quick", *arguments, home=store.path.parent).communicate(timeout=60)
+    assert "no Ray cluster can be reached at 127.0.0.1:9" in err
+    assert "ray start" in err
+    assert "Traceback" not in out + err
+
+
+# without Ray
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:", ":6379", "host:99999999", "ray://host:10001"])
+def test_a_wrong_address_is_refused(address):
+    with pytest.raises(UsageError, match=r"HOST:PORT"), cluster(address):
+        pass
+
+
+def test_ray_that_is_missing_is_told_with_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UnavailableError, match=r"pip install 'labkit\[scale\]'"), cluster():
+        pass
+
+
+def test_a_name_that_is_taken_gets_a_number(store):
+    assert free_name(store, "a") == "a"
+    for name in ("a", "a-2"):
+        keep_point(store, name, "key", {}, made_up_run())
+    assert free_name(store, "a") == "a-3"
+
+
+class Heard(SweepReporter):
+    def __init__(self):
+        self.plans, self.points = [], []
+
+    def planned(self, total, settled):
+        self.plans.append((total, settled))
+
+    def settled(self, point, row, run):
+        assert (run is None) == (row.reason is not None)
+        self.points.append(point.key)
+
+
+class Leaving(SweepReporter):
+    """Kills a node as soon as it has begun a point; then nothing waits any more."""
+
+    def __init__(self, made, node, folder):
+        import threading
+
+        self.made, self.node, self.folder, self.left = made, node, folder, False
+        threading.Thread(target=self._leave, daemon=True).start()
+
+    def _leave(self):
+        try:
+            until(self._waits_there)
+            self.made.remove_node(self.node, allow_graceful=False)
+            self.left = True
+        finally:
+            (self.folder / "go").touch()
+
+    def _waits_there(self):
+        begun = fakes.executions(self.folder)
+        return any(n["node"] == self.node.node_id and n["boxes"] == fakes.SPECIAL for n in begun)
+
+
+def run_driver(fake, *arguments, home):
+    """The command line in a process of its own, with a fake in place of measuring."""
+    return subprocess.Popen(
+        [sys.executable, str(TESTS / "sweep_driver.py"), fake, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LABKIT_HOME": str(home), "COLUMNS": "80"},
+    )
+
+
+def connections(process):
+    try:
+        return process.net_connections("tcp")
+    except psutil.Error:
+        return []
