@@ -15,12 +15,14 @@ from labkit import busy
 from labkit.errors import ResultsError, SourceError, SourceLost, UsageError
 from labkit.live.browser_camera import TROUBLES, BrowserCamera, PageClock, browser_source, trouble_in_words
 from labkit.live.inference import Ready, Tape
-from labkit.live.knobs import Knobs
+from labkit.live.knobs import LIVE_RUNGS, Knobs
 from labkit.live.newest import Newest
 from labkit.live.opening import live, make_view
 from labkit.live.player import STOP_S
 from labkit.live.recorder import Recorder
 from labkit.live.smoothing import Smoothing
+from labkit.needs import missing
+from labkit.pipelines import rung
 from labkit.types import Frame
 
 from conftest import make_frame  # isort: skip
@@ -373,7 +375,11 @@ def test_pages_cannot_set_what_is_not_there(wrong):
 
 def test_the_best_rung_and_models_are_found():
     known = Knobs().resolved()
-    assert known.rung != "auto" and known.model_set in ("full", "lab")
+    assert known.rung in LIVE_RUNGS and known.model_set in ("full", "lab")
+    best = rung(known.rung)
+    assert missing(best.needs) is None
+    assert all(missing(rung(name).needs) for name in LIVE_RUNGS[: LIVE_RUNGS.index(known.rung)])
+    assert all(rung(name).prepare.filter is None for name in LIVE_RUNGS)  # the view has its own
     asked = Knobs(weights="random").resolved()
     assert (asked.model_set, asked.weights) == ("full", "random")
 

@@ -3,7 +3,6 @@
 import itertools
 import json
 import re
-import shutil
 import time
 from pathlib import Path
 
@@ -13,16 +12,11 @@ import pytest
 psutil = pytest.importorskip("psutil")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
 
+from browser.chromium import CHROMIUM, launch  # noqa: E402
 from browser.film import READ_NUMBER, numbered_picture, write_mjpeg  # noqa: E402
 from browser.lab import Desk, JupyterLab  # noqa: E402
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARTEFACTS = Path(__file__).parents[1] / "build" / "live"
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 FRAMES = 300
 
 pytestmark = [
@@ -59,9 +53,7 @@ def driver():
 @pytest.fixture(scope="module")
 def browser(driver, film):
     """Chromium with a camera that shows the numbered film, and permission to use it."""
-    chromium = driver.chromium.launch(
-        executable_path=CHROMIUM, args=[*FLAGS, *CAMERA, f"--use-file-for-fake-video-capture={film}"]
-    )
+    chromium = launch(driver, film=film)
     yield chromium
     chromium.close()
 
@@ -441,7 +433,7 @@ def test_permission_denied_and_no_camera(desk, driver, flags, sentence, request)
         pytest.skip("this machine has a camera")
     if not flags:
         flags = ["--use-fake-ui-for-media-stream"]
-    chromium = driver.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
+    chromium = launch(driver, *flags)
     pages = new_page(chromium)
     page = next(pages)
     sheet = desk(OPEN.format(source="browser"), page=page)

@@ -1,17 +1,15 @@
 """The form that asks for a forecast, in real JupyterLab: noted by a click, closed by the result."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
 
+from browser.chromium import CHROMIUM, launch  # noqa: E402
 from browser.lab import Desk, JupyterLab  # noqa: E402
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARTEFACTS = Path(__file__).parents[1] / "build" / "predicting"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 
 pytestmark = [
     pytest.mark.browser,
@@ -34,7 +32,7 @@ def lab(tmp_path):
 
 def test_a_click_notes_a_forecast_and_the_result_closes_the_form(lab):
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = launch(driver)
         page = browser.new_page(viewport={"width": 1100, "height": 900})
         desk = Desk(lab, page, lab.notebook("forecast.ipynb", ASK, TELL, SCORE))
         desk.run_cell(0)

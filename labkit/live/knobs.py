@@ -111,23 +111,16 @@ class Knobs:
         return {field.name: getattr(self, field.name) for field in fields(self)} | {"size": list(self.size)}
 
 
+# The quickest first; none filters, holds frames back, or takes minutes to prepare.
+LIVE_RUNGS = ("graph_cuda", "cpu_engine_bf16", "folded_cpu")
+
+
 def default_rung() -> Rung:
     """The best rung for a live view here: it finds and names, hardly rounds, and is soon prepared."""
     from labkit.needs import missing
-    from labkit.pipelines import LADDER
+    from labkit.pipelines import rung
 
-    def fits(rung: Rung) -> bool:
-        plan = rung.prepare
-        return (
-            plan.task == "combined"
-            and plan.precision != "int8"  # quantising takes minutes the first time
-            and plan.engine in ("eager", "openvino", "cuda_graph")
-            and missing(rung.needs) is None
-        )
-
-    able = [rung for rung in LADDER if fits(rung)]
-    on_gpu = [rung for rung in able if rung.prepare.device == "cuda"]
-    return (on_gpu or able)[-1]
+    return next(r for r in map(rung, LIVE_RUNGS) if missing(r.needs) is None)
 
 
 def default_models() -> tuple[ModelSet, WeightsWanted]:

@@ -26,7 +26,7 @@ class LiveFigures:
     """What was measured.
 
     Attributes:
-        rung, seconds, rounds: of what, how long per part, how many times in turn.
+        rung, model_set, seconds, rounds: of what, how long per part, how many times in turn.
         display_fps: pictures acknowledged per second.
         interval_p99_ms: 99th percentile of the time between two of them.
         slowdown: share of the detections per second that showing the picture costs.
@@ -37,6 +37,7 @@ class LiveFigures:
     """
 
     rung: str
+    model_set: str
     seconds: float
     rounds: int
     display_fps: float
@@ -75,6 +76,7 @@ def measure(
     rung: str = "auto",
     source: str = "photos",
     *,
+    model_set: str = "full",
     seconds: float = 10.0,
     rounds: int = 5,
     stops: int = 100,
@@ -86,6 +88,7 @@ def measure(
     Args:
         rung: as for `live`.
         source: any that goes on for long enough.
+        model_set: "full" for the load of DETR-R50 (random weights, where there are no others), or "lab".
         seconds: of each turn.
         rounds: turns of each kind.
         stops: how often it is started and stopped.
@@ -94,7 +97,9 @@ def measure(
 
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     client = Client()
-    view = make_view(source, Knobs(rung=rung), client.send)
+    weights = "auto" if model_set == "lab" else "random"
+    knobs = Knobs(rung=rung, model_set=model_set, weights=weights)  # type: ignore[arg-type]
+    view = make_view(source, knobs, client.send)
     client.view = view
     client.say({"type": "hello", "visible": True})
     view.start()
@@ -108,6 +113,7 @@ def measure(
     slowdowns = tuple(1 - shown / hidden for shown, hidden, _, _ in turns)
     return LiveFigures(
         rung=view.player.knobs.rung,
+        model_set=model_set,
         seconds=seconds,
         rounds=rounds,
         display_fps=1e3 / float(np.mean(intervals_ms)),
@@ -176,11 +182,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rung", default="auto")
     parser.add_argument("--source", default="photos")
+    parser.add_argument("--model-set", choices=("full", "lab"), default="full")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--stops", type=int, default=100)
     asked = parser.parse_args()
-    figures = measure(asked.rung, asked.source, seconds=asked.seconds, rounds=asked.rounds, stops=asked.stops)
+    figures = measure(
+        asked.rung,
+        asked.source,
+        model_set=asked.model_set,
+        seconds=asked.seconds,
+        rounds=asked.rounds,
+        stops=asked.stops,
+    )
     print(json.dumps(asdict(figures), indent=2))
 
 

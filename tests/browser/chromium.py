@@ -1,0 +1,16 @@
+"""Chromium as these tests start it."""
+
+import shutil
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+
+
+def launch(driver, *flags, film=None):
+    """A headless browser; with a film, its camera shows that and asks nobody."""
+    seen = [] if film is None else [*CAMERA, f"--use-file-for-fake-video-capture={film}"]
+    return driver.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *seen, *flags])
