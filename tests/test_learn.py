@@ -9,6 +9,7 @@ from labkit.learn.change import chain, change
 from labkit.learn.checks import check_corners, check_normalise, check_speed_up
 from labkit.learn.look import look, models_to_look_at
 from labkit.learn.origin import PUBLISHED, published
+from labkit.pipelines import LADDER, rung
 from labkit.types import Workload
 
 from conftest import TINY  # isort: skip
@@ -68,6 +69,37 @@ def test_a_change_shows_preparation_and_code():
     assert "one_by_one -> batched_crops" in text
     assert any(line.startswith("-") and "for box in" in line for line in text.splitlines())
     assert "nothing" in change("resnet_pil_cpu", "resnet_pil_cpu")
+
+
+def signed(text, sign):
+    return [line[1:] for line in text.splitlines() if line.startswith(sign)]
+
+
+def test_a_loop_that_stays_is_named_and_what_comes_before_it_is_shown():
+    text = change("folded_cpu", "filter_opencv_cpu")
+    assert "the same in both: batched_crops" in text
+    assert signed(text, "-") == []
+    assert any("net.smooth(frame.image)" in line for line in signed(text, "+"))
+    assert not any("net.classifier" in line for line in signed(text, "+"))
+    text = change("origin_combined_cuda", "filter_origin_cuda")
+    assert "the same in both: origin_combined" in text
+
+
+def test_a_loop_that_is_replaced_shows_what_it_hands_on_to():
+    text = change("filter_numba_cpu", "streams_cpu")
+    assert "the same in both: smoothed" in text
+    assert any("def batched_crops" in line for line in signed(text, "-"))
+    assert any("ReadAhead" in line for line in signed(text, "+"))
+    text = change("filter_fused_cuda", "streams_cuda")
+    assert any('lanes.after("filter", "upload")' in line for line in signed(text, "+"))
+    assert any("under_way.popleft()" in line for line in signed(text, "+"))
+
+
+@pytest.mark.parametrize("name", [each.name for each in LADDER if each.changes])
+def test_every_step_of_the_ladder_shows_some_difference(name):
+    text = change(rung(name).changes, name)
+    assert len(signed(text, "+")) + len(signed(text, "-")) > 0
+    assert len(text.splitlines()) < 90
 
 
 def test_a_chain_leads_from_the_first_rung_to_the_last():

@@ -1,11 +1,18 @@
 """The exercises of notebook 07: the right answers pass, plausible mistakes are named, hints lead on."""
 
+import json
+import re
+from itertools import chain
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from labkit.errors import UsageError
 from labkit.learn.hints import HINTS, hint_text
 from labkit.learn.number_checks import check_fps, check_paced_latency
+
+SOLUTIONS = Path(__file__).parent / "solutions"
 
 
 def fps(done_s, warm):
@@ -103,6 +110,18 @@ def test_hints_come_in_steps_and_each_names_the_next(exercise):
     for step, text in enumerate(told, 1):
         assert f"{step} of {steps}" in text
         assert (f'lesson.hint("{exercise}", {step + 1})' in text) == (step < steps)
+
+
+@pytest.mark.parametrize("path", sorted(SOLUTIONS.rglob("*.py")), ids=lambda p: p.parent.name)
+def test_every_exercise_names_its_first_hint_and_no_hint_is_the_solution(path):
+    notebook = json.loads((SOLUTIONS.parents[1] / "notebooks" / f"{path.parent.name}.ipynb").read_text())
+    text = "".join(chain.from_iterable(cell["source"] for cell in notebook["cells"]))
+    told = re.findall(r'lesson\.hint\("(\w+)"(?:, 1)?\)', text)
+    assert told
+    lines = {line.strip() for line in path.read_text().splitlines() if len(line.strip()) > 25}
+    for exercise in told:
+        for text in HINTS[exercise]:
+            assert not [line for line in lines if line in text]
 
 
 def test_hints_that_do_not_exist_are_said():

@@ -1,12 +1,21 @@
-"""What one rung changes of another, as text beside the story."""
+"""What one rung changes of another, as text beside the story.
+
+A schedule may be little more than "the one I know, over frames that came through something else".
+So schedules are compared by the loops that they are made of: what both have is named, not shown.
+"""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
 import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from labkit.pipelines import rung
+
+Schedule = Callable[..., Any]
 
 
 def change(a: str, b: str) -> str:
@@ -30,9 +39,11 @@ def change(a: str, b: str) -> str:
         if key in second:
             lines.append(f"+ {key}: {second[key]}")
     if before.run is not after.run:
-        old, new = (_code(side.run) for side in (before, after))
-        lines += ["", f"  {before.run.__name__} -> {after.run.__name__}"]
-        lines += list(difflib.unified_diff(old, new, lineterm="", n=2))[2:]
+        lines += [
+            "",
+            f"  {before.run.__name__} -> {after.run.__name__}",
+            *_code_change(before.run, after.run),
+        ]
     if not lines:
         lines = ["  nothing in preparation or schedule differs"]
     return "\n".join([f"{a} -> {b}: {after.about}", "", *lines])
@@ -53,5 +64,50 @@ def chain(last: str) -> list[str]:
     return names[::-1]
 
 
-def _code(function: object) -> list[str]:
-    return textwrap.dedent(inspect.getsource(function)).splitlines()  # type: ignore[arg-type]
+def _code_change(before: Schedule, after: Schedule) -> list[str]:
+    old, new = _loops(before), _loops(after)
+    kept = [loop for loop in old if loop in new]
+    gone, come = ([loop for loop in loops if loop not in kept] for loops in (old, new))
+    lines = [f"  the same in both: {', '.join(loop.__name__ for loop in kept)}"] if kept else []
+    if not gone and not come:  # the same loops, put together in another way
+        gone, come = [before], [after]
+    first, second = ([line for loop in loops for line in _code(loop)] for loops in (gone, come))
+    return [*lines, *list(difflib.unified_diff(first, second, lineterm="", n=2))[2:]]
+
+
+def _loops(schedule: Schedule) -> list[Schedule]:
+    """The functions of the pipelines that a schedule consists of, those before which come earlier.
+
+    A schedule that only hands on to others is not among them: they are what it does.
+    """
+    body = ast.parse("\n".join(_code(schedule))).body[0]
+    assert isinstance(body, ast.FunctionDef)
+    steps = [step for step in body.body if not _is_text(step)]
+    hands_on = (
+        len(steps) == 1 and isinstance(steps[0], ast.Expr) and isinstance(steps[0].value, ast.YieldFrom)
+    )
+    found: list[Schedule] = []
+    for name in _names(body):
+        other = schedule.__globals__.get(name)  # type: ignore[attr-defined]
+        if not inspect.isfunction(other) or other is schedule:
+            continue
+        ours = other.__module__.startswith("labkit.pipelines")
+        if ours and (hands_on or inspect.isgeneratorfunction(other)):
+            found += [loop for loop in _loops(other) if loop not in found]
+    return found if hands_on and found else [*found, schedule]
+
+
+def _names(tree: ast.AST) -> Iterator[str]:
+    """Names that are read in it, what is handed to a function before the function."""
+    for child in ast.iter_child_nodes(tree):
+        if not isinstance(child, ast.Name):
+            yield from _names(child)
+    yield from (child.id for child in ast.iter_child_nodes(tree) if isinstance(child, ast.Name))
+
+
+def _is_text(step: ast.stmt) -> bool:
+    return isinstance(step, ast.Expr) and isinstance(step.value, ast.Constant)
+
+
+def _code(function: Schedule) -> list[str]:
+    return textwrap.dedent(inspect.getsource(function)).splitlines()

@@ -20,6 +20,24 @@ HINTS = {
         "A cut of no pixels cannot be named: the left goes up to width - 1 at most, and the right lies at "
         "least one pixel beyond the left. The same holds for top and bottom.",
     ),
+    "kernel": (
+        "A thread is one pixel of one channel: blockIdx * blockDim + threadIdx gives x and y, and blockIdx.z "
+        "the channel. The last blocks hang over the border; what do their outer threads do?",
+        "The window of x goes from max(x - R, 0) to min(x + R, width - 1), both included, and that of y "
+        "likewise. The value of channel c at (u, v) stands at (v * width + u) * channels + c.",
+        "Two sums, one for a and one for b, each divided by the pixels that are really inside. Then the "
+        "line of the means, taken at this pixel's own grey level; it is rounded by adding 0.5f before it "
+        "is cut to a byte, and kept within 0 and 255.",
+    ),
+    "launch": (
+        "A stream keeps the order of its own steps and knows nothing of other streams. Which step reads "
+        "what was written on the other one?",
+        "net.lanes.after(later, earlier) makes what comes next on the one wait for all that the other was "
+        "given so far. So its place matters: what has been given to the earlier stream there, and what "
+        "has the later one still to get?",
+        "One line is enough, between the two blocks. Whoever also makes the next upload wait for the "
+        "network gets right answers and gains nothing: the check looks for that.",
+    ),
     "speed_up": (
         "Call the whole time 1. How much of it does the part take afterwards, and how much the rest?",
         "The rest takes 1 - share, as before. The part takes share / part_factor.",
@@ -45,6 +63,11 @@ HINTS = {
         "torch.cat([score[:, None], boxes[query]], 1) is the table, still a tensor; .cpu().numpy() is the "
         "one read.",
     ),
+    "engines": (
+        "Begin with one engine and one camera: which share of its time does an engine spend on it?",
+        "One camera takes fps * frame_s of an engine's time. Of most_busy, how many whole cameras is that?",
+        "math.floor for cameras per engine, math.ceil for engines: half an engine cannot be bought.",
+    ),
 }
 
 
@@ -52,7 +75,7 @@ def hint_text(exercise: str, step: int = 1) -> str:
     """One hint, with how many there are.
 
     Args:
-        exercise: "normalise", "fps", "paced_latency", "one_read".
+        exercise: a name in `HINTS`, such as "normalise" or "kernel".
         step: from 1.
 
     Raises:
