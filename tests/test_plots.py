@@ -16,7 +16,7 @@ from records_made_up import made_up_comparison, made_up_run
 
 from labkit import plots
 from labkit.errors import UsageError
-from labkit.plots import style
+from labkit.plots import gains, style
 from labkit.records import Comparison, Run
 
 LONG = "a_rung with quite a long name that goes on and on, $x_1$ <b>&"
@@ -159,6 +159,78 @@ def test_waterfall_steps_start_where_the_step_before_ended() -> None:
     assert third.get_x() == 1
     assert third.get_x() + third.get_width() == pytest.approx(comparisons[2].ratio)
     assert fourth.get_x() == pytest.approx(second.get_x() + second.get_width())
+
+
+def parted(name: str, preparation: dict[str, str] | None = None, **spans: float) -> Run:
+    """A run of which each part takes that share of 30 ms."""
+    latency_s = np.full(100, 0.03)
+    settings = {"device": "cpu", "weights": "random", "preparation": preparation or {}}
+    return made_up_run(
+        name, n=100, latency_s=latency_s, done_s=np.cumsum(latency_s), settings=settings,
+        spans_s={part: share * latency_s for part, share in spans.items()},
+    )  # fmt: skip
+
+
+def test_waterfall_marks_the_ceiling_of_the_part_that_changed_most() -> None:
+    runs = [parted("a", preprocess=0.3, infer=0.6), parted("b", preprocess=0.1, infer=0.59)]
+    step = made_up_comparison("a", "b", ratio=1.2)
+    limit = gains.ceiling(step, runs)
+    assert limit is not None
+    assert (limit.parts, limit.gain) == (("preprocess",), pytest.approx(1 / 0.7))
+    chart = plots.waterfall([step], runs=runs)
+    axes = axes_of(chart)
+    (mark,) = [line.get_xydata() for line in axes.lines if line.get_linestyle() == "--"]
+    assert mark[:, 0] == pytest.approx(1 / 0.7)
+    assert "ceiling 1.43x (preprocess)" in axes.texts[0].get_text()
+    assert "At most 1.43 times, had preprocess cost nothing." in chart.alt_text
+    assert any("ceiling" in text.get_text() for text in axes.get_legend().get_texts())
+    assert_legible(chart)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"preprocess": "opencv_lut"}, ("preprocess", "crop")),
+        ({"engine": "openvino"}, ("detect", "classify")),
+        ({"precision": "bf16", "preprocess": "bytes"}, ("preprocess", "detect", "crop", "classify")),
+        ({"filter": "numba", "filter_radius": 4}, None),
+        ({"device": "cuda"}, None),
+    ],
+)
+def test_the_preparation_says_what_a_change_is_about(change: dict[str, str], parts: tuple[str, ...]) -> None:
+    shares = {"preprocess": 0.1, "detect": 0.6, "crop": 0.05, "classify": 0.1}
+    plain = {"preprocess": "opencv", "engine": "eager", "precision": "fp32", "device": "cpu"}
+    runs = [parted("a", preparation=plain, **shares), parted("b", preparation=plain | change, **shares)]
+    limit = gains.ceiling(made_up_comparison("a", "b"), runs)
+    assert (limit and limit.parts) == parts
+    if limit and parts:
+        assert limit.gain == pytest.approx(1 / (1 - sum(shares[part] for part in parts)))
+
+
+def test_waterfall_tells_a_far_ceiling_in_words_and_an_unknown_one_not_at_all() -> None:
+    step = made_up_comparison("a", "b", ratio=1.2)
+    far = plots.waterfall([step], runs=[parted("a", infer=0.95), parted("b", infer=0.5)])
+    assert "ceiling 20.0x \N{RIGHTWARDS ARROW} (infer)" in axes_of(far).texts[0].get_text()
+    assert axes_of(far).get_xlim()[1] < 5
+    overlapping = [parted("a", filter=0.7, infer=0.9), parted("b", infer=0.5)]
+    for runs in ([], overlapping, overlapping[1:], [made_up_run("a", spans_s={}), parted("b", infer=1.0)]):
+        assert gains.ceiling(step, runs) is None
+        assert "ceiling" not in axes_of(plots.waterfall([step], runs=runs)).texts[0].get_text()
+
+
+@pytest.mark.parametrize("n", [1, 6, 12])
+def test_a_waterfall_with_ceilings_is_legible(n: int) -> None:
+    for _, chart in plots.overview(ladder(n + 1), steps(n)):
+        assert_legible(chart)
+    shares = {"preprocess": 0.1, "detect": 0.6, "crop": 0.1, "classify": 0.1}
+    for engines, how in ((1, "alike"), (n + 1, "another preprocess each")):
+        runs = [
+            parted(
+                f"rung {k}", preparation={"engine": str(k % engines), "preprocess": how + str(k)}, **shares
+            )
+            for k in range(n + 1)
+        ]
+        assert_legible(plots.waterfall(steps(n), runs=runs, theme="dark"))
 
 
 def test_speed_accuracy_marks_the_front_and_takes_one_measure_for_all() -> None:

@@ -65,7 +65,7 @@ def overview(
     steps = [each for each in comparisons if changes.get(each.b) == each.a] or comparisons
     wanted: list[tuple[str, bool, Callable[[], Chart]]] = [
         ("throughput", bool(timed), lambda: throughput(timed, theme=theme)),
-        ("gains", bool(comparisons), lambda: waterfall(steps, theme=theme)),
+        ("gains", bool(comparisons), lambda: waterfall(steps, runs=timed, theme=theme)),
         ("latency", bool(timed), lambda: latency(timed, theme=theme)),
         ("where_time_goes", any(run.spans_s for run in timed), lambda: where_time_goes(timed, theme=theme)),
         *(
@@ -83,7 +83,8 @@ def _by_work(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run in runs:
         if run.fidelity is not None:
             task = run.settings.get("preparation", {}).get("task", "all")
-            works.setdefault(str(task), []).append(run)
+            on = "_photographs" if run.accuracy.get("on") == "photographs" else ""
+            works.setdefault(f"{task}{on}", []).append(run)
     return {work: alike for work, alike in works.items() if len(alike) > 1}
 
 
