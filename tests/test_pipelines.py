@@ -61,6 +61,7 @@ ONE_IDEA = [
     {"filter", "filter_where"},  # a version that ends elsewhere
     {"schedule", "preprocess"},  # a second stream needs work to put on it
     {"schedule", "form", "depth"},  # as many frames under way as there are buffers
+    {"schedule", "frames"},  # a schedule for groups, and how large they are
 ]
 
 
@@ -211,3 +212,72 @@ def test_stopping_early_is_harmless(workload, frames):
     results = row.run(iter(frames), prepare(row.prepare, workload).net)
     assert isinstance(next(results)[0], Frame)
     results.close()
+
+
+def in_groups(name, frames):
+    row = rung(name)
+    return dataclasses.replace(row, prepare=dataclasses.replace(row.prepare, options={"frames": frames}))
+
+
+def assert_same_answers(got, wanted, box_px, share):
+    assert [frame.index for frame, _ in got] == [frame.index for frame, _ in wanted]
+    for (_, a), (_, b) in zip(got, wanted, strict=True):
+        assert len(a) == len(b) == len(a.fine_name)
+        np.testing.assert_allclose(a.xyxy, b.xyxy, atol=box_px)
+        np.testing.assert_allclose(a.score, b.score, rtol=share)
+        np.testing.assert_allclose(a.fine_score, b.fine_score, rtol=share)
+        assert (a.name, a.fine_name) == (b.name, b.fine_name)
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 4])
+@pytest.mark.parametrize("objects", [0, 3])
+def test_groups_of_frames_get_the_answers_of_single_frames(together, objects):
+    frames = [make_frame(i) for i in range(6)]  # 6 is no multiple of 4: the last group is not full
+    workload = Workload(weights="random", size=TINY, objects=objects)
+    single = list(rung("batched_cpu").run(frames, prepare(rung("batched_cpu").prepare, workload).net))
+    row = in_groups("grouped_cpu", together)
+    assert_same_answers(list(row.run(frames, prepare(row.prepare, workload).net)), single, 1e-2, 1e-3)
+
+
+def test_groups_where_some_frames_have_no_box():
+    frames = [make_frame(i, seed=40 * i) for i in range(6)]
+    every = Workload(weights="random", size=TINY, objects=3)
+    row, one = in_groups("grouped_cpu", 3), rung("batched_cpu")
+    scores = [found.score.max() for _, found in one.run(frames, prepare(one.prepare, every).net)]
+    some = dataclasses.replace(every, threshold=float(np.median(scores)))
+    single = list(one.run(frames, prepare(one.prepare, some).net))
+    assert {len(found) == 0 for _, found in single} == {True, False}
+    assert_same_answers(list(row.run(frames, prepare(row.prepare, some).net)), single, 1e-2, 1e-3)
+
+
+@pytest.mark.parametrize(("precision", "error", "agree"), [("fp32", 1e-3, 1), ("bf16", 0.05, 0.9)])
+def test_an_engine_answers_groups_as_it_answers_single_frames(precision, error, agree):
+    pytest.importorskip("openvino")
+    frames = [make_frame(i) for i in range(7)]
+    workload = Workload(weights="random", size=TINY, objects=3)
+    single = Session(rung(f"cpu_engine_{precision}"), workload, frames).answers(frames)
+    for together in (2, 4):
+        row = in_groups("grouped_bf16_cpu", together)
+        row = dataclasses.replace(row, prepare=dataclasses.replace(row.prepare, precision=precision))
+        result = fidelity(single, Session(row, workload, frames).answers(frames))
+        assert result.agreement >= agree
+        assert result.nan_count == 0
+        assert result.relative_error < error
+
+
+def test_nothing_more_for_now_works_off_a_group(workload):
+    row = in_groups("grouped_cpu", 4)
+    asked = []
+
+    def fed():
+        for item in (make_frame(0), None, None, make_frame(1), make_frame(2), None, make_frame(3)):
+            asked.append(item)
+            yield item
+
+    at = [(frame.index, len(asked)) for frame, _ in row.run(fed(), prepare(row.prepare, workload).net)]
+    assert at == [(0, 2), (1, 6), (2, 6), (3, 7)]  # each as soon as the input has paused or ended
+
+
+def test_a_group_has_a_size_in_range(workload):
+    with pytest.raises(UsageError, match="from 1 to 64, not 0"):
+        prepare(in_groups("grouped_cpu", 0).prepare, workload)

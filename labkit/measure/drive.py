@@ -177,6 +177,7 @@ def drive(
     frames: Sequence[Frame],
     plan: Plan = FULL,
     *,
+    group: int = 1,
     clock: Clock | None = None,
     synchronize: Callable[[], None] = lambda: None,
     progress: Callable[[float], None] = lambda share: None,
@@ -187,6 +188,8 @@ def drive(
         schedule: the generator to measure.
         net: handed to it.
         frames: pictures, repeated for as long as it takes; indices go on counting.
+        group: how many frames the schedule answers at once; the warm-up ends with a whole group,
+            else results that were ready before would count as made in no time.
         synchronize: waits for the device; called once at each edge of the timed part.
         progress: called with the finished share, from 0 to 1.
 
@@ -195,7 +198,7 @@ def drive(
     """
     if not len(frames):
         raise UsageError("there is no frame to measure with")
-    return _Drive(schedule, net, frames, plan, clock or Clock(), synchronize, progress).run()
+    return _Drive(schedule, net, frames, plan, group, clock or Clock(), synchronize, progress).run()
 
 
 class _Drive:
@@ -207,12 +210,13 @@ class _Drive:
         net: Any,
         frames: Sequence[Frame],
         plan: Plan,
+        group: int,
         clock: Clock,
         synchronize: Callable[[], None],
         progress: Callable[[float], None],
     ) -> None:
         self.schedule, self.net, self.plan, self.clock = schedule, net, plan, clock
-        self.synchronize, self.progress = synchronize, progress
+        self.group, self.synchronize, self.progress = group, synchronize, progress
         self.feed = Feed(frames, clock)
         self.warmup: list[float] = []
         self.latency: list[float] = []
@@ -266,6 +270,8 @@ class _Drive:
 
     def _is_warm(self, elapsed: float) -> bool:
         plan = self.plan
+        if len(self.warmup) % self.group:
+            return False
         if elapsed >= plan.warm_limit_s and len(self.warmup) >= min(3, plan.warm_frames):
             return True
         if plan.quick:

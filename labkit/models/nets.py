@@ -74,11 +74,11 @@ class Detector:
     workload: Workload
 
     def infer(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(1, ...) input -> logits (1, Q, C + 1) and relative centre boxes (1, Q, 4)."""
+        """(B, ...) input -> logits (B, Q, C + 1) and relative centre boxes (B, Q, 4)."""
         return self.engine(x)
 
     def decode(self, out: tuple[Tensor, ...], size: Size) -> Detections:
-        """Keeps the workload's number of best boxes; size is the frame's (width, height)."""
+        """One frame's outputs, (1, Q, ...) each -> the workload's number of best boxes; size in px."""
         logits, boxes = out[0][0], out[1][0]
         tap("detector.logits", logits)
         tap("detector.boxes", boxes)
@@ -89,10 +89,15 @@ class Detector:
 
 @dataclass(eq=False)
 class Combined:
-    """A detector whose boxes a classifier names."""
+    """A detector whose boxes a classifier names.
+
+    Attributes:
+        group: most frames that a schedule may put through the detector in one pass.
+    """
 
     detector: Detector
     classifier: Classifier
+    group: int = 1
 
 
 Net = Any

@@ -24,6 +24,8 @@ from labkit.preprocess import InputSpec, Preprocess, preprocessor
 from labkit.types import Preparation, Size, Workload
 
 Report = Callable[[str], None]
+MOST_FRAMES = 64
+"""Largest group of frames in one pass: more gain nothing, and wait long for one another."""
 _BYTES: dict[str, Callable[[InputSpec, str], Preprocess]] = {"bytes": ByteInput, "pinned": PinnedInput}
 
 
@@ -94,7 +96,15 @@ def _in_parts(
         nets.append(_detector(networks["detect"], preparation, workload, report))
     if "classify" in networks:
         nets.append(_classifier(networks["classify"], preparation, workload, report))
-    return Combined(*nets) if len(nets) == 2 else nets[0]
+    return Combined(*nets, group=_group(preparation)) if len(nets) == 2 else nets[0]
+
+
+def _group(preparation: Preparation) -> int:
+    """How many frames go through the detector at once."""
+    frames = preparation.options.get("frames", 1)
+    if not (isinstance(frames, int) and 1 <= frames <= MOST_FRAMES):
+        raise UsageError(f"a group is a number of frames from 1 to {MOST_FRAMES}, not {frames!r}")
+    return frames
 
 
 def _as_whole_frame(
@@ -187,10 +197,11 @@ def _request(
     module, example = network.module, torch.zeros(1, 3, height, width)
     if preparation.preprocess == "bytes":
         module, example = with_bytes(module, spec), torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    grouped = "-grouped" if _group(preparation) > 1 else ""  # an engine's file is for one frame or for many
     return Request(
         module=module,
         example=example,
-        cache_key=f"{network.model}-{network.sha256[:16]}-{width}x{height}-{preparation.preprocess}",
+        cache_key=f"{network.model}-{network.sha256[:16]}-{width}x{height}-{preparation.preprocess}{grouped}",
         device=preparation.device,
         precision=preparation.precision,
         batches=batches,
@@ -201,7 +212,8 @@ def _request(
 
 
 def _detector(network: Network, preparation: Preparation, workload: Workload, report: Report) -> Detector:
-    request = _request(network, network.input, workload.size, preparation, report, (1,))
+    batches = tuple(range(1, _group(preparation) + 1))
+    request = _request(network, network.input, workload.size, preparation, report, batches)
     engine = build_engine(preparation.engine, request)
     return Detector(network, engine, _input(preparation, network.input), preparation.device, workload)
 
@@ -210,7 +222,8 @@ def _classifier(network: Network, preparation: Preparation, workload: Workload, 
     assert network.crop_input is not None
     whole_frames = preparation.task == "classify"
     spec = network.input if whole_frames else network.crop_input
-    batches = (1,) if whole_frames else tuple(range(1, max(1, workload.objects) + 1))
+    most = max(1, workload.objects) * _group(preparation)
+    batches = (1,) if whole_frames else tuple(range(1, most + 1))
     engine = build_engine(
         preparation.engine, _request(network, spec, workload.size, preparation, report, batches)
     )

@@ -11,6 +11,7 @@ from dataclasses import replace
 from labkit.errors import UsageError
 from labkit.pipelines.combined import batched_crops, one_by_one
 from labkit.pipelines.filtered import filtered_batched, filtered_on_device, filtered_origin
+from labkit.pipelines.grouped import grouped
 from labkit.pipelines.origin import origin_combined, origin_streams
 from labkit.pipelines.overlapped import launched_ahead
 from labkit.pipelines.sequential import sequential
@@ -159,6 +160,11 @@ STAGE_6_GPU = (
         about="the whole frame recorded as one CUDA graph", needs=("cuda",),
     ),
     Rung(
+        "tensorrt_cuda", 6, sequential, replace(_HALF, engine="tensorrt", options={}),
+        changes="half_cuda", reference="origin_combined_cpu",
+        about="TensorRT compiles the whole frame in half precision", needs=("cuda", "tensorrt"),
+    ),
+    Rung(
         "compiled_cuda", 6, sequential,
         replace(_HALF, engine="cuda_graph",
                 options={**_LEAN, "compile": "max-autotune-no-cudagraphs"}),
@@ -239,6 +245,26 @@ STAGE_5 = (
     ),
 )  # fmt: skip
 
+STAGE_9 = (
+    Rung(
+        "grouped_cpu", 9, grouped, Preparation("combined", "opencv", options={"frames": 4}),
+        changes="batched_cpu", reference="origin_combined_cpu",
+        about="four frames, of one stream or of several, go through the networks in one pass",
+    ),
+    Rung(
+        "grouped_bf16_cpu", 9, grouped,
+        Preparation("combined", "bytes", engine="openvino", precision="bf16", options={"frames": 4}),
+        changes="cpu_engine_bf16", reference="origin_combined_cpu",
+        about="four frames in one pass of the bfloat16 engine", needs=("openvino",),
+    ),
+    Rung(
+        "grouped_cuda", 9, grouped,
+        Preparation("combined", "pinned", device="cuda", options={"frames": 4}),
+        changes="batched_cuda", reference="origin_combined_cpu",
+        about="four frames in one pass on the GPU", needs=("cuda",),
+    ),
+)  # fmt: skip
+
 PEERS = (
     Rung(
         "peer_onnxruntime_fp32", 6, batched_crops,
@@ -269,11 +295,18 @@ PEERS = (
         changes="detr_opencv_cpu", reference="detr_pil_cpu",
         about="the detector alone in the bfloat16 engine", needs=("openvino",),
     ),
+    Rung(
+        "detr_engine_int8", 6, sequential,
+        Preparation("detect", "bytes", engine="openvino", precision="int8",
+                    options={"rest_precision": "bf16"}),
+        changes="detr_engine_bf16", reference="detr_pil_cpu",
+        about="the detector alone in the 8-bit engine", needs=("openvino", "nncf"),
+    ),
 )  # fmt: skip
 
 LADDER: tuple[Rung, ...] = (
     *STAGE_1, *STAGE_2, *STAGE_3, *STAGE_6_CPU, *STAGE_6_ORIGIN, *STAGE_6_GPU,
-    *STAGE_4, *STAGE_5, *PEERS,
+    *STAGE_9, *STAGE_4, *STAGE_5, *PEERS,
 )  # fmt: skip
 """Every rung, each after the one that it changes. Filter and streams are put onto the best loop."""
 
