@@ -198,7 +198,7 @@ OTHER = MACHINE | {"cpu": "Other <CPU> 9", "versions": {"torch": "2.1"}}
 
 def test_machines_stand_side_by_side_with_figure_interval_and_what_differs(tmp_path: Path) -> None:
     slow = made_up_run("plain", period_s=0.05, fingerprint=MACHINE | {"versions": {"torch": "2.0"}})
-    fast = made_up_run("plain", period_s=0.01, agreement=0.5, fingerprint=OTHER)
+    fast = made_up_run("plain", period_s=0.0125, agreement=0.5, fingerprint=OTHER)
     alone = made_up_run("elsewhere", fingerprint=OTHER)
     page = Page(write_report([slow, fast, alone], [], tmp_path / "a.html").read_text())
     section = page.text.split("Machines side by side")[1].split("Runs on A")[0]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -78,7 +79,7 @@ def until(true, patience_s=PATIENCE_S):
 def check_once(grid, store, name=None):
     """Every point of the grid stands in the store exactly once, and so does every run."""
     rows = sweep_points(store, name or grid.name)
-    assert Counter(rows) == Counter(point.key for point in grid.points)
+    assert Counter(list(rows)) == Counter(point.key for point in grid.points)
     runs = Counter(row.run_id for row in rows.values() if row.measured)
     assert set(runs.values()) <= {1}
     assert len(store.runs()) == len(runs)
@@ -269,14 +270,12 @@ def test_a_driver_killed_half_way_goes_on_with_what_is_left(two_nodes, store, fo
     sizes, boxes = "64x48", "1,3,4,2"  # the last one waits
     arguments = ["sweep", RUNG, "--size", sizes, "--objects", boxes, "--source", str(folder)]
     arguments += ["--model-set", "lab", "--name", "killed", "--address", two_nodes.address]
-    driver = run_driver("waiting", *arguments, home=store.path.parent)
-    until(lambda: len(sweep_points(store, "killed")) == 3 and len(fakes.executions(folder)) >= 4)
-    driver.kill()
-    driver.communicate(timeout=30)
+    with running("waiting", *arguments, home=store.path.parent):
+        until(lambda: len(sweep_points(store, "killed")) == 3 and len(fakes.executions(folder)) >= 4)
     kept = {key: row.run_id for key, row in sweep_points(store, "killed").items()}
     (folder / "go").touch()
-    driver = run_driver("waiting", *arguments, home=store.path.parent)
-    out, err = driver.communicate(timeout=90)
+    with running("waiting", *arguments, home=store.path.parent) as driver:
+        out, err = driver.communicate(timeout=90)
     assert driver.returncode == 0, err
     rows = sweep_points(store, "killed")
     assert len(rows) == 4
@@ -294,19 +293,20 @@ def test_a_driver_killed_half_way_goes_on_with_what_is_left(two_nodes, store, fo
 
 def test_ctrl_c_ends_cleanly_and_leaves_nothing_behind(store, folder):
     arguments = ["sweep", RUNG, "--size", "64x48", "--objects", "1,2", "--source", str(folder)]
-    driver = run_driver("waiting", *arguments, home=store.path.parent)
-    started = psutil.Process(driver.pid)
     name = Grid((RUNG,), sizes=((64, 48),), objects=(1, 2), source=str(folder)).name
-    until(lambda: len(sweep_points(store, name)) == 1 and len(fakes.executions(folder)) >= 2)
-    family = started.children(recursive=True)
-    assert any("raylet" in process.name() for process in family)
-    listening = {c.laddr.ip for p in [started, *family] for c in connections(p) if c.status == "LISTEN"}
-    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    os.kill(driver.pid, signal.SIGINT)
-    out, err = driver.communicate(timeout=60)
+    with running("waiting", *arguments, home=store.path.parent) as driver:
+        until(lambda: len(sweep_points(store, name)) == 1 and len(fakes.executions(folder)) >= 2)
+        started = psutil.Process(driver.pid)
+        family = started.children(recursive=True)
+        assert any("raylet" in process.name() for process in family)
+        places = {c.laddr for p in [started, *family] for c in connections(p) if c.status == "LISTEN"}
+        assert {place.ip for place in places} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        driver.send_signal(signal.SIGINT)
+        out, err = driver.communicate(timeout=60)
     assert driver.returncode == 130
-    assert "1 of 2 points are kept" in err
-    assert "the same command goes on" in err
+    told = " ".join(err.split())  # lines are wrapped
+    assert "1 of 2 points are kept" in told
+    assert "the same command goes on" in told
     assert "Traceback" not in out + err
     _, left = psutil.wait_procs(family, timeout=20)
     assert not left
@@ -315,8 +315,9 @@ def test_ctrl_c_ends_cleanly_and_leaves_nothing_behind(store, folder):
 
 def test_an_address_where_nothing_answers_is_told_soon(two_nodes, store, folder):
     arguments = ["sweep", RUNG, "--source", str(folder), "--address", "127.0.0.1:9"]
-    out, err = run_driver("quick", *arguments, home=store.path.parent).communicate(timeout=60)
-    assert "no Ray cluster can be reached at 127.0.0.1:9" in err
+    with running("quick", *arguments, home=store.path.parent) as driver:
+        out, err = driver.communicate(timeout=60)
+    assert "no Ray cluster can be reached at 127.0.0.1:9" in " ".join(err.split())
     assert "ray start" in err
     assert "Traceback" not in out + err
 
@@ -377,15 +378,21 @@ class Leaving(SweepReporter):
         return any(n["node"] == self.node.node_id and n["boxes"] == fakes.SPECIAL for n in begun)
 
 
-def run_driver(fake, *arguments, home):
-    """The command line in a process of its own, with a fake in place of measuring."""
-    return subprocess.Popen(
+@contextmanager
+def running(fake, *arguments, home):
+    """The command line in a process of its own, with a fake in place of measuring; ended with the test."""
+    driver = subprocess.Popen(
         [sys.executable, str(TESTS / "sweep_driver.py"), fake, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "LABKIT_HOME": str(home), "COLUMNS": "80"},
     )
+    try:
+        yield driver
+    finally:
+        driver.kill()
+        driver.wait()
 
 
 def connections(process):

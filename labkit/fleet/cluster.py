@@ -41,6 +41,7 @@ SETTINGS = {
 }
 LOCAL_SETTINGS = {
     **SETTINGS,
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: one machine only, so loopback only
     "RAY_worker_niceness": "0",  # Ray's own 15 would let everything else on the machine go first
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "1",
 }

@@ -71,8 +71,9 @@ class Point:
     def __str__(self) -> str:
         width, height = self.workload.size
         rate = f" at {self.fps:g} FPS" if self.fps else ""
+        boxes = "1 box" if self.workload.objects == 1 else f"{self.workload.objects} boxes"
         again = f", no. {self.repeat + 1}" if self.repeat else ""
-        return f"{self.rung} {width}x{height}, {self.workload.objects} boxes, {self.scenario}{rate}{again}"
+        return f"{self.rung} {width}x{height}, {boxes}, {self.scenario}{rate}{again}"
 
 
 def digest(value: Any) -> str:
