@@ -12,6 +12,7 @@ INSTALL = {
     "openvino": "pip install 'labkit[engines]'",
     "onnxruntime": "pip install 'labkit[engines]'",
     "nncf": "pip install 'labkit[engines]'",
+    "tensorrt": "pip install tensorrt, from NVIDIA's own package index",
     "cupy": "pip install 'labkit[gpu]'",
 }
 

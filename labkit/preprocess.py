@@ -156,9 +156,18 @@ def gray_levels(values: Tensor, spec: InputSpec) -> Tensor:
     return (values.to(torch.float32) - bias) / weight
 
 
-@lru_cache(maxsize=16)
 def _normalisation(spec: InputSpec, device: str) -> tuple[Tensor, Tensor]:
     """Scale and shift per channel, on the device; made once, since making them waits for it."""
+    # What is made while a graph is traced belongs to the trace, and must not be kept.
+    return _scale_and_shift(spec, device) if torch.compiler.is_compiling() else _kept(spec, device)
+
+
+@lru_cache(maxsize=16)
+def _kept(spec: InputSpec, device: str) -> tuple[Tensor, Tensor]:
+    return _scale_and_shift(spec, device)
+
+
+def _scale_and_shift(spec: InputSpec, device: str) -> tuple[Tensor, Tensor]:
     scale = torch.tensor([1 / (255 * s) for s in spec.std]).view(3, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(spec.mean, spec.std, strict=True)]).view(3, 1, 1)
     return scale.to(device), shift.to(device)

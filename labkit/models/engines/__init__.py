@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from labkit.errors import UnavailableError, UsageError
+from labkit.needs import INSTALL
 from labkit.types import Precision
 
 
@@ -56,6 +57,7 @@ ENGINES: dict[str, tuple[str, str]] = {
     "openvino": ("labkit.models.engines.openvino", "openvino"),
     "onnxruntime": ("labkit.models.engines.onnxruntime", "onnxruntime"),
     "cuda_graph": ("labkit.models.engines.cuda_graph", "torch"),
+    "tensorrt": ("labkit.models.engines.tensorrt", "tensorrt"),
 }
 
 
@@ -72,7 +74,6 @@ def build_engine(name: str, request: Request) -> Engine:
     try:
         module = importlib.import_module(where)
     except ImportError as error:
-        raise UnavailableError(
-            f"engine {name} needs the package {package}: pip install 'labkit[engines]' ({error})"
-        ) from error
+        install = INSTALL.get(package, f"pip install {package}")
+        raise UnavailableError(f"engine {name} needs the package {package}: {install} ({error})") from error
     return module.build(request)
