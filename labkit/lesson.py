@@ -128,11 +128,11 @@ def cost_of_boxes(
 
 
 def waterfall(outcome: Outcome, theme: str = "light") -> Any:
-    """The gain of each rung over the one that it changes, as a figure."""
+    """The gain of each rung over the one that it changes, and what it could have been, as a figure."""
     from labkit import plots
 
     steps = [c for c in outcome.comparisons if rung(c.b).changes == c.a]
-    return plots.waterfall(steps, theme=theme) if steps else "nothing was compared here"
+    return plots.waterfall(steps, runs=outcome.runs, theme=theme) if steps else "nothing was compared here"
 
 
 def ceilings(outcome: Outcome) -> pd.DataFrame:

@@ -75,6 +75,54 @@ def test_a_mistake_is_one_sentence_and_an_exit_code(arguments, code, words, tmp_
     assert "Traceback" not in told.err + told.out
 
 
+@pytest.mark.parametrize("command", ["", "rungs", "bench", "profile", "results"])
+def test_help_imports_nothing_heavy(command):
+    code = (
+        "import sys\n"
+        "from labkit.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code\n"
+        "print('loaded', *sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command.split(), "--help"], capture_output=True, text=True, check=True
+    )
+    assert "Usage" in done.stdout
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert not {"torch", "pandas", "cv2", "transformers", "matplotlib", "scipy", "ray", "IPython"} & loaded
+
+
+def test_commands_are_there_once_however_often_the_program_starts(monkeypatch, capsys):
+    from labkit.cli.main import app
+
+    counts = []
+    for _ in range(2):
+        monkeypatch.setattr("sys.argv", ["labkit", "--help"])
+        assert exit_code() == 0
+        counts.append((len(app.registered_commands), len(app.registered_groups)))
+    assert counts[0] == counts[1]
+    assert capsys.readouterr().out.count("Train the small DETR") == 2
+
+
+def test_the_report_of_a_benchmark_tells_the_forecasts_too(tmp_path, monkeypatch):
+    from records_made_up import made_up_run
+
+    from labkit.bench import Outcome
+    from labkit.cli.measuring import leave_pictures
+    from labkit.results import Prediction, Store, default_path
+
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
+    with Store(default_path()) as store:
+        note = store.add_prediction(Prediction("How much faster?", ("number",), 2.0))
+        store.settle_prediction(note.id, {"ratio": 1.9, "ci": [1.8, 2.1]})
+    leave_pictures(Outcome([made_up_run()]), default_path())
+    page = (tmp_path / "report.html").read_text()
+    assert "How much faster?" in page
+    assert "inside the interval" in page
+
+
 def exit_code():
     """Of the command in sys.argv, run in this process."""
     from labkit.cli import main

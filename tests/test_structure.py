@@ -17,7 +17,7 @@ PACKAGE = ROOT / "labkit"
 # room -> layer; a room imports lower layers only, and itself
 LAYERS = {
     "types": 0, "records": 0, "stats": 0, "errors": 0, "trace": 0, "needs": 0, "files": 0, "busy": 0,
-    "forecasts": 0, "overlap": 0,
+    "forecasts": 0, "overlap": 0, "reporter": 0, "judged": 0,
     "sources": 1, "preprocess": 1, "filters": 1, "draw": 1,
     "models": 2,
     "pipelines": 3,
@@ -25,6 +25,7 @@ LAYERS = {
     "profiling": 5, "exhibits": 5, "predicting": 5, "gallery": 5,
     "bench": 5, "doctor": 5, "report": 5, "reference": 5,
     "fleet": 6, "museum": 6, "filter_story": 6, "stream_story": 6,
+    "accuracy_story": 6,
     "cli": 7, "lesson": 8,
 }  # fmt: skip
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import psutil
 
+from labkit.bench.exams import examine
 from labkit.bench.job import Checks, Job, Outcome
 from labkit.errors import LabError
-from labkit.measure import Watch, Worker, accuracy, compare, fidelity, fingerprint
+from labkit.measure import Watch, Worker, compare, fidelity, fingerprint
 from labkit.measure.fidelity import Answers
-from labkit.models.prepare import resolve_all
-from labkit.models.weights import file_sha256
 from labkit.models.work import gflop_per_frame
 from labkit.pipelines import rung as rung_named
 from labkit.records import Fidelity, Run
@@ -39,7 +38,7 @@ def measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
             try:
                 worker = stack.enter_context(_start(rung, job))
                 fidelities[rung.name] = _check(rung, worker, known, job)
-                scores[rung.name] = _accuracy(rung, scores, job)
+                scores[rung.name] = examine(rung, scores, job)
                 if job.plan is not None:
                     run = _run(rung, worker, fidelities[rung.name], job)
                     _finish(replace(run, accuracy=scores[rung.name]), outcome.runs, job)
@@ -94,31 +93,6 @@ def _check(rung: Rung, worker: Worker, known: dict[str, Answers], job: Job) -> F
         with _start(rung_named(rung.reference), job) as reference:
             known[rung.reference] = reference.answers(frames)
     return fidelity(known[rung.reference], known[rung.name])
-
-
-def _accuracy(rung: Rung, known: Mapping[str, Mapping[str, Any]], job: Job) -> dict[str, Any]:
-    """Accuracy on scenes with the small models, and what it loses against the reference rung's."""
-    if not job.scenes:
-        return {}
-    own = _score(rung, job)
-    reference = known.get(rung.reference) or (
-        own if rung.reference == rung.name else _score(rung_named(rung.reference), job)
-    )
-    return accuracy.against(reference, own)
-
-
-def _score(rung: Rung, job: Job) -> dict[str, Any]:
-    weights = resolve_all(accuracy.lab_workload(job.workload))
-    mark = "-".join(file_sha256(w.path / "model.safetensors")[:16] for w in weights.values() if w.path)
-    path, result = accuracy.remembered(rung, mark, job.scenes, 0.0)
-    if result is None:
-        job.reporter.step(f"{rung.name}: accuracy on {job.scenes} scenes")
-        frames = accuracy.frames_for(rung, job.scenes)
-        workload = accuracy.lab_workload(job.workload)
-        with Worker(rung, workload, frames[:1], weights, report=job.reporter.note) as worker:
-            result = accuracy.score(worker.answers(frames), frames)
-        accuracy.remember(path, result)
-    return result
 
 
 def _run(rung: Rung, worker: Worker, agreement: Fidelity, job: Job) -> Run:

@@ -8,26 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labkit.measure import FrameSet, Plan, Turns
+from labkit.measure.coco import Photographs
 from labkit.models.weights import Weights
 from labkit.records import Comparison, Fidelity, Run
+from labkit.reporter import Reporter
 from labkit.results import Store
 from labkit.types import Workload
-
-
-class Reporter:
-    """Hears what a benchmark does; this one is silent. Screens override what they show."""
-
-    def step(self, text: str) -> None:
-        """A new step begins."""
-
-    def progress(self, share: float) -> None:
-        """The step is finished to this share, from 0 to 1."""
-
-    def note(self, text: str) -> None:
-        """One line that the user should see."""
-
-    def finished(self, result: Run | Comparison) -> None:
-        """A result is there, and stored if there is a store."""
 
 
 @dataclass
@@ -77,6 +63,7 @@ class Job:
         scenes: number of scenes with known truth for the accuracy; 0 leaves it out.
         until_s: on `time.perf_counter`; what has not begun by then is left out, and told.
         others: what else of the lab was running when the benchmark began.
+        photographs: with known truth, on which detectors are examined instead of on scenes.
     """
 
     frames: FrameSet
@@ -90,6 +77,7 @@ class Job:
     scenes: int = 0
     until_s: float = float("inf")
     others: tuple[str, ...] = ()
+    photographs: Photographs | None = None
 
     @property
     def late(self) -> bool:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from labkit.bench.exams import KEPT
 from labkit.bench.family import measure_family
-from labkit.bench.job import Job, Outcome, Reporter
+from labkit.bench.job import Job, Outcome
 from labkit.busy import busy, busy_with
 from labkit.errors import UnavailableError, UsageError
 from labkit.measure import FULL, FULL_TURNS, Plan, Turns, collect, measure_peaks
+from labkit.measure.coco import N_IMAGES, CocoFolder, Photographs, detector_labels, find_coco, read_coco
+from labkit.models.networks import MODELS
 from labkit.models.prepare import resolve_all
 from labkit.models.weights import Weights
 from labkit.needs import missing
 from labkit.pipelines import rung as rung_named
 from labkit.records import Comparison
+from labkit.reporter import Reporter
 from labkit.results import Store
 from labkit.types import Rung, Workload
 
@@ -33,6 +38,8 @@ def bench(
     noise: float = 0.0,
     scenes: int = 0,
     minutes: float | None = None,
+    coco: Path | str | None = None,
+    images: int = N_IMAGES,
 ) -> Outcome:
     """Measures rungs and compares them with what they change and with their family's baseline.
 
@@ -48,16 +55,20 @@ def bench(
         scenes: number of scenes with known truth on which to measure each rung's accuracy; 0
             for none.
         minutes: time after which nothing new begins; what is left out is told. None for no end.
+        coco: a folder in COCO's format (see `find_coco`): what finds boxes is examined on its
+            photographs, with the benchmark's own weights, instead of on scenes.
+        images: how many of its images, the same ones each time.
 
     Raises:
         SourceError: the source gives no frames.
-        WeightsError: weights that were asked for cannot be had.
-        UsageError: there is no rung to measure.
+        WeightsError: weights that were asked for cannot be had, or random ones meet photographs.
+        UsageError: there is no rung to measure, or `coco` is no such folder.
     """
     if not rungs:
         raise UsageError("no rung to measure; labkit rungs lists them")
     if minutes is not None and not minutes > 0:
         raise UsageError(f"minutes is more than 0, not {minutes}")
+    place = None if coco is None else find_coco(coco)
     until_s = float("inf") if minutes is None else time.perf_counter() + 60 * minutes
     reporter = reporter or Reporter()
     workload = workload or Workload()
@@ -65,15 +76,20 @@ def bench(
     able = _able(rungs, outcome, reporter)
     if not able:
         return outcome
+    if place is not None and not any(rung.prepare.task in KEPT for rung in able):
+        names = ", ".join(rung.name for rung in able)
+        raise UsageError(f"photographs with boxes judge what finds boxes, which none of {names} does")
     reporter.step("reading frames")
     frames = collect(source, workload.size, seed=workload.seed, noise=noise)
     reporter.step("looking for weights")
     weights = resolve_all(workload, progress=True)
     _tell_of_weights(weights, reporter)
+    photographs = None if place is None else _photographs(place, weights, workload, images, reporter)
     peaks = _peaks(able, reporter) if plan is not None else {}
     job = Job(
-        frames, workload, weights, plan, turns, peaks, reporter, store, scenes, until_s, _others(reporter)
-    )
+        frames, workload, weights, plan, turns, peaks, reporter, store, scenes, until_s, _others(reporter),
+        photographs,
+    )  # fmt: skip
     with busy("a benchmark"):
         for family in _families(able):
             measure_family(family, job, outcome)
@@ -108,6 +124,17 @@ def _tell_of_weights(weights: Mapping[str, Weights], reporter: Reporter) -> None
     random = [name for name, w in weights.items() if w.kind == "random"]
     if random:
         reporter.note(f"{' and '.join(random)}: {weights[random[0]].note}")
+
+
+def _photographs(
+    place: CocoFolder, weights: Mapping[str, Weights], workload: Workload, n: int, reporter: Reporter
+) -> Photographs:
+    labels = detector_labels(weights[MODELS[workload.model_set][0]])
+    reporter.step("reading photographs")
+    photographs = read_coco(place, labels, workload.size, n)
+    if unknown := photographs.about["categories_unknown"]:
+        reporter.note(f"categories that the network cannot name are left out: {', '.join(unknown)}")
+    return photographs
 
 
 def _able(rungs: Sequence[Rung], outcome: Outcome, reporter: Reporter) -> list[Rung]:

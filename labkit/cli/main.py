@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,6 +107,10 @@ def bench(
     noise: Annotated[float, typer.Option(help="Noise added to scenes, in grey levels.")] = 0.0,
     compare: Annotated[bool, typer.Option(help="Also compare the rungs in turns.")] = True,
     accuracy: Annotated[bool, typer.Option(help="Also measure accuracy on scenes.")] = True,
+    coco: Annotated[
+        Path | None, typer.Option(help="COCO folder: its photographs judge what finds boxes.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="How many of its photographs.")] = 200,
     minutes: Annotated[
         float | None, typer.Option(help="Begin nothing new after this time; default 8 with --quick.")
     ] = None,
@@ -114,6 +119,8 @@ def bench(
     """Measure rungs; leaves rows in the store, plots and a report."""
     from labkit.cli.measuring import bench_and_show, plan_for, select
 
+    if coco is not None and not accuracy:
+        raise UsageError("--coco is for accuracy, which --no-accuracy leaves out; drop one of them")
     bench_and_show(
         select(rung, stage, device),
         as_json,
@@ -124,6 +131,8 @@ def bench(
         noise=noise,
         scenes=scenes_for(quick, accuracy),
         minutes=minutes if minutes is not None or not quick else QUICK_MINUTES,
+        coco=coco,
+        images=images,
     )
 
 
@@ -152,16 +161,6 @@ def compare_command(
         workload=workload_for(model_set, weights, size, objects, seed),
         turns=turns_for(quick, rounds),
     )
-
-
-@app.command()
-def report(
-    path: Annotated[Path | None, typer.Argument(help="Where to write; default results/report.html.")] = None,
-) -> None:
-    """Write one HTML page with the newest results: table, plots, fingerprint."""
-    from labkit.cli.measuring import write_newest_report
-
-    print(write_newest_report(path))
 
 
 @app.command()
@@ -225,15 +224,23 @@ def parse_size(text: str) -> Size:
     return int(width), int(height)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; errors become one sentence on standard error and an exit code."""
-    from labkit.cli import gallery, live, profile, results, train
+@cache
+def _add_commands() -> None:
+    """Adds the commands of modules that read their options from this one, once."""
+    from labkit.cli import gallery, live, profile, results, sweep, train
 
     app.add_typer(results.app, name="results")
     app.command()(gallery.gallery)
     app.command("profile")(profile.profile)
     app.command()(live.live)
+    app.command()(results.report)
+    app.command()(sweep.sweep)
     app.command()(train.train)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; errors become one sentence on standard error and an exit code."""
+    _add_commands()
     try:
         app(arguments)  # ends the process itself, with the command's exit code
     except LabError as error:

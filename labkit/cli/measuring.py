@@ -124,13 +124,12 @@ def show(outcome: Outcome) -> None:
 def leave_pictures(outcome: Outcome, store_path: Path) -> None:
     """Writes the plots and the report of these results beside the store."""
     from labkit.plots import save_all
-    from labkit.report import write_report
 
     if not outcome.runs:
         return
     folder = store_path.parent
     saved = save_all(outcome.runs, outcome.comparisons, folder / "plots")
-    page = write_report(outcome.runs, outcome.comparisons, folder / "report.html")
+    page = write_page(outcome.runs, outcome.comparisons, folder / "report.html")
     print_lines(
         ["", f"rows: {store_path}", f"plots: {folder / 'plots'} ({len(saved)} files)", f"report: {page}"]
     )
@@ -138,17 +137,23 @@ def leave_pictures(outcome: Outcome, store_path: Path) -> None:
 
 def write_newest_report(path: Path | None) -> Path:
     """The newest run of each rung and the newest comparison of each pair, on one page."""
-    from labkit.report import write_report
-
     with Store(default_path()) as store:
         runs = newest_of_each(store.runs(), lambda run: (run.rung, run.scenario))
         comparisons = newest_of_each(store.comparisons(), lambda c: (c.a, c.b))
-        predictions = store.predictions()
     if not runs:
         raise ResultsError("there are no results yet; run: labkit bench --quick")
     order = {r.name: i for i, r in enumerate(LADDER)}
     runs.sort(key=lambda run: order.get(run.rung, len(order)))
-    return write_report(runs, comparisons, path or default_path().parent / "report.html", predictions)
+    return write_page(runs, comparisons, path or default_path().parent / "report.html")
+
+
+def write_page(runs: Sequence[Run], comparisons: Sequence[Comparison], path: Path) -> Path:
+    """These results on one page, with the learner's forecasts of all times."""
+    from labkit.report import write_report
+
+    with Store(default_path()) as store:
+        predictions = store.predictions()
+    return write_report(runs, comparisons, path, predictions)
 
 
 def newest_of_each(results: Sequence[Any], key: Callable[[Any], Any]) -> list[Any]:

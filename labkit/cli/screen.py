@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from labkit.bench import Reporter
 from labkit.records import Comparison, Run
+from labkit.reporter import Reporter
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -75,31 +75,33 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.0f}%"
 
 
+COLUMNS = ("rung", "FPS", "95% interval", "p50", "p90", "p99", "agrees", "mAP", "names", "limit")
+
+
 def runs_table(runs: Sequence[Run]) -> Table:
-    """Runs as a table of at most 80 columns."""
+    """Runs as a table of at most 80 columns; columns in which nothing is known are left out."""
+    rows = [_cells(run) for run in runs]
+    shown = [k for k in range(len(COLUMNS)) if not rows or any(row[k] != "-" for row in rows)]
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
-    for heading, justify in (
-        ("rung", "left"), ("FPS", "right"), ("95% interval", "right"), ("p50", "right"), ("p90", "right"),
-        ("p99 ms", "right"), ("agrees", "right"), ("mAP", "right"), ("names", "right"),
-        ("limit", "right"), ("", "left"),
-    ):  # fmt: skip
-        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for run in runs:
-        low, high = run.fps_interval
-        table.add_row(
-            escape(run.rung),
-            number(run.fps),
-            f"{number(low)}-{number(high)}" if np.isfinite(high) else "too few",
-            number(run.percentile_ms(50)),
-            number(run.percentile_ms(90)),
-            number(run.percentile_ms(99)),
-            percent(run.fidelity.agreement if run.fidelity else None),
-            number(run.accuracy.get("map_50")),
-            percent(run.accuracy.get("top1")),
-            percent(run.share_of_limit),
-            ("!" if run.accuracy.get("loses") else "") + ("~" if run.noisy else ""),
-        )
+    for k in shown:
+        table.add_column(COLUMNS[k], justify="right" if k else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(escape(row[k]) for k in shown))
     return table
+
+
+def _cells(run: Run) -> list[str]:
+    low, high = run.fps_interval
+    return [
+        run.rung,
+        number(run.fps) + ("~" if run.noisy else ""),
+        f"{number(low)}-{number(high)}" if np.isfinite(high) else "too few",
+        *(number(run.percentile_ms(q)) for q in (50, 90, 99)),
+        percent(run.fidelity.agreement if run.fidelity else None),
+        number(run.accuracy.get("map_50")) + ("!" if run.accuracy.get("loses") else ""),
+        percent(run.accuracy.get("top1")),
+        percent(run.share_of_limit),
+    ]
 
 
 def legend(runs: Sequence[Run]) -> list[str]:
@@ -113,12 +115,30 @@ def legend(runs: Sequence[Run]) -> list[str]:
         f"{first.scenario}{', quick' if first.quick else ''}; {first.source.get('spec')} {width}x{height}, "
         f"{first.settings.get('model_set')} models, {kinds} weights",
         f"{first.fingerprint.get('cpu')}, {first.fingerprint.get('cores')} cores",
+        "p50, p90, p99: latency in ms. ~: noisy, labkit results show ID says why",
         "agrees: detections also found by the reference rung. mAP, names: accuracy on",
         "scenes with the lab's small models, prepared alike; ! loses over a point of it.",
+        *_photographs(runs),
         "limit: share of this machine's measured peak. -: too few frames, or not asked.",
-        "~: noisy, labkit results show ID says why",
     ]
     return lines
+
+
+def _photographs(runs: Sequence[Run]) -> list[str]:
+    """On which photographs detectors were judged, where they were."""
+    judged = [run.accuracy for run in runs if run.accuracy.get("on") == "photographs"]
+    if not judged:
+        return []
+    about = judged[0]
+    return [
+        f"but mAP of what finds boxes: on {about['n_images']} photographs of",
+        f"{shortened(about['annotations'], 54)}, with the weights above.",
+    ]
+
+
+def shortened(text: str, most: int) -> str:
+    """Text of at most `most` characters, cut at its end where it is longer."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def print_lines(lines: Iterable[Any], *, style: str | None = None, console: Console = out) -> None:

@@ -11,17 +11,19 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from labkit.errors import UnavailableError
 from labkit.files import write_whole
 from labkit.measure.fidelity import Answers, match
 from labkit.measure.frames import frames_sha256
+from labkit.measure.worker import Worker
 from labkit.models.engines.store import cache_folder
 from labkit.sources.scenes import scene
 from labkit.types import Detections, Frame, Rung, Workload
@@ -30,6 +32,7 @@ QUICK_SCENES, FULL_SCENES = 24, 100
 SHOT = 150  # frames between two scenes that have nothing in common
 OBJECTS = 16  # all queries of the small detector
 FOLDS = 8
+AT_ONCE = 16  # frames on their way to a worker
 MAP_LOSS, NAMES_CHANGED = 0.01, 0.01
 
 
@@ -65,8 +68,15 @@ def lab_workload(workload: Workload) -> Workload:
     return replace(workload, model_set="lab", size=(640, 480), objects=OBJECTS, threshold=0.0)
 
 
-def score(answers: Answers, frames: Sequence[Frame]) -> dict[str, Any]:
+def score(
+    answers: Answers, frames: Sequence[Frame], crowds: Sequence[Detections] | None = None
+) -> dict[str, Any]:
     """Accuracy of a rung's answers to frames whose truth is known.
+
+    Args:
+        answers: of the rung.
+        frames: with their truth.
+        crowds: per frame, boxes around groups: what is found there counts neither way.
 
     Returns:
         For detectors map_50 and map (over IoU 0.5 to 0.95, torchmetrics) with their 95%
@@ -82,7 +92,7 @@ def score(answers: Answers, frames: Sequence[Frame]) -> dict[str, Any]:
     if _names_whole_frames(found):
         right = [int(f.name[0] == (t.fine_name or ("",))[0]) for f, t in zip(found, truths, strict=True)]
         return {**result, "top1": float(np.mean(right)), "top1_interval": _share_interval(right)}
-    result |= _average_precision(found, truths)
+    result |= _average_precision(found, truths, crowds or [Detections.empty(t.frame_size) for t in truths])
     named = [_names_right(f, t) for f, t in zip(found, truths, strict=True)]
     right = [hit for hits in named for hit in hits]
     if right:
@@ -102,13 +112,53 @@ def against(reference: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
     return {**own, **loss, "loses": bool(costs)}
 
 
-def remembered(rung: Rung, weights_sha256: str, n: int, noise: float) -> tuple[Path, dict[str, Any] | None]:
-    """Where a rung's accuracy is kept on disk, and what is there; it does not depend on the hour."""
+def lost(reference: Answers, own: Answers, frames: Sequence[Frame]) -> dict[str, list[float | None]]:
+    """How much precision `own` loses against `reference` on the same frames.
+
+    Returns:
+        For map_50 and map: the loss (below 0 for a gain), and its 95% interval from differences within
+        each eighth of the frames, which both have seen; None twice where eighths would be too small.
+    """
+    truths = [frame.truth for frame in frames if frame.truth is not None]
+    crowds = [Detections.empty(truth.frame_size) for truth in truths]
+    wholes = [_map(each.found, truths, crowds) for each in (reference, own)]
+    folds = list(zip(*(_folds(each.found, truths, crowds) for each in (reference, own)), strict=True))
+    result: dict[str, list[float | None]] = {}
+    for key in wholes[0]:
+        loss = wholes[0][key] - wholes[1][key]
+        losses = np.array([a[key] - b[key] for a, b in folds if min(a[key], b[key]) >= 0])
+        half = _half_width(losses) if len(losses) > 1 else None
+        result[key] = [loss, None, None] if half is None else [loss, loss - half, loss + half]
+    return result
+
+
+def found_by(
+    worker: Worker, frames: Sequence[Frame], progress: Callable[[float], None] = lambda share: None
+) -> list[Detections]:
+    """What a worker finds in many frames; a few are on their way at a time, as each is copied."""
+    found: list[Detections] = []
+    for start in range(0, len(frames), AT_ONCE):
+        found += worker.answers(frames[start : start + AT_ONCE]).found
+        progress(len(found) / len(frames))
+    return found
+
+
+def remembered(
+    rung: Rung, weights_sha256: str, n: int, noise: float, exam: str = "scenes"
+) -> tuple[Path, dict[str, Any] | None]:
+    """Where a rung's accuracy is kept on disk, and what is there; it does not depend on the hour.
+
+    Args:
+        rung: that was examined.
+        weights_sha256: of its networks.
+        n, noise: number of frames, and the noise added to them.
+        exam: what tells these frames and their truth from others.
+    """
     from labkit.measure.fingerprint import fingerprint
 
     mark = fingerprint()
     key = json.dumps(
-        [rung.prepare.describe(), rung.run.__qualname__, weights_sha256, n, noise, mark["versions"],
+        [rung.prepare.describe(), rung.run.__qualname__, weights_sha256, n, noise, exam, mark["versions"],
          mark["cpu"], (mark["gpu"] or {}).get("name"), mark["commit"], mark["dirty"]],
         sort_keys=True, default=str,
     )  # fmt: skip
@@ -141,19 +191,38 @@ def _names_right(found: Detections, truth: Detections) -> list[int]:
     return [int(sure.fine_name[j] == truth.fine_name[i]) for i, j in match(truth, sure)]
 
 
-def _average_precision(found: Sequence[Detections], truths: Sequence[Detections]) -> dict[str, Any]:
-    whole = _map(found, truths)
-    folds = [_map(found[k::FOLDS], truths[k::FOLDS]) for k in range(FOLDS)] if len(found) >= 2 * FOLDS else []
+def _average_precision(
+    found: Sequence[Detections], truths: Sequence[Detections], crowds: Sequence[Detections]
+) -> dict[str, Any]:
+    whole = _map(found, truths, crowds)
     result: dict[str, Any] = dict(whole)
+    folds = _folds(found, truths, crowds)
     for key in whole:
-        values = np.array([fold[key] for fold in folds])
-        if len(values):
-            half = 2.36 * float(values.std(ddof=1)) / FOLDS**0.5  # Student's t, 7 degrees of freedom
+        values = np.array([fold[key] for fold in folds if fold[key] >= 0])  # -1: no object in the fold
+        if len(values) > 1:
+            half = _half_width(values)
             result[f"{key}_interval"] = [max(0.0, whole[key] - half), min(1.0, whole[key] + half)]
     return result
 
 
-def _map(found: Sequence[Detections], truths: Sequence[Detections]) -> dict[str, float]:
+def _folds(
+    found: Sequence[Detections], truths: Sequence[Detections], crowds: Sequence[Detections]
+) -> list[dict[str, float]]:
+    """The precision of each eighth of the frames; none where eighths would be too small."""
+    if len(found) < 2 * FOLDS:
+        return []
+    return [_map(found[k::FOLDS], truths[k::FOLDS], crowds[k::FOLDS]) for k in range(FOLDS)]
+
+
+def _half_width(values: NDArray[np.float64]) -> float:
+    """Half of the 95% interval of a mean over folds (Student's t)."""
+    t = {7: 2.365, 6: 2.447, 5: 2.571, 4: 2.776, 3: 3.182, 2: 4.303, 1: 12.706}[len(values) - 1]
+    return t * float(values.std(ddof=1)) / len(values) ** 0.5
+
+
+def _map(
+    found: Sequence[Detections], truths: Sequence[Detections], crowds: Sequence[Detections]
+) -> dict[str, float]:
     try:
         import torch
         from torchmetrics.detection import MeanAveragePrecision
@@ -172,7 +241,14 @@ def _map(found: Sequence[Detections], truths: Sequence[Detections]) -> dict[str,
                 }
                 for f in found
             ],
-            [{"boxes": torch.tensor(t.xyxy), "labels": torch.tensor(t.label)} for t in truths],
+            [
+                {
+                    "boxes": torch.tensor(np.concatenate([t.xyxy, c.xyxy])),
+                    "labels": torch.tensor(np.concatenate([t.label, c.label])),
+                    "iscrowd": torch.tensor([0] * len(t) + [1] * len(c), dtype=torch.int64),
+                }
+                for t, c in zip(truths, crowds, strict=True)
+            ],
         )
         values = metric.compute()
     return {"map_50": float(values["map_50"]), "map": float(values["map"])}

@@ -1,0 +1,233 @@
+"""Accuracy on photographs in COCO's format: boxes are mapped as pixels are, mistakes are one sentence."""
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from records_made_up import made_up_run
+
+from labkit.bench import bench
+from labkit.cli.screen import legend
+from labkit.errors import UsageError, WeightsError
+from labkit.measure import accuracy
+from labkit.measure.coco import detector_labels, find_coco, letterbox, read_coco
+from labkit.measure.fidelity import Answers
+from labkit.models.networks import lab_weights
+from labkit.models.weights import Weights
+from labkit.pipelines import rung
+from labkit.sources.scenes import COARSE
+from labkit.types import Detections, Workload
+
+pytest.importorskip("torchmetrics")
+pytest.importorskip("pycocotools")
+
+SIZE = (640, 480)
+NUMBERS = {name: 90 - 7 * i for i, name in enumerate(COARSE)}  # no category has its label's number
+
+
+def write_coco(folder, frames, annotations="annotations/instances_val2017.json", images="val2017", more=()):
+    """Frames with truth as a COCO folder; `more` are further annotations."""
+    (folder / images).mkdir(parents=True, exist_ok=True)
+    rows, boxes = [], [*more]
+    for frame in frames:
+        name = f"{frame.index:012d}.png"
+        cv2.imwrite(str(folder / images / name), frame.image[:, :, ::-1])
+        rows.append({"id": frame.index, "file_name": name, "width": frame.size[0], "height": frame.size[1]})
+        for box, kind in zip(frame.truth.xyxy, frame.truth.name, strict=True):
+            xywh = [float(v) for v in (box[0], box[1], box[2] - box[0], box[3] - box[1])]
+            boxes.append({"image_id": frame.index, "category_id": NUMBERS[kind], "bbox": xywh, "iscrowd": 0})
+    categories = [{"id": number, "name": name} for name, number in NUMBERS.items()]
+    path = folder / annotations
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"images": rows, "annotations": boxes, "categories": categories}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_coco(tmp_path_factory.mktemp("coco"), accuracy.truth_frames(20))
+
+
+def test_detectors_are_examined_on_the_photographs_with_their_own_weights(folder):
+    outcome = bench(
+        [rung("detr_opencv_cpu"), rung("combined_cpu")],
+        source="scenes",
+        workload=Workload(model_set="lab", objects=3),
+        turns=None,
+        plan=replace(_plan(), seconds=0.1),
+        coco=folder,
+        images=16,
+    )
+    assert not outcome.skipped
+    for run in outcome.runs:
+        assert run.accuracy["on"] == "photographs"
+        assert run.accuracy["n_images"] == 16
+        assert run.accuracy["n_images_in_set"] == 20
+        assert run.accuracy["map_50"] > 0.9
+        low, high = run.accuracy["map_50_interval"]
+        assert low <= run.accuracy["map_50"] <= high
+        assert not run.accuracy["loses"]
+    assert [run.accuracy["boxes_kept"] for run in outcome.runs] == [16, 16]
+
+
+def _plan():
+    from labkit.measure import QUICK
+
+    return replace(QUICK, min_frames=2, warm_frames=1, warm_s=0, warm_limit_s=1)
+
+
+def test_the_truth_of_a_folder_is_that_of_the_scenes(folder):
+    read = read_coco(find_coco(folder), COARSE, SIZE, 20)
+    known = {frame.image.tobytes(): frame.truth for frame in accuracy.truth_frames(20)}
+    for frame in read.frames:
+        truth = known[frame.image.tobytes()]
+        np.testing.assert_allclose(frame.truth.xyxy, truth.xyxy, atol=1e-3)
+        np.testing.assert_array_equal(frame.truth.label, truth.label)
+        assert frame.truth.name == truth.name
+    assert read.about["n_objects"] == sum(len(truth) for truth in known.values())
+
+
+def test_the_choice_of_images_is_fixed_and_grows(folder):
+    place = find_coco(folder)
+    few, again, more = (read_coco(place, COARSE, SIZE, n) for n in (4, 4, 8))
+    assert few.about == again.about
+    assert [f.image.tobytes() for f in more.frames[:4]] == [f.image.tobytes() for f in few.frames]
+    assert few.about["sha256"] != more.about["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("given", "size"), [((40, 80), (64, 48)), ((80, 40), (64, 48)), ((64, 48), (64, 48)), ((3, 2), (64, 48))]
+)
+def test_boxes_go_where_their_pixels_go(given, size):
+    width, height = given
+    image = np.zeros((height, width, 3), np.uint8)
+    left, top, right, bottom = width // 4, height // 2, width // 2 + 1, height
+    image[top:bottom, left:right] = 255
+    frame, fitted = letterbox(image, size)
+    assert frame.shape == (size[1], size[0], 3)
+    (box,) = fitted.boxes(np.array([[left, top, right - left, bottom - top]], np.float64))
+    lit = np.argwhere((frame == 255).all(-1))
+    seen = [lit[:, 1].min(), lit[:, 0].min(), lit[:, 1].max() + 1, lit[:, 0].max() + 1]
+    slack = max(1.0, size[1] / height / 2 + 1)  # enlarging blends the border
+    np.testing.assert_allclose(box, seen, atol=slack)
+
+
+def test_crowds_count_neither_way(tmp_path):
+    frames = accuracy.truth_frames(2)
+    crowd = {"image_id": 0, "category_id": NUMBERS["ball"], "bbox": [0, 0, 640, 480], "iscrowd": 1}
+    read = read_coco(find_coco(write_coco(tmp_path, frames, more=[crowd])), COARSE, SIZE)
+    assert sorted(len(groups) for groups in read.crowds) == [0, 1]
+    assert sum(len(f.truth) for f in read.frames) == sum(len(f.truth) for f in frames)
+    extra = np.array([[5, 5, 200, 200], [300, 100, 500, 300], [100, 250, 260, 400]], np.float32)
+    found = [
+        _with_balls(f.truth, extra) if len(c) else f.truth
+        for f, c in zip(read.frames, read.crowds, strict=True)
+    ]
+    answers = Answers("test", found, {})
+    inside = accuracy.score(answers, read.frames, read.crowds)
+    alone = accuracy.score(answers, read.frames)
+    assert inside["map_50"] == 1
+    assert alone["map_50"] <= 1
+
+
+def _with_balls(truth, boxes):
+    n = len(boxes)
+    return Detections(
+        np.concatenate([boxes, truth.xyxy]),
+        np.concatenate([np.ones(n, np.float32), truth.score * np.float32(0.9)]),
+        np.concatenate([np.zeros(n, np.int64), truth.label]),
+        ("ball",) * n + truth.name,
+        truth.frame_size,
+    )
+
+
+def test_one_json_and_its_images_will_do(tmp_path):
+    frames = accuracy.truth_frames(2)
+    place = find_coco(write_coco(tmp_path, frames, annotations="boxes.json", images="pictures"))
+    assert len(read_coco(place, COARSE, SIZE).frames) == 2
+    named = find_coco(tmp_path / "boxes.json")
+    assert len(read_coco(named, COARSE, SIZE).frames) == 2
+    (tmp_path / "more.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"2 \.json files"):
+        find_coco(tmp_path)
+
+
+def edited(folder, change):
+    path = folder / "annotations" / "instances_val2017.json"
+    tables = json.loads(path.read_text())
+    change(tables)
+    path.write_text(json.dumps(tables))
+
+
+WRONG = {
+    "is not there": lambda f: next(f.glob("val2017/*.png")).unlink(),
+    "cannot be read as an image": lambda f: next(f.glob("val2017/*.png")).write_text("text"),
+    "knows none of the categories": lambda f: edited(
+        f, lambda t: t.update(categories=[{"id": 1, "name": "zebra"}])
+    ),
+    "no table 'categories'": lambda f: edited(f, lambda t: t.pop("categories")),
+    "the annotations say 7x480": lambda f: edited(f, lambda t: [i.update(width=7) for i in t["images"]]),
+    "lacks": lambda f: edited(f, lambda t: t["images"][0].pop("file_name")),
+    "is not x, y, width, height": lambda f: edited(
+        f, lambda t: [a.update(bbox=[1, 2]) for a in t["annotations"]]
+    ),
+    "below 0": lambda f: edited(f, lambda t: [a.update(bbox=[9, 9, -3, 2]) for a in t["annotations"]]),
+    "has an object": lambda f: edited(f, lambda t: [a.update(iscrowd=1) for a in t["annotations"]]),
+    "cannot be read as annotations": lambda f: (f / "annotations" / "instances_val2017.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_damaged_folder_is_one_sentence(words, tmp_path):
+    write_coco(tmp_path, accuracy.truth_frames(2))
+    WRONG[words](tmp_path)
+    with pytest.raises(UsageError, match=words):
+        read_coco(find_coco(tmp_path), COARSE, SIZE)
+
+
+def test_a_folder_that_is_none_is_said_before_anything_is_measured(tmp_path):
+    with pytest.raises(UsageError, match="there is no folder"):
+        bench([rung("detr_opencv_cpu")], coco=tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="holds no annotations"):
+        bench([rung("detr_opencv_cpu")], coco=tmp_path)
+
+
+def test_a_classifier_has_no_use_for_boxes(folder):
+    with pytest.raises(UsageError, match="none of resnet_pil_cpu"):
+        bench([rung("resnet_pil_cpu")], coco=folder)
+
+
+def test_the_legend_tells_where_the_figures_come_from():
+    about = {"on": "photographs", "n_images": 200, "annotations": "x" * 90 + ".json", "map_50": 0.5}
+    lines = legend([made_up_run("detr", accuracy=about)])
+    assert any("200 photographs" in line for line in lines)
+    assert all(len(line) <= 80 for line in lines)
+    assert not any("photographs" in line for line in legend([made_up_run("detr")]))
+
+
+def test_random_weights_are_not_examined(folder):
+    with pytest.raises(WeightsError, match="random"):
+        bench(
+            [rung("detr_opencv_cpu")],
+            workload=Workload(weights="random"),
+            plan=None,
+            coco=folder,
+            source="scenes",
+        )
+    with pytest.raises(WeightsError):
+        detector_labels(Weights("detr_r50", "random", None, "seed 0", ""))
+    assert detector_labels(lab_weights("lab_detr")) == COARSE
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path, monkeypatch, capsys):
+    from test_cli import exit_code
+
+    for arguments, words in (
+        (["--coco", str(tmp_path / "no")], "there is no folder"),
+        (["--coco", str(tmp_path), "--no-accuracy"], "--no-accuracy"),
+    ):
+        monkeypatch.setattr("sys.argv", ["labkit", "bench", "detr_opencv_cpu", *arguments])
+        assert exit_code() == 2
+        assert words in capsys.readouterr().err
