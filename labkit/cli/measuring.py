@@ -12,7 +12,7 @@ import typer
 
 from labkit.bench import Outcome, Reporter, bench, compare_two
 from labkit.cli.screen import Screen, err, legend, out, print_lines, runs_table
-from labkit.errors import ResultsError, UnavailableError, UsageError
+from labkit.errors import UnavailableError, UsageError
 from labkit.measure import FULL, QUICK, Plan
 from labkit.pipelines import LADDER, rung, rungs_of_stage
 from labkit.records import Comparison, Run
@@ -135,18 +135,6 @@ def leave_pictures(outcome: Outcome, store_path: Path) -> None:
     )
 
 
-def write_newest_report(path: Path | None) -> Path:
-    """The newest run of each rung and the newest comparison of each pair, on one page."""
-    with Store(default_path()) as store:
-        runs = newest_of_each(store.runs(), lambda run: (run.rung, run.scenario))
-        comparisons = newest_of_each(store.comparisons(), lambda c: (c.a, c.b))
-    if not runs:
-        raise ResultsError("there are no results yet; run: labkit bench --quick")
-    order = {r.name: i for i, r in enumerate(LADDER)}
-    runs.sort(key=lambda run: order.get(run.rung, len(order)))
-    return write_page(runs, comparisons, path or default_path().parent / "report.html")
-
-
 def write_page(runs: Sequence[Run], comparisons: Sequence[Comparison], path: Path) -> Path:
     """These results on one page, with the learner's forecasts of all times."""
     from labkit.report import write_report
@@ -154,11 +142,3 @@ def write_page(runs: Sequence[Run], comparisons: Sequence[Comparison], path: Pat
     with Store(default_path()) as store:
         predictions = store.predictions()
     return write_report(runs, comparisons, path, predictions)
-
-
-def newest_of_each(results: Sequence[Any], key: Callable[[Any], Any]) -> list[Any]:
-    """The last result, by id, of each key."""
-    newest: dict[Any, Run | Comparison] = {}
-    for result in sorted(results, key=lambda r: r.id):
-        newest[key(result)] = result
-    return list(newest.values())
