@@ -1,0 +1,72 @@
+"""How far a fleet goes: what was foretold beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from labkit.plots.style import Chart, as_caption, number, sheet
+
+
+@dataclass(frozen=True)
+class FleetPoint:
+    """One number of streams.
+
+    Attributes:
+        streams: how many.
+        predicted_fps, predicted_age_ms: of the simulation; the age is a p90.
+        measured_fps, measured_age_ms: of a real fleet; None where none was run.
+    """
+
+    streams: int
+    predicted_fps: float
+    predicted_age_ms: float
+    measured_fps: float | None = None
+    measured_age_ms: float | None = None
+
+
+def fleet_chart(
+    points: Sequence[FleetPoint],
+    *,
+    single_fps: float,
+    age: bool = False,
+    about: Sequence[str] = (),
+    theme: str = "light",
+) -> Chart:
+    """Results per second, or their age, against the number of streams.
+
+    Args:
+        points: in rising order of streams.
+        single_fps: of the best single process, the line that a fleet cannot pass.
+        age: draw the p90 of the results' age instead of the rate.
+        about: parts of the caption: rung, weights, machine.
+        theme: "light" or "dark".
+    """
+    what = "Age of a result (p90)" if age else "Results per second, all streams together"
+    with sheet(f"{what} against streams", 6, theme, as_caption(list(about))) as (chart, axes, look):
+        streams = [point.streams for point in points]
+        foretold = [point.predicted_age_ms if age else point.predicted_fps for point in points]
+        axes.plot(streams, foretold, marker="o", fillstyle="none", linestyle="--", label="simulated")
+        seen = [
+            (point.streams, value)
+            for point in points
+            if (value := point.measured_age_ms if age else point.measured_fps) is not None
+        ]
+        if seen:
+            axes.plot(*zip(*seen, strict=True), marker="s", label="measured, through Ray")
+        if not age:
+            axes.axhline(single_fps, color=look.faint, linewidth=1, label="best single process")
+        axes.set_xlabel("streams")
+        axes.set_ylabel("age of a result, p90 (ms)" if age else "results per second")
+        axes.set_xticks(streams)
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="lower right", frameon=False)
+        unit = "ms" if age else "per second"
+        chart.alt_text = f"{what} against streams. Simulated: " + _words(streams, foretold, unit)
+        if seen:
+            chart.alt_text += ". Measured: " + _words(*zip(*seen, strict=True), unit)
+    return chart
+
+
+def _words(streams: Sequence[int], values: Sequence[float], unit: str) -> str:
+    return ", ".join(f"{number(v)} {unit} at {n}" for n, v in zip(streams, values, strict=True))
