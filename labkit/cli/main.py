@@ -227,12 +227,14 @@ def parse_size(text: str) -> Size:
 @cache
 def _add_commands() -> None:
     """Adds the commands of modules that read their options from this one, once."""
-    from labkit.cli import gallery, live, profile, results, sweep, train
+    from labkit.cli import fleet, gallery, live, profile, results, sweep, train
 
     app.add_typer(results.app, name="results")
     app.command()(gallery.gallery)
     app.command("profile")(profile.profile)
     app.command()(live.live)
+    app.command()(fleet.fleet)
+    app.command("batch")(fleet.batch_command)
     app.command()(results.report)
     app.command()(sweep.sweep)
     app.command()(train.train)

@@ -1,0 +1,301 @@
+"""An engine: takes the newest frames of its streams, works on several at once, hands out answers.
+
+It runs as an actor, one per GPU or share of cores. It has no queue of its own: what it asked of
+readers and what recorders have not yet confirmed are Ray's futures. A stream whose recorder is
+behind is asked for nothing, so that its frames are dropped and no other stream's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import ray
+
+from labkit.errors import LabError
+from labkit.fleet.plan import Open
+from labkit.fleet.streams import Answer, End, Nothing, Take
+from labkit.types import Detections, Frame, Rung, Workload
+
+MOST_UNCONFIRMED = 2
+"""Answers of a stream that its recorder may still have to confirm when the next frame is taken."""
+MOST_FAILURES = 3
+REPLY_S = 0.01  # a frame that is there is handed out within this
+AHEAD_S = 0.05  # frames may wait so long for the one before; asked for ahead, they cost no time
+IDLE_S = 0.5
+
+CLOSE_S = 10.0
+# As where rungs are measured; that module would load torch, which must not be there yet.
+_QUIET_POOLS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+
+
+def open_networks(rung: Rung, workload: Workload) -> tuple[Any, dict[str, Any]]:
+    """The networks of a rung, as the benchmark prepares them, and its settings."""
+    from labkit.models.faults import faults_explained
+    from labkit.models.prepare import prepare
+
+    with faults_explained(rung.name):
+        prepared = prepare(rung.prepare, workload)
+    return prepared.net, prepared.settings
+
+
+@dataclass(eq=False)
+class _Line:
+    """A stream as its engine sees it.
+
+    Attributes:
+        reader, recorder: its actors.
+        after: index of the last frame that was taken.
+        asked: position in the order of asking; the smallest has waited longest.
+        in_hand: frames taken and not answered yet.
+        unconfirmed: appends that the recorder has not confirmed.
+    """
+
+    reader: Any
+    recorder: Any
+    after: int = -1
+    began_unix_s: float | None = None
+    asked: int = 0
+    in_hand: int = 0
+    unconfirmed: list[Any] = field(default_factory=list)
+    end: End | None = None
+    closed: bool = False
+
+
+class Engine:
+    """A rung over the frames of several streams.
+
+    Args:
+        rung: whose schedule and preparation. One with the option "frames" works on so many at once.
+        workload: model set, size, number of boxes, threshold.
+        deadline_s: longest wait of a frame for others to make up a group.
+        threads: of the networks; None leaves it to them.
+        open_net: makes the networks ready.
+    """
+
+    def __init__(
+        self,
+        rung: Rung,
+        workload: Workload,
+        deadline_s: float,
+        threads: int | None = None,
+        open_net: Open | None = None,
+    ) -> None:
+        self._rung, self._workload = rung, workload
+        self._threads, self._open_net = threads, open_net or open_networks
+        self._group = int(rung.prepare.options.get("frames", 1))
+        self._in_groups = "frames" in rung.prepare.options
+        self._deadline_s = deadline_s
+        self._id = uuid.uuid4().hex[:12]
+        self._net: Any = None
+        self._facts: dict[str, Any] | None = None
+        self._lines: list[_Line] = []
+        self._guard = threading.Lock()  # a schedule may feed itself in a thread of its own
+        self._takes: dict[Any, _Line] = {}  # asked for and not yet looked at, the oldest first
+        self._given: dict[int, tuple[_Line, Take]] = {}  # what the schedule holds, by its frame's index
+        self._asked = self._fed = 0
+        self._group_s = 0.0  # how long the last group took
+
+    def ready(self) -> dict[str, Any]:
+        """Returns once the networks are ready: plain data on what they are.
+
+        Raises:
+            LabError: they cannot be had on this machine.
+        """
+        if self._facts is None:
+            if self._threads is not None:
+                use_threads(self._threads)
+            self._net, facts = self._open_net(self._rung, self._workload)
+            self._warm_up()
+            self._facts = facts
+        return self._facts
+
+    def process(self) -> tuple[int, str]:
+        """Process id, and the id of the node that it runs on."""
+        return os.getpid(), ray.get_runtime_context().get_node_id()
+
+    def run(self, streams: Sequence[tuple[Any, Any]]) -> None:
+        """Works until every stream is over.
+
+        Args:
+            streams: (reader, recorder) of each.
+
+        Raises:
+            LabError: the schedule failed several times in a row.
+        """
+        self.ready()  # here again where Ray has started the engine anew
+        self._lines = [self._line(reader, recorder) for reader, recorder in streams]
+        failures = 0
+        while any(not line.closed for line in self._lines):
+            before = self._fed
+            try:
+                for frame, found in self._rung.run(self._feed(), self._net):  # type: ignore[arg-type]
+                    self._answer(frame.index, found)
+                    failures = 0
+            except Exception as error:  # whatever a network raises: its frames have failed, others may not
+                failures += 1
+                if failures >= MOST_FAILURES or self._fed == before:
+                    raise LabError(f"{self._rung.name} failed: {type(error).__name__}: {error}") from error
+            self._forget_held()
+            self._close_ended()
+        pending = [ack for line in self._lines for ack in line.unconfirmed]
+        ray.wait(pending, num_returns=len(pending), timeout=CLOSE_S)
+
+    def _line(self, reader: Any, recorder: Any) -> _Line:
+        after, began_unix_s = ray.get(recorder.where.remote())
+        return _Line(reader, recorder, after, began_unix_s)
+
+    def _warm_up(self) -> None:
+        """The first frames of any size of group are slow; they are not a camera's."""
+        width, height = self._workload.size
+        for n in range(1, self._group + 1):
+            blank = [Frame(np.zeros((height, width, 3), np.uint8), i, 0.0) for i in range(n)]
+            for _ in self._rung.run(blank, self._net):
+                pass
+
+    def _feed(self) -> Iterator[Frame | None]:
+        """Frames for the schedule; None where a group is to be worked off as it is."""
+        while any(line.end is None for line in self._lines):
+            taken = self._gather()
+            if taken and self._group_s < AHEAD_S:
+                self._ask(self._group)
+            begun_s = time.perf_counter()
+            for line, take in taken:
+                yield self._frame(line, take)
+            if taken and self._in_groups:
+                yield None
+            if taken:
+                self._group_s = time.perf_counter() - begun_s
+            self._close_ended()
+
+    def _frame(self, line: _Line, take: Take) -> Frame:
+        with self._guard:
+            line.in_hand += 1
+            self._given[self._fed] = (line, take)
+            self._fed += 1
+        # A copy: memory shared with other processes is not to be written, and is to be freed soon.
+        return Frame(np.array(take.image), self._fed - 1, time.perf_counter())
+
+    def _gather(self) -> list[tuple[_Line, Take]]:
+        """The next frames, at most a group; empty where there are none for now."""
+        begun_s = time.perf_counter()
+        self._ask(self._group - len(self._takes))
+        ready = self._wait(REPLY_S)
+        if len(ready) < self._group:  # there is time: whoever has a frame may send it
+            self._ask(len(self._lines))
+            ready = self._wait(max(0.0, begun_s + self._deadline_s - time.perf_counter()))
+        if not ready:
+            waiting = [*self._takes, *(ack for line in self._lines for ack in line.unconfirmed)]
+            if waiting:
+                ray.wait(waiting, num_returns=1, timeout=IDLE_S)
+            return []
+        taken = []
+        for ref in ready:
+            line = self._takes.pop(ref)
+            take = self._reply(ref, line)
+            if take is not None:
+                taken.append((line, take))
+        return taken
+
+    def _wait(self, timeout_s: float) -> list[Any]:
+        """Up to a group of replies of readers, the oldest asked first."""
+        if not self._takes:
+            return []
+        n = min(self._group, len(self._takes))
+        return ray.wait(list(self._takes), num_returns=n, timeout=timeout_s)[0]
+
+    def _ask(self, most: int) -> None:
+        """Asks up to `most` readers for a frame, those first that were asked longest ago."""
+        asked = set(map(id, self._takes.values()))
+        idle = [line for line in self._lines if id(line) not in asked and self._may_ask(line)]
+        for line in sorted(idle, key=lambda line: line.asked)[: max(0, most)]:
+            self._asked += 1
+            line.asked = self._asked
+            self._takes[line.reader.take.remote(line.after, line.began_unix_s)] = line
+
+    def _may_ask(self, line: _Line) -> bool:
+        if line.closed or line.end is not None:
+            return False
+        with self._guard:
+            if line.unconfirmed:
+                done, line.unconfirmed = ray.wait(
+                    line.unconfirmed, num_returns=len(line.unconfirmed), timeout=0
+                )
+                for ack in done:
+                    self._confirm(ack, line)
+            return line.end is None and len(line.unconfirmed) + line.in_hand <= MOST_UNCONFIRMED
+
+    def _confirm(self, ack: Any, line: _Line) -> None:
+        try:
+            ray.get(ack)
+        except ray.exceptions.RayError as error:
+            line.end = _lost("recorder", error)
+
+    def _reply(self, ref: Any, line: _Line) -> Take | None:
+        """The frame of a reader's reply, if it is one."""
+        try:
+            reply = ray.get(ref)
+        except (ray.exceptions.ObjectLostError, ray.exceptions.ActorUnavailableError):
+            return None  # a frame went down with its machine; the next one is asked for
+        except ray.exceptions.RayError as error:
+            line.end = _lost("reader", error)
+            return None
+        if isinstance(reply, Take):
+            line.after, line.began_unix_s = reply.index, reply.began_unix_s
+            return reply
+        if isinstance(reply, Nothing) and reply.note:
+            line.recorder.note.remote(reply.note)
+        if isinstance(reply, End):
+            line.end = reply
+        return None
+
+    def _answer(self, index: int, found: Detections) -> None:
+        with self._guard:
+            line, take = self._given.pop(index)
+            line.in_hand -= 1
+            answer = Answer(
+                take.index, take.reader, take.number, take.began_unix_s, take.captured_unix_s,
+                time.time() - take.captured_unix_s, self._id, found,
+            )  # fmt: skip
+            line.unconfirmed.append(line.recorder.append.remote([answer]))
+
+    def _forget_held(self) -> None:
+        """Frames that a schedule took and did not answer have failed; their numbers tell the recorder."""
+        with self._guard:
+            for line, _ in self._given.values():
+                line.in_hand -= 1
+            self._given.clear()
+
+    def _close_ended(self) -> None:
+        with self._guard:
+            for line in self._lines:
+                if line.end is not None and not line.in_hand and not line.closed:
+                    line.closed = True
+                    line.unconfirmed.append(line.recorder.close.remote(line.end))
+
+
+def _lost(actor: str, error: Exception) -> End:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return End(None, "", 0, f"its {actor} died too often or is broken ({first})", failed=True)
+
+
+def use_threads(threads: int) -> None:
+    """Ray allows a process one thread unless it reserves more; the networks get their share.
+
+    To be called before torch is loaded, which reads its number of threads once.
+    """
+    os.environ.update({**_QUIET_POOLS, "OMP_NUM_THREADS": str(threads)})
+    import cv2
+
+    cv2.setNumThreads(threads)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(threads)

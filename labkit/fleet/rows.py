@@ -1,0 +1,83 @@
+"""Detections as Parquet: one row per frame, its boxes in lists, written whole."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import ResultsError
+from labkit.files import write_whole
+from labkit.types import Detections
+
+FACTS = b"labkit"
+LISTS = ("name", "score", "x_min", "y_min", "x_max", "y_max", "fine_name", "fine_score")
+"""Columns with one entry per box: names as strings, figures as float32, boxes in px of the frame."""
+
+
+def write_rows(
+    path: Path,
+    columns: Mapping[str, Sequence[Any]],
+    found: Sequence[Detections],
+    facts: Mapping[str, Any],
+) -> Path:
+    """Writes frames and what was found in them.
+
+    Args:
+        path: takes the place of a file of that name.
+        columns: values per frame; a name that ends in "_utc" holds seconds since 1970.
+        found: the detections of each frame.
+        facts: plain data about all of them, kept with the file.
+
+    Raises:
+        ResultsError: the file cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays: dict[str, Any] = {name: _column(name, values) for name, values in columns.items()}
+    arrays["boxes"] = pa.array([len(each) for each in found], pa.int32())
+    for name in LISTS:
+        kind = pa.string() if name.endswith("name") else pa.float32()
+        arrays[name] = pa.array([_of(each, name) for each in found], pa.list_(kind))
+    table = pa.table(arrays).replace_schema_metadata({FACTS: json.dumps(dict(facts)).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return write_whole(path, buffer.getvalue())
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What `write_rows` was told about all rows of a file, and their number as "rows".
+
+    Raises:
+        ResultsError: the file cannot be read, or is of another program.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path)
+        return {**json.loads(metadata.metadata[FACTS]), "rows": metadata.num_rows}
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise ResultsError(
+            f"{path} is not a file that labkit wrote ({error}); move it out of the folder"
+        ) from error
+
+
+def _column(name: str, values: Sequence[Any]) -> Any:
+    import pyarrow as pa
+
+    if name.endswith("_utc"):
+        return pa.array([round(1e6 * seconds) for seconds in values], pa.timestamp("us", tz="UTC"))
+    if name.endswith("_ms"):
+        return pa.array(values, pa.float32())
+    return pa.array(values)
+
+
+def _of(found: Detections, name: str) -> Sequence[Any] | None:
+    if name in ("x_min", "y_min", "x_max", "y_max"):
+        return found.xyxy[:, ("x_min", "y_min", "x_max", "y_max").index(name)]
+    value = getattr(found, name)
+    return list(value) if isinstance(value, tuple) else value

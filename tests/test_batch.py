@@ -1,0 +1,256 @@
+"""Batches of recordings: every frame's row exactly once, whoever is killed, and a run that goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from labkit.errors import LabError, SourceError, UnavailableError, UsageError, WeightsError
+from labkit.fleet.segments import WHOLE_VIDEO, decoded
+from labkit.fleet.videos import Batch, find_work
+from labkit.pipelines import rung
+from labkit.types import Workload
+
+ray = pytest.importorskip("ray")
+
+from fleet_pipelines import CHEAP, CHEAP_GROUPS, TOUCHY, open_nothing  # noqa: E402  # isort: skip
+from test_fleet import SMALL, WORKLOAD, film, grey  # noqa: E402  # isort: skip
+
+PATIENCE_S = 90
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "videos"
+    (made / "below").mkdir(parents=True)
+    film(made / "a.avi", 70)
+    film(made / "below" / "b.avi", 33, first=20)
+    return made
+
+
+@pytest.fixture(scope="module")
+def ray_here():
+    from labkit.fleet.cluster import cluster
+
+    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import the cheap pipelines
+        with cluster(object_store_bytes=100 * 2**20) as started:
+            yield started
+
+
+def job_of(folder, out, **changes):
+    changes = {"rung": CHEAP, "open_net": open_nothing, "segment": 8, **changes}
+    return Batch(folder=folder, out=out, workload=WORKLOAD, **changes)
+
+
+def run(job):
+    from labkit.fleet.batch import process
+
+    return process(job, find_work(job))
+
+
+def rows_of(out, video):
+    import pyarrow.parquet as pq
+
+    parts = sorted((out / video).glob("segment-*.parquet"))
+    return [row for part in parts for row in pq.read_table(part).to_pylist()]
+
+
+def assert_whole(out, video, n, first=0):
+    rows = rows_of(out, video)
+    assert [row["frame"] for row in rows] == list(range(n))
+    for row in rows:
+        assert abs(int(row["name"][0]) - grey(first + row["frame"])) < 2
+
+
+def tables(spec, parts=(), segment=8):
+    import pyarrow as pa
+
+    row = {"video": "a.avi", "path": str(spec), "stamp": [1, 2], "parts": list(parts)}
+    return [table.to_pylist()[0] for table in decoded(pa.Table.from_pylist([row]), SMALL, segment)]
+
+
+# Decoding, in this process
+
+
+def test_segments_hold_the_frames_of_their_place(folder):
+    found = tables(folder / "a.avi", parts=(1,))
+    assert [(row["segment"], row["n"]) for row in found] == [
+        (0, 8), *((k, 8) for k in range(2, 8)), (8, 6), (WHOLE_VIDEO, 70),
+    ]  # fmt: skip
+    for row in found[:-1]:
+        images = np.frombuffer(row["frames"], np.uint8).reshape(row["n"], SMALL[1], SMALL[0], 3)
+        for i, image in enumerate(images):
+            assert abs(float(image.mean()) - grey(8 * row["segment"] + i)) < 2
+    assert found[0]["expected"] == 9
+
+
+def test_a_file_that_is_no_video_is_a_fault_in_a_row(tmp_path):
+    (tmp_path / "a.avi").write_bytes(b"not a video" * 100)
+    (row,) = tables(tmp_path / "a.avi")
+    assert row["segment"] == WHOLE_VIDEO
+    assert "a.avi" in row["fault"]
+
+
+# What is to do
+
+
+def test_folders_without_videos_are_told(tmp_path):
+    with pytest.raises(SourceError, match="no folder"):
+        find_work(job_of(tmp_path / "none", tmp_path / "out"))
+    with pytest.raises(SourceError, match="no video"):
+        find_work(job_of(tmp_path, tmp_path / "out"))
+
+
+def test_a_folder_holds_the_work_of_one_rung(folder, tmp_path):
+    find_work(job_of(folder, tmp_path / "out"))
+    find_work(job_of(folder, tmp_path / "out", engines=3))
+    with pytest.raises(UsageError, match="another segment"):
+        find_work(job_of(folder, tmp_path / "out", segment=9))
+    with pytest.raises(UsageError, match="made with another rung"):
+        find_work(job_of(folder, tmp_path / "out", rung=TOUCHY))
+
+
+def test_segments_that_would_not_fit_are_refused(folder, tmp_path):
+    with pytest.raises(UsageError, match="--segment 4 or fewer"):
+        Batch(folder, tmp_path, CHEAP, Workload(size=(3840, 2160)), segment=64)
+
+
+# Whole batches, on Ray
+
+
+def test_every_frame_has_its_row_and_nothing_is_done_twice(ray_here, folder, tmp_path):
+    (folder / "broken.mp4").write_bytes(b"not a video" * 100)
+    out = tmp_path / "out"
+    done = run(job_of(folder, out, rung=CHEAP_GROUPS))
+    assert (done.videos, done.frames, done.boxes, done.parts) == (2, 103, 103, 9 + 5)
+    assert done.new_frames == 103
+    assert len(done.faults) == 1 and "broken.mp4" in done.faults[0]
+    assert_whole(out, "a.avi", 70)
+    assert_whole(out, "below/b.avi", 33, first=20)
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
+    (folder / "broken.mp4").unlink()
+    again = run(job_of(folder, out, rung=CHEAP_GROUPS))
+    assert (again.videos, again.frames, again.new_frames, again.faults) == (2, 103, 0, ())
+    assert stamps == {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
+
+
+def test_another_file_of_that_name_is_processed_anew(ray_here, folder, tmp_path):
+    out = tmp_path / "out"
+    run(job_of(folder, out))
+    film(folder / "a.avi", 9, first=50)
+    os.utime(folder / "a.avi", (1e9, 1e9))
+    done = run(job_of(folder, out))
+    assert (done.frames, done.new_frames) == (42, 9)
+    assert_whole(out, "a.avi", 9, first=50)
+    assert_whole(out, "below/b.avi", 33, first=20)
+
+
+def test_a_segment_that_fails_is_told_and_tried_again(ray_here, folder, tmp_path):
+    film(folder / "a.avi", 70)  # from frame 62 on too bright, in segments 7 and 8
+    done = run(job_of(folder, tmp_path / "out", rung=TOUCHY))
+    assert [fault.split(":")[0] for fault in sorted(done.faults)] == ["a.avi, segment 7", "a.avi, segment 8"]
+    assert (done.videos, done.frames) == (1, 56 + 33)
+    again = run(job_of(folder, tmp_path / "out", rung=TOUCHY))
+    assert (len(again.faults), again.new_frames) == (2, 0)
+
+
+def kill_the_finder(frames, net):
+    """Dies once, in the middle of a segment."""
+    for frame in frames:
+        marker = Path(os.environ.get("TMPDIR", "/tmp")) / f"labkit-test-died-{net}"
+        if frame.image.mean() > 60 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        from fleet_pipelines import answer
+
+        yield frame, answer(frame)
+
+
+def test_an_actor_that_dies_costs_no_row(ray_here, folder, tmp_path):
+    from dataclasses import replace
+
+    token = f"{os.getpid()}-{time.time_ns()}"
+
+    def open_token(rung, workload):
+        return token, {}
+
+    marker = Path(os.environ.get("TMPDIR", "/tmp")) / f"labkit-test-died-{token}"
+    try:
+        done = run(
+            job_of(folder, tmp_path / "out", rung=replace(CHEAP, run=kill_the_finder), open_net=open_token)
+        )
+        assert marker.exists()
+    finally:
+        marker.unlink(missing_ok=True)
+    assert (done.frames, done.faults) == (103, ())
+    assert_whole(tmp_path / "out", "a.avi", 70)
+    assert_whole(tmp_path / "out", "below/b.avi", 33, first=20)
+
+
+def open_without_weights(rung, workload):
+    raise WeightsError("the weights are not there; fetch them")
+
+
+def test_networks_that_cannot_be_had_end_the_batch_with_the_reason(ray_here, folder, tmp_path):
+    with pytest.raises(LabError, match="fetch them"):
+        run(job_of(folder, tmp_path / "out", open_net=open_without_weights))
+    with pytest.raises(UnavailableError, match="GPU"):
+        run(job_of(folder, tmp_path / "out2", rung=rung("resnet_cuda"), open_net=None))
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from fleet_pipelines import CHEAP, open_slow
+from labkit.fleet.videos import Batch, find_work
+from labkit.types import Workload
+from labkit.fleet.cluster import cluster
+job = Batch(Path(sys.argv[1]), Path(sys.argv[2]), CHEAP, Workload(model_set="lab", size=(64, 48)), 8,
+            open_net=open_slow)
+with cluster(object_store_bytes=100 * 2**20):
+    from labkit.fleet.batch import process
+    print(process(job, find_work(job)).new_frames)
+"""
+
+
+def test_a_driver_that_is_killed_goes_on_when_started_again(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", DRIVER, str(folder), str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as first:
+        until_s = time.monotonic() + PATIENCE_S
+        while len(list(out.rglob("segment-*.parquet"))) < 4:
+            assert first.poll() is None and time.monotonic() < until_s, first.stdout.read()
+            time.sleep(0.05)
+        first.kill()
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("segment-*.parquet")}
+    assert len(kept) < 14
+    again = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert again.returncode == 0, again.stderr
+    assert 0 < int(again.stdout.split()[-1]) < 103
+    assert_whole(out, "a.avi", 70)
+    assert_whole(out, "below/b.avi", 33, first=20)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
+
+
+def test_a_batch_from_the_shell(tmp_path, capsys):
+    from labkit.cli import main
+
+    ray.shutdown()
+    film(tmp_path / "a.avi", 20)
+    arguments = ["batch", str(tmp_path), "--rung", "resnet_linear_cpu", "--model-set", "lab"]
+    arguments += ["--size", "64x48", "--segment", "8", "--out", str(tmp_path / "out")]
+    for new in (20, 0):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert not end.value.code
+        out = capsys.readouterr().out
+        assert "20 frames with 20 boxes in 3 parts; 1 videos finished" in out
+        assert f"{new} of these frames now" in out

@@ -1,0 +1,436 @@
+"""Camera fleets: every frame accounted for, whoever dies; streams that do not touch one another."""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from labkit.errors import LabError, SourceError, UnavailableError, UsageError
+from labkit.fleet.plan import Plan, with_group
+from labkit.fleet.reader import Reader
+from labkit.fleet.recorder import Recorder, folder_name
+from labkit.fleet.streams import Answer, Counts, End, Ledger, Nothing, Stream, Take
+from labkit.pipelines import rung
+from labkit.types import Detections, Workload
+
+ray = pytest.importorskip("ray")
+
+from fleet_pipelines import (  # noqa: E402  # isort: skip
+    CHEAP, CHEAP_GROUPS, TOUCHY, SlowRecorder, open_nothing, open_slow,
+)  # fmt: skip
+
+SMALL = (64, 48)
+WORKLOAD = Workload(model_set="lab", size=SMALL)
+PATIENCE_S = 120
+
+
+def film(path, n, fps=20.0, first=0):
+    """Writes n frames, each of one grey that tells its number: 20, 23, 26, ... and again from 20."""
+    import cv2
+
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, SMALL)
+    for i in range(first, first + n):
+        writer.write(np.full((SMALL[1], SMALL[0], 3), grey(i), np.uint8))
+    writer.release()
+    return str(path)
+
+
+def grey(index):
+    return 20 + 3 * (index % 70)
+
+
+def answer_to(index, number, reader="r", age_s=0.01):
+    found = Detections.empty(SMALL)
+    return Answer(index, reader, number, 1000.0, 1000.0 + index, age_s, "e", found)
+
+
+# The account, without any actor
+
+
+def test_every_frame_is_dropped_failed_or_processed():
+    ledger = Ledger().answered(answer_to(0, 1)).answered(answer_to(3, 2))
+    assert ledger.counts == Counts(4, 2, 2, 0)  # 1 and 2 were never handed out
+    ledger = ledger.answered(answer_to(9, 5))  # numbers 3 and 4 were handed out and never answered
+    assert ledger.counts == Counts(10, 3, 5, 2)
+    ledger = ledger.answered(answer_to(20, 2, reader="another"))  # its number 1 failed
+    assert ledger.counts == Counts(21, 4, 14, 3)
+    ledger = ledger.ended(End(30, "another", 4, "over"))
+    assert ledger.counts == Counts(30, 4, 21, 5)
+
+
+def test_an_answer_that_is_not_new_is_refused():
+    ledger = Ledger().answered(answer_to(5, 1))
+    assert ledger.answered(answer_to(5, 1)) is None
+    assert ledger.answered(answer_to(4, 2)) is None
+
+
+def test_a_ledger_survives_json():
+    ledger = Ledger().answered(answer_to(3, 2))
+    assert Ledger.from_json(json.loads(json.dumps(ledger.to_json()))) == ledger
+
+
+def test_miscounted_frames_are_an_error():
+    with pytest.raises(LabError, match="miscounted"):
+        Counts(3, 1, 1, 0)
+
+
+def test_a_stream_does_not_show_its_password():
+    spec = "rtsp://me:secret@camera.example/1"
+    stream = Stream(0, spec, "rtsp://***@camera.example/1", SMALL)
+    assert "secret" not in repr(stream) + folder_name(stream)
+
+
+# The reader, in this process
+
+
+def takes_of(reader, every=lambda take: None):
+    after, seen = -1, []
+    while True:
+        reply = reader.take(after)
+        if isinstance(reply, End):
+            return seen, reply
+        if isinstance(reply, Take):
+            after = reply.index
+            seen.append(reply)
+            every(reply)
+
+
+def test_a_recording_plays_in_its_own_time_and_whole(tmp_path):
+    spec = film(tmp_path / "a.avi", 12, fps=25)
+    begun_s = time.monotonic()
+    seen, end = takes_of(Reader(Stream(0, spec, spec, SMALL)))
+    assert time.monotonic() - begun_s >= 11 / 25
+    assert end.offered == 12 and not end.failed
+    assert end.taken == len(seen) == seen[-1].number
+    assert [take.number for take in seen] == list(range(1, len(seen) + 1))
+    for take in seen:
+        assert abs(take.image.mean() - grey(take.index)) < 1.5
+        assert take.captured_unix_s == pytest.approx(take.began_unix_s + take.index / 25)
+
+
+def test_a_reader_that_starts_again_goes_on_where_a_camera_would_be(tmp_path):
+    spec = film(tmp_path / "a.avi", 40, fps=20)
+    began_unix_s = time.time() - 1.0  # twenty frames ago, in another life
+    first = Reader(Stream(0, spec, spec, SMALL)).take(15, began_unix_s)
+    assert first.index >= 19
+    assert first.began_unix_s == began_unix_s
+    assert abs(first.image.mean() - grey(first.index)) < 1.5
+
+
+def test_a_time_limit_ends_a_recording_early(tmp_path):
+    spec = film(tmp_path / "a.avi", 60, fps=30)
+    _, end = takes_of(Reader(Stream(0, spec, spec, SMALL, seconds=0.5)))
+    assert end.offered == 15
+    assert "0.5 s" in end.why
+
+
+def test_what_cannot_be_read_is_said_in_a_sentence_without_credentials():
+    spec = "http://me:secret@127.0.0.1:9/cam"
+    _, end = takes_of(Reader(Stream(0, spec, "http://***@127.0.0.1:9/cam", SMALL)))
+    assert end.failed
+    assert "127.0.0.1" in end.why and "secret" not in end.why
+
+
+def test_a_stopped_reader_wakes_whoever_waits(tmp_path):
+    spec = film(tmp_path / "a.avi", 3, fps=0.2)
+    reader = Reader(Stream(0, spec, spec, SMALL))
+    assert reader.take().index == 0
+    timer = threading.Timer(0.2, reader.stop)
+    timer.start()
+    replies = [reader.take(0), reader.take(0)]
+    assert any(isinstance(reply, End) for reply in replies)
+    assert all(isinstance(reply, End | Nothing) for reply in replies)
+    end = reader.stop()
+    assert (end.offered, end.taken) == (1, 1)
+
+
+# The recorder, in this process
+
+
+def rows_in(folder):
+    import pyarrow.parquet as pq
+
+    parts = sorted(folder.rglob("part-*.parquet"))
+    return [row for part in parts for row in pq.read_table(part).to_pylist()], parts
+
+
+def test_parts_hold_rows_in_order_and_a_new_start_goes_on(tmp_path):
+    stream = Stream(0, "a.avi", "a.avi", SMALL)
+    recorder = Recorder(stream, str(tmp_path), period_s=1e-9)
+    assert recorder.append([answer_to(0, 1), answer_to(1, 2)]) == 2
+    assert recorder.append([answer_to(1, 2)]) == 0
+    slow = Recorder(stream, str(tmp_path), period_s=3600)  # a new start: the old one was killed
+    assert slow.where() == (1, 1000.0)
+    slow.append([answer_to(4, 4)])
+    del slow  # and again, with a row in its open part
+    (tmp_path / ".part-000001.parquet.x").write_bytes(b"half")
+    last = Recorder(stream, str(tmp_path), period_s=3600)
+    last.append([answer_to(9, 6)])
+    last.close(End(11, "r", 6, "over"))
+    assert last.state().counts == Counts(11, 3, 5, 3)  # 4 was lost with its part; numbers 3 and 5 too
+    rows, parts = rows_in(tmp_path)
+    assert [row["frame"] for row in rows] == [0, 1, 9]
+    assert [part.name for part in parts] == ["part-000000.parquet", "part-000001.parquet"]
+    assert not list(tmp_path.glob(".part-*"))
+
+
+def test_rows_hold_boxes(tmp_path):
+    found = Detections(
+        np.array([[1, 2, 30, 40], [0, 0, 5, 5]], np.float32), np.array([0.9, 0.5], np.float32),
+        np.array([3, 1]), ("cup", "disc"), SMALL, np.array([7, 8]), np.array([0.8, 0.7], np.float32),
+        ("red cup", "blue disc"),
+    )  # fmt: skip
+    recorder = Recorder(Stream(0, "a.avi", "a.avi", SMALL), str(tmp_path), facts={"weights": "shipped"})
+    recorder.append([Answer(0, "r", 1, 0.0, 1.5e9, 0.02, "e", found), answer_to(1, 2)])
+    recorder.close(End(2, "r", 2, "over"))
+    rows, _ = rows_in(tmp_path)
+    assert rows[0]["name"] == ["cup", "disc"] and rows[0]["fine_name"] == ["red cup", "blue disc"]
+    assert (rows[0]["x_min"], rows[0]["y_max"]) == ([1, 0], [40, 5])
+    assert rows[0]["captured_utc"].timestamp() == 1.5e9
+    assert rows[0]["age_ms"] == pytest.approx(20)
+    assert (rows[1]["boxes"], rows[1]["name"], rows[1]["fine_name"]) == (0, [], None)
+
+
+def test_a_disk_that_refuses_costs_answers_and_is_told(tmp_path):
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    recorder = Recorder(Stream(0, "a.avi", "a.avi", SMALL), str(tmp_path / "taken"), period_s=3600)
+    recorder.append([answer_to(0, 1), answer_to(1, 2)])
+    recorder.close(End(3, "r", 2, "over"))
+    state = recorder.state()
+    assert state.counts == Counts(3, 0, 1, 2)
+    assert state.failed and "could not be written" in state.ended
+
+
+# Fleets, on Ray
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    """A cluster on this machine, to which a second node may be added and taken from again."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # the nodes import the cheap pipelines
+        patch.setenv("RAY_health_check_period_ms", "1000")  # a node that is gone is noticed in seconds
+        patch.setenv("RAY_health_check_failure_threshold", "4")
+        head = {"num_cpus": 3, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args=head)
+        yield made
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.fixture
+def cluster_of_two(two_nodes):
+    from labkit.fleet.cluster import cluster
+
+    with cluster(two_nodes.address):
+        yield two_nodes
+
+
+def run_fleet(plan, at_each=lambda fleet, states: None):
+    """Runs a fleet to its end; calls `at_each` with every state on the way."""
+    from labkit.fleet.fleet import Fleet
+
+    until_s = time.monotonic() + PATIENCE_S
+    with Fleet(plan) as fleet:
+        for states in fleet.states(every_s=0.1):
+            at_each(fleet, states)
+            assert time.monotonic() < until_s, states
+        return fleet.summary()
+
+
+def plan_of(sources, out, **changes):
+    changes = {"rung": CHEAP, "open_net": open_nothing, "period_s": 0.3, **changes}
+    return Plan(sources=tuple(sources), workload=WORKLOAD, out=out, **changes)
+
+
+def assert_rows_are_right(summary, lengths):
+    """Every row belongs to its frame; in order, once; as many as were processed."""
+    folders = sorted(path for path in summary.folder.iterdir() if path.is_dir())
+    for state in summary.streams:
+        counts = state.counts
+        assert counts.offered == counts.processed + counts.dropped + counts.failed
+        assert counts.offered == lengths[state.position]
+        rows, _ = rows_in(folders[state.position]) if counts.processed else ([], [])
+        index = [row["frame"] for row in rows]
+        assert len(index) == counts.processed
+        assert index == sorted(set(index))
+        for row in rows:
+            assert abs(int(row["name"][0]) - grey(row["frame"])) < 2
+
+
+def test_streams_run_beside_one_another_and_every_frame_is_accounted_for(cluster_of_two, tmp_path):
+    films = [film(tmp_path / f"{name}.avi", n) for name, n in (("a", 60), ("b", 15), ("c", 60))]
+    films.append(str(tmp_path / "missing.avi"))
+    summary = run_fleet(plan_of(films, tmp_path / "out", rung=CHEAP_GROUPS, engines=2))
+    a, b, c, missing = summary.streams
+    assert_rows_are_right(summary, [60, 15, 60, 0])
+    assert "there is no file" in missing.ended and missing.failed
+    assert all(state.ended == "the recording is over" for state in (a, b, c))
+    assert a.parts > 1  # one per 0.3 s
+    assert a.counts.failed == b.counts.failed == c.counts.failed == 0
+
+
+def once(condition, act):
+    """Calls `act` at the first state for which `condition` holds."""
+    done = []
+
+    def at_each(fleet, states):
+        if not done and condition(states):
+            done.append(True)
+            act(fleet)
+
+    return at_each, done
+
+
+def half_way(states):
+    return all(state.counts.processed >= 8 for state in states)
+
+
+def test_actors_that_are_killed_come_back_with_their_streams(cluster_of_two, tmp_path):
+    films = [film(tmp_path / f"{name}.avi", 400) for name in "abc"]
+    victims = ["engines", "readers", "recorders"]
+
+    def kill(fleet, states):
+        """One after another, each once all streams have gone on for a while."""
+        goal = 8 * (4 - len(victims)) + sum(state.restarts for state in states)
+        if victims and all(state.counts.processed >= goal for state in states):
+            ray.kill(getattr(fleet, victims.pop(0))[0], no_restart=False)
+        elif not victims and all(state.counts.processed > 60 for state in states):
+            fleet.stop()
+
+    summary = run_fleet(plan_of(films, tmp_path / "out"), kill)
+    assert not victims
+    assert_rows_are_right(summary, [state.counts.offered for state in summary.streams])
+    assert not any(state.failed for state in summary.streams)
+    first, *others = summary.streams
+    assert all(state.restarts == 1 for state in others)  # the engine
+    assert first.restarts <= 2  # its reader too, of which its recorder may have forgotten
+
+
+def test_a_node_that_goes_takes_no_stream_along(cluster_of_two, tmp_path):
+    films = [film(tmp_path / f"{name}.avi", 1800) for name in "abc"]
+    second = cluster_of_two.add_node(num_cpus=3, object_store_memory=80 * 2**20)
+    cluster_of_two.wait_for_nodes()
+    at_removal = []
+
+    def remove(fleet, states):
+        done = [state.counts.processed for state in states]
+        if not at_removal and min(done) >= 8:
+            cluster_of_two.remove_node(second, allow_graceful=False)
+            at_removal.extend(done)
+            return
+        went_on = bool(at_removal) and all(map(lambda now, then: now > then + 20, done, at_removal))
+        if went_on and any(state.restarts for state in states):  # something was there to lose
+            fleet.stop()
+
+    summary = run_fleet(plan_of(films, tmp_path / "out", engines=2), remove)
+    assert at_removal
+    assert_rows_are_right(summary, [state.counts.offered for state in summary.streams])
+    assert all(state.ended == "it was stopped" for state in summary.streams)
+
+
+def test_a_slow_recorder_slows_its_own_stream_only(cluster_of_two, tmp_path):
+    films = [film(tmp_path / f"{name}.avi", 60) for name in ("a", "slow", "c")]
+    summary = run_fleet(plan_of(films, tmp_path / "out", recorder=SlowRecorder))
+    a, slow, c = summary.streams
+    assert_rows_are_right(summary, [60, 60, 60])
+    assert 2 * slow.counts.processed < min(a.counts.processed, c.counts.processed)
+
+
+def test_a_network_that_fails_costs_the_frames_it_held(cluster_of_two, tmp_path):
+    spec = film(tmp_path / "a.avi", 75)  # from frame 62 to 69 too bright
+    summary = run_fleet(plan_of([spec, film(tmp_path / "b.avi", 75)], tmp_path / "out", rung=TOUCHY))
+    for state in summary.streams:
+        assert state.failed and "too bright" in state.ended
+        assert state.counts.failed >= 1
+        assert state.counts.offered == sum(state.counts.row()[1:])
+
+
+def test_stop_closes_every_account(cluster_of_two, tmp_path):
+    films = [film(tmp_path / f"{name}.avi", 400) for name in "abc"]
+    at_each, done = once(half_way, lambda fleet: fleet.stop())
+    summary = run_fleet(plan_of(films, tmp_path / "out", open_net=open_slow), at_each)
+    assert done
+    assert all(state.ended == "it was stopped" for state in summary.streams)
+    assert all(0 < state.counts.offered < 400 for state in summary.streams)
+    assert_rows_are_right(summary, [state.counts.offered for state in summary.streams])
+
+
+def test_a_real_rung_watches_real_frames(cluster_of_two, tmp_path):
+    changes = {"rung": rung("resnet_linear_cpu"), "open_net": None, "seconds": 2.0, "fps": 10}
+    plan = plan_of(["scenes", "photos"], tmp_path / "out", **changes)
+    summary = run_fleet(plan)
+    for state in summary.streams:
+        assert state.counts.offered == 20
+        assert state.counts.processed > 10
+    told = json.loads((summary.folder / "fleet.json").read_text())
+    assert told["networks"]["weights"] == "shipped" or "lab" in str(told["networks"]["weights"])
+
+
+def test_networks_that_cannot_be_had_are_told_at_once(cluster_of_two, tmp_path):
+    with pytest.raises(UnavailableError, match="GPU"):
+        run_fleet(plan_of(["scenes"], tmp_path / "out", rung=rung("resnet_cuda"), open_net=None))
+
+
+def test_groups_are_for_rungs_that_take_them():
+    assert with_group(rung("grouped_cpu"), 2).prepare.options["frames"] == 2
+    with pytest.raises(UsageError, match="one frame at a time"):
+        with_group(rung("batched_cpu"), 2)
+
+
+def test_more_engines_than_streams_are_refused():
+    with pytest.raises(UsageError, match="from 1 to 1 engines"):
+        Plan(sources=("scenes",), rung=CHEAP, workload=WORKLOAD, engines=2)
+
+
+# The command line
+
+
+def test_the_table_fits_eighty_columns_and_shows_no_markup():
+    from rich.console import Console
+
+    from labkit.cli.fleet import table
+    from labkit.fleet.streams import StreamState
+
+    name = "rtsp://***@[red]camera.example:8554/a/very/long/path/to/a/stream.sdp"
+    counts = Counts(1234567, 1000000, 234560, 7)
+    states = [StreamState(i, name, counts, 1234.5, (1234.5, 5678.9), 99, ended="over") for i in range(2)]
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(table(states))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) == 4
+    assert "1234567" in lines[1] and "2469134" in lines[3] and "stream.sdp" in lines[1]
+
+
+def test_a_fleet_from_the_shell(tmp_path, capsys, monkeypatch):
+    from labkit.cli import main
+
+    spec = film(tmp_path / "a.avi", 20, fps=10)
+    ray.shutdown()
+    with pytest.raises(SystemExit) as end:
+        main([
+            "fleet", spec, str(tmp_path / "missing.mp4"), "--rung", "resnet_linear_cpu", "--model-set", "lab",
+            "--size", "64x48", "--out", str(tmp_path / "out"),
+        ])  # fmt: skip
+    assert not end.value.code
+    out = capsys.readouterr().out
+    assert "of 20 frames" in out
+    assert "there is no file" in " ".join(out.split())
+    assert max(map(len, out.splitlines()[:4])) <= 80
+    assert len(list(tmp_path.glob("out/*/000-*/part-*.parquet"))) == 1
+    assert not ray.is_initialized()
+
+
+def test_a_fleet_of_nothing_but_missing_files_fails(tmp_path, capsys):
+    from labkit.cli import main
+
+    assert main(["fleet", str(tmp_path / "no.mp4"), "--rung", "nonsense"]) == UsageError.exit_code
+    assert "no rung named" in capsys.readouterr().err
+    assert SourceError.exit_code == 3
