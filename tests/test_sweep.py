@@ -27,7 +27,8 @@ from labkit.fleet import cluster as cluster_room  # noqa: E402
 from labkit.fleet import sweep as sweep_room  # noqa: E402
 from labkit.fleet.cluster import Node, cluster, measuring_nodes, nodes  # noqa: E402
 from labkit.fleet.grid import Grid  # noqa: E402
-from labkit.fleet.sweep import SweepReporter, free_name, sweep  # noqa: E402
+from labkit.fleet.progress import SweepReporter  # noqa: E402
+from labkit.fleet.sweep import free_name, sweep  # noqa: E402
 from labkit.measure import fingerprint  # noqa: E402
 from labkit.results import Store, keep_point, sweep_points  # noqa: E402
 

@@ -22,6 +22,7 @@ from labkit.cli.main import (
     scenes_for,
 )
 from labkit.errors import UnavailableError, UsageError
+from labkit.fleet.progress import SweepReporter
 
 if TYPE_CHECKING:
     from labkit.fleet.grid import Grid
@@ -121,8 +122,8 @@ def show(result: Swept) -> None:
     print_lines(["", f"sweep {result.name}: {len(result.runs)} points measured, {len(result.failed)} failed"])
 
 
-class _Bar:
-    """Shows a sweep as a progress bar with the time to go; a `SweepReporter`."""
+class _Bar(SweepReporter):
+    """Shows a sweep as a progress bar with the time to go."""
 
     def __init__(self) -> None:
         from labkit.cli.screen import err
@@ -152,9 +153,9 @@ class _Bar:
         self.total, self.kept = total, settled
         self._progress.update(self._task, total=total - settled)
         if settled:
-            self.note(f"{settled} of {total} points are there from before")
+            self._note(f"{settled} of {total} points are there from before")
 
-    def note(self, text: str) -> None:
+    def _note(self, text: str) -> None:
         """A line above the bar."""
         self._progress.console.print(escape(text), style="yellow")
 
@@ -167,7 +168,7 @@ class _Bar:
         if run is not None:
             self._progress.console.print(escape(f"{point}: {number(run.fps)} FPS"))
         elif row.reason is not None:
-            self.note(f"{point}: {row.reason}")
+            self._note(f"{point}: {row.reason}")
 
 
 def _measured(

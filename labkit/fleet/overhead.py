@@ -18,7 +18,8 @@ import numpy as np
 from labkit.fleet.cluster import cluster
 from labkit.fleet.grid import Grid
 from labkit.fleet.point import Point
-from labkit.fleet.sweep import SweepReporter, sweep
+from labkit.fleet.progress import SweepReporter
+from labkit.fleet.sweep import sweep
 from labkit.records import Run
 from labkit.results import Store, SweepPoint
 

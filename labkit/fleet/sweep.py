@@ -16,6 +16,7 @@ from labkit.fleet.cluster import MEASURING, Node, cluster, measuring_nodes, node
 from labkit.fleet.grid import Grid
 from labkit.fleet.node_task import measure_point, on_node
 from labkit.fleet.point import Point
+from labkit.fleet.progress import SweepReporter
 from labkit.pipelines import rung
 from labkit.records import Run
 from labkit.results import Store, SweepPoint, keep_point, sweep_names, sweep_points
@@ -30,19 +31,6 @@ POLL_S = 2.0
 REASON_CHARACTERS = 300
 
 Measure = Callable[[Point], Run]
-
-
-class SweepReporter:
-    """Hears what a sweep does; this one is silent. Screens override what they show."""
-
-    def planned(self, total: int, settled: int) -> None:
-        """The sweep has so many points, of which so many are settled already."""
-
-    def note(self, text: str) -> None:
-        """One line that the user should see."""
-
-    def settled(self, point: Point, row: SweepPoint, run: Run | None) -> None:
-        """A point is stored, with its run unless it failed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,10 +136,15 @@ class _Work:
     def results(self, points: Sequence[Point]) -> Iterator[tuple[Point, Run | str]]:
         """Each point once, as it ends, with its run or why it failed."""
         waiting: dict[Any, Point] = {}
+        task = self.ray.remote(
+            max_calls=1,  # a fresh process each time: nothing of the last point is left in it
+            max_retries=self.retries,
+            retry_exceptions=[WorkerError],
+        )(on_node)  # one function for all points, which Ray therefore takes in their order
         try:
             for point in points:
                 if self._able(point, self.machines):
-                    waiting[self._submit(point)] = point
+                    waiting[self._submit(task, point)] = point
                 else:
                     yield (
                         point,
@@ -178,17 +171,14 @@ class _Work:
                     self.ray.cancel(ref, force=True)
                     yield waiting.pop(ref), f"no node that can measure it was left for {self.grace_s:.0f} s"
 
-    def _submit(self, point: Point) -> Any:
+    def _submit(self, task: Any, point: Point) -> Any:
         demand = self._demand(point)
-        task = self.ray.remote(
+        placed = task.options(
             num_cpus=demand["CPU"],
             num_gpus=demand["GPU"],
             resources={MEASURING: demand[MEASURING]},
-            max_calls=1,  # a fresh process each time: nothing of the last point is left in it
-            max_retries=self.retries,
-            retry_exceptions=[WorkerError],
-        )(on_node)
-        return task.remote(self.ray.cloudpickle.dumps((self.measure, point)))
+        )
+        return placed.remote(self.ray.cloudpickle.dumps((self.measure, point)))
 
     def _demand(self, point: Point) -> dict[str, float]:
         """What a point takes of a node: its GPU, or as many cores as the smallest node has."""
