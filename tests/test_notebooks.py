@@ -18,6 +18,8 @@ SMALL = {
     "BOXES": "(1, 2)",
     "OBJECTS": "2",
     "SCENES": "2",
+    "NOISES": "(0,)",
+    "CHANGES": '("frame 160x120",)',
     "LAST": '"folded_cpu"',
     "MY_RESNET_FORECAST": "1.1",
 }
