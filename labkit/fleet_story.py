@@ -189,7 +189,7 @@ def beside(predicted: dict[int, Simulated], done: dict[int, Summary]) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def told(measured: Measured, predicted: dict[int, Simulated], done: dict[int, Summary]) -> str:
+def how_close(measured: Measured, predicted: dict[int, Simulated], done: dict[int, Summary]) -> str:
     """In a sentence: how close the simulation came, and what of a single process the fleet kept."""
     points = [point for point in _points(predicted, done) if point.measured_fps is not None]
     if not points:

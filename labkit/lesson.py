@@ -16,9 +16,20 @@ import numpy as np
 
 from labkit.bench import Outcome, bench
 from labkit.cli.screen import Screen
+from labkit.fleet_story import (
+    beside,
+    fleet_picture,
+    foretold,
+    how_close,
+    many_cameras,
+    run_fleet,
+    service_table,
+    service_times,
+)
 from labkit.learn.attention import look_inside, picture
 from labkit.learn.change import chain, show_change
 from labkit.learn.checks import check_corners, check_normalise, check_speed_up
+from labkit.learn.fleet_checks import check_engines
 from labkit.learn.kernel_checks import check_kernel, kernel_to_complete
 from labkit.learn.look import look
 from labkit.learn.number_checks import check_fps, check_paced_latency
@@ -35,12 +46,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "Forecast", "calibration", "ceilings", "chain", "check_corners", "check_fps", "check_kernel",
-    "check_launch", "check_normalise",
-    "check_paced_latency", "check_speed_up", "cost_of_boxes", "doctor", "hint", "inside_detr",
-    "kernel_to_complete", "look", "measure", "museum", "museum_picture", "museum_table", "origin_beside",
-    "plot", "predict", "recorded", "recorded_gpu", "show_change", "span_cost", "summary", "tell",
-    "waterfall",
+    "Forecast", "beside", "calibration", "ceilings", "chain", "check_corners", "check_engines",
+    "check_fps", "check_kernel", "check_launch", "check_normalise", "check_paced_latency",
+    "check_speed_up", "cost_of_boxes", "doctor", "fleet_picture", "foretold", "hint", "how_close", "inside_detr",
+    "kernel_to_complete", "look", "many_cameras", "measure", "museum", "museum_picture", "museum_table",
+    "origin_beside", "plot", "predict", "recorded", "recorded_gpu", "run_fleet", "service_table",
+    "service_times", "show_change", "span_cost", "summary", "tell", "waterfall",
 ]  # fmt: skip
 
 
@@ -58,6 +69,7 @@ def measure(
     objects: int = 5,
     size: tuple[int, int] = (640, 480),
     weights: str = "auto",
+    model_set: str = "full",
     seed: int = 0,
     full: bool = False,
     turns: bool = True,
@@ -66,11 +78,11 @@ def measure(
 
     Args:
         names: of rungs.
-        source, objects, size, weights, seed: the workload.
+        source, objects, size, weights, model_set, seed: the workload.
         full: long runs and more rounds; else quick ones, marked as such.
         turns: also compare the rungs in turns.
     """
-    workload = Workload(weights=weights, size=size, objects=objects, seed=seed)  # type: ignore[arg-type]
+    workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
     with Store(default_path()) as store, Screen() as screen:
         return bench(
             [rung(name) for name in names],

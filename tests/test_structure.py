@@ -26,7 +26,7 @@ LAYERS = {
     "bench": 5, "doctor": 5, "report": 5, "reference": 5,
     "fleet": 6, "museum": 6, "filter_story": 6, "stream_story": 6,
     "accuracy_story": 6,
-    "cli": 7, "lesson": 8,
+    "cli": 7, "fleet_story": 7, "lesson": 8,
 }  # fmt: skip
 
 
