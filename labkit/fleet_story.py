@@ -245,7 +245,7 @@ def many_cameras(
     print(
         f"Assumed: {fps:g} results per second and camera, p90 age up to {age_ms:g} ms, JPEG of "
         f"{measured.jpeg_bytes / 1e3:.0f} kB, results of {measured.result_bytes:.0f} bytes, something moves "
-        f"in {moving:.0%} of the frames, machines like this one ({measured.machine}), each with {fit} cameras."
+        f"in {moving:.0%} of the frames, machines like this one ({measured.machine}), {fit} cameras each."
     )
     if fit < 1:
         print("Not even one camera fits such a machine within these limits; loosen them.")

@@ -64,7 +64,7 @@ def fleet_chart(
         unit = "ms" if age else "per second"
         chart.alt_text = f"{what} against streams. Simulated: " + _words(streams, foretold, unit)
         if seen:
-            chart.alt_text += ". Measured: " + _words(*zip(*seen, strict=True), unit)
+            chart.alt_text += ". Measured: " + _words([n for n, _ in seen], [v for _, v in seen], unit)
     return chart
 
 
