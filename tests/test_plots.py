@@ -17,6 +17,7 @@ from records_made_up import made_up_comparison, made_up_run
 from labkit import plots
 from labkit.errors import UsageError
 from labkit.plots import gains, style
+from labkit.plots.fleet import FleetPoint, fleet_chart
 from labkit.records import Comparison, Run
 
 LONG = "a_rung with quite a long name that goes on and on, $x_1$ <b>&"
@@ -360,3 +361,25 @@ def test_save_all_writes_a_pair_of_files_per_figure(tmp_path: Path) -> None:
     assert all(path.parent == tmp_path and path.stat().st_size > 1000 for path in written)
     assert "compare_01_a_.._b_c.svg" in names
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+FLEET = [
+    FleetPoint(1, 30.0, 40.0, 29.0, 55.0),
+    FleetPoint(2, 60.0, 45.0),
+    FleetPoint(4, 95.0, 90.0, 88.0, 121.0),
+]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("age", [False, True])
+def test_a_fleet_is_drawn_beside_its_simulation(theme, age):
+    chart = fleet_chart(FLEET, single_fps=97.0, age=age, about=["made up"], theme=theme)
+    axes = chart.axes[0]
+    seen = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+    assert seen["simulated"] == ([40.0, 45.0, 90.0] if age else [30.0, 60.0, 95.0])
+    assert seen["measured, through Ray"] == ([55.0, 121.0] if age else [29.0, 88.0])
+    assert ("best single process" in seen) is not age
+    assert "Measured: " in chart.alt_text and ("ms at 4" if age else "per second at 4") in chart.alt_text
+    assert axes.get_ylim()[1] > max(max(values) for values in seen.values())
+    alone = fleet_chart([FleetPoint(1, 30.0, 40.0)], single_fps=97.0)
+    assert "Measured" not in alone.alt_text

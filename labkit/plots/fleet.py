@@ -55,11 +55,11 @@ def fleet_chart(
         if seen:
             axes.plot(*zip(*seen, strict=True), marker="s", label="measured, through Ray")
         if not age:
-            axes.axhline(single_fps, color=look.faint, linewidth=1, label="best single process")
+            axes.axhline(single_fps, color=look.faint, linestyle=":", label="best single process")
         axes.set_xlabel("streams")
         axes.set_ylabel("age of a result, p90 (ms)" if age else "results per second")
         axes.set_xticks(streams)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(*foretold, *(v for _, v in seen), 0 if age else single_fps))
         axes.legend(loc="lower right", frameon=False)
         unit = "ms" if age else "per second"
         chart.alt_text = f"{what} against streams. Simulated: " + _words(streams, foretold, unit)
