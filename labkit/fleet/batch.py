@@ -84,7 +84,8 @@ def _stream(job: Batch, work: Work) -> Iterator[dict[str, Any]]:
         for video in work.todo
     ]
     engine, decoder, threads = _shares(job)
-    frames = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    videos: Any = ray.data.from_items(items, override_num_blocks=len(items))
+    frames = videos.map_batches(
         decoded,
         batch_size=1,
         batch_format="pyarrow",

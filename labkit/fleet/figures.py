@@ -11,7 +11,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ MOST_FILM_FRAMES = 900
 Rows = dict[str, NDArray[np.float64]]
 
 
-def nothing(frames: Sequence[Frame], net: Any) -> Iterator[tuple[Frame, Detections]]:
+def nothing(frames: Iterable[Frame], net: Any) -> Iterator[tuple[Frame, Detections]]:
     """A pipeline that finds nothing in no time: what is left is the fleet's own work."""
     for frame in frames:
         yield frame, Detections.empty(frame.size)
@@ -50,6 +50,7 @@ def open_nothing(rung: Rung, workload: Workload) -> tuple[None, dict[str, Any]]:
 
 def figures(rung: Rung, workload: Workload, seconds: float) -> dict[str, Any]:
     """All figures of a rung on this machine; Ray runs only while fleets do."""
+    from labkit.fleet.cluster import cluster
     from labkit.measure import Plan, collect, fingerprint
 
     frames = collect("photos", workload.size).frames
@@ -57,7 +58,8 @@ def figures(rung: Rung, workload: Workload, seconds: float) -> dict[str, Any]:
     rungs = [with_group(rung, n) for n in GROUPS] if "frames" in rung.prepare.options else [rung]
     groups = [_alone(one, workload, frames, plan) for one in rungs]
     single = max(group["fps"] for group in groups if group["frames"] == _group(rung))
-    with _film(workload, min(MOST_FILM_FRAMES, int(OFFERED * single * (seconds + SETTLE_S)) + 30)) as film:
+    length = min(MOST_FILM_FRAMES, int(OFFERED * single * (seconds + SETTLE_S)) + 30)
+    with _film(workload, length) as film, cluster():
         fleets = [_fleet(rung, workload, film, n, single, seconds) for n in STREAMS]
         recovery_s = _recovery(rung, workload, film, single)
         overhead_ms = _overhead(workload, film)
@@ -135,7 +137,7 @@ def _recovery(rung: Rung, workload: Workload, film: str, single_fps: float) -> f
         sources=(film,) * 2, rung=rung, workload=workload, fps=max(0.5, 0.2 * single_fps), seconds=90.0
     )
     _, rows = _run(plan, kill_once)
-    after = rows["done_s"][rows["done_s"] > killed[0] + 0.5] if killed else []
+    after = rows["done_s"][rows["done_s"] > (killed or [np.inf])[0] + 0.5]
     if not len(after):
         raise LabError("no answer came after the engine was killed; use a longer film, or a faster rung")
     return float(after[0] - killed[0])
@@ -156,11 +158,9 @@ def _run(
     plan: FleetPlan, at_each: Callable[[Any, Any], None] = lambda fleet, states: None
 ) -> tuple[Any, Rows]:
     """A fleet to its end: its summary, and when each answer was there, in order."""
-    from labkit.fleet.cluster import cluster
+    from labkit.fleet.fleet import Fleet
 
-    with tempfile.TemporaryDirectory() as out, cluster():
-        from labkit.fleet.fleet import Fleet
-
+    with tempfile.TemporaryDirectory() as out:
         with Fleet(replace(plan, out=Path(out))) as fleet:
             for states in fleet.states(every_s=0.25):
                 at_each(fleet, states)
@@ -221,7 +221,7 @@ def main() -> None:
     reader.add_argument("path", type=Path, help="JSON file to write")
     reader.add_argument("--rung", default="grouped_bf16_cpu")
     reader.add_argument("--model-set", default="full", choices=("full", "lab"))
-    reader.add_argument("--seconds", type=float, default=15.0, help="measured part of each fleet's run")
+    reader.add_argument("--seconds", type=float, default=12.0, help="measured part of each fleet's run")
     given = reader.parse_args()
     workload = Workload(model_set=given.model_set)
     found = figures(rung(given.rung), workload, given.seconds)

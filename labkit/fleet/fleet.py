@@ -161,7 +161,7 @@ class Fleet:
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         folder = None if self.folder is None else str(self.folder / folder_name(stream))
-        actor = ray.remote(self.plan.recorder).options(
+        actor: Any = ray.remote(self.plan.recorder).options(
             num_cpus=0, scheduling_strategy=here, **self._comes_back()
         )
         public = replace(stream, spec=stream.shown)

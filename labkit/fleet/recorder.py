@@ -63,6 +63,7 @@ class Recorder:
         self._restarts = 0
         self._note = ""
         self._end: tuple[str, bool] | None = None
+        self._ended_s: float | None = None
         if self._folder is not None:
             self._go_on_after(self._folder)
 
@@ -93,7 +94,7 @@ class Recorder:
         if self._end is not None:
             return
         self._ledger = self._ledger.ended(end)
-        self._end = (end.why, end.failed)
+        self._end, self._ended_s = (end.why, end.failed), time.monotonic()
         if not self._write():
             self._give_up_open_rows()
 
@@ -126,13 +127,14 @@ class Recorder:
             self._open.append(answer)
 
     def _lately(self) -> tuple[float | None, tuple[float | None, float | None]]:
-        since_s = time.monotonic() - LATE_S
+        now_s = self._ended_s or time.monotonic()  # of a stream that is over, the last figures stay
+        since_s = now_s - LATE_S
         late = [(when_s, age_s) for when_s, age_s in self._late if when_s > since_s]
         if not late:
             return (0.0 if self._late else None), (None, None)
         ages_ms = 1e3 * np.array([age_s for _, age_s in late])
         p90 = float(np.percentile(ages_ms, 90)) if len(late) >= FOR_P90 else None
-        over_s = time.monotonic() - late[0][0]
+        over_s = now_s - late[0][0]
         fps = (len(late) - 1) / over_s if len(late) > 1 and over_s > 0 else None
         return fps, (float(np.median(ages_ms)), p90)
 
@@ -144,7 +146,7 @@ class Recorder:
         """The open part, whole; False where the disk refuses, and the rows stay for another try."""
         if not self._open or self._folder is None:
             return True
-        columns = {
+        columns: dict[str, list[Any]] = {
             "frame": [answer.index for answer in self._open],
             "captured_utc": [answer.captured_unix_s for answer in self._open],
             "age_ms": [1e3 * answer.age_s for answer in self._open],

@@ -76,7 +76,8 @@ def _column(name: str, values: Sequence[Any]) -> Any:
     return pa.array(values)
 
 
-def _of(found: Detections, name: str) -> Sequence[Any] | None:
+def _of(found: Detections, name: str) -> Any:
+    """A column's entries for one frame; None where there was no second opinion."""
     if name in ("x_min", "y_min", "x_max", "y_max"):
         return found.xyxy[:, ("x_min", "y_min", "x_max", "y_max").index(name)]
     value = getattr(found, name)
