@@ -15,6 +15,7 @@ from pathlib import Path
 from records_made_up import made_up_run
 
 from labkit.errors import SourceError, WorkerError
+from labkit.fleet.node_task import measure_point
 from labkit.fleet.point import Point
 from labkit.records import Run
 
@@ -28,11 +29,15 @@ def quick(point: Point) -> Run:
     return _run(point, begun_s)
 
 
-def dying_once(point: Point) -> Run:
-    """Its process is killed the first time, at special points."""
-    if point.workload.objects == SPECIAL and not executions(point.source, point.key):
-        _note(point)
-        os.kill(os.getpid(), signal.SIGKILL)
+def failing_once(point: Point) -> Run:
+    """The first time its process is killed at special points, and breaks at those with one box more."""
+    if not executions(point.source, point.key):
+        if point.workload.objects == SPECIAL:
+            _note(point)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if point.workload.objects == SPECIAL + 1:
+            _note(point)
+            raise WorkerError("the process measuring it died (SIGKILL)")
     return quick(point)
 
 
@@ -41,14 +46,6 @@ def dying(point: Point) -> Run:
     if point.workload.objects == SPECIAL:
         _note(point)
         os.kill(os.getpid(), signal.SIGKILL)
-    return quick(point)
-
-
-def breaking_once(point: Point) -> Run:
-    """The measuring process within breaks the first time, at special points."""
-    if point.workload.objects == SPECIAL and not executions(point.source, point.key):
-        _note(point)
-        raise WorkerError("the process measuring it died (SIGKILL)")
     return quick(point)
 
 
@@ -77,6 +74,14 @@ def waiting(point: Point) -> Run:
             raise WorkerError("nobody said go")
         time.sleep(0.02)
     return _run(point, begun_s)
+
+
+def without_peaks(point: Point) -> Run:
+    """Measured in earnest, but for the machine's peak, which takes several seconds."""
+    import labkit.bench.whole
+
+    labkit.bench.whole.measure_peaks = lambda device: {"fp32": 100.0}
+    return measure_point(point)
 
 
 def executions(folder: str | Path, key: str = "") -> list[dict]:

@@ -57,9 +57,9 @@ td:last-child { min-width: 12rem; white-space: normal; }
 figure { margin: 1.5rem 0; } img { width: min(100%, 60rem); height: auto; }
 .doubt { color: var(--doubt); }
 .machines th, .machines td { text-align: right; min-width: 6rem; white-space: nowrap; }
-.machines th:first-child, .machines td:first-child { text-align: left; min-width: 15rem; max-width: 24rem;
+.machines th:first-child, .machines td:first-child { text-align: left; min-width: 10rem; max-width: 26rem;
   white-space: normal; }
-small { display: block; color: var(--faint); }
+small { display: block; color: var(--faint); font-weight: normal; }
 pre { overflow-x: auto; border: 1px solid var(--line); padding: .75rem; font-size: .8rem; }
 """
 
