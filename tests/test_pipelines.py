@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from labkit.errors import UsageError
+from labkit.measure.drive import Clock, Plan, drive
 from labkit.measure.fidelity import Answers, fidelity
 from labkit.measure.session import Session
 from labkit.models.engines import ENGINES
@@ -16,7 +17,7 @@ from labkit.models.prepare import prepare
 from labkit.needs import missing
 from labkit.pipelines import LADDER, rung, rungs_of_stage
 from labkit.preprocess import IMPLEMENTATIONS
-from labkit.types import Frame, Workload
+from labkit.types import Detections, Frame, Workload
 
 from conftest import TINY, make_frame  # isort: skip
 
@@ -276,6 +277,49 @@ def test_nothing_more_for_now_works_off_a_group(workload):
 
     at = [(frame.index, len(asked)) for frame, _ in row.run(fed(), prepare(row.prepare, workload).net)]
     assert at == [(0, 2), (1, 6), (2, 6), (3, 7)]  # each as soon as the input has paused or ended
+
+
+class Standing:
+    """A clock that stands still until someone works."""
+
+    t_s = 100.0
+
+    def now(self):
+        return self.t_s
+
+    def work(self, seconds):
+        self.t_s += seconds
+
+
+@pytest.mark.parametrize(("warm_frames", "min_frames"), [(3, 6), (5, 13), (8, 64)])
+def test_results_that_were_ready_before_do_not_count_as_made_in_no_time(warm_frames, min_frames):
+    clock = Standing()
+
+    def in_fours(frames, net):
+        held = []
+        for frame in frames:
+            held.append(frame)
+            if len(held) == 4:
+                clock.work(1.0)
+                yield from ((each, Detections.empty(each.size)) for each in held)
+                held = []
+        yield from ((each, Detections.empty(each.size)) for each in held)
+
+    plan = Plan(seconds=1e-9, min_frames=min_frames, warm_frames=warm_frames, warm_s=0.0, quick=True)
+    timed = drive(in_fours, None, [make_frame(0)], plan, group=4, clock=Clock(clock.now, clock.work))
+    assert len(timed.done_s) % 4 == 0
+    assert len(timed.done_s) / timed.done_s[-1] == 4.0
+
+
+def test_a_turn_is_made_of_whole_groups(frames, workload):
+    session = Session(in_groups("grouped_cpu", 3), workload, frames)
+    worked = []
+    infer = session.prepared.net.detector.infer
+    session.prepared.net.detector.infer = lambda x: worked.append(len(x)) or infer(x)
+    session.turn(4)  # 3 go untimed, and 4 are no whole groups
+    assert worked == [3, 3, 3]
+    session.turn(2)
+    assert worked == [3] * 5
 
 
 def test_a_group_has_a_size_in_range(workload):
