@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -321,6 +322,14 @@ def test_a_wrong_address_is_refused(address):
 def test_an_address_where_nothing_answers_is_told_soon():
     with pytest.raises(UnavailableError, match=r"reached at 127.0.0.1:9 .*a cluster begins with: ray start"):
         cluster_room._connect(ray, "127.0.0.1:9")
+
+
+def test_something_else_at_the_address_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(cluster_room, "ANSWER_TIMEOUT_S", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        address = f"127.0.0.1:{deaf.getsockname()[1]}"
+        with pytest.raises(UnavailableError, match=r"does not answer as Ray within 3 s"):
+            cluster_room._connect(ray, address)
 
 
 def test_ray_that_is_missing_is_told_with_how_to_install_it(monkeypatch):

@@ -14,6 +14,8 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +35,7 @@ JOIN_LINES = f"a cluster begins with: {HEAD_LINE} and each further machine joins
 HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 256 * 2**20
 CONNECT_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 20.0
 FOLDER_PREFIX = "labkit-ray-"
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -166,6 +169,8 @@ def _ray() -> Any:
 
 def _start(ray: Any, folder: Path, dashboard: bool, object_store_bytes: int) -> None:
     _have_token()
+    if dashboard:
+        _check_dashboard()
     with _explained("Ray does not start on this machine", "free some memory and disk, then try again"):
         ray.init(
             "local",
@@ -186,7 +191,28 @@ def _connect(ray: Any, address: str) -> None:
         if address != "auto":
             host, port = address.rsplit(":", 1)
             socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+        _answers(address)
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+
+
+def _answers(address: str) -> None:
+    """Asks in a process of its own, since Ray itself waits for minutes where something else answers."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise ConnectionError(f"what is there does not answer as Ray within {ANSWER_TIMEOUT_S:g} s") from None
+    if done.returncode != 0:
+        raise ConnectionError((done.stderr.strip().splitlines() or ["it is not healthy"])[-1])
+
+
+def _check_dashboard() -> None:
+    try:
+        import ray.dashboard.optional_deps  # noqa: F401
+    except ImportError as error:
+        raise UnavailableError(
+            f"Ray's dashboard needs more packages ({error}); pip install 'ray[default]', or go without it"
+        ) from error
 
 
 def _have_token() -> None:
