@@ -1,6 +1,7 @@
 """What the tests share: small frames, small work, and no disturbance of the user's own files."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads; pools must not fight
 
@@ -16,6 +17,11 @@ ALONE = {
     "test_batch", "test_fleet", "test_live", "test_live_browser", "test_live_page", "test_measure",
     "test_predicting_browser", "test_profiling", "test_sources_live", "test_sweep",
 }  # fmt: skip
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background by a shell: children would inherit that nobody can interrupt them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
