@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from labkit.errors import LabError, SourceError, UnavailableError, UsageError
@@ -152,8 +153,6 @@ def test_a_stopped_reader_wakes_whoever_waits(tmp_path):
 
 
 def rows_in(folder):
-    import pyarrow.parquet as pq
-
     parts = sorted(folder.rglob("part-*.parquet"))
     return [row for part in parts for row in pq.read_table(part).to_pylist()], parts
 
@@ -333,6 +332,33 @@ def test_a_node_that_goes_takes_no_stream_along(cluster_of_two, tmp_path):
     assert at_removal
     assert_rows_are_right(summary, [state.counts.offered for state in summary.streams])
     assert all(state.ended == "it was stopped" for state in summary.streams)
+
+
+def test_a_node_that_goes_costs_a_batch_no_row(cluster_of_two, tmp_path):
+    from labkit.fleet.batch import process
+    from labkit.fleet.videos import Batch, find_work
+
+    (tmp_path / "videos").mkdir()
+    for name in "ab":
+        film(tmp_path / "videos" / f"{name}.avi", 70)
+    second = cluster_of_two.add_node(num_cpus=3, object_store_memory=80 * 2**20)
+    cluster_of_two.wait_for_nodes()
+    removed = []
+
+    def remove(share, text):
+        if not removed and share > 0.1:
+            cluster_of_two.remove_node(second, allow_graceful=False)
+            removed.append(share)
+
+    job = Batch(tmp_path / "videos", tmp_path / "out", CHEAP, WORKLOAD, 8, engines=4, open_net=open_slow)
+    done = process(job, find_work(job), remove)
+    assert removed and removed[0] < 1
+    assert (done.frames, done.faults) == (140, ())
+    for name in "ab":
+        parts = sorted((tmp_path / "out" / f"{name}.avi").glob("segment-*.parquet"))
+        rows = [row for part in parts for row in pq.read_table(part).to_pylist()]
+        assert [row["frame"] for row in rows] == list(range(70))
+        assert all(abs(int(row["name"][0]) - grey(row["frame"])) < 2 for row in rows)
 
 
 def test_a_slow_recorder_slows_its_own_stream_only(cluster_of_two, tmp_path):
