@@ -112,7 +112,7 @@ def bench(
     ] = None,
     images: Annotated[int, typer.Option(help="How many of its photographs.")] = 200,
     minutes: Annotated[
-        float | None, typer.Option(help="Begin nothing new after this time; default 8 with --quick.")
+        float | None, typer.Option(help="Begin nothing new after this time; default 7 with --quick.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
