@@ -43,6 +43,8 @@ def block(folder: Path) -> str:
         "",
         *(f"- {comparison.sentence}" for comparison in _told(export.comparisons)),
         *_observer(folder),
+        *_with_other_boxes(folder),
+        *_live(folder.parent / "live"),
     ]
     return "\n".join(lines)
 
@@ -63,6 +65,42 @@ def insert(readme: str, text: str) -> str:
 def _told(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Each rung against the first of its family."""
     return [c for c in comparisons if c.a == c.settings.get("baseline")]
+
+
+def _live(folder: Path) -> list[str]:
+    """What `labkit.live.measure` and `tests/browser/figures.py` left there."""
+    alone, beside = folder / "figures.json", folder / "browser.json"
+    lines = []
+    if alone.is_file():
+        told = json.loads(alone.read_text())
+        slow = [100 * share for share in told["slowdown_per_round"]]
+        lines.append(
+            f"- {told['rung']} with the {told['model_set']} models: {told['display_fps']:.1f} pictures "
+            f"shown per second (p99 of the interval {told['interval_p99_ms']:.0f} ms) to a client that "
+            f"costs nothing; detections slowed by {100 * told['slowdown']:.1f}% ({min(slow):.1f} to "
+            f"{max(slow):.1f} over {told['rounds']} rounds); a result is "
+            f"{told['result_age_in_detections']:.2f} detections and a frame old (p99); stopped within "
+            f"{told['stop_p99_ms']:.0f} ms (p99 of {told['stops']})."
+        )
+    if beside.is_file():
+        for told in json.loads(beside.read_text())["figures"]:
+            source = {"browser": "the browser's camera"}.get(told["source"], f"`{told['source']}`")
+            lines.append(
+                f"- {told['rung']} with the {told['models']} models and Chromium on the same cores, "
+                f"{source}: {told['displayed_fps']:.1f} shown and {told['detections_per_s']:.1f} detections "
+                f"per second, a picture {told['picture_age_p50_ms']:.0f} ms old (p50) when it is painted."
+            )
+    return ["", "The live view, recorded there too:", "", *lines] if lines else []
+
+
+def _with_other_boxes(folder: Path) -> list[str]:
+    """What was compared with another number of boxes, in folders such as `15-boxes`."""
+    lines = []
+    for each in sorted(folder.glob("[0-9]*-boxes")):
+        told = _told(load_export(each).comparisons)
+        lines += ["", f"With {told[0].settings['objects']} boxes per frame:", ""] if told else []
+        lines += [f"- {comparison.sentence}" for comparison in told]
+    return lines
 
 
 def _observer(folder: Path) -> list[str]:

@@ -45,6 +45,11 @@ SETTINGS = {
 LOCAL_SETTINGS = {
     **SETTINGS,
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: one machine only, so loopback only
+    # Threads that wait do not spin, else the pools of one process fight for cores. It has to stand when a
+    # worker starts: what an actor is sent loads torch before the actor's own first line.
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "0",
+    "KMP_BLOCKTIME": "0",
     "RAY_worker_niceness": "0",  # Ray's own 15 would let everything else on the machine go first
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "1",
 }
