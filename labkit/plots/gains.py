@@ -31,7 +31,7 @@ FURTHEST = 2.5
 """A ceiling beyond the axis by more than this factor is told in words; drawn, it would squeeze the bars."""
 
 
-SMALL = 0.005
+SMALL = 0.001
 """A part with less of the frame is noise, when it is asked which part changed."""
 
 
@@ -179,7 +179,7 @@ def ceiling(comparison: Comparison, runs: Sequence[Run]) -> Ceiling | None:
     before, after = known[comparison.a], known[comparison.b]
     parts_s = _parts_s(before)
     changed = _changed(before, after)
-    if not changed or sum(parts_s.values()) > _frame_s(before):
+    if not changed or any(_overlap(run) for run in (before, after)):
         return None
     share = sum(parts_s[name] for name in changed) / _frame_s(before)
     return Ceiling(changed, 1 / (1 - share)) if share < 1 else None
@@ -211,6 +211,11 @@ def _parts_of(key: str) -> tuple[str, ...]:
 def _parts_s(run: Run) -> dict[str, float]:
     """Mean seconds per frame of each span."""
     return {name: float(np.nansum(seconds)) / run.n_frames for name, seconds in run.spans_s.items()}
+
+
+def _overlap(run: Run) -> bool:
+    """Whether its spans run beside one another: together they last longer than the frame."""
+    return sum(_parts_s(run).values()) > _frame_s(run)
 
 
 def _frame_s(run: Run) -> float:
