@@ -51,7 +51,6 @@ LOCAL_SETTINGS = {
     "GOMP_SPINCOUNT": "0",
     "KMP_BLOCKTIME": "0",
     "RAY_worker_niceness": "0",  # Ray's own 15 would let everything else on the machine go first
-    "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "1",
 }
 
 
