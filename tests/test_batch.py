@@ -141,6 +141,12 @@ def test_every_frame_has_its_row_and_nothing_is_done_twice(ray_here, folder, tmp
     assert stamps == {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
 
 
+def test_children_of_this_process_still_tell_how_they_ended(ray_here):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+        child.kill()
+        assert child.wait(PATIENCE_S) == -signal.SIGKILL
+
+
 def test_another_file_of_that_name_is_processed_anew(ray_here, folder, tmp_path):
     out = tmp_path / "out"
     run(job_of(folder, out))
