@@ -57,3 +57,8 @@ class ResultsError(LabError):
     """The results store cannot be read or written."""
 
     exit_code = 7
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; its kind, where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

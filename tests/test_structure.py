@@ -17,7 +17,7 @@ PACKAGE = ROOT / "labkit"
 # room -> layer; a room imports lower layers only, and itself
 LAYERS = {
     "types": 0, "records": 0, "stats": 0, "errors": 0, "trace": 0, "needs": 0, "files": 0, "busy": 0,
-    "forecasts": 0, "overlap": 0, "reporter": 0, "judged": 0,
+    "forecasts": 0, "overlap": 0, "pools": 0, "reporter": 0, "judged": 0,
     "sources": 1, "preprocess": 1, "filters": 1, "draw": 1,
     "models": 2,
     "pipelines": 3,

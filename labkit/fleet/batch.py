@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from labkit.errors import LabError, UnavailableError
+from labkit.errors import LabError, UnavailableError, first_line
 from labkit.fleet.cluster import nodes
 from labkit.fleet.rows import read_facts
 from labkit.fleet.segments import WHOLE_VIDEO, Finder, decoded
@@ -107,8 +107,7 @@ def _stream(job: Batch, work: Work) -> Iterator[dict[str, Any]]:
             raise error.cause from None
         raise LabError(f"the batch failed: {error.cause}") from error
     except ray.exceptions.RayError as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise LabError(f"the batch was given up ({first}); start it again to go on") from error
+        raise LabError(f"the batch was given up ({first_line(error)}); start it again to go on") from error
 
 
 def _note(job: Batch, seen: _Progress, row: dict[str, Any]) -> None:

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import UnavailableError, UsageError
+from labkit.errors import UnavailableError, UsageError, first_line
+from labkit.pools import QUIET_POOLS
 
 MEASURING = "measuring"
 """Name of the resource that a node has one of, so that it measures one thing at a time."""
@@ -45,11 +46,7 @@ SETTINGS = {
 LOCAL_SETTINGS = {
     **SETTINGS,
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: one machine only, so loopback only
-    # Threads that wait do not spin, else the pools of one process fight for cores. It has to stand when a
-    # worker starts: what an actor is sent loads torch before the actor's own first line.
-    "OMP_WAIT_POLICY": "passive",
-    "GOMP_SPINCOUNT": "0",
-    "KMP_BLOCKTIME": "0",
+    **QUIET_POOLS,  # from a worker's start: what an actor is sent loads torch before its own first line
     "RAY_worker_niceness": "0",  # Ray's own 15 would let everything else on the machine go first
 }
 
@@ -235,8 +232,7 @@ def _explained(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UnavailableError(f"{what} ({lines[0].rstrip('.')}); {advice}") from error
+        raise UnavailableError(f"{what} ({first_line(error).rstrip('.')}); {advice}") from error
 
 
 def _check_address(address: str) -> None:

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import ray
 
-from labkit.errors import LabError
+from labkit.errors import LabError, first_line
 from labkit.fleet.plan import Open
 from labkit.fleet.streams import Answer, End, Nothing, Take
+from labkit.pools import QUIET_POOLS
 from labkit.types import Detections, Frame, Rung, Workload
 
 MOST_UNCONFIRMED = 2
@@ -32,8 +33,6 @@ AHEAD_S = 0.05  # frames may wait so long for the one before; asked for ahead, t
 IDLE_S = 0.5
 
 CLOSE_S = 10.0
-# As where rungs are measured; that module would load torch, which must not be there yet.
-_QUIET_POOLS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 
 
 def open_networks(rung: Rung, workload: Workload) -> tuple[Any, dict[str, Any]]:
@@ -282,8 +281,7 @@ class Engine:
 
 
 def _lost(actor: str, error: Exception) -> End:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return End(None, "", 0, f"its {actor} died too often or is broken ({first})", failed=True)
+    return End(None, "", 0, f"its {actor} died too often or is broken ({first_line(error)})", failed=True)
 
 
 def use_threads(threads: int) -> None:
@@ -291,7 +289,7 @@ def use_threads(threads: int) -> None:
 
     To be called before torch is loaded, which reads its number of threads once.
     """
-    os.environ.update({**_QUIET_POOLS, "OMP_NUM_THREADS": str(threads)})
+    os.environ.update({**QUIET_POOLS, "OMP_NUM_THREADS": str(threads)})
     import cv2
 
     cv2.setNumThreads(threads)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import LabError, UnavailableError
+from labkit.errors import LabError, UnavailableError, first_line
 from labkit.files import write_whole
 from labkit.fleet.cluster import nodes
 from labkit.fleet.plan import Plan, Summary
@@ -184,7 +184,7 @@ class Fleet:
                 raise error.cause from None
             raise LabError(f"{self.plan.rung.name} cannot be prepared: {error.cause}") from error
         except ray.exceptions.RayError as error:
-            raise LabError(f"{self.plan.rung.name} cannot be prepared: {_first_line(error)}") from error
+            raise LabError(f"{self.plan.rung.name} cannot be prepared: {first_line(error)}") from error
 
     def _poll(self, patience_s: float) -> None:
         """Asks recorders how they are; one that is busy keeps its last state for now."""
@@ -200,7 +200,7 @@ class Fleet:
             try:
                 self._states[i] = ray.get(ref)
             except ray.exceptions.RayError as error:
-                why = f"its recorder died too often ({_first_line(error)})"
+                why = f"its recorder died too often ({first_line(error)})"
                 self._states[i] = replace(self._states[i], ended=why, failed=True)
 
     def _finished(self, run: Any, number: int) -> None:
@@ -212,7 +212,7 @@ class Fleet:
         except ray.exceptions.RayTaskError as error:
             self._give_up(number, str(error.cause))
         except ray.exceptions.RayError as error:
-            self._give_up(number, f"its engine died too often ({_first_line(error)})")
+            self._give_up(number, f"its engine died too often ({first_line(error)})")
 
     def _give_up(self, number: int, why: str) -> None:
         import ray
@@ -251,10 +251,6 @@ def _run_folder(plan: Plan, facts: dict[str, Any]) -> Path | None:
     }
     write_whole(folder / "fleet.json", json.dumps(told, indent=2, default=str) + "\n")
     return folder
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _count(n: int, what: str) -> str:

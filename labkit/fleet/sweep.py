@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labkit.errors import LabError, WorkerError
+from labkit.errors import LabError, WorkerError, first_line
 from labkit.fleet.cluster import MEASURING, Node, cluster, measuring_nodes, nodes
 from labkit.fleet.grid import Grid
 from labkit.fleet.node_task import measure_point, on_node
@@ -209,9 +209,9 @@ def _reason(error: Exception, attempts: int) -> str:
     cause = getattr(error, "cause", None)
     if isinstance(cause, LabError):
         tried = f" ({attempts} attempts)" if isinstance(cause, WorkerError) else ""
-        return f"{_first_line(cause)}{tried}"
+        return f"{_shortly(cause)}{tried}"
     if isinstance(cause, Exception):
-        return f"{type(cause).__name__}: {_first_line(cause)}"
+        return f"{type(cause).__name__}: {_shortly(cause)}"
     deaths = {
         "WorkerCrashedError": "the process measuring it died, as when memory runs out",
         "NodeDiedError": "its node left",
@@ -219,9 +219,8 @@ def _reason(error: Exception, attempts: int) -> str:
         "ObjectLostError": "its result was lost with its node",
     }
     kind = type(error).__name__
-    return f"{deaths.get(kind) or f'{kind}: {_first_line(error)}'} ({attempts} attempts)"
+    return f"{deaths.get(kind) or f'{kind}: {_shortly(error)}'} ({attempts} attempts)"
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:REASON_CHARACTERS]
+def _shortly(error: Exception) -> str:
+    return first_line(error)[:REASON_CHARACTERS]

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from labkit.errors import WorkerError
+from labkit.pools import QUIET_POOLS
 
 SIZE = {"cpu": 2048, "cuda": 8192}
 SECONDS = 0.6
@@ -29,8 +30,6 @@ def measure_peaks(device: str = "cpu") -> dict[str, float]:
 
     A precision that this machine or its libraries cannot run is absent.
     """
-    from labkit.measure.worker import QUIET_POOLS
-
     command = [sys.executable, "-m", "labkit.measure.peak", device]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, env={**os.environ, **QUIET_POOLS}

@@ -25,10 +25,8 @@ from labkit.measure.drive import Plan, Timed
 from labkit.measure.fidelity import Answers
 from labkit.measure.session import Ready, Session
 from labkit.models.weights import Weights
+from labkit.pools import QUIET_POOLS
 from labkit.types import Frame, Rung, Workload
-
-QUIET_POOLS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
-"""Threads that wait do not spin; else the pools of torch, OpenCV and engines fight for cores."""
 
 START_TIMEOUT_S = 900.0  # converting and quantising a network the first time takes minutes
 REPLY_TIMEOUT_S = 600.0
