@@ -14,8 +14,8 @@ TINY = (160, 128)
 
 # These wait for deadlines, watch the machine's load, or start many processes of their own.
 ALONE = {
-    "test_batch", "test_fleet", "test_live", "test_live_browser", "test_live_page", "test_measure",
-    "test_predicting_browser", "test_profiling", "test_sources_live", "test_sweep",
+    "test_batch", "test_fleet", "test_live", "test_live_page", "test_measure", "test_profiling",
+    "test_sources_live", "test_sweep",
 }  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items):
     """Marks what runs alone; of the rest, a file's tests stay together, but for the notebooks."""
     for item in items:
         room = item.path.stem
-        if room in ALONE:
+        if room in ALONE or item.get_closest_marker("alone"):
             item.add_marker("alone")
         elif item.get_closest_marker("notebook") is None:
             item.add_marker(pytest.mark.xdist_group(room))

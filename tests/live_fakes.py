@@ -145,13 +145,14 @@ class FakePage:
     """What a browser does, from outside: hears messages, and acknowledges as it is told.
 
     Attributes:
-        acks, pongs, visible: how it behaves.
+        acks, pongs: how it behaves.
+        ahead_s: how far its clock is ahead of this process's.
         frames, states, stats: what it was sent.
     """
 
     def __init__(self, name="page", acks=True, pongs=True):
         self.name, self.acks, self.pongs = name, acks, pongs
-        self.view = None
+        self.view, self.ahead_s = None, 0.0
         self.frames, self.states, self.stats, self.taken = [], [], [], []
         self.jpegs = []
 
@@ -165,7 +166,8 @@ class FakePage:
             if self.acks:
                 self.say("ack", n=message["n"], painted=True)
         elif kind == "ping" and self.pongs:
-            self.say("pong", n=message["n"], after=message["after"], clock_ms=1e3 * time.perf_counter())
+            clock_ms = 1e3 * (time.perf_counter() + self.ahead_s)
+            self.say("pong", n=message["n"], after=message["after"], clock_ms=clock_ms)
         elif kind == "state":
             self.states.append(message)
         elif kind == "stats":

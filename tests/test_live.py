@@ -4,26 +4,32 @@ import gc
 import io
 import json
 import os
+import sys
 import threading
 import time
+from collections import deque
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from labkit import busy
+from labkit.bench import bench
 from labkit.errors import ResultsError, SourceError, SourceLost, UsageError
 from labkit.live.browser_camera import TROUBLES, BrowserCamera, PageClock, browser_source, trouble_in_words
 from labkit.live.inference import Ready, Tape
 from labkit.live.knobs import LIVE_RUNGS, Knobs
 from labkit.live.newest import Newest
-from labkit.live.opening import live, make_view
+from labkit.live.opening import live, make_view, replace_current
 from labkit.live.player import STOP_S
 from labkit.live.recorder import Recorder
 from labkit.live.smoothing import Smoothing
+from labkit.live.view import View
+from labkit.measure import Plan
 from labkit.needs import missing
 from labkit.pipelines import rung
-from labkit.types import Frame
+from labkit.results import Store
+from labkit.types import Frame, Workload
 
 from conftest import make_frame  # isort: skip
 from live_fakes import (  # isort: skip
@@ -309,6 +315,33 @@ def test_a_running_view_is_announced_to_benchmarks():
     assert busy.busy_with() is None
 
 
+def test_a_benchmark_beside_a_view_is_marked(tmp_path, monkeypatch):
+    monkeypatch.setattr("labkit.bench.whole._peaks", lambda *_: {"cpu": {}})  # they take long to measure
+    work = Workload(weights="random", size=(64, 48), objects=1)
+    plan = Plan(seconds=0.1, min_frames=2, warm_frames=1, warm_s=0, warm_limit_s=1, quick=True)
+    player = player_of()
+    player.start()
+    with Store(tmp_path / "lab.sqlite") as store:
+        outcome = bench([rung("resnet_linear_cpu")], workload=work, plan=plan, turns=None, store=store)
+        stored = store.runs()
+    player.stop()
+    assert len(outcome.runs) == 1 == len(stored)
+    assert stored[0].noisy
+    assert f"a live view (process {os.getpid()}) was running" in stored[0].noise
+
+
+def test_a_view_beside_a_benchmark_says_what_it_does(page):
+    view = view_of(page)
+    with busy.busy("a benchmark"):
+        view.start()
+        assert "a benchmark (process" in page.states[-1]["note"]
+        assert "disturbs" in page.states[-1]["note"]
+        view.stop()
+    view.start()
+    assert page.states[-1]["note"] == ""
+    view.close()
+
+
 def test_notes_of_dead_processes_count_as_none(tmp_path):
     folder = tmp_path / "cache" / "labkit" / "busy"
     folder.mkdir(parents=True)
@@ -358,7 +391,7 @@ def test_a_filter_that_does_not_work_is_named():
     "wrong",
     [
         {"threshold": 1.5}, {"threshold": float("nan")}, {"radius": 0}, {"radius": 2.5}, {"eps": 0},
-        {"size": (8, 8)}, {"model_set": "huge"}, {"filter_on": "yes"},
+        {"size": (8, 8)}, {"model_set": "huge"}, {"filter_on": "yes"}, {"rung": "a", "second": "a"},
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(wrong):
@@ -380,6 +413,7 @@ def test_the_best_rung_and_models_are_found():
     assert missing(best.needs) is None
     assert all(missing(rung(name).needs) for name in LIVE_RUNGS[: LIVE_RUNGS.index(known.rung)])
     assert all(rung(name).prepare.filter is None for name in LIVE_RUNGS)  # the view has its own
+    assert Knobs(second=known.rung).resolved().rung != known.rung  # compared with another one
     asked = Knobs(weights="random").resolved()
     assert (asked.model_set, asked.weights) == ("full", "random")
 
@@ -541,6 +575,22 @@ def test_a_recording_lasts_as_long_as_what_it_shows(tmp_path, monkeypatch):
     assert len(levels) == 61  # 2 s at 30 per second, and the first
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_recording_on_a_disk_that_fills_up_says_so(tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    recorder = Recorder(tmp_path, SIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        for value in range(20):
+            recorder.add(np.full((SIZE[1], SIZE[0], 3), value, np.uint8))
+        assert "nothing was recorded" in recorder.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.glob("*.mp4"))
+
+
 def test_a_recording_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultsError, match="LABKIT_HOME"):
@@ -558,6 +608,42 @@ def test_credentials_are_in_no_message(page):
     told = json.dumps([page.states, page.stats])
     assert "127.0.0.1:9/stream" in told
     assert "secret" not in told and "anna" not in told and "s3cr3t" not in told
+
+
+def test_pictures_that_cannot_be_shown_stop_the_view_and_say_why(page, monkeypatch):
+    def fails(shot, threshold):
+        raise ValueError("no memory for a picture")
+
+    monkeypatch.setattr("labkit.live.view.painted", fails)
+    view = view_of(page)
+    page.say("hello", visible=True)
+    view.start()
+    assert wait_for(lambda: not view.running)
+    assert wait_for(lambda: "no memory for a picture" in page.states[-1]["note"])
+    view.close()
+
+
+def test_a_compared_picture_is_as_wide_as_both_and_carries_both_answers(page):
+    def naming(name):
+        def schedule(frames, net):
+            for frame in frames:
+                yield frame, boxes(frame.size, name)
+
+        return schedule
+
+    def prepare(knobs, report):
+        return Ready(tuple(rung_of(name, naming(name)) for name in knobs.rungs), (None, None), ("made up",))
+
+    view = view_of(page, player=player_of(second="b", prepare=prepare))
+    page.say("hello", visible=True)
+    view.start()
+    assert wait_for(lambda: page.stats and page.stats[-1]["found"] == ["a 0.90", "b 0.90"])
+    picture = np.asarray(Image.open(io.BytesIO(page.jpegs[-1])))
+    assert picture.shape == (SIZE[1], 2 * SIZE[0], 3)
+    left, right = picture[:, : SIZE[0]], picture[:, SIZE[0] :]
+    for half in (left, right):  # a box in a colour on a frame that is grey
+        assert int(np.ptp(half[1:4].astype(int), axis=2).max()) > 60
+    view.close()
 
 
 def test_two_pages_share_a_view_and_the_slower_one_is_not_flooded(running, page):
@@ -636,6 +722,55 @@ def test_the_clock_of_a_page_is_translated_within_half_the_quickest_round_trip(o
     assert clock.here(500.0 + offset_s, now_s=99.0) == 99.0
 
 
+def test_each_page_has_a_clock_of_its_own(page):
+    view = view_of(page)
+    for name, ahead_s in (("before", 5000.0), ("after a reload", -3.0)):
+        page.name, page.ahead_s = name, ahead_s
+        page.say("hello", visible=True)
+        for _ in range(5):
+            view._ping(time.perf_counter())
+        now_s = time.perf_counter()
+        assert abs(view.clock.here(now_s + ahead_s, now_s + 60) - now_s) < 0.5
+        page.say("bye")
+
+
+def test_ages_by_the_clock_of_another_page_than_the_cameras_do_not_count(running, page):
+    assert wait_for(lambda: page.frames)
+    page.acks = False
+    running.receive({"type": "hello", "page": "other", "visible": True})
+    seen = len(page.frames)
+    assert wait_for(lambda: len(page.frames) > seen)
+    for frame in page.frames[-2:]:
+        running.receive({"type": "ack", "page": "other", "n": frame["n"], "painted": True, "age_ms": 1e6})
+    assert max(age for _, age in running.player.figures._ages) < 100
+
+
+def test_the_next_page_lends_its_camera_when_the_first_one_leaves(tmp_path):
+    page, holder = FakePage("first"), []
+    player = player_of(browser_source(lambda feed: setattr(holder[0], "camera", feed)))
+    view = View(player, page.send, shown_source="browser", folder=tmp_path)
+    page.view = view
+    holder.append(view)
+    page.say("hello", visible=True)
+    view.receive({"type": "hello", "page": "second", "visible": True})
+    view.start()
+    assert page.states[-1]["camera"] == "first"
+    assert wait_for(lambda: view.camera is not None)
+    view.receive(
+        {"type": "picture", "page": "second", "n": 1, "captured_ms": 1.0, "offered": 1}, [picture(9)]
+    )
+    assert view.camera.captured == 0  # one camera at a time
+    page.pongs = False
+    page.say("bye")
+    view.receive({"type": "seen", "page": "second", "visible": True})
+    assert wait_for(lambda: page.states[-1]["camera"] == "second")
+    view.receive(
+        {"type": "picture", "page": "second", "n": 2, "captured_ms": 2.0, "offered": 2}, [picture(9)]
+    )
+    assert view.camera.captured == 2
+    view.close()
+
+
 def test_pictures_of_a_page_become_frames_with_its_time(tmp_path):
     page, holder = FakePage(), []
     player = player_of(browser_source(lambda feed: setattr(holder[0], "camera", feed)))
@@ -704,7 +839,9 @@ def test_a_script_cannot_use_the_browsers_camera():
         live(rung="resnet_linear")
 
 
-def test_a_view_is_replaced_and_not_added_to(monkeypatch):
+@pytest.fixture
+def cell(monkeypatch):
+    """`live()` as in a notebook cell, with a made-up camera; `cell.opened` lists what it opened."""
     pytest.importorskip("anywidget")
     monkeypatch.setattr("labkit.live.opening.has_front_end", lambda: True)
     opened = []
@@ -716,17 +853,56 @@ def test_a_view_is_replaced_and_not_added_to(monkeypatch):
     monkeypatch.setattr("labkit.sources.open_source", open_it)
     monkeypatch.setattr("labkit.live.player.prepare_rungs", lambda knobs, *_: preparing()(knobs, None))
     monkeypatch.setattr("labkit.live.fallback.place_for_fallback", lambda widget: None)
-    first = live("photos", rung="lut_cpu", model_set="lab", size=SIZE)
+
+    def run():
+        return live("photos", rung="lut_cpu", model_set="lab", size=SIZE)
+
+    run.opened = opened
+    yield run
+    replace_current(None)
+
+
+def test_a_view_is_replaced_and_not_added_to(cell):
+    first = cell()
     assert wait_for(lambda: first.view.player.newest() is not None)
-    second = live("photos", rung="lut_cpu", model_set="lab", size=SIZE)
+    second = cell()
     assert not first.view.running
     assert second.view.running
     assert wait_for(lambda: second.view.player.newest() is not None)
-    assert opened[0].closed.is_set() and not opened[1].closed.is_set()
+    assert cell.opened[0].closed.is_set() and not cell.opened[1].closed.is_set()
     state = second.get_state()
     assert not [key for key, value in state.items() if isinstance(value, bytes | memoryview)]
     second.close()
-    assert opened[1].closed.is_set()
+    assert cell.opened[1].closed.is_set()
+
+
+def test_a_cell_that_is_run_a_hundred_times_leaves_nothing_behind(cell):
+    from ipywidgets.widgets.widget import _instances
+
+    process = psutil.Process()
+
+    def run_again():
+        widget = cell()
+        assert wait_for(lambda: widget.view.player.figures.inferred)
+        widget.view.receive({"type": "hello", "page": "p", "visible": True})
+        assert sum(not feed.closed.is_set() for feed in cell.opened) == 1  # one owner of the camera
+        return widget
+
+    def now():
+        gc.collect()
+        return threading.active_count(), process.num_fds(), len(_instances)
+
+    for _ in range(10):
+        run_again()
+    before, memory = now(), process.memory_info().rss
+    for _ in range(90):
+        last = run_again()
+    assert wait_for(lambda: now() <= before), (before, now())
+    assert process.memory_info().rss - memory < 20e6
+    last.close()
+    assert wait_for(lambda: not live_threads())
+    assert not process.children()
+    assert busy.busy_with() is None
 
 
 def test_without_the_javascript_plain_pictures_are_shown(monkeypatch):
@@ -787,6 +963,7 @@ def test_a_notebook_without_a_browser_shows_stills(tmp_path):
 @pytest.mark.parametrize("pongs", [False, True])
 def test_ten_minutes_with_a_page_that_never_acknowledges(pongs):
     page = FakePage(acks=False, pongs=pongs)
+    page.frames, page.states, page.stats = (deque(maxlen=1) for _ in range(3))
     view = view_of(page, hears=lambda: False)  # silence is excused, so that the view goes on
     page.say("hello", visible=True)
     view.start()
@@ -798,5 +975,8 @@ def test_ten_minutes_with_a_page_that_never_acknowledges(pongs):
     assert view.link.most_in_flight <= 2
     if not pongs:
         assert view.link.sent == 2
-    assert process.memory_info().rss - memory < 10e6
+    grown = process.memory_info().rss - memory
+    told = f"{view.link.most_in_flight} in flight at most, {view.link.sent} sent"
+    print(f"{memory / 1e6:.1f} MB after 30 s, {grown / 1e6:+.1f} MB after 600 s; {told}")
+    assert grown < 10e6
     view.close()

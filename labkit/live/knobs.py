@@ -53,6 +53,8 @@ class Knobs:
             raise UsageError(f"the filter's radius is a whole number from 1 to 16 px, not {self.radius!r}")
         if not _is_number(self.eps) or not 0 < self.eps <= 1:
             raise UsageError(f"the filter's eps is above 0 and at most 1, not {self.eps!r}")
+        if self.second == self.rung:
+            raise UsageError(f"two different rungs are compared, not {self.rung} with itself")
         if not isinstance(self.filter_on, bool):
             raise UsageError(f"filter_on is True or False, not {self.filter_on!r}")
         width, height = self.size
@@ -98,7 +100,7 @@ class Knobs:
         """The same with the best rung and model set in the place of "auto"; imports the ladder."""
         knobs = self
         if knobs.rung == "auto":
-            knobs = replace(knobs, rung=default_rung().name)
+            knobs = replace(knobs, rung=default_rung(but=knobs.second).name)
         if knobs.model_set == "auto" and knobs.weights != "auto":
             knobs = replace(knobs, model_set="full")  # only that set has a choice of weights
         if knobs.model_set == "auto":
@@ -112,15 +114,19 @@ class Knobs:
 
 
 # The quickest first; none filters, holds frames back, or takes minutes to prepare.
-LIVE_RUNGS = ("graph_cuda", "cpu_engine_bf16", "folded_cpu")
+LIVE_RUNGS = ("graph_cuda", "cpu_engine_bf16", "folded_cpu", "combined_cpu")
 
 
-def default_rung() -> Rung:
-    """The best rung for a live view here: it finds and names, hardly rounds, and is soon prepared."""
+def default_rung(but: str | None = None) -> Rung:
+    """The best rung for a live view here: it finds and names, hardly rounds, and is soon prepared.
+
+    Args:
+        but: name of a rung that is shown already.
+    """
     from labkit.needs import missing
     from labkit.pipelines import rung
 
-    return next(r for r in map(rung, LIVE_RUNGS) if missing(r.needs) is None)
+    return next(r for r in map(rung, LIVE_RUNGS) if missing(r.needs) is None and r.name != but)
 
 
 def default_models() -> tuple[ModelSet, WeightsWanted]:

@@ -231,7 +231,8 @@ class Camera {
         },
       });
     } catch (error) {
-      if (turn === this.turn) this.starting = false;
+      if (turn !== this.turn) return; // stopped while the person was asked; a later start asks again
+      this.starting = false;
       return this.trouble(error.name);
     }
     if (turn !== this.turn) return release(stream); // stopped while the person was asked

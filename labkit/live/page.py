@@ -51,7 +51,8 @@ class Hub:
         """Sends to all pages; called from any thread."""
         head = json.dumps(message).encode()
         data = len(head).to_bytes(4, "big") + head + b"".join(buffers)
-        self._loop.call_soon_threadsafe(self._write, data)
+        with suppress(RuntimeError):  # the server has ended meanwhile: nobody listens any more
+            self._loop.call_soon_threadsafe(self._write, data)
 
     def _write(self, data: bytes) -> None:
         for socket in list(self.sockets):

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from labkit.busy import busy
+from labkit.busy import busy, busy_with
 from labkit.live.figures import Figures
 from labkit.live.inference import Answer, Inference, Ready
 from labkit.live.knobs import Knobs
@@ -47,6 +47,7 @@ class Player:
         news: notified whenever there is something new to show or to say.
         knobs: the settings in force.
         figures: counts since the rungs were last chosen.
+        disturbs: the benchmark that was running when it was started, in words; mostly empty.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Player:
         self.news = threading.Condition()
         self.knobs = knobs
         self.figures = Figures()
+        self.disturbs = ""
         self._open = open_source
         self._prepare = prepare or (lambda known, report: prepare_rungs(known, objects, report))
         self._settle = threading.Lock()  # guards knobs: they are replaced, never changed
@@ -90,6 +92,8 @@ class Player:
         with self._turn:
             if self.running:
                 return
+            other = busy_with() or ""
+            self.disturbs = f"{other} is running, and this view disturbs it" if "benchmark" in other else ""
             self._announcement.enter_context(busy("a live view"))
             self._start_reader()
             self._start_inference()

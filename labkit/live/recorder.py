@@ -6,6 +6,7 @@ import os
 import queue
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,17 @@ class Recorder:
         except queue.Full:
             self.dropped += 1
 
-    def close(self) -> None:
-        """Finishes the file."""
-        self._queue.put(None)
-        self._thread.join()
+    def close(self) -> str:
+        """Finishes the file; says where it is, or that there is none."""
+        while self._thread.is_alive():
+            with suppress(queue.Full):
+                self._queue.put(None, timeout=0.1)
+                self._thread.join()
+        if not _is_film(self.path):
+            self.path.unlink(missing_ok=True)
+            return f"nothing was recorded: no picture came, or the disk of {self.path.parent} is full"
+        lost = f" ({self.dropped} pictures left out)" if self.dropped else ""
+        return f"recorded to {self.path}{lost}"
 
     def _run(self) -> None:
         import cv2
@@ -120,3 +128,14 @@ def _free_name(folder: Path, kind: str, suffix: str) -> Path:
         n += 1
         path = folder / f"{stem}-{n}{suffix}"
     return path
+
+
+def _is_film(path: Path) -> bool:
+    """Whether pictures can be read back: OpenCV says nothing when a disk is full."""
+    import cv2
+
+    film = cv2.VideoCapture(str(path))
+    try:
+        return bool(film.read()[0])
+    finally:
+        film.release()

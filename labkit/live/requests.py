@@ -76,8 +76,8 @@ def _pong(view: View, page: str, message: Message, buffers: Sequence[Any]) -> No
 def _ack(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
     age_s = view.link.acknowledge(page, int(_number(message, "n")))
     if age_s is not None and message.get("painted"):
-        # With the page's own camera, capture and painting are both on the page's clock.
-        if message.get("age_ms") is not None:
+        # With a page's own camera, capture and painting are both on that page's clock.
+        if message.get("age_ms") is not None and page == view.link.first_page:
             age_s = _number(message, "age_ms") / 1e3
         view.player.figures.painted(age_s)
     _wake(view)

@@ -70,6 +70,7 @@ class View:
         self.player = player
         self.link = Link()
         self.clock = PageClock()
+        self._clock_page: str | None = None  # whose clock that is
         self.folder = folder or live_folder()
         self.camera: BrowserCamera | None = None
         self.note = ""
@@ -97,9 +98,10 @@ class View:
         with self._turn:
             if self._closed or self.running:
                 return
-            self._away, self.note = False, ""
+            self._away = False
             self._stopping = threading.Event()
             self.player.start()
+            self.note = self.player.disturbs
             self._thread = threading.Thread(
                 target=self._display, args=(self._stopping,), name="labkit live display", daemon=True
             )
@@ -134,9 +136,7 @@ class View:
             recorder = self._recorder
             if not on and recorder is not None:
                 self._recorder = None
-                recorder.close()
-                lost = f" ({recorder.dropped} pictures left out)" if recorder.dropped else ""
-                self.note = f"recorded to {recorder.path}{lost}"
+                self.note = recorder.close()
             elif on and recorder is None:
                 size, rungs = self.player.knobs.size, self.player.knobs.rungs
                 self._recorder = Recorder(self.folder, (size[0] * len(rungs), size[1]))
@@ -167,8 +167,11 @@ class View:
     def pong(self, page: str, number: int, page_s: float) -> None:
         """Notes the answer to ping `number`, stamped with the page's own time."""
         asked_s = self._pings.get(number)
-        if asked_s is not None and page == self.link.first_page:
-            self.clock.answered(asked_s, page_s, time.perf_counter())
+        if asked_s is None or page != self.link.first_page:
+            return
+        if page != self._clock_page:  # every page counts its time from when it was loaded
+            self.clock, self._clock_page = PageClock(), page
+        self.clock.answered(asked_s, page_s, time.perf_counter())
 
     def picture(self, jpeg_bytes: bytes, captured_ms: float, offered: int) -> None:
         """Takes a picture of the page's camera, captured at `captured_ms` on the page's clock.
@@ -203,6 +206,12 @@ class View:
     # From here on everything runs in the view's thread.
 
     def _display(self, stopping: threading.Event) -> None:
+        try:
+            self._show_until(stopping)
+        except Exception as error:  # a still picture that looks alive would be worse than none
+            self.stop(f"stopped: a picture cannot be shown ({type(error).__name__}: {error})")
+
+    def _show_until(self, stopping: threading.Event) -> None:
         shown, period_s = -1, 1 / DISPLAY_FPS
         due_s = tick_s = self._ticked_s = self._waiting_since_s = time.perf_counter()
         while not stopping.is_set():

@@ -1,5 +1,6 @@
 """JupyterLab on a free port, and a person's hands in it: opens notebooks, runs cells, looks."""
 
+import ast
 import json
 import os
 import secrets
@@ -10,7 +11,16 @@ import sys
 import time
 import urllib.request
 
+import psutil
+
 READY_S = 60
+SPARE = "set-aside.ipynb"
+TIDY = """
+import ipywidgets
+from labkit.live.opening import replace_current
+replace_current(None)
+ipywidgets.Widget.close_all()
+"""
 
 
 def free_port():
@@ -52,6 +62,7 @@ class JupyterLab:
                 sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
                 f"--port={self.port}", f"--IdentityProvider.token={self.token}",
                 f"--ServerApp.root_dir={folder}", "--LabApp.extension_manager=readonly",
+                "--ServerApp.allow_remote_access=True",  # for pages that ask by another name
             ],
             env=env, stdout=self.log, stderr=self.log, cwd=folder, start_new_session=True,
         )  # fmt: skip
@@ -69,8 +80,8 @@ class JupyterLab:
                 time.sleep(0.2)
         raise RuntimeError((self.folder / "jupyter.log").read_text()[-2000:])
 
-    def url(self, path):
-        return f"http://127.0.0.1:{self.port}/{path}?token={self.token}"
+    def url(self, path, host="127.0.0.1"):
+        return f"http://{host}:{self.port}/{path}?token={self.token}"
 
     def api(self, path, method="GET", data=None):
         request = urllib.request.Request(
@@ -96,6 +107,52 @@ class JupyterLab:
         (self.folder / name).write_text(json.dumps(content))
         return name
 
+    def lend_kernel(self, name):
+        """Gives a notebook the kernel that was set aside, if there is one: what it imported is there."""
+        for session in self.api("sessions"):
+            if session["path"] == SPARE:
+                self.api(f"sessions/{session['id']}", "PATCH", {"path": name, "name": name})
+                return
+
+    def set_kernel_aside(self, name):
+        """Keeps the kernel of a notebook for the next one, without the widgets that it has shown."""
+        kept = None
+        for session in self.api("sessions"):
+            if kept is None and session["path"] == name and self._tidied(session["kernel"]["id"]):
+                kept = session
+                self.api(f"sessions/{session['id']}", "PATCH", {"path": SPARE, "name": SPARE})
+            else:
+                self.api(f"sessions/{session['id']}", "DELETE")
+
+    def ask_kernel(self, name, expression):
+        """What an expression gives in a notebook's kernel, which need not know that it is asked."""
+        kernel = next(s["kernel"]["id"] for s in self.api("sessions") if s["path"] == name)
+        asked = {"it": expression}
+        reply = self._execute(kernel, "", user_expressions=asked)["user_expressions"]["it"]
+        assert reply["status"] == "ok", reply
+        return ast.literal_eval(reply["data"]["text/plain"])
+
+    def _tidied(self, kernel):
+        try:
+            return self._execute(kernel, TIDY)["status"] == "ok"
+        except (OSError, RuntimeError, TimeoutError):
+            return False  # it is busy or gone: the next notebook starts one of its own
+
+    def _execute(self, kernel, code, **options):
+        from jupyter_client import BlockingKernelClient
+
+        client = BlockingKernelClient(connection_file=str(self.home / f"runtime/kernel-{kernel}.json"))
+        client.load_connection_file()
+        client.start_channels()
+        try:
+            return client.execute_interactive(code, timeout=10, silent=not options, **options)["content"]
+        finally:
+            client.stop_channels()
+
+    def kernel_pids(self):
+        """Of the processes of all kernels."""
+        return [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
+
     def close(self):
         for kernel in self.api("kernels"):
             self.api(f"kernels/{kernel['id']}", "DELETE")
@@ -111,9 +168,9 @@ class JupyterLab:
 class Desk:
     """One page with a notebook, driven as a person would."""
 
-    def __init__(self, lab, page, name):
+    def __init__(self, lab, page, name, host="127.0.0.1"):
         self.lab, self.page, self.name = lab, page, name
-        page.goto(lab.url(f"lab/tree/{name}") + "&reset")
+        page.goto(lab.url(f"lab/tree/{name}", host) + "&reset")
         self.wait_until_ready()
 
     def wait_until_ready(self):
@@ -147,10 +204,38 @@ class Desk:
                 time.sleep(0.05)
         raise AssertionError(f"cell {index} does not run")
 
-    def restart_kernel(self):
+    def begin_cell(self, index):
+        """Starts a cell that goes on for long."""
+        cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
+        cell.locator(".cm-content").click()
+        self.page.keyboard.press("Control+Enter")
+        self.page.wait_for_selector('.jp-NotebookPanel-toolbar [data-status="busy"]', timeout=20_000)
+
+    def save(self):
+        """By the shortcut; waits until the file holds a view."""
+        self.page.locator(".jp-CodeCell .cm-content").first.click()
+        self.page.keyboard.press("Control+s")
+        end = time.monotonic() + 20
+        while "widget-view" not in (text := (self.lab.folder / self.name).read_text()):
+            assert time.monotonic() < end, "the notebook is not saved"
+            time.sleep(0.1)
+        return text
+
+    def close_notebook(self):
+        """By the cross on its tab, without saving."""
+        self.page.locator("#jp-main-dock-panel .lm-TabBar-tabCloseIcon").last.click()
+        self.page.locator("dialog.jp-Dialog button", has_text="Discard").click()
+
+    def restart_kernel(self, confirm=True):
         """By the menu, as a person does; outputs go, so that the next run shows."""
         self.page.locator(".lm-MenuBar-item", has_text="Kernel").click()
         self.page.locator(".lm-Menu-item", has_text="Restart Kernel and Clear Outputs of All").click()
+        self.page.locator("dialog.jp-Dialog .jp-mod-accept").wait_for()
+        if confirm:
+            self.confirm()
+
+    def confirm(self):
+        """Yes to the dialog."""
         self.page.locator("dialog.jp-Dialog .jp-mod-accept").click()
 
     def text_of(self, index=0):
