@@ -8,6 +8,7 @@ import pytest
 import tornado.httpclient
 import tornado.websocket
 
+from labkit.cli import main
 from labkit.errors import UsageError
 from labkit.live import page
 from labkit.live.knobs import Knobs
@@ -109,3 +110,18 @@ def test_a_port_that_is_taken_is_named(visit):
             visit(visitor, port=port)
     with pytest.raises(UsageError, match="99999"):
         visit(visitor, port=99999)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [(["--threshold", "2"], "threshold"), (["--rung", "no_such"], "no_such"), (["--size", "big"], "big"),
+     (["--model-set", "huge"], "huge"), (["--port", "99999"], "99999"), (["--port", "http"], "integer")],
+)  # fmt: skip
+def test_what_cannot_be_is_one_sentence(wrong, word, capfd):
+    try:
+        code = main(["live", *wrong])
+    except SystemExit as ended:
+        code = ended.code
+    told = capfd.readouterr().err
+    assert code not in (0, None)
+    assert word in told and "Traceback" not in told

@@ -57,9 +57,17 @@ class Hub:
     def _write(self, data: bytes) -> None:
         for socket in list(self.sockets):
             try:
-                socket.write_message(data, binary=True)
+                written = socket.write_message(data, binary=True)
             except tornado.websocket.WebSocketClosedError:
                 self.sockets.discard(socket)
+            else:
+                written.add_done_callback(_forgive)
+
+
+def _forgive(written: asyncio.Future[None]) -> None:
+    """A page may close while it is written to; nobody is to be told."""
+    if not written.cancelled():
+        written.exception()
 
 
 class Socket(tornado.websocket.WebSocketHandler):
@@ -114,7 +122,8 @@ class Text(tornado.web.RequestHandler):
         self.set_header("Content-Type", f"{self.kind}; charset=utf-8")
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header(
-            "Content-Security-Policy", "default-src 'self' blob:; style-src 'self' 'unsafe-inline'"
+            "Content-Security-Policy",
+            "default-src 'self' blob:; img-src data:; style-src 'self' 'unsafe-inline'",
         )
         self.finish(self.text)
 

@@ -222,17 +222,19 @@ class Desk:
         return text
 
     def close_notebook(self):
-        """By the cross on its tab, without saving."""
+        """By the cross on its tab; what is unsaved is asked about."""
         self.page.locator("#jp-main-dock-panel .lm-TabBar-tabCloseIcon").last.click()
+        self.page.locator("dialog.jp-Dialog button", has_text="Discard").wait_for()
+
+    def discard(self):
+        """The answer to what is asked then."""
         self.page.locator("dialog.jp-Dialog button", has_text="Discard").click()
 
-    def restart_kernel(self, confirm=True):
-        """By the menu, as a person does; outputs go, so that the next run shows."""
+    def restart_kernel(self):
+        """By the menu, as a person does; outputs go, so that the next run shows. To be confirmed."""
         self.page.locator(".lm-MenuBar-item", has_text="Kernel").click()
         self.page.locator(".lm-Menu-item", has_text="Restart Kernel and Clear Outputs of All").click()
         self.page.locator("dialog.jp-Dialog .jp-mod-accept").wait_for()
-        if confirm:
-            self.confirm()
 
     def confirm(self):
         """Yes to the dialog."""

@@ -115,20 +115,3 @@ def test_a_source_that_is_not_there_is_said_on_the_page(page, tmp_path):
         sheet = Sheet(page)
         eventually(lambda: "no file or folder" in message(sheet), 30)
         keep(page, "command-no-source")
-
-
-@pytest.mark.parametrize(
-    ("wrong", "word"),
-    [(["--threshold", "2"], "threshold"), (["--rung", "no_such"], "no_such"), (["--size", "big"], "big"),
-     (["--model-set", "huge"], "huge"), (["--port", "99999"], "99999"), (["--port", "http"], "http")],
-)  # fmt: skip
-def test_what_cannot_be_is_one_sentence(wrong, word, tmp_path, capfd):
-    from labkit.cli import main
-
-    try:
-        code = main(["live", *QUICK, *wrong])
-    except SystemExit as ended:
-        code = ended.code
-    told = capfd.readouterr().err
-    assert code not in (0, None)
-    assert word in told and "Traceback" not in told

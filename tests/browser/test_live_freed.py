@@ -58,12 +58,13 @@ def test_the_camera_is_free_after_interrupt_reload_restart_and_closing(desk, lab
     wait_until_running(sheet)  # the page comes back, and so does the view
     keep(page, "reloaded")
 
-    sheet.restart_kernel(confirm=False)
+    sheet.restart_kernel()
     freed_after(sheet.confirm, free)
     sheet.wait_until_ready()
     sheet.run_cell()
     wait_until_running(sheet)
-    freed_after(sheet.close_notebook, free)
+    sheet.close_notebook()
+    freed_after(sheet.discard, free)
     keep(page, "closed-notebook")
 
 
