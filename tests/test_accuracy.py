@@ -77,7 +77,7 @@ def test_single_objects_are_named_frames(frames):
     assert len(singles) >= 16
     assert all(len(frame.truth) == 1 for frame in singles)
     assert [frame.index for frame in singles] == list(range(len(singles)))
-    assert accuracy.frames_for(rung("resnet_pil_cpu"), 2)[0].truth is not None
+    assert accuracy.frames_for("classify", 2)[0].truth is not None
 
 
 def test_an_interval_of_a_share_is_wilsons():

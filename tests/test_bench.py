@@ -4,7 +4,8 @@ import pytest
 
 from labkit.bench import Reporter, bench, compare_two
 from labkit.errors import SourceError, UnavailableError, UsageError
-from labkit.measure import Plan, Turns
+from labkit.measure import FULL_TURNS, QUICK_TURNS, Plan, Turns
+from labkit.measure.compare import take_turns
 from labkit.pipelines import rung
 from labkit.records import Fidelity
 from labkit.results import Store
@@ -160,6 +161,37 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
     result = bench(rungs, workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu"]  # what had begun is finished
     assert "time of this benchmark was up" in result.skipped["resnet_opencv_cpu"]
+
+
+def test_time_is_kept_for_comparing_what_has_been_measured(monkeypatch):
+    """The third rung would begin in time, but the comparison of the first two would not."""
+    now = [0.0]
+    monkeypatch.setattr("labkit.bench.job.time.perf_counter", lambda: now[0])
+    rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu"), rung("resnet_linear_cpu")]
+    checked = iter([0.0, 59.99])
+    monkeypatch.setattr(
+        "labkit.bench.family._check", lambda *_: now.__setitem__(0, next(checked)) or perfect()
+    )
+    result = bench(rungs, workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
+    assert [run.rung for run in result.runs] == ["resnet_pil_cpu", "resnet_opencv_cpu"]
+    assert "time of this benchmark was up" in result.skipped["resnet_linear_cpu"]
+    assert [(c.a, c.b) for c in result.comparisons] == [("resnet_pil_cpu", "resnet_opencv_cpu")]
+
+
+def test_how_long_turns_will_take_is_what_they_take():
+    class Steady:
+        def __init__(self, pace_s):
+            self.pace_s = pace_s
+
+        def turn(self, n_frames):
+            spent[0] += (n_frames + 1) * self.pace_s
+            return self.pace_s
+
+    for turns in (QUICK_TURNS, FULL_TURNS, Turns(rounds=9, frames=3)):
+        spent, pace = [0.0], {"a": 0.75, "b": 0.1, "c": 0.03}
+        take_turns({name: Steady(s) for name, s in pace.items()}, turns)
+        assert turns.expected_s(list(pace.values())) == pytest.approx(spent[0])
+    assert QUICK_TURNS.expected_s([0.75]) == 0.0
 
 
 def perfect():

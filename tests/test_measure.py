@@ -9,6 +9,7 @@ import threading
 import numpy as np
 import pytest
 
+from labkit.bench.examiner import Examiner
 from labkit.errors import LabError, UsageError, WorkerError
 from labkit.measure import QUICK, Plan, Turns, Watch, Worker, collect, compare
 from labkit.measure.compare import take_turns
@@ -383,6 +384,19 @@ def test_a_worker_answers_runs_and_takes_turns(frames):
         os.kill(pid, 0)
 
 
+def test_another_rung_takes_the_place_of_the_first_and_answers_as_it_would_alone(frames):
+    with Worker(rung("resnet_opencv_cpu"), TINY_WORK, frames) as worker:
+        pid = worker.pid
+        worker.become(rung("resnet_pil_cpu"), TINY_WORK, frames)
+        assert (worker.pid, worker.alive) == (pid, True)
+        after = worker.answers(frames[:2])
+    assert not worker.alive
+    with Worker(rung("resnet_pil_cpu"), TINY_WORK, frames) as alone:
+        expected = alone.answers(frames[:2])
+    assert after.rung == "resnet_pil_cpu"
+    np.testing.assert_array_equal(after.raw["classifier.logits"], expected.raw["classifier.logits"])
+
+
 def test_the_death_of_a_worker_is_an_error_with_its_cause(frames, importable):
     with (
         pytest.raises(WorkerError, match="SIGKILL"),
@@ -394,6 +408,21 @@ def test_the_death_of_a_worker_is_an_error_with_its_cause(frames, importable):
 def test_a_fault_in_a_schedule_reaches_the_caller(frames, importable):
     with pytest.raises(WorkerError, match="this schedule has a fault"):
         Worker(bad(failing), TINY_WORK, frames)
+
+
+def test_an_examiner_outlives_a_rung_that_fails(frames, importable):
+    told = []
+    with Examiner(told.append) as examiner:
+        with pytest.raises(WorkerError, match="this schedule has a fault"):
+            examiner.prepare(bad(failing), TINY_WORK, frames, None)
+        first = examiner.prepare(rung("resnet_opencv_cpu"), TINY_WORK, frames, None)
+        with pytest.raises(WorkerError, match="this schedule has a fault"):
+            examiner.prepare(bad(failing), TINY_WORK, frames, None)
+        assert not first.alive
+        again = examiner.prepare(rung("resnet_opencv_cpu"), TINY_WORK, frames, None)
+        assert examiner.prepare(rung("resnet_pil_cpu"), TINY_WORK, frames, None) is again
+        assert len(again.answers(frames[:1]).found) == 1
+    assert not again.alive
 
 
 def test_a_schedule_that_cannot_travel_is_explained(frames):

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from labkit.bench.job import Job
-from labkit.measure import Worker, accuracy
+from labkit.measure import accuracy
 from labkit.measure.coco import Photographs
 from labkit.measure.fidelity import Answers
 from labkit.models.prepare import resolve_all
 from labkit.models.weights import Weights, file_sha256
 from labkit.pipelines import rung as rung_named
-from labkit.types import Rung
+from labkit.types import Frame, Rung
 
 KEPT = {"detect": 100, "combined": 25}
 """Boxes kept per photograph: all of DETR's queries; fewer where each one is also named. The small
@@ -52,9 +53,9 @@ def _on_scenes(rung: Rung, job: Job) -> dict[str, Any]:
     path, result = accuracy.remembered(rung, _mark(weights), job.scenes, 0.0)
     if result is None:
         job.reporter.step(f"{rung.name}: accuracy on {job.scenes} scenes")
-        frames = accuracy.frames_for(rung, job.scenes)
-        with Worker(rung, workload, frames[:1], weights, report=job.reporter.note) as worker:
-            result = accuracy.score(worker.answers(frames), frames)
+        frames = _scenes(rung.prepare.task, job.scenes)
+        worker = job.examiner.prepare(rung, workload, frames[:1], weights)
+        result = accuracy.score(worker.answers(frames), frames)
         accuracy.remember(path, result)
     return result
 
@@ -67,12 +68,18 @@ def _on_photographs(rung: Rung, photographs: Photographs, job: Job) -> dict[str,
     path, result = accuracy.remembered(rung, _mark(job.weights), len(frames), 0.0, exam)
     if result is None:
         job.reporter.step(f"{rung.name}: accuracy on {len(frames)} photographs")
-        with Worker(rung, workload, frames[:1], job.weights, report=job.reporter.note) as worker:
-            found = accuracy.found_by(worker, frames, job.reporter.progress)
+        worker = job.examiner.prepare(rung, workload, frames[:1], job.weights)
+        found = accuracy.found_by(worker, frames, job.reporter.progress)
         result = accuracy.score(Answers(rung.name, found, {}), frames, photographs.crowds)
         result |= {"on": "photographs", "boxes_kept": workload.objects, **about}
         accuracy.remember(path, result)
     return result
+
+
+@lru_cache(maxsize=2)
+def _scenes(task: str, n: int) -> list[Frame]:
+    """Drawn once for all rungs of a kind of work."""
+    return accuracy.frames_for(task, n)
 
 
 def _mark(weights: Mapping[str, Weights]) -> str:

@@ -32,7 +32,7 @@ def measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for rung in family:
-            if job.late:
+            if job.late(_comparing_s(outcome.runs, workers, job)):
                 outcome.skipped[rung.name] = TIME_IS_UP.format(f"bench {rung.name}")
                 continue
             try:
@@ -52,7 +52,7 @@ def measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
         done = [rung for rung in family if rung.name in workers]
         if job.turns is None or len(done) < 2:
             return
-        if job.late:
+        if job.late():
             outcome.skipped[f"comparing {', '.join(workers)}"] = TIME_IS_UP.format("compare A B")
             return
         if roomy:
@@ -69,6 +69,13 @@ def measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
                 job,
                 outcome,
             )
+
+
+def _comparing_s(runs: Sequence[Run], measured: Mapping[str, Worker], job: Job) -> float:
+    """How long these rungs will take turns; 0 without comparisons."""
+    if job.turns is None:
+        return 0.0
+    return job.turns.expected_s([1 / run.fps for run in runs if run.rung in measured])
 
 
 def _pairs(rungs: Sequence[Rung]) -> list[tuple[str, str]]:

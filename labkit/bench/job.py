@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from labkit.bench.examiner import Examiner
 from labkit.measure import FrameSet, Plan, Turns
 from labkit.measure.coco import Photographs
 from labkit.models.weights import Weights
@@ -60,6 +61,7 @@ class Job:
         turns: of the comparisons; None runs only.
         peaks: GFLOP/s by precision, from this machine.
         store: where finished results go, or None.
+        examiner: whoever finds out how right the answers are.
         scenes: number of scenes with known truth for the accuracy; 0 leaves it out.
         until_s: on `time.perf_counter`; what has not begun by then is left out, and told.
         others: what else of the lab was running when the benchmark began.
@@ -74,12 +76,12 @@ class Job:
     peaks: Mapping[str, Mapping[str, float]]
     reporter: Reporter
     store: Store | None
+    examiner: Examiner
     scenes: int = 0
     until_s: float = float("inf")
     others: tuple[str, ...] = ()
     photographs: Photographs | None = None
 
-    @property
-    def late(self) -> bool:
-        """Whether the time of this benchmark is up."""
-        return time.perf_counter() > self.until_s
+    def late(self, reserved_s: float = 0.0) -> bool:
+        """Whether the time of this benchmark is up, but for `reserved_s` kept for something else."""
+        return time.perf_counter() + reserved_s > self.until_s

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from labkit.bench.examiner import Examiner
 from labkit.bench.exams import KEPT
 from labkit.bench.family import measure_family
 from labkit.bench.job import Job, Outcome
@@ -85,12 +86,13 @@ def bench(
     weights = resolve_all(workload, progress=True)
     _tell_of_weights(weights, reporter)
     photographs = None if place is None else _photographs(place, weights, workload, images, reporter)
+    others = _others(reporter)
     peaks = _peaks(able, reporter) if plan is not None else {}
-    job = Job(
-        frames, workload, weights, plan, turns, peaks, reporter, store, scenes, until_s, _others(reporter),
-        photographs,
-    )  # fmt: skip
-    with busy("a benchmark"):
+    with busy("a benchmark"), Examiner(reporter.note) as examiner:
+        job = Job(
+            frames, workload, weights, plan, turns, peaks, reporter, store, examiner, scenes, until_s,
+            others, photographs,
+        )  # fmt: skip
         for family in _families(able):
             measure_family(family, job, outcome)
     return outcome

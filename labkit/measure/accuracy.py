@@ -57,10 +57,10 @@ def single_objects(frames: Sequence[Frame]) -> list[Frame]:
     return crops
 
 
-def frames_for(rung: Rung, n: int, noise: float = 0.0) -> list[Frame]:
+def frames_for(task: str, n: int, noise: float = 0.0) -> list[Frame]:
     """What a rung's accuracy is measured on: scenes, or single objects for a classifier."""
     frames = truth_frames(n, noise=noise)
-    return single_objects(frames) if rung.prepare.task == "classify" else frames
+    return single_objects(frames) if task == "classify" else frames
 
 
 def lab_workload(workload: Workload) -> Workload:

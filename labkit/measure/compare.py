@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from labkit.errors import UsageError
 from labkit.records import Comparison, Fidelity
 
 MIN_ROUNDS = 9
+WARM_UP_FRAMES = 2
 
 
 class Turner(Protocol):
@@ -47,6 +48,18 @@ class Turns:
         if self.frames is not None and self.frames < 1:
             raise UsageError(f"a turn has one frame or more, not {self.frames}")
 
+    def frames_at(self, slowest_s: float) -> int:
+        """Results per turn where the slowest rung takes `slowest_s` per frame."""
+        least = 1 if self.quick else 2
+        return self.frames or int(np.clip(np.ceil(self.turn_s / slowest_s), least, 64))
+
+    def expected_s(self, pace_s: Collection[float]) -> float:
+        """Seconds that rungs of these paces (seconds per frame) will take for all their turns."""
+        if len(pace_s) < 2:
+            return 0.0
+        per_round = self.frames_at(max(pace_s)) + 1
+        return sum(pace_s) * (self.rounds * per_round + self.warm_up * (WARM_UP_FRAMES + 1))
+
 
 FULL_TURNS = Turns()
 QUICK_TURNS = Turns(rounds=9, turn_s=0.4, warm_up=1, quick=True)
@@ -68,8 +81,8 @@ def take_turns(
     Returns:
         seconds per frame (rounds,) by name, and the number of frames per turn.
     """
-    pace = {name: min(t.turn(2) for _ in range(turns.warm_up)) for name, t in turners.items()}
-    frames = turns.frames or int(np.clip(np.ceil(turns.turn_s / max(pace.values())), 2, 64))
+    pace = {name: min(t.turn(WARM_UP_FRAMES) for _ in range(turns.warm_up)) for name, t in turners.items()}
+    frames = turns.frames_at(max(pace.values()))
     order = random.Random(seed)
     seconds: dict[str, list[float]] = {name: [] for name in turners}
     for done in range(turns.rounds):

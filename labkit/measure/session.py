@@ -89,14 +89,15 @@ class Session:
 
         The generator stays alive between turns; the untimed result pays for the caches that
         the other rung's turn has filled with its own data. A schedule that answers several
-        frames at once is timed over whole groups, of which the first goes untimed: most results
-        of a group are there with its first one, and cost nothing.
+        frames at once is timed over whole groups: most results of a group are there with its
+        first one, and cost nothing. It has no untimed one, since what filling the caches costs is
+        little beside the work of a group.
         """
         if self._turns is None:
             self._turns = self._results(Feed(self.frames, Clock()), self.prepared.net)
-        n_frames += -n_frames % self.group
-        for _ in range(self.group):
+        if self.group == 1:
             next(self._turns)
+        n_frames += -n_frames % self.group
         self.prepared.synchronize()
         begun = time.perf_counter()
         for _ in range(n_frames):

@@ -48,13 +48,7 @@ class Worker:
     ) -> None:
         self.rung = rung
         self._report = report
-        try:
-            request = pickle.dumps((rung, workload, list(frames), weights))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise WorkerError(
-                f"rung {rung.name} cannot be sent to a process of its own ({error}); define its schedule "
-                "as a function of a module, or measure it in this process with labkit.measure.Session"
-            ) from error
+        request = _order(rung, workload, frames, weights)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "labkit.measure.worker", str(time.time())],
             stdin=subprocess.PIPE,
@@ -83,6 +77,28 @@ class Worker:
     def pid(self) -> int:
         """Process id of the child."""
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child is there; it ends after an error."""
+        return self._process.poll() is None
+
+    def become(
+        self,
+        rung: Rung,
+        workload: Workload,
+        frames: Sequence[Frame],
+        weights: Mapping[str, Weights] | None = None,
+    ) -> None:
+        """Puts another rung in this one's place: for its answers, never for its speed.
+
+        The process has its libraries loaded and its thread pools set up by the rungs before, so
+        that start-up and timings would not be this rung's own.
+        """
+        request = _order(rung, workload, frames, weights)
+        self.rung = rung
+        self._send_bytes(request)
+        self.ready = self._reply("ready", START_TIMEOUT_S)
 
     def answers(self, frames: Sequence[Frame]) -> Answers:
         """See `Session.answers`."""
@@ -139,6 +155,7 @@ class Worker:
             elif kind == "progress" and progress is not None:
                 progress(value)
             elif kind == "error":
+                self.close()
                 raise value
             elif kind == "end":
                 raise self._death()
@@ -168,6 +185,19 @@ class Worker:
             del self._errors[:-50]
 
 
+def _order(
+    rung: Rung, workload: Workload, frames: Sequence[Frame], weights: Mapping[str, Weights] | None
+) -> bytes:
+    """What makes a child prepare a rung."""
+    try:
+        return pickle.dumps(("ready", (rung, workload, list(frames), weights)))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise WorkerError(
+            f"rung {rung.name} cannot be sent to a process of its own ({error}); define its schedule "
+            "as a function of a module, or measure it in this process with labkit.measure.Session"
+        ) from error
+
+
 def _receive(stream: IO[bytes]) -> Any:
     head = stream.read(8)
     if len(head) < 8:
@@ -188,27 +218,27 @@ def _serve(started_s: float) -> None:
         stdout.write(len(data).to_bytes(8, "big") + data)
         stdout.flush()
 
-    try:
-        request = _receive(stdin)
-        if request is None:
-            return
-        rung, workload, frames, weights = request
-        session = Session(
-            rung, workload, frames, weights, report=lambda line: send("report", line), started_s=started_s
-        )
+    def prepared(*order: Any, started_s: float | None) -> Session:
+        session = Session(*order, report=lambda line: send("report", line), started_s=started_s)
         send("ready", session.ready)
+        return session
+
+    def progress(share: float) -> None:
+        if share - told[0] >= 0.02 or share >= 1 > told[0]:  # a message per frame would cost the pipeline
+            told[0] = share
+            send("progress", share)
+
+    session: Session | None = None
+    told = [0.0]
+    try:
         while (message := _receive(stdin)) is not None:
             what, arguments = message
+            if what == "ready":
+                again, session = session is not None, None  # the networks before make room first
+                session = prepared(*arguments, started_s=None if again else started_s)
+                continue
             if what == "run":
-                last = [0.0]
-
-                def progress(share: float, last: list[float] = last) -> None:
-                    if (
-                        share - last[0] >= 0.02 or share >= 1 > last[0]
-                    ):  # a message per frame would cost the pipeline
-                        last[0] = share
-                        send("progress", share)
-
+                told[0] = 0.0
                 arguments = (*arguments, progress)
             send(what, getattr(session, what)(*arguments))
     except LabError as error:

@@ -197,11 +197,10 @@ def _request(
     module, example = network.module, torch.zeros(1, 3, height, width)
     if preparation.preprocess == "bytes":
         module, example = with_bytes(module, spec), torch.zeros(1, height, width, 3, dtype=torch.uint8)
-    grouped = "-grouped" if _group(preparation) > 1 else ""  # an engine's file is for one frame or for many
     return Request(
         module=module,
         example=example,
-        cache_key=f"{network.model}-{network.sha256[:16]}-{width}x{height}-{preparation.preprocess}{grouped}",
+        cache_key=f"{network.model}-{network.sha256[:16]}-{width}x{height}-{preparation.preprocess}",
         device=preparation.device,
         precision=preparation.precision,
         batches=batches,

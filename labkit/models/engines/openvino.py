@@ -42,7 +42,7 @@ def build(request: Request) -> OpenVinoEngine:
     if request.device != "cpu":
         raise UnavailableError("the OpenVINO engine of labkit runs on the CPU; use device 'cpu'")
     core = ov.Core()
-    model = core.read_model(_converted(request))
+    model = _for_batches(core.read_model(_converted(request)), request)
     precision = request.options.get("rest_precision", request.precision)
     properties = {
         "INFERENCE_PRECISION_HINT": HINTS[precision],
@@ -54,14 +54,17 @@ def build(request: Request) -> OpenVinoEngine:
 
 
 def _converted(request: Request) -> Path:
-    kind = "int8" if request.precision == "int8" else "fp"
-    key = f"{request.cache_key}-openvino-{ov.__version__}-{kind}"
+    """The model's file: one in floating point for any batch, and per kind of batch an int8 one."""
+    kind, batch = "fp", "any"
+    if request.precision == "int8":
+        kind, batch = "int8", "many" if len(request.batches) > 1 else "one"
+    key = f"{request.cache_key}-openvino-{ov.__version__}-{kind}-{batch}"
 
     def write(path: Path) -> None:
         request.report(f"converting {request.cache_key.split('-')[0]} for OpenVINO ({kind}), once")
         model = _convert(request)
-        if kind == "int8":
-            model = _quantise(model, request)
+        if request.precision == "int8":
+            model = _quantise(_for_batches(model, request), request)
         ov.save_model(model, path, compress_to_fp16=False)
 
     return cached_file(key, "model.xml", write)
@@ -71,8 +74,14 @@ def _convert(request: Request) -> Any:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing fixes the frame size, which is what is wanted here
         model = ov.convert_model(request.module, example_input=request.example)
-    shape = [-1 if len(request.batches) > 1 else 1, *request.example.shape[1:]]
-    model.reshape(shape)
+    model.reshape([-1, *request.example.shape[1:]])
+    return model
+
+
+def _for_batches(model: Any, request: Request) -> Any:
+    """A batch that never varies is fixed before compiling: shapes fold into constants."""
+    if len(request.batches) == 1:
+        model.reshape([request.batches[0], *request.example.shape[1:]])
     return model
 
 
