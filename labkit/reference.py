@@ -2,7 +2,8 @@
 
     python -m labkit.reference results/reference/MACHINE README.md
 
-puts the block between the README's two marks; a test compares the two.
+puts the block between the README's two marks, and draws the folder's pictures again; tests compare
+both with the records. Without a README it only draws.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from labkit.errors import UsageError
+from labkit.errors import LabError, ResultsError, UsageError
 from labkit.files import write_whole
+from labkit.plots import overview, save
+from labkit.plots.answers import PRECISION, names_told, precision_told, those_that_lose
 from labkit.records import Comparison, Run
 from labkit.results import load_export
 
 BEGIN, END = "<!-- recorded: begin -->", "<!-- recorded: end -->"
-COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", "mAP@0.5", "names", "of peak", "MiB")
+COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", PRECISION, "names", "of peak", "MiB")
 
 
 def block(folder: Path) -> str:
@@ -41,6 +44,7 @@ def block(folder: Path) -> str:
         "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
         *(_row(run) for run in export.runs),
         "",
+        *_marks(export.runs),
         *(f"- {comparison.sentence}" for comparison in _told(export.comparisons)),
         *_observer(folder),
         *_with_other_boxes(folder),
@@ -60,6 +64,20 @@ def insert(readme: str, text: str) -> str:
     if not begin or not end:
         raise UsageError(f"the file has no {BEGIN} and {END} to write between")
     return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
+def pictures(folder: Path) -> list[Path]:
+    """Draws what a folder of recorded runs allows, from its rows alone; returns the files."""
+    export = load_export(folder)
+    charts = overview(export.runs, export.comparisons)
+    return [path for name, chart in charts for path in save(chart, folder / name)]
+
+
+def _marks(runs: Sequence[Run]) -> list[str]:
+    """What the table's signs mean, where it has any."""
+    noisy = "~: noisy, so doubt it" if any(run.noisy for run in runs) else ""
+    told = [each for each in (noisy, those_that_lose(runs)) if each]
+    return [f"{'. '.join(told)}.", ""] if told else []
 
 
 def _told(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -113,12 +131,12 @@ def _row(run: Run) -> str:
     low, high = run.fps_interval
     cells = [
         f"`{run.rung}`",
-        _number(run.fps),
+        _number(run.fps) + ("~" if run.noisy else ""),
         f"{_number(low)} to {_number(high)}",
         _number(run.percentile_ms(50)),
         _percent(run.fidelity.agreement if run.fidelity else None),
-        _number(run.accuracy.get("map_50")),
-        _percent(run.accuracy.get("top1")),
+        precision_told(run),
+        names_told(run),
         _percent(run.share_of_limit),
         f"{run.peak_bytes / 2**20:.0f}",
     ]
@@ -135,6 +153,27 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.0f}%"
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes pictures and, where a README is named, its block."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not 1 <= len(given) <= 2:
+        print("usage: python -m labkit.reference FOLDER [README.md]", file=sys.stderr)
+        return UsageError.exit_code
+    folder = Path(given[0])
+    try:
+        if len(given) == 2:
+            readme = Path(given[1])
+            write_whole(readme, insert(readme.read_text(), block(folder)))
+        for path in pictures(folder):
+            print(path)
+    except LabError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return ResultsError.exit_code
+    return 0
+
+
 if __name__ == "__main__":
-    folder, readme = Path(sys.argv[1]), Path(sys.argv[2])
-    write_whole(readme, insert(readme.read_text(), block(folder)))
+    raise SystemExit(main())

@@ -16,7 +16,8 @@ from records_made_up import made_up_comparison, made_up_run
 
 from labkit import plots
 from labkit.errors import UsageError
-from labkit.plots import gains, style
+from labkit.measure import accuracy
+from labkit.plots import answers, gains, style
 from labkit.plots.fleet import FleetPoint, fleet_chart
 from labkit.records import Comparison, Run
 
@@ -242,12 +243,99 @@ def test_speed_accuracy_marks_the_front_and_takes_one_measure_for_all() -> None:
     ]
     chart = plots.speed_accuracy(runs)
     labels = [text.get_text() for text in axes_of(chart).get_legend().get_texts()]
-    assert labels == ["slow right  (front)", "fast wrong  (front)", "beaten"]
+    assert labels[:3] == ["slow right  (front)", "fast wrong  (front)", "beaten"]
+    assert "and as accurate" in labels[3]
     assert axes_of(chart).get_ylabel().startswith("mAP at IoU 0.5")
     upright = [line.get_xydata() for line in axes_of(chart).lines if len(set(line.get_xdata())) == 1]
     assert [[runs[0].fps, 0.88], [runs[0].fps, 0.92]] in [data.tolist() for data in upright]
     mixed = plots.speed_accuracy([*runs, made_up_run("no truth")])
     assert axes_of(mixed).get_ylabel().startswith("agreement")
+
+
+def judged(name: str, map_: float, loss: float, *, map_50: float = 0.995, **other: object) -> Run:
+    """A run of which the mAP and its loss against the reference are known, judged as a benchmark does."""
+    own = {"map": map_, "map_50": map_50, "map_interval": [map_ - 0.02, map_ + 0.02], "n_scenes": 100}
+    reference = own | {"map": map_ + loss}
+    return made_up_run(name, accuracy=accuracy.against(reference, own), **other)
+
+
+def test_speed_accuracy_shows_the_strict_measure_where_losses_do_not_hide() -> None:
+    exact = judged("exact", 0.85, 0.0, period_s=0.1)
+    int8 = judged("int8", 0.836, 0.014, map_50=0.996, period_s=0.02)
+    chart = plots.speed_accuracy([exact, int8])
+    axes = axes_of(chart)
+    assert axes.get_ylabel() == "mAP at IoU 0.5 to 0.95 (0 to 1)"
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[0] == "exact  (front)"
+    assert labels[1] == "int8 !  (front)\nloses 1.4 points of mAP@[.5:.95]"
+    assert "loses over 1 point" in labels[3]
+    rings = [line for line in axes.lines if line.get_fillstyle() == "none"]
+    assert [ring.get_xydata().tolist() for ring in rings] == [[[int8.fps, 0.836]]]
+    assert [text.get_text() for text in axes.texts] == ["!"]
+    (stair,) = [line for line in axes.lines if line.get_drawstyle() == "steps-pre"]
+    assert stair.get_xydata().tolist() == [[exact.fps, 0.85], [int8.fps, 0.836]]
+    low, high = axes.get_ylim()
+    assert low < 0.816 < 0.87 < high < 0.9
+    assert "at 0.836 (0.816 to 0.856), on the front, marked: it loses 1.4 points" in chart.alt_text
+    assert "the lab's small models, prepared alike, on 100 drawn" in chart.texts[1].get_text().replace(
+        "\n", " "
+    )
+    assert_legible(chart)
+
+
+def test_who_loses_is_decided_by_the_examination_alone() -> None:
+    just = judged("just", 0.84, 0.0101)
+    assert answers.loses(just) and just.accuracy["loses"]
+    told = made_up_run("told", accuracy={**just.accuracy, "loses": False})
+    assert not answers.loses(told)
+    assert not answers.loses(made_up_run("never examined"))
+    assert not plots.speed_accuracy([told, judged("b", 0.8, 0.0)]).alt_text.count("loses")
+    assert (accuracy.MAP_LOSS, accuracy.NAMES_CHANGED) == (0.01, 0.01)
+    assert "1 point of mAP or 1% of right names" in answers.LOSES_WORDS
+
+
+def test_every_picture_of_a_rung_that_loses_bears_its_mark_and_says_why() -> None:
+    runs = [judged("exact", 0.85, 0.0), judged("int8", 0.836, 0.014)]
+    for name, chart in plots.overview(runs, []):
+        labels = [text.get_text() for text in visible_texts(chart)]
+        assert any(label.startswith("int8 !") for label in labels), name
+        assert answers.LOSES_WORDS in chart.texts[1].get_text().replace("\n", " "), name
+        assert_legible(chart)
+
+
+def test_what_answers_are_worth_is_told_in_cells() -> None:
+    run = judged("int8", 0.836, 0.014)
+    assert answers.precision_told(run) == "0.836! (0.816 to 0.856)"
+    assert answers.names_told(run) == "-"
+    fewer = made_up_run("a", accuracy={"top1": 0.9, "top1_loss": 0.03, "loses": True})
+    assert (answers.precision_told(fewer), answers.names_told(fewer)) == ("-", "90.0%!")
+    assert answers.those_that_lose([fewer, run]).endswith(
+        "(a 3.0% of right names; int8 1.4 points of mAP@[.5:.95])"
+    )
+    assert answers.those_that_lose([judged("exact", 0.85, 0.0)]) == ""
+    loose = made_up_run("b", accuracy={"map_50_loss": 0.02, "map_loss": 0.01, "loses": True})
+    assert answers.loss_told(loose) == "2.0 points of mAP@0.5"
+
+
+def test_it_is_told_on_what_answers_were_judged() -> None:
+    whole = made_up_run(
+        settings={"preparation": {"task": "classify"}}, accuracy={"n_scenes": 466, "top1": 1.0}
+    )
+    photographs = made_up_run(accuracy={"on": "photographs", "n_images": 50, "map": 0.4})
+    assert answers.judged_on([judged("a", 0.8, 0.0), judged("b", 0.8, 0.0), whole, photographs]) == (
+        "the lab's small models, prepared alike, on 100 drawn scenes and 466 objects cut from drawn "
+        "scenes; the same weights on 50 photographs"
+    )
+    assert answers.judged_on([made_up_run()]) == ""
+
+
+def test_speeds_far_apart_stand_on_a_logarithmic_axis_that_says_so() -> None:
+    far = [judged("a", 0.8, 0.0, period_s=0.1), judged("b", 0.8, 0.0, period_s=0.01)]
+    assert axes_of(plots.speed_accuracy(far)).get_xlabel() == "throughput (frames per second, logarithmic)"
+    assert axes_of(plots.speed_accuracy(far[:1])).get_xlabel() == "throughput (frames per second)"
+    wide = [made_up_run("a", period_s=0.2), made_up_run("b", period_s=0.01)]
+    assert "logarithmic" in axes_of(plots.throughput(wide)).get_xlabel()
+    assert "logarithmic" in axes_of(plots.latency(wide)).get_xlabel()
 
 
 def test_speed_accuracy_and_roofline_refuse_what_they_cannot_draw() -> None:
@@ -261,6 +349,53 @@ def test_speed_accuracy_and_roofline_refuse_what_they_cannot_draw() -> None:
     with pytest.raises(UsageError, match="theme"):
         plots.throughput([bare], theme="pink")
     assert [name for name, _ in plots.overview([bare], [])] == ["throughput", "latency", "where_time_goes"]
+
+
+def test_the_figures_of_a_roofline_stand_beside_the_plot_and_its_axis_is_named_rightly() -> None:
+    runs = [made_up_run(f"rung {k}", period_s=0.0101 + 0.002 * k) for k in range(6)]
+    chart = plots.roofline(runs)
+    axes = axes_of(chart)
+    chart.canvas.draw()
+    assert all(text.get_window_extent().x0 > axes.bbox.x1 for text in axes.texts)
+    assert axes.transData.transform((100, 0))[0] < axes.bbox.x1
+    assert "products and convolutions" in axes.get_xlabel()
+    assert "of 1000 GFLOP/s" in chart.alt_text
+    assert_legible(chart)
+
+
+def test_thin_parts_have_no_seam_that_would_hide_them() -> None:
+    latency = made_up_run().latency_s
+    thin = made_up_run(spans_s={"infer": 0.99 * latency, "crop": 0.003 * latency})
+    infer, crop, _ = axes_of(plots.where_time_goes([thin])).patches
+    assert infer.get_linewidth() > 0 == crop.get_linewidth()
+
+
+def test_latency_explains_what_it_draws_and_nothing_else() -> None:
+    told = [text.get_text() for text in axes_of(plots.latency(ladder(2))).get_legend().get_texts()]
+    assert told == ["how many frames", "fastest to slowest", "median", "p90"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_data_colours_are_told_apart(theme: str) -> None:
+    rgb = np.array([mpl.colors.to_rgb(colour) for colour in style.THEMES[theme].colours])
+    apart = np.linalg.norm(rgb[:, None] - rgb[None], axis=2)
+    assert apart[~np.eye(len(rgb), dtype=bool)].min() > 0.25
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_time_against_boxes_has_its_key_outside_the_plot(theme: str) -> None:
+    settings = made_up_run().settings
+    runs = [
+        made_up_run(rung, period_s=0.02 + 0.004 * k * boxes, settings={**settings, "objects": boxes})
+        for k, rung in enumerate(("one by one", "together"))
+        for boxes in (1, 5, 15)
+    ]
+    chart = plots.cost_of_boxes(runs, theme=theme)
+    axes = axes_of(chart)
+    assert_legible(chart)
+    assert axes.get_legend().get_window_extent().y0 >= axes.bbox.y1 - 1
+    assert list(axes.get_xticks()) == [1, 5, 15]
+    assert "together" in chart.alt_text and "ms at 15" in chart.alt_text
 
 
 def test_roofline_shows_the_share_of_the_peak() -> None:
@@ -379,6 +514,8 @@ def test_a_fleet_is_drawn_beside_its_simulation(theme, age):
     assert seen["simulated"] == ([40.0, 45.0, 90.0] if age else [30.0, 60.0, 95.0])
     assert seen["measured, through Ray"] == ([55.0, 121.0] if age else [29.0, 88.0])
     assert ("best single process" in seen) is not age
+    assert_legible(chart)
+    assert axes.get_legend().get_window_extent().y0 >= axes.bbox.y1 - 1
     assert "Measured: " in chart.alt_text and ("ms at 4" if age else "per second at 4") in chart.alt_text
     assert axes.get_ylim()[1] > max(max(values) for values in seen.values())
     alone = fleet_chart([FleetPoint(1, 30.0, 40.0)], single_fps=97.0)

@@ -2,13 +2,17 @@
 
 import json
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import pytest
 
+from labkit.cli.screen import _cells
 from labkit.errors import UsageError
-from labkit.reference import BEGIN, END, block, insert
-from labkit.results import Store
+from labkit.plots import overview
+from labkit.plots.answers import LOSES_WORDS
+from labkit.reference import BEGIN, END, block, insert, main
+from labkit.results import Store, load_export
 
 from records_made_up import made_up_comparison, made_up_run  # isort: skip
 
@@ -20,6 +24,57 @@ RECORDED = sorted(p for p in (ROOT / "results" / "reference").glob("*") if (p / 
 def test_the_readme_says_what_was_recorded():
     readme = (ROOT / "README.md").read_text()
     assert any(insert(readme, block(folder)) == readme for folder in RECORDED)
+
+
+@pytest.mark.parametrize("folder", [f for f in RECORDED if list(f.glob("*.svg"))], ids=lambda f: f.name)
+def test_the_recorded_pictures_say_what_was_recorded(folder):
+    export = load_export(folder)
+    charts = dict(overview(export.runs, export.comparisons))
+    assert (
+        set(charts) == {path.stem for path in folder.glob("*.svg")} == {p.stem for p in folder.glob("*.png")}
+    )
+    for name, chart in charts.items():
+        drawn = (folder / f"{name}.svg").read_text()
+        assert f'<desc id="desc">{escape(chart.alt_text)}</desc>' in drawn, f"{name} is of other rows"
+
+
+def test_a_rung_that_loses_is_marked_as_in_the_terminal(tmp_path):
+    judged = {"map": 0.836, "map_interval": [0.818, 0.853], "map_50": 0.994, "top1": 0.998}
+    runs = [
+        made_up_run("exact", accuracy={**judged, "map_loss": 0.0, "loses": False}),
+        made_up_run("int8", accuracy={**judged, "map_loss": 0.0144, "loses": True}, spread=0.3),
+    ]
+    with Store(tmp_path / "lab.sqlite") as store:
+        for run in runs:
+            store.add_run(run)
+        store.export(tmp_path / "out")
+    lines = block(tmp_path / "out").splitlines()
+    heads, exact, int8 = (
+        [cell.strip() for cell in line.split("|")] for line in (lines[2], lines[4], lines[5])
+    )
+    assert heads[6] == "mAP@[.5:.95]"
+    assert (exact[6], int8[6]) == ("0.836 (0.818 to 0.853)", "0.836! (0.818 to 0.853)")
+    assert (exact[7], int8[7]) == ("99.8%", "99.8%")
+    assert int8[2].endswith("~") and not exact[2].endswith("~")
+    assert lines[7] == f"~: noisy, so doubt it. !: {LOSES_WORDS} (int8 1.4 points of mAP@[.5:.95])."
+    terminal = " ".join(_cells(runs[1]))
+    assert "!" in terminal and "!" not in " ".join(_cells(runs[0]))
+
+
+def test_the_command_draws_and_says_what_is_wrong(tmp_path, capsys):
+    with Store(tmp_path / "lab.sqlite") as store:
+        store.add_run(made_up_run())
+        store.export(tmp_path / "out")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"a {BEGIN} {END} b")
+    assert main([str(tmp_path / "out"), str(readme)]) == 0
+    assert f"| `{made_up_run().rung}` |" in readme.read_text()
+    assert (tmp_path / "out" / "throughput.svg").is_file()
+    assert main([str(tmp_path / "nowhere")]) == 7
+    assert main([str(tmp_path / "out"), str(tmp_path / "none.md")]) == 7
+    assert main([]) == 2
+    told = capsys.readouterr().err
+    assert "usage:" in told and "Traceback" not in told
 
 
 def test_a_block_names_machine_workload_and_every_rung(tmp_path):

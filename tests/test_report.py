@@ -11,20 +11,30 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from records_made_up import MACHINE, made_up_comparison, made_up_run
+from records_made_up import MACHINE, made_up_run
+from records_made_up import made_up_comparison as bare_comparison
 
 from labkit.errors import ResultsError, UsageError
+from labkit.plots.answers import LOSES_WORDS
+from labkit.records import Comparison, Run
 from labkit.report import write_report
 from labkit.report.machines import figure, machines, side_by_side
+from labkit.report.works import groups, newest
 from labkit.results import Prediction, Store, default_path
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=http://example.org/x onerror=alert(2)>"
 
 
+def made_up_comparison(*rungs: str, **other: object) -> Comparison:
+    """A comparison that worked on the same as a made-up run."""
+    same = made_up_run()
+    return bare_comparison(*rungs, **({"settings": same.settings, "source": same.source} | other))
+
+
 class Page(HTMLParser):
     """All tags with their attributes, the text, and whether the tags nest."""
 
-    VOID = {"meta", "img", "source", "br"}  # noqa: RUF012
+    VOID = {"meta", "img", "source", "br", "wbr"}  # noqa: RUF012
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -58,11 +68,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
             HOSTILE,
             n=700,
             spread=0.3,
-            source={"spec": HOSTILE},
             disturbances=("the host <took> 9%",),
             fingerprint=MACHINE | {"note": HOSTILE},
         ),
         made_up_run("tiny", n=3, agreement=None, limit={}),
+        made_up_run("elsewhere", source={"spec": HOSTILE}),
     ]
     comparisons = [made_up_comparison("plain", HOSTILE), made_up_comparison("plain", "b", agrees=False)]
     path = write_report(runs, comparisons, tmp_path_factory.mktemp("report") / "deep" / "report.html")
@@ -98,22 +108,24 @@ def test_every_sentence_and_doubt_is_there(page: Page) -> None:
 
 def test_the_table_tells_the_figures_of_each_run(page: Page) -> None:
     rows = re.findall(r"<tr>(.*?)</tr>", page.raw, re.S)[1:]
-    cells = [re.findall(r"<td>(.*?)</td>", row, re.S) for row in rows]
-    plain, hostile, tiny = cells
+    cells = [re.findall(r"<td>(.*?)</td>", row, re.S) for row in rows if "<td>" in row]
+    plain, hostile, tiny, elsewhere = cells
     run = page.runs[0]
-    assert plain[2] == f"{run.fps:.1f}"
-    assert plain[3] == "{:.1f} to {:.1f}".format(*run.fps_interval)
-    assert plain[4:7] == [f"{run.percentile_ms(50):.1f}", f"{run.percentile_ms(90):.1f}", "-"]
-    assert plain[7] == "100.0%"
-    assert hostile[6] == f"{page.runs[1].percentile_ms(99):.1f}"
+    assert plain[1] == "{:.1f}<small>{:.1f} to {:.1f}</small>".format(run.fps, *run.fps_interval)
+    assert plain[2:5] == [f"{run.percentile_ms(50):.1f}", f"{run.percentile_ms(90):.1f}", "-"]
+    assert plain[5] == "100.0%"
+    assert plain[-1] == ""  # what all runs share is told once, below
+    assert hostile[4] == f"{page.runs[1].percentile_ms(99):.1f}"
     assert "noisy" in hostile[-1]
-    assert tiny[3] == "too few frames"
-    assert tiny[7:9] == ["-", "-"]
+    assert "too few frames" in tiny[1]
+    assert tiny[5:9] == ["-", "-", "-", "-"]
+    assert elsewhere[1].startswith(f"{page.runs[3].fps:.1f}")
+    assert page.text.count("All of these: closed, random weights.") == 2
 
 
 def test_each_plot_is_there_for_light_and_dark_with_words(page: Page) -> None:
     images, sources = page.all("img"), page.all("source")
-    assert len(images) == len(sources) == 6
+    assert len(images) == len(sources) == 6 + 4  # what was seen elsewhere has pictures of its own
     for image, source in zip(images, sources, strict=True):
         assert len(image["alt"] or "") > 40
         assert source["media"] == "(prefers-color-scheme: dark)"
@@ -122,6 +134,66 @@ def test_each_plot_is_there_for_light_and_dark_with_words(page: Page) -> None:
             assert ET.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
         assert image["src"] != source["srcset"]
     assert "prefers-color-scheme: dark" in page.raw.split("</style>")[0]
+
+
+def test_a_rung_that_loses_is_marked_and_the_mark_is_explained(tmp_path: Path) -> None:
+    judged = {"map": 0.836, "map_interval": [0.818, 0.853], "map_loss": 0.014, "top1": 0.9, "n_scenes": 100}
+    runs = [
+        made_up_run("exact", accuracy={**judged, "map_loss": 0.0, "loses": False}),
+        made_up_run("int8_cpu", accuracy={**judged, "loses": True}),
+    ]
+    text = write_report(runs, [], tmp_path / "a.html").read_text()
+    page = Page(text)
+    assert '<b class="doubt">0.836!</b><small>0.818 to 0.853</small>' in text
+    assert text.count("0.836!") == 1
+    assert f"!: {LOSES_WORDS} (int8_cpu 1.4 points of mAP@[.5:.95])." in page.text
+    assert "the lab's small models, prepared alike, on 100 drawn scenes." in page.text
+    other = made_up_run("int8_cpu", fingerprint=OTHER, accuracy={**judged, "loses": True})
+    beside = write_report([*runs, other], [], tmp_path / "b.html").read_text()
+    section = beside.split("Machines side by side")[1].split("Runs on A")[0]
+    assert section.count(f"{other.fps:.1f}!<small>") == 2
+    assert LOSES_WORDS in section
+
+
+def test_unlike_work_never_stands_in_one_table_or_picture(tmp_path: Path) -> None:
+    five, more = ({**made_up_run().settings, "objects": boxes} for boxes in (5, 15))
+    here = made_up_run("plain", settings=five)
+    clip = made_up_run("plain", settings=five, source={"spec": "clip.mp4"}, period_s=0.05)
+    steps = [made_up_comparison("plain", "b", ratio=r, settings=s) for r, s in ((1.3, five), (2.0, more))]
+    page = Page(write_report([here, clip], steps, tmp_path / "a.html").read_text())
+    for words in (
+        "Runs: scenes 640x480, 5 boxes; full models, random weights; closed",
+        "Runs: clip.mp4 640x480, 5 boxes; full models, random weights; closed",
+        "Gains: scenes 640x480, 5 boxes; full",
+        "Gains: scenes 640x480, 15 boxes; full",
+    ):
+        assert words in page.text.replace("\n", " ")
+    throughputs = [image["alt"] for image in page.all("img") if "Throughput in" in (image["alt"] or "")]
+    assert [alt.count("plain") for alt in throughputs] == [1, 1]
+
+
+def test_what_names_whole_frames_stands_with_any_number_of_boxes() -> None:
+    def of(rung: str, task: str, objects: int) -> Run:
+        settings = {**made_up_run().settings, "objects": objects, "preparation": {"task": task}}
+        return made_up_run(rung, settings=settings)
+
+    runs = [of("name", "classify", 1), of("find", "detect", 5), of("name", "classify", 1)]
+    pair = made_up_comparison("other", "name", settings={**made_up_run().settings, "objects": 1})
+    (group,) = groups([*runs, pair])
+    assert (group.work.objects, len(group.runs), group.comparisons) == (5, 3, [pair])
+    one, more = groups([*runs, of("find", "detect", 15)])
+    assert (one.work.objects, more.work.objects) == (5, 15)
+    assert [run.rung for run in more.runs] == ["find"]
+
+
+def test_the_newest_of_each_work_is_kept_and_a_camera_is_one_work() -> None:
+    live = [
+        made_up_run("a", source={"spec": "webcam:0", "sha256": str(k), "live": True}, created=f"2026-01-0{k}")
+        for k in (2, 1)
+    ]
+    file = made_up_run("a", created="2025-01-01")
+    pair, later = (made_up_comparison("a", "b", created=day) for day in ("2025-01-01", "2025-01-02"))
+    assert newest([*live, file, later, pair]) == [file, later, live[0]]
 
 
 def test_the_fingerprint_is_there(page: Page) -> None:

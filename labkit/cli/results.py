@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -91,8 +91,9 @@ def report(
     if not runs:
         raise ResultsError("there are no results yet; run: labkit bench --quick")
     order = {rung.name: place for place, rung in enumerate(LADDER)}
-    newest_runs = _newest(runs, lambda run: (run.rung, run.scenario))
-    newest_comparisons = _newest(comparisons, lambda comparison: (comparison.a, comparison.b))
+    latest = _newest([*runs, *comparisons])
+    newest_runs = [record for record in latest if isinstance(record, Run)]
+    newest_comparisons = [record for record in latest if isinstance(record, Comparison)]
     newest_runs.sort(key=lambda run: order.get(run.rung, len(order)))
     name = "machines.html" if folders else "report.html"
     path = output or default_path().parent / name
@@ -110,14 +111,9 @@ def _exported(folders: Sequence[Path]) -> tuple[list[Run], list[Comparison]]:
     )
 
 
-def _newest(
-    records: Sequence[Run] | Sequence[Comparison], key: Callable[[Any], tuple[str, str]]
-) -> list[Any]:
-    """The last record of each key, on each kind of machine."""
+def _newest(records: Sequence[Run | Comparison]) -> list[Run | Comparison]:
+    """The last record of each rung or pair of rungs at each work, on each kind of machine."""
     from labkit.report.machines import machines
+    from labkit.report.works import newest
 
-    found: dict[tuple[str, ...], Any] = {}
-    for machine in machines(records):
-        for record in sorted(machine.records, key=lambda each: (each.created, each.id or 0)):
-            found[machine.letter, *key(record)] = record
-    return list(found.values())
+    return [record for machine in machines(records) for record in newest(machine.records)]

@@ -1,12 +1,13 @@
 """Results as figures: each function takes records and returns a figure with its alt text."""
 
+from labkit.plots.answers import accuracy_of
 from labkit.plots.boxes import cost_of_boxes
 from labkit.plots.gains import compare_two, waterfall
 from labkit.plots.parts import latency, throughput, where_time_goes
 from labkit.plots.saving import overview, save, save_all, svg_text
 from labkit.plots.style import Chart
 from labkit.plots.timeline import timeline
-from labkit.plots.tradeoffs import accuracy_of, roofline, speed_accuracy
+from labkit.plots.tradeoffs import roofline, speed_accuracy
 
 __all__ = [
     "Chart",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from labkit.plots.style import Chart, drawing, number
+from labkit.plots.style import Chart, drawing, legend_above, number
 from labkit.records import Run
 
 MARKERS = "os^Dv*"
@@ -14,8 +14,7 @@ MARKERS = "os^Dv*"
 
 def cost_of_boxes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
     """Milliseconds per frame against the number of boxes that are named, one line per rung."""
-    with drawing("Time per frame against boxes per frame", 6, theme, runs) as (chart, axes, look):
-        del look
+    with drawing("Time per frame against boxes per frame", 6, theme, runs) as (chart, axes, _):
         words = []
         for i, rung in enumerate(dict.fromkeys(run.rung for run in runs)):
             own = sorted((run for run in runs if run.rung == rung), key=lambda run: run.settings["objects"])
@@ -30,11 +29,13 @@ def cost_of_boxes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
             words.append(
                 f"{rung} " + ", ".join(f"{number(t)} ms at {b}" for b, t in zip(boxes, ms, strict=True))
             )
-        axes.set_xlabel("boxes named per frame")
+        axes.set_xlabel("boxes named per frame (number)")
         axes.set_ylabel("time per frame (ms)")
+        axes.set_xticks(sorted({run.settings["objects"] for run in runs}))
         axes.set_ylim(bottom=0)
-        axes.legend(loc="upper left", frameon=False)
-        chart.alt_text = "Time per frame against boxes per frame: " + "; ".join(words)
+        axes.grid(axis="y")
+        legend_above(axes, columns=3)
+        chart.alt_text = "Time per frame against boxes per frame: " + "; ".join(words) + "."
     return chart
 
 

@@ -50,7 +50,7 @@ def forecasts(calibration: Calibration, *, theme: str = "light") -> Chart:
         plain_log_ticks(axes.xaxis, low, high, "x")
         set_rows(axes, [_label(one.question) for one in outcomes])
         axes.tick_params(axis="y", labelsize=8)
-        axes.set_xlabel("ratio (times)")
+        axes.set_xlabel("ratio (times, logarithmic)")
         legend_above(axes, _legend(look))
         chart.alt_text = f"{calibration.sentence} " + "; ".join(_words(one) for one in outcomes) + "."
     return chart

@@ -157,7 +157,7 @@ def waterfall(comparisons: Sequence[Comparison], *, runs: Sequence[Run] = (), th
         plain_log_ticks(axes.xaxis, *axes.get_xlim(), unit="x")
         set_rows(axes, [wrapped(c.b) + "\n" + shortened("vs " + c.a, 34) for c in comparisons])
         axes.tick_params(axis="y", labelsize=8)
-        axes.set_xlabel("speed, relative to the first rung of a chain (times)")
+        axes.set_xlabel("speed, relative to the first rung of a chain (times, logarithmic)")
         legend_above(axes, _legend(look, comparisons, any(bar.mark(furthest) for bar in bars)), columns=3)
         chart.alt_text = "Gains: " + " ".join(bar.sentence for bar in bars)
     return chart
@@ -250,8 +250,9 @@ def _step(axes: Axes, row: int, bar: _Bar, furthest: float, look: Theme) -> None
         axes.plot([mark, mark], [row - 0.36, row + 0.36], **_ceiling_look(look))
     words_at = max(bar.start, high, mark or 0.0)
     axes.annotate(
-        bar.words(furthest), (words_at, row), (6, 0), textcoords="offset points", va="center", fontsize=8.5
-    )
+        bar.words(furthest), (words_at, row), (6, 0), textcoords="offset points", va="center", fontsize=8.5,
+        bbox={"facecolor": look.paper, "edgecolor": "none", "pad": 0.8},  # the grid does not cross figures
+    )  # fmt: skip
 
 
 def _colour(comparison: Comparison, look: Theme) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from labkit.plots.style import (
     Chart,
@@ -22,6 +23,7 @@ from labkit.plots.style import (
 )
 from labkit.records import Run
 
+THINNEST = 150  # parts of the plot's width: from here on a part has a seam of its own
 PERCENTILES = ((50, "o", "median"), (90, "^", "p90"), (99, "s", "p99"))
 
 
@@ -39,7 +41,8 @@ def throughput(runs: Sequence[Run], *, theme: str = "light") -> Chart:
             )
         _room_to_the_right(axes, max(ends), 1.12)
         set_rows(axes, row_labels(runs))
-        axes.set_xlabel("throughput (frames per second)")
+        logarithmic = ", logarithmic" if axes.get_xscale() == "log" else ""
+        axes.set_xlabel(f"throughput (frames per second{logarithmic})")
         chart.alt_text = "Throughput in frames per second: " + _list(
             f"{run.rung} {number(run.fps)} (95% interval {' to '.join(map(number, run.fps_interval))})"
             for run in runs
@@ -48,7 +51,11 @@ def throughput(runs: Sequence[Run], *, theme: str = "light") -> Chart:
 
 
 def latency(runs: Sequence[Run], *, theme: str = "light") -> Chart:
-    """How latency spreads over the frames of each run, with median, p90 and p99 where told."""
+    """How latency spreads over the frames of each run, with median, p90 and p99 where told.
+
+    A ridge says how many frames took about so long; the line through it goes from the fastest frame
+    to the slowest.
+    """
     runs = [run for run in runs if run.n_frames]
     with drawing("Latency per frame", 1.25 * len(runs), theme, runs) as (chart, axes, look):
         if wide_range([float(value) for run in runs for value in (run.latency_s.min(), run.latency_s.max())]):
@@ -65,9 +72,8 @@ def latency(runs: Sequence[Run], *, theme: str = "light") -> Chart:
             plain_log_ticks(axes.xaxis, *axes.get_xlim())
         else:
             axes.set_xlim(left=0)
-        axes.set_xlabel("latency (ms)")
-        marks = [Line2D([], [], ls="", marker=m, color=look.ink, label=name) for _, m, name in PERCENTILES]
-        legend_above(axes, marks)
+        axes.set_xlabel(f"latency (ms{', logarithmic' if axes.get_xscale() == 'log' else ''})")
+        legend_above(axes, _latency_key(runs, look), columns=5)
         chart.alt_text = "Latency per frame in milliseconds: " + _list(
             f"{run.rung} " + ", ".join(f"{name} {_ms(run.percentile_ms(q))}" for q, _, name in PERCENTILES)
             for run in runs
@@ -83,9 +89,11 @@ def where_time_goes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
     """
     runs = [run for run in runs if run.n_frames]
     names = list(dict.fromkeys(name for run in runs for name in run.spans_s))
-    with drawing("Where a frame's time goes", len(runs) + 0.8, theme, runs) as (chart, axes, look):
+    notes = ["other: in no span, such as waiting for other frames"]
+    with drawing("Where a frame's time goes", len(runs) + 0.8, theme, runs, notes) as (chart, axes, look):
         parts = np.array([[_mean_ms(run, name) for name in names] + [_rest_ms(run)] for run in runs])
         left = np.zeros(len(runs))
+        seam = parts.sum(axis=1).max() / THINNEST  # seams would hide thinner parts
         for column, name in enumerate([*names, "other"]):
             other = column == len(names)
             axes.barh(
@@ -93,7 +101,7 @@ def where_time_goes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
                 label=plain(f" {name}" if name.startswith("_") else name),  # a leading underscore hides
                 color=look.grid if other else look.colours[column % len(look.colours)],
                 hatch="//" if not other and column >= len(look.colours) else None,
-                edgecolor=look.paper, linewidth=0.8,
+                edgecolor=look.paper, linewidth=np.where(parts[:, column] > seam, 0.8, 0.0),
             )  # fmt: skip
             left += parts[:, column]
         for row, total in enumerate(left):
@@ -110,6 +118,16 @@ def where_time_goes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
             for run, row in zip(runs, parts, strict=True)
         )
     return chart
+
+
+def _latency_key(runs: Sequence[Run], look: Theme) -> list[Line2D | Patch]:
+    """What ridge and line mean, and the percentiles that at least one run tells."""
+    told = [one for one in PERCENTILES if any(run.percentile_ms(one[0]) is not None for run in runs)]
+    return [
+        Patch(color=look.colours[0], alpha=0.45, linewidth=0, label="how many frames"),
+        Line2D([], [], color=look.colours[0], linewidth=1, label="fastest to slowest"),
+        *(Line2D([], [], ls="", marker=marker, color=look.ink, label=name) for _, marker, name in told),
+    ]
 
 
 def _interval_row(axes: Axes, row: int, run: Run, look: Theme) -> float:
@@ -134,7 +152,7 @@ def _room_to_the_right(axes: Axes, end: float, share: float) -> None:
 
 
 def _ridge(axes: Axes, row: int, values_ms: np.ndarray, look: Theme) -> None:
-    """The distribution as a symmetric ridge over the row, each frame beyond it as a dot."""
+    """The distribution as a symmetric ridge over the row; few frames as a stroke each."""
     log = axes.get_xscale() == "log"
     scaled = np.log10(values_ms) if log else values_ms
     low, high = scaled.min(), scaled.max()

@@ -38,7 +38,8 @@ def robustness(
         f"{getattr(row, metric)} {_noise(row.noise)}" for row in rows if row.change not in changes
     )
     scenes = f"{rows[0].n_scenes} drawn scenes that training never saw"
-    caption = [f"{rows[0].change}: {NAMES[metric]} is {zero}", scenes, "the lab's small models"]
+    scale = "axis even up to 2 points, logarithmic beyond"
+    caption = [f"{rows[0].change}: {NAMES[metric]} is {zero}", scenes, "the lab's small models", scale]
     caption += [about] if about else []
     title = "What a change costs in accuracy, with 95% intervals"
     with sheet(title, 1.3 * len(changes), theme, as_caption(caption)) as (chart, axes, look):

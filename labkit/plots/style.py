@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from labkit.errors import UsageError
+from labkit.plots.answers import LOSES, LOSES_WORDS, loses
 from labkit.records import Comparison, Run
 
 ThemeName = Literal["light", "dark"]
@@ -49,7 +50,11 @@ class Theme:
 THEMES = {
     "light": Theme("#FFFFFF", "#1A1A1A", "#5F6368", "#DADCE0", OKABE_ITO),
     "dark": Theme(
-        "#16181C", "#E8EAED", "#A6ABB2", "#3C4043", (OKABE_ITO[4], *OKABE_ITO[1:4], "#3D9BE0", *OKABE_ITO[5:])
+        "#16181C",
+        "#E8EAED",
+        "#A6ABB2",
+        "#3C4043",
+        (OKABE_ITO[4], *OKABE_ITO[1:4], OKABE_ITO[0], *OKABE_ITO[5:]),
     ),
 }
 
@@ -88,12 +93,12 @@ def theme_named(name: str) -> Theme:
 
 @contextmanager
 def drawing(
-    title: str, rows: float, theme: str, records: Sequence[Run | Comparison]
+    title: str, rows: float, theme: str, records: Sequence[Run | Comparison], notes: Sequence[str] = ()
 ) -> Iterator[tuple[Chart, Axes, Theme]]:
-    """A sheet about some results, with what they were measured on in its caption."""
+    """A sheet about some results, with what they were measured on in its caption, and notes after it."""
     if not records:
         raise UsageError(f"there is nothing to draw for {title!r}: no results were given")
-    with sheet(title, rows, theme, caption_of(records)) as parts:
+    with sheet(title, rows, theme, caption_of(records, notes)) as parts:
         yield parts
 
 
@@ -125,8 +130,8 @@ def as_caption(parts: Sequence[str]) -> str:
     return "\n".join(textwrap.wrap("; ".join(map(plain, parts)), CAPTION_CHARACTERS, break_long_words=True))
 
 
-def caption_of(records: Sequence[Run | Comparison]) -> str:
-    """Weights, scenario, source and machine of what is drawn, wrapped; nothing is left out."""
+def caption_of(records: Sequence[Run | Comparison], notes: Sequence[str] = ()) -> str:
+    """Weights, scenario, source and machine of what is drawn, then notes, wrapped; nothing is left out."""
     first = records[0]
     weights = sorted({str(record.settings.get("weights", "unknown")) for record in records})
     parts = [" and ".join(weights) + " weights"]
@@ -145,8 +150,10 @@ def caption_of(records: Sequence[Run | Comparison]) -> str:
     )
     parts.append(" and ".join(sorted({plain(record.machine) for record in records})))
     if any(isinstance(record, Run) and record.noisy for record in records):
-        parts.append("hollow or ~: noisy")
-    return as_caption(parts)
+        parts.append("~ (hollow or pale): noisy")
+    if any(isinstance(record, Run) and loses(record) for record in records):
+        parts.append(f"{LOSES}: {LOSES_WORDS}")
+    return as_caption([*parts, *notes])
 
 
 def plain(text: str) -> str:
@@ -155,12 +162,13 @@ def plain(text: str) -> str:
 
 
 def row_labels(runs: Sequence[Run]) -> list[str]:
-    """One label per run, wrapped; with the run's number or place where a rung comes twice."""
+    """One label per run, wrapped: name, number or place where a rung comes twice, signs of doubt."""
     seen = Counter(run.rung for run in runs)
     labels = []
     for place, run in enumerate(runs, 1):
         mark = f" #{run.id or place}" if seen[run.rung] > 1 else ""
-        labels.append(wrapped(f"{run.rung}{mark}{' ~' if run.noisy else ''}"))
+        signs = f"{' ~' if run.noisy else ''}{f' {LOSES}' if loses(run) else ''}"
+        labels.append(wrapped(f"{run.rung}{mark}{signs}"))
     return labels
 
 
@@ -198,10 +206,19 @@ def number(value: float) -> str:
     return f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
 
 
-def wide_range(values: Sequence[float]) -> bool:
+def wide_range(values: Sequence[float], factor: float = 15) -> bool:
     """Whether values differ so much that only a logarithmic axis shows them all."""
     positive = [value for value in values if value > 0 and np.isfinite(value)]
-    return len(positive) == len(values) > 1 and max(positive) > 15 * min(positive)
+    return len(positive) == len(values) > 1 and max(positive) > factor * min(positive)
+
+
+def log_speed(axes: Axes) -> None:
+    """Makes the axis of what is drawn a logarithmic one of throughput, and says so."""
+    axes.set_xscale("log")
+    axes.set_xlabel("throughput (frames per second, logarithmic)")
+    low, high = axes.get_xlim()
+    plain_log_ticks(axes.xaxis, low, high)
+    axes.set_xlim(low, high)
 
 
 def plain_log_ticks(axis: Axis, low: float, high: float, unit: str = "") -> None:

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from labkit.records import Comparison, Run
-
-Record = Run | Comparison
+from labkit.records import Run
+from labkit.report.works import Record, Work, work_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +59,7 @@ class Figure:
         interval: 95% interval of `fps`; of several runs from the lowest bound to the highest.
             None where there were too few frames to tell.
         agreement: with the reference rung, the lowest of all runs; None if it was not measured.
+        loses: whether any of them was found to lose too much against its reference.
         noisy: whether there is a doubt about any of them.
     """
 
@@ -67,34 +67,8 @@ class Figure:
     fps: float
     interval: tuple[float, float] | None
     agreement: float | None
+    loses: bool
     noisy: bool
-
-
-@dataclass(frozen=True)
-class Work:
-    """What must be the same for two speeds to stand in one row."""
-
-    rung: str
-    size: tuple[int, ...]
-    objects: int | None
-    source: str
-    source_sha256: str
-    model_set: str
-    weights: str
-    weights_sha256: str
-    scenario: str
-    paced_fps: float | None
-    quick: bool
-
-    @property
-    def words(self) -> str:
-        """All but the rung's name, for people."""
-        size = "x".join(str(side) for side in self.size) or "unknown size"
-        boxes = "" if self.objects is None else f", {self.objects} boxes" if self.objects != 1 else ", 1 box"
-        rate = f" at {self.paced_fps:g} FPS" if self.paced_fps else ""
-        quick = ", quick" if self.quick else ""
-        models = f"{self.model_set} models, {self.weights} weights"
-        return f"{self.source} {size}{boxes}; {models}; {self.scenario}{rate}{quick}"
 
 
 def machines(records: Iterable[Record]) -> list[Machine]:
@@ -117,26 +91,10 @@ def machines(records: Iterable[Record]) -> list[Machine]:
     return found
 
 
-def work_of(run: Run) -> Work:
-    """What a run did, so that the same work is found elsewhere."""
-    settings, source = run.settings, run.source
-    return Work(
-        rung=run.rung,
-        size=tuple(settings.get("size") or ()),
-        objects=settings.get("objects"),
-        source=str(source.get("spec", "unknown")),
-        source_sha256=str(source.get("sha256")),
-        model_set=str(settings.get("model_set", "unknown")),
-        weights=str(settings.get("weights", "unknown")),
-        weights_sha256=repr(sorted((settings.get("weights_sha256") or {}).items())),
-        scenario=run.scenario,
-        paced_fps=settings.get("paced_fps"),
-        quick=run.quick,
-    )
-
-
 def figure(runs: Sequence[Run]) -> Figure:
     """One figure of one or more runs of the same work on the same machine."""
+    from labkit.plots.answers import loses  # brings matplotlib, which a list of machines does without
+
     lows, highs = zip(*(run.fps_interval for run in runs), strict=True)
     known = bool(np.isfinite(highs).all())
     agreements = [run.fidelity.agreement for run in runs if run.fidelity is not None]
@@ -145,6 +103,7 @@ def figure(runs: Sequence[Run]) -> Figure:
         fps=median(run.fps for run in runs),
         interval=(float(min(lows)), float(max(highs))) if known else None,
         agreement=min(agreements, default=None),
+        loses=any(loses(run) for run in runs),
         noisy=any(run.noisy for run in runs),
     )
 

@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-
-import numpy as np
 
 from labkit import __version__
 from labkit.errors import UsageError
 from labkit.files import write_whole
 from labkit.forecasts import Calibration, Noted, calibration
 from labkit.records import Comparison, Run
-from labkit.report.machines import Figure, Machine, Work, machines, side_by_side, what_differs
+from labkit.report.machines import Machine, machines, side_by_side, what_differs
+from labkit.report.tables import machines_table, runs_table
+from labkit.report.works import Group, groups
 
 MAX_MACHINES = 6
 """Columns that still fit side by side; of more, those with the newest records stay."""
-
-COLUMNS = (
-    ("Rung", "what was measured"),
-    ("Stage", "the notebook that tells its story"),
-    ("FPS", "frames / wall time of the timed part"),
-    ("95% interval", "of FPS"),
-    ("p50 ms", "median latency"),
-    ("p90 ms", "from 64 frames on"),
-    ("p99 ms", "from 662 frames on"),
-    ("Agreement", "detections shared with the reference rung"),
-    ("Of limit", "arithmetic per second over the machine's measured peak"),
-    ("Peak MiB", "largest memory of the measuring process"),
-    ("Start-up s", "from an empty process to the first frame"),
-    ("Frames", "processed; dropped and failed ones beside it"),
-    ("Notes", "scenario, weights, doubts"),
-)
 
 STYLE = """
 :root { color-scheme: light dark;
@@ -46,18 +30,24 @@ body { margin: 0 auto; max-width: 72rem; padding: 1.5rem; background: var(--pape
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
 p.lead, figcaption, footer { color: var(--faint); font-size: .9rem; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; --edge: no-repeat local; --shade: no-repeat scroll;
+  background: linear-gradient(to right, var(--paper) 40%, transparent) left / 3rem 100% var(--edge),
+    linear-gradient(to left, var(--paper) 40%, transparent) right / 3rem 100% var(--edge),
+    linear-gradient(to right, var(--line), transparent) left / 1rem 100% var(--shade),
+    linear-gradient(to left, var(--line), transparent) right / 1rem 100% var(--shade); }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums;
   overflow-wrap: normal; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+th:first-child, th:last-child, td:last-child { text-align: left; }
 td { white-space: nowrap; }
-td:first-child { min-width: 11rem; max-width: 18rem; overflow-wrap: anywhere; white-space: normal; }
-td:last-child { min-width: 12rem; white-space: normal; }
+tbody th { font-weight: 600; min-width: 9rem; max-width: 18rem; overflow-wrap: anywhere;
+  position: sticky; left: 0; background: var(--paper); }
+td:last-child { min-width: 5rem; white-space: normal; }
 figure { margin: 1.5rem 0; } img { width: min(100%, 60rem); height: auto; }
 .doubt { color: var(--doubt); }
 .machines th, .machines td { text-align: right; min-width: 6rem; white-space: nowrap; }
-.machines th:first-child, .machines td:first-child { text-align: left; min-width: 10rem; max-width: 26rem;
+thead th:last-child { min-width: 0; }
+.machines th:first-child { text-align: left; min-width: 10rem; max-width: 26rem;
   white-space: normal; }
 small { display: block; color: var(--faint); font-weight: normal; }
 pre { overflow-x: auto; border: 1px solid var(--line); padding: .75rem; font-size: .8rem; }
@@ -74,7 +64,7 @@ def write_report(
 ) -> Path:
     """Writes the page: machines side by side, sentences, table, doubts, plots with alt text.
 
-    Results of unlike machines or software stand in sections of their own.
+    Results of unlike machines or software, and of unlike work, stand in sections of their own.
 
     Args:
         runs: in the order in which the tables show them.
@@ -125,16 +115,23 @@ def _newest(there: Sequence[Machine]) -> list[Machine]:
 
 
 def _sections_of(machine: Machine, shown: set[int], *, alone: bool) -> str:
-    """What one machine measured; its letter stands in the headings unless it is the only one."""
-    runs = [run for run in machine.runs if id(run) in shown]
-    comparisons = [c for c in machine.records if isinstance(c, Comparison) and id(c) in shown]
+    """What one machine measured, each work by itself; headings say where and what if there are several."""
+    found = groups([record for record in machine.records if id(record) in shown])
     on = "" if alone else f" on {machine.letter}"
     return "".join(
+        _sections_about(group, on if len(found) == 1 else f"{on}: {escape(group.work.words)}")
+        for group in found
+    )
+
+
+def _sections_about(group: Group, where: str) -> str:
+    runs, comparisons = group.runs, group.comparisons
+    return "".join(
         (
-            _section(f"Gains{on}", _sentences(comparisons)) if comparisons else "",
-            _section(f"Runs{on}", _table(runs)) if runs else "",
-            _section(f"Doubts{on}", _doubts(runs, comparisons)),
-            _section(f"Plots{on}", _plots(runs, comparisons)),
+            _section(f"Gains{where}", _sentences(comparisons)) if comparisons else "",
+            _section(f"Runs{where}", runs_table(runs)) if runs else "",
+            _section(f"Doubts{where}", _doubts(runs, comparisons)),
+            _section(f"Plots{where}", _plots(runs, comparisons)),
         )
     )
 
@@ -154,29 +151,7 @@ def _side_by_side(there: Sequence[Machine], total: int) -> str:
     rows = side_by_side(there)
     if not rows:
         return f"{listed}<p>No work has been measured on more than one of them.</p>"
-    return f"{intro}{listed}{_machines_table(there, rows)}"
-
-
-def _machines_table(there: Sequence[Machine], rows: Sequence[tuple[Work, Mapping[str, Figure]]]) -> str:
-    having = [machine for machine in there if any(machine.letter in cells for _, cells in rows)]
-    head = "".join(f'<th scope="col">{machine.letter}</th>' for machine in having)
-    body = "".join(
-        f'<tr><th scope="row">{escape(work.rung)}<small>{escape(work.words)}</small></th>'
-        f"{''.join(_figure_cell(cells.get(machine.letter)) for machine in having)}</tr>\n"
-        for work, cells in rows
-    )
-    table = f'<table class="machines">\n<thead><tr><th scope="col">Rung</th>{head}</tr></thead>'
-    return f'<div class="wide" tabindex="0">{table}\n<tbody>{body}</tbody></table></div>'
-
-
-def _figure_cell(figure: Figure | None) -> str:
-    if figure is None:
-        return "<td>-</td>"
-    low_high = "too few frames" if figure.interval is None else " to ".join(map(_number, figure.interval))
-    notes = [f"n = {figure.n}"] if figure.n > 1 else []
-    notes += [] if figure.agreement is None else [f"agrees {figure.agreement:.0%}"]
-    notes += ["noisy"] if figure.noisy else []
-    return f"<td>{_number(figure.fps)}<small>{low_high}</small><small>{', '.join(notes)}</small></td>"
+    return f"{intro}{listed}{machines_table(there, rows)}"
 
 
 def _lead(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
@@ -203,36 +178,6 @@ def _section(title: str, body: str) -> str:
 def _sentences(comparisons: Iterable[Comparison]) -> str:
     lines = (f"<li>{escape(c.sentence)}{' (quick)' if c.quick else ''}</li>" for c in comparisons)
     return f"<p>Each pair was measured in turns on the same frames.</p>\n<ul>\n{''.join(lines)}</ul>"
-
-
-def _table(runs: Iterable[Run]) -> str:
-    head = "".join(f'<th scope="col" title="{escape(about)}">{name}</th>' for name, about in COLUMNS)
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(run))}</tr>\n" for run in runs
-    )
-    table = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table>"
-    return f'<div class="wide" tabindex="0">{table}</div>'
-
-
-def _cells(run: Run) -> tuple[str, ...]:
-    low, high = run.fps_interval
-    notes = [run.scenario, f"{run.settings.get('weights', 'unknown')} weights"]
-    notes += ["quick"] if run.quick else []
-    notes += ["noisy, see below"] if run.noisy else []
-    lost = [f"{n} {what}" for n, what in ((run.dropped, "dropped"), (run.failed, "failed")) if n]
-    return (
-        run.rung,
-        str(run.stage),
-        _number(run.fps),
-        f"{_number(low)} to {_number(high)}" if np.isfinite(high) else "too few frames",
-        *(_number(run.percentile_ms(q)) for q in (50, 90, 99)),
-        "-" if run.fidelity is None else f"{run.fidelity.agreement:.1%}",
-        "-" if run.share_of_limit is None else f"{run.share_of_limit:.1%}",
-        _number(run.peak_bytes / 2**20),
-        _number(run.startup_s),
-        "; ".join([str(run.n_frames), *lost]),
-        "; ".join(notes),
-    )
 
 
 def _doubts(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
@@ -290,9 +235,3 @@ def _fingerprints(there: Sequence[Machine]) -> str:
 
 def _data(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
