@@ -3,7 +3,7 @@
     python -m labkit.accuracy_story --out results/reference/accuracy
 
 judges every change on clean and on noisy scenes, and writes table, picture and fingerprint; that
-takes minutes.
+takes minutes. With --redraw it only draws the picture of the table that lies there.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 SIZE: Size = (640, 480)
 NOISES = (0.0, 15.0, 30.0)
 TABLE = "accuracy.csv"
+MARK = "fingerprint.json"
 RECORDED = "reference/accuracy"
 PROJECT = Path(__file__).parents[1]
 AS_IT_IS = "as it is"
@@ -176,17 +177,28 @@ def recorded(folder: Path | None = None) -> list[Judged]:
 def write(rows: Sequence[Judged], folder: Path) -> list[Path]:
     """Writes table, picture, and the fingerprint of machine and software; returns the files."""
     from labkit.measure import fingerprint
+
+    text = json.dumps(fingerprint(), indent=2, default=str, ensure_ascii=False)
+    written = [write_whole(folder / TABLE, to_csv(rows)), write_whole(folder / MARK, text + "\n")]
+    return [*written, *redraw(folder)]
+
+
+def redraw(folder: Path) -> list[Path]:
+    """Draws the picture of the table and fingerprint that lie in a folder; returns the files.
+
+    Raises:
+        ResultsError: one of the two is not there, or is something else.
+    """
     from labkit.plots import save
     from labkit.plots.robustness import robustness
 
-    mark = fingerprint()
+    rows = recorded(folder)
+    try:
+        mark = json.loads((folder / MARK).read_text())
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{folder / MARK} does not say on what was judged ({error})") from error
     about = f"{mark.get('cpu')}, {mark.get('cores')} cores"
-    text = json.dumps(mark, indent=2, default=str, ensure_ascii=False)
-    return [
-        write_whole(folder / TABLE, to_csv(rows)),
-        *save(robustness(rows, about=about), folder / "accuracy"),
-        write_whole(folder / "fingerprint.json", text + "\n"),
-    ]
+    return save(robustness(rows, about=about), folder / "accuracy")
 
 
 def _chosen(names: Sequence[str] | None) -> list[Change]:
@@ -257,8 +269,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=default_path().parent / "accuracy", help="folder")
     parser.add_argument("--scenes", type=int, default=accuracy.FULL_SCENES, help="per strength of noise")
+    parser.add_argument("--redraw", action="store_true", help="only draw the picture of the table in --out")
     options = parser.parse_args(arguments)
     try:
+        if options.redraw:
+            print(*redraw(options.out), sep="\n")
+            return 0
         rows = judge(scenes=options.scenes, progress=lambda line: print(line, file=sys.stderr))
         written = write(rows, options.out)
     except LabError as error:

@@ -146,3 +146,20 @@ def test_writing_leaves_table_picture_and_machine(judged, tmp_path):
     names = {path.name for path in judging.write(judged, tmp_path)}
     assert names == {"accuracy.csv", "accuracy.svg", "accuracy.png", "fingerprint.json"}
     assert [row.change for row in judging.recorded(tmp_path)] == [row.change for row in judged]
+
+
+def test_a_picture_is_drawn_again_from_the_table_alone(tmp_path, capsys):
+    (tmp_path / "accuracy.csv").write_text(to_csv(ROWS))
+    assert judging.main(["--redraw", "--out", str(tmp_path)]) == 7
+    assert "does not say on what" in capsys.readouterr().err
+    (tmp_path / "fingerprint.json").write_text('{"cpu": "Example CPU 3000", "cores": 8}')
+    assert judging.main(["--redraw", "--out", str(tmp_path)]) == 0
+    drawn = (tmp_path / "accuracy.svg").read_text()
+    assert "loses: 5.0, 4.0 to 6.0 clean" in drawn
+    assert (tmp_path / "accuracy.csv").read_text() == to_csv(ROWS)
+
+
+def test_the_recorded_picture_is_of_the_recorded_table():
+    folder = judging.PROJECT / "results" / "reference" / "accuracy"
+    chart = robustness(judging.recorded(folder))
+    assert f'<desc id="desc">{chart.alt_text}</desc>' in (folder / "accuracy.svg").read_text()

@@ -152,13 +152,15 @@ def caption_of(records: Sequence[Run | Comparison], notes: Sequence[str] = ()) -
     if any(isinstance(record, Run) and record.noisy for record in records):
         parts.append("~ (hollow or pale): noisy")
     if any(isinstance(record, Run) and loses(record) for record in records):
-        parts.append(f"{LOSES}: {LOSES_WORDS}")
+        parts.append(f"{LOSES}:\N{NO-BREAK SPACE}{LOSES_WORDS}")
     return as_caption([*parts, *notes])
 
 
 def plain(text: str) -> str:
     """Text without signs that do not print."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(
+        c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
 
 
 def row_labels(runs: Sequence[Run]) -> list[str]:
