@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labkit.errors import UnavailableError
+from labkit.fleet.contest import Contest, contest
 from labkit.fleet.simulation import Fleet as Simulation
 from labkit.fleet.simulation import Service, Simulated, most_streams, placements, simulate
 from labkit.measure import QUICK, Worker, collect, fingerprint
@@ -20,8 +21,6 @@ from labkit.types import Detections, Size, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from labkit.fleet.plan import Summary
 
 JPEG_QUALITY = 80
 TRANSFER_S = 0.003  # a 640x480 frame from one process to another on one machine, decoded
@@ -35,7 +34,7 @@ class Measured:
         rung, workload, source: of what.
         batch_s: frames per pass -> times of whole passes in s.
         service: the line through them.
-        single_fps: frames per second of one process that does nothing else, one at a time.
+        single_fps: frames per second of one process with its frames in memory, one at a time.
         jpeg_bytes, result_bytes: of a mean frame as JPEG, and of its boxes and names as JSON.
         machine, weights: where, and with which.
     """
@@ -137,78 +136,74 @@ def run_fleet(
     *,
     fps: float = 30.0,
     group: int = 1,
-    seconds: float = 6.0,
-) -> dict[int, Summary]:
+    seconds: float = 5.0,
+) -> Contest:
     """Real fleets of the same work on this machine, through Ray, one after the other.
 
-    Where Ray is missing this says so and gives nothing.
+    Before each of them a process alone does the same job: it is what a fleet has to match. Where
+    Ray is missing this says so and gives nothing.
+
+    Args:
+        measured: the rung and the workload.
+        streams: how many, of each fleet.
+        fps: frames per second that each stream offers.
+        group: most frames per pass.
+        seconds: how long a fleet's streams run; the process alone has half of it.
     """
     from labkit.fleet.cluster import cluster
-    from labkit.fleet.fleet import Fleet
     from labkit.fleet.plan import Plan, with_group
 
-    done: dict[int, Summary] = {}
+    rung = with_group(rung_named(measured.rung), group)
+    plan = Plan((measured.source,), rung, measured.workload, fps=fps)
     try:
         with cluster():
-            for n in streams:
-                plan = Plan(
-                    (measured.source,) * n,
-                    with_group(rung_named(measured.rung), group),
-                    measured.workload,
-                    fps=fps,
-                    seconds=seconds,
-                )
-                with Fleet(plan) as fleet:
-                    for _ in fleet.states():
-                        pass
-                done[n] = fleet.summary()
+            return contest(plan, streams, seconds)
     except UnavailableError as error:
         print(f"No fleet was measured here: {error}")
-    return done
+        return Contest(fps, {}, {})
 
 
-def beside(predicted: dict[int, Simulated], done: dict[int, Summary]) -> pd.DataFrame:
-    """Simulated and measured, with the difference; the measured columns are empty where nothing ran."""
+def beside(predicted: dict[int, Simulated], done: Contest | None = None) -> pd.DataFrame:
+    """Simulated and, where fleets ran, measured, with the difference."""
     import pandas as pd
 
     rows = []
     for point in _points(predicted, done):
-        seen = point.measured_fps
-        rows.append(
-            {
-                "streams": point.streams,
-                "simulated FPS": round(point.predicted_fps, 1),
-                "measured FPS": None if seen is None else round(seen, 1),
-                "difference": None if seen is None else f"{100 * (seen / point.predicted_fps - 1):+.0f}%",
-                "simulated age p90 ms": round(point.predicted_age_ms),
-                "measured age p90 ms": None
-                if point.measured_age_ms is None
-                else round(point.measured_age_ms),
+        row: dict[str, Any] = {"streams": point.streams, "simulated FPS": round(point.predicted_fps, 1)}
+        if point.measured_fps is not None and point.alone_fps is not None:
+            row |= {
+                "measured FPS": round(point.measured_fps, 1),
+                "difference": f"{100 * (point.measured_fps / point.predicted_fps - 1):+.0f}%",
+                "one process FPS": round(point.alone_fps, 1),
             }
-        )
+        row["simulated age p90 ms"] = round(point.predicted_age_ms)
+        if point.measured_age_ms is not None:
+            row["measured age p90 ms"] = round(point.measured_age_ms)
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def how_close(measured: Measured, predicted: dict[int, Simulated], done: dict[int, Summary]) -> str:
-    """In a sentence: how close the simulation came, and what of a single process the fleet kept."""
-    points = [point for point in _points(predicted, done) if point.measured_fps is not None]
-    if not points:
+def how_close(measured: Measured, predicted: dict[int, Simulated], done: Contest) -> str:
+    """In sentences: how close the simulation came, and how the fleets stand to one process."""
+    if not done.fleets:
         return "Nothing was measured, so the simulation stands unchecked here."
-    worst = max(points, key=lambda p: abs((p.measured_fps or 0) / p.predicted_fps - 1))
-    off = 100 * ((worst.measured_fps or 0) / worst.predicted_fps - 1)
-    best = max(point.measured_fps or 0 for point in points)
+    off = {n: answers.fps / predicted[n].fps - 1 for n, answers in done.fleets.items()}
+    worst = max(off, key=lambda n: abs(off[n]))
+    way = "more" if off[worst] > 0 else "less"
+    low, high = (100 * edge(done.shares.values()) for edge in (min, max))
     return (
-        f"The simulation was off by {abs(off):.0f}% at most ({'more' if off > 0 else 'less'} was measured, "
-        f"at {worst.streams} streams); the fleet's best total was {best:.1f} results per second, "
-        f"{100 * best / measured.single_fps:.0f}% of one process that does nothing else "
-        f"({measured.single_fps:.1f})."
+        f"The simulation was off by {100 * abs(off[worst]):.0f}% at most ({way} was measured, at {worst} "
+        f"{'stream' if worst == 1 else 'streams'}). The fleets answered {low:.0f} to {high:.0f}% of what "
+        "could be had: of all frames where few were offered, else of what one process answers that reads the "
+        "same streams in turn, finds and writes by itself. With its frames in memory, one at a time, a "
+        f"process answers {measured.single_fps:.1f} per second."
     )
 
 
 def fleet_picture(
     measured: Measured,
     predicted: dict[int, Simulated],
-    done: dict[int, Summary],
+    done: Contest | None = None,
     *,
     age: bool = False,
     theme: str = "light",
@@ -271,23 +266,22 @@ def many_cameras(
     return pd.DataFrame(rows)
 
 
-def _points(predicted: dict[int, Simulated], done: dict[int, Summary]) -> list[FleetPoint]:
-    return [
-        FleetPoint(
-            n,
-            out.fps,
-            out.age_ms(90),
-            done[n].fps if n in done else None,
-            _age_ms(done[n]) if n in done else None,
+def _points(predicted: dict[int, Simulated], done: Contest | None) -> list[FleetPoint]:
+    fleets, alone_fps = (done.fleets, done.alone_fps) if done else ({}, {})
+    points = []
+    for n, out in predicted.items():
+        seen = fleets.get(n)
+        points.append(
+            FleetPoint(
+                n,
+                out.fps,
+                out.age_ms(90),
+                None if seen is None else seen.fps,
+                None if seen is None else seen.age_ms(90),
+                alone_fps.get(n),
+            )
         )
-        for n, out in predicted.items()
-    ]
-
-
-def _age_ms(summary: Summary) -> float | None:
-    """The largest p90 of the streams, as the fleet told it of late."""
-    known = [state.age_ms[1] for state in summary.streams if state.age_ms[1] is not None]
-    return max(known, default=None)
+    return points
 
 
 def _jpeg_bytes(image: Any) -> int:

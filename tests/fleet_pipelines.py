@@ -57,7 +57,7 @@ class SlowRecorder(Recorder):
 
     def append(self, answers):
         if self._shown.endswith("slow.avi"):
-            time.sleep(0.5)
+            time.sleep(0.5 * len(answers))
         return super().append(answers)
 
 

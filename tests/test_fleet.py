@@ -29,19 +29,19 @@ WORKLOAD = Workload(model_set="lab", size=SMALL)
 PATIENCE_S = 120
 
 
-def film(path, n, fps=20.0, first=0):
+def grey(index):
+    return 20 + 3 * (index % 70)
+
+
+def film(path, n, fps=20.0, first=0, level=grey):
     """Writes n frames, each of one grey that tells its number: 20, 23, 26, ... and again from 20."""
     import cv2
 
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, SMALL)
     for i in range(first, first + n):
-        writer.write(np.full((SMALL[1], SMALL[0], 3), grey(i), np.uint8))
+        writer.write(np.full((SMALL[1], SMALL[0], 3), level(i), np.uint8))
     writer.release()
     return str(path)
-
-
-def grey(index):
-    return 20 + 3 * (index % 70)
 
 
 def answer_to(index, number, reader="r", age_s=0.01):
@@ -370,8 +370,9 @@ def test_a_slow_recorder_slows_its_own_stream_only(cluster_of_two, tmp_path):
 
 
 def test_a_network_that_fails_costs_the_frames_it_held(cluster_of_two, tmp_path):
-    spec = film(tmp_path / "a.avi", 75)  # from frame 62 to 69 too bright
-    summary = run_fleet(plan_of([spec, film(tmp_path / "b.avi", 75)], tmp_path / "out", rung=TOUCHY))
+    too_bright = {"level": lambda i: 60 if i < 12 else 220}  # and stays so, however slow the machine
+    films = [film(tmp_path / f"{name}.avi", 600, **too_bright) for name in "ab"]
+    summary = run_fleet(plan_of(films, tmp_path / "out", rung=TOUCHY))
     for state in summary.streams:
         assert state.failed and "too bright" in state.ended
         assert state.counts.failed >= 1

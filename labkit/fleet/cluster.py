@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +92,7 @@ def cluster(
     if address is not None:
         _check_address(address)
     settings = SETTINGS if address is not None else LOCAL_SETTINGS
-    with _environment(settings):  # before the import, which reads some of it
+    with environment(settings):  # before the import, which reads some of it
         ray = _ray()
         if ray.is_initialized():
             if address not in (None, "auto", ray.get_runtime_context().gcs_address):
@@ -249,8 +249,8 @@ def _check_address(address: str) -> None:
 
 
 @contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
-    """Environment variables for Ray's processes; what the user has set wins."""
+def environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for processes that are started here; what the user has set wins."""
     added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(added)
     try:

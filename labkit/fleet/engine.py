@@ -8,11 +8,11 @@ behind is asked for nothing, so that its frames are dropped and no other stream'
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,16 +20,18 @@ import numpy as np
 import ray
 
 from labkit.errors import LabError, first_line
+from labkit.fleet.cores import use_threads
 from labkit.fleet.plan import Open
 from labkit.fleet.streams import Answer, End, Nothing, Take
-from labkit.pools import QUIET_POOLS
 from labkit.types import Detections, Frame, Rung, Workload
 
 MOST_UNCONFIRMED = 2
-"""Answers of a stream that its recorder may still have to confirm when the next frame is taken."""
+"""Parcels of a stream's answers that its recorder may still have to confirm when a frame is taken."""
 MOST_FAILURES = 3
 REPLY_S = 0.01  # a frame that is there is handed out within this
-AHEAD_S = 0.05  # frames may wait so long for the one before; asked for ahead, they cost no time
+LEAD_S = 0.05
+"""Frames are asked for so long before the networks are free: on their way they cost no time."""
+PARCEL_S = 0.2  # answers travel together that came within this; each message costs a core its time
 IDLE_S = 0.5
 
 CLOSE_S = 10.0
@@ -54,7 +56,8 @@ class _Line:
         after: index of the last frame that was taken.
         asked: position in the order of asking; the smallest has waited longest.
         in_hand: frames taken and not answered yet.
-        unconfirmed: appends that the recorder has not confirmed.
+        parcel: answers that go to the recorder together, and when the first of them was there.
+        unconfirmed: parcels that the recorder has not confirmed.
     """
 
     reader: Any
@@ -63,6 +66,8 @@ class _Line:
     began_unix_s: float | None = None
     asked: int = 0
     in_hand: int = 0
+    parcel: list[Answer] = field(default_factory=list)
+    parcel_s: float = 0.0
     unconfirmed: list[Any] = field(default_factory=list)
     end: End | None = None
     closed: bool = False
@@ -100,7 +105,7 @@ class Engine:
         self._takes: dict[Any, _Line] = {}  # asked for and not yet looked at, the oldest first
         self._given: dict[int, tuple[_Line, Take]] = {}  # what the schedule holds, by its frame's index
         self._asked = self._fed = 0
-        self._group_s = 0.0  # how long the last group took
+        self._pass_s = 0.0  # how long the networks had the last group
 
     def ready(self) -> dict[str, Any]:
         """Returns once the networks are ready: plain data on what they are.
@@ -141,8 +146,10 @@ class Engine:
             except Exception as error:  # whatever a network raises: its frames have failed, others may not
                 failures += 1
                 if failures >= MOST_FAILURES or self._fed == before:
+                    self._send_parcels(least_s=0.0)
                     raise LabError(f"{self._rung.name} failed: {type(error).__name__}: {error}") from error
             self._forget_held()
+            self._send_parcels()
             self._close_ended()
         pending = [ack for line in self._lines for ack in line.unconfirmed]
         ray.wait(pending, num_returns=len(pending), timeout=CLOSE_S)
@@ -163,16 +170,32 @@ class Engine:
         """Frames for the schedule; None where a group is to be worked off as it is."""
         while any(line.end is None for line in self._lines):
             taken = self._gather()
-            if taken and self._group_s < AHEAD_S:
-                self._ask(self._group)
-            begun_s = time.perf_counter()
-            for line, take in taken:
-                yield self._frame(line, take)
-            if taken and self._in_groups:
-                yield None
             if taken:
-                self._group_s = time.perf_counter() - begun_s
+                begun_s = time.perf_counter()
+                with self._asking_ahead():
+                    for line, take in taken:
+                        yield self._frame(line, take)
+                    if self._in_groups:
+                        yield None
+                self._pass_s = time.perf_counter() - begun_s
+            self._send_parcels()
             self._close_ended()
+
+    @contextmanager
+    def _asking_ahead(self) -> Iterator[None]:
+        """Asks for the next frames shortly before the networks are free: in time, and still fresh."""
+        wait_s = self._pass_s - LEAD_S
+        if wait_s <= 0:
+            self._ask(self._group)
+            yield
+            return
+        timer = threading.Timer(wait_s, self._ask, [self._group])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()  # from here on nobody else asks
 
     def _frame(self, line: _Line, take: Take) -> Frame:
         with self._guard:
@@ -259,11 +282,20 @@ class Engine:
         with self._guard:
             line, take = self._given.pop(index)
             line.in_hand -= 1
-            answer = Answer(
+            line.parcel_s = line.parcel_s if line.parcel else time.perf_counter()
+            line.parcel.append(Answer(
                 take.index, take.reader, take.number, take.began_unix_s, take.captured_unix_s,
                 time.time() - take.captured_unix_s, self._id, found,
-            )  # fmt: skip
-            line.unconfirmed.append(line.recorder.append.remote([answer]))
+            ))  # fmt: skip
+
+    def _send_parcels(self, least_s: float = PARCEL_S) -> None:
+        """Answers that have waited for so long go to the recorders, and of an ended stream all."""
+        now_s = time.perf_counter()
+        with self._guard:
+            for line in self._lines:
+                if line.parcel and (line.end is not None or now_s - line.parcel_s >= least_s):
+                    line.unconfirmed.append(line.recorder.append.remote(line.parcel))
+                    line.parcel = []
 
     def _forget_held(self) -> None:
         """Frames that a schedule took and did not answer have failed; their numbers tell the recorder."""
@@ -275,25 +307,10 @@ class Engine:
     def _close_ended(self) -> None:
         with self._guard:
             for line in self._lines:
-                if line.end is not None and not line.in_hand and not line.closed:
+                if line.end is not None and not line.in_hand and not line.parcel and not line.closed:
                     line.closed = True
                     line.unconfirmed.append(line.recorder.close.remote(line.end))
 
 
 def _lost(actor: str, error: Exception) -> End:
     return End(None, "", 0, f"its {actor} died too often or is broken ({first_line(error)})", failed=True)
-
-
-def use_threads(threads: int) -> None:
-    """Ray allows a process one thread unless it reserves more; the networks get their share.
-
-    To be called before torch is loaded, which reads its number of threads once.
-    """
-    os.environ.update({**QUIET_POOLS, "OMP_NUM_THREADS": str(threads)})
-    import cv2
-
-    cv2.setNumThreads(threads)
-    if "torch" in sys.modules:
-        import torch
-
-        torch.set_num_threads(threads)

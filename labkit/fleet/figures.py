@@ -1,8 +1,13 @@
 """What a fleet costs and gains, measured: `python -m labkit.fleet.figures FILE.json`.
 
-The same rung on the same frames, alone in a process of its own and in fleets of 1, 2, 4 and 8
-recordings that together offer more than it can take; groups of 1 to 8 frames; how long it takes
-until answers come again after an engine was killed.
+The same rung and the same recordings of photographs, 1, 2, 4 and 8 of them at once. A fleet, which
+is offered more than it can take, is compared with the best that one process does of the same job:
+it reads the recordings in turn at its own pace, finds, and writes the same files. The two take
+turns, the process before and after each fleet, and only that time counts in which all streams run.
+Beside them stands a process that has its frames in memory, and neither reads nor writes.
+
+Also measured: which processes of a fleet use how much of the cores; groups of 1 to 8 frames; the
+fleet's own work per frame; how long it takes until answers come again after an engine was killed.
 """
 
 from __future__ import annotations
@@ -11,30 +16,30 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from labkit.errors import LabError
 from labkit.files import write_whole
 from labkit.fleet.plan import Plan as FleetPlan
 from labkit.fleet.plan import with_group
+from labkit.fleet.usage import Usage
 from labkit.types import Detections, Frame, Preparation, Rung, Workload
+
+if TYPE_CHECKING:
+    from labkit.fleet.alone import Alone
 
 STREAMS = (1, 2, 4, 8)
 GROUPS = (1, 2, 4, 8)
 SETTLE_S = 3.0
-"""The beginning of a fleet's run that is left out: streams begin one after another."""
+"""Left out once the last stream has begun; streams also end up to so much later than the first."""
 OFFERED = 1.5
 """How much more than its engine can take a fleet is offered."""
 MOST_FILM_FRAMES = 900
-
-Rows = dict[str, NDArray[np.float64]]
 
 
 def nothing(frames: Iterable[Frame], net: Any) -> Iterator[tuple[Frame, Detections]]:
@@ -50,27 +55,26 @@ def open_nothing(rung: Rung, workload: Workload) -> tuple[None, dict[str, Any]]:
 
 def figures(rung: Rung, workload: Workload, seconds: float) -> dict[str, Any]:
     """All figures of a rung on this machine; Ray runs only while fleets do."""
+    from labkit.fleet.alone import Alone
     from labkit.fleet.cluster import cluster
     from labkit.measure import Plan, collect, fingerprint
 
     frames = collect("photos", workload.size).frames
     plan = Plan(seconds=max(4.0, seconds / 3), min_frames=32, warm_frames=8, warm_limit_s=20.0)
     rungs = [with_group(rung, n) for n in GROUPS] if "frames" in rung.prepare.options else [rung]
-    groups = [_alone(one, workload, frames, plan) for one in rungs]
-    single = max(group["fps"] for group in groups if group["frames"] == _group(rung))
-    length = min(MOST_FILM_FRAMES, int(OFFERED * single * (seconds + SETTLE_S)) + 30)
+    groups = [_from_memory(one, workload, frames, plan) for one in rungs]
+    memory_fps = next(group["fps"] for group in groups if group["frames"] == _group(rung))
+    length = min(MOST_FILM_FRAMES, int(OFFERED * memory_fps * (seconds + 2 * SETTLE_S)) + 30)
     with _film(workload, length) as film, cluster():
-        fleets = [_fleet(rung, workload, film, n, single, seconds) for n in STREAMS]
-        recovery_s = _recovery(rung, workload, film, single)
-        overhead_ms = _overhead(workload, film)
-    for fleet in fleets:
-        fleet["share_of_single"] = fleet["fps"] / single
-        fleet["extra_ms_per_frame"] = 1e3 * (1 / fleet["fps"] - 1 / single)
+        with Alone(FleetPlan((film,), rung, workload)) as alone:
+            fleets = [_beside(alone, rung, workload, film, n, memory_fps, seconds) for n in STREAMS]
+        recovery_s = _recovery(rung, workload, film, memory_fps)
+        overhead_ms = _overhead(workload)
     return {
         "rung": rung.name,
         "model_set": workload.model_set,
         "size": list(workload.size),
-        "single_fps": single,
+        "memory_fps": memory_fps,
         "fleets": fleets,
         "overhead_ms": overhead_ms,
         "groups": groups,
@@ -79,8 +83,8 @@ def figures(rung: Rung, workload: Workload, seconds: float) -> dict[str, Any]:
     }
 
 
-def _alone(rung: Rung, workload: Workload, frames: Sequence[Frame], plan: Any) -> dict[str, Any]:
-    """A closed run in a process of its own."""
+def _from_memory(rung: Rung, workload: Workload, frames: Sequence[Frame], plan: Any) -> dict[str, Any]:
+    """A closed run in a process of its own, which neither reads nor writes."""
     from labkit.measure import Worker
 
     with Worker(rung, workload, frames) as worker:
@@ -93,36 +97,68 @@ def _alone(rung: Rung, workload: Workload, frames: Sequence[Frame], plan: Any) -
     }
 
 
-def _fleet(
-    rung: Rung, workload: Workload, film: str, streams: int, single_fps: float, seconds: float
+def _beside(
+    alone: Alone, rung: Rung, workload: Workload, film: str, streams: int, about_fps: float, seconds: float
 ) -> dict[str, Any]:
-    """A fleet of recordings that together offer more than the engine takes."""
+    """A fleet, with the one process that does its job before and after it."""
     plan = FleetPlan(
         sources=(film,) * streams,
         rung=rung,
         workload=workload,
-        fps=min(1000.0, OFFERED * single_fps / streams),
-        seconds=seconds + SETTLE_S,
+        fps=min(1000.0, OFFERED * about_fps / streams),
+        seconds=seconds + 2 * SETTLE_S,
     )
-    summary, rows = _run(plan)
-    late = rows["done_s"] >= rows["done_s"][0] + SETTLE_S
-    ages_ms = 1e3 * rows["age_s"][late]
+    before_fps = alone.watch(plan, seconds / 2)
+    fleet = _fleet(plan)
+    turns_fps = [before_fps, alone.watch(plan, seconds / 2)]
+    single_fps = float(np.mean(turns_fps))
+    return {
+        **fleet,
+        "single_fps": single_fps,
+        "single_turns_fps": turns_fps,
+        "share_of_single": fleet["fps"] / single_fps,
+        "extra_ms_per_frame": 1e3 * (1 / fleet["fps"] - 1 / single_fps),
+    }
+
+
+def _fleet(plan: FleetPlan) -> dict[str, Any]:
+    """What a fleet does that is offered more than it can take, while all of its streams run."""
+    from labkit.fleet.steady import watched
+
+    assert plan.seconds is not None
+    usage = Usage()
+    looks_s = [SETTLE_S, plan.seconds - SETTLE_S]  # after all streams have begun
+    begun_s: list[float] = []
+
+    def look(fleet: Any, states: Sequence[Any]) -> None:
+        if not begun_s and all(state.counts.processed for state in states):
+            begun_s.append(time.monotonic())
+        if begun_s and looks_s and time.monotonic() - begun_s[0] >= looks_s[0]:
+            del looks_s[0]
+            usage.look()
+
+    summary, answers = watched(plan, look)
+    answers = answers.steady(SETTLE_S)
     offered, processed, dropped, failed = summary.counts.row()
     return {
-        "streams": streams,
-        "fps": _rate(rows["done_s"][late]),
-        "age_p50_ms": float(np.median(ages_ms)),
-        "age_p90_ms": float(np.percentile(ages_ms, 90)) if len(ages_ms) >= 64 else None,
+        "streams": len(plan.sources),
+        "fps": answers.fps,
+        "n": len(answers),
+        "age_p50_ms": answers.age_ms(50),
+        "age_p90_ms": answers.age_ms(90),
         "offered": offered,
         "processed": processed,
         "dropped": dropped,
         "failed": failed,
+        "cores_used": usage.cores(),
     }
 
 
 def _recovery(rung: Rung, workload: Workload, film: str, single_fps: float) -> float:
     """Seconds without an answer after the engine of two streams was killed."""
     import ray
+
+    from labkit.fleet.steady import watched
 
     killed: list[float] = []
 
@@ -136,61 +172,24 @@ def _recovery(rung: Rung, workload: Workload, film: str, single_fps: float) -> f
     plan = FleetPlan(
         sources=(film,) * 2, rung=rung, workload=workload, fps=max(0.5, 0.2 * single_fps), seconds=90.0
     )
-    _, rows = _run(plan, kill_once)
-    after = rows["done_s"][rows["done_s"] > (killed or [np.inf])[0] + 0.5]
+    _, answers = watched(plan, kill_once, every_s=0.25)
+    after = answers.done_s[answers.done_s > (killed or [np.inf])[0] + 0.5]
     if not len(after):
         raise LabError("no answer came after the engine was killed; use a longer film, or a faster rung")
     return float(after[0] - killed[0])
 
 
-def _overhead(workload: Workload, film: str) -> float:
+def _overhead(workload: Workload) -> float:
     """Milliseconds per frame of a fleet whose pipeline does nothing; frames of the workload's size."""
+    from labkit.fleet.steady import watched
+
     empty = Rung("nothing", 9, nothing, Preparation("classify"), None, "nothing", "no work")
     plan = FleetPlan(
-        sources=("photos",) * 4, rung=empty, workload=workload, fps=250.0, seconds=4 + SETTLE_S,
+        sources=("photos",) * 4, rung=empty, workload=workload, fps=250.0, seconds=4 + 2 * SETTLE_S,
         open_net=open_nothing,
     )  # fmt: skip
-    _, rows = _run(plan)
-    return 1e3 / _rate(rows["done_s"][rows["done_s"] >= rows["done_s"][0] + SETTLE_S])
-
-
-def _run(
-    plan: FleetPlan, at_each: Callable[[Any, Any], None] = lambda fleet, states: None
-) -> tuple[Any, Rows]:
-    """A fleet to its end: its summary, and when each answer was there, in order."""
-    from labkit.fleet.fleet import Fleet
-
-    with tempfile.TemporaryDirectory() as out:
-        with Fleet(replace(plan, out=Path(out))) as fleet:
-            for states in fleet.states(every_s=0.25):
-                at_each(fleet, states)
-            summary = fleet.summary()
-        assert summary.folder is not None
-        rows = _rows(summary.folder)
-    if len(rows["done_s"]) < 2:
-        raise LabError("; ".join(str(state.ended) for state in summary.streams))
-    return summary, rows
-
-
-def _rows(folder: Path) -> Rows:
-    import pandas as pd
-
-    parts = [pd.read_parquet(path, columns=["captured_utc", "age_ms"]) for path in folder.rglob("*.parquet")]
-    table = pd.concat(parts) if parts else pd.DataFrame({"captured_utc": [], "age_ms": []})
-    since = pd.to_datetime(table["captured_utc"], utc=True) - pd.Timestamp(0, tz="UTC")
-    age_s = table["age_ms"].to_numpy(np.float64) / 1e3
-    done_s = since.dt.total_seconds().to_numpy(np.float64) + age_s
-    order = np.argsort(done_s)
-    return {"done_s": done_s[order], "age_s": age_s[order]}
-
-
-def _rate(done_s: NDArray[np.float64]) -> float:
-    """Answers per second. Answers of one group come at once; the first group's time is not known."""
-    new_group = np.flatnonzero(np.diff(done_s) > 0.01)
-    if len(new_group) < 2:
-        return (len(done_s) - 1) / float(done_s[-1] - done_s[0])
-    first, last = new_group[0], new_group[-1]
-    return float(last - first) / float(done_s[last] - done_s[first])
+    _, answers = watched(plan)
+    return 1e3 / answers.steady(SETTLE_S).fps
 
 
 def _group(rung: Rung) -> int:

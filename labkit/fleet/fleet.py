@@ -18,6 +18,7 @@ from typing import Any
 from labkit.errors import LabError, UnavailableError, first_line
 from labkit.files import write_whole
 from labkit.fleet.cluster import nodes
+from labkit.fleet.cores import ASIDE
 from labkit.fleet.plan import Plan, Summary
 from labkit.fleet.reader import Reader
 from labkit.fleet.recorder import folder_name
@@ -77,6 +78,8 @@ class Fleet:
             for run in done:
                 self._finished(run, self._runs.pop(run))
             self._ended_s = time.monotonic()
+            if not self._runs:
+                self._asked.clear()  # the last word is asked for now: an earlier question knows of no end
             self._poll(min(every_s, 0.5) if self._runs else LAST_WORDS_S)
             yield list(self._states)
 
@@ -153,7 +156,7 @@ class Fleet:
         actor = ray.remote(Reader).options(
             num_cpus=share, max_concurrency=4, scheduling_strategy=where, **self._comes_back()
         )
-        return actor.remote(stream)
+        return actor.remote(stream, ASIDE)
 
     def _recorder(self, stream: Stream) -> Any:
         import ray
@@ -165,7 +168,7 @@ class Fleet:
             num_cpus=0, scheduling_strategy=here, **self._comes_back()
         )
         public = replace(stream, spec=stream.shown)
-        return actor.remote(public, folder, self.plan.period_s, self._kept_facts())
+        return actor.remote(public, folder, self.plan.period_s, self._kept_facts(), ASIDE)
 
     def _comes_back(self) -> dict[str, int]:
         return {"max_restarts": self.plan.restarts, "max_task_retries": -1 if self.plan.restarts else 0}

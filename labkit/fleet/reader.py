@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.errors import LabError, SourceLost
+from labkit.fleet.cores import decode_alone, step_aside
 from labkit.fleet.streams import End, Nothing, Stream, Take
 from labkit.sources import Source, open_source
 
@@ -38,9 +39,15 @@ class Reader:
     A camera sets its own pace. Recordings, photographs and scenes fall due at their rate, from
     the first take on; a frame that is late is left out, as a camera would. Indices count the
     frames that were offered.
+
+    Args:
+        stream: what is read.
+        niceness: how far back this process steps behind the networks on the same cores.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, niceness: int = 0) -> None:
+        step_aside(niceness)
+        self._aside = niceness > 0
         self._stream = stream
         self._id = uuid.uuid4().hex[:12]
         self._news = threading.Condition()  # guards everything below
@@ -106,6 +113,8 @@ class Reader:
                 self._news.wait_for(lambda: self._wanted or self._stopping)
             if self._stopping:
                 return
+            if self._aside:
+                decode_alone()
             with open_source(self._stream.spec, self._stream.size, fps=self._stream.fps) as source:
                 self._began_unix_s = self._began_unix_s or time.time()
                 why = self._follow(source) if source.live else self._play(source)

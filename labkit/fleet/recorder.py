@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from labkit.errors import LabError
+from labkit.fleet.cores import step_aside
 from labkit.fleet.rows import read_facts, write_rows
 from labkit.fleet.streams import Answer, Counts, End, Ledger, Stream, StreamState
 
@@ -41,6 +42,7 @@ class Recorder:
         folder: where its parts go; None keeps the account alone.
         period_s: a part holds the rows of so long.
         facts: plain data on the run, kept in each part.
+        niceness: how far back this process steps behind the networks on the same cores.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class Recorder:
         folder: str | None,
         period_s: float = PERIOD_S,
         facts: dict[str, Any] | None = None,
+        niceness: int = 0,
     ) -> None:
+        step_aside(niceness)
         self._position, self._shown = stream.position, stream.shown
         self._folder = None if folder is None else Path(folder)
         self._period_s = period_s

@@ -63,7 +63,8 @@ class Finder:
     """An engine of the pool: networks, ready, that answer segments and write them."""
 
     def __init__(self, job: Batch, threads: int) -> None:
-        from labkit.fleet.engine import open_networks, use_threads
+        from labkit.fleet.cores import use_threads
+        from labkit.fleet.engine import open_networks
 
         use_threads(threads)
         self._job = job

@@ -44,8 +44,12 @@ def fleet_chart(
         about: parts of the caption: rung, weights, machine.
         theme: "light" or "dark".
     """
-    what = "Age of a result (p90)" if age else "Results per second, all streams together"
-    with sheet(f"{what} against streams", 6, theme, as_caption(list(about))) as (chart, axes, look):
+    what = "Age of a result (p90)" if age else "Results per second of all streams"
+    with sheet(f"{what} against the number of streams", 6, theme, as_caption(list(about))) as (
+        chart,
+        axes,
+        look,
+    ):
         streams = [point.streams for point in points]
         foretold = [point.predicted_age_ms if age else point.predicted_fps for point in points]
         axes.plot(streams, foretold, marker="o", fillstyle="none", linestyle="--", label="simulated")
@@ -70,7 +74,9 @@ def fleet_chart(
         axes.grid(axis="y")
         legend_above(axes)
         unit = "ms" if age else "per second"
-        chart.alt_text = f"{what} against streams. Simulated: " + _words(streams, foretold, unit)
+        chart.alt_text = f"{what} against the number of streams. Simulated: " + _words(
+            streams, foretold, unit
+        )
         if seen:
             chart.alt_text += ". Measured: " + _words([n for n, _ in seen], [v for _, v in seen], unit)
         if alone:

@@ -1,0 +1,39 @@
+"""Who gets the cores of a machine that networks, readers and recorders share."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from labkit.pools import QUIET_POOLS
+
+ASIDE = 10
+"""Niceness of readers and recorders: the networks go first, and leave time enough between their passes."""
+
+
+def step_aside(niceness: int) -> None:
+    """Lets whoever needs the cores more go first, from now on."""
+    if niceness and hasattr(os, "nice"):
+        os.nice(niceness)
+
+
+def decode_alone() -> None:
+    """One thread of OpenCV for this process; several would only fight with the networks."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def use_threads(threads: int) -> None:
+    """Ray allows a process one thread unless it reserves more; the networks get their share.
+
+    To be called before torch is loaded, which reads its number of threads once.
+    """
+    os.environ.update({**QUIET_POOLS, "OMP_NUM_THREADS": str(threads)})
+    import cv2
+
+    cv2.setNumThreads(threads)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(threads)

@@ -1,0 +1,184 @@
+"""What is measured of fleets: the time that counts, the one process beside them, and the words on both."""
+
+import multiprocessing
+import time
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from labkit import fleet_story
+from labkit.errors import LabError, SourceError
+from labkit.fleet import alone as alone_room
+from labkit.fleet.alone import WARM_FRAMES, Alone
+from labkit.fleet.contest import Contest, contest
+from labkit.fleet.plan import Plan
+from labkit.fleet.simulation import Service, Simulated
+from labkit.fleet.steady import Answers, rate
+from labkit.fleet.usage import DRIVER, RAY, Usage
+from labkit.types import Workload
+
+pytest.importorskip("ray")
+
+from fleet_pipelines import CHEAP, CHEAP_GROUPS, open_nothing, open_slow  # isort: skip
+from test_fleet import SMALL, WORKLOAD, cluster_of_two, film, grey, two_nodes  # noqa: F401  # isort: skip
+
+
+def answers(*streams):
+    """From the times of each stream's answers, each a tenth of a second old."""
+    done_s = np.concatenate([np.asarray(times, float) for times in streams])
+    whose = np.concatenate([np.full(len(times), i) for i, times in enumerate(streams)])
+    order = np.argsort(done_s, kind="stable")
+    return Answers(done_s[order], np.full(len(done_s), 0.1), whose[order])
+
+
+# The time that counts
+
+
+def test_only_the_time_counts_in_which_all_streams_run():
+    first, second = np.arange(0, 10, 0.5), np.arange(3, 14, 0.5)
+    steady = answers(first, second).steady(settle_s=1.0)
+    assert (steady.done_s[0], steady.done_s[-1]) == (4.0, 9.5)
+    assert steady.fps == pytest.approx(4.0)
+    assert answers(first).fps == pytest.approx(2.0)
+
+
+def test_streams_that_never_ran_together_are_told():
+    with pytest.raises(LabError, match="2 streams did not run together"):
+        answers([0, 1, 2], [5, 6, 7]).steady(0.5)
+    with pytest.raises(LabError, match="0 streams"):
+        Answers(np.empty(0), np.empty(0), np.empty(0, np.int64)).steady(0.5)
+
+
+def test_answers_of_a_group_count_from_group_to_group():
+    groups = np.repeat(np.arange(0, 2, 0.4), 4) + np.tile([0, 0.001, 0.002, 0.003], 5)
+    assert rate(groups) == pytest.approx(10.0)
+
+
+def test_a_percentile_wants_answers_enough():
+    few, many = answers(np.arange(60)), answers(np.arange(64))
+    assert few.age_ms(50) == pytest.approx(100)
+    assert few.age_ms(90) is None
+    assert many.age_ms(90) == pytest.approx(100)
+
+
+# Who uses the cores
+
+
+def test_the_cores_in_use_are_told_by_kind():
+    usage = Usage()
+    assert usage.cores() == {}
+    usage.look()
+    until_s = time.process_time() + 0.2
+    while time.process_time() < until_s:
+        sum(range(1000))
+    usage.look()
+    assert 0 < usage.cores()[DRIVER] <= psutil.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("title", "kind"),
+    [
+        (["ray::Engine.run"], "engines"), (["ray::Reader"], "readers"),
+        (["ray::SlowRecorder.append"], RAY), (["ray::Recorder.append"], "recorders"),
+        (["/usr/bin/raylet", "--head"], RAY), ([], RAY),
+    ],
+)  # fmt: skip
+def test_processes_are_known_by_their_titles(title, kind, monkeypatch):
+    from labkit.fleet import usage
+
+    process = psutil.Process()
+    monkeypatch.setattr(process, "cmdline", lambda: title)
+    assert usage._kind(process) == kind
+
+
+# One process that does a fleet's job
+
+
+@pytest.mark.parametrize("rung", [CHEAP, CHEAP_GROUPS], ids=lambda rung: rung.name)
+def test_one_process_reads_in_turn_and_writes_what_a_fleet_writes(tmp_path, monkeypatch, rung):
+    films = [film(tmp_path / "a.avi", 9), film(tmp_path / "b.avi", 30, first=30)]
+    plan = Plan(tuple(films), rung, WORKLOAD, out=tmp_path / "out")
+    monkeypatch.setitem(alone_room._ready, "net", 0.005)
+    done_s = alone_room._watch(plan, 0.5)
+    assert (np.diff(done_s) >= 0).all()
+    assert done_s[-1] - done_s[0] < 30
+    rows = []
+    for folder in sorted((tmp_path / "out").iterdir()):
+        (part,) = folder.glob("part-*.parquet")
+        rows.append(pq.read_table(part).to_pylist())
+        assert [row["frame"] for row in rows[-1]] == list(range(len(rows[-1])))
+    assert abs(len(rows[0]) - len(rows[1])) <= 1  # in turn
+    assert len(rows[0]) + len(rows[1]) == len(done_s) + WARM_FRAMES
+    for row in rows[0]:
+        assert abs(int(row["name"][0]) - grey(row["frame"] % 9)) < 2  # the film began anew at its end
+    for row in rows[1]:
+        assert abs(int(row["name"][0]) - grey(30 + row["frame"] % 30)) < 2
+
+
+def test_a_process_of_its_own_watches_when_asked(tmp_path):
+    spec = film(tmp_path / "a.avi", 20)
+    plan = Plan((spec,), CHEAP, WORKLOAD, open_net=open_slow)  # which takes 0.05 s for each frame
+    with Alone(plan) as alone:
+        assert 0 < alone.watch(plan, 0.5) <= 20
+        missing = Plan((str(tmp_path / "no.avi"),), CHEAP, WORKLOAD, open_net=open_slow)
+        with pytest.raises(SourceError, match="no file"):
+            alone.watch(missing, 0.5)
+        assert 0 < alone.watch(plan, 0.2) <= 20  # one missing file is not the end
+        assert multiprocessing.active_children()
+    assert not multiprocessing.active_children()
+
+
+def test_a_fleet_stands_beside_one_process(cluster_of_two, tmp_path):  # noqa: F811
+    plan = Plan((film(tmp_path / "a.avi", 90),), CHEAP, WORKLOAD, fps=20.0, open_net=open_nothing)
+    done = contest(plan, (2,), seconds=1.5)
+    assert set(done.fleets) == set(done.alone_fps) == {2}
+    assert set(done.fleets[2].stream) == {0, 1}
+    assert 0 < done.shares[2] < 1.5
+    assert done.alone_fps[2] > 40  # at its own pace, not at the films'
+
+
+# The words
+
+
+MEASURED = fleet_story.Measured(
+    "grouped_cpu", Workload(size=SMALL), "photos", {1: (0.01, 0.01)}, Service(0.0, 0.01), 100.0, 5e4, 300.0,
+    "made up, 2 cores", "shipped",
+)  # fmt: skip
+
+
+def simulated(fps):
+    return Simulated(fps, np.array([fps]), np.full(100, 0.05), 0.0, 0.5, 1.0)
+
+
+def test_simulation_fleet_and_one_process_stand_side_by_side():
+    predicted = {1: simulated(30.0), 4: simulated(95.0), 8: simulated(95.0)}
+    fleets = {1: answers(np.arange(0, 4, 1 / 30)), 4: answers(*[np.arange(0, 4, 0.05)] * 4)}
+    done = Contest(30.0, {1: fleets[1], 4: fleets[4]}, {1: 90.0, 4: 88.0, 8: 88.0})
+    assert done.shares[1] == pytest.approx(1.0)  # all that one stream offers
+    assert done.shares[4] == pytest.approx(fleets[4].fps / 88)
+    table = fleet_story.beside(predicted, done).set_index("streams")
+    assert table.loc[1, "measured FPS"] == 30.0
+    assert table.loc[4, "one process FPS"] == 88.0
+    assert table.loc[4, "measured age p90 ms"] == 100
+    assert np.isnan(table.loc[8, "measured FPS"])
+    alone = fleet_story.beside(predicted)
+    assert not [name for name in alone if "measured" in name or "one process" in name]
+    words = fleet_story.how_close(MEASURED, predicted, done)
+    assert f"{100 * done.shares[4]:.0f} to 100%" in words and "at 4 streams" in words and "100.0 per" in words
+    nothing = Contest(30.0, {}, {})
+    assert "unchecked" in fleet_story.how_close(MEASURED, predicted, nothing)
+
+
+@pytest.mark.parametrize("age", [False, True])
+def test_the_picture_holds_what_was_measured(age):
+    predicted = {1: simulated(30.0), 4: simulated(95.0)}
+    done = Contest(30.0, {1: answers(np.arange(0, 4, 1 / 30))}, {1: 90.0})
+    chart = fleet_story.fleet_picture(MEASURED, predicted, done, age=age)
+    lines = {line.get_label(): list(line.get_ydata()) for line in chart.axes[0].get_lines()}
+    assert lines["measured, through Ray"] == pytest.approx([100.0 if age else 30.0])
+    assert ("one process, the same job" in lines) is not age
+    assert "best single process" not in lines
+    bare = fleet_story.fleet_picture(MEASURED, predicted)
+    assert "best single process" in {line.get_label() for line in bare.axes[0].get_lines()}

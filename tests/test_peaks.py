@@ -1,0 +1,96 @@
+"""A machine's peak, kept from one point of a sweep to the next."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from labkit.bench import whole
+from labkit.fleet import peaks as room
+from labkit.fleet.node_task import measure_point
+from labkit.fleet.peaks import KEPT_S, known_peaks, peaks_kept
+from labkit.fleet.point import Point
+from labkit.types import Workload
+
+
+class Counted:
+    """Stands in for measuring; tells how often, and another figure each time."""
+
+    def __init__(self):
+        self.devices = []
+
+    def __call__(self, device):
+        self.devices.append(device)
+        return {"fp32": 100.0 + len(self.devices)}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "labkit" / "peaks"
+
+
+def test_a_peak_is_measured_once_per_device(cache):
+    measure = Counted()
+    assert [known_peaks("cpu", measure) for _ in range(3)] == [{"fp32": 101.0}] * 3
+    assert known_peaks("cuda", measure) == {"fp32": 102.0}
+    assert measure.devices == ["cpu", "cuda"]
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_another_start_of_the_machine_or_other_software_measures_again(monkeypatch):
+    measure = Counted()
+    known_peaks("cpu", measure)
+    monkeypatch.setattr(room, "_boot", lambda: "another start")
+    assert known_peaks("cpu", measure) == {"fp32": 102.0}
+    monkeypatch.setattr("labkit.measure.fingerprint", lambda: {"versions": {"torch": "0"}})
+    assert known_peaks("cpu", measure) == {"fp32": 103.0}
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        json.dumps({"unix_s": time.time() - KEPT_S - 60, "peaks": {"fp32": 1.0}}),
+        json.dumps({"unix_s": time.time() + 3600, "peaks": {"fp32": 1.0}}),  # a clock that was set back
+        json.dumps({"peaks": {"fp32": 1.0}}), json.dumps([1]), "{half", "",
+    ],
+    ids=["old", "from the future", "no time", "not ours", "half", "empty"],
+)  # fmt: skip
+def test_what_is_old_or_broken_does_not_count(cache, left):
+    measure = Counted()
+    known_peaks("cpu", measure)
+    (path,) = cache.iterdir()
+    path.write_text(left)
+    assert known_peaks("cpu", measure) == {"fp32": 102.0}
+    assert known_peaks("cpu", measure) == {"fp32": 102.0}
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(cache):
+    Path(cache.parent).mkdir(parents=True)
+    cache.write_text("a file where the folder should be")
+    measure = Counted()
+    assert known_peaks("cpu", measure) == {"fp32": 101.0}
+    assert known_peaks("cpu", measure) == {"fp32": 102.0}
+
+
+def test_points_of_one_machine_share_its_peak(monkeypatch):
+    measure = Counted()
+    monkeypatch.setattr(whole, "measure_peaks", measure)
+    workload = Workload(model_set="lab", size=(64, 48))
+    point = Point("resnet_linear_cpu", "scenes", workload, seconds=0.2, quick=True)
+    peaks = [measure_point(point).limit["peak_gflops"] for _ in range(2)]
+    assert peaks == [101.0, 101.0]
+    assert measure.devices == ["cpu"]
+    assert whole.measure_peaks is measure  # outside of a point, a benchmark measures as ever
+
+
+def test_the_block_gives_the_name_back_when_it_fails():
+    before = whole.measure_peaks
+    with suppress(ValueError), peaks_kept():
+        assert whole.measure_peaks is not before
+        raise ValueError
+    assert whole.measure_peaks is before
