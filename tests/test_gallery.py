@@ -68,6 +68,8 @@ def gallery(tmp_path_factory):
         "from IPython.display import HTML, display",
         f"""display(HTML('<img src="{PICTURE}" alt="three frames">'))""",
         "display(HTML('<script src=\"https://example.org/x.js\"></script>'))",
+        "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='passing by'): pass",
+        "import pandas as pd; pd.DataFrame({'column': [1]})",
         "from matplotlib.figure import Figure\nimport ipywidgets\nipywidgets.VBox([ipywidgets.Button()])",
         "from labkit.results import Prediction, Store, default_path\n"
         "Store(default_path()).add_prediction(Prediction('q', (), 2.0))",
@@ -92,7 +94,11 @@ def test_pages_need_nothing_from_elsewhere_and_tell_all(gallery):
     tags = {name: needs_nothing(text) for name, text in pages.items()}
     assert "77" in tags["01_first"].text
     assert "OTHER" not in tags["01_first"].text
-    assert "stands here when the notebook is open" in tags["01_first"].text
+    assert tags["01_first"].text.count("stands here when the notebook is open") == 1
+    assert tags["01_first"].text.count("passing by") == 1, "the code stays, its bar does not"
+    assert "dataframe" in {
+        attributes.get("class") for tag, attributes in tags["01_first"].all if tag == "table"
+    }
     (picture,) = [attributes for tag, attributes in tags["01_first"].all if tag == "img"]
     assert (picture["src"], picture["alt"]) == (PICTURE, "three frames")
     assert 'href="02_next.html#run"' in pages["01_first"]
@@ -122,7 +128,7 @@ def test_notebooks_are_left_as_they_are_and_the_learners_store_too(gallery):
     _, _, folder = gallery
     notebook = nbformat.read(folder / "01_first.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)
-    assert len(notebook.cells) == 10
+    assert len(notebook.cells) == 12
     home = re.search(r"home (\S+labkit-gallery\S+)", (folder / "pages" / "01_first.html").read_text())[1]
     assert not psutil.os.path.exists(home)
 

@@ -28,7 +28,10 @@ pre { overflow-x: auto; font: .82rem/1.45 ui-monospace, monospace; margin: 0; wh
 img, svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto;
   overflow-wrap: normal; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; }
+table, th, td { border: 0; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+table.dataframe thead th { text-align: left; }
+table.dataframe td { font-variant-numeric: tabular-nums; }
 .doubt { color: var(--doubt); }
 ol.notebooks { padding: 0; list-style: none; }
 ol.notebooks li { border-top: 1px solid var(--line); padding: 1rem 0; }

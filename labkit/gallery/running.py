@@ -175,7 +175,8 @@ def _make_readable(notebook: Any) -> None:
 def _passing(output: Any) -> bool:
     """Whether an output is a progress bar or another widget that shows what goes on, not what came out."""
     data = output.get("data", {})
-    return WIDGET in data and str(data.get("text/plain", "")).startswith(PROGRESS)
+    text = str(data.get("text/plain", ""))
+    return WIDGET in data and (text.startswith(PROGRESS) or bool(re.search(r"\d+%\|", text)))
 
 
 def _readable(data: Any) -> dict[str, Any]:
