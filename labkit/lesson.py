@@ -16,6 +16,7 @@ import numpy as np
 
 from labkit.bench import Outcome, bench
 from labkit.cli.screen import Screen
+from labkit.errors import LabError
 from labkit.fleet_story import (
     beside,
     fleet_picture,
@@ -50,7 +51,7 @@ __all__ = [
     "check_fps", "check_kernel", "check_launch", "check_normalise", "check_paced_latency",
     "check_speed_up", "cost_of_boxes", "doctor", "fleet_picture", "foretold", "hint", "how_close",
     "inside_detr", "kernel_to_complete", "look", "many_cameras", "measure", "museum", "museum_picture",
-    "museum_table", "origin_beside", "plot", "predict", "recorded", "recorded_gpu", "run_fleet",
+    "museum_table", "operators", "origin_beside", "plot", "predict", "recorded", "recorded_gpu", "run_fleet",
     "service_table", "service_times", "show_change", "span_cost", "summary", "tell", "waterfall",
 ]  # fmt: skip
 
@@ -166,6 +167,28 @@ def ceilings(outcome: Outcome) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def operators(
+    name: str, *, model_set: str = "full", weights: str = "auto", size: tuple[int, int] = (640, 480)
+) -> pd.DataFrame | str:
+    """Where the time of an engine's detector goes by kind of operator; prints what keeps it from the peak.
+
+    Args:
+        name: of a rung that runs on OpenVINO.
+        model_set, weights, size: as for `measure`.
+    """
+    import pandas as pd
+
+    from labkit.profiling.operators import operators as count
+
+    try:
+        found = count(name, Workload(model_set, weights, size))  # type: ignore[arg-type]
+    except LabError as error:
+        return f"Not measured here: {error}."
+    for sentence in found.sentences():
+        print(sentence)
+    return pd.DataFrame(found.rows())
 
 
 def recorded(stage: int | None = None) -> pd.DataFrame | str:

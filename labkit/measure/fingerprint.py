@@ -51,7 +51,8 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
         if isinstance(left, dict) and isinstance(right, dict):
             for name in sorted({*left, *right}):
                 if left.get(name) != right.get(name):
-                    lines.append(f"{name}: {left.get(name)} / {right.get(name)}")
+                    label = name if key == "versions" else f"{key} {name}"
+                    lines.append(f"{label}: {left.get(name)} / {right.get(name)}")
         elif left != right:
             lines.append(f"{key}: {left} / {right}")
     return lines

@@ -19,11 +19,12 @@ HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class OpenVinoEngine:
-    """A compiled OpenVINO model behind the engine's interface."""
+    """A compiled OpenVINO model behind the engine's interface, with the graph that was compiled."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, graph: Any) -> None:
         self._request = compiled.create_infer_request()
         self.compiled = compiled
+        self.graph = graph
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Runs the model on (B, ...); the outputs are copies that later calls leave alone."""
@@ -34,7 +35,8 @@ class OpenVinoEngine:
 def build(request: Request) -> OpenVinoEngine:
     """Converts (cached on disk), optionally quantises, and compiles.
 
-    Options: rest_precision, the format of what int8 leaves unquantised ("fp32" or "bf16").
+    Options: rest_precision, the format of what int8 leaves unquantised ("fp32" or "bf16");
+    count_operators, to let every request tell how long each operator took.
 
     Raises:
         UnavailableError: the device is not the CPU, or this CPU cannot do bf16.
@@ -48,9 +50,10 @@ def build(request: Request) -> OpenVinoEngine:
         "INFERENCE_PRECISION_HINT": HINTS[precision],
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
+        "PERF_COUNT": "YES" if request.options.get("count_operators") else "NO",
         "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
     }
-    return OpenVinoEngine(core.compile_model(model, "CPU", properties))
+    return OpenVinoEngine(core.compile_model(model, "CPU", properties), model)
 
 
 def _converted(request: Request) -> Path:

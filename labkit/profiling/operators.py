@@ -1,0 +1,235 @@
+"""Where the time of a compiled detector goes, operator by operator, and how near each kind is to the peak.
+
+    python -m labkit.profiling.operators detr_engine_bf16
+
+OpenVINO tells how long each operator of its compiled graph took; the shapes of the graph tell how
+much arithmetic each kind holds. What falls short of the machine's peak has a name then: operators
+that do little arithmetic per byte, and those that do none at all. Runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from typing import Any
+
+from labkit.errors import LabError, UnavailableError, WorkerError
+from labkit.measure import measure_peaks
+from labkit.pipelines import rung as rung_named
+from labkit.pools import QUIET_POOLS
+from labkit.types import Workload
+
+WARM, PASSES = 5, 20
+KINDS = ("convolutions larger than 1x1", "convolutions 1x1", "matrix products", "everything else")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What all operators of one kind take per frame.
+
+    Attributes:
+        name: one of KINDS.
+        operators: how many the compiled graph holds.
+        ms: time in them per frame, the median over the passes.
+        gflop: their arithmetic per frame (2 per multiply-add); 0 where it is not counted.
+    """
+
+    name: str
+    operators: int
+    ms: float
+    gflop: float
+
+    @property
+    def gflop_s(self) -> float:
+        """Arithmetic per second while in these operators."""
+        return 1e3 * self.gflop / self.ms if self.ms else 0.0
+
+
+@dataclass(frozen=True)
+class Operators:
+    """A detector's time by kind of operator.
+
+    Attributes:
+        rung: whose detector.
+        precision: in which the peak was measured.
+        kinds: in the order of KINDS.
+        frame_ms: median time of one pass from outside, counting switched on.
+        peak_gflops: the machine's peak in that precision, in GFLOP/s, or None.
+    """
+
+    rung: str
+    precision: str
+    kinds: tuple[Kind, ...]
+    frame_ms: float
+    peak_gflops: float | None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per kind: its share of the time and of the arithmetic, its speed, its share of the peak."""
+        time_ms, work = sum(k.ms for k in self.kinds), sum(k.gflop for k in self.kinds)
+        return [
+            {
+                "operators": kind.name,
+                "count": kind.operators,
+                "ms": round(kind.ms, 2),
+                "share of time": f"{100 * kind.ms / time_ms:.0f}%",
+                "share of arithmetic": f"{100 * kind.gflop / work:.0f}%",
+                "GFLOP/s": round(kind.gflop_s) or "",
+                "of peak": self._of_peak(kind.gflop_s),
+            }
+            for kind in self.kinds
+        ]
+
+    def sentences(self) -> list[str]:
+        """What keeps the detector from the peak, from the largest loss to the smallest."""
+        if not self.peak_gflops:
+            return ["This machine's peak in that precision is not known, so no share of it can be given."]
+        ideal_ms = {k.name: 1e3 * k.gflop / self.peak_gflops for k in self.kinds}
+        lost_ms = {k.name: max(0.0, k.ms - ideal_ms[k.name]) for k in self.kinds}
+        total_ms = sum(k.ms for k in self.kinds)
+        reached = 100 * sum(ideal_ms.values()) / total_ms
+        lines = [
+            f"At the peak of {self.peak_gflops:.0f} GFLOP/s the arithmetic of {self.rung} would take "
+            f"{sum(ideal_ms.values()):.1f} of the {total_ms:.1f} ms in its operators: {reached:.0f}%."
+        ]
+        for name in sorted(lost_ms, key=lambda name: -lost_ms[name]):
+            kind = next(k for k in self.kinds if k.name == name)
+            share = f"at {self._of_peak(kind.gflop_s)} of the peak" if kind.gflop else "no products at all"
+            lines.append(
+                f"{100 * lost_ms[name] / total_ms:.0f}% of the time is lost in {name} "
+                f"({kind.operators} operators, {share})."
+            )
+        return lines
+
+    def _of_peak(self, gflop_s: float) -> str:
+        return f"{100 * gflop_s / self.peak_gflops:.0f}%" if self.peak_gflops and gflop_s else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a file."""
+        return asdict(self)
+
+
+def operators(
+    rung: str, workload: Workload | None = None, peaks: Mapping[str, float] | None = None
+) -> Operators:
+    """Times the detector of a rung by kind of operator, in a fresh process.
+
+    Args:
+        rung: one whose engine is OpenVINO.
+        workload: model set, weights and frame size.
+        peaks: GFLOP/s by precision; measured here where absent.
+
+    Raises:
+        UnavailableError: the rung's engine does not tell, or is not installed.
+        WorkerError: the process died.
+    """
+    chosen, workload = rung_named(rung), workload or Workload()
+    if chosen.prepare.engine != "openvino":
+        raise UnavailableError(
+            f"{rung} runs on {chosen.prepare.engine}; only OpenVINO's rungs tell how long operators take"
+        )
+    done = subprocess.run(
+        [sys.executable, "-m", "labkit.profiling.operators", rung, json.dumps(asdict(workload))],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, **QUIET_POOLS},
+    )
+    if done.returncode:
+        raise WorkerError((done.stderr.strip().splitlines() or ["no word from it"])[-1])
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    kinds = tuple(Kind(name, *found["kinds"][name]) for name in KINDS)
+    peak = (peaks if peaks is not None else measure_peaks("cpu")).get(chosen.prepare.precision)
+    return Operators(rung, chosen.prepare.precision, kinds, found["frame_ms"], peak)
+
+
+def _measure(rung: str, workload: Workload) -> dict[str, Any]:
+    """In the fresh process: {"frame_ms": ..., "kinds": {name: [operators, ms, gflop]}}."""
+    import time
+
+    import numpy as np
+
+    from labkit.models.prepare import prepare
+
+    preparation = rung_named(rung).prepare
+    counted = {"frames": 1, "count_operators": True}
+    prepared = prepare(
+        replace(preparation, task="detect", options={**preparation.options, **counted}), workload
+    )
+    compiled = prepared.net.engine.compiled
+    request = compiled.create_infer_request()
+    shape = list(compiled.input(0).shape)
+    x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    walls, times = [], []
+    for i in range(WARM + PASSES):
+        begun = time.perf_counter()
+        request.infer([x], share_inputs=True)
+        wall_ms = 1e3 * (time.perf_counter() - begun)
+        if i >= WARM:
+            walls.append(wall_ms)
+            times.append(_per_kind_ms(request.profiling_info))
+    gflop = _gflop(prepared.net.engine.graph)
+    return {
+        "frame_ms": float(np.median(walls)),
+        "kinds": {
+            name: [times[0][name][0], float(np.median([t[name][1] for t in times])), gflop.get(name, 0.0)]
+            for name in KINDS
+        },
+    }
+
+
+def _per_kind_ms(infos: Any) -> dict[str, tuple[int, float]]:
+    """Number of operators that ran, and ms in them, by kind."""
+    from openvino import ProfilingInfo
+
+    found = dict.fromkeys(KINDS, (0, 0.0))
+    for info in infos:
+        if info.status == ProfilingInfo.Status.EXECUTED:
+            name = _kind(info.node_type, "_1x1" in info.exec_type)
+            count, ms = found[name]
+            found[name] = (count + 1, ms + 1e3 * info.real_time.total_seconds())
+    return found
+
+
+def _kind(node_type: str, one_by_one: bool) -> str:
+    if node_type in ("Convolution", "GroupConvolution"):
+        return KINDS[1] if one_by_one else KINDS[0]
+    return KINDS[2] if node_type in ("MatMul", "FullyConnected") else KINDS[3]
+
+
+def _gflop(graph: Any) -> dict[str, float]:
+    """Arithmetic of a graph's operators by kind, from their shapes."""
+    found = dict.fromkeys(KINDS, 0.0)
+    for op in graph.get_ops():
+        if op.get_type_name() == "Convolution":
+            _, channels, *window = op.input(1).get_shape()
+            kind = _kind("Convolution", prod(window) == 1)
+            found[kind] += 2 * prod(op.output(0).shape) * channels * prod(window)
+        elif op.get_type_name() == "MatMul":
+            inner = list(op.input(0).get_shape())[-2 if op.get_attributes()["transpose_a"] else -1]
+            found[KINDS[2]] += 2 * prod(op.output(0).shape) * inner
+    return {name: work / 1e9 for name, work in found.items()}
+
+
+def main() -> int:
+    """Measures, and prints plain values as one line of JSON."""
+    rung = sys.argv[1]
+    try:
+        if len(sys.argv) > 2:
+            options = json.loads(sys.argv[2])
+            workload = Workload(**{**options, "size": tuple(options["size"])})
+            print(json.dumps(_measure(rung, workload)))
+        else:
+            print("\n".join(operators(rung).sentences()))
+    except LabError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
