@@ -21,7 +21,7 @@ bench: $(READY) ## measure every rung that this machine can run, quickly (under 
 	$(BIN)/labkit bench --quick
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadgroup --durations 15
+	$(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile --durations 15
 	$(BIN)/python -m pytest -m "not slow and alone" --durations 15
 
 lint: $(READY) ## check style and types

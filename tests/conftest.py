@@ -1,5 +1,6 @@
 """What the tests share: small frames, small work, and no disturbance of the user's own files."""
 
+import functools
 import os
 import signal
 
@@ -18,6 +19,9 @@ ALONE = {
     "test_sources_live", "test_sweep",
 }  # fmt: skip
 
+# These take longest. They begin first, so that none of them is left to one process at the end.
+LONGEST = ("test_notebooks", "test_cli", "test_pipelines", "test_bench", "test_coco", "test_models")
+
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background by a shell: children would inherit that nobody can interrupt them.
@@ -26,19 +30,66 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks what runs alone; of the rest, a file's tests stay together, but for the notebooks."""
+    """Marks what runs alone, and puts the longest first."""
     for item in items:
-        room = item.path.stem
-        if room in ALONE or item.get_closest_marker("alone"):
+        if item.path.stem in ALONE and not item.get_closest_marker("alone"):
             item.add_marker("alone")
-        elif item.get_closest_marker("notebook") is None:
-            item.add_marker(pytest.mark.xdist_group(room))
+    rank = {room: place for place, room in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With several processes, a file's tests stay in one, where they share what they prepare."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.partition("::")[0]
+            return nodeid if path.endswith("test_notebooks.py") else path
+
+    config.option.loadscopereorder = False  # it would begin with many short tests
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
     """Results of a test land in its own folder."""
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "lab-home"))
+
+
+@pytest.fixture(scope="session")
+def peaks_once():
+    """What this machine can reach at most is measured once for all benchmarks of this process."""
+    from labkit.bench import whole
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(whole, "measure_peaks", functools.cache(whole.measure_peaks))
+        yield
+
+
+@pytest.fixture(scope="session")
+def networks_once():
+    """The random DETR is drawn once per seed; whoever wants one gets a copy."""
+    import copy
+    import dataclasses
+
+    from labkit.models import networks
+
+    drawn = {}
+    draw = networks._BUILDERS["detr_r50"]
+
+    def copied(weights):
+        if weights.path is not None:
+            return draw(weights)
+        if weights not in drawn:
+            drawn[weights] = draw(weights)
+        known = drawn[weights]
+        return dataclasses.replace(known, module=copy.deepcopy(known.module))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks._BUILDERS, "detr_r50", copied)
+        yield
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from labkit.types import Detections, Preparation, Rung, Workload
 
 from conftest import TINY  # isort: skip
 
+pytestmark = pytest.mark.usefixtures("peaks_once")
+
 PLAN = Plan(seconds=0.3, min_frames=4, warm_frames=2, warm_s=0, warm_limit_s=1, quick=True)
 TURNS = Turns(rounds=9, frames=1, warm_up=1, quick=True)
 WORK = Workload(weights="random", size=TINY, objects=2)

@@ -75,6 +75,27 @@ def test_a_mistake_is_one_sentence_and_an_exit_code(arguments, code, words, tmp_
     assert "Traceback" not in told.err + told.out
 
 
+@pytest.fixture
+def here(monkeypatch, capsys, peaks_once):
+    """As `labkit`, but in this process, which has everything imported."""
+    from labkit.cli import screen
+
+    def run(*arguments, cwd=".", env=None):
+        with monkeypatch.context() as patch:
+            patch.setattr(screen.out, "_width", 80)
+            patch.setattr(screen.err, "_width", 80)
+            patch.setattr("sys.argv", ["labkit", *arguments])
+            patch.chdir(cwd)
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            capsys.readouterr()
+            code = exit_code()
+        told = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, told.out, told.err)
+
+    return run
+
+
 @pytest.mark.parametrize("command", ["", "rungs", "bench", "profile", "results"])
 def test_help_imports_nothing_heavy(command):
     code = (
@@ -147,19 +168,19 @@ def test_a_device_brings_the_rungs_that_its_own_are_compared_with():
         select(None, None, "tpu")
 
 
-def test_a_text_file_is_not_a_video(tmp_path):
+def test_a_text_file_is_not_a_video(tmp_path, here):
     (tmp_path / "notes.mp4").write_text("this is text")
-    done = labkit("bench", "resnet_pil_cpu", "--source", "notes.mp4", cwd=tmp_path)
+    done = here("bench", "resnet_pil_cpu", "--source", "notes.mp4", cwd=tmp_path)
     assert done.returncode == 3
     assert "notes.mp4" in done.stderr.splitlines()[-1]
 
 
-def test_a_rung_without_its_device_exits_with_the_reason():
+def test_a_rung_without_its_device_exits_with_the_reason(here):
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    done = labkit("bench", "resnet_cuda")
+    done = here("bench", "resnet_cuda")
     assert done.returncode == 5
     assert "NVIDIA GPU" in done.stderr
 
@@ -171,14 +192,14 @@ def test_a_results_folder_that_cannot_be_written(tmp_path):
     assert done.returncode == 7
 
 
-def test_a_results_folder_that_is_a_file(tmp_path):
+def test_a_results_folder_that_is_a_file(tmp_path, here):
     (tmp_path / "file").write_text("")
-    done = labkit("bench", "resnet_pil_cpu", *TINY, env={"LABKIT_HOME": str(tmp_path / "file")})
+    done = here("bench", "resnet_pil_cpu", *TINY, env={"LABKIT_HOME": str(tmp_path / "file")})
     assert done.returncode == 7
     assert "Traceback" not in done.stderr
 
 
-def test_bench_shows_a_table_of_80_columns_and_leaves_rows_plots_and_a_report(tmp_path):
+def test_bench_shows_a_table_of_80_columns_and_leaves_rows_plots_and_a_report(tmp_path, here):
     home = tmp_path / "home"
     done = labkit("bench", "--stage", "1", *TINY, env={"LABKIT_HOME": str(home)})
     assert done.returncode == 0, done.stderr
@@ -193,25 +214,25 @@ def test_bench_shows_a_table_of_80_columns_and_leaves_rows_plots_and_a_report(tm
     assert list((home / "plots").glob("*.svg"))
     page = (home / "report.html").read_text()
     assert "resnet_pil_cpu" in page
-    listed = labkit("results", env={"LABKIT_HOME": str(home)})
+    listed = here("results", env={"LABKIT_HOME": str(home)})
     assert "resnet_pil_cpu" in listed.stdout
-    exported = labkit("results", "export", str(tmp_path / "out"), env={"LABKIT_HOME": str(home)})
+    exported = here("results", "export", str(tmp_path / "out"), env={"LABKIT_HOME": str(home)})
     assert exported.returncode == 0
     assert {"runs.csv", "runs.parquet", "fingerprint.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
-    shown = labkit("results", "show", "1", env={"LABKIT_HOME": str(home)})
+    shown = here("results", "show", "1", env={"LABKIT_HOME": str(home)})
     assert json.loads(shown.stdout)["id"] == 1
-    assert "1 runs deleted" in labkit("results", "delete", "1", env={"LABKIT_HOME": str(home)}).stdout
+    assert "1 runs deleted" in here("results", "delete", "1", env={"LABKIT_HOME": str(home)}).stdout
 
 
-def test_json_is_one_object_per_rung():
-    done = labkit("bench", "resnet_pil_cpu", "resnet_opencv_cpu", *TINY, "--no-compare", "--json")
+def test_json_is_one_object_per_rung(here):
+    done = here("bench", "resnet_pil_cpu", "resnet_opencv_cpu", *TINY, "--no-compare", "--json")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["rung"] for row in rows] == ["resnet_pil_cpu", "resnet_opencv_cpu"]
     assert rows[0]["latency_ms"]["p99"] is None or rows[0]["n_frames"] >= 662
 
 
-def test_compare_as_json():
-    done = labkit("compare", "resnet_opencv_cpu", "resnet_linear_cpu", *TINY[:6], "--quick", "--json")
+def test_compare_as_json(here):
+    done = here("compare", "resnet_opencv_cpu", "resnet_linear_cpu", *TINY[:6], "--quick", "--json")
     row = json.loads(done.stdout)
     assert (row["a"], row["b"], row["rounds"]) == ("resnet_opencv_cpu", "resnet_linear_cpu", 9)
     assert row["ci"][0] <= row["ratio"] <= row["ci"][1]
@@ -242,7 +263,7 @@ def test_ctrl_c_keeps_finished_rows_and_says_so(tmp_path):
         assert db.execute("select rung from runs").fetchall() == [("resnet_pil_cpu",)]
 
 
-def test_doctor_looks_at_everything_and_says_what_to_do():
+def test_doctor_looks_at_everything_and_says_what_to_do(here):
     done = labkit("doctor")
     assert done.returncode == 0
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
@@ -260,12 +281,12 @@ def test_doctor_looks_at_everything_and_says_what_to_do():
         "disk",
     ):
         assert any(line[9:].startswith(word) for line in done.stdout.splitlines()), word
-    states = {row["state"] for row in json.loads(labkit("doctor", "--json").stdout)}
+    states = {row["state"] for row in json.loads(here("doctor", "--json").stdout)}
     assert states <= {"good", "missing", "note"}
 
 
-def test_rungs_and_weights_are_listed(tmp_path):
-    done = labkit("rungs", "--json")
+def test_rungs_and_weights_are_listed(tmp_path, here):
+    done = here("rungs", "--json")
     rows = {row["rung"]: row for line in done.stdout.splitlines() if (row := json.loads(line))}
     assert rows["resnet_opencv_cpu"]["changes"] == "resnet_pil_cpu"
     done = labkit("weights", env={"HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path)})
@@ -281,8 +302,8 @@ def test_sizes_and_numbers():
     ]  # fmt: skip
 
 
-def test_the_notebook_must_be_there(tmp_path):
-    done = labkit("lab", cwd=tmp_path)
+def test_the_notebook_must_be_there(tmp_path, here):
+    done = here("lab", cwd=tmp_path)
     assert done.returncode == 2
     assert str(Path("notebooks/00_start_here.ipynb")) in done.stderr
 

@@ -20,6 +20,8 @@ from labkit.pipelines import rung
 from labkit.sources.scenes import COARSE
 from labkit.types import Detections, Workload
 
+pytestmark = pytest.mark.usefixtures("peaks_once")
+
 pytest.importorskip("torchmetrics")
 pytest.importorskip("pycocotools")
 

@@ -964,7 +964,9 @@ def test_a_notebook_without_a_browser_shows_stills(tmp_path):
 def test_ten_minutes_with_a_page_that_never_acknowledges(pongs):
     page = FakePage(acks=False, pongs=pongs)
     page.frames, page.states, page.stats = (deque(maxlen=1) for _ in range(3))
-    view = view_of(page, hears=lambda: False)  # silence is excused, so that the view goes on
+    net = Gate()
+    net.seen = deque(maxlen=1)  # what stands in for the others must not grow either
+    view = view_of(page, player=player_of(prepare=preparing(a=net)), hears=lambda: False)  # silence is excused, so that the view goes on
     page.say("hello", visible=True)
     view.start()
     process = psutil.Process()
@@ -975,6 +977,7 @@ def test_ten_minutes_with_a_page_that_never_acknowledges(pongs):
     assert view.link.most_in_flight <= 2
     if not pongs:
         assert view.link.sent == 2
+    assert len(net.seen) == 1
     grown = process.memory_info().rss - memory
     told = f"{view.link.most_in_flight} in flight at most, {view.link.sent} sent"
     print(f"{memory / 1e6:.1f} MB after 30 s, {grown / 1e6:+.1f} MB after 600 s; {told}")
