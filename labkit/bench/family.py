@@ -14,7 +14,7 @@ from labkit.bench.job import Checks, Job, Outcome
 from labkit.errors import LabError
 from labkit.measure import Watch, Worker, compare, fidelity, fingerprint
 from labkit.measure.fidelity import Answers
-from labkit.models.work import gflop_per_frame
+from labkit.models.work import gflop_per_frame, mb_per_frame
 from labkit.pipelines import rung as rung_named
 from labkit.records import Fidelity, Run
 from labkit.types import Rung
@@ -135,6 +135,7 @@ def _limit(rung: Rung, job: Job) -> dict[str, Any]:
     peaks = job.peaks[rung.prepare.device]
     return {
         "gflop_per_frame": gflop_per_frame(rung.prepare, job.workload),
+        "mb_per_frame": mb_per_frame(rung.prepare, job.workload),
         "precision": rung.prepare.precision,
         "peak_gflops": peaks.get(rung.prepare.precision),
         "peaks": dict(peaks),
