@@ -394,7 +394,8 @@ def test_time_against_boxes_has_its_key_outside_the_plot(theme: str) -> None:
     axes = axes_of(chart)
     assert_legible(chart)
     assert axes.get_legend().get_window_extent().y0 >= axes.bbox.y1 - 1
-    assert list(axes.get_xticks()) == [1, 5, 15]
+    assert list(axes.get_xticks()) == [0, 1, 5, 15]
+    assert axes.get_xlim()[0] == 0
     assert "together" in chart.alt_text and "ms at 15" in chart.alt_text
 
 

@@ -23,7 +23,8 @@ nav, footer, .lead { color: var(--faint); font-size: .9rem; } nav a { margin-rig
 pre { overflow-x: auto; font: .82rem/1.45 ui-monospace, monospace; margin: 0; white-space: pre; }
 .input .highlight pre { background: var(--cell); border-left: 3px solid var(--link); padding: .6rem .8rem; }
 .output_area { margin: .5rem 0; }
-.output_area pre { padding: .2rem .8rem; color: var(--ink); white-space: pre-wrap; }
+.output_area pre { padding: .2rem .8rem; color: var(--ink); white-space: pre-wrap !important; }
+.output_area span[style*="#808000"] { color: var(--doubt) !important; }
 .prompt { display: none; } .cell { margin: .8rem 0; }
 img, svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto;

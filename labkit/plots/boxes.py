@@ -31,7 +31,9 @@ def cost_of_boxes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
             )
         axes.set_xlabel("boxes named per frame (number)")
         axes.set_ylabel("time per frame (ms)")
-        axes.set_xticks(sorted({run.settings["objects"] for run in runs}))
+        counts = {run.settings["objects"] for run in runs}
+        axes.set_xticks(sorted({0, *counts}))
+        axes.set_xlim(0, 1.04 * max(*counts, 1))  # at the left edge a line tells what no box costs
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
         legend_above(axes, columns=3)
