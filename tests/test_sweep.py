@@ -310,6 +310,35 @@ def test_ctrl_c_ends_cleanly_and_leaves_nothing_behind(store, folder):
     assert not list(Path("/tmp").glob(f"labkit-ray-{driver.pid}-*"))
 
 
+def test_ctrl_c_waits_until_ray_is_whole_and_a_second_one_does_not():
+    went_on = []
+
+    def interrupted(times):
+        with cluster_room._whole():
+            for number in range(times):
+                signal.raise_signal(signal.SIGINT)
+                went_on.append(number)
+
+    for times in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(times)
+        assert went_on == [0] * times
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_ray_says_of_its_workers_stays_out_of_the_users_output(tmp_path):
+    code = """
+import time
+from labkit.fleet.cluster import cluster
+with cluster() as ray:
+    from ray._private.worker import print_to_stdstream
+    print_to_stdstream({"lines": ["WARNING: 8 workers"], "pid": "raylet", "is_err": False}, False)
+    print("ours")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["ours"], "")
+
+
 # without Ray
 
 

@@ -13,10 +13,12 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -42,6 +44,9 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_task_oom_retries": "2",  # Ray's own default is to go on for ever
     "RAY_gcs_rpc_server_connect_timeout_s": "10",
+    # What Ray has to say of actors and workers would land among a table's lines, or in --json; what
+    # concerns a fleet, a sweep or a batch is told by them, and Ray keeps its own logs in its folder.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
 }
 LOCAL_SETTINGS = {
     **SETTINGS,
@@ -172,7 +177,8 @@ def _start(ray: Any, folder: Path, dashboard: bool, object_store_bytes: int) -> 
     _have_token()
     if dashboard:
         _check_dashboard()
-    with _explained("Ray does not start on this machine", "free some memory and disk, then try again"):
+    advice = "free some memory and disk, end programs that keep all cores busy, then try again"
+    with _explained("Ray does not start on this machine", advice), _whole():
         ray.init(
             "local",
             num_cpus=cores_available(),
@@ -193,7 +199,8 @@ def _connect(ray: Any, address: str) -> None:
             host, port = address.rsplit(":", 1)
             socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
         _answers(address)
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+        with _whole():
+            ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
 
 
 def _answers(address: str) -> None:
@@ -224,6 +231,30 @@ def _have_token() -> None:
     known = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
     if not known and not (Path.home() / ".ray" / "auth_token").exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Ctrl-C waits until the block is done, since Ray left half-started may crash; a second one does not."""
+    before = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or before is None or before == signal.SIG_IGN:
+        yield
+        return
+    heard: list[int] = []
+
+    def hear(number: int, frame: object) -> None:
+        if heard:
+            raise KeyboardInterrupt
+        heard.append(number)
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
 
 
 @contextmanager

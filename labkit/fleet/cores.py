@@ -13,7 +13,7 @@ ASIDE = 10
 
 def step_aside(niceness: int) -> None:
     """Lets whoever needs the cores more go first, from now on."""
-    if niceness and hasattr(os, "nice"):
+    if hasattr(os, "nice"):
         os.nice(niceness)
 
 

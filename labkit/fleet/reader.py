@@ -46,8 +46,9 @@ class Reader:
     """
 
     def __init__(self, stream: Stream, niceness: int = 0) -> None:
-        step_aside(niceness)
-        self._aside = niceness > 0
+        if niceness:
+            step_aside(niceness)
+            decode_alone()
         self._stream = stream
         self._id = uuid.uuid4().hex[:12]
         self._news = threading.Condition()  # guards everything below
@@ -113,8 +114,6 @@ class Reader:
                 self._news.wait_for(lambda: self._wanted or self._stopping)
             if self._stopping:
                 return
-            if self._aside:
-                decode_alone()
             with open_source(self._stream.spec, self._stream.size, fps=self._stream.fps) as source:
                 self._began_unix_s = self._began_unix_s or time.time()
                 why = self._follow(source) if source.live else self._play(source)

@@ -19,7 +19,7 @@ import numpy as np
 
 from labkit.errors import LabError
 from labkit.fleet.cores import step_aside
-from labkit.fleet.rows import read_facts, write_rows
+from labkit.fleet.rows import load_writer, read_facts, write_rows
 from labkit.fleet.streams import Answer, Counts, End, Ledger, Stream, StreamState
 
 PERIOD_S = 60.0
@@ -53,7 +53,10 @@ class Recorder:
         facts: dict[str, Any] | None = None,
         niceness: int = 0,
     ) -> None:
-        step_aside(niceness)
+        if niceness:
+            step_aside(niceness)
+        if folder is not None:
+            load_writer()  # now, while nothing runs; the first part must not take it from the networks
         self._position, self._shown = stream.position, stream.shown
         self._folder = None if folder is None else Path(folder)
         self._period_s = period_s

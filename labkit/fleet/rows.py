@@ -48,6 +48,11 @@ def write_rows(
     return write_whole(path, buffer.getvalue())
 
 
+def load_writer() -> None:
+    """Loads what `write_rows` needs, which takes a good part of a second the first time."""
+    import pyarrow.parquet  # noqa: F401
+
+
 def read_facts(path: Path) -> dict[str, Any]:
     """What `write_rows` was told about all rows of a file, and their number as "rows".
 

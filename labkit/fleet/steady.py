@@ -17,6 +17,7 @@ from labkit.fleet.streams import StreamState
 
 FOR_P90 = 64  # answers that a 90th percentile needs
 SAME_GROUP_S = 0.01  # answers of one group come within this
+LEAST_S = 0.1
 
 At = Callable[[Fleet, Sequence[StreamState]], None]
 
@@ -68,9 +69,15 @@ class Answers:
 
 
 def rate(done_s: NDArray[np.float64]) -> float:
-    """Answers per second. Answers of one group come at once; the first group's time is not known."""
+    """Answers per second. Answers of one group come at once; the first group's time is not known.
+
+    Raises:
+        LabError: they are too few to tell.
+    """
     new_group = np.flatnonzero(np.diff(done_s) > SAME_GROUP_S)
     if len(new_group) < 2:
+        if len(done_s) < 2 or done_s[-1] - done_s[0] < LEAST_S:
+            raise LabError(f"{len(done_s)} answers are too few to tell their rate; measure for longer")
         return (len(done_s) - 1) / float(done_s[-1] - done_s[0])
     first, last = new_group[0], new_group[-1]
     return float(last - first) / float(done_s[last] - done_s[first])
