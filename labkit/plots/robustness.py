@@ -41,7 +41,8 @@ def robustness(
     scale = "axis even up to 2 points, logarithmic beyond"
     caption = [f"{rows[0].change}: {NAMES[metric]} is {zero}", scenes, "the lab's small models", scale]
     caption += [about] if about else []
-    title = "What a change costs in accuracy, with 95% intervals"
+    known = any(row.lost(metric).low is not None for row in rows)
+    title = "What a change costs in accuracy" + (", with 95% intervals" if known else "")
     with sheet(title, 1.3 * len(changes), theme, as_caption(caption)) as (chart, axes, look):
         axes.set_xscale("symlog", linthresh=2, linscale=1.2)
         axes.axvline(0, color=look.faint, linewidth=1)
