@@ -363,6 +363,23 @@ def test_the_figures_of_a_roofline_stand_beside_the_plot_and_its_axis_is_named_r
     assert_legible(chart)
 
 
+def test_a_part_has_the_same_colour_in_every_picture() -> None:
+    latency = made_up_run().latency_s
+    one = made_up_run(spans_s={"detect": 0.5 * latency, "own": 0.2 * latency})
+    other = made_up_run(
+        spans_s={"filter": 0.1 * latency, "preprocess": 0.1 * latency, "detect": 0.5 * latency}
+    )
+    first, second = (
+        {
+            handle.get_label(): (handle.patches[0].get_facecolor(), handle.patches[0].get_hatch())
+            for handle in axes_of(plots.where_time_goes([run])).containers
+        }
+        for run in (one, other)
+    )
+    assert first["detect"] == second["detect"]
+    assert len({*first.values(), *second.values()}) == 5
+
+
 def test_thin_parts_have_no_seam_that_would_hide_them() -> None:
     latency = made_up_run().latency_s
     thin = made_up_run(spans_s={"infer": 0.99 * latency, "crop": 0.003 * latency})

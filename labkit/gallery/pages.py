@@ -22,7 +22,7 @@ a { color: var(--link); } a.anchor-link { display: none; }
 nav, footer, .lead { color: var(--faint); font-size: .9rem; } nav a { margin-right: 1rem; }
 pre { overflow-x: auto; font: .82rem/1.45 ui-monospace, monospace; margin: 0; white-space: pre; }
 .input .highlight pre { background: var(--cell); border-left: 3px solid var(--link); padding: .6rem .8rem; }
-.output_area { margin: .5rem 0; }
+.output_area { margin: .5rem 0; } .output_area img { display: block; margin: .5rem 0; }
 .output_area pre { padding: .2rem .8rem; color: var(--ink); white-space: pre-wrap !important; }
 .output_area span[style*="#808000"] { color: var(--doubt) !important; }
 .prompt { display: none; } .cell { margin: .8rem 0; }
@@ -31,12 +31,13 @@ table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x
   overflow-wrap: normal; }
 table, th, td { border: 0; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-table.dataframe thead th { text-align: left; }
+table.dataframe thead th { text-align: left !important; }
 table.dataframe td { font-variant-numeric: tabular-nums; }
 .doubt { color: var(--doubt); }
 ol.notebooks { padding: 0; list-style: none; }
 ol.notebooks li { border-top: 1px solid var(--line); padding: 1rem 0; }
-ol.notebooks h2 { font-size: 1.15rem; margin: 0; } ol.notebooks img { max-height: 16rem; }
+ol.notebooks h2 { font-size: 1.15rem; margin: 0; } ol.notebooks img { display: block;
+  width: min(100%, 40rem); max-height: 18rem; object-fit: cover; object-position: left top; }
 .highlight .c1, .highlight .c { color: var(--faint); } .highlight .s1, .highlight .s2, .highlight .sd {
   color: light-dark(#0a6640, #7ddba8); }
 .highlight .k, .highlight .kn, .highlight .ow { color: light-dark(#7b1fa2, #d7a6f5); }

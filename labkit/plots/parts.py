@@ -25,6 +25,8 @@ from labkit.plots.style import (
 from labkit.records import Run
 
 THINNEST = 150  # parts of the plot's width: from here on a part has a seam of its own
+PARTS = ("preprocess", "infer", "decode", "detect", "crop", "classify", "name", "filter")
+"""Spans of the lab's own pipelines: each has the same colour in every picture."""
 PERCENTILES = ((50, "o", "median"), (90, "^", "p90"), (99, "s", "p99"))
 
 
@@ -96,13 +98,13 @@ def where_time_goes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
         parts = np.array([[_mean_ms(run, name) for name in names] + [_rest_ms(run)] for run in runs])
         left = np.zeros(len(runs))
         seam = parts.sum(axis=1).max() / THINNEST  # seams would hide thinner parts
-        for column, name in enumerate([*names, "other"]):
+        for column, (name, colour) in enumerate([*_coloured(names), ("other", 0)]):
             other = column == len(names)
             axes.barh(
                 range(len(runs)), parts[:, column], 0.62, left,
                 label=plain(f" {name}" if name.startswith("_") else name),  # a leading underscore hides
-                color=look.grid if other else look.colours[column % len(look.colours)],
-                hatch="//" if not other and column >= len(look.colours) else None,
+                color=look.grid if other else look.colours[colour % len(look.colours)],
+                hatch="//" if colour >= len(look.colours) else None,
                 edgecolor=look.paper, linewidth=np.where(parts[:, column] > seam, 0.8, 0.0),
             )  # fmt: skip
             left += parts[:, column]
@@ -120,6 +122,12 @@ def where_time_goes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
             for run, row in zip(runs, parts, strict=True)
         )
     return chart
+
+
+def _coloured(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Each name with the number of its colour; unknown ones come after the known."""
+    others = [name for name in names if name not in PARTS]
+    return [(name, [*PARTS, *others].index(name)) for name in names]
 
 
 def _latency_key(runs: Sequence[Run], look: Theme) -> list[Line2D | Patch]:
