@@ -220,16 +220,17 @@ from labkit.types import Workload
 from labkit.fleet.cluster import cluster
 job = Batch(Path(sys.argv[1]), Path(sys.argv[2]), CHEAP, Workload(model_set="lab", size=(64, 48)), 8,
             open_net=open_slow)
-with cluster(object_store_bytes=100 * 2**20):
+with cluster(sys.argv[3]):
     from labkit.fleet.batch import process
     print(process(job, find_work(job)).new_frames)
 """
 
 
-def test_a_driver_that_is_killed_goes_on_when_started_again(folder, tmp_path, monkeypatch):
+def test_a_driver_that_is_killed_goes_on_when_started_again(ray_here, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     out = tmp_path / "out"
-    command = [sys.executable, "-c", DRIVER, str(folder), str(out)]
+    address = ray_here.get_runtime_context().gcs_address
+    command = [sys.executable, "-c", DRIVER, str(folder), str(out), address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as first:
         until_s = time.monotonic() + PATIENCE_S
         while len(list(out.rglob("segment-*.parquet"))) < 4:

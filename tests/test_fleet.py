@@ -214,7 +214,7 @@ def two_nodes():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # the nodes import the cheap pipelines
-        patch.setenv("RAY_health_check_period_ms", "1000")  # a node that is gone is noticed in seconds
+        patch.setenv("RAY_health_check_period_ms", "300")  # a node that is gone is noticed in a second
         patch.setenv("RAY_health_check_failure_threshold", "4")
         head = {"num_cpus": 3, "object_store_memory": 80 * 2**20, "include_dashboard": False}
         made = Cluster(initialize_head=True, head_node_args=head)

@@ -31,7 +31,7 @@ MOST_FAILURES = 3
 REPLY_S = 0.01  # a frame that is there is handed out within this
 LEAD_S = 0.05
 """Frames are asked for so long before the networks are free: on their way they cost no time."""
-PARCEL_S = 0.2  # answers travel together that came within this; each message costs a core its time
+PARCEL_S = 0.1  # answers travel together that came within this; each message costs a core its time
 IDLE_S = 0.5
 
 CLOSE_S = 10.0
