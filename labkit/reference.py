@@ -135,7 +135,7 @@ def _row(run: Run) -> str:
         f"{_number(low)} to {_number(high)}",
         _number(run.percentile_ms(50)),
         _percent(run.fidelity.agreement if run.fidelity else None),
-        precision_told(run),
+        precision_told(run).replace(" to ", "&nbsp;to&nbsp;"),  # breaks before the interval, not inside
         names_told(run),
         _percent(run.share_of_limit),
         f"{run.peak_bytes / 2**20:.0f}",

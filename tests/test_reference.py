@@ -53,7 +53,8 @@ def test_a_rung_that_loses_is_marked_as_in_the_terminal(tmp_path):
         [cell.strip() for cell in line.split("|")] for line in (lines[2], lines[4], lines[5])
     )
     assert heads[6] == "mAP@[.5:.95]"
-    assert (exact[6], int8[6]) == ("0.836 (0.818 to 0.853)", "0.836! (0.818 to 0.853)")
+    interval = "(0.818&nbsp;to&nbsp;0.853)"
+    assert (exact[6], int8[6]) == (f"0.836 {interval}", f"0.836! {interval}")
     assert (exact[7], int8[7]) == ("99.8%", "99.8%")
     assert int8[2].endswith("~") and not exact[2].endswith("~")
     assert lines[7] == f"~: noisy, so doubt it. !: {LOSES_WORDS} (int8 1.4 points of mAP@[.5:.95])."
