@@ -29,6 +29,7 @@ from labkit.fleet import cluster as cluster_room  # noqa: E402
 from labkit.fleet import sweep as sweep_room  # noqa: E402
 from labkit.fleet.cluster import Node, cluster, measuring_nodes, nodes  # noqa: E402
 from labkit.fleet.grid import Grid  # noqa: E402
+from labkit.fleet.guards import whole  # noqa: E402
 from labkit.fleet.progress import SweepReporter  # noqa: E402
 from labkit.fleet.sweep import free_name, sweep  # noqa: E402
 from labkit.measure import fingerprint  # noqa: E402
@@ -314,7 +315,7 @@ def test_ctrl_c_waits_until_ray_is_whole_and_a_second_one_does_not():
     went_on = []
 
     def interrupted(times):
-        with cluster_room._whole():
+        with whole():
             for number in range(times):
                 signal.raise_signal(signal.SIGINT)
                 went_on.append(number)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.errors import WorkerError
-from labkit.fleet.cluster import environment
+from labkit.fleet.guards import environment
 from labkit.fleet.plan import Plan
 from labkit.fleet.recorder import Recorder, folder_name
 from labkit.fleet.steady import rate

@@ -13,19 +13,18 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labkit.errors import UnavailableError, UsageError, first_line
+from labkit.fleet.guards import environment, whole
 from labkit.pools import QUIET_POOLS
 
 MEASURING = "measuring"
@@ -178,7 +177,7 @@ def _start(ray: Any, folder: Path, dashboard: bool, object_store_bytes: int) -> 
     if dashboard:
         _check_dashboard()
     advice = "free some memory and disk, end programs that keep all cores busy, then try again"
-    with _explained("Ray does not start on this machine", advice), _whole():
+    with _explained("Ray does not start on this machine", advice), whole():
         ray.init(
             "local",
             num_cpus=cores_available(),
@@ -199,7 +198,7 @@ def _connect(ray: Any, address: str) -> None:
             host, port = address.rsplit(":", 1)
             socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
         _answers(address)
-        with _whole():
+        with whole():
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
 
 
@@ -234,30 +233,6 @@ def _have_token() -> None:
 
 
 @contextmanager
-def _whole() -> Iterator[None]:
-    """Ctrl-C waits until the block is done, since Ray left half-started may crash; a second one does not."""
-    before = signal.getsignal(signal.SIGINT)
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or before is None or before == signal.SIG_IGN:
-        yield
-        return
-    heard: list[int] = []
-
-    def hear(number: int, frame: object) -> None:
-        if heard:
-            raise KeyboardInterrupt
-        heard.append(number)
-
-    signal.signal(signal.SIGINT, hear)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if heard:
-        raise KeyboardInterrupt
-
-
-@contextmanager
 def _explained(what: str, advice: str) -> Iterator[None]:
     """Any of the many ways in which Ray fails to come up, in one sentence."""
     try:
@@ -277,18 +252,6 @@ def _check_address(address: str) -> None:
         raise UsageError(
             f"an address of a cluster is HOST:PORT, such as 192.0.2.7:6379, or auto; not {address!r}"
         )
-
-
-@contextmanager
-def environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for processes that are started here; what the user has set wins."""
-    added = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 def _own_folder() -> Path:

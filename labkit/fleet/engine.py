@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import ray
 
 from labkit.errors import LabError, first_line
 from labkit.fleet.cores import use_threads
+from labkit.fleet.line import Line
 from labkit.fleet.plan import Open
 from labkit.fleet.streams import Answer, End, Nothing, Take
 from labkit.types import Detections, Frame, Rung, Workload
@@ -45,32 +45,6 @@ def open_networks(rung: Rung, workload: Workload) -> tuple[Any, dict[str, Any]]:
     with faults_explained(rung.name):
         prepared = prepare(rung.prepare, workload)
     return prepared.net, prepared.settings
-
-
-@dataclass(eq=False)
-class _Line:
-    """A stream as its engine sees it.
-
-    Attributes:
-        reader, recorder: its actors.
-        after: index of the last frame that was taken.
-        asked: position in the order of asking; the smallest has waited longest.
-        in_hand: frames taken and not answered yet.
-        parcel: answers that go to the recorder together, and when the first of them was there.
-        unconfirmed: parcels that the recorder has not confirmed.
-    """
-
-    reader: Any
-    recorder: Any
-    after: int = -1
-    began_unix_s: float | None = None
-    asked: int = 0
-    in_hand: int = 0
-    parcel: list[Answer] = field(default_factory=list)
-    parcel_s: float = 0.0
-    unconfirmed: list[Any] = field(default_factory=list)
-    end: End | None = None
-    closed: bool = False
 
 
 class Engine:
@@ -100,10 +74,10 @@ class Engine:
         self._id = uuid.uuid4().hex[:12]
         self._net: Any = None
         self._facts: dict[str, Any] | None = None
-        self._lines: list[_Line] = []
+        self._lines: list[Line] = []
         self._guard = threading.Lock()  # a schedule may feed itself in a thread of its own
-        self._takes: dict[Any, _Line] = {}  # asked for and not yet looked at, the oldest first
-        self._given: dict[int, tuple[_Line, Take]] = {}  # what the schedule holds, by its frame's index
+        self._takes: dict[Any, Line] = {}  # asked for and not yet looked at, the oldest first
+        self._given: dict[int, tuple[Line, Take]] = {}  # what the schedule holds, by its frame's index
         self._asked = self._fed = 0
         self._pass_s = 0.0  # how long the networks had the last group
 
@@ -154,9 +128,9 @@ class Engine:
         pending = [ack for line in self._lines for ack in line.unconfirmed]
         ray.wait(pending, num_returns=len(pending), timeout=CLOSE_S)
 
-    def _line(self, reader: Any, recorder: Any) -> _Line:
+    def _line(self, reader: Any, recorder: Any) -> Line:
         after, began_unix_s = ray.get(recorder.where.remote())
-        return _Line(reader, recorder, after, began_unix_s)
+        return Line(reader, recorder, after, began_unix_s)
 
     def _warm_up(self) -> None:
         """The first frames of any size of group are slow; they are not a camera's."""
@@ -197,7 +171,7 @@ class Engine:
             timer.cancel()
             timer.join()  # from here on nobody else asks
 
-    def _frame(self, line: _Line, take: Take) -> Frame:
+    def _frame(self, line: Line, take: Take) -> Frame:
         with self._guard:
             line.in_hand += 1
             self._given[self._fed] = (line, take)
@@ -205,7 +179,7 @@ class Engine:
         # A copy: memory shared with other processes is not to be written, and is to be freed soon.
         return Frame(np.array(take.image), self._fed - 1, time.perf_counter())
 
-    def _gather(self) -> list[tuple[_Line, Take]]:
+    def _gather(self) -> list[tuple[Line, Take]]:
         """The next frames, at most a group; empty where there are none for now."""
         begun_s = time.perf_counter()
         self._ask(self._group - len(self._takes))
@@ -242,7 +216,7 @@ class Engine:
             line.asked = self._asked
             self._takes[line.reader.take.remote(line.after, line.began_unix_s)] = line
 
-    def _may_ask(self, line: _Line) -> bool:
+    def _may_ask(self, line: Line) -> bool:
         if line.closed or line.end is not None:
             return False
         with self._guard:
@@ -254,13 +228,13 @@ class Engine:
                     self._confirm(ack, line)
             return line.end is None and len(line.unconfirmed) + line.in_hand <= MOST_UNCONFIRMED
 
-    def _confirm(self, ack: Any, line: _Line) -> None:
+    def _confirm(self, ack: Any, line: Line) -> None:
         try:
             ray.get(ack)
         except ray.exceptions.RayError as error:
             line.end = _lost("recorder", error)
 
-    def _reply(self, ref: Any, line: _Line) -> Take | None:
+    def _reply(self, ref: Any, line: Line) -> Take | None:
         """The frame of a reader's reply, if it is one."""
         try:
             reply = ray.get(ref)
