@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from labkit.live.inference import Answer
+from labkit.live.inference import Timing
 
 WINDOW_S = 2.0
 BARS = 60
@@ -27,13 +27,13 @@ class Figures:
         self._before = (offered_before, captured_before)
         self._lock = threading.Lock()
         self._history: deque[tuple[float, dict[str, int]]] = deque()
-        self._answers: deque[Answer] = deque(maxlen=600)
+        self._answers: deque[Timing] = deque(maxlen=600)
         self._ages: deque[tuple[float, float]] = deque(maxlen=240)  # (when, age in s)
-        self._fresh: deque[Answer] = deque(maxlen=BARS)  # not yet in the plot
+        self._fresh: deque[Timing] = deque(maxlen=BARS)  # not yet in the plot
         self.inferred: dict[str, int] = {}
         self.displayed = 0
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Timing) -> None:
         """Notes an answer of a rung."""
         with self._lock:
             self._answers.append(answer)
@@ -68,7 +68,7 @@ class Figures:
             "camera_bound": _waiting_share(recent) >= CAMERA_BOUND,
         }
 
-    def recent(self) -> list[Answer]:
+    def recent(self) -> list[Timing]:
         """The last few hundred answers, oldest first."""
         with self._lock:
             return list(self._answers)
@@ -88,7 +88,7 @@ class Figures:
         return {name: (n - first.get(name, 0)) / seconds for name, n in counts.items()}
 
 
-def _of_rung(recent: list[Answer], rung: str, rates: dict[str, float]) -> dict[str, float | None]:
+def _of_rung(recent: list[Timing], rung: str, rates: dict[str, float]) -> dict[str, float | None]:
     mine = [a for a in recent if a.rung == rung]
     return {
         "fps": rates.get(f"inferred {rung}"),
@@ -97,7 +97,7 @@ def _of_rung(recent: list[Answer], rung: str, rates: dict[str, float]) -> dict[s
     }
 
 
-def _waiting_share(recent: list[Answer]) -> float:
+def _waiting_share(recent: list[Timing]) -> float:
     busy_s = sum(a.took_s for a in recent)
     waited_s = sum(a.waited_s for a in recent)
     return waited_s / (busy_s + waited_s) if busy_s + waited_s > 0 else 0.0

@@ -19,20 +19,19 @@ Take = Callable[[Frame], Frame]
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
-    """What one rung found in one frame.
+class Timing:
+    """How long one answer took; hundreds of them are kept, so it holds no picture.
 
     Attributes:
-        rung: its name.
+        rung: name of the rung.
         took_s: time the rung worked on it, without waiting for the frame.
         waited_s: time it waited for the frame.
         age_s: from the frame's capture to the answer.
+        done_s: when it was there.
         record: the spans of this answer.
     """
 
     rung: str
-    frame: Frame
-    found: Detections
     took_s: float
     waited_s: float
     age_s: float
@@ -46,6 +45,15 @@ class Answer:
             ms = part.gpu_ms if part.gpu_ms is not None else (part.stop_ns - part.start_ns) / 1e6
             out[part.name] = out.get(part.name, 0.0) + ms
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What one rung found in one frame, and how long that took."""
+
+    frame: Frame
+    found: Detections
+    timing: Timing
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +185,8 @@ class Inference:
         took_s = done_s - began_s - self._waited_s
         if not self._stop.is_set():
             age_s = done_s - frame.t_s
-            self._on_answer(Answer(rung.name, frame, found, took_s, self._waited_s, age_s, done_s, record))
+            timing = Timing(rung.name, took_s, self._waited_s, age_s, done_s, record)
+            self._on_answer(Answer(frame, found, timing))
         return True
 
     def _take(self) -> Frame | None:

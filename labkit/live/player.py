@@ -111,6 +111,11 @@ class Player:
                 part.join(deadline_s - time.perf_counter())
             return not self.ending
 
+    def forget(self) -> None:
+        """Lets go of what was counted and of the last picture; for one that is not started again."""
+        self.figures = Figures()
+        self._smoothing = Smoothing()
+
     def wait_until_ended(self, timeout_s: float) -> bool:
         """Waits until no thread of an earlier run is left; whether that is so."""
         deadline_s = time.perf_counter() + timeout_s
@@ -198,8 +203,8 @@ class Player:
         figures = self.figures = Figures(self._reader.offered, self._reader.captured)
 
         def answered(answer: Answer) -> None:
-            self._answers[answer.rung] = answer
-            figures.answered(answer)
+            self._answers[answer.timing.rung] = answer
+            figures.answered(answer.timing)
             with self.news:
                 self.news.notify_all()
 

@@ -96,5 +96,6 @@ def _caption(shot: Shot, threshold: float, weights: list[str]) -> str:
     parts: list[Any] = []
     for answer, names in zip(shot.answers, found, strict=True):
         assert answer is not None
-        parts.append(f"{answer.rung}: {names or 'nothing found'} ({1e3 * answer.took_s:.0f} ms)")
+        timing = answer.timing
+        parts.append(f"{timing.rung}: {names or 'nothing found'} ({1e3 * timing.took_s:.0f} ms)")
     return " | ".join([*parts, *weights])

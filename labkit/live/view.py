@@ -121,10 +121,11 @@ class View:
         self.send_state()
 
     def close(self) -> None:
-        """Stops for good."""
+        """Stops for good, and forgets: the notebook's history may keep a closed view for ever."""
         with self._turn:
             self._closed = True
         self.stop()
+        self.player.forget()
 
     def record(self, on: bool) -> None:
         """Begins or ends a recording of what is shown.

@@ -45,8 +45,7 @@ def test_the_camera_is_free_after_interrupt_reload_restart_and_closing(desk, lab
     press(sheet, "Start")
     wait_until_running(sheet)
     sheet.begin_cell(1)
-    shown = numbers_shown(sheet, 2)
-    assert len(shown) > 5, "the picture stands still while a cell runs"
+    eventually(lambda: len(numbers_shown(sheet, 2)) > 5, message="the picture stands still while a cell runs")
     freed_after(interrupt, free)
     eventually(lambda: "KeyboardInterrupt" in sheet.text_of(1))
     press(sheet, "Start")
