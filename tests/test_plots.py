@@ -47,6 +47,13 @@ def lines_with(axes: mpl.axes.Axes, marker: str) -> list[np.ndarray]:
     return [line.get_xydata() for line in axes.lines if line.get_marker() == marker]
 
 
+def lines_hollow(axes: mpl.axes.Axes) -> list[list[float]]:
+    """Points that are drawn hollow, as those of noisy runs are."""
+    paper = mpl.colors.to_hex(axes.get_facecolor())
+    hollow = [line for line in axes.lines if mpl.colors.to_hex(line.get_markerfacecolor()) == paper]
+    return [point.tolist() for line in hollow for point in line.get_xydata()]
+
+
 def visible_texts(chart: plots.Chart) -> list[Text]:
     axes = axes_of(chart)
     texts = [*chart.texts, *axes.texts, axes.xaxis.label, axes.yaxis.label]
@@ -411,6 +418,9 @@ def test_time_against_boxes_has_its_key_outside_the_plot(theme: str) -> None:
     axes = axes_of(chart)
     assert_legible(chart)
     assert axes.get_legend().get_window_extent().y0 >= axes.bbox.y1 - 1
+    assert lines_hollow(axes) == []
+    runs[2] = made_up_run("one by one", settings={**settings, "objects": 15}, disturbances=("loud",))
+    assert lines_hollow(axes_of(plots.cost_of_boxes(runs, theme=theme))) == [[15, 1e3 / runs[2].fps]]
     assert list(axes.get_xticks()) == [0, 1, 5, 15]
     assert axes.get_xlim()[0] == 0
     assert "together" in chart.alt_text and "ms at 15" in chart.alt_text

@@ -14,7 +14,7 @@ MARKERS = "os^Dv*"
 
 def cost_of_boxes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
     """Milliseconds per frame against the number of boxes that are named, one line per rung."""
-    with drawing("Time per frame against boxes per frame", 6, theme, runs) as (chart, axes, _):
+    with drawing("Time per frame against boxes per frame", 6, theme, runs) as (chart, axes, look):
         words = []
         for i, rung in enumerate(dict.fromkeys(run.rung for run in runs)):
             own = sorted((run for run in runs if run.rung == rung), key=lambda run: run.settings["objects"])
@@ -23,9 +23,12 @@ def cost_of_boxes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
             low, high = (
                 np.array([_ms(run.fps_interval[side], 1e3 / run.fps) for run in own]) for side in (1, 0)
             )
+            marker, colour = MARKERS[i % len(MARKERS)], look.colours[i % len(look.colours)]
             axes.errorbar(
-                boxes, ms, [ms - low, high - ms], marker=MARKERS[i % len(MARKERS)], capsize=3, label=rung
+                boxes, ms, [ms - low, high - ms], marker=marker, color=colour, capsize=3, label=rung
             )
+            for x, y in ((x, y) for x, y, run in zip(boxes, ms, own, strict=True) if run.noisy):
+                axes.plot(x, y, marker, color=colour, markerfacecolor=look.paper, zorder=3)
             words.append(
                 f"{rung} " + ", ".join(f"{number(t)} ms at {b}" for b, t in zip(boxes, ms, strict=True))
             )
