@@ -901,21 +901,21 @@ def test_a_cell_that_is_run_a_hundred_times_leaves_nothing_behind(cell):
         assert wait_for(lambda: widget.view.player.figures.inferred)
         widget.view.receive({"type": "hello", "page": "p", "visible": True})
         assert sum(not feed.closed.is_set() for feed in cell.opened) == 1  # one owner of the camera
-        return widget
 
-    def now():
+    def left():
+        replace_current(None)
+        assert wait_for(lambda: not live_threads())
         gc.collect()
         return threading.active_count(), process.num_fds(), len(_instances)
 
     for _ in range(10):
         run_again()
-    before, memory = now(), process.memory_info().rss
+    before, memory = left(), process.memory_info().rss
     for _ in range(90):
-        last = run_again()
-    assert wait_for(lambda: all(n <= b for n, b in zip(now(), before, strict=True))), (before, now())
+        run_again()
+    after = left()
+    assert all(n <= b for n, b in zip(after, before, strict=True)), (before, after)
     assert process.memory_info().rss - memory < 20e6
-    last.close()
-    assert wait_for(lambda: not live_threads())
     assert not process.children()
     assert busy.busy_with() is None
 

@@ -58,7 +58,9 @@ class LiveWidget(anywidget.AnyWidget):
         if not self._gone:
             self.view.close()
             self._gone = True
+            layout = self.layout  # a widget too, which closing this one leaves behind
             super().close()
+            layout.close()
 
     def _send_to_pages(self, message: dict[str, Any], buffers: list[bytes]) -> None:
         if not self._gone:
