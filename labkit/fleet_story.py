@@ -157,7 +157,7 @@ def run_fleet(
     plan = Plan((measured.source,), rung, measured.workload, fps=fps)
     try:
         with cluster():
-            return contest(plan, streams, seconds)
+            return contest(plan, streams, seconds, print)
     except UnavailableError as error:
         print(f"No fleet was measured here: {error}")
         return Contest(fps, {}, {})

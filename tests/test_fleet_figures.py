@@ -139,6 +139,13 @@ def test_a_fleet_stands_beside_one_process(cluster_of_two, tmp_path):  # noqa: F
     assert done.alone_fps[2] > 40  # at its own pace, not at the films'
 
 
+def test_a_number_of_streams_that_cannot_be_measured_is_told(cluster_of_two, tmp_path):  # noqa: F811
+    missing, told = str(tmp_path / "missing.avi"), []
+    done = contest(Plan((missing,), CHEAP, WORKLOAD, fps=20.0, open_net=open_nothing), (1,), 1.0, told.append)
+    assert (done.fleets, done.alone_fps) == ({}, {})
+    assert "1 streams were not measured" in told[0] and "no file" in told[0]
+
+
 # The words
 
 

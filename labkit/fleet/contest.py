@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from labkit.errors import LabError
 from labkit.fleet.plan import Plan
 from labkit.fleet.steady import Answers
 
@@ -34,13 +35,16 @@ class Contest:
         return {n: answers.fps / possible[n] for n, answers in self.fleets.items()}
 
 
-def contest(plan: Plan, streams: Sequence[int], seconds: float) -> Contest:
+def contest(
+    plan: Plan, streams: Sequence[int], seconds: float, report: Callable[[str], None] = lambda line: None
+) -> Contest:
     """Runs fleets of so many streams, each after a turn of the one process; Ray is running already.
 
     Args:
         plan: of one source, which all streams show, at a rate of its own.
         streams: how many, of each fleet.
         seconds: how long a fleet's streams run; the one process has half of it.
+        report: hears of a number of streams that could not be measured.
     """
     from labkit.fleet.alone import Alone
     from labkit.fleet.steady import watched
@@ -50,6 +54,10 @@ def contest(plan: Plan, streams: Sequence[int], seconds: float) -> Contest:
     with Alone(plan) as alone:
         for n in streams:
             many = replace(plan, sources=plan.sources * n, seconds=seconds + SETTLE_S)
-            done.alone_fps[n] = alone.watch(many, seconds / 2)
-            done.fleets[n] = watched(many)[1].steady(SETTLE_S)
+            try:
+                alone_fps = alone.watch(many, seconds / 2)
+                done.fleets[n] = watched(many)[1].steady(SETTLE_S)
+                done.alone_fps[n] = alone_fps
+            except LabError as error:  # as on a machine that others keep busy
+                report(f"{n} streams were not measured: {error}")
     return done

@@ -12,7 +12,7 @@ ASIDE = 10
 
 
 def step_aside(niceness: int) -> None:
-    """Lets whoever needs the cores more go first, from now on."""
+    """Lets whoever needs the cores more go first from now on; on Linux, before this thread alone."""
     if hasattr(os, "nice"):
         os.nice(niceness)
 

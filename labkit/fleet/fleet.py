@@ -29,6 +29,7 @@ from labkit.sources.spec import webcam_index
 READER_CPUS = 0.1
 READY_S = 900.0  # converting a network the first time takes minutes
 LAST_WORDS_S = 10.0
+TOGETHER_S = 30.0  # so long streams wait for one another before they begin
 
 
 class Fleet:
@@ -103,6 +104,8 @@ class Fleet:
         self.recorders = [self._recorder(stream) for stream in self._streams]
         self.readers = [self._reader(stream) for stream in self._streams]
         ray.get([recorder.where.remote() for recorder in self.recorders])
+        starting = [reader.ready.remote() for reader in self.readers]
+        ray.wait(starting, num_returns=len(starting), timeout=TOGETHER_S)
         self._begun_s = time.monotonic()
         for number, engine in enumerate(self.engines):
             actors = [(self.readers[i], self.recorders[i]) for i in self._of_engine(number)]

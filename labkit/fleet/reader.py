@@ -42,12 +42,12 @@ class Reader:
 
     Args:
         stream: what is read.
-        niceness: how far back this process steps behind the networks on the same cores.
+        niceness: how far back reading steps behind the networks on the same cores.
     """
 
     def __init__(self, stream: Stream, niceness: int = 0) -> None:
+        self._niceness = niceness
         if niceness:
-            step_aside(niceness)
             decode_alone()
         self._stream = stream
         self._id = uuid.uuid4().hex[:12]
@@ -62,6 +62,9 @@ class Reader:
         self._over: tuple[str, bool] | None = None
         self._stopping = False
         threading.Thread(target=self._run, name=f"labkit reader {stream.shown}", daemon=True).start()
+
+    def ready(self) -> None:
+        """Returns once this actor is there."""
 
     def take(self, after: int = -1, began_unix_s: float | None = None) -> Take | Nothing | End:
         """The newest frame that nobody took, once there is one.
@@ -115,6 +118,8 @@ class Reader:
             if self._stopping:
                 return
             with open_source(self._stream.spec, self._stream.size, fps=self._stream.fps) as source:
+                if self._niceness:
+                    step_aside(self._niceness)  # this thread: replies are as quick as ever
                 self._began_unix_s = self._began_unix_s or time.time()
                 why = self._follow(source) if source.live else self._play(source)
             self._finish(why, False)

@@ -53,10 +53,10 @@ class Recorder:
         facts: dict[str, Any] | None = None,
         niceness: int = 0,
     ) -> None:
-        if niceness:
-            step_aside(niceness)
         if folder is not None:
             load_writer()  # now, while nothing runs; the first part must not take it from the networks
+        if niceness:
+            step_aside(niceness)
         self._position, self._shown = stream.position, stream.shown
         self._folder = None if folder is None else Path(folder)
         self._period_s = period_s
