@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.live.link import ACK_TIMEOUT_S, DOUBT_S, MAX_IN_FLIGHT, SILENT_S, Link
+from labkit.live.link import ACK_TIMEOUT_S, MAX_IN_FLIGHT, SILENT_S, Link
 
 
 class Clock:
@@ -79,21 +79,6 @@ def test_a_silent_page_is_forgotten_and_may_come_back(link, clock):
     link.heard("page")
     assert link.pages == 1
     assert link.ready()
-
-
-def test_a_page_that_no_longer_shows_the_view_is_forgotten_sooner_unless_it_answers(link, clock):
-    for answers in (True, False):
-        link.doubt("page")
-        clock.now_s += DOUBT_S - 0.01
-        link.forget_silent()
-        assert link.pages == 1
-        if answers:
-            link.heard("page")
-        clock.now_s += 0.02
-        link.forget_silent()
-        assert link.pages == answers
-    link.doubt("nobody")
-    assert link.pages == 0
 
 
 def test_every_page_that_looks_has_to_acknowledge(link):

@@ -18,8 +18,6 @@ MAX_IN_FLIGHT = 2
 ACK_TIMEOUT_S = 1.0
 SILENT_S = 1.6
 """A page that has not answered for so long is gone: closed, crashed, or cut off."""
-DOUBT_S = 0.8
-"""The same for a page that no longer shows the view."""
 
 
 @dataclass(eq=False)
@@ -88,12 +86,6 @@ class Link:
         with self._lock:
             for page in self._pages.values():
                 page.heard_s = self._clock()
-
-    def doubt(self, page: str) -> None:
-        """Notes that the page may be about to go without a goodbye: it is soon forgotten if silent."""
-        with self._lock:
-            if page in self._pages:
-                self._pages[page].heard_s = self._clock() - (SILENT_S - DOUBT_S)
 
     def forget_silent(self) -> None:
         """Forgets the pages that have said nothing for SILENT_S."""

@@ -84,10 +84,6 @@ class Client {
   detach(panel) {
     this.panels.delete(panel);
     // The output was cleared or the notebook closed: then nobody looks, and the camera is not needed.
-    // With the notebook the connection goes too, so the kernel is told at once that it may be so.
-    if (this.panels.size > 0) return;
-    this.wasVisible = false;
-    this.send({ type: "seen", visible: false, shown: false });
     setTimeout(() => this.panels.size === 0 && this.leave(), UNSEEN_MS);
   }
 

@@ -4,8 +4,7 @@
 |------------|----------------------------------------------------------------|--------|
 | `hello`    | visible: the page is there and wants to know how things are     |        |
 | `bye`      | the page goes away                                             |        |
-| `seen`     | visible: whether the page shows pictures; shown is false when  |        |
-|            | it has no place for them any more, as before it goes away      |        |
+| `seen`     | visible: whether the page shows pictures                       |        |
 | `pong`     | n and after of the ping, clock_ms: the page's clock            |        |
 | `ack`      | n of the frame, painted, age_ms where the page knows it        |        |
 | `start`, `stop`, `snapshot` |                                                 |        |
@@ -66,8 +65,6 @@ def _hello(view: View, page: str, message: Message, buffers: Sequence[Any]) -> N
 
 def _seen(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
     view.link.heard(page, visible=bool(message.get("visible")))
-    if message.get("shown") is False:
-        view.link.doubt(page)
     _wake(view)
 
 

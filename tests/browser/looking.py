@@ -14,6 +14,7 @@ from browser.film import READ_NUMBER
 ARTEFACTS = Path(__file__).parents[2] / "build" / "live"
 FRAMES = 300
 FREE_S = 2.0  # so soon the camera is free again, whatever became of the page or the kernel
+SILENCE_S = FREE_S + 0.5  # the same where only silence tells, with room for a machine that is busy
 OPEN = (
     "from labkit.live import live\nview = live({source!r}, rung='resnet_linear_cpu', model_set='lab')\nview"
 )

@@ -12,6 +12,7 @@ from browser.lab import Desk  # noqa: E402
 from browser.looking import (  # noqa: E402
     FREE_S,
     OPEN,
+    SILENCE_S,
     eventually,
     freed_after,
     holders,
@@ -63,7 +64,7 @@ def test_the_camera_is_free_after_interrupt_reload_restart_and_closing(desk, lab
     sheet.run_cell()
     wait_until_running(sheet)
     sheet.close_notebook()
-    freed_after(sheet.discard, free)
+    freed_after(sheet.discard, free, SILENCE_S)
     keep(page, "closed-notebook")
 
 
@@ -95,7 +96,7 @@ def test_the_camera_is_free_when_the_browser_dies(desk, driver, lab, camera):
             if process.is_running() and "chrom" in process.name():
                 process.kill()
 
-    freed_after(kill, lambda: not holders(lab, camera), FREE_S + 0.5)  # silence takes a moment to notice
+    freed_after(kill, lambda: not holders(lab, camera), SILENCE_S)
 
 
 def test_two_tabs_show_one_view_and_the_last_one_frees_the_camera(desk, lab, page, camera):
