@@ -184,13 +184,12 @@ def filter_times(
     rows = []
     for name in VERSIONS:
         ratios = np.array(seconds["reference"]) / np.array(seconds[name])
-        low, high = stats.ratio_interval(ratios)
         rows.append(
             {
                 "version": name,
                 "median ms": round(float(np.median(seconds[name])) * 1e3, 2),
                 "times faster": round(float(np.median(ratios)), 2),
-                "interval": f"{low:.2f} to {high:.2f}",
+                "interval": stats.told(stats.ratio_interval(ratios)),
                 "largest difference": int(np.abs(results[name].astype(int) - results["reference"]).max()),
             }
         )

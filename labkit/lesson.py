@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labkit import stats
 from labkit.bench import Outcome, bench
 from labkit.cli.screen import Screen
 from labkit.errors import LabError
@@ -112,7 +113,7 @@ def tell(outcome: Outcome) -> None:
 
 
 def plot(outcome: Outcome, kind: str = "throughput", theme: str = "light") -> Any:
-    """One picture of the runs: "throughput", "latency", "where_time_goes" or "roofline"."""
+    """One picture of the runs: "throughput", "latency", "where_time_goes", "share_of_peak", "roofline"."""
     from labkit import plots
 
     return getattr(plots, kind)(outcome.runs, theme=theme)
@@ -226,14 +227,10 @@ def origin_beside(outcome: Outcome, stage: int) -> pd.DataFrame:
         rows.append(
             {
                 "origin": figure.what,
-                "published FPS": _range(*figure.fps),
+                "published FPS": stats.told(figure.fps, ".3g"),
                 "rung": figure.rung,
-                "FPS here": _range(*run.fps_interval) if run else "not measured",
+                "FPS here": stats.told(run.fps_interval, ".3g") if run else "not measured",
                 "agrees": run.fidelity.agreement if run and run.fidelity else None,
             }
         )
     return pd.DataFrame(rows)
-
-
-def _range(low: float, high: float) -> str:
-    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"

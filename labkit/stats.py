@@ -19,6 +19,16 @@ Interval = tuple[float, float]
 Floats = NDArray[np.float64]
 
 UNBOUNDED: Interval = (0.0, float("inf"))
+
+
+def told(interval: Interval, spec: str = ".2f") -> str:
+    """An interval in words: "1.20 to 1.35", or that there was too little to know one."""
+    low, high = interval
+    if not np.isfinite(high):
+        return "too few for an interval"
+    return f"{low:{spec}}" if low == high else f"{low:{spec}} to {high:{spec}}"
+
+
 """The interval of a positive quantity about which too few samples say nothing."""
 
 SAME = (0.98, 1.02)

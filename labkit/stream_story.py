@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from labkit import stats
 from labkit.learn.simulated import (
     Simulation,
     one_after_the_other,
@@ -160,7 +161,7 @@ def side_by_side(outcome: Any) -> pd.DataFrame:
         [
             {
                 "rung": run.rung,
-                "frames per second": "{:.2f} ({:.2f} to {:.2f})".format(run.fps, *run.fps_interval),
+                "frames per second": f"{run.fps:.2f} ({stats.told(run.fps_interval)})",
                 "p50 latency (ms)": round(run.percentile_ms(50) or float("nan"), 1),
                 "p90 latency (ms)": round(run.percentile_ms(90), 1)
                 if run.percentile_ms(90)

@@ -345,12 +345,12 @@ def test_speeds_far_apart_stand_on_a_logarithmic_axis_that_says_so() -> None:
     assert "logarithmic" in axes_of(plots.latency(wide)).get_xlabel()
 
 
-def test_speed_accuracy_and_roofline_refuse_what_they_cannot_draw() -> None:
+def test_speed_accuracy_and_share_of_peak_refuse_what_they_cannot_draw() -> None:
     bare = made_up_run(agreement=None, limit={})
     with pytest.raises(UsageError, match="none of the 1 runs"):
         plots.speed_accuracy([bare])
     with pytest.raises(UsageError, match="peak"):
-        plots.roofline([bare])
+        plots.share_of_peak([bare])
     with pytest.raises(UsageError, match="no results were given"):
         plots.throughput([])
     with pytest.raises(UsageError, match="theme"):
@@ -358,9 +358,9 @@ def test_speed_accuracy_and_roofline_refuse_what_they_cannot_draw() -> None:
     assert [name for name, _ in plots.overview([bare], [])] == ["throughput", "latency", "where_time_goes"]
 
 
-def test_the_figures_of_a_roofline_stand_beside_the_plot_and_its_axis_is_named_rightly() -> None:
+def test_the_shares_of_the_peak_stand_beside_the_plot_and_its_axis_is_named_rightly() -> None:
     runs = [made_up_run(f"rung {k}", period_s=0.0101 + 0.002 * k) for k in range(6)]
-    chart = plots.roofline(runs)
+    chart = plots.share_of_peak(runs)
     axes = axes_of(chart)
     chart.canvas.draw()
     assert all(text.get_window_extent().x0 > axes.bbox.x1 for text in axes.texts)
@@ -426,9 +426,9 @@ def test_time_against_boxes_has_its_key_outside_the_plot(theme: str) -> None:
     assert "together" in chart.alt_text and "ms at 15" in chart.alt_text
 
 
-def test_roofline_shows_the_share_of_the_peak() -> None:
+def test_a_bar_is_as_long_as_the_share_of_the_peak() -> None:
     run = made_up_run()
-    axes = axes_of(plots.roofline([run]))
+    axes = axes_of(plots.share_of_peak([run]))
     assert axes.patches[0].get_width() == pytest.approx(100 * run.share_of_limit)
     (interval,) = lines_with(axes, "|")
     assert interval[:, 0] == pytest.approx([bound * 10 / 1000 * 100 for bound in run.fps_interval])

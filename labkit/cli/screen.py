@@ -98,7 +98,7 @@ def _cells(run: Run) -> list[str]:
         f"{number(low)}-{number(high)}" if np.isfinite(high) else "too few",
         *(number(run.percentile_ms(q)) for q in (50, 90, 99)),
         percent(run.fidelity.agreement if run.fidelity else None),
-        number(run.accuracy.get("map_50")) + ("!" if run.accuracy.get("loses") else ""),
+        number(run.accuracy.get("map")) + ("!" if run.accuracy.get("loses") else ""),
         percent(run.accuracy.get("top1")),
         percent(run.share_of_limit),
     ]
@@ -116,8 +116,9 @@ def legend(runs: Sequence[Run]) -> list[str]:
         f"{first.settings.get('model_set')} models, {kinds} weights",
         f"{first.fingerprint.get('cpu')}, {first.fingerprint.get('cores')} cores",
         "p50, p90, p99: latency in ms. ~: noisy, labkit results show ID says why",
-        "agrees: detections also found by the reference rung. mAP, names: accuracy on",
-        "scenes with the lab's small models, prepared alike; ! loses over a point of it.",
+        "agrees: detections also found by the reference rung. mAP@[.5:.95] and names:",
+        "accuracy on scenes with the lab's small models, prepared alike;",
+        "!: loses more than a point of mAP or 1% of right names against its reference.",
         *_photographs(runs),
         "limit: share of this machine's measured peak. -: too few frames, or not asked.",
     ]

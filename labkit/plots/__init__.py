@@ -4,10 +4,11 @@ from labkit.plots.answers import accuracy_of
 from labkit.plots.boxes import cost_of_boxes
 from labkit.plots.gains import compare_two, waterfall
 from labkit.plots.parts import latency, throughput, where_time_goes
+from labkit.plots.roof import roofline
 from labkit.plots.saving import overview, save, save_all, svg_text
 from labkit.plots.style import Chart
 from labkit.plots.timeline import timeline
-from labkit.plots.tradeoffs import roofline, speed_accuracy
+from labkit.plots.tradeoffs import share_of_peak, speed_accuracy
 
 __all__ = [
     "Chart",
@@ -19,6 +20,7 @@ __all__ = [
     "roofline",
     "save",
     "save_all",
+    "share_of_peak",
     "speed_accuracy",
     "svg_text",
     "throughput",

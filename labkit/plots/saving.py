@@ -14,8 +14,9 @@ import matplotlib as mpl
 from labkit.files import write_whole
 from labkit.plots.gains import compare_two, waterfall
 from labkit.plots.parts import latency, throughput, where_time_goes
+from labkit.plots.roof import has_roof, roofline
 from labkit.plots.style import Chart
-from labkit.plots.tradeoffs import roofline, speed_accuracy
+from labkit.plots.tradeoffs import share_of_peak, speed_accuracy
 from labkit.records import Comparison, Run
 
 
@@ -61,6 +62,7 @@ def overview(
 ) -> list[tuple[str, Chart]]:
     """The charts over all results that these allow, each with a name fit for a file."""
     timed = [run for run in runs if run.n_frames]
+    limited = [run for run in timed if run.share_of_limit]
     changes = {run.rung: run.settings.get("changes") for run in runs}
     steps = [each for each in comparisons if changes.get(each.b) == each.a] or comparisons
     wanted: list[tuple[str, bool, Callable[[], Chart]]] = [
@@ -72,7 +74,8 @@ def overview(
             (f"speed_accuracy_{work}", True, partial(speed_accuracy, alike, theme=theme))
             for work, alike in _by_work(timed).items()
         ),
-        ("roofline", any(run.share_of_limit for run in timed), lambda: roofline(timed, theme=theme)),
+        ("share_of_peak", bool(limited), lambda: share_of_peak(limited, theme=theme)),
+        ("roofline", any(map(has_roof, timed)), lambda: roofline(timed, theme=theme)),
     ]
     return [(name, draw()) for name, possible, draw in wanted if possible]
 

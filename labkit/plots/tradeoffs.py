@@ -108,7 +108,7 @@ def speed_accuracy(runs: Sequence[Run], *, metric: str | None = None, theme: str
     return chart
 
 
-def roofline(runs: Sequence[Run], *, theme: str = "light") -> Chart:
+def share_of_peak(runs: Sequence[Run], *, theme: str = "light") -> Chart:
     """Each run's arithmetic per second as a share of the machine's measured peak, with interval.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
 
 def _row(run: Run) -> dict[str, Any]:
     low, high = run.fps_interval
+    bounded = math.isfinite(high)
     return {
         "id": run.id,
         "rung": run.rung,
@@ -34,8 +36,8 @@ def _row(run: Run) -> dict[str, Any]:
         "quick": run.quick,
         "n_frames": run.n_frames,
         "fps": run.fps,
-        "fps_lo": low,
-        "fps_hi": high,
+        "fps_lo": low if bounded else None,
+        "fps_hi": high if bounded else None,
         "p50_ms": run.percentile_ms(50),
         "p90_ms": run.percentile_ms(90),
         "p99_ms": run.percentile_ms(99),
