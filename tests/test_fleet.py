@@ -136,6 +136,20 @@ def test_what_cannot_be_read_is_said_in_a_sentence_without_credentials():
     assert "127.0.0.1" in end.why and "secret" not in end.why
 
 
+def test_a_source_is_open_before_the_first_frame_is_asked_for_and_does_not_play_yet(tmp_path):
+    spec = film(tmp_path / "a.avi", 3, fps=50)
+    reader = Reader(Stream(0, spec, spec, SMALL))
+    reader.ready()
+    Path(spec).unlink()  # from here on it could not be opened
+    time.sleep(0.2)  # more than the film lasts
+    seen, end = takes_of(reader)
+    assert seen[0].index == 0
+    assert end.offered == 3
+    missing = Reader(Stream(0, spec, spec, SMALL))
+    missing.ready()
+    assert missing.take().failed
+
+
 def test_a_stopped_reader_wakes_whoever_waits(tmp_path):
     spec = film(tmp_path / "a.avi", 3, fps=0.2)
     reader = Reader(Stream(0, spec, spec, SMALL))

@@ -6,12 +6,13 @@ reads at its own pace, so it decodes no frame that it does not look at, and it h
 
 from __future__ import annotations
 
+import io
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -108,7 +109,8 @@ _ready: dict[str, Any] = {}
 def _get_ready(plan: Plan) -> None:
     from labkit.fleet.engine import open_networks
 
-    _ready["net"], _ = (plan.open_net or open_networks)(plan.rung, plan.workload)
+    with redirect_stderr(io.StringIO()):  # bars of libraries; what goes wrong is raised
+        _ready["net"], _ = (plan.open_net or open_networks)(plan.rung, plan.workload)
 
 
 def _watch(plan: Plan, seconds: float) -> NDArray[np.float64]:

@@ -57,14 +57,16 @@ class Reader:
         self._offered = 0  # counted from the first frame that this start could see
         self._base: int | None = None  # index of that frame
         self._began_unix_s: float | None = None
-        self._wanted = False
+        self._opened = self._wanted = False
         self._note = ""
         self._over: tuple[str, bool] | None = None
         self._stopping = False
         threading.Thread(target=self._run, name=f"labkit reader {stream.shown}", daemon=True).start()
 
     def ready(self) -> None:
-        """Returns once this actor is there."""
+        """Returns once the source is open, or cannot be opened."""
+        with self._news:
+            self._news.wait_for(lambda: self._opened or self._over is not None)
 
     def take(self, after: int = -1, began_unix_s: float | None = None) -> Take | Nothing | End:
         """The newest frame that nobody took, once there is one.
@@ -113,11 +115,13 @@ class Reader:
 
     def _run(self) -> None:
         try:
-            with self._news:
-                self._news.wait_for(lambda: self._wanted or self._stopping)
-            if self._stopping:
-                return
             with open_source(self._stream.spec, self._stream.size, fps=self._stream.fps) as source:
+                with self._news:
+                    self._opened = True
+                    self._news.notify_all()
+                    self._news.wait_for(lambda: self._wanted or self._stopping)
+                if self._stopping:
+                    return
                 if self._niceness:
                     step_aside(self._niceness)  # this thread: replies are as quick as ever
                 self._began_unix_s = self._began_unix_s or time.time()
@@ -136,6 +140,7 @@ class Reader:
     def _follow(self, source: Source) -> str:
         """Frames as a camera sends them."""
         assert self._began_unix_s is not None
+        before = source.delivered + source.dropped  # what came before anyone asked was not offered
         while not self._stopping and not self._is_over(time.time() - self._began_unix_s):
             try:
                 frame = next(source)
@@ -145,7 +150,7 @@ class Reader:
             except StopIteration:
                 return "the camera ended"
             unix_s = time.time() - (time.perf_counter() - frame.t_s)
-            count = source.delivered + source.dropped  # what the camera brought, up to this frame
+            count = source.delivered + source.dropped - before  # what the camera brought, up to this frame
             self._put(_Seen(frame.image, count - 1, unix_s), count)
         return self._time_is_over()
 
