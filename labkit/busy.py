@@ -17,9 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def busy_with() -> str | None:
-    """What occupies this machine, in words with its process; None if nothing does."""
+def busy_with(besides: Path | None = None) -> str | None:
+    """What occupies this machine, in words with its process; None if nothing does.
+
+    Args:
+        besides: what `busy` gave to who asks, which does not count.
+    """
     for path in sorted(_folder().glob("*.json")):
+        if path == besides:
+            continue
         purpose = _purpose_if_alive(path)
         if purpose is not None:
             return purpose
@@ -27,14 +33,14 @@ def busy_with() -> str | None:
 
 
 @contextmanager
-def busy(purpose: str) -> Iterator[None]:
+def busy(purpose: str) -> Iterator[Path | None]:
     """Announces `purpose` ("a live view") to every process of this user until the block ends.
 
     Where the cache folder cannot be written, nothing is announced: that is no reason not to work.
     """
     path = _announce(purpose)
     try:
-        yield
+        yield path
     finally:
         if path is not None:
             path.unlink(missing_ok=True)

@@ -1,8 +1,12 @@
 """Whole benchmarks on small frames: what is stored, skipped, compared and reported."""
 
+import os
+from contextlib import ExitStack
+
 import pytest
 
 from labkit.bench import Reporter, bench, compare_two
+from labkit.busy import busy
 from labkit.errors import SourceError, UnavailableError, UsageError
 from labkit.measure import FULL_TURNS, QUICK_TURNS, Plan, Turns
 from labkit.measure.compare import take_turns
@@ -163,6 +167,20 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
     result = bench(rungs, workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu"]  # what had begun is finished
     assert "time of this benchmark was up" in result.skipped["resnet_opencv_cpu"]
+
+
+def test_what_begins_during_a_benchmark_marks_what_is_measured_from_then_on():
+    class Meanwhile(Heard):
+        def step(self, text):
+            if text == "resnet_opencv_cpu: measuring":
+                view.enter_context(busy("a live view"))
+
+    rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")]
+    with ExitStack() as view:
+        result = bench(rungs, workload=WORK, plan=PLAN, turns=TURNS, reporter=Meanwhile())
+    seen = f"a live view (process {os.getpid()}) was running"
+    assert [seen in each.disturbances for each in (*result.runs, *result.comparisons)] == [False, True, True]
+    assert not any("a benchmark" in reason for each in result.runs for reason in each.disturbances)
 
 
 def test_time_is_kept_for_comparing_what_has_been_measured(monkeypatch):

@@ -126,7 +126,7 @@ def _run(rung: Rung, worker: Worker, agreement: Fidelity, job: Job) -> Run:
         source=job.frames.source,
         limit=_limit(rung, job),
         fidelity=agreement,
-        disturbances=(*watch.disturbances(), *job.others),
+        disturbances=(*watch.disturbances(), *job.disturbed_by()),
         fingerprint=fingerprint(),
     )
 
@@ -172,8 +172,8 @@ def _compare(
         job.reporter.note(f"the comparison failed: {error}")
         outcome.skipped["comparison"] = str(error)
         return
+    disturbances = (*watch.disturbances(), *job.disturbed_by())
     for comparison in comparisons:
-        disturbances = (*watch.disturbances(), *job.others)
         _finish(replace(comparison, disturbances=disturbances), outcome.comparisons, job)
 
 

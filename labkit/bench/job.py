@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from labkit.bench.examiner import Examiner
+from labkit.busy import busy_with
 from labkit.measure import FrameSet, Plan, Turns
 from labkit.measure.coco import Photographs
 from labkit.models.weights import Weights
@@ -65,6 +67,7 @@ class Job:
         scenes: number of scenes with known truth for the accuracy; 0 leaves it out.
         until_s: on `time.perf_counter`; what has not begun by then is left out, and told.
         others: what else of the lab was running when the benchmark began.
+        announced: by which the benchmark knows itself among what occupies the machine.
         photographs: with known truth, on which detectors are examined instead of on scenes.
     """
 
@@ -80,7 +83,13 @@ class Job:
     scenes: int = 0
     until_s: float = float("inf")
     others: tuple[str, ...] = ()
+    announced: Path | None = None
     photographs: Photographs | None = None
+
+    def disturbed_by(self) -> tuple[str, ...]:
+        """What else of the lab was running when the benchmark began, or runs now."""
+        now = busy_with(besides=self.announced)
+        return tuple(dict.fromkeys([*self.others, *([f"{now} was running"] if now else [])]))
 
     def late(self, reserved_s: float = 0.0) -> bool:
         """Whether the time of this benchmark is up, but for `reserved_s` kept for something else."""

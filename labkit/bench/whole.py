@@ -88,10 +88,10 @@ def bench(
     photographs = None if place is None else _photographs(place, weights, workload, images, reporter)
     others = _others(reporter)
     peaks = _peaks(able, reporter) if plan is not None else {}
-    with busy("a benchmark"), Examiner(reporter.note) as examiner:
+    with busy("a benchmark") as announced, Examiner(reporter.note) as examiner:
         job = Job(
             frames, workload, weights, plan, turns, peaks, reporter, store, examiner, scenes, until_s,
-            others, photographs,
+            others, announced, photographs,
         )  # fmt: skip
         for family in _families(able):
             measure_family(family, job, outcome)
