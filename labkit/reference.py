@@ -17,11 +17,12 @@ from labkit.errors import LabError, ResultsError, UsageError
 from labkit.files import write_whole
 from labkit.plots import overview, save
 from labkit.plots.answers import PRECISION, names_told, precision_told, those_that_lose
+from labkit.profiling.operators import Operators
 from labkit.records import Comparison, Run
 from labkit.results import load_export
 
 BEGIN, END = "<!-- recorded: begin -->", "<!-- recorded: end -->"
-COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", PRECISION, "names", "of peak", "MiB")
+COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", PRECISION, "names", "of peak", "MiB", "start s")
 
 
 def block(folder: Path) -> str:
@@ -45,10 +46,12 @@ def block(folder: Path) -> str:
         *(_row(run) for run in export.runs),
         "",
         *_marks(export.runs),
-        *(f"- {comparison.sentence}" for comparison in _told(export.comparisons)),
-        *_observer(folder),
+        *_folded(f"Compared in turns, {boxes} boxes per frame", _sentences(export.comparisons)),
         *_with_other_boxes(folder),
-        *_live(folder.parent / "live"),
+        *_folded("What keeps the engines from the peak", _operators(folder)),
+        *_folded("The live view", _live(folder.parent / "live")),
+        *_folded("Many streams on these two cores", _fleet(folder.parent / "fleet" / "figures.json")),
+        *_folded("What measuring costs", _observer(folder)),
     ]
     return "\n".join(lines)
 
@@ -73,6 +76,14 @@ def pictures(folder: Path) -> list[Path]:
     return [path for name, chart in charts for path in save(chart, folder / name)]
 
 
+def _folded(title: str, lines: Sequence[str]) -> list[str]:
+    """A list that opens on a click; nothing where there is nothing to list."""
+    if not lines:
+        return []
+    items = [f"- {line}" for line in lines]
+    return [f"<details><summary>{title}</summary>", "", *items, "", "</details>", ""]
+
+
 def _marks(runs: Sequence[Run]) -> list[str]:
     """What the table's signs mean, where it has any."""
     noisy = "~: noisy, so doubt it" if any(run.noisy for run in runs) else ""
@@ -80,9 +91,9 @@ def _marks(runs: Sequence[Run]) -> list[str]:
     return [f"{'. '.join(told)}.", ""] if told else []
 
 
-def _told(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def _sentences(comparisons: Sequence[Comparison]) -> list[str]:
     """Each rung against the first of its family."""
-    return [c for c in comparisons if c.a == c.settings.get("baseline")]
+    return [c.sentence for c in comparisons if c.a == c.settings.get("baseline")]
 
 
 def _live(folder: Path) -> list[str]:
@@ -93,7 +104,7 @@ def _live(folder: Path) -> list[str]:
         told = json.loads(alone.read_text())
         slow = [100 * share for share in told["slowdown_per_round"]]
         lines.append(
-            f"- {told['rung']} with the {told['model_set']} models: {told['display_fps']:.1f} pictures "
+            f"{told['rung']} with the {told['model_set']} models: {told['display_fps']:.1f} pictures "
             f"shown per second (p99 of the interval {told['interval_p99_ms']:.0f} ms) to a client that "
             f"costs nothing; detections slowed by {100 * told['slowdown']:.1f}% ({min(slow):.1f} to "
             f"{max(slow):.1f} over {told['rounds']} rounds); a result is "
@@ -104,27 +115,53 @@ def _live(folder: Path) -> list[str]:
         for told in json.loads(beside.read_text())["figures"]:
             source = {"browser": "the browser's camera"}.get(told["source"], f"`{told['source']}`")
             lines.append(
-                f"- {told['rung']} with the {told['models']} models and Chromium on the same cores, "
+                f"{told['rung']} with the {told['models']} models and Chromium on the same cores, "
                 f"{source}: {told['displayed_fps']:.1f} shown and {told['detections_per_s']:.1f} detections "
                 f"per second, a picture {told['picture_age_p50_ms']:.0f} ms old (p50) when it is painted."
             )
-    return ["", "The live view, recorded there too:", "", *lines] if lines else []
+    return lines
 
 
 def _with_other_boxes(folder: Path) -> list[str]:
     """What was compared with another number of boxes, in folders such as `15-boxes`."""
     lines = []
     for each in sorted(folder.glob("[0-9]*-boxes")):
-        told = _told(load_export(each).comparisons)
-        lines += ["", f"With {told[0].settings['objects']} boxes per frame:", ""] if told else []
-        lines += [f"- {comparison.sentence}" for comparison in told]
+        comparisons = load_export(each).comparisons
+        boxes = each.name.partition("-")[0]
+        lines += _folded(f"Compared in turns, {boxes} boxes per frame", _sentences(comparisons))
     return lines
 
 
 def _observer(folder: Path) -> list[str]:
     """What the spans cost that measured all this, where `labkit.exhibits.cost` left it."""
     found = folder / "span_cost.json"
-    return [f"- {json.loads(found.read_text())['sentence']}"] if found.is_file() else []
+    return [json.loads(found.read_text())["sentence"]] if found.is_file() else []
+
+
+def _operators(folder: Path) -> list[str]:
+    """Where `python -m labkit.profiling.operators` found the engines' time."""
+    found = folder / "operators.json"
+    if not found.is_file():
+        return []
+    return [line for told in json.loads(found.read_text()) for line in Operators.from_json(told).sentences()]
+
+
+def _fleet(figures: Path) -> list[str]:
+    """What `python -m labkit.fleet.figures` found, beside one process that does the same job."""
+    if not figures.is_file():
+        return []
+    told = json.loads(figures.read_text())
+    lines = [
+        f"{each['streams']} {'stream' if each['streams'] == 1 else 'streams'} of {told['rung']} through Ray: "
+        f"{each['fps']:.2f} frames per second together, {100 * each['share_of_single']:.0f}% of the "
+        f"{each['single_fps']:.2f} that one process reaches which reads, finds and writes the same by itself."
+        for each in told["fleets"]
+    ]
+    return [
+        *lines,
+        f"A fleet's own work is {told['overhead_ms']:.1f} ms per frame; answers come again "
+        f"{told['recovery_s']:.1f} s after an engine was killed.",
+    ]
 
 
 def _row(run: Run) -> str:
@@ -139,6 +176,7 @@ def _row(run: Run) -> str:
         names_told(run),
         _percent(run.share_of_limit),
         f"{run.peak_bytes / 2**20:.0f}",
+        f"{run.startup_s:.1f}",
     ]
     return "| " + " | ".join(cells) + " |"
 

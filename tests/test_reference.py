@@ -11,6 +11,7 @@ from labkit.cli.screen import _cells
 from labkit.errors import UsageError
 from labkit.plots import overview
 from labkit.plots.answers import LOSES_WORDS
+from labkit.profiling.operators import KINDS, Kind, Operators
 from labkit.reference import BEGIN, END, block, insert, main
 from labkit.results import Store, load_export
 
@@ -62,6 +63,24 @@ def test_a_rung_that_loses_is_marked_as_in_the_terminal(tmp_path):
     assert "!" in terminal and "!" not in " ".join(_cells(runs[0]))
 
 
+def test_what_lies_beside_the_runs_is_told_in_folded_lists(tmp_path):
+    with Store(tmp_path / "lab.sqlite") as store:
+        store.add_run(made_up_run())
+        store.export(tmp_path / "a machine")
+    kinds = tuple(Kind(name, 1, 10.0, work) for name, work in zip(KINDS, (8.0, 6.0, 4.0, 0.0), strict=True))
+    found = [Operators("detr_engine_bf16", "bf16", kinds, 41.0, 1000.0).to_json()]
+    (tmp_path / "a machine" / "operators.json").write_text(json.dumps(found))
+    fleets = [{"streams": 1, "fps": 9.6, "single_fps": 10.0, "share_of_single": 0.96}]
+    told = {"rung": "grouped_bf16_cpu", "fleets": fleets, "overhead_ms": 2.5, "recovery_s": 7.0}
+    (tmp_path / "fleet").mkdir()
+    (tmp_path / "fleet" / "figures.json").write_text(json.dumps(told))
+    text = block(tmp_path / "a machine")
+    assert "- 10% of the time is lost in convolutions 1x1" in text
+    assert "- 1 stream of grouped_bf16_cpu through Ray: 9.60 frames per second together, 96% of" in text
+    assert text.count("<details>") == text.count("</details>") == 2
+    assert "The live view" not in text
+
+
 def test_the_command_draws_and_says_what_is_wrong(tmp_path, capsys):
     with Store(tmp_path / "lab.sqlite") as store:
         store.add_run(made_up_run())
@@ -107,9 +126,10 @@ def test_other_numbers_of_boxes_and_the_cost_of_spans_are_told(tmp_path):
     (tmp_path / "out" / "span_cost.json").write_text('{"sentence": "Spans cost little."}')
     lines = block(tmp_path / "out").splitlines()
     assert "- Spans cost little." in lines
-    assert lines[-1].startswith("- cpu_engine_bf16 with the full models: 30.0 pictures shown per second")
-    assert "slowed by 1.0% (-2.0 to 3.0 over 2 rounds)" in lines[-1]
-    assert lines[lines.index("With 15 boxes per frame:") + 2] == f"- {more.sentence}"
+    (view,) = (line for line in lines if line.startswith("- cpu_engine_bf16 with the full models: 30.0 pic"))
+    assert "slowed by 1.0% (-2.0 to 3.0 over 2 rounds)" in view
+    head = "<details><summary>Compared in turns, 15 boxes per frame</summary>"
+    assert lines[lines.index(head) + 2] == f"- {more.sentence}"
 
 
 def test_text_goes_between_the_marks_only():

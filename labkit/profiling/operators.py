@@ -1,6 +1,6 @@
 """Where the time of a compiled detector goes, operator by operator, and how near each kind is to the peak.
 
-    python -m labkit.profiling.operators detr_engine_bf16
+    python -m labkit.profiling.operators detr_engine_bf16 [--out FILE]
 
 OpenVINO tells how long each operator of its compiled graph took; the shapes of the graph tell how
 much arithmetic each kind holds. What falls short of the machine's peak has a name then: operators
@@ -9,16 +9,19 @@ that do little arithmetic per byte, and those that do none at all. Runs in a pro
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabError, UnavailableError, WorkerError
+from labkit.files import write_whole
 from labkit.measure import measure_peaks
 from labkit.pipelines import rung as rung_named
 from labkit.pools import QUIET_POOLS
@@ -112,6 +115,11 @@ class Operators:
         """Plain values, for a file."""
         return asdict(self)
 
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Operators:
+        """What `to_json` gave."""
+        return Operators(**{**values, "kinds": tuple(Kind(**kind) for kind in values["kinds"])})
+
 
 def operators(
     rung: str, workload: Workload | None = None, peaks: Mapping[str, float] | None = None
@@ -133,7 +141,14 @@ def operators(
             f"{rung} runs on {chosen.prepare.engine}; only OpenVINO's rungs tell how long operators take"
         )
     done = subprocess.run(
-        [sys.executable, "-m", "labkit.profiling.operators", rung, json.dumps(asdict(workload))],
+        [
+            sys.executable,
+            "-m",
+            "labkit.profiling.operators",
+            rung,
+            "--in-this-process",
+            json.dumps(asdict(workload)),
+        ],
         capture_output=True,
         text=True,
         timeout=900,
@@ -215,16 +230,23 @@ def _gflop(graph: Any) -> dict[str, float]:
     return {name: work / 1e9 for name, work in found.items()}
 
 
-def main() -> int:
-    """Measures, and prints plain values as one line of JSON."""
-    rung = sys.argv[1]
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints what it finds of each rung; with --out also writes it to a file, whole."""
+    parser = argparse.ArgumentParser(prog="python -m labkit.profiling.operators", description=__doc__)
+    parser.add_argument("rung", nargs="+", help="rungs that run on OpenVINO")
+    parser.add_argument("--out", type=Path, help="JSON file for what was found")
+    parser.add_argument("--in-this-process", metavar="WORKLOAD", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
     try:
-        if len(sys.argv) > 2:
-            options = json.loads(sys.argv[2])
-            workload = Workload(**{**options, "size": tuple(options["size"])})
-            print(json.dumps(_measure(rung, workload)))
-        else:
-            print("\n".join(operators(rung).sentences()))
+        if options.in_this_process:
+            given = json.loads(options.in_this_process)
+            print(json.dumps(_measure(options.rung[0], Workload(**{**given, "size": tuple(given["size"])}))))
+            return 0
+        peaks = measure_peaks("cpu")
+        found = [operators(rung, peaks=peaks) for rung in options.rung]
+        print("\n".join(line for each in found for line in each.sentences()))
+        if options.out:
+            write_whole(options.out, json.dumps([each.to_json() for each in found], indent=1) + "\n")
     except LabError as error:
         print(f"labkit: {error}", file=sys.stderr)
         return error.exit_code
