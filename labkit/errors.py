@@ -6,6 +6,9 @@ line prints it as one line and exits with `exit_code`.
 
 from __future__ import annotations
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C has stopped, as shells have it."""
+
 
 class LabError(Exception):
     """Anything that labkit reports on purpose; the message is written for the user."""

@@ -10,7 +10,6 @@ import os
 import signal
 import time
 import uuid
-from contextlib import nullcontext
 from pathlib import Path
 
 from records_made_up import made_up_run
@@ -79,11 +78,9 @@ def waiting(point: Point) -> Run:
 
 def without_peaks(point: Point) -> Run:
     """Measured in earnest, but for the machine's peak, which takes several seconds."""
-    import labkit.bench.whole
     import labkit.fleet.peaks
 
-    labkit.bench.whole.measure_peaks = lambda device: {"fp32": 100.0}
-    labkit.fleet.peaks.peaks_kept = nullcontext  # an invented peak is not to be kept
+    labkit.fleet.peaks.known_peaks = lambda device: {"fp32": 100.0}  # an invented peak is not to be kept
     return measure_point(point)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def bench(
     minutes: float | None = None,
     coco: Path | str | None = None,
     images: int = N_IMAGES,
+    peaks_of: Callable[[str], Mapping[str, float]] | None = None,
 ) -> Outcome:
     """Measures rungs and compares them with what they change and with their family's baseline.
 
@@ -59,6 +60,7 @@ def bench(
         coco: a folder in COCO's format (see `find_coco`): what finds boxes is examined on its
             photographs, with the benchmark's own weights, instead of on scenes.
         images: how many of its images, the same ones each time.
+        peaks_of: tells the peaks of a device ("cpu", "cuda"); None measures them.
 
     Raises:
         SourceError: the source gives no frames.
@@ -87,7 +89,7 @@ def bench(
     _tell_of_weights(weights, reporter)
     photographs = None if place is None else _photographs(place, weights, workload, images, reporter)
     others = _others(reporter)
-    peaks = _peaks(able, reporter) if plan is not None else {}
+    peaks = _peaks(able, peaks_of or measure_peaks, reporter) if plan is not None else {}
     with busy("a benchmark") as announced, Examiner(reporter.note) as examiner:
         job = Job(
             frames, workload, weights, plan, turns, peaks, reporter, store, examiner, scenes, until_s,
@@ -160,9 +162,11 @@ def _families(rungs: Sequence[Rung]) -> list[list[Rung]]:
     return list(families.values())
 
 
-def _peaks(rungs: Sequence[Rung], reporter: Reporter) -> dict[str, dict[str, float]]:
+def _peaks(
+    rungs: Sequence[Rung], peaks_of: Callable[[str], Mapping[str, float]], reporter: Reporter
+) -> dict[str, Mapping[str, float]]:
     reporter.step("measuring this machine's peak")
-    return {device: measure_peaks(device) for device in sorted({rung.prepare.device for rung in rungs})}
+    return {device: peaks_of(device) for device in sorted({rung.prepare.device for rung in rungs})}
 
 
 def _others(reporter: Reporter) -> tuple[str, ...]:

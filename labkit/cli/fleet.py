@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labkit.cli.main import JsonOption, ObjectsOption, SeedOption, SizeOption, WeightsOption, parse_size
-from labkit.errors import SourceError, UsageError
+from labkit.errors import INTERRUPTED, SourceError, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from labkit.fleet.streams import StreamState
     from labkit.types import Rung, Workload
 
-INTERRUPTED = 130
 LAST_S = 15.0
 """Longest wait after Ctrl-C for streams to end and parts to be written."""
 NAME_COLUMNS = 24

@@ -12,14 +12,13 @@ import typer
 
 from labkit.bench import Outcome, Reporter, bench, compare_two
 from labkit.cli.screen import Screen, err, legend, out, print_lines, runs_table
-from labkit.errors import UnavailableError, UsageError
+from labkit.errors import INTERRUPTED, UnavailableError, UsageError
 from labkit.measure import FULL, QUICK, Plan
 from labkit.pipelines import LADDER, rung, rungs_of_stage
 from labkit.records import Comparison, Run
 from labkit.results import Store, default_path
 from labkit.types import Rung
 
-INTERRUPTED = 130
 T = TypeVar("T")
 
 

@@ -21,7 +21,7 @@ from labkit.cli.main import (
     parse_size,
     scenes_for,
 )
-from labkit.errors import UnavailableError, UsageError
+from labkit.errors import INTERRUPTED, UnavailableError, UsageError
 from labkit.fleet.progress import SweepReporter
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from labkit.records import Run
     from labkit.results import SweepPoint
 
-INTERRUPTED = 130
 WIDTH = 80
 
 

@@ -9,7 +9,7 @@ import typer
 
 from labkit.cli.main import SeedOption
 from labkit.cli.screen import Screen, err, number, print_lines
-from labkit.errors import UnavailableError
+from labkit.errors import INTERRUPTED, UnavailableError
 
 
 def train(
@@ -62,5 +62,5 @@ def train(
             folders = None
     if folders is None:
         print_lines([f"labkit: stopped; go on with: labkit train {which} --resume --out {out}"], console=err)
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
     print_lines(f"{name}: {folder}" for name, folder in folders.items())

@@ -38,19 +38,19 @@ def measure_point(point: Point) -> Run:
         LabError: the source or the weights cannot be had.
     """
     from labkit.bench import bench
-    from labkit.fleet.peaks import peaks_kept
+    from labkit.fleet.peaks import known_peaks
     from labkit.pipelines import rung
 
-    with peaks_kept():
-        outcome = bench(
-            [rung(point.rung)],
-            source=point.source,
-            workload=point.workload,
-            plan=point.plan,
-            turns=None,
-            store=None,
-            scenes=point.scenes,
-        )
+    outcome = bench(
+        [rung(point.rung)],
+        source=point.source,
+        workload=point.workload,
+        plan=point.plan,
+        turns=None,
+        store=None,
+        scenes=point.scenes,
+        peaks_of=known_peaks,
+    )
     if outcome.runs:
         return _with_niceness(outcome.runs[0])
     why = outcome.skipped.get(point.rung, "left no result")

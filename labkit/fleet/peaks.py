@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from labkit.errors import LabError
 from labkit.files import write_whole
 from labkit.fleet.point import digest
+from labkit.measure import measure_peaks
 
 KEPT_S = 3600.0
 """Peaks that are older are measured again: a machine's neighbours and clocks change."""
@@ -25,27 +25,14 @@ KEPT_S = 3600.0
 Measure = Callable[[str], dict[str, float]]
 
 
-@contextmanager
-def peaks_kept() -> Iterator[None]:
-    """Until the block ends, benchmarks of this process look for the machine's peaks in the file first."""
-    from labkit.bench import whole
-
-    measure = whole.measure_peaks
-    whole.measure_peaks = partial(known_peaks, measure=measure)
-    try:
-        yield
-    finally:
-        whole.measure_peaks = measure
-
-
-def known_peaks(device: str, measure: Measure) -> dict[str, float]:
+def known_peaks(device: str, measure: Measure | None = None) -> dict[str, float]:
     """The peaks of a device as they were measured last, or else now; see `measure_peaks`."""
     path = _folder() / f"{digest(_machine(device))[:32]}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # no file, or not one of ours
         kept = json.loads(path.read_text())
         if 0 <= time.time() - kept["unix_s"] <= KEPT_S:
             return {name: float(value) for name, value in kept["peaks"].items()}
-    peaks = measure(device)
+    peaks = (measure or measure_peaks)(device)
     with suppress(LabError):  # a folder that cannot be written: then the next point measures again
         write_whole(path, json.dumps({"unix_s": time.time(), "device": device, "peaks": peaks}) + "\n")
     return peaks
