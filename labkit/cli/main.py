@@ -17,7 +17,7 @@ from labkit.types import Size, Workload
 if TYPE_CHECKING:
     from labkit.measure import Turns
 
-QUICK_MINUTES = 8.5  # what is under way is ended, which takes about a minute more on two cores
+QUICK_MINUTES = 9.0  # what is under way is ended, and drawn: up to a minute more on two cores
 
 app = typer.Typer(
     name="labkit",
@@ -112,7 +112,7 @@ def bench(
     ] = None,
     images: Annotated[int, typer.Option(help="How many of its photographs.")] = 200,
     minutes: Annotated[
-        float | None, typer.Option(help="Begin nothing new after this time; default 8.5 with --quick.")
+        float | None, typer.Option(help="Begin nothing new after this time; default 9 with --quick.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -19,6 +19,9 @@ from labkit.plots.style import Chart
 from labkit.plots.tradeoffs import share_of_peak, speed_accuracy
 from labkit.records import Comparison, Run
 
+FEW = 8
+"""Comparisons with a picture each; drawing one takes a third of a second."""
+
 
 def save(chart: Chart, path_stem: Path | str) -> list[Path]:
     """Writes `<stem>.svg` and `<stem>.png`, each whole; returns both paths."""
@@ -47,11 +50,14 @@ def svg_text(chart: Chart) -> str:
 def save_all(
     runs: Sequence[Run], comparisons: Sequence[Comparison], folder: Path | str, *, theme: str = "light"
 ) -> list[Path]:
-    """Draws and saves whatever these results allow; returns the files written."""
+    """Draws and saves whatever these results allow; returns the files written.
+
+    A few comparisons get a picture each, of their rounds; many are seen at one glance in `gains`.
+    """
     written = []
     for name, chart in overview(runs, comparisons, theme=theme):
         written += save(chart, Path(folder) / name)
-    for place, comparison in enumerate(comparisons, 1):
+    for place, comparison in enumerate(comparisons if len(comparisons) <= FEW else (), 1):
         name = _file_name(f"compare_{place:02d}_{comparison.a}_{comparison.b}")
         written += save(compare_two(comparison, theme=theme), Path(folder) / name)
     return written
