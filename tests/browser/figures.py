@@ -15,11 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from playwright.sync_api import sync_playwright
+
 from browser.chromium import launch
 from browser.film import write_mjpeg
 from browser.lab import Desk, JupyterLab
-from playwright.sync_api import sync_playwright
-
 from labkit.measure import fingerprint
 
 SECONDS = 20
