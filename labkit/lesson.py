@@ -171,20 +171,29 @@ def ceilings(outcome: Outcome) -> pd.DataFrame:
 
 
 def operators(
-    name: str, *, model_set: str = "full", weights: str = "auto", size: tuple[int, int] = (640, 480)
+    name: str,
+    outcome: Outcome | None = None,
+    *,
+    model_set: str = "full",
+    weights: str = "auto",
+    size: tuple[int, int] = (640, 480),
 ) -> pd.DataFrame | str:
     """Where the time of an engine's detector goes by kind of operator; prints what keeps it from the peak.
 
     Args:
         name: of a rung that runs on OpenVINO.
+        outcome: of a benchmark that has measured this machine's peaks; None measures them now.
         model_set, weights, size: as for `measure`.
     """
     import pandas as pd
 
     from labkit.profiling.operators import operators as count
 
+    peaks = (
+        next((run.limit["peaks"] for run in outcome.runs if "peaks" in run.limit), None) if outcome else None
+    )
     try:
-        found = count(name, Workload(model_set, weights, size))  # type: ignore[arg-type]
+        found = count(name, Workload(model_set, weights, size), peaks)  # type: ignore[arg-type]
     except LabError as error:
         return f"Not measured here: {error}."
     for sentence in found.sentences():

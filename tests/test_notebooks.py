@@ -63,6 +63,7 @@ SOLUTIONS = ROOT / "tests" / "solutions"
 
 
 @pytest.mark.notebook
+@pytest.mark.timeout(900)  # a whole walk; each cell has a limit of its own
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_notebook_runs_and_its_exercises_can_be_solved(path, tmp_path):
     solutions = {p.stem: p.read_text() for p in (SOLUTIONS / path.stem).glob("*.py")}

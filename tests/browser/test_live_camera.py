@@ -79,8 +79,9 @@ def test_the_browsers_camera_arrives_in_order_and_soon(desk, page, lab):
     wait_until_running(sheet)
 
     hide(page, True)
-    eventually(lambda: rate(sheet, "displayed") == 0.0)
-    assert rate(sheet, "captured") > 0
+    eventually(
+        lambda: rate(sheet, "displayed") == 0.0 and rate(sheet, "captured") > 0, 30, lambda: line(sheet)
+    )
     hide(page, False)
     press(sheet, "Stop")
     eventually(lambda: "stopped" in message(sheet))
