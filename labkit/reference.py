@@ -50,7 +50,7 @@ def block(folder: Path) -> str:
         *_with_other_boxes(folder),
         *_folded("What keeps the engines from the peak", _operators(folder)),
         *_folded("The live view", _live(folder.parent / "live")),
-        *_folded("Many streams on these two cores", _fleet(folder.parent / "fleet" / "figures.json")),
+        *_folded("Many streams on this machine", _fleet(folder.parent / "fleet" / "figures.json")),
         *_folded("What measuring costs", _observer(folder)),
     ]
     return "\n".join(lines)

@@ -19,7 +19,7 @@ def test_all_arithmetic_of_the_detector_is_found_in_some_kind(name):
     assert [kind.name for kind in found.kinds] == list(KINDS)
     assert all(kind.operators > 0 and kind.ms > 0 for kind in found.kinds)
     expected = gflop_per_frame(rung("detr_engine_bf16").prepare, LAB)
-    assert sum(kind.gflop for kind in found.kinds) == pytest.approx(expected, rel=0.05)
+    assert sum(kind.gflop for kind in found.kinds) == pytest.approx(expected, rel=0.01)
     assert found.kinds[-1].gflop == 0
     assert sum(kind.ms for kind in found.kinds) < 1.5 * found.frame_ms
 
@@ -34,8 +34,9 @@ def made_up(peak=1000.0):
     kinds = (
         Kind(KINDS[0], 17, 50.0, 40.0),
         Kind(KINDS[1], 37, 50.0, 30.0),
-        Kind(KINDS[2], 84, 20.0, 10.0),
-        Kind(KINDS[3], 160, 5.0, 0.0),
+        Kind(KINDS[2], 84, 19.8, 10.0),
+        Kind(KINDS[3], 12, 0.2, 0.0),
+        Kind(KINDS[4], 160, 5.0, 0.0),
     )
     return Operators("detr_engine_bf16", "bf16", kinds, 126.0, peak)
 
@@ -57,4 +58,4 @@ def test_the_rows_hold_shares_that_add_up():
     rows = made_up().rows()
     for share in ("share of time", "share of arithmetic"):
         assert sum(int(row[share].rstrip("%")) for row in rows) == pytest.approx(100, abs=2)
-    assert [row["of peak"] for row in rows] == ["80%", "60%", "50%", ""]
+    assert [row["of peak"] for row in rows] == ["80%", "60%", "51%", "", ""]

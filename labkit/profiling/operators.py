@@ -28,7 +28,14 @@ from labkit.pools import QUIET_POOLS
 from labkit.types import Workload
 
 WARM, PASSES = 5, 20
-KINDS = ("convolutions larger than 1x1", "convolutions 1x1", "matrix products", "everything else")
+LARGE, POINTWISE, PRODUCTS, ATTENTION, REST = KINDS = (
+    "convolutions larger than 1x1",
+    "convolutions 1x1",
+    "matrix products",
+    "attention",
+    "everything else",
+)
+LEAST_LOSS = 0.005  # share of the time from which a loss is told
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,8 @@ class Operators:
             f"{sum(ideal_ms.values()):.1f} of the {total_ms:.1f} ms in its operators: {reached:.0f}%."
         ]
         for name in sorted(lost_ms, key=lambda name: -lost_ms[name]):
+            if lost_ms[name] < LEAST_LOSS * total_ms:
+                break
             kind = next(k for k in self.kinds if k.name == name)
             share = f"at {self._of_peak(kind.gflop_s)} of the peak" if kind.gflop else "no products at all"
             lines.append(
@@ -204,16 +213,19 @@ def _per_kind_ms(infos: Any) -> dict[str, tuple[int, float]]:
     found = dict.fromkeys(KINDS, (0, 0.0))
     for info in infos:
         if info.status == ProfilingInfo.Status.EXECUTED:
-            name = _kind(info.node_type, "_1x1" in info.exec_type)
+            name = _kind(info.node_type, info.node_name, "_1x1" in info.exec_type)
             count, ms = found[name]
             found[name] = (count + 1, ms + 1e3 * info.real_time.total_seconds())
     return found
 
 
-def _kind(node_type: str, one_by_one: bool) -> str:
+def _kind(node_type: str, name: str, one_by_one: bool) -> str:
+    """Of an operator that ran. Attention runs as one subgraph, named after a part of its module."""
     if node_type in ("Convolution", "GroupConvolution"):
-        return KINDS[1] if one_by_one else KINDS[0]
-    return KINDS[2] if node_type in ("MatMul", "FullyConnected") else KINDS[3]
+        return POINTWISE if one_by_one else LARGE
+    if node_type.startswith(("MatMul", "FullyConnected")):
+        return PRODUCTS
+    return ATTENTION if "attn" in name and "aten::add" not in name else REST
 
 
 def _gflop(graph: Any) -> dict[str, float]:
@@ -222,11 +234,15 @@ def _gflop(graph: Any) -> dict[str, float]:
     for op in graph.get_ops():
         if op.get_type_name() == "Convolution":
             _, channels, *window = op.input(1).get_shape()
-            kind = _kind("Convolution", prod(window) == 1)
-            found[kind] += 2 * prod(op.output(0).shape) * channels * prod(window)
+            found[POINTWISE if prod(window) == 1 else LARGE] += (
+                2 * prod(op.output(0).shape) * channels * prod(window)
+            )
         elif op.get_type_name() == "MatMul":
             inner = list(op.input(0).get_shape())[-2 if op.get_attributes()["transpose_a"] else -1]
-            found[KINDS[2]] += 2 * prod(op.output(0).shape) * inner
+            found[PRODUCTS] += 2 * prod(op.output(0).shape) * inner
+        elif op.get_type_name() == "ScaledDotProductAttention":
+            query, key, value = (list(op.input(i).get_shape()) for i in range(3))
+            found[ATTENTION] += 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
     return {name: work / 1e9 for name, work in found.items()}
 
 
