@@ -13,22 +13,14 @@ from labkit.types import Frame, Workload
 
 TINY = (160, 128)
 
-# These wait for deadlines, watch the machine's load, or start many processes of their own.
+# These wait for deadlines, watch the machine's load, drive a browser, or start many processes.
 ALONE = {
-    "test_batch", "test_fleet", "test_live", "test_measure", "test_profiling", "test_sources_live",
+    "browser", "test_batch", "test_fleet", "test_live", "test_measure", "test_profiling", "test_sources_live",
     "test_sweep",
 }  # fmt: skip
 
 # These take longest. They begin first, so that none of them is left to one process at the end.
-LONGEST = (
-    "browser",
-    "test_notebooks",
-    "test_cli",
-    "test_pipelines",
-    "test_bench",
-    "test_coco",
-    "test_models",
-)
+LONGEST = ("test_notebooks", "test_cli", "test_pipelines", "test_bench", "test_coco", "test_models")
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -40,15 +32,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_collection_modifyitems(items):
     """Marks what runs alone, and puts the longest first."""
     for item in items:
-        if item.path.stem in ALONE:
+        if room_of(item) in ALONE:
             item.add_marker("alone")
     rank = {room: place for place, room in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(room_of(item), len(rank)))
 
-    def place(item):
-        room = item.path.stem if item.path.parent.name == "tests" else item.path.parent.name
-        return rank.get(room, len(rank))
 
-    items.sort(key=place)
+def room_of(item):
+    """The file of a test, or the folder below `tests` that it lies in."""
+    return item.path.stem if item.path.parent.name == "tests" else item.path.parent.name
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -59,9 +51,7 @@ def pytest_xdist_make_scheduler(config, log):
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             path = nodeid.partition("::")[0]
-            if path.endswith("test_notebooks.py"):
-                return nodeid
-            return "browser" if "/browser/" in path else path
+            return nodeid if path.endswith("test_notebooks.py") else path
 
     config.option.loadscopereorder = False  # it would begin with many short tests
     return ByFile(config, log)
