@@ -169,7 +169,9 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
     assert "time of this benchmark was up" in result.skipped["resnet_opencv_cpu"]
 
 
-def test_what_begins_during_a_benchmark_marks_what_is_measured_from_then_on():
+def test_what_begins_during_a_benchmark_marks_what_is_measured_from_then_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("labkit.busy._folder", lambda: tmp_path)  # other tests run benchmarks meanwhile
+
     class Meanwhile(Heard):
         def step(self, text):
             if text == "resnet_opencv_cpu: measuring":
