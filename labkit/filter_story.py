@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.errors import UnavailableError
+from labkit.filter_race import race
 from labkit.filters import guided_filter
 from labkit.filters.quality import sweep, with_noise
 from labkit.learn.pictures import Picture
@@ -30,7 +30,6 @@ ORIGIN_EPS = 0.2
 MEMORY_BYTES_PER_S = 4.8e12
 """Of an H200, as its maker states it."""
 
-VERSIONS = ("reference", "opencv", "torch", "numba")
 FACTORS = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "edge_retention": "share of edges kept"}
 
 
@@ -169,31 +168,7 @@ def filter_times(
     The interval is that of the ratio (95%, over rounds); "largest difference" is in grey levels
     from the float64 reference.
     """
-    import pandas as pd
-
-    from labkit import stats
-
-    image = first_frame(source, size).image
-    results = {name: guided_filter(image, radius, eps, version=name) for name in VERSIONS}  # and warm
-    seconds: dict[str, list[float]] = {name: [] for name in VERSIONS}
-    for turn in range(rounds):
-        for name in VERSIONS if turn % 2 == 0 else VERSIONS[::-1]:
-            begun = time.perf_counter()
-            guided_filter(image, radius, eps, version=name)
-            seconds[name].append(time.perf_counter() - begun)
-    rows = []
-    for name in VERSIONS:
-        ratios = np.array(seconds["reference"]) / np.array(seconds[name])
-        rows.append(
-            {
-                "version": name,
-                "median ms": round(float(np.median(seconds[name])) * 1e3, 2),
-                "times faster": round(float(np.median(ratios)), 2),
-                "interval": stats.told(stats.ratio_interval(ratios)),
-                "largest difference": int(np.abs(results[name].astype(int) - results["reference"]).max()),
-            }
-        )
-    return pd.DataFrame(rows)
+    return race(radius, eps, size=size, rounds=rounds, source=source).table()
 
 
 def kernel_table(arch: int = 90, radius: int = 4, size: Size = (640, 480)) -> pd.DataFrame | str:

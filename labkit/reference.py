@@ -15,6 +15,7 @@ from pathlib import Path
 
 from labkit.errors import LabError, ResultsError, UsageError
 from labkit.files import write_whole
+from labkit.filter_race import Race
 from labkit.plots import overview, save
 from labkit.plots.answers import PRECISION, names_told, precision_told, those_that_lose
 from labkit.profiling.operators import Operators
@@ -49,6 +50,7 @@ def block(folder: Path) -> str:
         *_folded(f"Compared in turns, {boxes} boxes per frame", _sentences(export.comparisons)),
         *_with_other_boxes(folder),
         *_folded("What keeps the engines from the peak", _operators(folder)),
+        *_folded("The guided filter by itself", _filters(folder)),
         *_folded("The live view", _live(folder.parent / "live")),
         *_folded("Many streams on this machine", _fleet(folder.parent / "fleet" / "figures.json")),
         *_folded("What measuring costs", _observer(folder)),
@@ -136,6 +138,12 @@ def _observer(folder: Path) -> list[str]:
     """What the spans cost that measured all this, where `labkit.exhibits.cost` left it."""
     found = folder / "span_cost.json"
     return [json.loads(found.read_text())["sentence"]] if found.is_file() else []
+
+
+def _filters(folder: Path) -> list[str]:
+    """What `python -m labkit.filter_race` found."""
+    found = folder / "filters.json"
+    return Race.from_json(json.loads(found.read_text())).sentences() if found.is_file() else []
 
 
 def _operators(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from labkit.cli.screen import _cells
 from labkit.errors import UsageError
+from labkit.filter_race import Race, Racer
 from labkit.plots import overview
 from labkit.plots.answers import LOSES_WORDS
 from labkit.profiling.operators import KINDS, Kind, Operators
@@ -72,6 +73,11 @@ def test_what_lies_beside_the_runs_is_told_in_folded_lists(tmp_path):
     )
     found = [Operators("detr_engine_bf16", "bf16", kinds, 41.0, 1000.0).to_json()]
     (tmp_path / "a machine" / "operators.json").write_text(json.dumps(found))
+    racers = {"reference": 0.05, "opencv": 0.008, "ximgproc": 0.006, "numba": 0.002}
+    entries = tuple(Racer(name, (s, 1.5 * s) * 5, 1 + (name == "ximgproc")) for name, s in racers.items())
+    (tmp_path / "a machine" / "filters.json").write_text(
+        json.dumps({**Race((640, 480), 4, 0.01, entries).to_json(), "fingerprint": {}})
+    )
     fleets = [{"streams": 1, "fps": 9.6, "single_fps": 10.0, "share_of_single": 0.96}]
     told = {"rung": "grouped_bf16_cpu", "fleets": fleets, "overhead_ms": 2.5, "recovery_s": 7.0}
     (tmp_path / "fleet").mkdir()
@@ -79,7 +85,14 @@ def test_what_lies_beside_the_runs_is_told_in_folded_lists(tmp_path):
     text = block(tmp_path / "a machine")
     assert "- 8% of the time is lost in convolutions 1x1" in text
     assert "- 1 stream of grouped_bf16_cpu through Ray: 9.60 frames per second together, 96% of" in text
-    assert text.count("<details>") == text.count("</details>") == 2
+    assert "radius 4: OpenCV's box filters put together take 10.00 ms (median of 10 rounds" in text
+    assert "- numba: 2.50 ms, 4.00 times as fast (4.00 to 4.00), within 1 grey level of float64." in text
+    assert (
+        "- ximgproc: 7.50 ms, 1.33 times as fast (1.33 to 1.33), within 2 grey levels of float64 away from"
+        in text
+    )
+    assert "- reference: 62.50 ms, 0.16 times as fast (0.16 to 0.16)." in text
+    assert text.count("<details>") == text.count("</details>") == 3
     assert "The live view" not in text
 
 
