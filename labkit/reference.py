@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from labkit.errors import LabError, ResultsError, UsageError
 from labkit.files import write_whole
 from labkit.filter_race import Race
@@ -49,7 +51,7 @@ def block(folder: Path) -> str:
         *_marks(export.runs),
         *_folded(f"Compared in turns, {boxes} boxes per frame", _sentences(export.comparisons)),
         *_with_other_boxes(folder),
-        *_folded("What keeps the engines from the peak", _operators(folder)),
+        *_folded("What keeps the engines from the peak", [*_operators(folder), *_around(export.runs)]),
         *_folded("The guided filter by itself", _filters(folder)),
         *_folded("The live view", _live(folder.parent / "live")),
         *_folded("Many streams on this machine", _fleet(folder.parent / "fleet" / "figures.json")),
@@ -138,6 +140,20 @@ def _observer(folder: Path) -> list[str]:
     """What the spans cost that measured all this, where `labkit.exhibits.cost` left it."""
     found = folder / "span_cost.json"
     return [json.loads(found.read_text())["sentence"]] if found.is_file() else []
+
+
+def _around(runs: Sequence[Run]) -> list[str]:
+    """How much of a frame the pipeline takes around an engine that does nothing but detect."""
+    lines = []
+    for run in runs:
+        made = run.settings.get("preparation", {})
+        if made.get("engine") == "openvino" and made.get("task") == "detect" and "infer" in run.spans_s:
+            around = 1 - float(np.nanmedian(run.spans_s["infer"] / run.latency_s))
+            lines.append(
+                f"{100 * around:.1f}% of a frame of {run.rung} passes outside the engine (preprocessing, "
+                f"decoding, spans): OpenVINO called with nothing around it is ahead by that."
+            )
+    return lines
 
 
 def _filters(folder: Path) -> list[str]:
