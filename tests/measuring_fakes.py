@@ -49,6 +49,18 @@ def dying(point: Point) -> Run:
     return quick(point)
 
 
+def hungry(point: Point) -> Run:
+    """Special points take memory until somebody stops them, at 6 GiB they stop themselves."""
+    if point.workload.objects == SPECIAL:
+        _note(point)
+        taken = []
+        for _ in range(6 * 16):
+            taken.append(bytearray(os.urandom(2**20) * 64))  # of no two pages the same
+            time.sleep(0.02)
+        raise WorkerError("nobody minded")
+    return quick(point)
+
+
 def without_source(point: Point) -> Run:
     """The source cannot be had, at special points."""
     if point.workload.objects == SPECIAL:

@@ -311,6 +311,27 @@ def test_ctrl_c_ends_cleanly_and_leaves_nothing_behind(store, folder):
     assert not list(Path("/tmp").glob(f"labkit-ray-{driver.pid}-*"))
 
 
+@pytest.mark.skipif(psutil.virtual_memory().available < 12 * 2**30, reason="needs 12 GiB of free memory")
+def test_a_point_for_which_memory_runs_out_fails_with_the_reason_and_no_other(store, folder):
+    """Ray kills it for real, at a bound not far above what the machine holds now."""
+    memory = psutil.virtual_memory()
+    bound = (memory.total - memory.available + 3 * 2**30) / memory.total
+    arguments = ["sweep", RUNG, "--size", "64x48", "--objects", "1,2,3", "--source", str(folder)]
+    arguments += ["--model-set", "lab", "--name", "hungry"]
+    settings = {"RAY_memory_usage_threshold": f"{bound:.4f}", "RAY_task_oom_retries": "1",
+                "RAY_task_oom_retry_delay_base_ms": "100"}  # fmt: skip
+    with running("hungry", *arguments, home=store.path.parent, **settings) as driver:
+        out, err = driver.communicate(timeout=200)
+    rows = sweep_points(store, "hungry")
+    assert sorted(row.measured for row in rows.values()) == [False, True, True], err
+    (why,) = (row.reason for row in rows.values() if row.reason is not None)
+    assert "its node ran out of memory" in why
+    assert "2 points measured, 1 failed" in out
+    begun = Counter(note["boxes"] for note in fakes.executions(folder))
+    assert begun[fakes.SPECIAL] == 2
+    assert "Traceback" not in out + err
+
+
 def test_ctrl_c_waits_until_ray_is_whole_and_a_second_one_does_not():
     went_on = []
 
@@ -427,14 +448,14 @@ class Leaving(SweepReporter):
 
 
 @contextmanager
-def running(fake, *arguments, home):
+def running(fake, *arguments, home, **settings):
     """The command line in a process of its own, with a fake in place of measuring; ended with the test."""
     driver = subprocess.Popen(
         [sys.executable, str(TESTS / "sweep_driver.py"), fake, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "LABKIT_HOME": str(home), "COLUMNS": "80"},
+        env={**os.environ, "LABKIT_HOME": str(home), "COLUMNS": "80", **settings},
     )
     try:
         yield driver
