@@ -44,7 +44,20 @@ class Check:
 def examine() -> list[Check]:
     """Looks at everything; nothing here raises and no camera is kept open."""
     checks = []
-    for look in (_python, _cpu, _memory, _gpu, _cupy, _engines, _camera, _weights, _lab_models, _nsys, _disk):
+    for look in (
+        _python,
+        _cpu,
+        _memory,
+        _gpu,
+        _cupy,
+        _engines,
+        _camera,
+        _display,
+        _weights,
+        _lab_models,
+        _nsys,
+        _disk,
+    ):
         try:
             checks.append(look())
         except Exception as error:  # an examination reports a fault, it does not die of it
@@ -170,6 +183,24 @@ def _camera() -> Check:
     return Check(
         "camera", "note", "not looked for on this system", "try: labkit bench --source webcam:0 --quick"
     )
+
+
+def _display() -> Check:
+    """Notebooks and the live view are pages: a browser here, or one that reaches this machine."""
+    names = ("chromium", "chromium-browser", "google-chrome", "firefox", "microsoft-edge")
+    browser = next((name for name in names if shutil.which(name)), None)
+    elsewhere = "open the address that labkit lab or labkit live prints in a browser on another machine, "
+    elsewhere += "through a tunnel: ssh -L PORT:localhost:PORT this-machine"
+    if not sys.platform.startswith("linux"):
+        return Check("display", "good", "the system's own browser")
+    screen = next((f"{n}={os.environ[n]}" for n in ("WAYLAND_DISPLAY", "DISPLAY") if os.environ.get(n)), None)
+    if screen is None:
+        return Check(
+            "display", "missing", f"no screen here{f' ({browser} is)' if browser else ''}", elsewhere
+        )
+    if browser is None:
+        return Check("display", "missing", f"{screen}, but no browser", "install one, such as chromium")
+    return Check("display", "good", f"{screen}, {browser}")
 
 
 def _weights() -> Check:

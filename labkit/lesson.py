@@ -30,7 +30,7 @@ from labkit.fleet_story import (
 )
 from labkit.learn.attention import look_inside, picture
 from labkit.learn.change import chain, show_change
-from labkit.learn.checks import check_corners, check_normalise, check_speed_up
+from labkit.learn.checks import check_corners, check_device_time, check_normalise, check_speed_up
 from labkit.learn.fleet_checks import check_engines
 from labkit.learn.kernel_checks import check_kernel, kernel_to_complete
 from labkit.learn.look import look
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "Forecast", "beside", "calibration", "ceilings", "chain", "check_corners", "check_engines",
+    "Forecast", "beside", "calibration", "ceilings", "chain", "check_corners", "check_device_time",
+    "check_engines",
     "check_fps", "check_kernel", "check_launch", "check_normalise", "check_paced_latency",
     "check_speed_up", "cost_of_boxes", "doctor", "fleet_picture", "foretold", "hint", "how_close",
     "inside_detr", "kernel_to_complete", "look", "many_cameras", "measure", "museum", "museum_picture",

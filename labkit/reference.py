@@ -101,7 +101,7 @@ def _sentences(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _live(folder: Path) -> list[str]:
-    """What `labkit.live.measure` and `tests/browser/figures.py` left there."""
+    """What `python -m labkit.live_speed` and `tests/browser/figures.py` left there."""
     alone, beside = folder / "figures.json", folder / "browser.json"
     lines = []
     if alone.is_file():

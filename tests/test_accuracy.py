@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from labkit.measure import accuracy
 from labkit.measure.fidelity import Answers
+from labkit.measure.session import Session
+from labkit.models.inputs import calibration_frames
 from labkit.pipelines import rung
-from labkit.types import Detections
+from labkit.types import Detections, Workload
 
 pytest.importorskip("torchmetrics")
 pytest.importorskip("pycocotools")
@@ -55,6 +58,77 @@ def test_a_mistake_costs_precision(mistake, frames):
     result = accuracy.score(answers(frames, MISTAKES[mistake]), frames)
     assert result["map_50"] < 0.6
     assert accuracy.against(accuracy.score(answers(frames), frames), result)["loses"]
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return accuracy.truth_frames(20)
+
+
+@pytest.fixture(scope="module")
+def session(scenes):
+    """The lab's models, prepared as the ladder prepares them."""
+    return Session(rung("batched_cpu"), accuracy.lab_workload(Workload()), scenes[:1])
+
+
+@pytest.fixture(scope="module")
+def as_it_should_be(session, scenes):
+    return accuracy.score(session.answers(scenes), scenes)
+
+
+def red_for_blue(net):
+    for part, name in ((net.detector, "preprocess"), (net.classifier, "crop_input")):
+        right = getattr(part, name)
+        setattr(part, name, lambda image, right=right: right(np.ascontiguousarray(image[..., ::-1])))
+
+
+def not_normalised(net):
+    for part, name in ((net.detector, "preprocess"), (net.classifier, "crop_input")):
+        right, spec = getattr(part, name), part.network.input
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+        setattr(part, name, lambda image, right=right, mean=mean, std=std: right(image) * std + mean)
+
+
+def of_another_size(net):
+    right = net.detector.decode
+    net.detector.decode = lambda out, size: replace(right(out, (480, 360)), frame_size=size)
+
+
+def x_for_y(net):
+    right = net.detector.infer
+    net.detector.infer = lambda x: (lambda out: (out[0], out[1][..., [1, 0, 3, 2]]))(right(x))
+
+
+def labels_by_one(net):
+    right = net.detector.decode
+    net.detector.decode = lambda out, size: (lambda found: replace(found, label=found.label + 1))(
+        right(out, size)
+    )
+
+
+@pytest.mark.parametrize("fault", [red_for_blue, not_normalised, of_another_size, x_for_y, labels_by_one])
+def test_a_fault_in_the_pipeline_is_marked_as_a_loss(fault, session, scenes, as_it_should_be):
+    """Each of these runs without an error, and looks quite all right on a clock."""
+    net = session.prepared.net
+    right = {part: dict(vars(part)) for part in (net.detector, net.classifier)}
+    assert as_it_should_be["map_50"] > 0.9
+    try:
+        fault(net)
+        found = accuracy.score(session.answers(scenes), scenes)
+    finally:
+        for part, values in right.items():
+            vars(part).clear()
+            vars(part).update(values)
+    told = accuracy.against(as_it_should_be, found)
+    assert told["loses"], told
+
+
+def test_int8_is_calibrated_on_other_scenes_than_it_is_examined_on():
+    size = (64, 48)
+    seen = {each.numpy().tobytes() for each in calibration_frames(lambda image: torch.tensor(image), size)}
+    examined = {frame.image.tobytes() for frame in accuracy.truth_frames(accuracy.FULL_SCENES, size)}
+    assert len(seen) == 32
+    assert not seen & examined
 
 
 def test_wrong_names_cost_top1_only(frames):

@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from labkit.cli.main import parse_size
 from labkit.cli.measuring import select
@@ -175,9 +177,21 @@ def test_a_text_file_is_not_a_video(tmp_path, here):
     assert "notes.mp4" in done.stderr.splitlines()[-1]
 
 
-def test_a_rung_without_its_device_exits_with_the_reason(here):
-    import torch
+def test_pretrained_weights_without_a_network_are_one_sentence(tmp_path, here, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("network is unreachable")
 
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    done = here("bench", "resnet_pil_cpu", "--size", "160x128", "--weights", "pretrained", "--quick")
+    assert done.returncode == 4
+    assert "cannot be reached: network is unreachable" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_rung_without_its_device_exits_with_the_reason(here):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     done = here("bench", "resnet_cuda")
@@ -275,6 +289,7 @@ def test_doctor_looks_at_everything_and_says_what_to_do(here):
         "cupy",
         "engines",
         "camera",
+        "display",
         "weights",
         "lab set",
         "nsys",

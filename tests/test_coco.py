@@ -118,29 +118,30 @@ def test_boxes_go_where_their_pixels_go(given, size):
 
 def test_crowds_count_neither_way(tmp_path):
     frames = accuracy.truth_frames(2)
-    crowd = {"image_id": 0, "category_id": NUMBERS["ball"], "bbox": [0, 0, 640, 480], "iscrowd": 1}
+    thing = frames[0].truth.name[0]  # where nothing of its kind is, a find counts neither way as it is
+    crowd = {"image_id": 0, "category_id": NUMBERS[thing], "bbox": [0, 0, 640, 480], "iscrowd": 1}
     read = read_coco(find_coco(write_coco(tmp_path, frames, more=[crowd])), COARSE, SIZE)
     assert sorted(len(groups) for groups in read.crowds) == [0, 1]
     assert sum(len(f.truth) for f in read.frames) == sum(len(f.truth) for f in frames)
     extra = np.array([[5, 5, 200, 200], [300, 100, 500, 300], [100, 250, 260, 400]], np.float32)
     found = [
-        _with_balls(f.truth, extra) if len(c) else f.truth
+        _with_more(f.truth, extra, thing) if len(c) else f.truth
         for f, c in zip(read.frames, read.crowds, strict=True)
     ]
     answers = Answers("test", found, {})
     inside = accuracy.score(answers, read.frames, read.crowds)
     alone = accuracy.score(answers, read.frames)
     assert inside["map_50"] == 1
-    assert alone["map_50"] <= 1
+    assert alone["map_50"] < 0.99
 
 
-def _with_balls(truth, boxes):
+def _with_more(truth, boxes, thing):
     n = len(boxes)
     return Detections(
         np.concatenate([boxes, truth.xyxy]),
         np.concatenate([np.ones(n, np.float32), truth.score * np.float32(0.9)]),
-        np.concatenate([np.zeros(n, np.int64), truth.label]),
-        ("ball",) * n + truth.name,
+        np.concatenate([np.full(n, COARSE.index(thing), np.int64), truth.label]),
+        (thing,) * n + truth.name,
         truth.frame_size,
     )
 

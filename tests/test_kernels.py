@@ -131,11 +131,25 @@ def launch_arguments(made, image, step=0):
 
 
 def race_report(made, source):
-    launch, args = launch_arguments(made, structured_image(made.shape))
-    try:
-        return emulate.diagnose(source, launch.kernel, args, launch.grid, launch.block, made.defines)
-    except UnavailableError as error:
-        pytest.skip(str(error))
+    """What the sanitizer says of all launches of a plan."""
+    reports = []
+    for step in range(len(made.launches)):
+        launch, args = launch_arguments(made, structured_image(made.shape), step)
+        try:
+            reports.append(
+                emulate.diagnose(source, launch.kernel, args, launch.grid, launch.block, made.defines)
+            )
+        except UnavailableError as error:
+            pytest.skip(str(error))
+    return "".join(reports)
+
+
+BARRIER = "__syncthreads();"
+WITH_BARRIERS = ["guided_2_shared.cu", "guided_3_separable.cu", "guided_4_fused.cu", "edge_2_shared.cu"]
+
+
+def barriers_of(file):
+    return plan(file, (20, 20, 1), 2).source.count(BARRIER)
 
 
 def without_barrier(source, which):
@@ -145,27 +159,33 @@ def without_barrier(source, which):
 
 
 @needs_gcc
-@pytest.mark.parametrize("file", ["guided_4_fused.cu", "edge_2_shared.cu"])
+@pytest.mark.parametrize("file", WITH_BARRIERS)
 def test_kernel_has_no_race(file):
     made = plan(file, (20, 20, 1), 2)
     assert race_report(made, made.source) == ""
 
 
 @needs_gcc
-@pytest.mark.slow
-@pytest.mark.parametrize("file", ["guided_2_shared.cu", "guided_3_separable.cu", "guided_5_detr.cu"])
-def test_further_kernels_have_no_race(file):
-    made = plan(file, (20, 20, 3), 2)
-    assert race_report(made, made.source) == ""
-
-
-@needs_gcc
 @pytest.mark.parametrize(
-    ("file", "which"), [*(("guided_4_fused.cu", which) for which in range(4)), ("edge_2_shared.cu", 0)]
+    ("file", "which"), [(file, which) for file in WITH_BARRIERS for which in range(barriers_of(file))]
 )
 def test_a_missing_barrier_is_reported(file, which):
     made = plan(file, (20, 20, 1), 2)
     assert "data race" in race_report(made, without_barrier(made.source, which))
+
+
+@needs_gcc
+@pytest.mark.parametrize("barrier", [True, False])
+def test_without_its_barrier_a_kernel_is_wrong_once_a_thread_is_late(barrier):
+    """The first thread of each block sleeps before it has filled its part of the tile."""
+    made = plan("edge_2_shared.cu", (20, 20, 1), 1)
+    source = made.source if barrier else without_barrier(made.source, 0)
+    late = "if (threadIdx.x + threadIdx.y == 0) std::this_thread::sleep_for(std::chrono::milliseconds(30));"
+    begin = "int c = blockIdx.z;"
+    assert begin in source
+    image = structured_image((20, 20, 1))
+    found = emulate.emulate_plan(made, image, source=source.replace(begin, f"{begin} {late}"))
+    assert (found == reference.edges(image)).all() == barrier
 
 
 # The emulation itself
@@ -315,6 +335,14 @@ def test_spilled_registers_are_seen(nvrtc):
     { float kept[256]; for (int j = 0; j < 256; j++) kept[j] = a[j]; a[i] = kept[a[0] > 0 ? i : i + 1]; }"""
     for arch in (75, 90, 120):
         assert compiler.resources(compiler.compile_cubin(source, {}, arch), arch)["k"]["stack_bytes"] >= 1024
+
+
+def test_the_table_is_printed_for_every_architecture(nvrtc, capsys):
+    compiler.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert len(lines) == 2 + 12 * len(compiler.ARCHITECTURES)
+    assert any(line.split()[:3] == ["guided_4_fused", "fused", "120"] for line in lines)
 
 
 def test_table_has_a_row_for_each_kernel_and_architecture(nvrtc):

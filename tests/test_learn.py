@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from labkit.learn.change import chain, change
-from labkit.learn.checks import check_corners, check_normalise, check_speed_up
+from labkit.learn.checks import check_corners, check_device_time, check_normalise, check_speed_up
 from labkit.learn.look import look, models_to_look_at
 from labkit.learn.origin import PUBLISHED, published
 from labkit.pipelines import LADDER, rung
@@ -115,8 +115,10 @@ def test_looking_gives_a_picture_per_frame_and_says_which_models_looked():
     assert "Found in picture 1" in shown
 
 
-def test_looking_prefers_models_that_recognise():
-    assert models_to_look_at().model_set in ("full", "lab")
+def test_looking_prefers_models_that_recognise(monkeypatch):
+    for there, model_set in ((True, "full"), (False, "lab")):
+        monkeypatch.setattr("labkit.learn.look.have_pretrained", lambda models, there=there: there)
+        assert models_to_look_at().model_set == model_set
 
 
 def test_published_figures_belong_to_stages():
@@ -150,6 +152,31 @@ def test_corners_are_checked():
     assert check_corners(good_corners)
     for name, wrong in WRONG_CORNERS.items():
         assert not check_corners(wrong), name
+
+
+WRONG_DEVICE_TIMES = {
+    "wait in the queue": lambda asked, done: done - asked,
+    "counts idling": lambda asked, done: np.diff(done, prepend=asked[0]),
+    "when the host asked": lambda asked, done: np.diff(asked, prepend=asked[0]),
+    "when each frame was done": lambda asked, done: done,
+    "mean of all": lambda asked, done: np.full(len(done), (done[-1] - asked[0]) / len(done)),
+    "one per frame": lambda asked, done: done[1:] - np.maximum(asked[1:], done[:-1]),
+    "when could it begin": lambda asked, done: done - asked + 1,
+    "returns nothing": lambda asked, done: None,
+    "ZeroDivisionError": lambda asked, done: 1 / 0,
+}
+
+
+def device_time(asked_s, done_s):
+    return [end - max(begin, *done_s[:k][-1:]) if k else end - begin
+            for k, (begin, end) in enumerate(zip(asked_s, done_s, strict=True))]  # fmt: skip
+
+
+def test_device_times_are_checked():
+    assert check_device_time(device_time)
+    for reason, wrong in WRONG_DEVICE_TIMES.items():
+        checked = check_device_time(wrong)
+        assert not checked and reason in str(checked), reason
 
 
 WRONG_SPEED_UPS = {

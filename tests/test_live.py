@@ -421,9 +421,12 @@ def test_pages_cannot_set_what_is_not_there(wrong):
         Knobs().changed(wrong)
 
 
-def test_the_best_rung_and_models_are_found():
-    known = Knobs().resolved()
-    assert known.rung in LIVE_RUNGS and known.model_set in ("full", "lab")
+def test_the_best_rung_and_models_are_found(monkeypatch):
+    for there, models in ((True, ("full", "auto")), (False, ("lab", "auto"))):
+        monkeypatch.setattr("labkit.models.weights.have_pretrained", lambda models, there=there: there)
+        known = Knobs().resolved()
+        assert (known.model_set, known.weights) == models
+    assert known.rung in LIVE_RUNGS
     best = rung(known.rung)
     assert missing(best.needs) is None
     assert all(missing(rung(name).needs) for name in LIVE_RUNGS[: LIVE_RUNGS.index(known.rung)])

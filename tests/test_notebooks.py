@@ -29,6 +29,17 @@ SMALL = {
 }
 
 
+LEFT_BEHIND = """
+import threading, psutil
+
+kept = [thread.name for thread in threading.enumerate() if thread.name.startswith("labkit")]
+family = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+kept += [each for each in family if "resource_tracker" not in each]
+kept += [file.path for file in psutil.Process().open_files() if file.path.startswith("/dev/video")]
+print("left behind:", kept or "nothing")
+"""
+
+
 def with_small_parameters(notebook):
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     for name, value in SMALL.items():
@@ -43,6 +54,7 @@ def run(path, tmp_path, solutions=None):
     for cell in notebook.cells:
         if cell.id in (solutions or {}):
             cell.source = solutions[cell.id]
+    notebook.cells.append(nbformat.v4.new_code_cell(LEFT_BEHIND, id="left-behind"))
     environment = {**os.environ, "LABKIT_HOME": str(tmp_path)}
     client = NotebookClient(
         notebook, timeout=280, kernel_name="python3", resources={"metadata": {"path": path.parent}}
@@ -67,10 +79,15 @@ SOLUTIONS = ROOT / "tests" / "solutions"
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_notebook_runs_and_its_exercises_can_be_solved(path, tmp_path):
     solutions = {p.stem: p.read_text() for p in (SOLUTIONS / path.stem).glob("*.py")}
+    asked = [
+        c.id for c in nbformat.read(path, as_version=4).cells if "exercise" in c.metadata.get("tags", [])
+    ]
+    assert sorted(solutions) == sorted(asked), "each exercise has a solution that is tried here"
     notebook = run(path, tmp_path, solutions)
     for cell_id in solutions:
         assert "Right" in text_of(notebook, cell_id), f"the solution of {cell_id} is not accepted"
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             assert output.output_type != "error"
+    assert text_of(notebook, "left-behind").strip() == "left behind: nothing"
     assert not [p for p in path.parent.iterdir() if p.suffix != ".ipynb" and p.name != ".ipynb_checkpoints"]

@@ -108,7 +108,6 @@ def test_ping_pong_turns_round_at_both_ends(step, expected):
 
 
 def test_scenes_know_their_truth():
-    pytest.importorskip("labkit.sources.scenes", reason="the synthetic scenes are not built yet")
     with (
         open_source("scenes", (160, 120), seed=3, limit=3) as source,
         open_source("scenes", (160, 120), seed=3) as b,

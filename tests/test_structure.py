@@ -24,7 +24,7 @@ LAYERS = {
     "measure": 4, "results": 4, "plots": 4, "live": 4, "learn": 4,
     "profiling": 5, "exhibits": 5, "predicting": 5, "gallery": 5,
     "bench": 5, "doctor": 5, "report": 5, "reference": 6,
-    "filter_race": 5,
+    "filter_race": 5, "live_speed": 5,
     "fleet": 6, "museum": 6, "filter_story": 6, "stream_story": 6,
     "accuracy_story": 6,
     "cli": 7, "fleet_story": 7, "lesson": 8,

@@ -106,6 +106,29 @@ def test_pretrained_weights_that_cannot_be_had_are_an_error(no_network):
             weights.resolve(model, "pretrained")
 
 
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    asked = []
+
+    def fetch(model, **_):
+        asked.append(model)
+        raise WeightsError("no answer")
+
+    monkeypatch.setattr(weights, "fetch", fetch)
+    monkeypatch.setattr(weights, "_refused", [])
+    assert not weights.have_pretrained(("detr_r50", "resnet18"))
+    assert not weights.have_pretrained(("detr_r50", "resnet18"))
+    assert asked == ["detr_r50"]
+
+
+def test_what_is_not_cached_is_fetched_before_it_is_done_without(monkeypatch):
+    asked = []
+    monkeypatch.setattr(weights, "_refused", [])
+    monkeypatch.setattr(weights, "cached", lambda model: None if model == "resnet18" else model)
+    monkeypatch.setattr(weights, "fetch", lambda model, **_: asked.append(model))
+    assert weights.have_pretrained(("detr_r50", "resnet18"))
+    assert asked == ["resnet18"]
+
+
 def test_a_host_that_never_answers_costs_the_time_out_only(monkeypatch):
     hold = threading.Event()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import webbrowser
 from typing import Annotated
 
 import typer
@@ -19,6 +22,9 @@ def live(
     objects: ObjectsOption = 10,
     threshold: Annotated[float, typer.Option(help="Lowest score that is drawn.")] = 0.5,
     port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.")] = 0,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page where there is a screen.")
+    ] = True,
 ) -> None:
     """Watch a camera with boxes and names in the browser; Ctrl-C ends it."""
     from labkit.live.knobs import Knobs
@@ -28,6 +34,17 @@ def live(
     if rung != "auto":
         rung_named(rung)  # an unknown name is told before a server starts
     knobs = Knobs(rung=rung, model_set=model_set, size=parse_size(size), threshold=threshold)  # type: ignore[arg-type]
-    serve(
-        source, knobs, objects=objects, port=port, ready=lambda address: print(f"open {address}", flush=True)
-    )
+
+    def ready(address: str) -> None:
+        print(f"open {address}", flush=True)
+        if browser and _has_screen():
+            webbrowser.open(address)
+
+    serve(source, knobs, objects=objects, port=port, ready=ready)
+
+
+def _has_screen() -> bool:
+    """Whether a window could open; else Python might start a browser in this very terminal."""
+    if not sys.platform.startswith("linux"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

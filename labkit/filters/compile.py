@@ -2,6 +2,10 @@
 
 Registers, shared memory and stack are read from the compiled code itself (an ELF file). What
 follows from them by arithmetic alone, such as occupancy, is marked "worked out".
+
+    python -m labkit.filters.compile
+
+prints it for every kernel and every architecture.
 """
 
 from __future__ import annotations
@@ -152,6 +156,18 @@ def table(
     )
 
 
+def as_text(rows: Sequence[Compiled]) -> str:
+    """Compiled kernels as a table of at most 80 columns."""
+    head = f"{'file':<21}{'kernel':<16}{'sm':>4}{'regs':>5}{'shared B':>9}{'spilled':>8}{'code B':>7}"
+    head += f"{'occup.':>7}"
+    lines = [
+        f"{row.file.removesuffix('.cu'):<21}{row.kernel:<16}{row.arch:>4}{row.registers:>5}"
+        f"{row.shared_bytes:>9}{row.stack_bytes:>8}{row.code_bytes:>7}{row.occupancy:>7.0%}"
+        for row in rows
+    ]
+    return "\n".join([head, *lines, "Read from the compiled code, for radius 4; occupancy is worked out."])
+
+
 # The ELF file of a kernel: per kernel a section .text.<name> (instructions) and, where it has any,
 # .nv.shared.<name> (static shared memory, size only); .nv.info lists registers and stack per symbol.
 _SHT_SYMTAB = 2
@@ -258,3 +274,15 @@ def _nvrtc() -> Any:
             f"compiling CUDA kernels needs CuPy with NVRTC ({error}); install labkit[gpu]"
         ) from error
     return nvrtc
+
+
+def main() -> None:
+    """Prints the table, or why there is none."""
+    try:
+        print(as_text(table()))
+    except UnavailableError as error:
+        raise SystemExit(f"labkit: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

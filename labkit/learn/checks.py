@@ -154,3 +154,49 @@ def _amdahl_cause(got: float, share: float, factor: float, wanted: float) -> str
         if abs(got - value) < 1e-6:
             return f"{case}: {reason}"
     return f"{case}; write down the old time as 1 and the new time as what stays plus what shrinks"
+
+
+def check_device_time(device_time: Callable[[Any, Any], Any]) -> Checked:
+    """Exercise of notebook 02: how long a device worked on each of several things it was asked for.
+
+    It does one thing after another: it begins when it has been asked and the one before is done.
+    """
+    cases = {
+        "a device that is never waited for": ([0.0, 1.0, 2.0], [4.0, 7.0, 12.0]),
+        "a device that idles between frames": ([0.0, 10.0, 20.0], [3.0, 12.0, 27.0]),
+        "both by turns": ([0.0, 1.0, 9.0, 9.5], [4.0, 6.0, 10.0, 13.0]),
+        "a single frame": ([2.0], [5.0]),
+    }
+    for what, (asked_s, done_s) in cases.items():
+        asked, done = np.array(asked_s), np.array(done_s)
+        wanted = done - np.maximum(asked, np.concatenate([[-np.inf], done[:-1]]))
+        try:
+            got = device_time(asked.copy(), done.copy())
+        except Exception as error:  # whatever the learner's code raises is the answer to show
+            return Checked(False, f"your function raised {type(error).__name__}: {error}")
+        if got is None or got is ...:
+            return Checked(False, "your function returns nothing yet; end it with return")
+        got = np.asarray(got, float)
+        if got.shape != wanted.shape:
+            return Checked(False, f"for {what} it gives {got.shape} values; wanted is one per frame")
+        if not np.allclose(got, wanted, atol=1e-9):
+            told = f"for {what} (asked at {asked_s}, done at {done_s} s) it gives {got.tolist()}"
+            return Checked(False, f"{told}: {_device_cause(got, asked, done)}")
+    return Checked(True, "neither waiting in the queue nor idling counts as work")
+
+
+def _device_cause(got: np.ndarray, asked: np.ndarray, done: np.ndarray) -> str:
+    """Which well-known slip gives just these values."""
+    slips = {
+        "that counts the wait in the queue as work; the device was busy with the frame before": done - asked,
+        "that counts idling as work; nobody had asked yet": np.diff(done, prepend=asked[0]),
+        "that is when the host asked, not when the device worked": np.diff(asked, prepend=asked[0]),
+        "that is when each frame was done, not how long it took": done,
+        "that is the mean of all; each frame has its own": np.full(
+            len(done), (done[-1] - asked[0]) / len(done)
+        ),
+    }
+    for reason, values in slips.items():
+        if np.allclose(got, values):
+            return reason
+    return "when could it begin? Not before it was asked, and not before the frame before was done"

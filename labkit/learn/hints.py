@@ -13,6 +13,13 @@ HINTS = {
         "transpose(2, 0, 1) puts channels first; indexing with [None] adds the batch axis in front; "
         "astype(np.float32) comes last, because the steps before give float64.",
     ),
+    "device_time": (
+        "The host asks and goes on. When can the device begin with a frame, at the earliest?",
+        "Two things have to be over: the host has asked, at asked_s[k], and the frame before is done, at "
+        "done_s[k - 1]. It begins at the later of the two.",
+        "numpy.maximum(asked_s[1:], done_s[:-1]) are the beginnings from the second frame on; the first one "
+        "begins at asked_s[0].",
+    ),
     "corners": (
         "A pixel that the box touches at all belongs to the cut: which way is each side rounded?",
         "math.floor for the left and the top, math.ceil for the right and the bottom; then keep each inside "

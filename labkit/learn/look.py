@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from labkit.draw import draw
+from labkit.models.networks import MODELS
 from labkit.models.prepare import prepare, resolve_all
-from labkit.models.weights import cached
+from labkit.models.weights import have_pretrained
 from labkit.pipelines import rung
 from labkit.sources import open_source
 from labkit.types import Frame, Size, Workload
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def models_to_look_at(size: Size = (640, 480), objects: int = 5, threshold: float = 0.5) -> Workload:
-    """The models with which looking makes sense here: pretrained ones, else the lab's own.
+    """The models with which looking makes sense here: pretrained ones, fetched if need be, else the lab's.
 
     Random weights give honest speeds but meaningless names, so they are the last resort.
     """
-    if all(cached(model) for model in ("resnet18", "detr_r50")):
+    if have_pretrained(MODELS["full"]):
         return Workload("full", "pretrained", size, objects, threshold)
     return Workload("lab", "auto", size, objects, threshold)
 

@@ -130,11 +130,11 @@ def default_rung(but: str | None = None) -> Rung:
 
 
 def default_models() -> tuple[ModelSet, WeightsWanted]:
-    """Model set and weights that recognise something without a download, where there are any."""
-    from labkit.models.networks import LAB_FOLDER
-    from labkit.models.weights import cached
+    """Model set and weights that recognise something: pretrained ones, cached or fetched, else the lab's."""
+    from labkit.models.networks import LAB_FOLDER, MODELS
+    from labkit.models.weights import have_pretrained
 
-    if all(cached(model) is not None for model in ("detr_r50", "resnet18")):
+    if have_pretrained(MODELS["full"]):
         return "full", "auto"
     if all((LAB_FOLDER / part / "model.safetensors").is_file() for part in ("detr", "resnet")):
         return "lab", "auto"

@@ -12,7 +12,7 @@ import hashlib
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -96,6 +96,27 @@ def fetch(model: str, *, progress: bool = True, timeout_s: float = TIMEOUT_S) ->
         WeightsError: no answer within `timeout_s`, or what came is not what was pinned.
     """
     return _FETCH[model](progress, timeout_s)
+
+
+def have_pretrained(models: Sequence[str]) -> bool:
+    """Whether all of these are in the cache, or could just be fetched.
+
+    A hub that did not answer is not asked again by this process: looking again is to cost nothing.
+    """
+    for model in models:
+        if cached(model) is None:
+            if _refused:
+                return False
+            try:
+                fetch(model, progress=True)
+            except WeightsError as error:
+                _refused.append(str(error))
+                return False
+    return True
+
+
+_refused: list[str] = []
+"""What kept `have_pretrained` from fetching."""
 
 
 def file_sha256(path: Path) -> str:

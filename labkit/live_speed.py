@@ -1,4 +1,4 @@
-"""The figures of the live view: `python -m labkit.live.measure`, on a machine with nothing else to do.
+"""The figures of the live view: `python -m labkit.live_speed`, on a machine with nothing else to do.
 
 The client that acknowledges is a stand-in in this process that costs next to nothing, so what
 is measured is capture, drawing, JPEG and the protocol beside detection; with a browser on the
@@ -178,7 +178,9 @@ def _stop_ms(client: Client, view: View) -> float:
 
 
 def main() -> None:
-    """Prints the figures as JSON."""
+    """Prints the figures and the machine's fingerprint as JSON."""
+    from labkit.measure import fingerprint
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rung", default="auto")
     parser.add_argument("--source", default="photos")
@@ -195,7 +197,7 @@ def main() -> None:
         rounds=asked.rounds,
         stops=asked.stops,
     )
-    print(json.dumps(asdict(figures), indent=2))
+    print(json.dumps({**asdict(figures), "fingerprint": fingerprint()}, indent=2, default=str))
 
 
 if __name__ == "__main__":
