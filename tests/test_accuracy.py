@@ -140,6 +140,31 @@ def test_wrong_names_cost_top1_only(frames):
     assert result["top1"] == 0
 
 
+def test_names_that_change_are_marked_even_if_as_many_are_right(frames):
+    """One object's name is wrong in the one rung, another's in the other: no loss, but a change."""
+
+    def misnaming(which):
+        named = [0]
+
+        def change(truth):
+            names = list(truth.fine_name)
+            for i in range(len(names)):
+                names[i] = "red elephant" if named[0] == which else names[i]
+                named[0] += 1
+            return replace(truth, fine_name=tuple(names))
+
+        return accuracy.score(answers(frames, change), frames)
+
+    first, second = misnaming(0), misnaming(1)
+    total = sum(len(frame.truth) for frame in frames)
+    told = accuracy.against(first, second)
+    assert told["top1_loss"] == 0
+    assert told["names_changed"] == pytest.approx(2 / total)
+    assert told["loses"] == (2 / total > 0.01)
+    assert accuracy.against(first, first)["names_changed"] == 0
+    assert accuracy.NAMED not in accuracy.for_a_row(told)
+
+
 def test_a_reference_loses_nothing_against_itself(frames):
     own = accuracy.score(answers(frames), frames)
     assert accuracy.against(own, own)["map_50_loss"] == 0

@@ -298,7 +298,7 @@ def test_who_loses_is_decided_by_the_examination_alone() -> None:
     assert not answers.loses(made_up_run("never examined"))
     assert not plots.speed_accuracy([told, judged("b", 0.8, 0.0)]).alt_text.count("loses")
     assert (accuracy.MAP_LOSS, accuracy.NAMES_CHANGED) == (0.01, 0.01)
-    assert "1 point of mAP or 1% of right names" in answers.LOSES_WORDS
+    assert "1 point of mAP, or changes more than 1% of names" in answers.LOSES_WORDS
 
 
 def test_every_picture_of_a_rung_that_loses_bears_its_mark_and_says_why() -> None:
@@ -320,6 +320,8 @@ def test_what_answers_are_worth_is_told_in_cells() -> None:
         "(a 3.0% of right names; int8 1.4 points of mAP@[.5:.95])"
     )
     assert answers.those_that_lose([judged("exact", 0.85, 0.0)]) == ""
+    other_names = made_up_run("c", accuracy={"map_loss": 0.001, "names_changed": 0.021, "loses": True})
+    assert answers.loss_told(other_names) == "2.1% of names changed"
     loose = made_up_run("b", accuracy={"map_50_loss": 0.02, "map_loss": 0.01, "loses": True})
     assert answers.loss_told(loose) == "2.0 points of mAP@0.5"
 

@@ -172,6 +172,21 @@ def test_unlike_work_never_stands_in_one_table_or_picture(tmp_path: Path) -> Non
     assert [alt.count("plain") for alt in throughputs] == [1, 1]
 
 
+def test_what_each_further_box_costs_is_drawn_once_there_are_several_numbers(tmp_path: Path) -> None:
+    def of(rung: str, objects: int, period_s: float, **other: object) -> Run:
+        settings = {**made_up_run().settings, "objects": objects, "preparation": {"task": "combined"}}
+        return made_up_run(rung, period_s=period_s, settings=settings, **other)
+
+    runs = [of("one", 5, 0.1), of("one", 15, 0.3), of("two", 5, 0.2), of("one", 5, 0.2, created="2027-01-01")]
+    page = Page(write_report(runs, [], tmp_path / "a.html").read_text())
+    assert page.text.count("Number of boxes: scenes 640x480; full models, random weights; closed") == 1
+    (alt,) = (image["alt"] for image in page.all("img") if "boxes per frame: one" in (image["alt"] or ""))
+    assert alt is not None and "two" not in alt
+    assert re.search(r"one (199|20\d).* ms at 5, (29\d|30\d).* ms at 15", alt)
+    few = Page(write_report(runs[1:3], [], tmp_path / "b.html").read_text())
+    assert "Number of boxes" not in few.text
+
+
 def test_what_names_whole_frames_stands_with_any_number_of_boxes() -> None:
     def of(rung: str, task: str, objects: int) -> Run:
         settings = {**made_up_run().settings, "objects": objects, "preparation": {"task": task}}

@@ -13,6 +13,7 @@ from labkit.bench.exams import examine
 from labkit.bench.job import Checks, Job, Outcome
 from labkit.errors import LabError
 from labkit.measure import Watch, Worker, compare, fidelity, fingerprint
+from labkit.measure.accuracy import for_a_row
 from labkit.measure.fidelity import Answers
 from labkit.models.work import gflop_per_frame, mb_per_frame
 from labkit.pipelines import rung as rung_named
@@ -41,7 +42,7 @@ def measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
                 scores[rung.name] = examine(rung, scores, job)
                 if job.plan is not None:
                     run = _run(rung, worker, fidelities[rung.name], job)
-                    _finish(replace(run, accuracy=scores[rung.name]), outcome.runs, job)
+                    _finish(replace(run, accuracy=for_a_row(scores[rung.name])), outcome.runs, job)
             except LabError as error:
                 outcome.skipped[rung.name] = f"failed: {error}"
                 job.reporter.note(f"{rung.name} failed: {error}")

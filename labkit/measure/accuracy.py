@@ -34,6 +34,8 @@ OBJECTS = 16  # all queries of the small detector
 FOLDS = 8
 AT_ONCE = 16  # frames on their way to a worker
 MAP_LOSS, NAMES_CHANGED = 0.01, 0.01
+NAMED = "named"
+Names = Sequence[Sequence[str]]
 
 
 def truth_frames(n: int, size: tuple[int, int] = (640, 480), noise: float = 0.0) -> list[Frame]:
@@ -81,7 +83,8 @@ def score(
     Returns:
         For detectors map_50 and map (over IoU 0.5 to 0.95, torchmetrics) with their 95%
         intervals; for whatever names objects top1, the share of right fine names among matched
-        objects; n_scenes and sha256 of the frames.
+        objects, and `NAMED`, the fine name of each object of each frame, "" where it was not surely
+        found; n_scenes and sha256 of the frames.
 
     Raises:
         UnavailableError: torchmetrics or pycocotools is missing.
@@ -91,25 +94,58 @@ def score(
     result: dict[str, Any] = {"n_scenes": len(frames), "sha256": frames_sha256(frames)}
     if _names_whole_frames(found):
         right = [int(f.name[0] == (t.fine_name or ("",))[0]) for f, t in zip(found, truths, strict=True)]
-        return {**result, "top1": float(np.mean(right)), "top1_interval": _share_interval(right)}
+        named = [[f.name[0]] for f in found]
+        return {
+            **result, "top1": float(np.mean(right)), "top1_interval": _share_interval(right), NAMED: named
+        }  # fmt: skip
     result |= _average_precision(found, truths, crowds or [Detections.empty(t.frame_size) for t in truths])
-    named = [_names_right(f, t) for f, t in zip(found, truths, strict=True)]
-    right = [hit for hits in named for hit in hits]
+    named = [_names(f, t) for f, t in zip(found, truths, strict=True)]
+    right = [
+        int(name == true)
+        for names, t in zip(named, truths, strict=True)
+        for name, true in zip(names, t.fine_name or (), strict=True)
+        if name
+    ]
     if right:
-        result |= {"top1": float(np.mean(right)), "top1_interval": _share_interval(right)}
+        result |= {"top1": float(np.mean(right)), "top1_interval": _share_interval(right), NAMED: named}
     return result
 
 
 def against(reference: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """`own` with what it loses against the reference rung's accuracy on the same scenes."""
+    """`own` with what it loses against the reference rung's accuracy on the same scenes.
+
+    Also the share of names that it changes, for better or worse; more than a point of mAP or 1% of
+    names is too much.
+    """
     loss = {
         f"{key}_loss": reference[key] - own[key]
         for key in ("map_50", "map", "top1")
         if key in own and key in reference
     }
+    changed = _names_changed(reference.get(NAMED), own.get(NAMED))
+    if changed is not None:
+        loss["names_changed"] = changed
     points = max(loss.get("map_50_loss", 0.0), loss.get("map_loss", 0.0))
-    costs = points > MAP_LOSS or loss.get("top1_loss", 0.0) > NAMES_CHANGED
-    return {**own, **loss, "loses": bool(costs)}
+    names = max(loss.get("top1_loss", 0.0), loss.get("names_changed", 0.0))
+    return {**own, **loss, "loses": bool(points > MAP_LOSS or names > NAMES_CHANGED)}
+
+
+def for_a_row(accuracy: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run keeps of its accuracy: not each object's name."""
+    return {key: value for key, value in accuracy.items() if key != NAMED}
+
+
+def _names_changed(reference: Names | None, own: Names | None) -> float | None:
+    """Share of the objects that both name, and name differently; None where there are none."""
+    if reference is None or own is None:
+        return None
+    pairs = [
+        (a, b)
+        for one, other in zip(reference, own, strict=True)
+        for a, b in zip(one, other, strict=True)
+        if a and b
+    ]
+    return sum(a != b for a, b in pairs) / len(pairs) if pairs else None
 
 
 def lost(reference: Answers, own: Answers, frames: Sequence[Frame]) -> dict[str, list[float | None]]:
@@ -164,8 +200,9 @@ def remembered(
     )  # fmt: skip
     path = cache_folder().parent / "accuracy" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     try:
-        return path, None if mark["dirty"] else json.loads(path.read_text())
-    except (OSError, ValueError):
+        kept = json.loads(path.read_text())
+        return path, kept if not mark["dirty"] and ("top1" not in kept or NAMED in kept) else None
+    except (OSError, ValueError, TypeError):
         return path, None
 
 
@@ -182,13 +219,16 @@ def _names_whole_frames(found: Sequence[Detections]) -> bool:
     return all(len(f) == 1 and f.fine_label is None for f in found)
 
 
-def _names_right(found: Detections, truth: Detections) -> list[int]:
-    """1 or 0 per matched confident box: whether its fine name is the object's."""
+def _names(found: Detections, truth: Detections) -> list[str]:
+    """Fine name per object of a confident box that matches it; "" without one."""
+    names = [""] * len(truth)
     if found.fine_name is None or truth.fine_name is None:
-        return []
+        return names if truth.fine_name is not None else []
     sure = found.take(np.flatnonzero(found.score >= 0.5))
     assert sure.fine_name is not None
-    return [int(sure.fine_name[j] == truth.fine_name[i]) for i, j in match(truth, sure)]
+    for i, j in match(truth, sure):
+        names[i] = sure.fine_name[j]
+    return names
 
 
 def _average_precision(

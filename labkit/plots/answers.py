@@ -21,7 +21,7 @@ METRICS = {
 AGREEMENT = "agreement with the reference rung"
 PRECISION = "mAP@[.5:.95]"
 LOSES = "!"
-LOSES_WORDS = "loses more than 1 point of mAP or 1% of right names against its reference"
+LOSES_WORDS = "loses more than 1 point of mAP, or changes more than 1% of names, against its reference"
 
 
 def accuracy_of(run: Run, metric: str | None = None) -> tuple[float, tuple[float, float] | None, str]:
@@ -57,6 +57,9 @@ def loss_told(run: Run) -> str:
     """
     losses = {key: run.accuracy.get(f"{key}_loss") or 0.0 for key in METRICS}
     key = max(losses, key=lambda name: losses[name])
+    changed = run.accuracy.get("names_changed") or 0.0
+    if changed > losses[key] and loses(run):
+        return f"{100 * changed:.1f}% of names changed"
     if losses[key] <= 0:
         return ""
     if key == "top1":

@@ -212,7 +212,9 @@ def _key(points: Sequence[_Point], look: Theme) -> list[Line2D]:
         )
     ]  # fmt: skip
     if any(loses(point.run) for point in points):
-        words = f"ring and {LOSES}: loses over 1 point\nof mAP or 1% of right names\nagainst its reference"
+        words = (
+            f"ring and {LOSES}: loses over 1 point\nof mAP or changes over 1%\nof names against its reference"
+        )
         key.append(Line2D([], [], label=words, **{**_ring(look), "markersize": 11}))
     return key
 

@@ -15,7 +15,7 @@ from labkit.forecasts import Calibration, Noted, calibration
 from labkit.records import Comparison, Run
 from labkit.report.machines import Machine, machines, side_by_side, what_differs
 from labkit.report.tables import machines_table, runs_table
-from labkit.report.works import Group, groups
+from labkit.report.works import Group, by_boxes, groups
 
 MAX_MACHINES = 6
 """Columns that still fit side by side; of more, those with the newest records stay."""
@@ -118,9 +118,14 @@ def _sections_of(machine: Machine, shown: set[int], *, alone: bool) -> str:
     """What one machine measured, each work by itself; headings say where and what if there are several."""
     found = groups([record for record in machine.records if id(record) in shown])
     on = "" if alone else f" on {machine.letter}"
-    return "".join(
+    about = "".join(
         _sections_about(group, on if len(found) == 1 else f"{on}: {escape(group.work.words)}")
         for group in found
+    )
+    runs = [run for run in machine.runs if id(run) in shown]
+    return about + "".join(
+        _section(f"Number of boxes{on}: {escape(work.words)}", _boxes(alike))
+        for work, alike in by_boxes(runs)
     )
 
 
@@ -197,6 +202,14 @@ def _plots(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
         _figure(svg_text(chart), svg_text(night), chart.alt_text)
         for (_, chart), (_, night) in zip(light, dark, strict=True)
     )
+
+
+def _boxes(runs: Sequence[Run]) -> str:
+    """What each further box costs."""
+    from labkit.plots import cost_of_boxes, svg_text
+
+    light, dark = (cost_of_boxes(runs, theme=theme) for theme in ("light", "dark"))
+    return _figure(svg_text(light), svg_text(dark), light.alt_text)
 
 
 def _figure(light: str, dark: str, words: str) -> str:

@@ -98,6 +98,22 @@ def newest(records: Sequence[Record]) -> list[Record]:
     return list(found.values())
 
 
+def by_boxes(runs: Sequence[Run]) -> list[tuple[Work, list[Run]]]:
+    """The newest runs of rungs that were measured with several numbers of boxes and are otherwise alike."""
+    tasks = _tasks(runs)
+    kinds: dict[Work, dict[str, list[Run]]] = {}
+    for run in (record for record in newest(runs) if isinstance(record, Run)):
+        if run.n_frames and run.settings.get("objects") is not None and tasks[run.rung] != "classify":
+            work = replace(_grouped(run, tasks), objects=None)
+            kinds.setdefault(work, {}).setdefault(run.rung, []).append(run)
+    found = []
+    for work, rungs in kinds.items():
+        several = [run for own in rungs.values() if len(own) > 1 for run in own]
+        if several:
+            found.append((work, several))
+    return found
+
+
 def _shared(record: Record) -> Work:
     """What a record worked on, but for the rung; comparisons pull as fast as they can."""
     settings, source = record.settings, record.source
