@@ -61,7 +61,7 @@ def spans_on(stand: Stand) -> Exhibit:
         lambda: span_cost_us(500, clock=stand.clock),
         wrong_way=f"{len(SPANS)} spans per frame, each an NVTX range, a recording open",
         explanation="A span costs some microseconds: nothing beside a network, much inside an inner loop. "
-        f"The lab's goal is {GOAL_US:g} us a frame or less for all spans together, and a test watches it.",
+        f"The lab's goal is {GOAL_US:g} us a frame or less for all spans together.",
     )
 
 
