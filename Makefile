@@ -39,9 +39,9 @@ soak: $(READY) ## the long tests that `make test` leaves out
 	$(BIN)/python -m pytest -m slow
 
 gpu-check: $(READY) ## on a machine with a GPU: CUDA tests, the GPU ladder, exports and plots
-	$(BIN)/python -m pytest -m gpu
-	LABKIT_HOME=results/gpu-check $(BIN)/labkit bench --device cuda --quick --seconds 4
-	LABKIT_HOME=results/gpu-check $(BIN)/labkit results export results/gpu-check/export
+	$(BIN)/python -m pytest -m gpu --timeout 900; tested=$$?; \
+	LABKIT_HOME=results/gpu-check $(BIN)/labkit bench --device cuda --quick --seconds 4 && \
+	LABKIT_HOME=results/gpu-check $(BIN)/labkit results export results/gpu-check/export && exit $$tested
 
 clean: ## remove the virtual environment and caches; results stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import cv2
@@ -162,7 +162,7 @@ def _normalisation(spec: InputSpec, device: str) -> tuple[Tensor, Tensor]:
     return _scale_and_shift(spec, device) if torch.compiler.is_compiling() else _kept(spec, device)
 
 
-@lru_cache(maxsize=16)
+@cache  # graphs hold these addresses
 def _kept(spec: InputSpec, device: str) -> tuple[Tensor, Tensor]:
     return _scale_and_shift(spec, device)
 

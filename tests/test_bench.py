@@ -211,7 +211,8 @@ def test_how_long_turns_will_take_is_what_they_take():
 
     for turns in (QUICK_TURNS, FULL_TURNS, Turns(rounds=9, frames=3)):
         spent, pace = [0.0], {"a": 0.75, "b": 0.1, "c": 0.03}
-        take_turns({name: Steady(s) for name, s in pace.items()}, turns)
+        steady = {name: Steady(s) for name, s in pace.items()}
+        take_turns(steady, turns, renew=lambda steady=steady: steady)
         assert turns.expected_s(list(pace.values())) == pytest.approx(spent[0])
     assert QUICK_TURNS.expected_s([0.75]) == 0.0
 

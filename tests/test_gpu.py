@@ -14,6 +14,7 @@ from labkit.measure.session import Session
 from labkit.models.faults import faults_explained
 from labkit.models.lanes import written_late
 from labkit.models.streamed import LANES
+from labkit.needs import missing
 from labkit.overlap import hidden_share
 from labkit.pipelines import LADDER, rung
 from labkit.trace import recording
@@ -27,7 +28,13 @@ needs_gpu = [
 ]
 SIZE = (640, 480)
 WORK = Workload(weights="random", size=SIZE, objects=5)
-CUDA_RUNGS = [r for r in LADDER if "cuda" in r.needs]
+CUDA_RUNGS = [
+    pytest.param(
+        row, id=row.name, marks=pytest.mark.skipif(bool(missing(row.needs)), reason=str(missing(row.needs)))
+    )
+    for row in LADDER
+    if "cuda" in row.needs
+]
 
 
 def on_gpu(test):
@@ -37,16 +44,20 @@ def on_gpu(test):
 
 
 @on_gpu
-@pytest.mark.parametrize("row", CUDA_RUNGS, ids=lambda r: r.name)
+@pytest.mark.parametrize("row", CUDA_RUNGS)
 def test_a_gpu_rung_agrees_with_its_reference(row):
     frames = [make_frame(i, SIZE) for i in range(3)]
     wanted = Session(rung(row.reference), WORK, frames).answers(frames)
     got = Session(row, WORK, frames).answers(frames)
     result = fidelity(wanted, got)
     assert result.nan_count == 0
-    assert result.agreement >= 0.99
+    if row.prepare.precision == "fp32":
+        assert result.agreement >= 0.99
+    else:  # of two queries nearly alike rounding decides which one wins, not how high the best scores are
+        for a, b in zip(wanted.found, got.found, strict=True):
+            np.testing.assert_allclose(np.sort(a.score), np.sort(b.score), atol=0.02)
     if row.prepare.precision == "fp32" and row.prepare.form == "parts":
-        # TF32 is off by default for products; torch shrinks crops in another way than OpenCV
+        # torch shrinks crops in another way than OpenCV
         assert result.relative_error < (0.05 if row.prepare.preprocess == "torch" else 5e-3)
 
 
@@ -71,10 +82,10 @@ def test_at_most_one_host_sync_per_frame(name):
 @on_gpu
 def test_frames_in_flight_do_not_mix():
     frames = [make_frame(i, SIZE, seed=i * 10) for i in range(8)]
-    one_by_one = Session(rung("graph_cuda"), WORK, frames).answers(frames)
-    ahead = Session(rung("ahead_cuda"), WORK, frames).answers(frames)
-    for a, b in zip(one_by_one.found, ahead.found, strict=True):
-        np.testing.assert_allclose(a.xyxy, b.xyxy, atol=8)
+    net = Session(rung("graph_cuda"), WORK, frames).prepared.net
+    ahead = rung("ahead_cuda").run(frames, net)
+    for (_, a), (_, b) in zip(rung("graph_cuda").run(frames, net), ahead, strict=True):
+        np.testing.assert_allclose(a.xyxy, b.xyxy, atol=1e-3)
 
 
 CYCLES = 100_000_000  # some 50 ms

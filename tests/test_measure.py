@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from labkit.measure import QUICK, Plan, Turns, Watch, Worker, collect, compare
 from labkit.measure.compare import take_turns
 from labkit.measure.drive import Clock, drive
 from labkit.measure.fidelity import Answers, fidelity, iou, match, relative_error
-from labkit.measure.fingerprint import differences, fingerprint, machine_name
+from labkit.measure.fingerprint import differences, fingerprint, gpu_doubts, machine_name
 from labkit.measure.frames import frames_sha256
 from labkit.pipelines import rung
 from labkit.records import Fidelity
@@ -323,6 +324,62 @@ def test_the_fingerprint_names_machine_and_software():
     other = {**mark, "cores": 96, "versions": {**mark["versions"], "torch": "1.0"}}
     assert len(differences(mark, other)) == 2
     assert machine_name({"cpu": "Intel(R) Xeon(R) E5 @ 2.0", "cores": 4}) == "intel-xeon-e5-2-0-4cores"
+
+
+def test_a_gpu_is_judged_while_it_works():
+    idle = {"utilization": 0, "sm_clock_mhz": 345, "sm_clock_max_mhz": 1980, "throttle_reasons": 1}
+    full = {"utilization": 90, "sm_clock_mhz": 1900, "sm_clock_max_mhz": 1980, "throttle_reasons": 0}
+    slow = {**full, "sm_clock_mhz": 1200}
+    assert gpu_doubts([]) == gpu_doubts([idle] * 9) == gpu_doubts([idle, full, full, slow]) == []
+    assert gpu_doubts([idle, slow, slow, full]) == ["the GPU's clock was at 61% of its maximum"]
+    assert gpu_doubts([full, {**full, "throttle_reasons": 0x20}]) == ["the GPU was throttled"]
+    assert gpu_doubts([{**full, "throttle_reasons": 0x2}]) == []  # clocks that an application asked for
+
+
+def test_processes_that_come_and_go_are_the_measurements_own():
+    code = "import time; until = time.process_time() + 0.8\nwhile time.process_time() < until: pass"
+
+    def neighbours(own):
+        with Watch() as watch:
+            started = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(os.cpu_count() or 1)]
+            if own:
+                watch.also(tuple(child.pid for child in started))
+            for child in started:
+                if own:
+                    child.wait()
+            time.sleep(0 if own else 0.8)
+        for child in started:
+            child.wait()
+        return watch.foreign
+
+    assert neighbours(own=False) > 0.3 > neighbours(own=True)
+
+
+def test_rounds_are_shared_by_several_processes():
+    """One starts slow, as a process does whose memory lies badly; the others know nothing of it."""
+    begun = []
+
+    class Process:
+        def __init__(self, pace_s):
+            self.pace_s, self.turns = pace_s, 0
+
+        def turn(self, n_frames):
+            self.turns += 1
+            return self.pace_s
+
+    def renew():
+        begun.append({"a": Process(0.010), "b": Process(0.011 if len(begun) == 0 else 0.009)})
+        return begun[-1]
+
+    first = {"a": Process(0.010), "b": Process(0.010)}
+    turns = Turns(rounds=9, frames=4, processes=3)
+    (result,) = compare("a", first, turns, renew=renew)
+    assert len(begun) == 2
+    assert [each["a"].turns for each in (first, *begun)] == [2 + 3] * 3  # two that are not counted
+    assert sorted(result.b_s) == [0.009] * 3 + [0.010] * 3 + [0.011] * 3
+    assert result.interval[0] < 1 < result.interval[1]
+    with pytest.raises(UsageError, match="1 to 9 processes"):
+        Turns(rounds=9, processes=10)
 
 
 def test_a_busy_neighbour_is_noticed():

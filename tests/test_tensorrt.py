@@ -21,6 +21,7 @@ from labkit.models.networks import build, lab_weights
 from labkit.models.whole_frame import WholeFrame
 
 SIZE = (160, 128)
+REFUSED = 13
 
 
 class FakePlan:
@@ -55,7 +56,7 @@ class FakePlan:
         given, out = (ctypes.cast(where[name], ctypes.POINTER(ctypes.c_float)) for name in ("frame", "found"))
         for i in range(6):
             out[i] = 2 * given[i]
-        return stream != 0
+        return stream != REFUSED
 
 
 @pytest.fixture
@@ -182,7 +183,15 @@ def test_a_call_gives_the_callers_own_memory_and_torchs_stream(engine, monkeypat
     (second,) = run(torch.ones(2, 3))
     torch.testing.assert_close(first, kept)
     torch.testing.assert_close(second, torch.full((2, 3), 2.0))
-    stream.cuda_stream = 0
+    stream.cuda_stream = 0  # the default one, on which TensorRT would wait
+    waits = []
+    own = types.SimpleNamespace(cuda_stream=5, wait_stream=lambda other: waits.append((5, other.cuda_stream)))
+    stream.wait_stream = lambda other: waits.append((0, other.cuda_stream))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: own)
+    run(x)
+    assert ("stream", 5) in engine.log
+    assert waits == [(5, 0), (0, 5)]
+    stream.cuda_stream = REFUSED
     with pytest.raises(UnavailableError, match="did not run"):
         run(x)
 

@@ -57,19 +57,14 @@ def measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
             outcome.skipped[f"comparing {', '.join(workers)}"] = TIME_IS_UP.format("compare A B")
             return
         if roomy:
-            _compare(done, workers, _pairs(done), Checks(fidelities, scores), job, outcome)
+            _compare(done, workers, _pairs(done), Checks(fidelities, scores), job, outcome, stack)
             return
     by_name = {rung.name: rung for rung in done}
     for a, b in _pairs(done):
-        with _start(by_name[a], job) as first, _start(by_name[b], job) as second:
-            _compare(
-                [by_name[a], by_name[b]],
-                {a: first, b: second},
-                [(a, b)],
-                Checks(fidelities, scores),
-                job,
-                outcome,
-            )
+        with ExitStack() as stack:
+            pair = [by_name[a], by_name[b]]
+            workers = {rung.name: stack.enter_context(_start(rung, job)) for rung in pair}
+            _compare(pair, workers, [(a, b)], Checks(fidelities, scores), job, outcome, stack)
 
 
 def _comparing_s(runs: Sequence[Run], measured: Mapping[str, Worker], job: Job) -> float:
@@ -150,9 +145,22 @@ def _compare(
     checks: Checks,
     job: Job,
     outcome: Outcome,
+    stack: ExitStack,
 ) -> None:
+    """All rungs in turns; whatever new processes they get is ended with the stack."""
     assert job.turns is not None
-    job.reporter.step(f"comparing {len(rungs)} rungs in turns")
+    words = f"comparing {len(rungs)} rungs in turns"
+    alive = dict(workers)
+
+    def renew() -> Mapping[str, Worker]:
+        for rung in rungs:
+            alive[rung.name].close()
+            alive[rung.name] = stack.enter_context(_start(rung, job))
+            watch.also((alive[rung.name].pid,))
+        job.reporter.step(words)
+        return alive
+
+    job.reporter.step(words)
     settings = {**workers[rungs[0].name].ready.settings}
     settings.pop("preparation", None)
     settings["baseline"] = rungs[0].name
@@ -166,6 +174,7 @@ def _compare(
                 fidelities=checks.fidelities,
                 agreeing={name: checks.agrees(name, workers[name].ready.settings) for name in workers},
                 seed=job.workload.seed,
+                renew=renew,
                 about={"settings": settings, "source": job.frames.source, "fingerprint": fingerprint()},
                 progress=job.reporter.progress,
             )

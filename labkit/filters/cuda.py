@@ -233,7 +233,8 @@ def _cupy_stream(pointer: int) -> Any:
 def _gpu_of(array: Any) -> int | None:
     """Index of the GPU of a torch tensor or CuPy array; None where it cannot be told."""
     device = getattr(array, "device", None)
-    return getattr(device, "index", None) if hasattr(device, "index") else getattr(device, "id", None)
+    index = getattr(device, "index", None)  # of a NumPy array's device, a str, it is a method
+    return index if isinstance(index, int) else getattr(device, "id", None)
 
 
 def _contiguous(strides: tuple[int, ...] | None, shape: tuple[int, ...], itemsize: int) -> bool:

@@ -32,7 +32,10 @@ class Turns:
         rounds: each rung takes one turn per round, in random order.
         frames: results per turn; None lets the slowest rung's turn last about `turn_s`.
         turn_s: length that a turn aims at.
-        warm_up: turns per rung that are not counted.
+        warm_up: turns per rung and process that are not counted.
+        processes: how many processes each rung has, one after another, for its share of the rounds:
+            where memory lies differs from start to start, and speed with it by a few percent. It
+            belongs into the interval.
         quick: marks a shortened comparison.
     """
 
@@ -40,6 +43,7 @@ class Turns:
     frames: int | None = None
     turn_s: float = 1.0
     warm_up: int = 2
+    processes: int = 3
     quick: bool = False
 
     def __post_init__(self) -> None:
@@ -47,6 +51,8 @@ class Turns:
             raise UsageError(f"a comparison has {MIN_ROUNDS} rounds or more, not {self.rounds}")
         if self.frames is not None and self.frames < 1:
             raise UsageError(f"a turn has one frame or more, not {self.frames}")
+        if not 1 <= self.processes <= self.rounds:
+            raise UsageError(f"{self.rounds} rounds need 1 to {self.rounds} processes, not {self.processes}")
 
     def frames_at(self, slowest_s: float) -> int:
         """Results per turn where the slowest rung takes `slowest_s` per frame."""
@@ -58,11 +64,11 @@ class Turns:
         if len(pace_s) < 2:
             return 0.0
         per_round = self.frames_at(max(pace_s)) + 1
-        return sum(pace_s) * (self.rounds * per_round + self.warm_up * (WARM_UP_FRAMES + 1))
+        return sum(pace_s) * (self.rounds * per_round + self.processes * self.warm_up * (WARM_UP_FRAMES + 1))
 
 
 FULL_TURNS = Turns()
-QUICK_TURNS = Turns(rounds=9, turn_s=0.4, warm_up=1, quick=True)
+QUICK_TURNS = Turns(rounds=9, turn_s=0.4, warm_up=1, processes=1, quick=True)
 
 
 def take_turns(
@@ -70,26 +76,37 @@ def take_turns(
     turns: Turns = FULL_TURNS,
     *,
     seed: int = 0,
+    renew: Callable[[], Mapping[str, Turner]] | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[dict[str, np.ndarray], int]:
     """Lets every rung take its turns.
 
     Args:
         turners: by name.
+        turns: how many; its processes only count where there is a `renew`.
         seed: of the random order within a round.
+        renew: ends the rungs' processes and gives new ones, by name.
 
     Returns:
         seconds per frame (rounds,) by name, and the number of frames per turn.
     """
-    pace = {name: min(t.turn(WARM_UP_FRAMES) for _ in range(turns.warm_up)) for name, t in turners.items()}
-    frames = turns.frames_at(max(pace.values()))
+    frames = turns.frames_at(max(_pace(turners, turns).values()))
     order = random.Random(seed)
     seconds: dict[str, list[float]] = {name: [] for name in turners}
+    begins = {turns.rounds * k // turns.processes for k in range(1, turns.processes)}
     for done in range(turns.rounds):
+        if done in begins and renew is not None:
+            turners = renew()
+            _pace(turners, turns)
         for name in order.sample(list(turners), len(turners)):
             seconds[name].append(turners[name].turn(frames))
         progress((done + 1) / turns.rounds)
     return {name: np.array(values) for name, values in seconds.items()}, frames
+
+
+def _pace(turners: Mapping[str, Turner], turns: Turns) -> dict[str, float]:
+    """Seconds per frame of each rung once it is warm."""
+    return {name: min(t.turn(WARM_UP_FRAMES) for _ in range(turns.warm_up)) for name, t in turners.items()}
 
 
 def compare(
@@ -101,6 +118,7 @@ def compare(
     fidelities: Mapping[str, Fidelity] | None = None,
     agreeing: Mapping[str, bool] | None = None,
     seed: int = 0,
+    renew: Callable[[], Mapping[str, Turner]] | None = None,
     about: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[Comparison]:
@@ -113,11 +131,12 @@ def compare(
         fidelities: by name, kept with the comparison.
         agreeing: by name, whether a rung's answers are right enough to claim a gain; where it is
             not given, its fidelity decides.
+        renew: see `take_turns`.
         about: settings, source, fingerprint and disturbances for the records.
     """
     if baseline not in turners or len(turners) < 2:
         raise UsageError("a comparison needs its baseline and at least one other rung")
-    seconds, frames = take_turns(turners, turns, seed=seed, progress=progress)
+    seconds, frames = take_turns(turners, turns, seed=seed, renew=renew, progress=progress)
     pairs = pairs or [(baseline, name) for name in turners if name != baseline]
     fidelities, about = fidelities or {}, dict(about or {})
     agreeing = {name: f.agrees for name, f in fidelities.items()} | dict(agreeing or {})

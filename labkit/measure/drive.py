@@ -239,7 +239,8 @@ class _Drive:
                 elif self.plan.scenario == "closed" or index >= self.first_timed:
                     self._note(index, latency, now - self.start)
             self.synchronize()
-            spans = [s for s in record.spans() if s.index in set(self.index)]
+            timed = set(self.index)
+            spans = [s for s in record.spans() if s.index in timed]
         return self._finish(spans)
 
     def _results(self) -> Iterator[tuple[int, float]]:

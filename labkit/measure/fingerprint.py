@@ -7,11 +7,14 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -20,7 +23,8 @@ import labkit
 
 PACKAGES = (
     "numpy", "torch", "torchvision", "transformers", "opencv-python", "pillow", "scikit-image",
-    "cupy-cuda13x", "openvino", "onnxruntime", "nncf", "numba", "nvtx",
+    "cupy-cuda13x", "openvino", "onnxruntime", "nncf", "numba", "nvtx", "triton", "nvidia-cudnn-cu13",
+    "tensorrt",
 )  # fmt: skip
 WHAT_MATTERS = ("cpu", "cores", "gpu", "os", "python", "versions", "threads")
 """Parts in which two fingerprints must agree for their speeds to be compared silently."""
@@ -28,6 +32,9 @@ WHAT_MATTERS = ("cpu", "cores", "gpu", "os", "python", "versions", "threads")
 STEAL_LIMIT = 0.02
 LOAD_LIMIT = 0.15
 CLOCK_LIMIT = 0.75
+GPU_LOOK_S = 0.25
+THROTTLED = 0xEC
+"""NVML's bits for power cap, slowdown of hardware and software, heat and power brake."""
 
 
 def fingerprint() -> dict[str, Any]:
@@ -76,6 +83,7 @@ def _fixed() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "threads": _threads(),
+        "tf32": _tf32(),
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "quota_cores": _quota(),
@@ -105,6 +113,16 @@ def _threads() -> dict[str, Any]:
     import torch
 
     return {"torch": torch.get_num_threads(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}
+
+
+def _tf32() -> dict[str, bool]:
+    """Where torch lets a GPU round the inputs of fp32 work to TF32."""
+    import torch
+
+    return {
+        "convolutions": bool(torch.backends.cudnn.allow_tf32),
+        "products": bool(torch.backends.cuda.matmul.allow_tf32),
+    }
 
 
 def cpu_name() -> str:
@@ -163,6 +181,7 @@ def gpu_state() -> dict[str, Any] | None:
             ("sm_clock_mhz", lambda: pynvml.nvmlDeviceGetClockInfo(device, pynvml.NVML_CLOCK_SM)),
             ("sm_clock_max_mhz", lambda: pynvml.nvmlDeviceGetMaxClockInfo(device, pynvml.NVML_CLOCK_SM)),
             ("power_limit_w", lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(device) / 1000),
+            ("utilization", lambda: pynvml.nvmlDeviceGetUtilizationRates(device).gpu),
             ("temperature_c", lambda: pynvml.nvmlDeviceGetTemperature(device, 0)),
             ("memory_used_mib", lambda: pynvml.nvmlDeviceGetMemoryInfo(device).used // 2**20),
             ("memory_mib", lambda: pynvml.nvmlDeviceGetMemoryInfo(device).total // 2**20),
@@ -183,6 +202,22 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def gpu_doubts(states: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Reasons to doubt what a GPU did, from its states meanwhile.
+
+    Between turns and on a rung of the CPU it idles at a low clock; so the clock is judged where the
+    GPU was at work, and by the middle of what was seen there.
+    """
+    reasons = []
+    at_work = [s for s in states if s.get("utilization", 0) > 50]
+    clocks = [s["sm_clock_mhz"] / s["sm_clock_max_mhz"] for s in at_work if s.get("sm_clock_max_mhz")]
+    if clocks and median(clocks) < CLOCK_LIMIT:
+        reasons.append(f"the GPU's clock was at {100 * median(clocks):.0f}% of its maximum")
+    if any(s.get("throttle_reasons", 0) & THROTTLED for s in at_work):
+        reasons.append("the GPU was throttled")
+    return reasons
+
+
 @dataclass
 class Watch:
     """Notes what others do to the machine while a measurement runs.
@@ -194,6 +229,11 @@ class Watch:
     own_pids: tuple[int, ...] = ()
 
     def __enter__(self) -> Watch:
+        self._states: list[dict[str, Any]] = []
+        self._over = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, name="labkit gpu watch", daemon=True)
+        if gpu_state() is not None:
+            self._sampler.start()
         self._cpu = psutil.cpu_times()
         self._own = self._own_seconds()
         self._wall = time.perf_counter()
@@ -210,7 +250,20 @@ class Watch:
         )
         self.steal = (getattr(now, "steal", 0.0) - getattr(self._cpu, "steal", 0.0)) / max(total, 1e-9)
         self.foreign = max(0.0, busy - (self._own_seconds() - self._own)) / max(total, 1e-9)
-        self._gpu = gpu_state()
+        self._over.set()
+        if self._sampler.ident is not None:
+            self._sampler.join()
+
+    def also(self, pids: tuple[int, ...]) -> None:
+        """Counts further processes as the measurement's own, that this one has just started."""
+        self.own_pids = (*self.own_pids, *pids)
+
+    def _sample(self) -> None:
+        """The GPU's state again and again: once all is over it idles, and says nothing of the run."""
+        while not self._over.wait(GPU_LOOK_S):
+            state = gpu_state()
+            if state is not None:
+                self._states.append(state)
 
     def disturbances(self) -> tuple[str, ...]:
         """Reasons to doubt what was measured meanwhile."""
@@ -219,14 +272,11 @@ class Watch:
             reasons.append(f"the host took {100 * self.steal:.0f}% of the CPU away (steal)")
         if self.foreign > LOAD_LIMIT:
             reasons.append(f"other programs used {100 * self.foreign:.0f}% of the CPU")
-        gpu = self._gpu or {}
-        clock, top = gpu.get("sm_clock_mhz"), gpu.get("sm_clock_max_mhz")
-        if clock and top and clock < CLOCK_LIMIT * top:
-            reasons.append(f"the GPU's clock was {clock} of {top} MHz")
-        return tuple(reasons)
+        return (*reasons, *gpu_doubts(self._states))
 
     def _own_seconds(self) -> float:
-        seconds = 0.0
+        ended = psutil.Process().cpu_times()  # a child's time is added here once it has ended
+        seconds = getattr(ended, "children_user", 0.0) + getattr(ended, "children_system", 0.0)
         for pid in {os.getpid(), *self.own_pids}:
             with suppress(psutil.Error):
                 times = psutil.Process(pid).cpu_times()

@@ -29,7 +29,7 @@ def faults_explained(what: str) -> Iterator[None]:
             "them), or use fewer --objects or a smaller --size"
         )
     except RuntimeError as error:
-        if "CUDA" not in str(error):
+        if "CUDA" not in str(error) and "cudaError" not in str(error):
             raise
         first = str(error).splitlines()[0]
         problem = (

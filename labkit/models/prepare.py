@@ -126,7 +126,7 @@ def _as_whole_frame(
     request = Request(
         module=module,
         example=example,
-        cache_key=f"whole-{detector.sha256[:16]}-{classifier.sha256[:16]}-{width}x{height}-{workload.objects}",
+        cache_key=f"{type(module).__name__.lower()}-{detector.sha256[:16]}-{classifier.sha256[:16]}-{width}x{height}-{workload.objects}",
         device=preparation.device,
         precision=preparation.precision,
         options=preparation.options,

@@ -58,7 +58,7 @@ class WholeFrame(nn.Module):
     def _found(self, x: Tensor, pixels: Tensor, as_input: Callable[[Tensor], Tensor]) -> Tensor:
         """Detects in `x`, cuts crops out of `pixels` (1, 3, H, W), names what `as_input` makes of them."""
         dtype = next(self.classifier.parameters()).dtype
-        logits, boxes = self.detector(x.to(dtype))
+        logits, boxes = self.detector(x.to(dtype).contiguous(memory_format=_layout(self.detector)))
         score, label, query = best_queries(logits[0], self.objects)
         boxes = boxes[0].float()[query]
         crops = roi_align(
@@ -107,6 +107,14 @@ class WholeInput(WholeFrame):
         if (spec.mean, spec.std) == (self.came_as.mean, self.came_as.std):
             return values
         return normalise_torch(gray_levels(values, self.came_as), spec)
+
+
+def _layout(module: nn.Module) -> torch.memory_format:
+    """How a network's convolutions hold their weights; an input that lies otherwise costs copies of them."""
+    weight = next((p for p in module.parameters() if p.ndim == 4 and p.shape[-1] > 1), None)
+    if weight is None or weight.is_contiguous():
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 @dataclass(frozen=True, eq=False)

@@ -169,7 +169,7 @@ STAGE_6_GPU = (
         replace(_HALF, engine="cuda_graph",
                 options={**_LEAN, "compile": "max-autotune-no-cudagraphs"}),
         changes="graph_cuda", reference="origin_combined_cpu",
-        about="torch.compile chooses and fuses the kernels that the graph holds", needs=("cuda",),
+        about="torch.compile chooses and fuses the kernels that the graph holds", needs=("cuda", "c++"),
     ),
     Rung(
         "ahead_cuda", 6, launched_ahead,
@@ -177,7 +177,7 @@ STAGE_6_GPU = (
                 options={**_LEAN, "compile": "max-autotune-no-cudagraphs"}),
         changes="compiled_cuda", reference="origin_combined_cpu",
         about="the next frame is launched before the answer to this one is fetched",
-        needs=("cuda",),
+        needs=("cuda", "c++"),
     ),
 )  # fmt: skip
 

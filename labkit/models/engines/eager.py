@@ -25,10 +25,10 @@ class EagerEngine:
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Runs the module on (B, ...) and returns its outputs as a tuple."""
         with torch.inference_mode():
-            if x.is_floating_point():
+            if x.is_floating_point():  # bytes of a whole frame have their channels last as they are
                 x = x.to(self.dtype)
-            if x.ndim == 4 and self.memory_format is torch.channels_last:
-                x = x.contiguous(memory_format=torch.channels_last)
+                if x.ndim == 4 and self.memory_format is torch.channels_last:
+                    x = x.contiguous(memory_format=torch.channels_last)
             out = self.module(x)
         return out if isinstance(out, tuple) else (out,)
 

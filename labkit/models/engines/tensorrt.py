@@ -52,6 +52,7 @@ class TensorRtEngine:
         inputs = [n for n in names if self._plan.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         self._input = inputs[0]
         self._outputs = [name for name in names if name not in inputs]
+        self._own: torch.cuda.Stream | None = None
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Runs the plan on a tensor of the shape it was built for; the outputs are the caller's own.
@@ -71,9 +72,22 @@ class TensorRtEngine:
         self._context.set_tensor_address(self._input, x.data_ptr())
         for name, out in zip(self._outputs, outputs, strict=True):
             self._context.set_tensor_address(name, out.data_ptr())
-        if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+        current = torch.cuda.current_stream()
+        stream = self._stream_beside(current)
+        ran = self._context.execute_async_v3(stream.cuda_stream)
+        if stream is not current:
+            current.wait_stream(stream)  # and so does whoever gets this memory next
+        if not ran:
             raise UnavailableError("TensorRT did not run; its messages above say why")
         return outputs
+
+    def _stream_beside(self, current: Any) -> Any:
+        """The current stream; on the default one TensorRT would wait, so then one that comes after it."""
+        if current.cuda_stream != 0:
+            return current
+        self._own = self._own or torch.cuda.Stream()
+        self._own.wait_stream(current)
+        return self._own
 
 
 def build(request: Request) -> TensorRtEngine:
