@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +23,10 @@ from labkit.plots import overview, save
 from labkit.plots.answers import PRECISION, names_told, precision_told, those_that_lose
 from labkit.profiling.operators import Operators
 from labkit.records import Comparison, Run
-from labkit.results import load_export
+from labkit.results import Export, load_export
 
 BEGIN, END = "<!-- recorded: begin -->", "<!-- recorded: end -->"
+CLIMBS_FROM = "origin_combined_cpu"
 COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", PRECISION, "names", "of peak", "MiB", "start s")
 
 
@@ -51,6 +53,7 @@ def block(folder: Path) -> str:
         *_marks(export.runs),
         *_folded(f"Compared in turns, {boxes} boxes per frame", _sentences(export.comparisons)),
         *_with_other_boxes(folder),
+        *_elsewhere(folder, export),
         *_folded("What keeps the engines from the peak", [*_operators(folder), *_around(export.runs)]),
         *_folded("The guided filter by itself", _filters(folder)),
         *_folded("The live view", _live(folder.parent / "live")),
@@ -136,6 +139,49 @@ def _with_other_boxes(folder: Path) -> list[str]:
     return lines
 
 
+def _elsewhere(folder: Path, here: Export) -> list[str]:
+    """The climb on every machine that has recorded the same work, as a table that opens on a click."""
+    there = [(folder, here)]
+    for other in sorted(path for path in folder.parent.iterdir() if (path / "runs.parquet").is_file()):
+        export = load_export(other)
+        if other != folder and _workload(export) == _workload(here):
+            there.append((other, export))
+    gains = [{c.b: c for c in export.comparisons if c.a == CLIMBS_FROM} for _, export in there]
+    runs = [{run.rung: run for run in export.runs} for _, export in there]
+    rungs = [name for name in gains[0] if all(name in each for each in gains)]
+    if len(there) < 2 or not rungs:
+        return []
+    names = [export.runs[0].machine for _, export in there]
+    lines = [
+        f"Times as fast as `{CLIMBS_FROM}` on the same machine, with the share of that machine's peak that "
+        "the rung reaches in its own precision.",
+        "",
+        "| rung | " + " | ".join(f"{name} | of peak" for name in names) + " |",
+        "|---" + "|---:|---:" * len(names) + "|",
+    ]
+    for rung in rungs:
+        cells = []
+        for own, measured in zip(gains, runs, strict=True):
+            low, high = own[rung].interval
+            cells += [
+                f"{own[rung].ratio:.2f}{'' if own[rung].agrees else '!'} ({low:.2f}&nbsp;to&nbsp;{high:.2f})",
+                _percent(measured[rung].share_of_limit if rung in measured else None),
+            ]
+        lines.append(f"| `{rung}` | " + " | ".join(cells) + " |")
+    if any(not own[rung].agrees for own in gains for rung in rungs):
+        lines += ["", "!: its answers differ from the reference's, so this is no like-for-like gain."]
+    title = "The same climb on another machine" if len(there) == 2 else "The same climb on other machines"
+    told = [line for other, _ in there[1:] for line in _fleet(other / "fleet.json")]
+    lines += ["", *(f"- {line}" for line in told)] if told else []
+    return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
+
+
+def _workload(export: Export) -> tuple[Any, ...]:
+    first = export.runs[0]
+    boxes = max(run.settings.get("objects", 1) for run in export.runs)
+    return first.source.get("sha256"), tuple(first.settings["size"]), boxes, first.settings.get("model_set")
+
+
 def _observer(folder: Path) -> list[str]:
     """What the spans cost that measured all this, where `labkit.exhibits.cost` left it."""
     found = folder / "span_cost.json"
@@ -181,6 +227,17 @@ def _fleet(figures: Path) -> list[str]:
         f"{each['single_fps']:.2f} that one process reaches which reads, finds and writes the same by itself."
         for each in told["fleets"]
     ]
+    most = told["fleets"][-1]
+    used = {who: cores for who, cores in most.get("cores_used", {}).items() if who != "engines"}
+    if used:
+        parts = ", ".join(
+            f"{who} {cores:.2f}" for who, cores in sorted(used.items(), key=lambda one: -one[1])
+        )
+        lines.append(
+            f"Beside the engine, {most['streams']} streams use {sum(used.values()):.2f} of "
+            f"{told['fingerprint']['cores']} cores ({parts}); where the engine wants all of them, that is "
+            "what a fleet costs."
+        )
     return [
         *lines,
         f"A fleet's own work is {told['overhead_ms']:.1f} ms per frame; answers come again "

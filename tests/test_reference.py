@@ -1,6 +1,7 @@
 """The README's figures are those of the recorded runs, word for word."""
 
 import json
+import re
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -145,6 +146,32 @@ def test_other_numbers_of_boxes_and_the_cost_of_spans_are_told(tmp_path):
     assert "slowed by 1.0% (-2.0 to 3.0 over 2 rounds)" in view
     head = "<details><summary>Compared in turns, 15 boxes per frame</summary>"
     assert lines[lines.index(head) + 2] == f"- {more.sentence}"
+
+
+def test_the_same_climb_elsewhere_stands_beside_it(tmp_path):
+    def record(folder, cpu, ratio, **other):
+        machine = {"cpu": cpu, "cores": 2}
+        with Store(tmp_path / f"{folder}.sqlite") as store:
+            for rung in ("origin_combined_cpu", "folded_cpu"):
+                store.add_run(made_up_run(rung, fingerprint=machine, **other))
+            step = made_up_comparison("origin_combined_cpu", "folded_cpu", ratio=ratio, fingerprint=machine)
+            store.add_comparison(step)
+            store.export(tmp_path / folder)
+
+    record("here", "Here 1", 2.0)
+    assert "on another machine" not in block(tmp_path / "here")
+    record("there", "There 2", 3.0)
+    record("clip", "Here 1", 9.0, source={"spec": "clip.mp4", "sha256": "cd" * 32})
+    fleets = [{"streams": 8, "fps": 9.0, "single_fps": 10.0, "share_of_single": 0.9,
+               "cores_used": {"engines": 1.8, "readers": 0.05, "Ray itself": 0.07}}]  # fmt: skip
+    told = {"rung": "grouped_bf16_cpu", "fleets": fleets, "overhead_ms": 2.5, "recovery_s": 7.0}
+    (tmp_path / "there" / "fleet.json").write_text(json.dumps({**told, "fingerprint": {"cores": 2}}))
+    text = block(tmp_path / "here")
+    assert "| rung | Here 1, 2 cores | of peak | There 2, 2 cores | of peak |" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| `folded_cpu` | 2.0"))
+    assert re.match(r"\| `folded_cpu` \| 2\.\d\d \(\S+\) \| \d+% \| [23]\.\d\d \(\S+\) \| \d+% \|$", row)
+    assert "8 streams use 0.12 of 2 cores (Ray itself 0.07, readers 0.05)" in text
+    assert text.count("<details>") == text.count("</details>")
 
 
 def test_text_goes_between_the_marks_only():
