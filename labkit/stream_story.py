@@ -14,7 +14,7 @@ from labkit.learn.simulated import (
 )
 from labkit.overlap import hidden_share
 from labkit.pipelines.streams import launch
-from labkit.types import Size, Workload
+from labkit.types import Rung, Size, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +29,9 @@ STREAMS = {
     "upload": "upload stream", "preprocess": "upload stream", "filter": "filter stream",
     "infer": "infer stream", "copy back": "copy stream",
 }  # fmt: skip
+ORIGINS_STREAMS = {"filter": "host and default stream", "preprocess": "first stream"} | dict.fromkeys(
+    ("detect", "decode", "crop", "classify", "name"), "second stream"
+)
 SCHEDULES = {
     "one stream": one_after_the_other, "two streams, no waiting": two_streams_no_waiting,
     "four streams": launch,
@@ -75,13 +78,20 @@ def timeline(
         answered = list(row.run(pictures, session.prepared.net))
     last = {frame.index for frame, _ in answered[2:]}
     spans = [span for span in record.spans() if span.index in last]
-    rows = STREAMS if row.prepare.device == "cuda" else THREADS
-    if row.prepare.device == "cpu" and row.run.__name__ != "threaded":
-        rows = dict.fromkeys(rows, "one thread")
+    rows = _rows_of(row)
     share = hidden_share(spans, PREPARING, NETWORKS)
     about = (rung_name, "measured in this process", f"{session.prepared.settings['weights']} weights",
              f"{share:.0%} of preparing runs while a network does" if share is not None else "")  # fmt: skip
     return plots.timeline(spans, rows, title=f"When each step ran: {rung_name}", about=about, theme=theme)
+
+
+def _rows_of(row: Rung) -> dict[str, str]:
+    """On which thread or stream each of a rung's steps runs."""
+    if row.run.__name__ == "origin_streams":
+        return ORIGINS_STREAMS
+    if row.prepare.device == "cuda":
+        return STREAMS
+    return THREADS if row.run.__name__ == "threaded" else dict.fromkeys(THREADS, "one thread")
 
 
 def simulated(

@@ -1,9 +1,17 @@
 """What notebooks 04 and 05 call: pictures with words, tables with the right figures, sliders that act."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from labkit import filter_story, stream_story
+from labkit.measure.session import Session
+from labkit.pipelines import rung
+from labkit.trace import recording
+from labkit.types import Workload
+
+from conftest import TINY  # isort: skip
 
 SMALL = {"source": "scenes", "size": (96, 64)}
 
@@ -104,3 +112,15 @@ def test_more_frames_under_way_cost_latency():
     assert table["frames per second"][1] > 1.3 * table["frames per second"][0]
     assert table["median latency (ms)"].is_monotonic_increasing
     assert table["upload and filter hidden"].iloc[0] == "0%"
+
+
+@pytest.mark.parametrize("name", ["streams_cpu", "filter_numba_cpu", "streams_cuda", "origin_streams_cuda"])
+def test_every_step_that_a_schedule_has_stands_on_a_thread_or_stream(name, frames):
+    """The GPU's rungs are run here with nothing but their device taken from them."""
+    row = rung(name)
+    on_cpu = replace(row, prepare=replace(row.prepare, device="cpu", engine="eager", precision="fp32"))
+    session = Session(on_cpu, Workload(weights="random", size=TINY, objects=2), frames[:2])
+    with recording() as record:
+        list(row.run(frames[:2], session.prepared.net))
+    left_out = {"decode"} if name == "streams_cuda" else set()  # the host's, once all streams are done
+    assert {span.name for span in record.spans()} - set(stream_story._rows_of(row)) == left_out
