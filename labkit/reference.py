@@ -55,6 +55,7 @@ def block(folder: Path) -> str:
         *_with_other_boxes(folder),
         *_elsewhere(folder, export),
         *_folded("What keeps the engines from the peak", [*_operators(folder), *_around(export.runs)]),
+        *_folded("The small models, which ship with the lab", _small(folder)),
         *_folded("The guided filter by itself", _filters(folder)),
         *_folded("The live view", _live(folder.parent / "live")),
         *_folded("Many streams on this machine", _fleet(folder.parent / "fleet" / "figures.json")),
@@ -180,6 +181,22 @@ def _workload(export: Export) -> tuple[Any, ...]:
     first = export.runs[0]
     boxes = max(run.settings.get("objects", 1) for run in export.runs)
     return first.source.get("sha256"), tuple(first.settings["size"]), boxes, first.settings.get("model_set")
+
+
+def _small(folder: Path) -> list[str]:
+    """How fast the lab's own models are, from the runs in the folder `lab`."""
+    place = folder / "lab"
+    if not (place / "runs.parquet").is_file():
+        return []
+    lines = []
+    for run in load_export(place).runs:
+        low, high = run.fps_interval
+        width, height = run.settings["size"]
+        lines.append(
+            f"{run.rung}{'~' if run.noisy else ''} on frames of {width}x{height}: {_number(run.percentile_ms(50))} "
+            f"ms per frame (p50), {_number(run.fps)} FPS ({_number(low)} to {_number(high)})."
+        )
+    return lines
 
 
 def _observer(folder: Path) -> list[str]:

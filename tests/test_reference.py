@@ -83,7 +83,11 @@ def test_what_lies_beside_the_runs_is_told_in_folded_lists(tmp_path):
     told = {"rung": "grouped_bf16_cpu", "fleets": fleets, "overhead_ms": 2.5, "recovery_s": 7.0}
     (tmp_path / "fleet").mkdir()
     (tmp_path / "fleet" / "figures.json").write_text(json.dumps(told))
+    with Store(tmp_path / "small.sqlite") as store:
+        store.add_run(made_up_run("detr_opencv_cpu", period_s=0.02))
+        store.export(tmp_path / "a machine" / "lab")
     text = block(tmp_path / "a machine")
+    assert re.search(r"- detr_opencv_cpu on frames of 640x480: (19\.\d|20|20\.\d) ms per frame \(p50\)", text)
     assert "- 8% of the time is lost in convolutions 1x1" in text
     assert "- 1 stream of grouped_bf16_cpu through Ray: 9.60 frames per second together, 96% of" in text
     assert "radius 4: OpenCV's box filters put together take 10.00 ms (median of 10 rounds" in text
@@ -93,7 +97,7 @@ def test_what_lies_beside_the_runs_is_told_in_folded_lists(tmp_path):
         in text
     )
     assert "- reference: 62.50 ms, 0.16 times as fast (0.16 to 0.16)." in text
-    assert text.count("<details>") == text.count("</details>") == 3
+    assert text.count("<details>") == text.count("</details>") == 4
     assert "The live view" not in text
 
 
