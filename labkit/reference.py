@@ -193,8 +193,9 @@ def _small(folder: Path) -> list[str]:
         low, high = run.fps_interval
         width, height = run.settings["size"]
         lines.append(
-            f"{run.rung}{'~' if run.noisy else ''} on frames of {width}x{height}: {_number(run.percentile_ms(50))} "
-            f"ms per frame (p50), {_number(run.fps)} FPS ({_number(low)} to {_number(high)})."
+            f"{run.rung}{'~' if run.noisy else ''} on frames of {width}x{height}: "
+            f"{_number(run.percentile_ms(50))} ms per frame (p50), "
+            f"{_number(run.fps)} FPS ({_number(low)} to {_number(high)})."
         )
     return lines
 
