@@ -118,7 +118,7 @@ def legend(runs: Sequence[Run]) -> list[str]:
         "p50, p90, p99: latency in ms. ~: noisy, labkit results show ID says why",
         "agrees: detections also found by the reference rung. mAP@[.5:.95] and names:",
         "accuracy on scenes with the lab's small models, prepared alike;",
-        "!: loses over a point of mAP, or changes over 1% of names, against its reference.",
+        "!: loses over a point of mAP or changes over 1% of names against its reference.",
         *_photographs(runs),
         "limit: share of this machine's measured peak. -: too few frames, or not asked.",
     ]

@@ -158,10 +158,10 @@ def table(
 
 def as_text(rows: Sequence[Compiled]) -> str:
     """Compiled kernels as a table of at most 80 columns."""
-    head = f"{'file':<21}{'kernel':<16}{'sm':>4}{'regs':>5}{'shared B':>9}{'spilled':>8}{'code B':>7}"
+    head = f"{'file':<19}{'kernel':<21}{'sm':>4}{'regs':>5}{'shared B':>9}{'spilled':>8}{'code B':>7}"
     head += f"{'occup.':>7}"
     lines = [
-        f"{row.file.removesuffix('.cu'):<21}{row.kernel:<16}{row.arch:>4}{row.registers:>5}"
+        f"{row.file.removesuffix('.cu'):<19}{row.kernel:<21}{row.arch:>4}{row.registers:>5}"
         f"{row.shared_bytes:>9}{row.stack_bytes:>8}{row.code_bytes:>7}{row.occupancy:>7.0%}"
         for row in rows
     ]
