@@ -17,6 +17,10 @@ Scenario = Literal["closed", "paced", "live"]
 Samples = NDArray[np.float64]
 
 
+IMPOSSIBLE = 1.05
+"""Share of a measured peak that no run reaches, but by an error of one of the two."""
+
+
 @dataclass(frozen=True)
 class Fidelity:
     """How far a rung's answers are those of its reference, on the same hashed frames.
@@ -149,7 +153,11 @@ class Run:
     @property
     def noise(self) -> tuple[str, ...]:
         """Reasons to doubt this run; empty when it is quiet."""
-        return (*stats.noise_reasons(self.latency_s), *self.disturbances)
+        reasons = [*stats.noise_reasons(self.latency_s), *self.disturbances]
+        if (self.share_of_limit or 0.0) > IMPOSSIBLE:
+            share = f"{100 * (self.share_of_limit or 0.0):.0f}%"
+            reasons.append(f"it reaches {share} of the machine's peak, so the peak was measured too low")
+        return tuple(reasons)
 
     @property
     def noisy(self) -> bool:
