@@ -172,8 +172,11 @@ def _elsewhere(folder: Path, here: Export) -> list[str]:
     if any(not own[rung].agrees for own in gains for rung in rungs):
         lines += ["", "!: its answers differ from the reference's, so this is no like-for-like gain."]
     title = "The same climb on another machine" if len(there) == 2 else "The same climb on other machines"
-    told = [line for other, _ in there[1:] for line in _fleet(other / "fleet.json")]
-    lines += ["", *(f"- {line}" for line in told)] if told else []
+    for other, export in there[1:]:
+        told = [*_operators(other), *_around(export.runs), *_small(other), *_filters(other),
+                *_fleet(other / "fleet.json")]  # fmt: skip
+        if told:
+            lines += ["", f"Also on {export.runs[0].machine}:", "", *(f"- {line}" for line in told)]
     return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
 
 
