@@ -185,6 +185,13 @@ def _camera() -> Check:
     )
 
 
+def screen() -> str | None:
+    """Where a window would open, in words; None on a machine without a screen."""
+    if not sys.platform.startswith("linux"):
+        return "the system's own"
+    return next((f"{n}={os.environ[n]}" for n in ("WAYLAND_DISPLAY", "DISPLAY") if os.environ.get(n)), None)
+
+
 def _display() -> Check:
     """Notebooks and the live view are pages: a browser here, or one that reaches this machine."""
     names = ("chromium", "chromium-browser", "google-chrome", "firefox", "microsoft-edge")
@@ -193,14 +200,14 @@ def _display() -> Check:
     elsewhere += "through a tunnel: ssh -L PORT:localhost:PORT this-machine"
     if not sys.platform.startswith("linux"):
         return Check("display", "good", "the system's own browser")
-    screen = next((f"{n}={os.environ[n]}" for n in ("WAYLAND_DISPLAY", "DISPLAY") if os.environ.get(n)), None)
-    if screen is None:
+    shown_on = screen()
+    if shown_on is None:
         return Check(
             "display", "missing", f"no screen here{f' ({browser} is)' if browser else ''}", elsewhere
         )
     if browser is None:
-        return Check("display", "missing", f"{screen}, but no browser", "install one, such as chromium")
-    return Check("display", "good", f"{screen}, {browser}")
+        return Check("display", "missing", f"{shown_on}, but no browser", "install one, such as chromium")
+    return Check("display", "good", f"{shown_on}, {browser}")
 
 
 def _weights() -> Check:

@@ -162,11 +162,10 @@ def race(
             begun = time.perf_counter()
             work[name]()
             seconds[name].append(time.perf_counter() - begun)
-    margin = {PEER: 2 * radius}
     racers = []
     for name in work:
         apart = np.abs(results[name] - results[REFERENCE])
-        edge = margin.get(name, 0)
+        edge = 2 * radius if name == PEER else 0
         inside = apart[edge : apart.shape[0] - edge, edge : apart.shape[1] - edge]
         racers.append(Racer(name, tuple(seconds[name]), int(inside.max(initial=0))))
     return Race(size, radius, eps, tuple(racers))

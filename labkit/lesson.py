@@ -49,8 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Forecast", "beside", "calibration", "ceilings", "chain", "check_corners", "check_device_time",
-    "check_engines",
-    "check_fps", "check_kernel", "check_launch", "check_normalise", "check_paced_latency",
+    "check_engines", "check_fps", "check_kernel", "check_launch", "check_normalise", "check_paced_latency",
     "check_speed_up", "cost_of_boxes", "doctor", "fleet_picture", "foretold", "hint", "how_close",
     "inside_detr", "kernel_to_complete", "look", "many_cameras", "measure", "museum", "museum_picture",
     "museum_table", "operators", "origin_beside", "plot", "predict", "recorded", "recorded_gpu", "run_fleet",

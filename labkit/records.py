@@ -154,9 +154,9 @@ class Run:
     def noise(self) -> tuple[str, ...]:
         """Reasons to doubt this run; empty when it is quiet."""
         reasons = [*stats.noise_reasons(self.latency_s), *self.disturbances]
-        if (self.share_of_limit or 0.0) > IMPOSSIBLE:
-            share = f"{100 * (self.share_of_limit or 0.0):.0f}%"
-            reasons.append(f"it reaches {share} of the machine's peak, so the peak was measured too low")
+        share = self.share_of_limit
+        if share is not None and share > IMPOSSIBLE:
+            reasons.append(f"it reaches {share:.0%} of the machine's peak, so the peak was measured too low")
         return tuple(reasons)
 
     @property

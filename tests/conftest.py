@@ -15,8 +15,8 @@ TINY = (160, 128)
 
 # These wait for deadlines, watch the machine's load, drive a browser, or start many processes.
 ALONE = {
-    "browser", "test_batch", "test_fleet", "test_live", "test_measure", "test_profiling", "test_sources_live",
-    "test_sweep",
+    "browser", "test_batch", "test_fleet", "test_live", "test_measure", "test_operators", "test_profiling",
+    "test_sources_live", "test_sweep",
 }  # fmt: skip
 
 # These take longest. They begin first, so that none of them is left to one process at the end.

@@ -166,6 +166,14 @@ def test_kernel_has_no_race(file):
 
 
 @needs_gcc
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["guided_2_shared.cu", "guided_3_separable.cu", "guided_5_detr.cu"])
+def test_kernels_with_three_channels_have_no_race(file):
+    made = plan(file, (20, 20, 3), 2)
+    assert race_report(made, made.source) == ""
+
+
+@needs_gcc
 @pytest.mark.parametrize(
     ("file", "which"), [(file, which) for file in WITH_BARRIERS for which in range(barriers_of(file))]
 )

@@ -164,7 +164,10 @@ def test_the_whole_frame_module_is_the_parts_in_one(objects, size, on_cpu):
 def test_half_precision_rungs_stay_near_their_reference(row, answers):
     result = fidelity(answers(row.reference), answers(row.name))
     assert result.nan_count == 0
-    assert result.relative_error is None or result.relative_error < 0.2  # None: it shows its best boxes only
+    if (
+        row.prepare.form == "parts"
+    ):  # the others show their best boxes only, beside all queries of the reference
+        assert result.relative_error < 0.2
 
 
 @pytest.mark.parametrize("name", ["resnet_opencv_cpu", "resnet_linear_cpu"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import webbrowser
 from typing import Annotated
 
@@ -27,6 +25,7 @@ def live(
     ] = True,
 ) -> None:
     """Watch a camera with boxes and names in the browser; Ctrl-C ends it."""
+    from labkit.doctor import screen
     from labkit.live.knobs import Knobs
     from labkit.live.page import serve
     from labkit.pipelines import rung as rung_named
@@ -37,14 +36,7 @@ def live(
 
     def ready(address: str) -> None:
         print(f"open {address}", flush=True)
-        if browser and _has_screen():
+        if browser and screen():  # else Python might start a browser in this very terminal
             webbrowser.open(address)
 
     serve(source, knobs, objects=objects, port=port, ready=ready)
-
-
-def _has_screen() -> bool:
-    """Whether a window could open; else Python might start a browser in this very terminal."""
-    if not sys.platform.startswith("linux"):
-        return True
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

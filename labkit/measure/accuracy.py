@@ -93,17 +93,15 @@ def score(
     found = answers.found
     result: dict[str, Any] = {"n_scenes": len(frames), "sha256": frames_sha256(frames)}
     if _names_whole_frames(found):
-        right = [int(f.name[0] == (t.fine_name or ("",))[0]) for f, t in zip(found, truths, strict=True)]
         named = [[f.name[0]] for f in found]
-        return {
-            **result, "top1": float(np.mean(right)), "top1_interval": _share_interval(right), NAMED: named
-        }  # fmt: skip
-    result |= _average_precision(found, truths, crowds or [Detections.empty(t.frame_size) for t in truths])
-    named = [_names(f, t) for f, t in zip(found, truths, strict=True)]
+    else:
+        crowds = crowds or [Detections.empty(t.frame_size) for t in truths]
+        result |= _average_precision(found, truths, crowds)
+        named = [_names(f, t) for f, t in zip(found, truths, strict=True)]
     right = [
         int(name == true)
         for names, t in zip(named, truths, strict=True)
-        for name, true in zip(names, t.fine_name or (), strict=True)
+        for name, true in zip(names, t.fine_name or [""] * len(names), strict=True)
         if name
     ]
     if right:
@@ -200,9 +198,8 @@ def remembered(
     )  # fmt: skip
     path = cache_folder().parent / "accuracy" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     try:
-        kept = json.loads(path.read_text())
-        return path, kept if not mark["dirty"] and ("top1" not in kept or NAMED in kept) else None
-    except (OSError, ValueError, TypeError):
+        return path, None if mark["dirty"] else json.loads(path.read_text())
+    except (OSError, ValueError):
         return path, None
 
 
@@ -221,9 +218,11 @@ def _names_whole_frames(found: Sequence[Detections]) -> bool:
 
 def _names(found: Detections, truth: Detections) -> list[str]:
     """Fine name per object of a confident box that matches it; "" without one."""
+    if truth.fine_name is None:
+        return []
     names = [""] * len(truth)
-    if found.fine_name is None or truth.fine_name is None:
-        return names if truth.fine_name is not None else []
+    if found.fine_name is None:
+        return names
     sure = found.take(np.flatnonzero(found.score >= 0.5))
     assert sure.fine_name is not None
     for i, j in match(truth, sure):

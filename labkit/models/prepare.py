@@ -126,7 +126,15 @@ def _as_whole_frame(
     request = Request(
         module=module,
         example=example,
-        cache_key=f"{type(module).__name__.lower()}-{detector.sha256[:16]}-{classifier.sha256[:16]}-{width}x{height}-{workload.objects}",
+        cache_key="-".join(
+            [
+                type(module).__name__.lower(),
+                detector.sha256[:16],
+                classifier.sha256[:16],
+                f"{width}x{height}",
+                str(workload.objects),
+            ]
+        ),
         device=preparation.device,
         precision=preparation.precision,
         options=preparation.options,
