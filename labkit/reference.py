@@ -86,10 +86,12 @@ def pictures(folder: Path) -> list[Path]:
 
 def _folded(title: str, lines: Sequence[str]) -> list[str]:
     """A list that opens on a click; nothing where there is nothing to list."""
-    if not lines:
-        return []
-    items = [f"- {line}" for line in lines]
-    return [f"<details><summary>{title}</summary>", "", *items, "", "</details>", ""]
+    return _details(title, [f"- {line}" for line in lines]) if lines else []
+
+
+def _details(title: str, lines: Sequence[str]) -> list[str]:
+    """Markdown that opens on a click."""
+    return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
 
 
 def _marks(runs: Sequence[Run]) -> list[str]:
@@ -177,7 +179,7 @@ def _elsewhere(folder: Path, here: Export) -> list[str]:
                 *_fleet(other / "fleet.json")]  # fmt: skip
         if told:
             lines += ["", f"Also on {export.runs[0].machine}:", "", *(f"- {line}" for line in told)]
-    return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
+    return _details(title, lines)
 
 
 def _workload(export: Export) -> tuple[Any, ...]:
