@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from labkit.bench import Reporter, bench, compare_two, whole
+from labkit.bench import Reporter, bench, compare_two
 from labkit.busy import busy
 from labkit.errors import SourceError, UnavailableError, UsageError
-from labkit.measure import FULL_TURNS, QUICK_TURNS, Plan, Turns, Watch
+from labkit.measure import FULL_TURNS, QUICK_TURNS, Plan, Turns
 from labkit.measure.compare import take_turns
 from labkit.pipelines import rung
 from labkit.records import Fidelity
@@ -162,6 +162,33 @@ def test_families_share_their_work_filter_included():
         compare_two("folded_cpu", "filter_opencv_cpu", workload=WORK, turns=TURNS)
 
 
+def test_where_time_is_short_peers_come_last_beside_what_they_are_compared_with():
+    from labkit.bench.whole import _families
+
+    names = ["detr_pil_cpu", "detr_opencv_cpu", "origin_combined_cpu", "lut_cpu", "folded_cpu"]
+    peers = ["peer_onnxruntime_fp32", "peer_pipeline_cpu", "peer_shipped_cpu"]
+    families = _families([rung(name) for name in names + peers], peers_last=True)
+    assert [[row.name for row in family] for family in families] == [
+        names[:2], names[2:], ["origin_combined_cpu", "folded_cpu", "peer_onnxruntime_fp32"],
+        ["detr_pil_cpu", "peer_pipeline_cpu"], ["peer_shipped_cpu"],
+    ]  # fmt: skip
+
+
+def test_a_rung_that_was_measured_before_only_takes_turns():
+    from labkit.bench import family as room
+
+    first, second, third = (rung(f"resnet_{name}_cpu") for name in ("pil", "opencv", "linear"))
+    families = iter([[[first, second], [first, second, third]]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("labkit.bench.whole._families", lambda *_, **__: next(families))
+        result = bench([first, second, third], workload=WORK, plan=PLAN, turns=TURNS)
+    assert [run.rung for run in result.runs] == [first.name, second.name, third.name]
+    assert [(c.a, c.b) for c in result.comparisons] == [
+        (first.name, second.name), (second.name, third.name), (first.name, third.name)
+    ]  # fmt: skip
+    assert room._pairs([first, second], {first.name, second.name}) == []
+
+
 def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("labkit.bench.job.time.perf_counter", lambda: now[0])
@@ -201,17 +228,6 @@ def test_time_is_kept_for_comparing_what_has_been_measured(monkeypatch):
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu", "resnet_opencv_cpu"]
     assert "time of this benchmark was up" in result.skipped["resnet_linear_cpu"]
     assert [(c.a, c.b) for c in result.comparisons] == [("resnet_pil_cpu", "resnet_opencv_cpu")]
-
-
-def test_a_peak_that_was_disturbed_is_measured_again(monkeypatch):
-    rates = iter([{"fp32": 90.0, "copy": 9.0}, {"fp32": 200.0, "copy": 5.0}, {"fp32": 150.0, "copy": 6.0}])
-    doubts = iter([("others",), (), ()])
-    monkeypatch.setattr(Watch, "disturbances", lambda self: next(doubts))
-    heard = Heard()
-    assert whole._undisturbed(lambda: next(rates), 3, heard) == {"fp32": 200.0, "copy": 9.0}
-    doubts = iter([("others",)] * 2)
-    assert whole._undisturbed(lambda: next(rates), 1, heard) == {"fp32": 150.0, "copy": 6.0}
-    assert any("peak may be higher than measured: others" in note for note in heard.notes)
 
 
 def test_how_long_turns_will_take_is_what_they_take():

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from labkit.errors import LabError, SourceError, UnavailableError, UsageError
+from labkit.fleet.actors import dealt
 from labkit.fleet.plan import Plan, with_group
 from labkit.fleet.reader import Reader
 from labkit.fleet.recorder import Recorder, folder_name
+from labkit.fleet.shared import Readers, Recorders
 from labkit.fleet.streams import Answer, Counts, End, Ledger, Nothing, Stream, Take
 from labkit.pipelines import rung
 from labkit.types import Detections, Workload
@@ -218,6 +222,57 @@ def test_a_disk_that_refuses_costs_answers_and_is_told(tmp_path):
     assert state.failed and "could not be written" in state.ended
 
 
+# Processes that streams share
+
+
+def test_streams_are_dealt_out_to_processes():
+    assert dealt("abcde", 8) == [["a", "b", "c", "d", "e"]]
+    assert dealt("abcde", 2) == [["a", "d"], ["b", "e"], ["c"]]
+    assert dealt("abcde", 8, 2) == [["a", "c", "e"], ["b", "d"]]  # a hand for each machine
+    assert dealt("ab", 8, 5) == [["a"], ["b"]]
+    assert dealt("", 8, 2) == []
+
+
+def test_readers_in_one_process_are_asked_by_stream(tmp_path):
+    films = [film(tmp_path / "a.avi", 3), film(tmp_path / "b.avi", 4, first=30)]
+    readers = Readers([Stream(i, spec, spec, SMALL) for i, spec in enumerate(films)])
+    readers.ready()
+    first, second = readers.take(0, -1, None), readers.take(1, -1, None)
+    assert abs(first.image.mean() - grey(0)) < 1.5
+    assert abs(second.image.mean() - grey(30)) < 1.5
+    assert readers.stop(0, "enough", False).why == "enough"
+    while not isinstance(reply := readers.take(1, second.index, None), End):
+        second = reply
+    assert reply.offered == 4 and not reply.failed
+
+
+def test_recorders_in_one_process_keep_streams_apart(tmp_path):
+    streams = [(Stream(i, "a.avi", "a.avi", SMALL), str(tmp_path / str(i))) for i in range(2)]
+    recorders = Recorders(Recorder, streams, 3600, {"weights": "none"})
+    assert recorders.append(0, [answer_to(0, 1), answer_to(1, 2)]) == 2
+    assert recorders.append(1, [answer_to(5, 1)]) == 1
+    assert recorders.where(0)[0] == 1 and recorders.where(1)[0] == 5
+    recorders.close(0, End(2, "r", 2, "over"))
+    assert recorders.state(0).ended == "over" and recorders.state(1).ended is None
+    assert len(rows_in(tmp_path / "0")[0]) == 2
+    assert Recorders.groups([stream for stream, _ in streams]) == {"stream0": 1, "stream1": 1}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads step aside one by one on Linux")
+def test_all_threads_of_a_process_step_aside():
+    code = (
+        "import os, threading, time; from pathlib import Path\n"
+        "from labkit.fleet.cores import all_step_aside\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "all_step_aside(7)\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "print({os.getpriority(os.PRIO_PROCESS, int(t.name)) for t in Path('/proc/self/task').iterdir()},"
+        " len(list(Path('/proc/self/task').iterdir())))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("{7}") and int(done.stdout.split()[-1]) >= 3
+
+
 # Fleets, on Ray
 
 
@@ -313,7 +368,8 @@ def test_actors_that_are_killed_come_back_with_their_streams(cluster_of_two, tmp
         """One after another, each once all streams have gone on for a while."""
         goal = 8 * (4 - len(victims)) + sum(state.restarts for state in states)
         if victims and all(state.counts.processed >= goal for state in states):
-            ray.kill(getattr(fleet, victims.pop(0))[0], no_restart=False)
+            victim = getattr(fleet, victims.pop(0))[0]
+            ray.kill(getattr(victim, "actor", victim), no_restart=False)
         elif not victims and all(state.counts.processed > 60 for state in states):
             fleet.stop()
 
@@ -321,9 +377,33 @@ def test_actors_that_are_killed_come_back_with_their_streams(cluster_of_two, tmp
     assert not victims
     assert_rows_are_right(summary, [state.counts.offered for state in summary.streams])
     assert not any(state.failed for state in summary.streams)
-    first, *others = summary.streams
-    assert all(state.restarts == 1 for state in others)  # the engine
-    assert first.restarts <= 2  # its reader too, of which its recorder may have forgotten
+    assert all(state.restarts == 2 for state in summary.streams)  # an engine, and a process of readers
+
+
+def test_readers_that_died_too_often_together_go_on_each_alone(cluster_of_two, tmp_path):
+    films = [film(tmp_path / f"{name}.avi", 900) for name in "abc"]
+    since = []
+
+    def kill(fleet, states):
+        done = [state.counts.processed for state in states]
+        others_went_on = since and all(done[i] > since[-1][i] + 15 for i in (0, 2))
+        if not since and min(done) >= 8:
+            assert len({reader.actor for reader in fleet.readers}) == 1
+            ray.kill(fleet.readers[0].actor, no_restart=True)
+            since.append(done)
+        elif len(since) == 1 and others_went_on and done[1] > since[0][1] + 15:
+            assert len({reader.actor for reader in fleet.readers}) == 3
+            ray.kill(fleet.readers[1].actor, no_restart=True)
+            since.append(done)
+        elif len(since) == 2 and others_went_on and states[1].ended:
+            fleet.stop()
+
+    summary = run_fleet(plan_of(films, tmp_path / "out"), kill)
+    assert len(since) == 2
+    assert_rows_are_right(summary, [state.counts.offered for state in summary.streams])
+    first, second, third = summary.streams
+    assert second.failed and "its reader died too often" in second.ended
+    assert first.ended == third.ended == "it was stopped"
 
 
 def test_a_node_that_goes_takes_no_stream_along(cluster_of_two, tmp_path):

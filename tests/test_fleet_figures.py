@@ -80,8 +80,8 @@ def test_the_cores_in_use_are_told_by_kind():
 @pytest.mark.parametrize(
     ("title", "kind"),
     [
-        (["ray::Engine.run"], "engines"), (["ray::Reader"], "readers"),
-        (["ray::SlowRecorder.append"], RAY), (["ray::Recorder.append"], "recorders"),
+        (["ray::Engine.run"], "engines"), (["ray::Readers.take"], "readers"),
+        (["ray::A.append"], RAY), (["ray::Recorders.append"], "recorders"),
         (["/usr/bin/raylet", "--head"], RAY), ([], RAY),
     ],
 )  # fmt: skip

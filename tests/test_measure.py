@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -334,6 +335,52 @@ def test_a_gpu_is_judged_while_it_works():
     assert gpu_doubts([idle, slow, slow, full]) == ["the GPU's clock was at 61% of its maximum"]
     assert gpu_doubts([full, {**full, "throttle_reasons": 0x20}]) == ["the GPU was throttled"]
     assert gpu_doubts([{**full, "throttle_reasons": 0x2}]) == []  # clocks that an application asked for
+
+
+class GpuByName:
+    """Stands in for NVIDIA's library: a GPU at work, and how often the library was opened and how deep."""
+
+    NVML_CLOCK_SM = 1
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self):
+        self.depth = self.really_opened = 0
+
+    def nvmlInit(self):  # noqa: N802
+        self.really_opened += self.depth == 0
+        self.depth += 1
+
+    def nvmlShutdown(self):  # noqa: N802
+        self.depth -= 1
+
+    def nvmlDeviceGetClockInfo(self, device, kind):  # noqa: N802
+        return 700
+
+    def nvmlDeviceGetMaxClockInfo(self, device, kind):  # noqa: N802
+        return 1980
+
+    def nvmlDeviceGetUtilizationRates(self, device):  # noqa: N802
+        return SimpleNamespace(gpu=99)
+
+    def __getattr__(self, name):
+        def refuse(*_):
+            raise self.NVMLError(name)
+
+        return (lambda *_: None) if name == "nvmlDeviceGetHandleByIndex" else refuse
+
+
+def test_a_gpu_is_watched_without_opening_its_library_at_each_look(monkeypatch):
+    library = GpuByName()
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setattr("labkit.measure.fingerprint.GPU_LOOK_S", 0.01)
+    with Watch() as watch:
+        while len(watch._states) < 5:
+            threading.Event().wait(0.01)
+    assert "the GPU's clock was at 35% of its maximum" in watch.disturbances()
+    assert library.depth == 0
+    assert library.really_opened <= 2  # to see whether there is one, and for all looks
 
 
 def test_processes_that_come_and_go_are_the_measurements_own():

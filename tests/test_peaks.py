@@ -12,6 +12,7 @@ from labkit.fleet import peaks as room
 from labkit.fleet.node_task import measure_point
 from labkit.fleet.peaks import KEPT_S, known_peaks
 from labkit.fleet.point import Point
+from labkit.measure import measure_peaks, peak
 from labkit.types import Workload
 
 
@@ -38,6 +39,18 @@ def test_a_peak_is_measured_once_per_device(cache):
     assert known_peaks("cuda", measure) == {"fp32": 102.0}
     assert measure.devices == ["cpu", "cuda"]
     assert len(list(cache.iterdir())) == 2
+
+
+def test_a_peak_that_was_disturbed_is_measured_again(monkeypatch):
+    rates = iter([{"fp32": 90.0, "copy": 9.0}, {"fp32": 200.0, "copy": 5.0}, {"fp32": 150.0, "copy": 6.0}])
+    doubts = iter([("others",), (), ("others",)])
+    monkeypatch.setattr(peak.Watch, "disturbances", lambda self: next(doubts))
+    monkeypatch.setattr(peak, "_in_fresh_process", lambda device: next(rates))
+    heard: list[str] = []
+    assert measure_peaks("cpu", 3, heard.append) == {"fp32": 200.0, "copy": 9.0}
+    assert heard == []
+    assert measure_peaks("cpu", 1, heard.append) == {"fp32": 150.0, "copy": 6.0}
+    assert heard == ["this machine's peak may be higher than measured: others"]
 
 
 def test_another_start_of_the_machine_or_other_software_measures_again(monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,11 @@ WORKER_BYTES = 1.8 * 2**30  # what one worker may need; decides how many live at
 
 
 def measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
-    """All rungs of one kind of work. Their workers stay alive for the comparison if memory allows."""
+    """All rungs of one kind of work. Their workers stay alive for the comparison if memory allows.
+
+    A rung that has a run in the outcome already only takes turns with the others.
+    """
+    before = {run.rung for run in outcome.runs}
     known: dict[str, Answers] = {}
     fidelities: dict[str, Fidelity] = {}
     scores: dict[str, dict[str, Any]] = {}
@@ -40,7 +44,7 @@ def measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
                 worker = stack.enter_context(_start(rung, job))
                 fidelities[rung.name] = _check(rung, worker, known, job)
                 scores[rung.name] = examine(rung, scores, job)
-                if job.plan is not None:
+                if job.plan is not None and rung.name not in before:
                     run = _run(rung, worker, fidelities[rung.name], job)
                     _finish(replace(run, accuracy=for_a_row(scores[rung.name])), outcome.runs, job)
             except LabError as error:
@@ -51,16 +55,17 @@ def measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
             if not (roomy and job.turns is not None):
                 worker.close()
         done = [rung for rung in family if rung.name in workers]
-        if job.turns is None or len(done) < 2:
+        pairs = _pairs(done, before)
+        if job.turns is None or not pairs:
             return
         if job.late():
             outcome.skipped[f"comparing {', '.join(workers)}"] = TIME_IS_UP.format("compare A B")
             return
         if roomy:
-            _compare(done, workers, _pairs(done), Checks(fidelities, scores), job, outcome, stack)
+            _compare(done, workers, pairs, Checks(fidelities, scores), job, outcome, stack)
             return
     by_name = {rung.name: rung for rung in done}
-    for a, b in _pairs(done):
+    for a, b in pairs:
         with ExitStack() as stack:
             pair = [by_name[a], by_name[b]]
             workers = {rung.name: stack.enter_context(_start(rung, job)) for rung in pair}
@@ -74,12 +79,14 @@ def _comparing_s(runs: Sequence[Run], measured: Mapping[str, Worker], job: Job) 
     return job.turns.expected_s([1 / run.fps for run in runs if run.rung in measured])
 
 
-def _pairs(rungs: Sequence[Rung]) -> list[tuple[str, str]]:
-    """What is compared: each rung with the one it changes, and with the first of its family."""
+def _pairs(rungs: Sequence[Rung], before: Set[str]) -> list[tuple[str, str]]:
+    """What is compared: each new rung with the one it changes, and with the first of its family."""
+    if len(rungs) < 2:
+        return []
     names = [rung.name for rung in rungs]
     pairs = [(rung.changes, rung.name) for rung in rungs if rung.changes in names]
     pairs += [(names[0], name) for name in names[1:]]
-    return [(a, b) for a, b in dict.fromkeys(pairs) if a is not None]
+    return [(a, b) for a, b in dict.fromkeys(pairs) if a is not None and not {a, b} <= before]
 
 
 def _start(rung: Rung, job: Job) -> Worker:

@@ -15,19 +15,18 @@ from labkit.bench.family import measure_family
 from labkit.bench.job import Job, Outcome
 from labkit.busy import busy, busy_with
 from labkit.errors import UnavailableError, UsageError
-from labkit.measure import FULL, FULL_TURNS, Plan, Turns, Watch, collect, measure_peaks
+from labkit.measure import FULL, FULL_TURNS, PEAK_TRIES, Plan, Turns, collect, measure_peaks
 from labkit.measure.coco import N_IMAGES, CocoFolder, Photographs, detector_labels, find_coco, read_coco
 from labkit.models.networks import MODELS
 from labkit.models.prepare import resolve_all
 from labkit.models.weights import Weights
 from labkit.needs import missing
+from labkit.pipelines import PEERS
 from labkit.pipelines import rung as rung_named
 from labkit.records import Comparison
 from labkit.reporter import Reporter
 from labkit.results import Store
 from labkit.types import Rung, Workload
-
-PEAK_TRIES = 3
 
 
 def bench(
@@ -94,13 +93,14 @@ def bench(
     others = _others(reporter)
     peaks = {}
     if plan is not None:
-        peaks = _peaks(able, peaks_of or measure_peaks, 1 if plan.quick else PEAK_TRIES, reporter)
+        measure = partial(measure_peaks, tries=1 if plan.quick else PEAK_TRIES, report=reporter.note)
+        peaks = _peaks(able, peaks_of or measure, reporter)
     with busy("a benchmark") as announced, Examiner(reporter.note) as examiner:
         job = Job(
             frames, workload, weights, plan, turns, peaks, reporter, store, examiner, scenes, until_s,
             others, announced, photographs,
         )  # fmt: skip
-        for family in _families(able):
+        for family in _families(able, peers_last=minutes is not None):
             measure_family(family, job, outcome)
     return outcome
 
@@ -159,35 +159,35 @@ def _able(rungs: Sequence[Rung], outcome: Outcome, reporter: Reporter) -> list[R
     return able
 
 
-def _families(rungs: Sequence[Rung]) -> list[list[Rung]]:
-    """Rungs of the same work belong together."""
+def _families(rungs: Sequence[Rung], peers_last: bool = False) -> list[list[Rung]]:
+    """Rungs of the same work belong together.
+
+    Args:
+        rungs: in the order in which to measure them.
+        peers_last: peers come after everything else, as where time is short, with those rungs that
+            they are compared with.
+    """
+    if peers_last:
+        ladder = [rung for rung in rungs if rung not in PEERS]
+        peers = _families([rung for rung in rungs if rung in PEERS])
+        return _families(ladder) + [[*_beside(family, ladder), *family] for family in peers]
     families: dict[str, list[Rung]] = {}
     for rung in rungs:
         families.setdefault(rung.prepare.work, []).append(rung)
     return list(families.values())
 
 
+def _beside(peers: Sequence[Rung], ladder: Sequence[Rung]) -> list[Rung]:
+    """The first rung of the same work, and what peers change."""
+    same = [rung for rung in ladder if rung.prepare.work == peers[0].prepare.work]
+    return [rung for rung in same if rung == same[0] or rung.name in {peer.changes for peer in peers}]
+
+
 def _peaks(
-    rungs: Sequence[Rung], peaks_of: Callable[[str], Mapping[str, float]], tries: int, reporter: Reporter
+    rungs: Sequence[Rung], peaks_of: Callable[[str], Mapping[str, float]], reporter: Reporter
 ) -> dict[str, Mapping[str, float]]:
     reporter.step("measuring this machine's peak")
-    devices = sorted({rung.prepare.device for rung in rungs})
-    return {device: _undisturbed(partial(peaks_of, device), tries, reporter) for device in devices}
-
-
-def _undisturbed(
-    peaks_of: Callable[[], Mapping[str, float]], tries: int, reporter: Reporter
-) -> dict[str, float]:
-    """The best of as many tries as it takes until nothing else wants the machine."""
-    best: dict[str, float] = {}
-    for _ in range(tries):
-        with Watch() as watch:
-            found = peaks_of()
-        best |= {name: max(rate, best.get(name, 0.0)) for name, rate in found.items()}
-        if not watch.disturbances():
-            return best
-    reporter.note(f"this machine's peak may be higher than measured: {'; '.join(watch.disturbances())}")
-    return best
+    return {device: peaks_of(device) for device in sorted({rung.prepare.device for rung in rungs})}
 
 
 def _others(reporter: Reporter) -> tuple[str, ...]:

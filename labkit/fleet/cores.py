@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 from labkit.pools import QUIET_POOLS
 
@@ -15,6 +17,17 @@ def step_aside(niceness: int) -> None:
     """Lets whoever needs the cores more go first from now on; on Linux, before this thread alone."""
     if hasattr(os, "nice"):
         os.nice(niceness)
+
+
+def all_step_aside(niceness: int) -> None:
+    """The same for all threads of this process: those that are there, and those that they start."""
+    threads = Path("/proc/self/task")
+    if not threads.is_dir():
+        step_aside(niceness)
+        return
+    for thread in threads.iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
 
 
 def decode_alone() -> None:

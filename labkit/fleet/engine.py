@@ -22,6 +22,7 @@ from labkit.errors import LabError, first_line
 from labkit.fleet.cores import use_threads
 from labkit.fleet.line import Line
 from labkit.fleet.plan import Open
+from labkit.fleet.shared import ReaderOf, RecorderOf
 from labkit.fleet.streams import Answer, End, Nothing, Take
 from labkit.types import Detections, Frame, Rung, Workload
 
@@ -75,6 +76,7 @@ class Engine:
         self._net: Any = None
         self._facts: dict[str, Any] | None = None
         self._lines: list[Line] = []
+        self._lost: dict[int, str] = {}  # streams without a reader, and why
         self._guard = threading.Lock()  # a schedule may feed itself in a thread of its own
         self._takes: dict[Any, Line] = {}  # asked for and not yet looked at, the oldest first
         self._given: dict[int, tuple[Line, Take]] = {}  # what the schedule holds, by its frame's index
@@ -99,19 +101,23 @@ class Engine:
         """Process id, and the id of the node that it runs on."""
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
-    def run(self, streams: Sequence[tuple[Any, Any]]) -> None:
-        """Works until every stream is over.
+    def run(self, streams: Sequence[tuple[ReaderOf, RecorderOf]]) -> dict[int, str]:
+        """Works until every stream is over, or readers are lost that Ray does not start again.
 
         Args:
-            streams: (reader, recorder) of each.
+            streams: the reader and the recorder of each.
+
+        Returns:
+            Positions of the streams whose readers are lost, and why; their accounts are open.
 
         Raises:
             LabError: the schedule failed several times in a row.
         """
         self.ready()  # here again where Ray has started the engine anew
         self._lines = [self._line(reader, recorder) for reader, recorder in streams]
+        self._lost = {}
         failures = 0
-        while any(not line.closed for line in self._lines):
+        while any(not line.closed for line in self._lines) and not self._lost:
             before = self._fed
             try:
                 for frame, found in self._rung.run(self._feed(), self._net):  # type: ignore[arg-type]
@@ -125,11 +131,15 @@ class Engine:
             self._forget_held()
             self._send_parcels()
             self._close_ended()
+        self._send_parcels(least_s=0.0)
+        self._close_ended()
         pending = [ack for line in self._lines for ack in line.unconfirmed]
-        ray.wait(pending, num_returns=len(pending), timeout=CLOSE_S)
+        if pending:
+            ray.wait(pending, num_returns=len(pending), timeout=CLOSE_S)
+        return self._lost
 
-    def _line(self, reader: Any, recorder: Any) -> Line:
-        after, began_unix_s = ray.get(recorder.where.remote())
+    def _line(self, reader: ReaderOf, recorder: RecorderOf) -> Line:
+        after, began_unix_s = ray.get(recorder.where())
         return Line(reader, recorder, after, began_unix_s)
 
     def _warm_up(self) -> None:
@@ -142,7 +152,7 @@ class Engine:
 
     def _feed(self) -> Iterator[Frame | None]:
         """Frames for the schedule; None where a group is to be worked off as it is."""
-        while any(line.end is None for line in self._lines):
+        while self._goes_on():
             taken = self._gather()
             if taken:
                 begun_s = time.perf_counter()
@@ -154,6 +164,12 @@ class Engine:
                 self._pass_s = time.perf_counter() - begun_s
             self._send_parcels()
             self._close_ended()
+
+    def _goes_on(self) -> bool:
+        """Once a reader is lost no more is asked for, and what was asked for is waited for."""
+        if self._lost:
+            return bool(self._takes)
+        return any(line.end is None for line in self._lines)
 
     @contextmanager
     def _asking_ahead(self) -> Iterator[None]:
@@ -214,10 +230,10 @@ class Engine:
         for line in sorted(idle, key=lambda line: line.asked)[: max(0, most)]:
             self._asked += 1
             line.asked = self._asked
-            self._takes[line.reader.take.remote(line.after, line.began_unix_s)] = line
+            self._takes[line.reader.take(line.after, line.began_unix_s)] = line
 
     def _may_ask(self, line: Line) -> bool:
-        if line.closed or line.end is not None:
+        if line.closed or line.end is not None or self._lost:
             return False
         with self._guard:
             if line.unconfirmed:
@@ -232,7 +248,7 @@ class Engine:
         try:
             ray.get(ack)
         except ray.exceptions.RayError as error:
-            line.end = _lost("recorder", error)
+            line.end = _end_without("recorder", error)
 
     def _reply(self, ref: Any, line: Line) -> Take | None:
         """The frame of a reader's reply, if it is one."""
@@ -240,14 +256,17 @@ class Engine:
             reply = ray.get(ref)
         except (ray.exceptions.ObjectLostError, ray.exceptions.ActorUnavailableError):
             return None  # a frame went down with its machine; the next one is asked for
+        except ray.exceptions.ActorDiedError as error:
+            self._lost[line.reader.position] = _gone("reader", error)
+            return None
         except ray.exceptions.RayError as error:
-            line.end = _lost("reader", error)
+            line.end = _end_without("reader", error)
             return None
         if isinstance(reply, Take):
             line.after, line.began_unix_s = reply.index, reply.began_unix_s
             return reply
         if isinstance(reply, Nothing) and reply.note:
-            line.recorder.note.remote(reply.note)
+            line.recorder.note(reply.note)
         if isinstance(reply, End):
             line.end = reply
         return None
@@ -268,7 +287,7 @@ class Engine:
         with self._guard:
             for line in self._lines:
                 if line.parcel and (line.end is not None or now_s - line.parcel_s >= least_s):
-                    line.unconfirmed.append(line.recorder.append.remote(line.parcel))
+                    line.unconfirmed.append(line.recorder.append(line.parcel))
                     line.parcel = []
 
     def _forget_held(self) -> None:
@@ -283,8 +302,12 @@ class Engine:
             for line in self._lines:
                 if line.end is not None and not line.in_hand and not line.parcel and not line.closed:
                     line.closed = True
-                    line.unconfirmed.append(line.recorder.close.remote(line.end))
+                    line.unconfirmed.append(line.recorder.close(line.end))
 
 
-def _lost(actor: str, error: Exception) -> End:
-    return End(None, "", 0, f"its {actor} died too often or is broken ({first_line(error)})", failed=True)
+def _gone(actor: str, error: Exception) -> str:
+    return f"its {actor} died too often or is broken ({first_line(error)})"
+
+
+def _end_without(actor: str, error: Exception) -> End:
+    return End(None, "", 0, _gone(actor, error), failed=True)

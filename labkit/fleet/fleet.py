@@ -1,32 +1,29 @@
 """A fleet: many cameras and recordings, watched by the engines of a cluster at the same time.
 
-Here the actors are started, placed and looked after. A stream's reader runs wherever there is a
-core, an engine on each GPU or share of cores, a stream's recorder beside the caller, whose disk
-the parts are to reach. Ray starts an actor that dies again, a bounded number of times.
+Here its actors are set to work and looked after; what they are and where they run stands in
+`labkit.fleet.actors`.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import LabError, UnavailableError, first_line
+from labkit.errors import LabError, first_line
 from labkit.files import write_whole
-from labkit.fleet.cluster import nodes
-from labkit.fleet.cores import ASIDE
+from labkit.fleet.actors import check_room, count, start_engine, start_reader, start_readers, start_recorders
 from labkit.fleet.plan import Plan, Summary
-from labkit.fleet.reader import Reader
 from labkit.fleet.recorder import folder_name
+from labkit.fleet.shared import ReaderOf, RecorderOf
 from labkit.fleet.streams import End, Stream, StreamState
 from labkit.sources import redact
-from labkit.sources.spec import webcam_index
 
-READER_CPUS = 0.1
 READY_S = 900.0  # converting a network the first time takes minutes
 LAST_WORDS_S = 10.0
 TOGETHER_S = 30.0  # so long streams wait for one another before they begin
@@ -42,21 +39,25 @@ class Fleet:
     Attributes:
         folder: where this run's parts go, or None.
         facts: plain data on the networks, as used.
-        readers, recorders, engines: the actors, in the order of streams.
+        readers, recorders: of the streams, in their order.
+        engines: the actors; the streams are dealt out to them in turn.
     """
 
     def __init__(self, plan: Plan, report: Callable[[str], None] = lambda line: None) -> None:
         self.plan = plan
         self.folder: Path | None = None
         self.facts: dict[str, Any] = {}
-        self.readers: list[Any] = []
-        self.recorders: list[Any] = []
+        self.readers: list[ReaderOf] = []
+        self.recorders: list[RecorderOf] = []
         self.engines: list[Any] = []
         self._report = report
         self._streams = plan.streams()
         self._states = [StreamState(s.position, s.shown) for s in self._streams]
         self._asked: dict[Any, int] = {}  # states that were asked for: whose
         self._runs: dict[Any, int] = {}  # what engines are doing: which engine
+        self._actors: set[Any] = set()
+        self._alone: set[int] = set()  # streams whose readers have a process of their own
+        self._over: set[int] = set()  # and those of them that even then died too often
         self._begun_s = self._ended_s = time.monotonic()
 
     def __enter__(self) -> Fleet:
@@ -75,7 +76,7 @@ class Fleet:
         import ray
 
         while self._runs:
-            done, _ = ray.wait(list(self._runs), num_returns=len(self._runs), timeout=every_s)
+            done, _ = ray.wait(list(self._runs), num_returns=1, timeout=every_s)
             for run in done:
                 self._finished(run, self._runs.pop(run))
             self._ended_s = time.monotonic()
@@ -87,7 +88,7 @@ class Fleet:
     def stop(self) -> None:
         """Asks every stream to end; `states` goes on until they have."""
         for reader in self.readers:
-            reader.stop.remote("it was stopped")
+            reader.stop()
 
     def summary(self) -> Summary:
         """What was done so far."""
@@ -96,85 +97,40 @@ class Fleet:
     def _start(self) -> None:
         import ray
 
-        self._check_room()
-        self.engines = [self._engine() for _ in range(self.plan.engines)]
-        self._report(f"preparing {self.plan.rung.name} on {_count(self.plan.engines, 'engine')}")
+        check_room(self.plan)
+        self.engines = [start_engine(self.plan) for _ in range(self.plan.engines)]
+        self._actors.update(self.engines)
+        self._report(f"preparing {self.plan.rung.name} on {count(self.plan.engines, 'engine')}")
         self.facts = self._when_ready()
         self.folder = _run_folder(self.plan, self.facts)
-        self.recorders = [self._recorder(stream) for stream in self._streams]
-        self.readers = [self._reader(stream) for stream in self._streams]
-        ray.get([recorder.where.remote() for recorder in self.recorders])
-        starting = [reader.ready.remote() for reader in self.readers]
+        public = [(replace(s, spec=s.shown), self._folder_of(s)) for s in self._streams]
+        self.recorders = start_recorders(self.plan, public, self._kept_facts())
+        self.readers = start_readers(self.plan, self._streams)
+        sharing = Counter(reader.actor for reader in self.readers)
+        self._alone = {reader.position for reader in self.readers if sharing[reader.actor] == 1}
+        self._actors |= {*sharing, *(recorder.actor for recorder in self.recorders)}
+        starting = [actor.ready.remote() for actor in sharing]
+        ray.get([recorder.where() for recorder in self.recorders])
         ray.wait(starting, num_returns=len(starting), timeout=TOGETHER_S)
         self._begun_s = time.monotonic()
-        for number, engine in enumerate(self.engines):
-            actors = [(self.readers[i], self.recorders[i]) for i in self._of_engine(number)]
-            self._runs[engine.run.remote(actors)] = number
+        for number in range(self.plan.engines):
+            self._run(number)
 
     def _of_engine(self, number: int) -> range:
         """Positions of the streams that an engine has."""
         return range(number, len(self._streams), self.plan.engines)
 
-    def _check_room(self) -> None:
-        """An actor for which no machine has room would be waited for without end."""
-        wanted, device = self.plan.engines, self.plan.rung.prepare.device
-        there = int(sum(node.gpus if device == "cuda" else node.cpus for node in nodes()))
-        if there < wanted:
-            what = "GPU" if device == "cuda" else "core"
-            raise UnavailableError(
-                f"{_count(wanted, 'engine')} of {self.plan.rung.name} want a {what} each, and the cluster "
-                f"has {there}; use fewer --engines, or a rung for another device"
-            )
+    def _run(self, number: int) -> None:
+        """Sets an engine to work on those of its streams that are not over."""
+        lines = [
+            (self.readers[i], self.recorders[i])
+            for i in self._of_engine(number)
+            if i not in self._over and self._states[i].ended is None
+        ]
+        self._runs[self.engines[number].run.remote(lines)] = number
 
-    def _engine(self) -> Any:
-        import ray
-
-        from labkit.fleet.engine import Engine  # which imports Ray, whose settings have to stand before
-
-        on_gpu = self.plan.rung.prepare.device == "cuda"
-        options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if on_gpu else {"num_cpus": 1}
-        actor = ray.remote(Engine).options(
-            **options,
-            **self._comes_back(),
-            scheduling_strategy="SPREAD",
-        )
-        plan = self.plan
-        return actor.remote(plan.rung, plan.workload, plan.deadline_s, self._threads(), plan.open_net)
-
-    def _threads(self) -> int:
-        """Each engine's share of its machine's cores."""
-        machines = [node for node in nodes() if node.cpus >= 1]
-        per_machine = -(-self.plan.engines // max(1, len(machines)))
-        return max(1, int(min((node.cpus for node in machines), default=1)) // per_machine)
-
-    def _reader(self, stream: Stream) -> Any:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        cores = sum(node.cpus for node in nodes())
-        share = min(READER_CPUS, round(0.4 * cores / len(self._streams), 4))
-        where: Any = "SPREAD"
-        if webcam_index(stream.spec) is not None:  # it is plugged in here
-            where = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(Reader).options(
-            num_cpus=share, max_concurrency=4, scheduling_strategy=where, **self._comes_back()
-        )
-        return actor.remote(stream, ASIDE)
-
-    def _recorder(self, stream: Stream) -> Any:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        folder = None if self.folder is None else str(self.folder / folder_name(stream))
-        actor: Any = ray.remote(self.plan.recorder).options(
-            num_cpus=0, scheduling_strategy=here, **self._comes_back()
-        )
-        public = replace(stream, spec=stream.shown)
-        return actor.remote(public, folder, self.plan.period_s, self._kept_facts(), ASIDE)
-
-    def _comes_back(self) -> dict[str, int]:
-        return {"max_restarts": self.plan.restarts, "max_task_retries": -1 if self.plan.restarts else 0}
+    def _folder_of(self, stream: Stream) -> str | None:
+        return None if self.folder is None else str(self.folder / folder_name(stream))
 
     def _kept_facts(self) -> dict[str, Any]:
         kept = ("model_set", "weights", "weights_sha256", "threshold", "objects")
@@ -199,7 +155,7 @@ class Fleet:
         waiting = set(self._asked.values())
         for i, recorder in enumerate(self.recorders):
             if i not in waiting:
-                self._asked[recorder.state.remote()] = i
+                self._asked[recorder.state()] = i
         done, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=patience_s)
         for ref in done:
             i = self._asked.pop(ref)
@@ -214,11 +170,28 @@ class Fleet:
         import ray
 
         try:
-            ray.get(run)
+            lost = ray.get(run)
+            if lost:
+                self._read_alone(lost)
+                self._run(number)
         except ray.exceptions.RayTaskError as error:
             self._give_up(number, str(error.cause))
         except ray.exceptions.RayError as error:
             self._give_up(number, f"its engine died too often ({first_line(error)})")
+
+    def _read_alone(self, lost: Mapping[int, str]) -> None:
+        """Streams whose readers died too often get a process each; one that had it already is over.
+
+        Whichever of them takes a process down with it then does so to no other.
+        """
+        for i, why in lost.items():
+            if i in self._alone:
+                self._over.add(i)
+                self.recorders[i].close(End(None, "", 0, why, failed=True))
+                continue
+            self._alone.add(i)
+            self.readers[i] = start_reader(self.plan, self._streams[i])
+            self._actors.add(self.readers[i].actor)
 
     def _give_up(self, number: int, why: str) -> None:
         import ray
@@ -226,18 +199,18 @@ class Fleet:
         for i in self._of_engine(number):
             end = End(None, "", 0, why, failed=True)
             try:
-                told = ray.get(self.readers[i].stop.remote(why, True), timeout=LAST_WORDS_S)
+                told = ray.get(self.readers[i].stop(why, True), timeout=LAST_WORDS_S)
                 end = replace(told, why=why, failed=True)
             except ray.exceptions.RayError:
                 pass  # it is gone too: nobody knows of more frames than were answered
-            self.recorders[i].close.remote(end)
+            self.recorders[i].close(end)
 
     def _end(self) -> None:
         import ray
 
         if not ray.is_initialized():
             return
-        for actor in (*self.engines, *self.readers, *self.recorders):
+        for actor in self._actors:
             ray.kill(actor, no_restart=True)
 
 
@@ -258,6 +231,3 @@ def _run_folder(plan: Plan, facts: dict[str, Any]) -> Path | None:
     write_whole(folder / "fleet.json", json.dumps(told, indent=2, default=str) + "\n")
     return folder
 
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"

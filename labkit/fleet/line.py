@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from labkit.fleet.shared import ReaderOf, RecorderOf
 from labkit.fleet.streams import Answer, End
 
 
@@ -13,7 +14,7 @@ class Line:
     """A stream as its engine sees it.
 
     Attributes:
-        reader, recorder: its actors.
+        reader, recorder: whom to ask and to tell.
         after: index of the last frame that was taken.
         asked: position in the order of asking; the smallest has waited longest.
         in_hand: frames taken and not answered yet.
@@ -21,8 +22,8 @@ class Line:
         unconfirmed: parcels that the recorder has not confirmed.
     """
 
-    reader: Any
-    recorder: Any
+    reader: ReaderOf
+    recorder: RecorderOf
     after: int = -1
     began_unix_s: float | None = None
     asked: int = 0

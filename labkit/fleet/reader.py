@@ -1,6 +1,6 @@
 """A stream's reader: opens the source on whatever machine it runs, and hands out its newest frame.
 
-It runs as an actor: Ray starts it again where it dies, with the same arguments. Whoever takes
+It runs in an actor: Ray starts it again where it dies, with the same arguments. Whoever takes
 frames says how far it is, so a new start goes on where a camera would be by now.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.errors import LabError, SourceLost
-from labkit.fleet.cores import decode_alone, step_aside
+from labkit.fleet.cores import step_aside
 from labkit.fleet.streams import End, Nothing, Stream, Take
 from labkit.sources import Source, open_source
 
@@ -47,8 +47,6 @@ class Reader:
 
     def __init__(self, stream: Stream, niceness: int = 0) -> None:
         self._niceness = niceness
-        if niceness:
-            decode_alone()
         self._stream = stream
         self._id = uuid.uuid4().hex[:12]
         self._news = threading.Condition()  # guards everything below

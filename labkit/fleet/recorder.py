@@ -1,6 +1,6 @@
 """A stream's recorder: takes answers in order, accounts for every frame, writes parts to disk.
 
-It runs as an actor beside whoever started the fleet. What it knows is in its parts: each holds
+It runs in an actor beside whoever started the fleet. What it knows is in its parts: each holds
 the account up to its last row, so that a new start of the recorder goes on from there. Rows of
 an open part that a dying recorder takes along count as failed, since their numbers are missing.
 """
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from labkit.errors import LabError
-from labkit.fleet.cores import step_aside
 from labkit.fleet.rows import load_writer, read_facts, write_rows
 from labkit.fleet.streams import Answer, Counts, End, Ledger, Stream, StreamState
 
@@ -42,7 +41,6 @@ class Recorder:
         folder: where its parts go; None keeps the account alone.
         period_s: a part holds the rows of so long.
         facts: plain data on the run, kept in each part.
-        niceness: how far back this process steps behind the networks on the same cores.
     """
 
     def __init__(
@@ -51,12 +49,9 @@ class Recorder:
         folder: str | None,
         period_s: float = PERIOD_S,
         facts: dict[str, Any] | None = None,
-        niceness: int = 0,
     ) -> None:
         if folder is not None:
             load_writer()  # now, while nothing runs; the first part must not take it from the networks
-        if niceness:
-            step_aside(niceness)
         self._position, self._shown = stream.position, stream.shown
         self._folder = None if folder is None else Path(folder)
         self._period_s = period_s
@@ -121,7 +116,9 @@ class Recorder:
             left.unlink(missing_ok=True)
         if numbers:
             self._parts = max(numbers) + 1
-            self._ledger = Ledger.from_json(read_facts(self._path(max(numbers)))["ledger"])
+            known = read_facts(self._path(max(numbers)))
+            self._ledger = Ledger.from_json(known["ledger"])
+            self._sender, self._restarts = tuple(known["sender"]), known["restarts"]
 
     def _keep(self, answer: Answer) -> None:
         now_s = time.monotonic()
@@ -158,7 +155,8 @@ class Recorder:
             "captured_utc": [answer.captured_unix_s for answer in self._open],
             "age_ms": [1e3 * answer.age_s for answer in self._open],
         }
-        facts = {**self._facts, "part": self._parts, "ledger": self._ledger.to_json()}
+        known = {"ledger": self._ledger.to_json(), "sender": self._sender, "restarts": self._restarts}
+        facts = {**self._facts, "part": self._parts, **known}
         try:
             write_rows(self._path(self._parts), columns, [answer.found for answer in self._open], facts)
         except LabError as error:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import psutil
 
-KINDS = {"ray::Engine": "engines", "ray::Reader": "readers", "ray::Recorder": "recorders"}
+KINDS = {"ray::Engine": "engines", "ray::Readers": "readers", "ray::Recorders": "recorders"}
 """What the processes of actors are called, by the start of their title."""
 DRIVER, RAY = "this process", "Ray itself"
 

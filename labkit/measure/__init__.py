@@ -5,13 +5,14 @@ from labkit.measure.drive import FULL, QUICK, Plan, drive
 from labkit.measure.fidelity import fidelity
 from labkit.measure.fingerprint import Watch, fingerprint, gpu_state, machine_name
 from labkit.measure.frames import FrameSet, collect
-from labkit.measure.peak import measure_peaks
+from labkit.measure.peak import PEAK_TRIES, measure_peaks
 from labkit.measure.session import Session
 from labkit.measure.worker import Worker
 
 __all__ = [
     "FULL",
     "FULL_TURNS",
+    "PEAK_TRIES",
     "QUICK",
     "QUICK_TURNS",
     "FrameSet",

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +32,7 @@ WHAT_MATTERS = ("cpu", "cores", "gpu", "os", "python", "versions", "threads")
 STEAL_LIMIT = 0.02
 LOAD_LIMIT = 0.15
 CLOCK_LIMIT = 0.75
-GPU_LOOK_S = 0.25
+GPU_LOOK_S = 0.5
 THROTTLED = 0xEC
 """NVML's bits for power cap, slowdown of hardware and software, heat and power brake."""
 
@@ -163,14 +163,33 @@ def _virtual() -> bool | None:
     return None
 
 
-def gpu_state() -> dict[str, Any] | None:
-    """The first NVIDIA GPU by NVML: name, driver, clocks, power, temperature; None without."""
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    """NVIDIA's library of the GPU's state, open; None where there is no such GPU.
+
+    Inside another such block opening and closing cost nothing: the library counts.
+    """
     try:
         import pynvml
 
         pynvml.nvmlInit()
     except Exception:  # no package, no driver, no device: all mean that there is no GPU to tell of
-        return None
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def gpu_state() -> dict[str, Any] | None:
+    """The first NVIDIA GPU by NVML: name, driver, clocks, power, temperature; None without."""
+    with _nvml() as pynvml:
+        return None if pynvml is None else _state_of_first(pynvml)
+
+
+def _state_of_first(pynvml: Any) -> dict[str, Any] | None:
     try:
         device = pynvml.nvmlDeviceGetHandleByIndex(0)
         state: dict[str, Any] = {}
@@ -193,9 +212,6 @@ def gpu_state() -> dict[str, Any] | None:
         return state
     except pynvml.NVMLError:
         return None
-    finally:
-        with suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
 
 
 def _text(value: Any) -> str:
@@ -260,10 +276,11 @@ class Watch:
 
     def _sample(self) -> None:
         """The GPU's state again and again: once all is over it idles, and says nothing of the run."""
-        while not self._over.wait(GPU_LOOK_S):
-            state = gpu_state()
-            if state is not None:
-                self._states.append(state)
+        with _nvml():
+            while not self._over.wait(GPU_LOOK_S):
+                state = gpu_state()
+                if state is not None:
+                    self._states.append(state)
 
     def disturbances(self) -> tuple[str, ...]:
         """Reasons to doubt what was measured meanwhile."""

@@ -1,5 +1,5 @@
 """Schedules (generators: frames in, (frame, detections) out) and the ladder of rungs."""
 
-from labkit.pipelines.ladder import LADDER, rung, rungs_of_stage
+from labkit.pipelines.ladder import LADDER, PEERS, rung, rungs_of_stage
 
-__all__ = ["LADDER", "rung", "rungs_of_stage"]
+__all__ = ["LADDER", "PEERS", "rung", "rungs_of_stage"]
