@@ -3,8 +3,9 @@
 The same rung and the same recordings of photographs, 1, 2, 4 and 8 of them at once. A fleet, which
 is offered more than it can take, is compared with the best that one process does of the same job:
 it reads the recordings in turn at its own pace, finds, and writes the same files. The two take
-turns, the process before and after each fleet, and only that time counts in which all streams run.
-Beside them stands a process that has its frames in memory, and neither reads nor writes.
+turns for several rounds, the process before and after each fleet, the fleets in random order, and
+only that time counts in which all streams run: how fast a shared machine is changes by more than what
+a fleet costs. Beside them stands a process that has its frames in memory, and neither reads nor writes.
 
 Also measured: which processes of a fleet use how much of the cores; groups of 1 to 8 frames; the
 fleet's own work per frame; how long it takes until answers come again after an engine was killed.
@@ -14,10 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +31,10 @@ from labkit.errors import LabError
 from labkit.files import write_whole
 from labkit.fleet.plan import Plan as FleetPlan
 from labkit.fleet.plan import with_group
+from labkit.fleet.steady import Answers
+from labkit.fleet.streams import Counts
 from labkit.fleet.usage import Usage
+from labkit.stats import ratio_interval
 from labkit.types import Detections, Frame, Preparation, Rung, Workload
 
 if TYPE_CHECKING:
@@ -37,6 +44,7 @@ STREAMS = (1, 2, 4, 8)
 GROUPS = (1, 2, 4, 8)
 SETTLE_S = 3.0
 """Left out once the last stream has begun; streams also end up to so much later than the first."""
+ROUNDS = 9
 OFFERED = 1.5
 """How much more than its engine can take a fleet is offered."""
 MOST_FILM_FRAMES = 900
@@ -53,21 +61,38 @@ def open_nothing(rung: Rung, workload: Workload) -> tuple[None, dict[str, Any]]:
     return None, {}
 
 
-def figures(rung: Rung, workload: Workload, seconds: float) -> dict[str, Any]:
-    """All figures of a rung on this machine; Ray runs only while fleets do."""
+def figures(
+    rung: Rung,
+    workload: Workload,
+    seconds: float,
+    rounds: int = ROUNDS,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """All figures of a rung on this machine; Ray runs only while fleets do.
+
+    Args:
+        rung, workload: what fleets and the one process do with each frame.
+        seconds: measured part of each fleet's turn.
+        rounds: turns of each fleet; fewer than 5 give no interval.
+        report: hears how far it is, and of turns that could not be measured.
+    """
     from labkit.fleet.alone import Alone
     from labkit.fleet.cluster import cluster
     from labkit.measure import Plan, collect, fingerprint
 
     frames = collect("photos", workload.size).frames
-    plan = Plan(seconds=max(4.0, seconds / 3), min_frames=32, warm_frames=8, warm_limit_s=20.0)
+    plan = Plan(seconds=max(4.0, seconds / 2), min_frames=32, warm_frames=8, warm_limit_s=20.0)
     rungs = [with_group(rung, n) for n in GROUPS] if "frames" in rung.prepare.options else [rung]
     groups = [_from_memory(one, workload, frames, plan) for one in rungs]
     memory_fps = next(group["fps"] for group in groups if group["frames"] == _group(rung))
     length = min(MOST_FILM_FRAMES, int(OFFERED * memory_fps * (seconds + 2 * SETTLE_S)) + 30)
     with _film(workload, length) as film, cluster():
-        with Alone(FleetPlan((film,), rung, workload)) as alone:
-            fleets = [_beside(alone, rung, workload, film, n, memory_fps, seconds) for n in STREAMS]
+        one = FleetPlan((film,), rung, workload, seconds=seconds + 2 * SETTLE_S)
+        plans = {
+            n: replace(one, sources=(film,) * n, fps=min(1000.0, OFFERED * memory_fps / n)) for n in STREAMS
+        }
+        with Alone(one) as alone:
+            fleets = _in_turns(alone, plans, seconds / 2, rounds, report)
         recovery_s = _recovery(rung, workload, film, memory_fps)
         overhead_ms = _overhead(workload)
     return {
@@ -97,31 +122,74 @@ def _from_memory(rung: Rung, workload: Workload, frames: Sequence[Frame], plan: 
     }
 
 
-def _beside(
-    alone: Alone, rung: Rung, workload: Workload, film: str, streams: int, about_fps: float, seconds: float
-) -> dict[str, Any]:
-    """A fleet, with the one process that does its job before and after it."""
-    plan = FleetPlan(
-        sources=(film,) * streams,
-        rung=rung,
-        workload=workload,
-        fps=min(1000.0, OFFERED * about_fps / streams),
-        seconds=seconds + 2 * SETTLE_S,
-    )
-    before_fps = alone.watch(plan, seconds / 2)
-    fleet = _fleet(plan)
-    turns_fps = [before_fps, alone.watch(plan, seconds / 2)]
-    single_fps = float(np.mean(turns_fps))
+def _in_turns(
+    alone: Alone,
+    plans: Mapping[int, FleetPlan],
+    alone_s: float,
+    rounds: int,
+    report: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Fleets of several sizes in turns with the one process that does their job."""
+    order = np.random.default_rng(0)
+    turns: dict[int, list[tuple[_Turn, float]]] = {n: [] for n in plans}
+    before_fps = alone.watch(next(iter(plans.values())), alone_s)
+    for i in range(rounds):
+        for n in order.permutation(list(plans)).tolist():
+            try:
+                turn = _fleet(plans[n])
+            except LabError as error:  # as where others keep the machine busy
+                report(f"a turn of {n} streams was not measured: {error}")
+                continue
+            after_fps = alone.watch(plans[n], alone_s)
+            turns[n].append((turn, (before_fps + after_fps) / 2))
+            before_fps = after_fps
+            report(f"round {i + 1} of {rounds}, {n} streams: {turn.answers.fps / turns[n][-1][1]:.3f}")
+    if not all(turns.values()):
+        raise LabError("some fleets could not be measured at all; let each run for longer")
+    return [_summed(n, turns[n]) for n in plans]
+
+
+def _summed(n: int, turns: Sequence[tuple[_Turn, float]]) -> dict[str, Any]:
+    fleets = [turn for turn, _ in turns]
+    rates = [(turn.answers.fps, single_fps) for turn, single_fps in turns]
+    shares = [fps / single_fps for fps, single_fps in rates]
+    fps, single_fps = (float(np.median(each)) for each in zip(*rates, strict=True))
+    ages = Answers(*(np.concatenate([getattr(each.answers, name) for each in fleets])
+                     for name in ("done_s", "age_s", "stream")))  # fmt: skip
+    offered, processed, dropped, failed = sum((each.counts for each in fleets), Counts()).row()
+    kinds = sorted({kind for each in fleets for kind in each.cores})
     return {
-        **fleet,
+        "streams": n,
+        "fps": fps,
+        "n": len(ages),
+        "age_p50_ms": ages.age_ms(50),
+        "age_p90_ms": ages.age_ms(90),
+        "offered": offered,
+        "processed": processed,
+        "dropped": dropped,
+        "failed": failed,
+        "cores_used": {
+            kind: round(float(np.mean([each.cores[kind] for each in fleets if kind in each.cores])), 3)
+            for kind in kinds
+        },
         "single_fps": single_fps,
-        "single_turns_fps": turns_fps,
-        "share_of_single": fleet["fps"] / single_fps,
-        "extra_ms_per_frame": 1e3 * (1 / fleet["fps"] - 1 / single_fps),
+        "share_of_single": float(np.median(shares)),
+        "share_interval": [float(bound) for bound in ratio_interval(shares)],
+        "rounds_fps": rates,
+        "extra_ms_per_frame": 1e3 * float(np.median([1 / fps - 1 / single for fps, single in rates])),
     }
 
 
-def _fleet(plan: FleetPlan) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Turn:
+    """One turn of a fleet: its answers while all streams ran, all its frames, and who used the cores."""
+
+    answers: Answers
+    counts: Counts
+    cores: dict[str, float]
+
+
+def _fleet(plan: FleetPlan) -> _Turn:
     """What a fleet does that is offered more than it can take, while all of its streams run."""
     from labkit.fleet.steady import watched
 
@@ -138,20 +206,7 @@ def _fleet(plan: FleetPlan) -> dict[str, Any]:
             usage.look()
 
     summary, answers = watched(plan, look)
-    answers = answers.steady(SETTLE_S)
-    offered, processed, dropped, failed = summary.counts.row()
-    return {
-        "streams": len(plan.sources),
-        "fps": answers.fps,
-        "n": len(answers),
-        "age_p50_ms": answers.age_ms(50),
-        "age_p90_ms": answers.age_ms(90),
-        "offered": offered,
-        "processed": processed,
-        "dropped": dropped,
-        "failed": failed,
-        "cores_used": usage.cores(),
-    }
+    return _Turn(answers.steady(SETTLE_S), summary.counts, usage.cores())
 
 
 def _recovery(rung: Rung, workload: Workload, film: str, single_fps: float) -> float:
@@ -220,10 +275,12 @@ def main() -> None:
     reader.add_argument("path", type=Path, help="JSON file to write")
     reader.add_argument("--rung", default="grouped_bf16_cpu")
     reader.add_argument("--model-set", default="full", choices=("full", "lab"))
-    reader.add_argument("--seconds", type=float, default=12.0, help="measured part of each fleet's run")
+    reader.add_argument("--seconds", type=float, default=10.0, help="measured part of each fleet's turn")
+    reader.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each fleet")
     given = reader.parse_args()
     workload = Workload(model_set=given.model_set)
-    found = figures(rung(given.rung), workload, given.seconds)
+    say = partial(print, file=sys.stderr, flush=True)
+    found = figures(rung(given.rung), workload, given.seconds, given.rounds, say)
     write_whole(given.path, json.dumps(found, indent=2, default=str) + "\n")
     print(json.dumps({key: value for key, value in found.items() if key != "fingerprint"}, indent=2))
 

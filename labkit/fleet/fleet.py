@@ -230,4 +230,3 @@ def _run_folder(plan: Plan, facts: dict[str, Any]) -> Path | None:
     }
     write_whole(folder / "fleet.json", json.dumps(told, indent=2, default=str) + "\n")
     return folder
-
