@@ -116,7 +116,7 @@ def _memory() -> Check:
 def _gpu() -> Check:
     import torch
 
-    from labkit.measure.fingerprint import gpu_state
+    from labkit.measure.gpu import gpu_state
 
     state = gpu_state()
     if torch.cuda.is_available():
@@ -140,7 +140,7 @@ def _cupy() -> Check:
             version = version or f"{package} {importlib.metadata.version(package)}"
     if version is None:
         return Check("cupy", "missing", "not installed", "CUDA kernels need it: pip install 'labkit[gpu]'")
-    from labkit.measure.fingerprint import gpu_state
+    from labkit.measure.gpu import gpu_state
 
     driver = (gpu_state() or {}).get("cuda_driver")
     built = 13000 if "13x" in version else 12000 if "12x" in version else 0

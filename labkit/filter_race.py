@@ -24,7 +24,7 @@ from labkit import stats
 from labkit.errors import UsageError
 from labkit.files import write_whole
 from labkit.filters import guided_filter
-from labkit.sources import open_source
+from labkit.sources import first_frame
 from labkit.types import Size
 
 if TYPE_CHECKING:
@@ -150,8 +150,7 @@ def race(
         rounds: turns of each version, after one that is not timed.
         source: see `open_source`.
     """
-    with open_source(source, size, limit=1) as stream:
-        image = next(iter(stream)).image
+    image = first_frame(source, size).image
     work = {name: partial(guided_filter, image, radius, eps, version=name) for name in VERSIONS}
     if has_peer():
         work[PEER] = partial(peer, image, radius, eps)

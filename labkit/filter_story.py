@@ -14,8 +14,8 @@ from labkit.filter_race import race
 from labkit.filters import guided_filter
 from labkit.filters.quality import sweep, with_noise
 from labkit.learn.pictures import Picture
-from labkit.sources import open_source
-from labkit.types import Frame, Size
+from labkit.sources import first_frame
+from labkit.types import Size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,12 +31,6 @@ MEMORY_BYTES_PER_S = 4.8e12
 """Of an H200, as its maker states it."""
 
 FACTORS = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "edge_retention": "share of edges kept"}
-
-
-def first_frame(source: str = "photos", size: Size = (640, 480), seed: int = 0) -> Frame:
-    """The first frame of a source."""
-    with open_source(source, size, seed=seed, limit=1) as stream:
-        return next(iter(stream))
 
 
 def edge_profile(radius: int = 4, eps: float = 0.01, noise: float = 8.0, *, theme: str = "light") -> Chart:
@@ -84,7 +78,7 @@ def smooth_pictures(
     seed: int = 0,
 ) -> Picture:
     """A frame with noise added, and what three filters make of it; below, the middle enlarged."""
-    image = with_noise(first_frame(source, size, seed).image, noise, seed)
+    image = with_noise(first_frame(source, size, seed=seed).image, noise, seed)
     panels = {
         f"with noise of {noise:g} grey levels": image,
         f"box blur, radius {radius}": _box_blur(image, radius),
@@ -114,7 +108,7 @@ def try_filter(source: str = "photos", *, size: Size = (640, 480), noise: float 
     import cv2
     import ipywidgets
 
-    image = with_noise(first_frame(source, size, seed).image, noise, seed)
+    image = with_noise(first_frame(source, size, seed=seed).image, noise, seed)
     radius = ipywidgets.IntSlider(4, 1, 16, description="radius")
     eps = ipywidgets.FloatLogSlider(0.01, base=10, min=-5, max=0, step=0.25, description="eps")
     picture = ipywidgets.Image(format="jpeg", layout={"max_width": "100%"})

@@ -17,7 +17,7 @@ from labkit.measure.fidelity import Answers
 from labkit.models.networks import lab_weights
 from labkit.models.weights import Weights
 from labkit.pipelines import rung
-from labkit.sources.scenes import COARSE
+from labkit.sources.things import COARSE
 from labkit.types import Detections, Workload
 
 pytestmark = pytest.mark.usefixtures("peaks_once")

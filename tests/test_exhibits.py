@@ -30,7 +30,7 @@ from labkit.exhibits.cost import SpanCost, span_cost
 from labkit.exhibits.record import size_of
 from labkit.exhibits.recorded import read_recorded, recorded_or_skipped, write_recorded
 from labkit.exhibits.stand import Stand, crops_in, jpeg
-from labkit.measure.drive import Clock
+from labkit.measure.feed import Clock
 from labkit.types import Frame
 
 from conftest import make_frame  # isort: skip

@@ -188,6 +188,7 @@ def test_parts_hold_rows_in_order_and_a_new_start_goes_on(tmp_path):
     last = Recorder(stream, str(tmp_path), period_s=3600)
     last.append([answer_to(9, 6)])
     last.close(End(11, "r", 6, "over"))
+    assert last.append([answer_to(12, 8)]) == 0  # of a reader that was started again in vain
     assert last.state().counts == Counts(11, 3, 5, 3)  # 4 was lost with its part; numbers 3 and 5 too
     rows, parts = rows_in(tmp_path)
     assert [row["frame"] for row in rows] == [0, 1, 9]

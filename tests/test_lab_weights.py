@@ -14,7 +14,8 @@ import torch
 
 from labkit.models import train_score
 from labkit.models.train_score import LabModels, detect, matched, name, read_models
-from labkit.sources.scenes import COARSE, FINE, SHOT_FRAMES, scene
+from labkit.sources.scenes import SHOT_FRAMES, scene
+from labkit.sources.things import COARSE, FINE
 from labkit.types import Frame
 
 SHIPPED = Path(train_score.__file__).parent / "lab"

@@ -15,10 +15,12 @@ from labkit.bench.examiner import Examiner
 from labkit.errors import LabError, UsageError, WorkerError
 from labkit.measure import QUICK, Plan, Turns, Watch, Worker, collect, compare
 from labkit.measure.compare import take_turns
-from labkit.measure.drive import Clock, drive
+from labkit.measure.drive import drive
+from labkit.measure.feed import Clock
 from labkit.measure.fidelity import Answers, fidelity, iou, match, relative_error
-from labkit.measure.fingerprint import differences, fingerprint, gpu_doubts, machine_name
+from labkit.measure.fingerprint import differences, fingerprint, machine_name
 from labkit.measure.frames import frames_sha256
+from labkit.measure.gpu import gpu_doubts
 from labkit.pipelines import rung
 from labkit.records import Fidelity
 from labkit.types import Detections, Preparation, Rung, Workload
@@ -374,7 +376,7 @@ class GpuByName:
 def test_a_gpu_is_watched_without_opening_its_library_at_each_look(monkeypatch):
     library = GpuByName()
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    monkeypatch.setattr("labkit.measure.fingerprint.GPU_LOOK_S", 0.01)
+    monkeypatch.setattr("labkit.measure.watch.GPU_LOOK_S", 0.01)
     with Watch() as watch:
         while len(watch._states) < 5:
             threading.Event().wait(0.01)

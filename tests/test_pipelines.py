@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from labkit.errors import UsageError
-from labkit.measure.drive import Clock, Plan, drive
+from labkit.measure.drive import drive
+from labkit.measure.feed import Clock
 from labkit.measure.fidelity import Answers, fidelity
+from labkit.measure.plan import Plan
 from labkit.measure.session import Session
 from labkit.models.engines import ENGINES
 from labkit.models.nets import Combined

@@ -14,7 +14,8 @@ from labkit.filter_race import Race, Racer
 from labkit.plots import overview
 from labkit.plots.answers import LOSES_WORDS
 from labkit.profiling.operators import KINDS, Kind, Operators
-from labkit.reference import BEGIN, END, block, insert, main
+from labkit.reference import BEGIN, END, block, insert
+from labkit.reference.__main__ import main
 from labkit.results import Store, load_export
 
 from records_made_up import made_up_comparison, made_up_run  # isort: skip
@@ -167,6 +168,7 @@ def test_the_same_climb_elsewhere_stands_beside_it(tmp_path):
     record("there", "There 2", 3.0)
     record("clip", "Here 1", 9.0, source={"spec": "clip.mp4", "sha256": "cd" * 32})
     fleets = [{"streams": 8, "fps": 9.0, "single_fps": 10.0, "share_of_single": 0.9,
+               "share_interval": [0.88, 0.931], "rounds_fps": [[9.0, 10.0]] * 9,
                "cores_used": {"engines": 1.8, "readers": 0.05, "Ray itself": 0.07}}]  # fmt: skip
     told = {"rung": "grouped_bf16_cpu", "fleets": fleets, "overhead_ms": 2.5, "recovery_s": 7.0}
     (tmp_path / "there" / "fleet.json").write_text(json.dumps({**told, "fingerprint": {"cores": 2}}))
@@ -174,6 +176,7 @@ def test_the_same_climb_elsewhere_stands_beside_it(tmp_path):
     assert "| rung | Here 1, 2 cores | of peak | There 2, 2 cores | of peak |" in text
     (row,) = (line for line in text.splitlines() if line.startswith("| `folded_cpu` | 2.0"))
     assert re.match(r"\| `folded_cpu` \| 2\.\d\d \(\S+\) \| \d+% \| [23]\.\d\d \(\S+\) \| \d+% \|$", row)
+    assert "90% (88 to 93%, 9 rounds) of the 10.00 that one process" in text
     assert "8 streams use 0.12 of 2 cores (Ray itself 0.07, readers 0.05)" in text
     assert text.count("<details>") == text.count("</details>")
 

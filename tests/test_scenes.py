@@ -13,17 +13,9 @@ from skimage.draw import polygon2mask
 from labkit.errors import UsageError
 from labkit.sources.backdrops import backdrop
 from labkit.sources.dice import Dice
-from labkit.sources.scenes import (
-    COARSE,
-    COLOURS,
-    FINE,
-    SHOT_FRAMES,
-    Drawing,
-    cast,
-    draw,
-    scene,
-)
+from labkit.sources.scenes import SHOT_FRAMES, Drawing, draw, scene
 from labkit.sources.shapes import FULL, SHAPES, SUB, box_blur, coverage, place
+from labkit.sources.things import COARSE, COLOURS, FINE, cast
 
 
 def digest(*arrays: np.ndarray) -> str:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from labkit.errors import FrameError, SourceError, UsageError
-from labkit.sources import open_source, redact, to_rgb
+from labkit.sources import first_frame, open_source, redact, to_rgb
 from labkit.sources.convert import centre_crop, fit
 from labkit.sources.spec import check_size, webcam_index
 from labkit.sources.stills import FRAMES_PER_PHOTO, PHOTOS, ping_pong
@@ -42,6 +42,16 @@ def levels(source) -> list[int]:
 
 
 # Photographs
+
+
+def test_the_first_frame_is_that_of_the_stream_and_an_empty_source_says_so(tmp_path):
+    with open_source("scenes", (64, 48), seed=3) as stream:
+        expected = next(stream)
+    found = first_frame("scenes", (64, 48), seed=3)
+    assert found.index == 0
+    np.testing.assert_array_equal(found.image, expected.image)
+    with pytest.raises(SourceError, match="nowhere"):
+        first_frame(tmp_path / "nowhere.mp4")
 
 
 def test_photos_have_the_same_bytes_on_every_machine():

@@ -21,7 +21,8 @@ from labkit.models.train_curve import draw_curves, read_log
 from labkit.models.train_data import Chunk, World, album, draw_chunk, to_cxcywh
 from labkit.models.train_detr import Learner, build_detr, generalized_iou, match, set_losses
 from labkit.models.train_loop import Budget, Plan, Progress, fit, load_averaged, write_log
-from labkit.sources.scenes import COARSE, FINE, scene
+from labkit.sources.scenes import scene
+from labkit.sources.things import COARSE, FINE
 
 WORLD = World(scene, COARSE, FINE)
 SHIPPED = Path(training.__file__).parent / "lab"

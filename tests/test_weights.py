@@ -10,9 +10,12 @@ from typing import ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torchvision.models import resnet50
 
 from labkit.errors import WeightsError
 from labkit.models import weights
+from labkit.models.detr_files import load_detr
 from labkit.models.networks import build
 
 
@@ -37,7 +40,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """Serves files as a model hub does: commit and hash in the headers."""
 
     files: ClassVar[dict[str, bytes]] = {}
-    commit = "0123456789abcdef0123456789abcdef01234567"
+    commit = weights.DETR_COMMIT
 
     def do_HEAD(self):
         self.answer(body=False)
@@ -79,16 +82,86 @@ def hub(monkeypatch):
     server.server_close()
 
 
+HUBS_CONFIG = {"model_type": "detr", "backbone": "resnet50", "use_timm_backbone": True, "num_queries": 100}
+"""What decides the network in the hub's config.json: its backbone is timm's."""
+
+
 @pytest.fixture(scope="module")
-def detr_files(tmp_path_factory):
-    """A DETR of the full architecture with random weights, saved as the hub's files are."""
+def detr_folder(tmp_path_factory):
+    """DETR's files as the hub has them, with random weights: torchvision's names in the backbone."""
     folder = tmp_path_factory.mktemp("detr")
-    network = build(weights.Weights("detr_r50", "random", None, "seed 9", ""))
-    detr = network.module.detr
-    detr.config.id2label = {**{i: f"thing {i}" for i in range(91)}, 1: "person"}
+    detr = build(weights.Weights("detr_r50", "random", None, "seed 9", "")).module.detr
     detr.save_pretrained(folder)
+    state = load_file(folder / "model.safetensors")
+    state = {name: tensor for name, tensor in state.items() if ".backbone." not in name}
+    torch.manual_seed(9)
+    for name, tensor in backbone_with_statistics().state_dict().items():
+        if not name.startswith("fc."):
+            state[f"model.backbone.conv_encoder.model.{name}"] = tensor
+    save_file(state, folder / "model.safetensors")
+    names = {str(i): f"thing {i}" for i in range(91)} | {"1": "person"}
+    (folder / "config.json").write_text(json.dumps({**HUBS_CONFIG, "id2label": names}))
     (folder / "preprocessor_config.json").write_text(json.dumps({"do_resize": False}))
-    return network.sha256, {name: (folder / name).read_bytes() for name in weights.DETR_FILES}
+    return folder
+
+
+def backbone_with_statistics():
+    """A random ResNet-50 whose batch norms are not all alike."""
+    module = resnet50(weights=None).eval()
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(part.weight, 0.3, 0.6)
+            torch.nn.init.normal_(part.bias, std=0.1)
+            torch.nn.init.normal_(part.running_mean, std=0.1)
+            torch.nn.init.uniform_(part.running_var, 0.5, 1.5)
+    return module
+
+
+@pytest.fixture
+def detr_files(detr_folder, monkeypatch):
+    files = {name: (detr_folder / name).read_bytes() for name in weights.DETR_SHA256}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(weights, "DETR_SHA256", digests)
+    return files
+
+
+def test_the_hubs_names_reach_the_right_layers(detr_folder):
+    """The loaded backbone computes what torchvision's does with the same tensors."""
+    torch.manual_seed(9)
+    theirs = backbone_with_statistics()
+    theirs.load_state_dict(
+        {
+            name.removeprefix("model.backbone.conv_encoder.model."): tensor
+            for name, tensor in load_file(detr_folder / "model.safetensors").items()
+            if ".backbone." in name
+        },
+        strict=False,
+    )
+    ours = load_detr(detr_folder).model.backbone
+    x = torch.randn(1, 3, 96, 128)
+    with torch.inference_mode():
+        y = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))
+        for stage in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
+            y = stage(y)
+        found = ours.eval()(x, torch.ones(1, 96, 128))[-1][0]
+    torch.testing.assert_close(found, y, rtol=1e-4, atol=1e-4 * float(y.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda state: state.pop("model.input_projection.weight"), "input_projection.* is missing"),
+        (lambda state: state.update(other=torch.zeros(3)), "other is unknown"),
+    ],
+    ids=["missing", "unknown"],
+)
+def test_files_of_another_network_are_refused(detr_folder, tmp_path, spoil, message):
+    state = load_file(detr_folder / "model.safetensors")
+    spoil(state)
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((detr_folder / "config.json").read_text())
+    with pytest.raises(WeightsError, match=message):
+        load_detr(tmp_path)
 
 
 def test_without_a_network_random_weights_are_chosen_quickly_and_said(no_network):
@@ -150,20 +223,27 @@ def test_random_is_never_looked_for(no_network):
         weights.resolve("nosuch")
 
 
-def test_detr_comes_from_the_hub_and_then_from_the_cache(hub, detr_files, monkeypatch):
-    sha256, files = detr_files
-    where = f"/{weights.DETR_REPO}/resolve/"
-    for name, content in files.items():
-        Hub.files[f"{where}{weights.DETR_REVISION}/{name}"] = content
-        Hub.files[f"{where}{Hub.commit}/{name}"] = content
+def test_detr_comes_from_the_hub_and_then_from_the_cache(hub, detr_files, detr_folder):
+    where = f"/{weights.DETR_REPO}/resolve/{weights.DETR_COMMIT}/"
+    Hub.files.update({where + name: content for name, content in detr_files.items()})
     fetched = weights.resolve("detr_r50", "pretrained")
-    assert fetched.kind == "pretrained"
-    assert fetched.revision == Hub.commit  # the branch's commit is what a row records
+    assert (fetched.kind, fetched.revision) == ("pretrained", weights.DETR_COMMIT)
     network = build(fetched)
-    assert network.sha256 == sha256
+    local = weights.Weights("detr_r50", "pretrained", detr_folder, weights.DETR_COMMIT, "")
+    assert network.sha256 == build(local).sha256
     assert network.labels[1] == "person"
     Hub.files.clear()
     assert weights.cached("detr_r50").path == fetched.path
+
+
+def test_detr_that_is_not_what_was_pinned_is_refused(hub, detr_files):
+    where = f"/{weights.DETR_REPO}/resolve/{weights.DETR_COMMIT}/"
+    Hub.files.update({where + name: content for name, content in detr_files.items()})
+    Hub.files[where + "config.json"] += b" "
+    with pytest.raises(WeightsError, match=r"config\.json is damaged"):
+        weights.fetch("detr_r50", progress=False)
+    with pytest.raises(WeightsError, match="delete it"):
+        weights.cached("detr_r50")
 
 
 def test_a_hub_without_the_files_is_an_error_of_one_line(hub):

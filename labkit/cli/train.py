@@ -30,7 +30,8 @@ def train(
     from labkit.models.train_data import World
     from labkit.models.train_loop import Progress
     from labkit.models.training import train as run_training
-    from labkit.sources.scenes import COARSE, FINE, scene
+    from labkit.sources.scenes import scene
+    from labkit.sources.things import COARSE, FINE
 
     if device == "cuda" and not torch.cuda.is_available():
         raise UnavailableError("there is no NVIDIA GPU to train on; labkit doctor says what is missing")

@@ -12,7 +12,7 @@ import numpy as np
 
 from labkit.exhibits.record import Exhibit
 from labkit.exhibits.stand import Stand, jpeg
-from labkit.measure.drive import Clock
+from labkit.measure.feed import Clock
 from labkit.trace import recording, span
 from labkit.types import Detections, Frame
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from labkit import stats
 from labkit.exhibits.record import Exhibit
 from labkit.exhibits.stand import Stand
-from labkit.measure.drive import Clock
+from labkit.measure.feed import Clock
 from labkit.types import Frame
 
 DUE_FPS = 150.0

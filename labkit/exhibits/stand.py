@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.errors import UsageError
-from labkit.measure.drive import Clock
+from labkit.measure.feed import Clock
 from labkit.types import Frame
 
 CROWDED_EVERY = 30

@@ -45,6 +45,7 @@ GROUPS = (1, 2, 4, 8)
 SETTLE_S = 3.0
 """Left out once the last stream has begun; streams also end up to so much later than the first."""
 ROUNDS = 9
+LOOK_S = 1.0  # states come so often
 OFFERED = 1.5
 """How much more than its engine can take a fleet is offered."""
 MOST_FILM_FRAMES = 900
@@ -193,16 +194,18 @@ def _fleet(plan: FleetPlan) -> _Turn:
     """What a fleet does that is offered more than it can take, while all of its streams run."""
     from labkit.fleet.steady import watched
 
-    assert plan.seconds is not None
+    seconds = plan.seconds
+    assert seconds is not None
     usage = Usage()
-    looks_s = [SETTLE_S, plan.seconds - SETTLE_S]  # after all streams have begun
-    begun_s: list[float] = []
+    ends_s: list[float] = []
 
     def look(fleet: Any, states: Sequence[Any]) -> None:
-        if not begun_s and all(state.counts.processed for state in states):
-            begun_s.append(time.monotonic())
-        if begun_s and looks_s and time.monotonic() - begun_s[0] >= looks_s[0]:
-            del looks_s[0]
+        """From when all streams have begun to before the first may end, which writes its last part."""
+        now_s = time.monotonic()
+        if not ends_s:
+            ends_s.append(now_s + seconds - SETTLE_S)
+        begun = all(state.counts.processed for state in states)
+        if (begun and not len(usage)) or (len(usage) == 1 and now_s >= ends_s[0] - LOOK_S):
             usage.look()
 
     summary, answers = watched(plan, look)

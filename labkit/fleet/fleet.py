@@ -58,6 +58,7 @@ class Fleet:
         self._actors: set[Any] = set()
         self._alone: set[int] = set()  # streams whose readers have a process of their own
         self._over: set[int] = set()  # and those of them that even then died too often
+        self._stopping = False
         self._begun_s = self._ended_s = time.monotonic()
 
     def __enter__(self) -> Fleet:
@@ -87,6 +88,7 @@ class Fleet:
 
     def stop(self) -> None:
         """Asks every stream to end; `states` goes on until they have."""
+        self._stopping = True
         for reader in self.readers:
             reader.stop()
 
@@ -192,6 +194,8 @@ class Fleet:
             self._alone.add(i)
             self.readers[i] = start_reader(self.plan, self._streams[i])
             self._actors.add(self.readers[i].actor)
+            if self._stopping:
+                self.readers[i].stop()
 
     def _give_up(self, number: int, why: str) -> None:
         import ray

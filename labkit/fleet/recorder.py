@@ -74,7 +74,9 @@ class Recorder:
         return self._ledger.last, self._ledger.began_unix_s
 
     def append(self, answers: Sequence[Answer]) -> int:
-        """Takes answers that are newer than what is known; how many of these were."""
+        """Takes answers that are newer than what is known; how many of these were. None once it is closed."""
+        if self._end is not None:
+            return 0
         while len(self._open) >= MOST_ROWS and not self._write():
             time.sleep(RETRY_S)
         known = self._ledger.counts.processed

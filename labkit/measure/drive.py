@@ -8,7 +8,6 @@ slow pipeline cannot hide behind its own waiting (coordinated omission).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,54 +17,13 @@ from numpy.typing import NDArray
 
 from labkit import stats
 from labkit.errors import LabError, UsageError
+from labkit.measure.feed import Clock, Feed
+from labkit.measure.plan import FULL, Plan
 from labkit.records import Samples
 from labkit.trace import Recording, SpanRecord, recording
 from labkit.types import Frame, Schedule
 
 MAX_FAILURES = 3
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Time as the drive sees it; tests put a simulated one in its place."""
-
-    now: Callable[[], float] = time.perf_counter
-    sleep: Callable[[float], None] = time.sleep
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long to measure and in which scenario.
-
-    Attributes:
-        scenario: "closed" or "paced".
-        seconds: length of the timed part.
-        fps: rate at which frames fall due; paced only.
-        min_frames: the closed timed part lasts at least this many frames.
-        warm_frames, warm_s, warm_limit_s: bounds of the warm-up.
-        quick: marks the shortened plan.
-    """
-
-    scenario: str = "closed"
-    seconds: float = 10.0
-    fps: float | None = None
-    min_frames: int = 64
-    warm_frames: int = 20
-    warm_s: float = 2.0
-    warm_limit_s: float = 60.0
-    quick: bool = False
-
-    def __post_init__(self) -> None:
-        if self.scenario not in ("closed", "paced"):
-            raise UsageError(f"scenario is 'closed' or 'paced', not {self.scenario!r}")
-        if self.scenario == "paced" and not (self.fps and self.fps > 0):
-            raise UsageError(f"paced needs a rate: --fps of more than 0, not {self.fps}")
-        if not self.seconds > 0:
-            raise UsageError(f"seconds is more than 0, not {self.seconds}")
-
-
-FULL = Plan()
-QUICK = Plan(seconds=2.0, min_frames=6, warm_frames=3, warm_s=0.5, warm_limit_s=3.0, quick=True)
 
 
 @dataclass
@@ -102,73 +60,6 @@ class Timed:
             i = row[part.index]
             values[i] = seconds if np.isnan(values[i]) else values[i] + seconds
         return out
-
-
-class Feed:
-    """The frames as the pipeline sees them: an iterator that notes when each was taken."""
-
-    def __init__(self, frames: Sequence[Frame], clock: Clock) -> None:
-        self._frames = frames
-        self._clock = clock
-        self._next = 0
-        self._period: float | None = None
-        self._start = 0.0
-        self._first = 0
-        self._open = True
-        self._until: float | None = None
-        self.began: dict[int, float] = {}  # frame index -> when taken, or when due
-        self.dropped = 0
-
-    def pace(self, fps: float, seconds: float) -> int:
-        """From now on frames fall due at `fps`, for `seconds`; gives the index of the first one."""
-        self._start = self._clock.now()
-        self._until = seconds
-        self._first = self._next
-        self._period = 1 / fps  # last: a schedule's own thread may be asking for a frame meanwhile
-        return self._first
-
-    def stop(self) -> None:
-        """No more frames: the pipeline finishes what it has and ends."""
-        self._open = False
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there are frames left to take."""
-        return self._open
-
-    @property
-    def offered(self) -> int:
-        """Frames taken or dropped so far."""
-        return self._next
-
-    def __iter__(self) -> Iterator[Frame]:
-        return self
-
-    def __next__(self) -> Frame:
-        if not self._open:
-            raise StopIteration
-        began = self._clock.now() if self._period is None else self._wait_until_due()
-        index, self._next = self._next, self._next + 1
-        self.began[index] = began
-        return Frame(self._frames[index % len(self._frames)].image, index, began)
-
-    def _wait_until_due(self) -> float:
-        """Skips to the newest frame that is due, or waits for the next one; gives its due time."""
-        assert self._period is not None and self._until is not None
-        passed = self._clock.now() - self._start
-        newest = self._first + int(passed / self._period + 1e-9)
-        last = self._first + int(self._until / self._period + 1e-9)  # first one that is not offered
-        if newest > self._next:
-            self.dropped += min(newest, last) - self._next
-            self._next = min(newest, last)
-        if self._next >= last:
-            self._open = False
-            raise StopIteration
-        due = self._start + (self._next - self._first) * self._period
-        wait = due - self._clock.now()
-        if wait > 0:
-            self._clock.sleep(wait)
-        return due
 
 
 def drive(

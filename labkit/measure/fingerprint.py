@@ -7,19 +7,16 @@ import os
 import platform
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import psutil
 
 import labkit
+from labkit.measure.gpu import gpu_state
 
 PACKAGES = (
     "numpy", "torch", "torchvision", "transformers", "opencv-python", "pillow", "scikit-image",
@@ -28,13 +25,6 @@ PACKAGES = (
 )  # fmt: skip
 WHAT_MATTERS = ("cpu", "cores", "gpu", "os", "python", "versions", "threads")
 """Parts in which two fingerprints must agree for their speeds to be compared silently."""
-
-STEAL_LIMIT = 0.02
-LOAD_LIMIT = 0.15
-CLOCK_LIMIT = 0.75
-GPU_LOOK_S = 0.5
-THROTTLED = 0xEC
-"""NVML's bits for power cap, slowdown of hardware and software, heat and power brake."""
 
 
 def fingerprint() -> dict[str, Any]:
@@ -161,141 +151,3 @@ def _virtual() -> bool | None:
     with suppress(OSError):
         return "hypervisor" in Path("/proc/cpuinfo").read_text()
     return None
-
-
-@contextmanager
-def _nvml() -> Iterator[Any]:
-    """NVIDIA's library of the GPU's state, open; None where there is no such GPU.
-
-    Inside another such block opening and closing cost nothing: the library counts.
-    """
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # no package, no driver, no device: all mean that there is no GPU to tell of
-        yield None
-        return
-    try:
-        yield pynvml
-    finally:
-        with suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
-
-
-def gpu_state() -> dict[str, Any] | None:
-    """The first NVIDIA GPU by NVML: name, driver, clocks, power, temperature; None without."""
-    with _nvml() as pynvml:
-        return None if pynvml is None else _state_of_first(pynvml)
-
-
-def _state_of_first(pynvml: Any) -> dict[str, Any] | None:
-    try:
-        device = pynvml.nvmlDeviceGetHandleByIndex(0)
-        state: dict[str, Any] = {}
-        for name, read in (
-            ("name", lambda: _text(pynvml.nvmlDeviceGetName(device))),
-            ("driver", lambda: _text(pynvml.nvmlSystemGetDriverVersion())),
-            ("cuda_driver", pynvml.nvmlSystemGetCudaDriverVersion_v2),
-            ("sm_clock_mhz", lambda: pynvml.nvmlDeviceGetClockInfo(device, pynvml.NVML_CLOCK_SM)),
-            ("sm_clock_max_mhz", lambda: pynvml.nvmlDeviceGetMaxClockInfo(device, pynvml.NVML_CLOCK_SM)),
-            ("power_limit_w", lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(device) / 1000),
-            ("utilization", lambda: pynvml.nvmlDeviceGetUtilizationRates(device).gpu),
-            ("temperature_c", lambda: pynvml.nvmlDeviceGetTemperature(device, 0)),
-            ("memory_used_mib", lambda: pynvml.nvmlDeviceGetMemoryInfo(device).used // 2**20),
-            ("memory_mib", lambda: pynvml.nvmlDeviceGetMemoryInfo(device).total // 2**20),
-            ("throttle_reasons", lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(device)),
-            ("other_processes", lambda: len(pynvml.nvmlDeviceGetComputeRunningProcesses(device))),
-        ):
-            with suppress(pynvml.NVMLError):
-                state[name] = read()
-        return state
-    except pynvml.NVMLError:
-        return None
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def gpu_doubts(states: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Reasons to doubt what a GPU did, from its states meanwhile.
-
-    Between turns and on a rung of the CPU it idles at a low clock; so the clock is judged where the
-    GPU was at work, and by the middle of what was seen there.
-    """
-    reasons = []
-    at_work = [s for s in states if s.get("utilization", 0) > 50]
-    clocks = [s["sm_clock_mhz"] / s["sm_clock_max_mhz"] for s in at_work if s.get("sm_clock_max_mhz")]
-    if clocks and median(clocks) < CLOCK_LIMIT:
-        reasons.append(f"the GPU's clock was at {100 * median(clocks):.0f}% of its maximum")
-    if any(s.get("throttle_reasons", 0) & THROTTLED for s in at_work):
-        reasons.append("the GPU was throttled")
-    return reasons
-
-
-@dataclass
-class Watch:
-    """Notes what others do to the machine while a measurement runs.
-
-    Attributes:
-        own_pids: processes that belong to the measurement, with their children.
-    """
-
-    own_pids: tuple[int, ...] = ()
-
-    def __enter__(self) -> Watch:
-        self._states: list[dict[str, Any]] = []
-        self._over = threading.Event()
-        self._sampler = threading.Thread(target=self._sample, name="labkit gpu watch", daemon=True)
-        if gpu_state() is not None:
-            self._sampler.start()
-        self._cpu = psutil.cpu_times()
-        self._own = self._own_seconds()
-        self._wall = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._wall = time.perf_counter() - self._wall
-        now = psutil.cpu_times()
-        total = sum(now) - sum(self._cpu)
-        busy = (
-            total
-            - (now.idle - self._cpu.idle)
-            - (getattr(now, "iowait", 0) - getattr(self._cpu, "iowait", 0))
-        )
-        self.steal = (getattr(now, "steal", 0.0) - getattr(self._cpu, "steal", 0.0)) / max(total, 1e-9)
-        self.foreign = max(0.0, busy - (self._own_seconds() - self._own)) / max(total, 1e-9)
-        self._over.set()
-        if self._sampler.ident is not None:
-            self._sampler.join()
-
-    def also(self, pids: tuple[int, ...]) -> None:
-        """Counts further processes as the measurement's own, that this one has just started."""
-        self.own_pids = (*self.own_pids, *pids)
-
-    def _sample(self) -> None:
-        """The GPU's state again and again: once all is over it idles, and says nothing of the run."""
-        with _nvml():
-            while not self._over.wait(GPU_LOOK_S):
-                state = gpu_state()
-                if state is not None:
-                    self._states.append(state)
-
-    def disturbances(self) -> tuple[str, ...]:
-        """Reasons to doubt what was measured meanwhile."""
-        reasons = []
-        if self.steal > STEAL_LIMIT:
-            reasons.append(f"the host took {100 * self.steal:.0f}% of the CPU away (steal)")
-        if self.foreign > LOAD_LIMIT:
-            reasons.append(f"other programs used {100 * self.foreign:.0f}% of the CPU")
-        return (*reasons, *gpu_doubts(self._states))
-
-    def _own_seconds(self) -> float:
-        ended = psutil.Process().cpu_times()  # a child's time is added here once it has ended
-        seconds = getattr(ended, "children_user", 0.0) + getattr(ended, "children_system", 0.0)
-        for pid in {os.getpid(), *self.own_pids}:
-            with suppress(psutil.Error):
-                times = psutil.Process(pid).cpu_times()
-                seconds += times.user + times.system
-        return seconds

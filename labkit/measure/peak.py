@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from labkit.errors import WorkerError
-from labkit.measure.fingerprint import Watch
+from labkit.measure.watch import Watch
 from labkit.pools import QUIET_POOLS
 
 SIZE = {"cpu": 2048, "cuda": 8192}

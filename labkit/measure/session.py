@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.measure.drive import Clock, Feed, Plan, Timed, drive
+from labkit.measure.drive import Timed, drive
+from labkit.measure.feed import Clock, Feed
 from labkit.measure.fidelity import Answers
+from labkit.measure.plan import Plan
 from labkit.models.faults import faults_explained
 from labkit.models.nets import Prepared
 from labkit.models.prepare import prepare

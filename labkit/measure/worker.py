@@ -21,8 +21,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from labkit.errors import LabError, WorkerError
-from labkit.measure.drive import Plan, Timed
+from labkit.measure.drive import Timed
 from labkit.measure.fidelity import Answers
+from labkit.measure.plan import Plan
 from labkit.measure.session import Ready, Session
 from labkit.models.weights import Weights
 from labkit.pools import QUIET_POOLS

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.errors import WeightsError
+from labkit.models.detr_files import load_detr
 from labkit.models.weights import Weights, state_sha256
 from labkit.preprocess import DETR_INPUT, RESNET_CROP_INPUT, RESNET_INPUT, InputSpec
 
@@ -120,7 +121,7 @@ def _detr_r50(weights: Weights) -> Network:
             _make_answers_vary(detr)
         labels: tuple[str, ...] = tuple(f"class {i}" for i in range(91))
     else:
-        detr = _load_detr(weights.path)
+        detr = load_detr(weights.path)
         labels = _names(detr.config.id2label)
     core = DetrCore(detr)
     return Network("detr_r50", core, labels, DETR_INPUT, None, weights, state_sha256(core))
@@ -128,7 +129,7 @@ def _detr_r50(weights: Weights) -> Network:
 
 def _lab_detr(weights: Weights) -> Network:
     assert weights.path is not None
-    detr = _load_detr(weights.path)
+    detr = load_detr(weights.path)
     wanted = json.loads((weights.path / "preprocessor.json").read_text())
     spec = InputSpec(exact=tuple(wanted["size"]), mean=tuple(wanted["mean"]), std=tuple(wanted["std"]))
     core = DetrCore(detr)
@@ -148,14 +149,6 @@ def _lab_resnet(weights: Weights) -> Network:
     spec = InputSpec(exact=tuple(config["size"]), mean=tuple(config["mean"]), std=tuple(config["std"]))
     labels = tuple(config["labels"])
     return Network("lab_resnet", module, labels, spec, spec, weights, state_sha256(module))
-
-
-def _load_detr(folder: Path) -> Any:
-    from transformers import DetrForObjectDetection
-
-    if not folder.is_dir():  # transformers would take a missing folder for a hub's name
-        raise WeightsError(f"there is no folder {folder} with DETR's config.json and model.safetensors")
-    return DetrForObjectDetection.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
 
 
 def _names(id2label: dict[int, str]) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Where weights come from: the local caches first, the network only if it answers quickly.
 
-| model      | pretrained source                                 | pinned by                          |
-|------------|---------------------------------------------------|------------------------------------|
-| `resnet18` | torchvision IMAGENET1K_V1                         | SHA-256 prefix in the file's name  |
-| `detr_r50` | `facebook/detr-resnet-50`, revision `no_timm`     | revision; the commit is recorded   |
+| model      | pretrained source         | pinned by                                  |
+|------------|---------------------------|--------------------------------------------|
+| `resnet18` | torchvision IMAGENET1K_V1 | SHA-256 prefix in the file's name          |
+| `detr_r50` | `facebook/detr-resnet-50` | commit, and the SHA-256 of each file       |
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ from labkit.errors import WeightsError
 
 RESNET18_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 DETR_REPO = "facebook/detr-resnet-50"
-DETR_REVISION = "no_timm"
-DETR_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+DETR_COMMIT = "1d5f47bd3bdd2c4bbfa585418ffe6da5028b4c0b"
+DETR_SHA256 = {
+    "config.json": "e7bcf3992363f27717a863f14b193140ad2e41d4338ee012730e58a92cae17e6",
+    "preprocessor_config.json": "0673fea2a6d3cf92cdbab3c7426c0ecdf8a4729a2a4d5199033dcd66a2b8759b",
+    "model.safetensors": "830f5e2eeaada8c8c8281779dcc8ab12833972eb8514ed0a35be6c1d4420ad81",
+}
 TIMEOUT_S = 3.0
 
 Origin = Literal["pretrained", "random", "lab"]
@@ -180,16 +184,29 @@ def _fetch_resnet18(progress: bool, timeout_s: float) -> Weights:
 def _hub_file(name: str, **options: Any) -> Path:
     from huggingface_hub import hf_hub_download
 
-    return Path(hf_hub_download(DETR_REPO, name, revision=DETR_REVISION, **options))
+    return Path(hf_hub_download(DETR_REPO, name, revision=DETR_COMMIT, **options))
+
+
+def _check_detr(paths: Sequence[Path]) -> Path:
+    """The folder of DETR's files, if they are what was pinned."""
+    for path in paths:
+        digest = file_sha256(path)
+        if digest != DETR_SHA256[path.name]:
+            raise WeightsError(
+                f"{path} is damaged (SHA-256 {digest[:8]}..., not {DETR_SHA256[path.name][:8]}...); "
+                "delete it and what it points to, and fetch again"
+            )
+    return paths[0].parent
 
 
 def _cached_detr() -> Weights | None:
     try:
-        paths = [_hub_file(name, local_files_only=True) for name in DETR_FILES]
+        paths = [_hub_file(name, local_files_only=True) for name in DETR_SHA256]
     except (OSError, ValueError):
         return None
-    folder = paths[0].parent
-    return Weights("detr_r50", "pretrained", folder, folder.name, "pretrained, from the local cache")
+    return Weights(
+        "detr_r50", "pretrained", _check_detr(paths), DETR_COMMIT, "pretrained, from the local cache"
+    )
 
 
 def _fetch_detr(progress: bool, timeout_s: float) -> Weights:
@@ -199,12 +216,11 @@ def _fetch_detr(progress: bool, timeout_s: float) -> Weights:
     _require_answer(constants.ENDPOINT, timeout_s)
     (enable_progress_bars if progress else disable_progress_bars)()
     try:
-        paths = [_hub_file(name, etag_timeout=timeout_s) for name in DETR_FILES]
+        paths = [_hub_file(name, etag_timeout=timeout_s) for name in DETR_SHA256]
     except Exception as error:  # the hub's client raises errors of several libraries
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(f"fetching {DETR_REPO} failed: {first_line}") from error
-    folder = paths[0].parent
-    return Weights("detr_r50", "pretrained", folder, folder.name, "pretrained, fetched just now")
+    return Weights("detr_r50", "pretrained", _check_detr(paths), DETR_COMMIT, "pretrained, fetched just now")
 
 
 def _require_answer(url: str, timeout_s: float) -> None:

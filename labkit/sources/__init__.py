@@ -5,8 +5,8 @@ iterator of `Frame`s, RGB and of one size.
 """
 
 from labkit.sources.convert import to_rgb
-from labkit.sources.opening import open_source
+from labkit.sources.opening import first_frame, open_source
 from labkit.sources.source import Source
 from labkit.sources.spec import redact
 
-__all__ = ["Source", "open_source", "redact", "to_rgb"]
+__all__ = ["Source", "first_frame", "open_source", "redact", "to_rgb"]

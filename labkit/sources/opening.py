@@ -18,7 +18,7 @@ from labkit.sources.spec import (
     scheme_of,
     webcam_index,
 )
-from labkit.types import Size
+from labkit.types import Frame, Size
 
 DEFAULT_SIZE: Size = (640, 480)
 NOMINAL_FPS = 30.0
@@ -77,6 +77,18 @@ def open_source(
         name, size, fps, loop, {"open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s}
     )
     return Source(feed, redact(name), size or native, fps=fps, limit=limit)
+
+
+def first_frame(spec: str | os.PathLike[str], size: Size | None = DEFAULT_SIZE, *, seed: int = 0) -> Frame:
+    """The first frame of a source, see `open_source`.
+
+    Raises:
+        SourceError: there is none.
+    """
+    with open_source(spec, size, seed=seed, limit=1) as source:
+        for frame in source:
+            return frame
+    raise SourceError(f"{redact(os.fspath(spec))} has no frame")
 
 
 def _feed(
