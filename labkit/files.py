@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from labkit.errors import ResultsError
@@ -22,7 +22,9 @@ def write_whole(path: Path | str, content: bytes | str) -> Path:
     data = content.encode() if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", dir=path.parent)
+        temporary = path.parent / f".{path.name[:80]}.{secrets.token_hex(8)}"
+        # Not by mkstemp, whose files only their owner reads: here the user's own mask decides.
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
         raise ResultsError(_cannot_write(path, error)) from error
     try:
@@ -30,24 +32,17 @@ def write_whole(path: Path | str, content: bytes | str) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner reads
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
         raise ResultsError(_cannot_write(path, error)) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return path
 
 
 def _cannot_write(path: Path, error: OSError) -> str:
     return f"cannot write {path} ({error.strerror}); free some space there or choose another folder"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sync_folder(folder: Path) -> None:

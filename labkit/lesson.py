@@ -10,6 +10,7 @@ lesson.tell(outcome)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from labkit.learn.look import look
 from labkit.learn.number_checks import check_fps, check_paced_latency
 from labkit.learn.origin import published
 from labkit.learn.stream_checks import check_launch
-from labkit.measure import FULL, FULL_TURNS, QUICK, QUICK_TURNS
+from labkit.measure import FULL, FULL_TURNS, QUICK, QUICK_TURNS, known_peaks
 from labkit.museum import calibration, hint, museum, museum_picture, museum_table, span_cost
 from labkit.pipelines import rung
 from labkit.predicting import Forecast, predict
@@ -94,6 +95,7 @@ def measure(
             turns=(FULL_TURNS if full else QUICK_TURNS) if turns else None,
             store=store,
             reporter=screen,
+            peaks_of=None if full else partial(known_peaks, tries=1, report=screen.note),
         )
 
 

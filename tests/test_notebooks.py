@@ -24,7 +24,7 @@ SMALL = {
     "SCENES": "2",
     "NOISES": "(0,)",
     "CHANGES": '("frame 160x120",)',
-    "LAST": '"folded_cpu"',
+    "LAST": '"batched_cpu"',
     "MY_RESNET_FORECAST": "1.1",
 }
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from labkit.fleet import peaks as room
 from labkit.fleet.node_task import measure_point
-from labkit.fleet.peaks import KEPT_S, known_peaks
 from labkit.fleet.point import Point
+from labkit.measure import kept_peaks as room
 from labkit.measure import measure_peaks, peak
+from labkit.measure.kept_peaks import DOUBTED_S, KEPT_S, known_peaks
 from labkit.types import Workload
 
 
@@ -21,10 +21,20 @@ class Counted:
 
     def __init__(self):
         self.devices = []
+        self.doubt = ""
 
-    def __call__(self, device):
+    def __call__(self, device, tries, report):
         self.devices.append(device)
+        if self.doubt:
+            report(self.doubt)
         return {"fp32": 100.0 + len(self.devices)}
+
+
+@pytest.fixture
+def measure(monkeypatch):
+    counted = Counted()
+    monkeypatch.setattr(room, "measure_peaks", counted)
+    return counted
 
 
 @pytest.fixture(autouse=True)
@@ -33,10 +43,9 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "labkit" / "peaks"
 
 
-def test_a_peak_is_measured_once_per_device(cache):
-    measure = Counted()
-    assert [known_peaks("cpu", measure) for _ in range(3)] == [{"fp32": 101.0}] * 3
-    assert known_peaks("cuda", measure) == {"fp32": 102.0}
+def test_a_peak_is_measured_once_per_device(cache, measure):
+    assert [known_peaks("cpu") for _ in range(3)] == [{"fp32": 101.0}] * 3
+    assert known_peaks("cuda") == {"fp32": 102.0}
     assert measure.devices == ["cpu", "cuda"]
     assert len(list(cache.iterdir())) == 2
 
@@ -53,44 +62,51 @@ def test_a_peak_that_was_disturbed_is_measured_again(monkeypatch):
     assert heard == ["this machine's peak may be higher than measured: others"]
 
 
-def test_another_start_of_the_machine_or_other_software_measures_again(monkeypatch):
-    measure = Counted()
-    known_peaks("cpu", measure)
+def test_a_doubtful_peak_is_told_and_kept_for_less_long(cache, measure):
+    measure.doubt, heard = "others", []
+    assert known_peaks("cpu", report=heard.append) == {"fp32": 101.0}
+    assert heard == ["others"]
+    (path,) = cache.iterdir()
+    kept = json.loads(path.read_text())
+    assert kept["doubted"]
+    path.write_text(json.dumps({**kept, "unix_s": time.time() - DOUBTED_S / 2}))
+    assert known_peaks("cpu") == {"fp32": 101.0}
+
+
+def test_another_start_of_the_machine_or_other_software_measures_again(monkeypatch, measure):
+    known_peaks("cpu")
     monkeypatch.setattr(room, "_boot", lambda: "another start")
-    assert known_peaks("cpu", measure) == {"fp32": 102.0}
-    monkeypatch.setattr("labkit.measure.fingerprint", lambda: {"versions": {"torch": "0"}})
-    assert known_peaks("cpu", measure) == {"fp32": 103.0}
+    assert known_peaks("cpu") == {"fp32": 102.0}
+    monkeypatch.setattr(room, "fingerprint", lambda: {"versions": {"torch": "0"}})
+    assert known_peaks("cpu") == {"fp32": 103.0}
 
 
 @pytest.mark.parametrize(
     "left",
     [
-        json.dumps({"unix_s": time.time() - KEPT_S - 60, "peaks": {"fp32": 1.0}}),
-        json.dumps({"unix_s": time.time() + 3600, "peaks": {"fp32": 1.0}}),  # a clock that was set back
+        json.dumps({"unix_s": time.time() - KEPT_S - 60, "doubted": False, "peaks": {"fp32": 1.0}}),
+        json.dumps({"unix_s": time.time() - DOUBTED_S - 60, "doubted": True, "peaks": {"fp32": 1.0}}),
+        json.dumps({"unix_s": time.time() + 3600, "doubted": False, "peaks": {"fp32": 1.0}}),
         json.dumps({"peaks": {"fp32": 1.0}}), json.dumps([1]), "{half", "",
     ],
-    ids=["old", "from the future", "no time", "not ours", "half", "empty"],
+    ids=["old", "old and doubted", "from the future", "no time", "not ours", "half", "empty"],
 )  # fmt: skip
-def test_what_is_old_or_broken_does_not_count(cache, left):
-    measure = Counted()
-    known_peaks("cpu", measure)
+def test_what_is_old_or_broken_does_not_count(cache, measure, left):
+    known_peaks("cpu")
     (path,) = cache.iterdir()
     path.write_text(left)
-    assert known_peaks("cpu", measure) == {"fp32": 102.0}
-    assert known_peaks("cpu", measure) == {"fp32": 102.0}
+    assert known_peaks("cpu") == {"fp32": 102.0}
+    assert known_peaks("cpu") == {"fp32": 102.0}
 
 
-def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(cache):
+def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(cache, measure):
     Path(cache.parent).mkdir(parents=True)
     cache.write_text("a file where the folder should be")
-    measure = Counted()
-    assert known_peaks("cpu", measure) == {"fp32": 101.0}
-    assert known_peaks("cpu", measure) == {"fp32": 102.0}
+    assert known_peaks("cpu") == {"fp32": 101.0}
+    assert known_peaks("cpu") == {"fp32": 102.0}
 
 
-def test_points_of_one_machine_share_its_peak(monkeypatch):
-    measure = Counted()
-    monkeypatch.setattr(room, "measure_peaks", measure)
+def test_points_of_one_machine_share_its_peak(measure):
     workload = Workload(model_set="lab", size=(64, 48))
     point = Point("resnet_linear_cpu", "scenes", workload, seconds=0.2, quick=True)
     peaks = [measure_point(point).limit["peak_gflops"] for _ in range(2)]

@@ -7,7 +7,7 @@ parts are to reach. Ray starts an actor that dies again, a bounded number of tim
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from labkit.errors import UnavailableError
@@ -21,8 +21,9 @@ from labkit.sources.spec import webcam_index
 MOST_READERS = 8
 """Streams whose readers share a process: to decode more than so many may take it more than a core."""
 MOST_RECORDERS = 32
-READER_CPUS = 0.1
 
+Keep = Callable[[Any], None]
+"""Hears of every actor the moment it is started, so that none is left behind."""
 T = TypeVar("T")
 
 
@@ -42,7 +43,7 @@ def check_room(plan: Plan) -> None:
         )
 
 
-def start_engine(plan: Plan) -> Any:
+def start_engine(plan: Plan, keep: Keep) -> Any:
     """An engine, on whichever machine has room."""
     import ray
 
@@ -51,10 +52,12 @@ def start_engine(plan: Plan) -> Any:
     on_gpu = plan.rung.prepare.device == "cuda"
     options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if on_gpu else {"num_cpus": 1}
     actor = ray.remote(Engine).options(**options, **_comes_back(plan), scheduling_strategy="SPREAD")
-    return actor.remote(plan.rung, plan.workload, plan.deadline_s, _threads(plan), plan.open_net)
+    engine = actor.remote(plan.rung, plan.workload, plan.deadline_s, _threads(plan), plan.open_net)
+    keep(engine)
+    return engine
 
 
-def start_readers(plan: Plan, streams: Sequence[Stream]) -> list[ReaderOf]:
+def start_readers(plan: Plan, streams: Sequence[Stream], keep: Keep) -> list[ReaderOf]:
     """The readers of streams, in their order; started, and not waited for."""
     plugged_in = [stream for stream in streams if webcam_index(stream.spec) is not None]
     anywhere = [stream for stream in streams if webcam_index(stream.spec) is None]
@@ -64,19 +67,19 @@ def start_readers(plan: Plan, streams: Sequence[Stream]) -> list[ReaderOf]:
         *((few, True) for few in dealt(plugged_in, MOST_READERS)),
         *((few, False) for few in dealt(anywhere, MOST_READERS, machines)),
     ]:
-        actor = _readers(plan, few, here)
+        actor = _readers(plan, few, here, keep)
         started |= {stream.position: ReaderOf(actor, stream.position) for stream in few}
     return [started[stream.position] for stream in streams]
 
 
-def start_reader(plan: Plan, stream: Stream) -> ReaderOf:
+def start_reader(plan: Plan, stream: Stream, keep: Keep) -> ReaderOf:
     """A reader with a process of its own."""
     here = webcam_index(stream.spec) is not None
-    return ReaderOf(_readers(plan, [stream], here), stream.position)
+    return ReaderOf(_readers(plan, [stream], here, keep), stream.position)
 
 
 def start_recorders(
-    plan: Plan, streams: Sequence[tuple[Stream, str | None]], facts: dict[str, Any]
+    plan: Plan, streams: Sequence[tuple[Stream, str | None]], facts: dict[str, Any], keep: Keep
 ) -> list[RecorderOf]:
     """The recorders of streams, in their order.
 
@@ -84,6 +87,7 @@ def start_recorders(
         plan: the fleet's.
         streams: each with the folder of its parts; None keeps none.
         facts: plain data on the run, kept in each part.
+        keep: hears of each actor.
     """
     import ray
 
@@ -94,6 +98,7 @@ def start_recorders(
             num_cpus=0, scheduling_strategy=_here(), **_comes_back(plan)
         )
         handle = actor.remote(plan.recorder, few, plan.period_s, facts, ASIDE)
+        keep(handle)
         started |= {stream.position: RecorderOf(handle, stream.position) for stream, _ in few}
     return [started[stream.position] for stream, _ in streams]
 
@@ -109,18 +114,18 @@ def count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-def _readers(plan: Plan, streams: Sequence[Stream], here: bool) -> Any:
+def _readers(plan: Plan, streams: Sequence[Stream], here: bool, keep: Keep) -> Any:
     import ray
 
-    cores = sum(node.cpus for node in nodes())
-    share = min(READER_CPUS, 0.4 * cores / len(plan.sources))
     actor = ray.remote(Readers).options(
-        num_cpus=round(share * len(streams), 4),
+        num_cpus=0,  # a core that they reserved and an engine had taken would be waited for without end
         max_concurrency=2 * len(streams) + 2,  # one that waits for a frame, one that stops it; whole actor
         scheduling_strategy=_here() if here else "SPREAD",
         **_comes_back(plan),
     )
-    return actor.remote(streams, ASIDE)
+    readers = actor.remote(streams, ASIDE)
+    keep(readers)
+    return readers
 
 
 def _here() -> Any:

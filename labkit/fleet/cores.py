@@ -27,7 +27,8 @@ def all_step_aside(niceness: int) -> None:
         return
     for thread in threads.iterdir():
         with suppress(OSError):  # it has ended meanwhile
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
+            now = os.getpriority(os.PRIO_PROCESS, int(thread.name))
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), min(19, now + niceness))
 
 
 def decode_alone() -> None:

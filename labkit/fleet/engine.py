@@ -36,6 +36,8 @@ PARCEL_S = 0.1  # answers travel together that came within this; each message co
 IDLE_S = 0.5
 
 CLOSE_S = 10.0
+DRAIN_S = 3.0
+"""Longest wait for frames that are on their way when a reader is lost; those that are late have failed."""
 
 
 def open_networks(rung: Rung, workload: Workload) -> tuple[Any, dict[str, Any]]:
@@ -77,6 +79,7 @@ class Engine:
         self._facts: dict[str, Any] | None = None
         self._lines: list[Line] = []
         self._lost: dict[int, str] = {}  # streams without a reader, and why
+        self._lost_s = 0.0  # since when
         self._guard = threading.Lock()  # a schedule may feed itself in a thread of its own
         self._takes: dict[Any, Line] = {}  # asked for and not yet looked at, the oldest first
         self._given: dict[int, tuple[Line, Take]] = {}  # what the schedule holds, by its frame's index
@@ -114,8 +117,12 @@ class Engine:
             LabError: the schedule failed several times in a row.
         """
         self.ready()  # here again where Ray has started the engine anew
-        self._lines = [self._line(reader, recorder) for reader, recorder in streams]
-        self._lost = {}
+        unconfirmed = {line.recorder: line.unconfirmed for line in self._lines}
+        self._lines = [
+            Line(reader, recorder, recorder.where(), unconfirmed=unconfirmed.get(recorder, []))
+            for reader, recorder in streams
+        ]
+        self._takes, self._lost = {}, {}  # what an earlier run asked for has failed, as its numbers tell
         failures = 0
         while any(not line.closed for line in self._lines) and not self._lost:
             before = self._fed
@@ -133,14 +140,12 @@ class Engine:
             self._close_ended()
         self._send_parcels(least_s=0.0)
         self._close_ended()
+        if self._lost:  # the others are not to wait for it, nor for a recorder that is behind
+            return self._lost
         pending = [ack for line in self._lines for ack in line.unconfirmed]
         if pending:
             ray.wait(pending, num_returns=len(pending), timeout=CLOSE_S)
-        return self._lost
-
-    def _line(self, reader: ReaderOf, recorder: RecorderOf) -> Line:
-        after, began_unix_s = ray.get(recorder.where())
-        return Line(reader, recorder, after, began_unix_s)
+        return {}
 
     def _warm_up(self) -> None:
         """The first frames of any size of group are slow; they are not a camera's."""
@@ -166,9 +171,9 @@ class Engine:
             self._close_ended()
 
     def _goes_on(self) -> bool:
-        """Once a reader is lost no more is asked for, and what was asked for is waited for."""
+        """Once a reader is lost no more is asked for, and what was asked for is waited for, for a while."""
         if self._lost:
-            return bool(self._takes)
+            return bool(self._takes) and time.perf_counter() < self._lost_s + DRAIN_S
         return any(line.end is None for line in self._lines)
 
     @contextmanager
@@ -204,7 +209,7 @@ class Engine:
             self._ask(len(self._lines))
             ready = self._wait(max(0.0, begun_s + self._deadline_s - time.perf_counter()))
         if not ready:
-            waiting = [*self._takes, *(ack for line in self._lines for ack in line.unconfirmed)]
+            waiting = [*self._takes, *(ref for line in self._lines for ref in line.awaited())]
             if waiting:
                 ray.wait(waiting, num_returns=1, timeout=IDLE_S)
             return []
@@ -236,6 +241,8 @@ class Engine:
         if line.closed or line.end is not None or self._lost:
             return False
         with self._guard:
+            if line.where is not None and not self._has_begun(line):
+                return False
             if line.unconfirmed:
                 done, line.unconfirmed = ray.wait(
                     line.unconfirmed, num_returns=len(line.unconfirmed), timeout=0
@@ -243,6 +250,22 @@ class Engine:
                 for ack in done:
                     self._confirm(ack, line)
             return line.end is None and len(line.unconfirmed) + line.in_hand <= MOST_UNCONFIRMED
+
+    def _has_begun(self, line: Line) -> bool:
+        """Whether its recorder has told how far the stream is; one that hangs holds up no other stream."""
+        if not ray.wait([line.where], timeout=0)[0]:
+            return False
+        try:
+            where = ray.get(line.where)
+        except ray.exceptions.RayError as error:
+            line.end, line.closed = _end_without("recorder", error), True  # nobody is there to close it
+            return False
+        finally:
+            line.where = None
+        line.after, line.began_unix_s = where.last, where.began_unix_s
+        if where.closed:
+            line.end, line.closed = End(None, "", 0, "it was over before"), True
+        return not where.closed
 
     def _confirm(self, ack: Any, line: Line) -> None:
         try:
@@ -256,11 +279,12 @@ class Engine:
             reply = ray.get(ref)
         except (ray.exceptions.ObjectLostError, ray.exceptions.ActorUnavailableError):
             return None  # a frame went down with its machine; the next one is asked for
-        except ray.exceptions.ActorDiedError as error:
-            self._lost[line.reader.position] = _gone("reader", error)
-            return None
-        except ray.exceptions.RayError as error:
+        except ray.exceptions.RayTaskError as error:
             line.end = _end_without("reader", error)
+            return None
+        except ray.exceptions.RayError as error:  # it died, or was killed for its memory, too often
+            self._lost_s = self._lost_s if self._lost else time.perf_counter()
+            self._lost[line.reader.position] = _gone("reader", error)
             return None
         if isinstance(reply, Take):
             line.after, line.began_unix_s = reply.index, reply.began_unix_s

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import LabError, first_line
+from labkit.errors import LabError, ResultsError, first_line
 from labkit.files import write_whole
 from labkit.fleet.actors import check_room, count, start_engine, start_reader, start_readers, start_recorders
 from labkit.fleet.plan import Plan, Summary
@@ -80,6 +80,8 @@ class Fleet:
             done, _ = ray.wait(list(self._runs), num_returns=1, timeout=every_s)
             for run in done:
                 self._finished(run, self._runs.pop(run))
+            if self._stopping:
+                self._stop_those_that_go_on()
             self._ended_s = time.monotonic()
             if not self._runs:
                 self._asked.clear()  # the last word is asked for now: an earlier question knows of no end
@@ -89,8 +91,13 @@ class Fleet:
     def stop(self) -> None:
         """Asks every stream to end; `states` goes on until they have."""
         self._stopping = True
-        for reader in self.readers:
-            reader.stop()
+        self._stop_those_that_go_on()
+
+    def _stop_those_that_go_on(self) -> None:
+        """Again and again, since a reader that was started anew knows of no earlier word."""
+        for reader, state in zip(self.readers, self._states, strict=False):
+            if state.ended is None:
+                reader.stop()
 
     def summary(self) -> Summary:
         """What was done so far."""
@@ -100,17 +107,15 @@ class Fleet:
         import ray
 
         check_room(self.plan)
-        self.engines = [start_engine(self.plan) for _ in range(self.plan.engines)]
-        self._actors.update(self.engines)
+        self.engines = [start_engine(self.plan, self._actors.add) for _ in range(self.plan.engines)]
         self._report(f"preparing {self.plan.rung.name} on {count(self.plan.engines, 'engine')}")
         self.facts = self._when_ready()
         self.folder = _run_folder(self.plan, self.facts)
         public = [(replace(s, spec=s.shown), self._folder_of(s)) for s in self._streams]
-        self.recorders = start_recorders(self.plan, public, self._kept_facts())
-        self.readers = start_readers(self.plan, self._streams)
+        self.recorders = start_recorders(self.plan, public, self._kept_facts(), self._actors.add)
+        self.readers = start_readers(self.plan, self._streams, self._actors.add)
         sharing = Counter(reader.actor for reader in self.readers)
         self._alone = {reader.position for reader in self.readers if sharing[reader.actor] == 1}
-        self._actors |= {*sharing, *(recorder.actor for recorder in self.recorders)}
         starting = [actor.ready.remote() for actor in sharing]
         ray.get([recorder.where() for recorder in self.recorders])
         ray.wait(starting, num_returns=len(starting), timeout=TOGETHER_S)
@@ -156,8 +161,10 @@ class Fleet:
 
         waiting = set(self._asked.values())
         for i, recorder in enumerate(self.recorders):
-            if i not in waiting:
+            if i not in waiting and self._states[i].ended is None:  # what is over stays as it was told
                 self._asked[recorder.state()] = i
+        if not self._asked:
+            return
         done, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=patience_s)
         for ref in done:
             i = self._asked.pop(ref)
@@ -192,10 +199,7 @@ class Fleet:
                 self.recorders[i].close(End(None, "", 0, why, failed=True))
                 continue
             self._alone.add(i)
-            self.readers[i] = start_reader(self.plan, self._streams[i])
-            self._actors.add(self.readers[i].actor)
-            if self._stopping:
-                self.readers[i].stop()
+            self.readers[i] = start_reader(self.plan, self._streams[i], self._actors.add)
 
     def _give_up(self, number: int, why: str) -> None:
         import ray
@@ -216,6 +220,23 @@ class Fleet:
             return
         for actor in self._actors:
             ray.kill(actor, no_restart=True)
+        if self.folder is not None:
+            for half in self.folder.glob("*/.part-*"):  # of a recorder that was not let finish
+                half.unlink(missing_ok=True)
+
+
+def _new_folder(root: Path, name: str) -> Path:
+    """A folder of that name, or of the first with a number after it that nobody else has."""
+    number = 0
+    while True:
+        folder = root / (f"{name}-{number}" if number else name)
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise ResultsError(f"{folder} cannot be made: {error.strerror or error}") from error
 
 
 def _run_folder(plan: Plan, facts: dict[str, Any]) -> Path | None:
@@ -224,8 +245,7 @@ def _run_folder(plan: Plan, facts: dict[str, Any]) -> Path | None:
         return None
     name = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     root = Path(plan.out).absolute()
-    folder = next(root / f"{name}{end}" for end in ("", *(f"-{n}" for n in range(1, 1000)))
-                  if not (root / f"{name}{end}").exists())  # fmt: skip
+    folder = _new_folder(root, name)
     told = {
         "sources": [redact(spec) for spec in plan.sources],
         "rung": plan.rung.name,

@@ -15,6 +15,7 @@ class Line:
 
     Attributes:
         reader, recorder: whom to ask and to tell.
+        where: the recorder's answer on how far the stream is, until it is there and read.
         after: index of the last frame that was taken.
         asked: position in the order of asking; the smallest has waited longest.
         in_hand: frames taken and not answered yet.
@@ -24,6 +25,7 @@ class Line:
 
     reader: ReaderOf
     recorder: RecorderOf
+    where: Any
     after: int = -1
     began_unix_s: float | None = None
     asked: int = 0
@@ -33,3 +35,7 @@ class Line:
     unconfirmed: list[Any] = field(default_factory=list)
     end: End | None = None
     closed: bool = False
+
+    def awaited(self) -> list[Any]:
+        """Whatever its recorder has still to answer."""
+        return [*self.unconfirmed, *([] if self.where is None else [self.where])]

@@ -11,6 +11,7 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from labkit.errors import UnavailableError, WorkerError
@@ -38,7 +39,7 @@ def measure_point(point: Point) -> Run:
         LabError: the source or the weights cannot be had.
     """
     from labkit.bench import bench
-    from labkit.fleet.peaks import known_peaks
+    from labkit.measure import PEAK_TRIES, known_peaks
     from labkit.pipelines import rung
 
     outcome = bench(
@@ -49,7 +50,7 @@ def measure_point(point: Point) -> Run:
         turns=None,
         store=None,
         scenes=point.scenes,
-        peaks_of=known_peaks,
+        peaks_of=partial(known_peaks, tries=1 if point.quick else PEAK_TRIES),
     )
     if outcome.runs:
         return _with_niceness(outcome.runs[0])

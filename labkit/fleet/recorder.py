@@ -1,16 +1,18 @@
 """A stream's recorder: takes answers in order, accounts for every frame, writes parts to disk.
 
-It runs in an actor beside whoever started the fleet. What it knows is in its parts: each holds
-the account up to its last row, so that a new start of the recorder goes on from there. Rows of
+It runs in an actor beside whoever started the fleet. What it knows is on disk: each part holds the
+account up to its last row, and a closed account has a file, so that a new start goes on there. Rows of
 an open part that a dying recorder takes along count as failed, since their numbers are missing.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from labkit.errors import LabError
+from labkit.files import write_whole
 from labkit.fleet.rows import load_writer, read_facts, write_rows
-from labkit.fleet.streams import Answer, Counts, End, Ledger, Stream, StreamState
+from labkit.fleet.streams import Answer, Counts, End, Ledger, Stream, StreamState, Where
 
 PERIOD_S = 60.0
 LATE_S = 10.0
@@ -29,6 +32,9 @@ MOST_ROWS = 16384
 """Rows that wait for the disk; a recorder that has more takes none, and its stream drops frames."""
 RETRY_S = 1.0
 FOR_P90 = 64  # ages that a 90th percentile needs
+
+CLOSED = "account.json"
+"""A stream's frames, each of them accounted for, and how it ended."""
 
 _PART = re.compile(r"part-(\d{6})\.parquet")
 
@@ -69,9 +75,9 @@ class Recorder:
         if self._folder is not None:
             self._go_on_after(self._folder)
 
-    def where(self) -> tuple[int, float | None]:
-        """Index of the last frame that is accounted for, and when the stream began."""
-        return self._ledger.last, self._ledger.began_unix_s
+    def where(self) -> Where:
+        """How far the account is."""
+        return Where(self._ledger.last, self._ledger.began_unix_s, self._end is not None)
 
     def append(self, answers: Sequence[Answer]) -> int:
         """Takes answers that are newer than what is known; how many of these were. None once it is closed."""
@@ -101,6 +107,10 @@ class Recorder:
         self._end, self._ended_s = (end.why, end.failed), time.monotonic()
         if not self._write():
             self._give_up_open_rows()
+        if self._folder is not None:
+            told = {"ended": self._end[0], "failed": self._end[1], "ledger": self._ledger.to_json()}
+            with suppress(LabError):  # of a disk that refuses too
+                write_whole(self._folder / CLOSED, json.dumps(told) + "\n")
 
     def state(self) -> StreamState:
         """How the stream is doing."""
@@ -121,6 +131,10 @@ class Recorder:
             known = read_facts(self._path(max(numbers)))
             self._ledger = Ledger.from_json(known["ledger"])
             self._sender, self._restarts = tuple(known["sender"]), known["restarts"]
+        if (folder / CLOSED).is_file():
+            told = json.loads((folder / CLOSED).read_text())
+            self._ledger = Ledger.from_json(told["ledger"])
+            self._end, self._ended_s = (told["ended"], told["failed"]), time.monotonic()
 
     def _keep(self, answer: Answer) -> None:
         now_s = time.monotonic()

@@ -8,6 +8,7 @@ deals with one stream sees of them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,13 @@ from typing import Any
 from labkit.fleet.cores import all_step_aside, decode_alone
 from labkit.fleet.reader import Reader
 from labkit.fleet.recorder import Recorder
-from labkit.fleet.streams import Answer, End, Nothing, Stream, StreamState, Take
+from labkit.fleet.streams import Answer, End, Nothing, Stream, StreamState, Take, Where
 
 
 class Readers:
-    """The readers of several streams.
+    """The readers of several streams, each made when its stream is first asked for.
+
+    So a new start of the process opens those sources again that are still wanted, and no other.
 
     Args:
         streams: which.
@@ -29,20 +32,29 @@ class Readers:
     def __init__(self, streams: Sequence[Stream], niceness: int = 0) -> None:
         if niceness:
             decode_alone()
-        self._readers = {stream.position: Reader(stream, niceness) for stream in streams}
+        self._niceness = niceness
+        self._streams = {stream.position: stream for stream in streams}
+        self._readers: dict[int, Reader] = {}
+        self._making = threading.Lock()
 
     def ready(self) -> None:
         """Returns once each source is open, or cannot be opened."""
-        for reader in self._readers.values():
+        for reader in [self._of(position) for position in self._streams]:
             reader.ready()
 
     def take(self, position: int, after: int, began_unix_s: float | None) -> Take | Nothing | End:
         """See `Reader.take`."""
-        return self._readers[position].take(after, began_unix_s)
+        return self._of(position).take(after, began_unix_s)
 
     def stop(self, position: int, why: str, failed: bool) -> End:
         """See `Reader.stop`."""
-        return self._readers[position].stop(why, failed)
+        return self._of(position).stop(why, failed)
+
+    def _of(self, position: int) -> Reader:
+        with self._making:
+            if position not in self._readers:
+                self._readers[position] = Reader(self._streams[position], self._niceness)
+            return self._readers[position]
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ class Recorders:
         """Concurrency groups: one thread per stream."""
         return {_group(stream.position): 1 for stream in streams}
 
-    def where(self, position: int) -> tuple[int, float | None]:
+    def where(self, position: int) -> Where:
         """See `Recorder.where`."""
         return self._of(position).where()
 

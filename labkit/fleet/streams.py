@@ -94,6 +94,21 @@ class End:
     failed: bool = False
 
 
+@dataclass(frozen=True)
+class Where:
+    """How far a stream's account is.
+
+    Attributes:
+        last: index of the last frame that is accounted for; -1 for none.
+        began_unix_s: when the stream began; None if that is not known yet.
+        closed: whether it is over.
+    """
+
+    last: int
+    began_unix_s: float | None
+    closed: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Answer:
     """What an engine found in a frame.

@@ -6,6 +6,7 @@ from labkit.measure.fidelity import fidelity
 from labkit.measure.fingerprint import fingerprint, machine_name
 from labkit.measure.frames import FrameSet, collect
 from labkit.measure.gpu import gpu_state
+from labkit.measure.kept_peaks import known_peaks
 from labkit.measure.peak import PEAK_TRIES, measure_peaks
 from labkit.measure.plan import FULL, QUICK, Plan
 from labkit.measure.session import Session
@@ -30,6 +31,7 @@ __all__ = [
     "fidelity",
     "fingerprint",
     "gpu_state",
+    "known_peaks",
     "machine_name",
     "measure_peaks",
 ]

@@ -1,12 +1,13 @@
-"""A machine's peak, measured once for all points of a sweep: it takes as long as a short point does.
+"""A machine's peak, measured once for a while: it takes as long as a short measurement does.
 
-Every point is measured in a process of its own, so what they share lies in a file of the user's
-cache folder. It counts for the same machine and software, until the next start of the machine, and
-not for long.
+Points of a sweep and cells of a notebook are measured one after another, in processes of their own,
+so what they share lies in a file of the user's cache folder. It counts for the same machine and
+software, until the next start of the machine, and not for long.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -16,32 +17,40 @@ from pathlib import Path
 
 from labkit.errors import LabError
 from labkit.files import write_whole
-from labkit.fleet.point import digest
-from labkit.measure import measure_peaks
+from labkit.measure.fingerprint import fingerprint
+from labkit.measure.peak import PEAK_TRIES, measure_peaks
 
 KEPT_S = 3600.0
 """Peaks that are older are measured again: a machine's neighbours and clocks change."""
+DOUBTED_S = 600.0
+"""The same for peaks that were disturbed each time."""
 
-Measure = Callable[[str], dict[str, float]]
 
-
-def known_peaks(device: str, measure: Measure | None = None) -> dict[str, float]:
+def known_peaks(
+    device: str, tries: int = PEAK_TRIES, report: Callable[[str], None] = lambda line: None
+) -> dict[str, float]:
     """The peaks of a device as they were measured last, or else now; see `measure_peaks`."""
-    path = _folder() / f"{digest(_machine(device))[:32]}.json"
+    path = _folder() / f"{_digest(_machine(device))}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # no file, or not one of ours
         kept = json.loads(path.read_text())
-        if 0 <= time.time() - kept["unix_s"] <= KEPT_S:
+        if 0 <= time.time() - kept["unix_s"] <= (DOUBTED_S if kept["doubted"] else KEPT_S):
             return {name: float(value) for name, value in kept["peaks"].items()}
-    peaks = (measure or measure_peaks)(device)
-    with suppress(LabError):  # a folder that cannot be written: then the next point measures again
-        write_whole(path, json.dumps({"unix_s": time.time(), "device": device, "peaks": peaks}) + "\n")
+    doubts: list[str] = []
+    peaks = measure_peaks(device, tries, doubts.append)
+    for doubt in doubts:
+        report(doubt)
+    told = {"unix_s": time.time(), "device": device, "doubted": bool(doubts), "peaks": peaks}
+    with suppress(LabError):  # a folder that cannot be written: then the next one measures again
+        write_whole(path, json.dumps(told) + "\n")
     return peaks
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _machine(device: str) -> dict[str, object]:
     """What a peak belongs to: machine, software and start of the machine."""
-    from labkit.measure import fingerprint
-
     mark = fingerprint()
     gpu = (mark.get("gpu") or {}).get("name")
     alike = ("labkit", "cpu", "cores", "quota_cores", "os", "python", "versions", "threads")
