@@ -198,6 +198,20 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
     assert "time of this benchmark was up" in result.skipped["resnet_opencv_cpu"]
 
 
+def test_what_was_measured_before_the_time_was_up_is_not_left_out(monkeypatch, capsys):
+    from labkit.cli.measuring import show
+
+    now = [0.0]
+    monkeypatch.setattr("labkit.bench.job.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("labkit.bench.family._check", lambda *_: now.__setitem__(0, 1e9) or perfect())
+    first, second = rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")
+    monkeypatch.setattr("labkit.bench.whole._families", lambda *_, **__: [[first], [first, second]])
+    result = bench([first, second], workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
+    assert list(result.skipped) == [second.name]
+    show(result)
+    assert "labkit bench resnet_opencv_cpu" in " ".join(capsys.readouterr().out.split())
+
+
 def test_what_begins_during_a_benchmark_marks_what_is_measured_from_then_on(tmp_path, monkeypatch):
     monkeypatch.setattr("labkit.busy._folder", lambda: tmp_path)  # other tests run benchmarks meanwhile
 

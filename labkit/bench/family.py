@@ -20,7 +20,7 @@ from labkit.pipelines import rung as rung_named
 from labkit.records import Fidelity, Run
 from labkit.types import Rung
 
-TIME_IS_UP = "left out, the time of this benchmark was up: labkit {}"
+TIME_IS_UP = "left out, the time of this benchmark was up"
 WORKER_BYTES = 1.8 * 2**30  # what one worker may need; decides how many live at once
 
 
@@ -38,7 +38,8 @@ def measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
         workers: dict[str, Worker] = {}
         for rung in family:
             if job.late(_comparing_s(outcome.runs, workers, job)):
-                outcome.skipped[rung.name] = TIME_IS_UP.format(f"bench {rung.name}")
+                if rung.name not in before:
+                    outcome.skipped[rung.name] = TIME_IS_UP
                 continue
             try:
                 worker = stack.enter_context(_start(rung, job))
@@ -59,7 +60,7 @@ def measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
         if job.turns is None or not pairs:
             return
         if job.late():
-            outcome.skipped[f"comparing {', '.join(workers)}"] = TIME_IS_UP.format("compare A B")
+            outcome.skipped[f"comparing {', '.join(workers)}"] = f"{TIME_IS_UP}: labkit compare A B"
             return
         if roomy:
             _compare(done, workers, pairs, Checks(fidelities, scores), job, outcome, stack)

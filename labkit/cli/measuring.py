@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import typer
 
 from labkit.bench import Outcome, Reporter, bench, compare_two
+from labkit.bench.family import TIME_IS_UP
 from labkit.cli.screen import Screen, err, legend, out, print_lines, runs_table
 from labkit.errors import INTERRUPTED, UnavailableError, UsageError
 from labkit.measure import FULL, QUICK, Plan
@@ -118,6 +119,8 @@ def show(outcome: Outcome) -> None:
         for name, why in outcome.skipped.items():
             reasons.setdefault(why, []).append(name)
         print_lines(f"  {', '.join(names)}: {why}" for why, names in reasons.items())
+        if late := reasons.get(TIME_IS_UP):
+            print_lines(["", "To measure what was left out:", f"  labkit bench {' '.join(late)}"])
 
 
 def leave_pictures(outcome: Outcome, store_path: Path) -> None:

@@ -211,6 +211,7 @@ widget"""
     keep(page, "hostile-names")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["photos", "scenes"])
 def test_a_picture_for_the_documentation(desk, page, source):
     """Kept as build/live/view-*.png; the README's picture is a copy."""
