@@ -50,11 +50,11 @@ def guided(image: Image, radius: int, eps: float, guide: Image | None = None) ->
 def guided_float(image: Image, radius: int, eps: float, guide: Image | None = None) -> Floats:
     """As `guided`, before rounding: (H, W, C) float64, grey levels in [0, 1]."""
     p = image / GRAY_LEVELS
-    I = p if guide is None else guide[:, :, None] / GRAY_LEVELS  # noqa: E741, N806 - the paper's name
-    mean_I = box_mean(I, radius)  # noqa: N806
+    I = p if guide is None else guide[:, :, None] / GRAY_LEVELS
+    mean_I = box_mean(I, radius)
     mean_p = box_mean(p, radius)
-    var_I = box_mean(I * I, radius) - mean_I * mean_I  # noqa: N806
-    cov_Ip = box_mean(I * p, radius) - mean_I * mean_p  # noqa: N806
+    var_I = box_mean(I * I, radius) - mean_I * mean_I
+    cov_Ip = box_mean(I * p, radius) - mean_I * mean_p
     a = cov_Ip / (var_I + eps)
     b = mean_p - a * mean_I
     mean_a = box_mean(a, radius)
