@@ -11,11 +11,13 @@ import pytest
 from labkit import fleet_story
 from labkit.errors import LabError, SourceError
 from labkit.fleet import alone as alone_room
+from labkit.fleet import figures
 from labkit.fleet.alone import WARM_FRAMES, Alone
 from labkit.fleet.contest import Contest, contest
 from labkit.fleet.plan import Plan
 from labkit.fleet.simulation import Service, Simulated
 from labkit.fleet.steady import Answers, rate
+from labkit.fleet.streams import Counts
 from labkit.fleet.usage import DRIVER, RAY, Usage
 from labkit.types import Workload
 
@@ -144,6 +146,49 @@ def test_a_number_of_streams_that_cannot_be_measured_is_told(cluster_of_two, tmp
     done = contest(Plan((missing,), CHEAP, WORKLOAD, fps=20.0, open_net=open_nothing), (1,), 1.0, told.append)
     assert (done.fleets, done.alone_fps) == ({}, {})
     assert "1 streams were not measured" in told[0] and "no file" in told[0]
+
+
+def test_rounds_are_summed_by_their_medians_and_tell_their_spread():
+    def turn(fps, cores):
+        return figures._Turn(answers(np.arange(0, 70 / fps, 1 / fps)), Counts(100, 70, 30, 0), cores)
+
+    shares = (0.9, 0.95, 0.94, 1.0, 0.96)
+    turns = [(turn(share * 20.0, {"engines": 1.8} if i else {}), 20.0) for i, share in enumerate(shares)]
+    told = figures._summed(1, turns)
+    assert told["share_of_single"] == pytest.approx(0.95, rel=0.01)
+    low, high = told["share_interval"]
+    assert 0.88 < low < 0.95 < high < 1.02
+    assert (told["offered"], told["processed"], told["dropped"]) == (500, 350, 150)
+    assert told["cores_used"] == {"engines": 1.8}
+    assert told["age_p90_ms"] == pytest.approx(100)
+    assert told["extra_ms_per_frame"] == pytest.approx(1e3 * (1 / 19 - 1 / 20), rel=0.05)
+
+
+class Paced:
+    """Stands in for the one process: a rate of its own at each turn."""
+
+    def __init__(self, *rates):
+        self.rates = iter(rates)
+
+    def watch(self, plan, seconds):
+        return next(self.rates)
+
+
+def test_a_fleets_turn_stands_between_two_of_the_one_process(monkeypatch):
+    plans = {n: Plan(("photos",) * n, CHEAP, WORKLOAD, seconds=1.0) for n in (1, 2)}
+    seen = iter([20.0, 20.0, LabError("busy"), 20.0])
+
+    def fleet(plan):
+        found = next(seen)
+        if isinstance(found, LabError):
+            raise found
+        return figures._Turn(answers(np.arange(0, 4, 1 / found)), Counts(), {})
+
+    monkeypatch.setattr(figures, "_fleet", fleet)
+    heard = []
+    told = figures._in_turns(Paced(20.0, 30.0, 10.0, 30.0), plans, 0.5, 2, heard.append)
+    assert sorted(single for each in told for _, single in each["rounds_fps"]) == [20.0, 20.0, 25.0]
+    assert any("was not measured: busy" in line for line in heard)
 
 
 # The words
