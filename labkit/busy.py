@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from labkit.files import user_cache
+
 
 def busy_with(besides: Path | None = None) -> str | None:
     """What occupies this machine, in words with its process; None if nothing does.
@@ -47,7 +49,7 @@ def busy(purpose: str) -> Iterator[Path | None]:
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labkit" / "busy"
+    return user_cache() / "busy"
 
 
 def _announce(purpose: str) -> Path | None:

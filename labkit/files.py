@@ -41,6 +41,11 @@ def write_whole(path: Path | str, content: bytes | str) -> Path:
     return path
 
 
+def user_cache() -> Path:
+    """The folder of what can be made again; not made by asking."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labkit"
+
+
 def _cannot_write(path: Path, error: OSError) -> str:
     return f"cannot write {path} ({error.strerror}); free some space there or choose another folder"
 

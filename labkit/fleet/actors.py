@@ -63,19 +63,15 @@ def start_readers(plan: Plan, streams: Sequence[Stream], keep: Keep) -> list[Rea
     anywhere = [stream for stream in streams if webcam_index(stream.spec) is None]
     machines = sum(node.cpus >= 1 for node in nodes())
     started: dict[int, ReaderOf] = {}
-    for few, here in [
-        *((few, True) for few in dealt(plugged_in, MOST_READERS)),
-        *((few, False) for few in dealt(anywhere, MOST_READERS, machines)),
-    ]:
-        actor = _readers(plan, few, here, keep)
-        started |= {stream.position: ReaderOf(actor, stream.position) for stream in few}
+    for hands, where in (
+        (dealt(plugged_in, MOST_READERS), _here()),
+        (dealt(anywhere, MOST_READERS, machines), "SPREAD"),
+    ):
+        for few in hands:
+            actor = _readers(plan, few, where)
+            keep(actor)
+            started |= {stream.position: ReaderOf(actor, stream.position) for stream in few}
     return [started[stream.position] for stream in streams]
-
-
-def start_reader(plan: Plan, stream: Stream, keep: Keep) -> ReaderOf:
-    """A reader with a process of its own."""
-    here = webcam_index(stream.spec) is not None
-    return ReaderOf(_readers(plan, [stream], here, keep), stream.position)
 
 
 def start_recorders(
@@ -114,18 +110,16 @@ def count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-def _readers(plan: Plan, streams: Sequence[Stream], here: bool, keep: Keep) -> Any:
+def _readers(plan: Plan, streams: Sequence[Stream], where: Any) -> Any:
     import ray
 
     actor = ray.remote(Readers).options(
         num_cpus=0,  # a core that they reserved and an engine had taken would be waited for without end
         max_concurrency=2 * len(streams) + 2,  # one that waits for a frame, one that stops it; whole actor
-        scheduling_strategy=_here() if here else "SPREAD",
+        scheduling_strategy=where,
         **_comes_back(plan),
     )
-    readers = actor.remote(streams, ASIDE)
-    keep(readers)
-    return readers
+    return actor.remote(streams, ASIDE)
 
 
 def _here() -> Any:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import ray
 
-from labkit.errors import LabError, first_line
+from labkit.errors import LabError
 from labkit.fleet.cores import use_threads
-from labkit.fleet.line import Line
+from labkit.fleet.line import Line, end_without, gone
 from labkit.fleet.plan import Open
 from labkit.fleet.shared import ReaderOf, RecorderOf
 from labkit.fleet.streams import Answer, End, Nothing, Take
@@ -241,37 +241,8 @@ class Engine:
         if line.closed or line.end is not None or self._lost:
             return False
         with self._guard:
-            if line.where is not None and not self._has_begun(line):
-                return False
-            if line.unconfirmed:
-                done, line.unconfirmed = ray.wait(
-                    line.unconfirmed, num_returns=len(line.unconfirmed), timeout=0
-                )
-                for ack in done:
-                    self._confirm(ack, line)
-            return line.end is None and len(line.unconfirmed) + line.in_hand <= MOST_UNCONFIRMED
-
-    def _has_begun(self, line: Line) -> bool:
-        """Whether its recorder has told how far the stream is; one that hangs holds up no other stream."""
-        if not ray.wait([line.where], timeout=0)[0]:
-            return False
-        try:
-            where = ray.get(line.where)
-        except ray.exceptions.RayError as error:
-            line.end, line.closed = _end_without("recorder", error), True  # nobody is there to close it
-            return False
-        finally:
-            line.where = None
-        line.after, line.began_unix_s = where.last, where.began_unix_s
-        if where.closed:
-            line.end, line.closed = End(None, "", 0, "it was over before"), True
-        return not where.closed
-
-    def _confirm(self, ack: Any, line: Line) -> None:
-        try:
-            ray.get(ack)
-        except ray.exceptions.RayError as error:
-            line.end = _end_without("recorder", error)
+            line.hear_recorder()
+            return line.goes_on and len(line.unconfirmed) + line.in_hand <= MOST_UNCONFIRMED
 
     def _reply(self, ref: Any, line: Line) -> Take | None:
         """The frame of a reader's reply, if it is one."""
@@ -280,11 +251,11 @@ class Engine:
         except (ray.exceptions.ObjectLostError, ray.exceptions.ActorUnavailableError):
             return None  # a frame went down with its machine; the next one is asked for
         except ray.exceptions.RayTaskError as error:
-            line.end = _end_without("reader", error)
+            line.end = end_without("reader", error)
             return None
         except ray.exceptions.RayError as error:  # it died, or was killed for its memory, too often
             self._lost_s = self._lost_s if self._lost else time.perf_counter()
-            self._lost[line.reader.position] = _gone("reader", error)
+            self._lost[line.reader.position] = gone("reader", error)
             return None
         if isinstance(reply, Take):
             line.after, line.began_unix_s = reply.index, reply.began_unix_s
@@ -327,11 +298,3 @@ class Engine:
                 if line.end is not None and not line.in_hand and not line.parcel and not line.closed:
                     line.closed = True
                     line.unconfirmed.append(line.recorder.close(line.end))
-
-
-def _gone(actor: str, error: Exception) -> str:
-    return f"its {actor} died too often or is broken ({first_line(error)})"
-
-
-def _end_without(actor: str, error: Exception) -> End:
-    return End(None, "", 0, _gone(actor, error), failed=True)

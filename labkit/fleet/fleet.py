@@ -17,7 +17,7 @@ from typing import Any
 
 from labkit.errors import LabError, ResultsError, first_line
 from labkit.files import write_whole
-from labkit.fleet.actors import check_room, count, start_engine, start_reader, start_readers, start_recorders
+from labkit.fleet.actors import check_room, count, start_engine, start_readers, start_recorders
 from labkit.fleet.plan import Plan, Summary
 from labkit.fleet.recorder import folder_name
 from labkit.fleet.shared import ReaderOf, RecorderOf
@@ -199,7 +199,7 @@ class Fleet:
                 self.recorders[i].close(End(None, "", 0, why, failed=True))
                 continue
             self._alone.add(i)
-            self.readers[i] = start_reader(self.plan, self._streams[i], self._actors.add)
+            (self.readers[i],) = start_readers(self.plan, [self._streams[i]], self._actors.add)
 
     def _give_up(self, number: int, why: str) -> None:
         import ray

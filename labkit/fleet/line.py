@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import ray
+
+from labkit.errors import first_line
 from labkit.fleet.shared import ReaderOf, RecorderOf
-from labkit.fleet.streams import Answer, End
+from labkit.fleet.streams import Answer, End, Where
 
 
 @dataclass(eq=False)
@@ -36,6 +39,45 @@ class Line:
     end: End | None = None
     closed: bool = False
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether frames may be asked for: it is known how far the stream is, and it is not over."""
+        return self.where is None and self.end is None
+
+    def hear_recorder(self) -> None:
+        """Takes in what its recorder has answered by now; one that hangs holds up no other stream."""
+        asked = self.awaited()
+        if not asked:
+            return
+        for ref in ray.wait(asked, num_returns=len(asked), timeout=0)[0]:
+            try:
+                reply = ray.get(ref)
+            except ray.exceptions.RayError as error:
+                self.end = end_without("recorder", error)
+                self.closed = self.closed or ref == self.where  # nobody is there to close it
+            else:
+                if ref == self.where:
+                    self._begin(reply)
+            if ref == self.where:
+                self.where = None
+            else:
+                self.unconfirmed.remove(ref)
+
+    def _begin(self, where: Where) -> None:
+        self.after, self.began_unix_s = where.last, where.began_unix_s
+        if where.closed:
+            self.end, self.closed = End(None, "", 0, "it was over before"), True
+
     def awaited(self) -> list[Any]:
         """Whatever its recorder has still to answer."""
         return [*self.unconfirmed, *([] if self.where is None else [self.where])]
+
+
+def gone(actor: str, error: Exception) -> str:
+    """What to say of an actor that Ray does not start again."""
+    return f"its {actor} died too often or is broken ({first_line(error)})"
+
+
+def end_without(actor: str, error: Exception) -> End:
+    """The end of a stream whose reader or recorder failed for good."""
+    return End(None, "", 0, gone(actor, error), failed=True)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from labkit.errors import LabError
-from labkit.files import write_whole
+from labkit.files import user_cache, write_whole
 from labkit.measure.fingerprint import fingerprint
 from labkit.measure.peak import PEAK_TRIES, measure_peaks
 
@@ -67,4 +66,4 @@ def _boot() -> str:
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labkit" / "peaks"
+    return user_cache() / "peaks"

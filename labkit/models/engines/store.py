@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from labkit.files import user_cache
+
 
 def cache_folder() -> Path:
     """The user's cache for converted models; safe to delete at any time."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "labkit" / "engines"
+    return user_cache() / "engines"
 
 
 def cached_file(key: str, name: str, write: Callable[[Path], None]) -> Path:
