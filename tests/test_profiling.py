@@ -486,7 +486,7 @@ def test_a_rung_under_torch_profiler_shows_the_origins_reads():
         "name": 2,
     }
     decode = range_table(capture).set_index("range").loc["decode"]
-    assert decode["reads"] == 2 * 300, "score, label and box of each of 100 queries"
+    assert decode["reads"] == 2 * (100 + 2 * 6), "a score of each query; corners, score, label of two objects"
     lines = read_table(capture)
     assert (lines["where"].str.startswith("labkit/pipelines/origin.py")).sum() >= 3
     mended = profile_rung(Job("combined_cpu", TINY, "scenes", 2), "torch")

@@ -70,7 +70,7 @@ STAGE_3 = (
     Rung(
         "combined_cpu", 3, one_by_one, Preparation("combined", "opencv"),
         changes="origin_combined_cpu", reference="origin_combined_cpu",
-        about="the best queries are picked in one step instead of 100 reads",
+        about="the best queries are picked in one step instead of a read for each of 100",
     ),
     Rung(
         "origin_combined_cuda", 3, origin_combined, Preparation("combined", "opencv", device="cuda"),
@@ -80,7 +80,8 @@ STAGE_3 = (
     Rung(
         "combined_cuda", 3, one_by_one, Preparation("combined", "opencv", device="cuda"),
         changes="origin_combined_cuda", reference="origin_combined_cpu",
-        about="one copy back per frame instead of 100 hidden waits", needs=("cuda",),
+        about="boxes come back in one copy and names in another, instead of a wait for each query",
+        needs=("cuda",),
     ),
 )  # fmt: skip
 
