@@ -99,6 +99,21 @@ def networks_once():
 
 
 @pytest.fixture
+def pretended(monkeypatch):
+    """A GPU that is not there, for torch and CuPy; see the folder of that name."""
+    from pretended import pretend_cupy, pretend_gpu
+
+    from labkit import preprocess
+    from labkit.models.engines import cuda_graph
+
+    monkeypatch.setattr(cuda_graph, "WARM_UP", 1)  # there are no kernels to choose from
+    preprocess._kept.cache_clear()  # constants that lie on a GPU
+    with pretend_gpu(monkeypatch) as gpu, pretend_cupy(monkeypatch):
+        yield gpu
+    preprocess._kept.cache_clear()
+
+
+@pytest.fixture
 def frames():
     """Six small frames with structure: smooth gradients and a moving bright square."""
     return [make_frame(i) for i in range(6)]

@@ -437,3 +437,14 @@ def test_the_cost_of_spans_is_told_with_its_spread():
     measured = span_cost(2)
     assert len(measured.recorded_us) == len(measured.alone_us) == 2
     assert min(*measured.recorded_us, *measured.alone_us) > 0
+
+
+def test_the_exhibits_of_a_gpu_run_on_one_that_is_pretended(pretended):
+    stand = Stand([make_frame(i, (64, 48)) for i in range(4)], rounds=2, per_round=3)
+    for show in (devices.gpu_not_synchronised, devices.gpu_waited_too_often):
+        shown = show(stand)
+        assert shown.skipped is None
+        assert len(shown.wrong_rounds) == len(shown.right_rounds) == 2
+    turns = 2 + 1  # and a warm-up
+    assert pretended.waits.count("a value") == turns * stand.per_round * 100
+    assert pretended.waits.count("a copy to the host") == turns

@@ -86,45 +86,18 @@ def test_a_wrong_body_fails_with_its_reason(reason, monkeypatch):
     assert re.search(reason, str(checked)), str(checked)
 
 
-def test_the_origins_way_gives_the_right_filter_with_a_wait_after_each_launch(monkeypatch):
+def test_the_origins_way_gives_the_right_filter_with_a_wait_after_each_launch(pretended, monkeypatch):
     """Managed memory is host memory here, and kernels run on the CPU; the rest is the real code."""
-    import ctypes
-    import sys
-    from types import SimpleNamespace
-
+    import cupy
     import numpy as np
 
     from labkit.filters import guided_filter, origin_way
-    from labkit.filters.emulate import emulate
 
-    made_bytes, waits, made_plans = [], [], []
-
-    def malloc_managed(nbytes):
-        buffer = (ctypes.c_ubyte * nbytes)()
-        made_bytes.append(nbytes)
-        return SimpleNamespace(ptr=ctypes.addressof(buffer), buffer=buffer)
-
-    def kernel_function(made, kernel):
-        made_plans.append(made)
-        step = next(step for step in made.launches if step.kernel == kernel)
-
-        def run(grid, block, args):
-            values = [
-                origin_way._host_view(int(value), made.arrays[name]) if name in made.arrays else value
-                for name, value in zip(step.args, args, strict=True)
-            ]
-            emulate(made.source, kernel, values, grid, block, made.defines)
-
-        return run
-
-    runtime = SimpleNamespace(deviceSynchronize=lambda: waits.append(1))
-    cuda = SimpleNamespace(malloc_managed=malloc_managed, runtime=runtime)
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
-    monkeypatch.setattr(origin_way, "require_gpu", lambda: None)
-    monkeypatch.setattr(origin_way, "kernel_function", kernel_function)
+    made_bytes, malloc = [], cupy.cuda.malloc_managed
+    monkeypatch.setattr(cupy.cuda, "malloc_managed", lambda n: made_bytes.append(n) or malloc(n))
     image = np.random.default_rng(1).integers(0, 256, (11, 14, 3), dtype=np.uint8)
     for _ in range(2):
         got = origin_way.guided_in_managed_memory("guided_1_global.cu", image, 2, 0.01)
         assert np.abs(got.astype(int) - guided_filter(image, 2, 0.01, version="reference")).max() <= 1
-    assert len(waits) == 4
+    assert pretended.waits == ["everything"] * 4
     assert len(made_bytes) == 8  # all four arrays anew for each frame

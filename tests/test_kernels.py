@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -527,55 +526,24 @@ def test_what_does_not_fit_is_refused(given, message):
         cuda.device_pointer(given, Array((5, 7, 3), "uint8"), "image")
 
 
-@pytest.fixture
-def pretended_gpu(monkeypatch):
-    """Launches land in the emulation; memory of the "device" is host memory, found by its address."""
-    cupy = pytest.importorskip("cupy")
-    memory, allocated = {}, []
-
-    def remember(array):
-        memory[array.ctypes.data] = array
-        return OnDevice(array)
-
-    def allocate(array, device):
-        allocated.append(array)
-        return remember(np.zeros(array.shape, array.dtype))
-
-    def function(made, kernel):
-        def launch(grid, block, args):
-            values = [memory[int(arg)] if isinstance(arg, np.uintp) else arg for arg in args]
-            emulate.emulate(made.source, kernel, values, grid, block, made.defines)
-
-        return launch
-
-    monkeypatch.setattr(cuda, "require_gpu", lambda: None)
-    monkeypatch.setattr(cuda, "_allocate", allocate)
-    monkeypatch.setattr(cuda, "kernel_function", function)
-    monkeypatch.setattr(cuda, "_torch_stream", lambda device: nullcontext())
-    monkeypatch.setattr(cupy.cuda, "Device", lambda index: nullcontext())
-    return remember, allocated
-
-
 @needs_gcc
 @pytest.mark.parametrize("file", ["guided_1_global.cu", "guided_3_separable.cu", "guided_4_fused.cu"])
-def test_device_filter_passes_the_right_arguments(pretended_gpu, file):
-    remember, allocated = pretended_gpu
+def test_device_filter_passes_the_right_arguments(pretended, file):
     image = structured_image((20, 34, 3))
+    place, own = torch.from_numpy(image).cuda(), torch.zeros(image.shape, dtype=torch.uint8, device="cuda")
     ready = cuda.DeviceFilter(file, image.shape, 4, device=0)
-    before = len(allocated)
-    found = ready(remember(image), 0.01)
+    held = torch.cuda.memory_allocated()
+    found = ready(place, 0.01)
     assert found is ready.out
-    assert_close(file, found.array, expected_result(file, image, 4))
-    own = remember(np.zeros_like(image))
-    assert ready(remember(image), 0.2, out=own) is own
-    assert_close(file, own.array, expected_result(file, image, 4, 0.2))
-    assert len(allocated) == before == len(ready.plan.buffers) + 1
+    assert ready(place, 0.2, out=own) is own
+    assert torch.cuda.memory_allocated() == held, "a call allocates nothing"
+    assert_close(file, found.cpu().numpy(), expected_result(file, image, 4))
+    assert_close(file, own.cpu().numpy(), expected_result(file, image, 4, 0.2))
 
 
-def test_an_array_on_another_gpu_is_refused(pretended_gpu):
-    remember, _ = pretended_gpu
+def test_an_array_on_another_gpu_is_refused(pretended):
     ready = cuda.DeviceFilter("edge_1_global.cu", (4, 4, 1), device=0)
-    image = remember(noise_image((4, 4, 1)))
+    image = OnDevice(noise_image((4, 4, 1)))
     image.device = torch.device("cuda", 1)
     with pytest.raises(FrameError, match="works on GPU 0, the array lies on GPU 1"):
         ready(image)
@@ -604,6 +572,15 @@ def gpu():
     return torch.device("cuda")
 
 
+@pytest.fixture(
+    params=[pytest.param("real", marks=pytest.mark.gpu), pytest.param("pretended", marks=needs_gcc)]
+)
+def any_gpu(request):
+    """The real one, or the pretended one."""
+    request.getfixturevalue("gpu" if request.param == "real" else "pretended")
+    return torch.device("cuda")
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("file", RECIPES)
 @pytest.mark.parametrize("radius", [1, 4, 9, 16])
@@ -614,19 +591,18 @@ def test_gpu_equals_the_reference(gpu, file, radius):
         assert_close(file, found.cpu().numpy(), expected_result(file, image, radius))
 
 
-@pytest.mark.gpu
-def test_gpu_half_precision(gpu):
+def test_gpu_half_precision(any_gpu):
     image = structured_image((48, 64, 3))
-    found = cuda.DeviceFilter("guided_5_detr.cu", image.shape, 4, half=True)(torch.from_numpy(image).to(gpu))
+    ready = cuda.DeviceFilter("guided_5_detr.cu", image.shape, 4, half=True)
+    found = ready(torch.from_numpy(image).to(any_gpu))
     assert found.dtype == torch.float16
     assert_close("guided_5_detr.cu", found.cpu().numpy(), expected_result("guided_5_detr.cu", image, 4))
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("file", ["guided_3_separable.cu", "guided_4_fused.cu"])
-def test_gpu_graph_captures_and_replays(gpu, file):
+def test_gpu_graph_captures_and_replays(any_gpu, file):
     first, second = structured_image((48, 64, 3)), noise_image((48, 64, 3))
-    place = torch.from_numpy(first).to(gpu)
+    place = torch.from_numpy(first).to(any_gpu)
     ready = cuda.DeviceFilter(file, first.shape, 4)
     ready(place)
     torch.cuda.synchronize()
@@ -638,11 +614,10 @@ def test_gpu_graph_captures_and_replays(gpu, file):
     assert_close(file, ready.out.cpu().numpy(), expected_result(file, second, 4))
 
 
-@pytest.mark.gpu
-def test_gpu_calls_allocate_nothing_and_follow_torchs_stream(gpu):
-    image = structured_image((480, 640, 3))
+def test_gpu_calls_allocate_nothing_and_follow_torchs_stream(any_gpu, request):
+    image = structured_image((480, 640, 3) if "real" in request.node.name else (48, 64, 3))
     ready = cuda.DeviceFilter("guided_4_fused.cu", image.shape, 4)
-    place = torch.zeros(image.shape, dtype=torch.uint8, device=gpu)
+    place = torch.zeros(image.shape, dtype=torch.uint8, device=any_gpu)
     host = torch.from_numpy(image).pin_memory()
     ready(place)
     torch.cuda.synchronize()

@@ -60,6 +60,7 @@ ONE_IDEA = [
     {"schedule", "form", "preprocess"},  # nothing comes back in between
     {"precision", "fold_batch_norm", "channels_last"},
     {"engine", "compile"},
+    {"engine", "lean"},  # a graph cannot hold the waits that are hidden in the library's pass
     {"engine", "preprocess", "precision"},
     {"engine", "precision", "fold_batch_norm", "channels_last"},  # a peer at its best
     {"schedule", "filter", "filter_radius", "filter_eps", "filter_where"},  # a filter where there was none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -219,6 +220,9 @@ def _request(
 
 
 def _detector(network: Network, preparation: Preparation, workload: Workload, report: Report) -> Detector:
+    if preparation.options.get("lean"):
+        lean = LeanDetr(network.module, network.input.output_size(workload.size))
+        network = replace(network, module=lean.eval())
     batches = tuple(range(1, _group(preparation) + 1))
     request = _request(network, network.input, workload.size, preparation, report, batches)
     engine = build_engine(preparation.engine, request)

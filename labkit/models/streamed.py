@@ -36,7 +36,7 @@ class StreamedNet:
         self._smoothing = smoothing
         device, pin = net.device, net.device == "cuda"
         height, width, _ = smoothing.shape
-        boxes = net.workload.objects
+        boxes = self._boxes = net.workload.objects
 
         def ring(*shape: int, dtype: torch.dtype, on: str, pinned: bool = False) -> list[Tensor]:
             return [torch.empty(shape, dtype=dtype, device=on, pin_memory=pinned) for _ in range(depth)]
@@ -68,10 +68,11 @@ class StreamedNet:
         """Begins the copy of the slot's answer to the host."""
         packed, self._packed[slot] = self._packed[slot], None
         assert packed is not None, "copy_back comes after infer"
-        self._answers[slot].copy_(packed, non_blocking=True)
+        self._boxes = len(packed)  # always as many: the workload's, or all that the detector has
+        self._answers[slot][: self._boxes].copy_(packed, non_blocking=True)
         self._arrived[slot] = self.lanes.mark("back")
 
     def result(self, slot: int, size: Size) -> Detections:
         """Waits for the slot's answer alone; the slot is free afterwards."""
         self.lanes.wait(self._arrived[slot])
-        return self._net.unpack(self._answers[slot], size)
+        return self._net.unpack(self._answers[slot][: self._boxes], size)

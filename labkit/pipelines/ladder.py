@@ -144,6 +144,13 @@ _HALF = Preparation("combined", "pinned", device="cuda", precision="fp16", form=
 
 STAGE_6_GPU = (
     Rung(
+        "slots_cuda", 6, batched_crops,
+        Preparation("combined", "pinned", device="cuda", engine="cuda_graph", options={"lean": True}),
+        changes="batched_cuda", reference="origin_combined_cpu",
+        about="both networks recorded as CUDA graphs; crops fill the next slot of 1, 2, 4, 8 or 16",
+        needs=("cuda",),
+    ),
+    Rung(
         "on_device_cuda", 6, sequential,
         Preparation("combined", "pinned", device="cuda", form="whole_frame"),
         changes="batched_cuda", reference="origin_combined_cpu",

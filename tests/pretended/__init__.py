@@ -4,6 +4,8 @@
 what, and `kernels` launches CUDA kernels on the CPU in CuPy's place.
 """
 
-from pretended.gpu import Gpu, GpuError, pretend_gpu
+from pretended.gpu import Gpu, pretend_gpu
+from pretended.kernels import pretend_cupy
+from pretended.order import GpuError
 
-__all__ = ["Gpu", "GpuError", "pretend_gpu"]
+__all__ = ["Gpu", "GpuError", "pretend_cupy", "pretend_gpu"]

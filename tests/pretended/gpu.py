@@ -8,15 +8,18 @@ arithmetic and its times are the CPU's.
 
 from __future__ import annotations
 
+import gc
+import warnings
 import weakref
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import torch
-from pretended.order import GpuError, HostCopy, Memory, Order
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from pretended.order import GpuError, HostCopy, Memory, Order
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
@@ -96,6 +99,7 @@ class Gpu:
         self.known = weakref.WeakValueDictionary()
         self.faults: list[str] = []
         self.capture: list | None = None
+        self.sync_debug_mode = "default"
         self._pinned: dict[int, torch.UntypedStorage] = {}
         self._memories = weakref.WeakValueDictionary()
 
@@ -109,6 +113,10 @@ class Gpu:
         if self.capture is not None:
             raise GpuError(f"CUDA error: operation not permitted when stream is capturing ({what})")
         self.waits.append(what)
+        if self.sync_debug_mode == "error":
+            raise RuntimeError(f"called a synchronizing CUDA operation ({what})")
+        if self.sync_debug_mode == "warn":
+            warnings.warn(f"called a synchronizing CUDA operation ({what})", stacklevel=2)
         self.order.host_waits(**for_what)
 
     def launch(self, what, work, reads, writes):
@@ -125,7 +133,7 @@ class Gpu:
         address = held.untyped_storage().data_ptr()
         memory = self._memories.get(address)
         if memory is None or not address:
-            memory = Memory(self.stream)
+            memory = Memory(self.stream, held.untyped_storage().nbytes())
             self._memories[address] = memory
             weakref.finalize(memory, self._freed, Memory(**vars(memory)), vars(memory))
         return memory
@@ -135,6 +143,11 @@ class Gpu:
         fault = self.order.freed(last)
         if fault is not None:
             self.faults.append(fault)
+
+    def memory_allocated(self, device=None):
+        """Bytes in use."""
+        gc.collect()
+        return sum(memory.nbytes for memory in self._memories.values())
 
     def pin(self, tensor):
         """Page-locks a tensor's memory."""
@@ -148,6 +161,10 @@ class Gpu:
 
     def run(self, func, args, kwargs):
         """One operation with a tensor of the GPU, or that makes one."""
+        whole = torch._C.DispatchKey.CompositeImplicitAutograd
+        if func.has_kernel_for_dispatch_key(whole):  # comes in one piece under inference mode
+            with Everywhere():
+                return func.decompose(*args, **kwargs)
         if func is aten._to_copy.default:
             return self._moved(args[0], **kwargs)
         if func is aten.copy_.default:
@@ -158,9 +175,11 @@ class Gpu:
         if kwargs.get("device") is not None:
             flat = [torch.device("cpu") if isinstance(leaf, torch.device) else leaf for leaf in flat]
         elif any(type(leaf) is torch.Tensor and leaf.ndim for leaf in flat):
-            raise GpuError(f"Expected all tensors to be on the same device: {func} was also given one in host memory")
+            raise GpuError(
+                f"Expected all tensors to be on the same device: {func} was also given one in host memory"
+            )
         if func in READ_BY_HOST:
-            self.host_waits(str(func), stream=self.stream)
+            self.host_waits("a value", stream=self.stream)
         given, named = tree_unflatten([leaf.held if isinstance(leaf, OnGpu) else leaf for leaf in flat], spec)
         result = func(*given, **named)
         if not stays:
@@ -172,7 +191,7 @@ class Gpu:
             return wrapped  # a reshape may be a copy
         if str(func).startswith(("aten.empty", "aten.new_empty")):
             for out in made:
-                out.held.view(torch.uint8).fill_(0xFF) if out.held.numel() else None  # NaN, in all floats
+                _rubbish(out.held)
             return wrapped
         self.launch(str(func), _again(func, given, named, result), here, made)
         return wrapped
@@ -193,7 +212,9 @@ class Gpu:
             return out.copy_(source)
         target, values = out.held if to_gpu else out, source.held if from_gpu else source
         if self.capture is not None and not (to_gpu and from_gpu):
-            raise GpuError("CUDA error: operation not permitted when stream is capturing (a copy to or from the host)")
+            raise GpuError(
+                "CUDA error: operation not permitted when stream is capturing (a copy to or from the host)"
+            )
         number = self.launch(
             "copy", lambda: target.copy_(values), [source] if from_gpu else [], [out] if to_gpu else []
         )
@@ -224,7 +245,9 @@ class Everywhere(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         flat = tree_flatten((args, kwargs))[0]
-        made = not self.inert_itself and any(isinstance(leaf, torch.device) and _is_gpu(leaf) for leaf in flat)
+        made = not self.inert_itself and any(
+            isinstance(leaf, torch.device) and _is_gpu(leaf) for leaf in flat
+        )
         if made or any(isinstance(leaf, OnGpu) for leaf in flat):
             return Gpu.now.run(func, args, kwargs)
         return func(*args, **kwargs)
@@ -237,13 +260,13 @@ class InPython(TorchFunctionMode):
         kwargs, name, gpu = dict(kwargs or {}), getattr(func, "__name__", ""), Gpu.now
         pin = bool(kwargs.pop("pin_memory", False))
         if name == "cuda":
-            return args[0].to("cuda", **kwargs)
+            return gpu._moved(args[0], device=CUDA, non_blocking=kwargs.get("non_blocking", False))
         if name == "pin_memory":
             return gpu.pin(args[0].clone())
         if name == "is_pinned":
             return gpu.is_pinned(args[0])
         if name == "tolist" and isinstance(args[0], OnGpu):
-            gpu.host_waits("tolist", stream=gpu.stream)
+            gpu.host_waits("values", stream=gpu.stream)
             return args[0].held.tolist()
         if name == "to":
             return self._to(func, *args, **kwargs)
@@ -256,20 +279,24 @@ class InPython(TorchFunctionMode):
                 Everywhere.inert_itself = False
         if device is not None and _is_gpu(device) and name != "_parse_to":
             made = func(*args, **{**kwargs, "device": "cpu"})
-            return made.to("cuda") if name in ("tensor", "as_tensor") else gpu.run(aten.clone.default, (OnGpu(made),), {})
+            if name in ("tensor", "as_tensor"):
+                return gpu._moved(made, device=CUDA)
+            if name.startswith("empty"):
+                return OnGpu(_rubbish(made))
+            return gpu.run(aten.clone.default, (OnGpu(made),), {})
         made = func(*args, **kwargs)
         return gpu.pin(made) if pin else made
 
     def _to(self, func, tensor, *rest, **kwargs):
         like = next((each for each in (*rest, *kwargs.values()) if isinstance(each, torch.Tensor)), None)
         asked = any(_is_gpu(each) for each in (*rest, kwargs.get("device"), getattr(like, "device", None)))
-        if not asked or isinstance(tensor, OnGpu) and like is None:
+        if not asked or (isinstance(tensor, OnGpu) and like is None):
             rest = [each for each in rest if not _is_gpu(each)]
             kwargs = {name: each for name, each in kwargs.items() if not _is_gpu(each)}
             return func(tensor, *rest, **kwargs) if rest or kwargs else tensor
-        wanted = {"dtype": each for each in (*rest, like) if isinstance(each, torch.dtype)}
-        if like is not None:
-            wanted["dtype"] = like.dtype
+        dtype = next((each for each in rest if isinstance(each, torch.dtype)), None)
+        dtype = dtype if like is None else like.dtype
+        wanted = {} if dtype is None else {"dtype": dtype}
         wanted |= {name: kwargs[name] for name in ("dtype", "memory_format") if kwargs.get(name) is not None}
         return Gpu.now._moved(tensor, device=CUDA, non_blocking=kwargs.get("non_blocking", False), **wanted)
 
@@ -363,6 +390,8 @@ def pretend_gpu(monkeypatch):
         "Stream": Stream, "Event": Event, "CUDAGraph": Graph, "graph": graph, "stream": stream,
         "current_stream": lambda device=None: gpu.streams[-1], "graph_pool_handle": lambda: (0, 0),
         "get_device_properties": lambda device=0: SimpleNamespace(name="a GPU that is not there"),
+        "set_sync_debug_mode": lambda mode: setattr(gpu, "sync_debug_mode", mode),
+        "get_sync_debug_mode": lambda: gpu.sync_debug_mode, "memory_allocated": gpu.memory_allocated,
         "get_device_name": lambda device=0: "a GPU that is not there", "_sleep": lambda cycles: None,
     }  # fmt: skip
     for name, replacement in instead.items():
@@ -379,6 +408,14 @@ def _is_gpu(value):
     if isinstance(value, torch.device):
         return value.type in ("cuda", INERT.type)
     return isinstance(value, str) and value.startswith("cuda")
+
+
+def _rubbish(held):
+    """Fills memory with what is NaN in every kind of float."""
+    held.untyped_storage().copy_(
+        torch.full((held.untyped_storage().nbytes(),), 0xFF, dtype=torch.uint8).untyped_storage()
+    )
+    return held
 
 
 def _wrapped(out, mine):

@@ -7,10 +7,9 @@ import sys
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
-from pretended.gpu import Gpu
-
 from labkit.filters import cuda, emulate, origin_way
 from labkit.filters.launches import IMAGE
+from pretended.gpu import Gpu
 
 
 class Managed:

@@ -29,6 +29,7 @@ class Memory:
     """
 
     stream: int
+    nbytes: int
     write: tuple[int, int] | None = None
     reads: list[tuple[int, int]] = field(default_factory=list)
     kept_for: set[int] = field(default_factory=set)
@@ -74,7 +75,9 @@ class Order:
             self._after(now, [memory.write], f"{what} reads what stream {{}} may still be writing")
             memory.reads.append(now)
         for memory in writes:
-            self._after(now, [memory.write, *memory.reads], f"{what} overwrites what stream {{}} may still use")
+            self._after(
+                now, [memory.write, *memory.reads], f"{what} overwrites what stream {{}} may still use"
+            )
             memory.write, memory.reads = now, []
         return self._number
 
@@ -86,7 +89,9 @@ class Order:
     def freed(self, memory: Memory) -> str | None:
         """Why memory must not be handed out again yet, if so."""
         for stream, number in filter(None, [memory.write, *memory.reads]):
-            if stream not in memory.kept_for and not self.clocks.is_ordered_after(memory.stream, number, stream):
+            if stream not in memory.kept_for and not self.clocks.is_ordered_after(
+                memory.stream, number, stream
+            ):
                 return f"memory of stream {memory.stream} was freed while stream {stream} may still use it"
         return None
 

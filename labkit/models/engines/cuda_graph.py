@@ -10,18 +10,25 @@ from labkit.models.engines import Request
 from labkit.models.engines.eager import DTYPES, shape_up
 
 WARM_UP = 5
+SLOTS = (1, 2, 4, 8, 16)
+"""Batch sizes that are captured; a batch between two of them is padded to the larger."""
+
+
+def slots_for(most: int) -> tuple[int, ...]:
+    """The slots that batches of 1 to `most` need; larger ones than the last go through it in parts."""
+    return tuple(slot for slot in SLOTS if slot < 2 * most)
 
 
 class CudaGraphEngine:
-    """Replays a captured pass; batches between two captured sizes are padded to the larger."""
+    """Replays a captured pass; a batch takes the next slot that holds it."""
 
     def __init__(
-        self, module: nn.Module, example: Tensor, batches: tuple[int, ...], dtype: torch.dtype
+        self, module: nn.Module, example: Tensor, slots: tuple[int, ...], dtype: torch.dtype
     ) -> None:
         self.module = module
         self.dtype = dtype
         self._pool = torch.cuda.graph_pool_handle()
-        self._captured = {n: self._capture(example, n) for n in sorted(set(batches), reverse=True)}
+        self._captured = {n: self._capture(example, n) for n in sorted(slots, reverse=True)}
         self._sizes = sorted(self._captured)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -56,7 +63,7 @@ class CudaGraphEngine:
 
 
 def build(request: Request) -> CudaGraphEngine:
-    """Captures one graph per batch size; options as for eager, plus compile (a mode, or None).
+    """Captures one graph per slot; options as for eager, plus compile (a mode, or None).
 
     Raises:
         UnavailableError: there is no GPU.
@@ -69,4 +76,6 @@ def build(request: Request) -> CudaGraphEngine:
     if mode is not None:
         request.report("compiling for this GPU, once (minutes)")
         module = torch.compile(module, mode=mode, fullgraph=False)
-    return CudaGraphEngine(module, request.example, request.batches, DTYPES[request.precision])
+    return CudaGraphEngine(
+        module, request.example, slots_for(max(request.batches)), DTYPES[request.precision]
+    )

@@ -1,0 +1,332 @@
+"""The GPU that is not there: that it is as strict as a real one, and what it says of the rungs."""
+
+import dataclasses
+import warnings
+from collections import Counter
+from contextlib import contextmanager, nullcontext
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from labkit import preprocess
+from labkit.measure.fidelity import fidelity
+from labkit.measure.session import Session
+from labkit.models import streamed
+from labkit.models.lanes import Streams
+from labkit.models.uploads import PinnedUpload
+from labkit.pipelines import rung
+from labkit.profiling.reads import noting_reads
+from labkit.trace import recording
+from labkit.types import Workload
+
+from conftest import make_frame  # isort: skip
+from pretended import GpuError, pretend_cupy, pretend_gpu  # isort: skip
+
+SIZE = (64, 48)
+WORK = Workload(model_set="lab", size=SIZE, objects=5)
+
+
+@contextmanager
+def a_gpu():
+    """As the fixture, for what ends badly."""
+    preprocess._kept.cache_clear()
+    with pytest.MonkeyPatch.context() as patch, pretend_gpu(patch) as gpu, pretend_cupy(patch):
+        yield gpu
+    preprocess._kept.cache_clear()
+
+
+# It computes, and it refuses what a GPU refuses
+
+
+def test_values_are_the_cpus_and_tensors_say_cuda(pretended):
+    x = torch.arange(6.0, device="cuda").reshape(2, 3)
+    assert x.is_cuda and x.device.type == "cuda"
+    conv = torch.nn.Conv2d(3, 4, 3).eval().to("cuda", torch.float16)
+    assert next(conv.parameters()).is_cuda and next(conv.parameters()).dtype == torch.float16
+    torch.testing.assert_close((x * 2).sum(1).cpu(), torch.tensor([6.0, 24.0]))
+    x[0, 1:].fill_(7)  # through a view
+    assert x.cpu().tolist() == [[0, 7, 7], [3, 4, 5]]
+
+
+def test_tensors_of_two_devices_do_not_mix(pretended):
+    x = torch.ones(3, device="cuda")
+    with pytest.raises(RuntimeError, match="same device"):
+        x + torch.ones(3)
+    assert (x + torch.tensor(1.0)).cpu().tolist() == [2, 2, 2], "a number may come from the host"
+
+
+def test_the_host_waits_where_it_reads(pretended):
+    x = torch.ones(3, device="cuda")
+    pinned = torch.zeros(3).pin_memory()
+    for read in (
+        x[0].item,
+        x.tolist,
+        x.cpu,
+        lambda: bool(x[0] > 0),
+        lambda: torch.nonzero(x),
+        lambda: x.copy_(torch.ones(3)),
+    ):
+        before = len(pretended.waits)
+        read()
+        assert len(pretended.waits) == before + 1
+    before = len(pretended.waits)
+    x.copy_(pinned, non_blocking=True)
+    x * 2 + 1
+    assert len(pretended.waits) == before
+
+
+def test_waits_are_told_as_cuda_tells_them(pretended):
+    x = torch.ones(3, device="cuda")
+    with noting_reads() as reads:
+        x[1].item()
+    assert [(read.what, read.device) for read in reads.noted] == [("waits", "cuda")]
+    torch.cuda.set_sync_debug_mode("error")
+    with pytest.raises(RuntimeError, match="synchroniz"):
+        x.cpu()
+
+
+def test_fresh_memory_holds_rubbish(pretended):
+    assert torch.empty(4, device="cuda").isnan().all().cpu()
+    assert torch.zeros(4, device="cuda").cpu().tolist() == [0] * 4
+
+
+# Graphs
+
+
+def captured(work):
+    graph = torch.cuda.CUDAGraph()
+    with torch.inference_mode(), torch.cuda.graph(graph):
+        out = work()
+    return graph, out
+
+
+def test_a_graph_repeats_its_work_on_the_same_memory(pretended):
+    x = torch.ones(2, 3, device="cuda")
+    graph, out = captured(lambda: (x.t().reshape(6) * 2).clamp_(max=5))
+    x.copy_(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], device="cuda"))
+    before = pretended.launches
+    graph.replay()
+    assert pretended.launches == before + 1
+    assert out.cpu().tolist() == [2, 5, 4, 5, 5, 5]
+
+
+@pytest.mark.parametrize("read", ["item", "cpu", "upload"])
+def test_nothing_is_waited_for_in_a_graph(pretended, read):
+    x = torch.ones(1, device="cuda")
+    work = {"item": x.item, "cpu": x.cpu, "upload": lambda: torch.ones(2).to("cuda")}[read]
+    with pytest.raises(RuntimeError, match="capturing"):
+        captured(work)
+
+
+# Order between streams
+
+
+def test_a_stream_that_does_not_wait_races(pretended):
+    a, b = torch.cuda.Stream(), torch.cuda.Stream()
+    with torch.cuda.stream(a):
+        x = torch.ones(3, device="cuda")
+    with torch.cuda.stream(b), pytest.raises(GpuError, match=r"reads what stream .* may still be writing"):
+        x + 1
+    b.wait_stream(a)
+    with torch.cuda.stream(b):
+        y = x + 1
+    with torch.cuda.stream(a), pytest.raises(GpuError, match=r"overwrites what stream .* may still use"):
+        x.zero_()
+    y.record_stream(a)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(a):
+        x.zero_()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_memory_is_not_freed_under_another_stream(kept):
+    with nullcontext() if kept else pytest.raises(GpuError, match="freed while"), a_gpu():
+        a, b = torch.cuda.Stream(), torch.cuda.Stream()
+        with torch.cuda.stream(a):
+            x = torch.ones(3, device="cuda")
+        b.wait_stream(a)
+        with torch.cuda.stream(b):
+            y = x + 1
+        if kept:
+            x.record_stream(b)
+        del x, y
+
+
+def test_page_locked_memory_is_left_alone_while_it_is_copied(pretended):
+    host = torch.ones(3).pin_memory()
+    x = host.to("cuda", non_blocking=True)
+    host.fill_(2)
+    with pytest.raises(GpuError, match="page-locked"):
+        torch.cuda.synchronize()
+    del x
+
+
+def test_what_has_not_arrived_cannot_be_read(pretended):
+    x = torch.ones(3, device="cuda")
+    host = torch.zeros(3).pin_memory()
+    host.copy_(x, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record()
+    assert (host != 1).all(), "the copy is under way"
+    done.synchronize()
+    assert (host == 1).all()
+    with pytest.raises(GpuError, match="not page-locked"):
+        torch.zeros(3).copy_(x, non_blocking=True)
+
+
+# The lab's own work on it
+
+
+def waits_of(name, gpu, work, frames):
+    session = Session(rung(name), work, frames)
+    gpu.waits.clear()
+    list(session.rung.run(frames, session.prepared.net))
+    return Counter(gpu.waits)
+
+
+QUERIES, OBJECTS = 24, 5  # of the lab's own detector
+LIBRARYS_OWN = {"a value": 2}  # transformers asks twice whether anything is padded
+WAITS = {
+    "resnet_cuda": {"a copy from the host": 1, "a copy to the host": 1},
+    "detr_cuda": {**LIBRARYS_OWN, "a copy from the host": 1, "a copy to the host": 1},
+    # a score per query; corners, score and label per object; its crop, its name and how sure that is
+    "origin_combined_cuda": {
+        "a value": 2 + QUERIES + (6 + 2) * OBJECTS,
+        "a copy from the host": 2 + OBJECTS,
+    },
+    "combined_cuda": {**LIBRARYS_OWN, "a copy from the host": 1 + OBJECTS, "a copy to the host": 2},
+    "pinned_cuda": {**LIBRARYS_OWN, "a copy to the host": 2},
+    "batched_cuda": {**LIBRARYS_OWN, "a copy to the host": 2},
+    "slots_cuda": {"a copy to the host": 2},
+    "on_device_cuda": {"a copy to the host": 1},
+    "half_cuda": {"a copy to the host": 1},
+    "graph_cuda": {"a copy to the host": 1},
+    "ahead_cuda": {"an event": 1},
+    "filter_fused_cuda": {"a copy to the host": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_how_often_the_host_waits_per_frame(name, pretended):
+    frames = [make_frame(i, SIZE) for i in range(2)]
+    if "c++" in rung(name).needs:
+        pytest.importorskip("torch._inductor")
+    waits = waits_of(name, pretended, WORK, frames)
+    assert {what: times / len(frames) for what, times in waits.items()} == WAITS[name]
+
+
+def test_a_stream_per_step_waits_once_per_frame_and_at_the_end(pretended):
+    frames = [make_frame(i, SIZE) for i in range(4)]
+    assert waits_of("streams_cuda", pretended, WORK, frames) == {
+        "an event": 4,
+        "a stream": len(streamed.LANES),
+    }
+
+
+def test_the_origins_streams_race(pretended):
+    frames = [make_frame(i, SIZE) for i in range(2)]
+    with pytest.raises(GpuError, match="may still be writing"):
+        Session(rung("origin_streams_cuda"), WORK, frames)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_streams_with_every_wait_agree_and_do_not_race(depth, pretended):
+    frames = [make_frame(i, SIZE, seed=10 * i) for i in range(5)]
+    row = rung("streams_cuda")
+    options = {**row.prepare.options, "depth": depth}
+    row = dataclasses.replace(row, prepare=dataclasses.replace(row.prepare, options=options))
+    wanted = Session(rung("filter_fused_cuda"), WORK, frames).answers(frames)
+    for a, b in zip(wanted.found, Session(row, WORK, frames).answers(frames).found, strict=True):
+        np.testing.assert_allclose(a.xyxy, b.xyxy, atol=0.5)
+        assert a.name == b.name
+
+
+def answers_of_streams():
+    frames = [make_frame(i, SIZE) for i in range(3)]
+    with a_gpu():
+        return Session(rung("streams_cuda"), WORK, frames).answers(frames)
+
+
+@pytest.mark.parametrize("later", ["filter", "infer", "back"])
+def test_streams_without_one_of_their_waits_race(later, monkeypatch):
+    after = Streams.after
+    monkeypatch.setattr(Streams, "after", lambda self, to, of: to == later or after(self, to, of))
+    with pytest.raises(GpuError, match="race"):
+        answers_of_streams()
+
+
+def test_streams_keep_what_another_of_them_still_reads(monkeypatch):
+    monkeypatch.setattr(Streams, "keep", lambda self, tensor, lane: None)
+    with pytest.raises(GpuError, match="freed while"):
+        answers_of_streams()
+
+
+def test_a_ring_of_uploads_never_overwrites_what_is_under_way(pretended, monkeypatch):
+    frames = [make_frame(i, SIZE) for i in range(9)]
+    upload = PinnedUpload("cuda", slots=2)
+    on_gpu = [upload(frame.image) for frame in frames]
+    for frame, x in zip(frames, on_gpu, strict=True):
+        np.testing.assert_array_equal(x[0].cpu().numpy(), frame.image)
+    careless = PinnedUpload("cuda", slots=2)
+    monkeypatch.setattr(torch.cuda.Event, "query", lambda event: True)  # believes without asking
+    careless(frames[0].image)
+    careless(frames[1].image)
+    with pytest.raises(GpuError, match="page-locked"):
+        careless(frames[2].image)
+
+
+@pytest.fixture(scope="module")
+def on_the_cpu():
+    """The answers of `batched_cpu` for a number of boxes."""
+
+    @cache
+    def answers(objects):
+        frames = [make_frame(i, SIZE) for i in range(2)]
+        work = dataclasses.replace(WORK, objects=objects)
+        return Session(rung("batched_cpu"), work, frames).answers(frames)
+
+    return answers
+
+
+@pytest.mark.parametrize("objects", [0, 1, 100])
+@pytest.mark.parametrize("name", ["slots_cuda", "graph_cuda", "streams_cuda", "grouped_cuda"])
+def test_any_number_of_boxes(name, objects, on_the_cpu, request):
+    wanted = on_the_cpu(objects)
+    request.getfixturevalue("pretended")
+    frames = [make_frame(i, SIZE) for i in range(2)]
+    got = Session(rung(name), dataclasses.replace(WORK, objects=objects), frames).answers(frames)
+    assert [len(found) for found in got.found] == [min(objects, QUERIES)] * 2
+    if name != "streams_cuda":  # that one smooths
+        assert fidelity(wanted, got).agreement >= 0.85  # half precision: the order of the last ones is luck
+
+
+def test_slots_hold_every_number_of_boxes():
+    from labkit.models.engines.cuda_graph import slots_for
+
+    assert {n: slots_for(n) for n in (1, 2, 3, 5, 9, 16, 100)} == {
+        1: (1,), 2: (1, 2), 3: (1, 2, 4), 5: (1, 2, 4, 8), 9: (1, 2, 4, 8, 16), 16: (1, 2, 4, 8, 16),
+        100: (1, 2, 4, 8, 16),
+    }  # fmt: skip
+
+
+def test_spans_carry_events_of_their_own_stream(pretended):
+    frames = [make_frame(i, SIZE) for i in range(2)]
+    session = Session(rung("graph_cuda"), WORK, frames)
+    with recording() as record:
+        list(session.rung.run(frames, session.prepared.net))
+    spans = record.spans()
+    assert [span.name for span in spans] == ["preprocess", "infer", "decode"] * 2
+    assert all(span.gpu_ms is not None and span.gpu_start_ms is not None for span in spans)
+
+
+def test_it_is_gone_afterwards():
+    available = torch.cuda.is_available()
+    with a_gpu():
+        assert torch.cuda.is_available()
+        torch.ones(2, device="cuda")
+    assert torch.cuda.is_available() == available
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert type(torch.ones(2) + 1) is torch.Tensor
