@@ -171,6 +171,10 @@ class FilterStep:
         }
 
 
+MOST_FRAMES = 64
+"""Largest group of frames in one pass: more gain nothing, and wait long for one another."""
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How a rung's networks are made ready, as data.
@@ -209,6 +213,14 @@ class Preparation:
             **(self.filter.describe() if self.filter is not None else {}),
             **{key: self.options[key] for key in sorted(self.options)},
         }
+
+    @property
+    def group(self) -> int:
+        """How many frames go through the detector at once."""
+        frames = self.options.get("frames", 1)
+        if not (isinstance(frames, int) and 1 <= frames <= MOST_FRAMES):
+            raise UsageError(f"a group is a number of frames from 1 to {MOST_FRAMES}, not {frames!r}")
+        return frames
 
     @property
     def work(self) -> str:

@@ -6,8 +6,14 @@ TensorRT itself is a stand-in here, but for the network: that is run by ONNX Run
 import ctypes
 import enum
 import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +21,7 @@ import torch
 
 from labkit.errors import UnavailableError
 from labkit.measure import collect
+from labkit.models import engines
 from labkit.models.engines import Request, build_engine
 from labkit.models.lean import LeanDetr
 from labkit.models.networks import build, lab_weights
@@ -207,3 +214,65 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch, request_of):
     monkeypatch.delitem(sys.modules, "labkit.models.engines.tensorrt", raising=False)
     with pytest.raises(UnavailableError, match="pip install tensorrt"):
         build_engine("tensorrt", request_of("fp16"))
+
+
+# Against NVIDIA's own Python bindings, which load without TensorRT once its libraries' names are there
+
+BINDINGS = Path(__file__).parents[1] / ".venv" / "tensorrt_api"
+OBJECTS = {
+    "self._runtime": "Runtime", "self._plan": "ICudaEngine", "self._context": "IExecutionContext",
+    "builder": "Builder", "parser": "OnnxParser", "settings": "IBuilderConfig",
+}  # fmt: skip
+LOOK = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import tensorrt_bindings as trt
+def has(path):
+    found = trt
+    for name in path.split("."):
+        if not hasattr(found, name):
+            return False
+        found = getattr(found, name)
+    return True
+print(json.dumps({path: has(path) for path in sys.argv[2:]}))
+"""
+
+
+def what_the_engine_calls():
+    """Names below `tensorrt` that the engine's source uses, of classes and of their objects."""
+    source = (Path(engines.__file__).parent / "tensorrt.py").read_text()
+    names = {name for name in re.findall(r"\btrt((?:\.\w+)+)", source) if name != ".__version__"}
+    for variable, kind in OBJECTS.items():
+        names |= {f".{kind}.{name}" for name in re.findall(rf"{re.escape(variable)}\.(\w+)", source)}
+    return sorted(name[1:] for name in names)
+
+
+def what(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def stand_ins(library, folder):
+    """Libraries of the names that the bindings load, in which every function is there and none works."""
+    symbols = what("readelf", "--wide", "--dyn-syms", library)
+    functions = re.findall(r" UND (\w*(?:Infer|Onnx|PluginRegistry)\w*)$", symbols, re.MULTILINE)
+    source = folder / "stand_in.c"
+    source.write_text("".join(f"long {function}[8];\n" for function in functions))
+    for name in re.findall(r"\[(libnv\S+)\]", what("readelf", "--wide", "--dynamic", library)):
+        what("gcc", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", folder / name, source)
+
+
+def test_nvidias_bindings_have_what_the_engine_calls(tmp_path):
+    library = next(BINDINGS.glob("tensorrt_bindings/tensorrt*.so"), None)
+    if library is None:
+        pytest.skip("no bindings of TensorRT here; .ci/get_tensorrt_api fetches them")
+    if not (shutil.which("gcc") and shutil.which("readelf")):
+        pytest.skip("needs gcc and readelf")
+    stand_ins(library, tmp_path)
+    names = what_the_engine_calls()
+    assert {"Runtime.deserialize_cuda_engine", "OnnxParser.parse", "DataType.HALF"} <= {*names}
+    looked = subprocess.run(
+        [sys.executable, "-c", LOOK, BINDINGS, *names],
+        capture_output=True, text=True, env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}, check=True,
+    )  # fmt: skip
+    known = json.loads(looked.stdout)
+    assert [name for name in names if not known[name]] == []

@@ -71,7 +71,7 @@ class Engine:
     ) -> None:
         self._rung, self._workload = rung, workload
         self._threads, self._open_net = threads, open_net or open_networks
-        self._group = int(rung.prepare.options.get("frames", 1))
+        self._group = rung.prepare.group
         self._in_groups = "frames" in rung.prepare.options
         self._deadline_s = deadline_s
         self._id = uuid.uuid4().hex[:12]

@@ -85,7 +85,7 @@ def figures(
     plan = Plan(seconds=max(4.0, seconds / 2), min_frames=32, warm_frames=8, warm_limit_s=20.0)
     rungs = [with_group(rung, n) for n in GROUPS] if "frames" in rung.prepare.options else [rung]
     groups = [_from_memory(one, workload, frames, plan) for one in rungs]
-    memory_fps = next(group["fps"] for group in groups if group["frames"] == _group(rung))
+    memory_fps = next(group["fps"] for group in groups if group["frames"] == rung.prepare.group)
     length = min(MOST_FILM_FRAMES, int(OFFERED * memory_fps * (seconds + 2 * SETTLE_S)) + 30)
     with _film(workload, length) as film, cluster():
         one = FleetPlan((film,), rung, workload, seconds=seconds + 2 * SETTLE_S)
@@ -116,7 +116,7 @@ def _from_memory(rung: Rung, workload: Workload, frames: Sequence[Frame], plan: 
     with Worker(rung, workload, frames) as worker:
         timed = worker.run(plan)
     return {
-        "frames": _group(rung),
+        "frames": rung.prepare.group,
         "fps": len(timed.done_s) / float(timed.done_s[-1]),
         "latency_ms": 1e3 * float(np.median(timed.latency_s)),
         "n": len(timed.done_s),
@@ -248,10 +248,6 @@ def _overhead(workload: Workload) -> float:
     )  # fmt: skip
     _, answers = watched(plan)
     return 1e3 / answers.steady(SETTLE_S).fps
-
-
-def _group(rung: Rung) -> int:
-    return int(rung.prepare.options.get("frames", 1))
 
 
 @contextmanager

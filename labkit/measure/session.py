@@ -110,7 +110,7 @@ class Session:
     @property
     def group(self) -> int:
         """How many frames the schedule answers at once."""
-        return int(self.rung.prepare.options.get("frames", 1))
+        return self.rung.prepare.group
 
     def _results(self, frames: Iterable[Frame], net: Any) -> Iterator[tuple[Frame, Detections]]:
         """The rung's schedule, its GPU faults told as what to do."""

@@ -25,8 +25,6 @@ from labkit.preprocess import InputSpec, Preprocess, preprocessor
 from labkit.types import Preparation, Size, Workload
 
 Report = Callable[[str], None]
-MOST_FRAMES = 64
-"""Largest group of frames in one pass: more gain nothing, and wait long for one another."""
 _BYTES: dict[str, Callable[[InputSpec, str], Preprocess]] = {"bytes": ByteInput, "pinned": PinnedInput}
 
 
@@ -97,15 +95,7 @@ def _in_parts(
         nets.append(_detector(networks["detect"], preparation, workload, report))
     if "classify" in networks:
         nets.append(_classifier(networks["classify"], preparation, workload, report))
-    return Combined(*nets, group=_group(preparation)) if len(nets) == 2 else nets[0]
-
-
-def _group(preparation: Preparation) -> int:
-    """How many frames go through the detector at once."""
-    frames = preparation.options.get("frames", 1)
-    if not (isinstance(frames, int) and 1 <= frames <= MOST_FRAMES):
-        raise UsageError(f"a group is a number of frames from 1 to {MOST_FRAMES}, not {frames!r}")
-    return frames
+    return Combined(*nets, group=preparation.group) if len(nets) == 2 else nets[0]
 
 
 def _as_whole_frame(
@@ -223,7 +213,7 @@ def _detector(network: Network, preparation: Preparation, workload: Workload, re
     if preparation.options.get("lean"):
         lean = LeanDetr(network.module, network.input.output_size(workload.size))
         network = replace(network, module=lean.eval())
-    batches = tuple(range(1, _group(preparation) + 1))
+    batches = tuple(range(1, preparation.group + 1))
     request = _request(network, network.input, workload.size, preparation, report, batches)
     engine = build_engine(preparation.engine, request)
     return Detector(network, engine, _input(preparation, network.input), preparation.device, workload)
@@ -233,7 +223,7 @@ def _classifier(network: Network, preparation: Preparation, workload: Workload, 
     assert network.crop_input is not None
     whole_frames = preparation.task == "classify"
     spec = network.input if whole_frames else network.crop_input
-    most = max(1, workload.objects) * _group(preparation)
+    most = max(1, workload.objects) * preparation.group
     batches = (1,) if whole_frames else tuple(range(1, most + 1))
     engine = build_engine(
         preparation.engine, _request(network, spec, workload.size, preparation, report, batches)

@@ -42,7 +42,7 @@ def mb_per_frame(preparation: Preparation, workload: Workload) -> float:
     models = MODELS[workload.model_set]
     wanted = {"detect": models[:1], "classify": models[1:], "combined": models}[preparation.task]
     weights = sum(parameters(model) for model in wanted) * BYTES[preparation.precision]
-    return (weights / preparation.options.get("frames", 1) + 3 * width * height) / 1e6
+    return (weights / preparation.group + 3 * width * height) / 1e6
 
 
 @lru_cache(maxsize=8)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import sys
 from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 from labkit.filters import cuda, emulate, origin_way
 from labkit.filters.launches import IMAGE
@@ -42,7 +43,9 @@ def pretend_cupy(monkeypatch):
     pretended = SimpleNamespace(
         Device=lambda index: nullcontext(), malloc_managed=malloc_managed, runtime=runtime
     )
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=pretended))
+    cupy = ModuleType("cupy")
+    cupy.cuda, cupy.__spec__ = pretended, ModuleSpec("cupy", None)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(cuda, "_torch_stream", lambda device: nullcontext())
     for room in (cuda, origin_way):
         monkeypatch.setattr(room, "kernel_function", _function)
