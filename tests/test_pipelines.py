@@ -202,6 +202,19 @@ def test_frames_of_any_size(name, size):
     assert found.frame_size == size
 
 
+@pytest.mark.parametrize("size", [(1, 1), (33, 17), (3840, 2160)])
+@pytest.mark.parametrize("name", ["origin_combined_cpu", "batched_cpu", "cpu_engine_fp32", "on_device_cuda"])
+def test_objects_are_named_in_frames_of_any_size(name, size, on_cpu):
+    row = on_cpu(name) if "cuda" in rung(name).needs else rung(name)
+    if missing(row.needs):
+        pytest.skip(missing(row.needs))
+    frame = make_frame(0, size)
+    found = Session(row, Workload(model_set="lab", size=size, objects=3), [frame]).answers([frame]).found[0]
+    assert found.frame_size == size
+    assert len(found) == len(found.fine_name) == 3
+    assert np.isfinite(found.score).all() and (found.xyxy >= 0).all() and (found.xyxy <= [*size, *size]).all()
+
+
 @pytest.mark.parametrize("row", [able(r) for r in LADDER if r.prepare.engine == "eager"])
 def test_schedules_keep_order_and_end_with_their_frames(row, workload, frames):
     net = prepare(row.prepare, workload).net
