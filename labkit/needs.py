@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from pathlib import Path
 
 INSTALL = {
     "openvino": "pip install 'labkit[engines]'",
@@ -34,13 +36,29 @@ def _no_compiler() -> str | None:
     return "needs a C++ compiler (on Debian: apt-get install g++), with which torch.compile builds its code"
 
 
+def _no_triton() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return (
+            "needs the package triton, in which torch.compile writes kernels (it comes with torch on Linux)"
+        )
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "gcc", "clang")):
+        return "needs a C compiler (on Debian: apt-get install gcc), with which triton builds its launcher"
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        return "needs Python's headers (on Debian: apt-get install python3-dev), which triton includes"
+    return None
+
+
 def _no_package(name: str) -> str | None:
     if importlib.util.find_spec(name) is not None:
         return None
     return f"needs the package {name} ({INSTALL.get(name, 'pip install ' + name)})"
 
 
-_CHECKS: dict[str, Callable[[], str | None]] = {"cuda": _no_cuda, "c++": _no_compiler}
+_CHECKS: dict[str, Callable[[], str | None]] = {
+    "cuda": _no_cuda,
+    "c++": _no_compiler,
+    "triton": _no_triton,
+}
 
 
 def missing(needs: Iterable[str]) -> str | None:

@@ -223,6 +223,11 @@ class Preparation:
         return frames
 
     @property
+    def compiles(self) -> bool:
+        """Whether getting ready takes minutes, in which kernels are chosen and built."""
+        return self.engine in ("compile", "tensorrt") or "compile" in self.options
+
+    @property
     def work(self) -> str:
         """What is done, whatever the way: only rungs of the same work are compared."""
         if "resize" in self.options:

@@ -103,14 +103,17 @@ def pretended(monkeypatch):
     """A GPU that is not there, for torch and CuPy; see the folder of that name."""
     from pretended import pretend_cupy, pretend_gpu
 
-    from labkit import preprocess
+    from labkit import needs, preprocess
     from labkit.models.engines import cuda_graph
 
     monkeypatch.setattr(cuda_graph, "WARM_UP", 1)  # there are no kernels to choose from
-    preprocess._kept.cache_clear()  # constants that lie on a GPU
+    known = needs._no_cuda, preprocess._kept  # whether there is a GPU, and constants that lie on it
+    for each in known:
+        each.cache_clear()
     with pretend_gpu(monkeypatch) as gpu, pretend_cupy(monkeypatch):
         yield gpu
-    preprocess._kept.cache_clear()
+    for each in known:
+        each.cache_clear()
 
 
 @pytest.fixture

@@ -167,10 +167,23 @@ def test_where_time_is_short_peers_come_last_beside_what_they_are_compared_with(
 
     names = ["detr_pil_cpu", "detr_opencv_cpu", "origin_combined_cpu", "lut_cpu", "folded_cpu"]
     peers = ["peer_onnxruntime_fp32", "peer_pipeline_cpu", "peer_shipped_cpu"]
-    families = _families([rung(name) for name in names + peers], peers_last=True)
+    families = _families([rung(name) for name in names + peers], short_of_time=True)
     assert [[row.name for row in family] for family in families] == [
         names[:2], names[2:], ["origin_combined_cpu", "folded_cpu", "peer_onnxruntime_fp32"],
         ["detr_pil_cpu", "peer_pipeline_cpu"], ["peer_shipped_cpu"],
+    ]  # fmt: skip
+
+
+def test_where_time_is_short_what_compiles_for_minutes_comes_last():
+    from labkit.bench.whole import _families
+
+    names = ["origin_combined_cuda", "half_cuda", "graph_cuda"]
+    names += ["compiled_cuda", "ahead_cuda", "filter_device_cuda"]
+    families = _families([rung(name) for name in names], short_of_time=True)
+    assert [[row.name for row in family] for family in families] == [
+        names[:3],
+        ["filter_device_cuda"],
+        ["origin_combined_cuda", "graph_cuda", "compiled_cuda", "ahead_cuda"],
     ]  # fmt: skip
 
 

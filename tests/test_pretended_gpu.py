@@ -202,6 +202,7 @@ WAITS = {
     "slots_cuda": {"a copy to the host": 2},
     "on_device_cuda": {"a copy to the host": 1},
     "half_cuda": {"a copy to the host": 1},
+    "autotuned_cuda": {"a copy to the host": 1},
     "graph_cuda": {"a copy to the host": 1},
     "ahead_cuda": {"an event": 1},
     "filter_fused_cuda": {"a copy to the host": 1},

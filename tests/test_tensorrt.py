@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.errors import UnavailableError
+from labkit.errors import UnavailableError, UsageError
 from labkit.measure import collect
 from labkit.models import engines
 from labkit.models.engines import Request, build_engine
@@ -98,6 +98,7 @@ def engine(monkeypatch):
 
         def __init__(self, network, logger):
             assert network == "network"
+            assert ("plugins", "") in log, "or roi_align is not known"
 
         def parse(self, data):
             log.append(("parsed", len(data)))
@@ -107,15 +108,19 @@ def engine(monkeypatch):
             return "no such operator: Frobnicate"
 
     fake.__version__ = "11.0"
+    fake.init_libnvinfer_plugins = lambda logger, namespace: log.append(("plugins", namespace)) or True
     fake.Logger, fake.Builder, fake.OnnxParser = Logger, Builder, OnnxParser
     fake.NetworkDefinitionCreationFlag = enum.IntEnum("Flag", {"STRONGLY_TYPED": 1})
     fake.MemoryPoolType = types.SimpleNamespace(WORKSPACE="workspace")
     fake.TensorIOMode = types.SimpleNamespace(INPUT="in", OUTPUT="out")
     kinds = ("FLOAT", "HALF", "INT32", "INT64", "BF16", "BOOL", "UINT8")
     fake.DataType = enum.Enum("DataType", kinds)
-    fake.Runtime = lambda logger: types.SimpleNamespace(
-        deserialize_cuda_engine=lambda plan: FakePlan(log) if plan == b"a plan" else None
-    )
+
+    def deserialize(plan):
+        assert ("plugins", "") in log, "or roi_align is not known"
+        return FakePlan(log) if plan == b"a plan" else None
+
+    fake.Runtime = lambda logger: types.SimpleNamespace(deserialize_cuda_engine=deserialize)
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     monkeypatch.delitem(sys.modules, "labkit.models.engines.tensorrt", raising=False)
     module = importlib.import_module("labkit.models.engines.tensorrt")
@@ -186,6 +191,10 @@ def test_a_call_gives_the_callers_own_memory_and_torchs_stream(engine, monkeypat
     (first,) = run(x)
     torch.testing.assert_close(first, 2 * x)
     assert ("stream", 77) in engine.log
+    (halves,) = run(x.half())  # a plan reads plain memory: other formats are converted
+    torch.testing.assert_close(halves, 2 * x)
+    with pytest.raises(UsageError, match=r"inputs of \(2, 3\), not \(3, 2\)"):
+        run(torch.ones(3, 2))
     kept = first.clone()
     (second,) = run(torch.ones(2, 3))
     torch.testing.assert_close(first, kept)

@@ -100,7 +100,7 @@ def bench(
             frames, workload, weights, plan, turns, peaks, reporter, store, examiner, scenes, until_s,
             others, announced, photographs,
         )  # fmt: skip
-        for family in _families(able, peers_last=minutes is not None):
+        for family in _families(able, short_of_time=minutes is not None):
             measure_family(family, job, outcome)
     return outcome
 
@@ -159,28 +159,28 @@ def _able(rungs: Sequence[Rung], outcome: Outcome, reporter: Reporter) -> list[R
     return able
 
 
-def _families(rungs: Sequence[Rung], peers_last: bool = False) -> list[list[Rung]]:
+def _families(rungs: Sequence[Rung], short_of_time: bool = False) -> list[list[Rung]]:
     """Rungs of the same work belong together.
 
     Args:
         rungs: in the order in which to measure them.
-        peers_last: peers come after everything else, as where time is short, with those rungs that
-            they are compared with.
+        short_of_time: peers, and what takes minutes to get ready, come after everything else, with
+            those rungs that they are compared with.
     """
-    if peers_last:
-        ladder = [rung for rung in rungs if rung not in PEERS]
-        peers = _families([rung for rung in rungs if rung in PEERS])
-        return _families(ladder) + [[*_beside(family, ladder), *family] for family in peers]
+    if short_of_time:
+        soon = [rung for rung in rungs if rung not in PEERS and not rung.prepare.compiles]
+        late = _families([rung for rung in rungs if rung not in soon])
+        return _families(soon) + [[*_beside(family, soon), *family] for family in late]
     families: dict[str, list[Rung]] = {}
     for rung in rungs:
         families.setdefault(rung.prepare.work, []).append(rung)
     return list(families.values())
 
 
-def _beside(peers: Sequence[Rung], ladder: Sequence[Rung]) -> list[Rung]:
-    """The first rung of the same work, and what peers change."""
-    same = [rung for rung in ladder if rung.prepare.work == peers[0].prepare.work]
-    return [rung for rung in same if rung == same[0] or rung.name in {peer.changes for peer in peers}]
+def _beside(late: Sequence[Rung], soon: Sequence[Rung]) -> list[Rung]:
+    """Of what was measured before, the first rung of the same work, and what the late ones change."""
+    same = [rung for rung in soon if rung.prepare.work == late[0].prepare.work]
+    return [rung for rung in same if rung == same[0] or rung.name in {each.changes for each in late}]
 
 
 def _peaks(

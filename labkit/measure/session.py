@@ -58,7 +58,7 @@ class Session:
         with faults_explained(rung.name):
             self.prepared: Prepared = prepare(rung.prepare, workload, weights, report)
         next(self._results([self.frames[0]], self.prepared.net))
-        self.prepared.synchronize()
+        self._synchronize()
         self.ready = Ready(
             time.perf_counter() - begun,
             self.prepared.settings,
@@ -82,7 +82,7 @@ class Session:
             self.frames,
             plan,
             group=self.group,
-            synchronize=self.prepared.synchronize,
+            synchronize=self._synchronize,
             progress=progress,
         )
 
@@ -100,17 +100,22 @@ class Session:
         if self.group == 1:
             next(self._turns)
         n_frames += -n_frames % self.group
-        self.prepared.synchronize()
+        self._synchronize()
         begun = time.perf_counter()
         for _ in range(n_frames):
             next(self._turns)
-        self.prepared.synchronize()
+        self._synchronize()
         return (time.perf_counter() - begun) / n_frames
 
     @property
     def group(self) -> int:
         """How many frames the schedule answers at once."""
         return self.rung.prepare.group
+
+    def _synchronize(self) -> None:
+        """Waits for the device, where what went wrong on a GPU is often heard of first."""
+        with faults_explained(self.rung.name):
+            self.prepared.synchronize()
 
     def _results(self, frames: Iterable[Frame], net: Any) -> Iterator[tuple[Frame, Detections]]:
         """The rung's schedule, its GPU faults told as what to do."""

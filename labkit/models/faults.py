@@ -9,6 +9,8 @@ import torch
 
 from labkit.errors import UnavailableError
 
+_ROOM = "close other programs that use it (nvidia-smi lists them), or use fewer --objects or a smaller --size"
+
 
 @contextmanager
 def faults_explained(what: str) -> Iterator[None]:
@@ -23,18 +25,31 @@ def faults_explained(what: str) -> Iterator[None]:
     problem = None
     try:
         yield
-    except torch.OutOfMemoryError:
-        problem = (
-            f"{what}: the GPU's memory ran out; close other programs that use it (nvidia-smi lists "
-            "them), or use fewer --objects or a smaller --size"
-        )
-    except RuntimeError as error:
-        if "CUDA" not in str(error) and "cudaError" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        problem = _memory_ran_out(what, error) or _failed(what, error)
+        if problem is None:
             raise
-        first = str(error).splitlines()[0]
-        problem = (
-            f"{what}: {first}. After such an error nothing runs on the GPU in this process any more: "
-            "restart the kernel; rungs measured in processes of their own are not affected"
-        )
     if problem is not None:  # raised out here, since the caught exception would keep its tensors alive
         raise UnavailableError(problem)
+
+
+def _memory_ran_out(what: str, error: Exception) -> str | None:
+    """Torch's, CUDA's and CuPy's ways to say so; none of them breaks anything."""
+    words = str(error)
+    by_cuda = "CUDA error: out of memory" in words or "cudaErrorMemoryAllocation" in words
+    by_cupy = isinstance(error, MemoryError) and type(error).__module__.startswith("cupy")
+    if not (by_cuda or by_cupy or isinstance(error, torch.OutOfMemoryError)):
+        return None
+    return f"{what}: the GPU's memory ran out; {_ROOM}"
+
+
+def _failed(what: str, error: Exception) -> str | None:
+    if not any(name in str(error) for name in ("CUDA", "cudaError", "cuDNN")):
+        return None
+    first = str(error).splitlines()[0]
+    if first.startswith("cuDNN"):
+        return f"{what}: {first}, most often for want of memory; {_ROOM}, or restart the kernel"
+    return (
+        f"{what}: {first}. After such an error nothing runs on the GPU in this process "
+        "any more: restart the kernel; rungs measured in processes of their own are not affected"
+    )

@@ -141,6 +141,9 @@ STAGE_6_ORIGIN = (
 )  # fmt: skip
 
 _HALF = Preparation("combined", "pinned", device="cuda", precision="fp16", form="whole_frame", options=_LEAN)
+_AUTOTUNED = replace(_HALF, options={**_LEAN, "time_convolutions": True})
+_GRAPH = replace(_AUTOTUNED, engine="cuda_graph")
+_COMPILED = replace(_GRAPH, options={**_AUTOTUNED.options, "compile": "max-autotune-no-cudagraphs"})
 
 STAGE_6_GPU = (
     Rung(
@@ -163,8 +166,14 @@ STAGE_6_GPU = (
         about="half precision, batch norms folded, channels last", needs=("cuda",),
     ),
     Rung(
-        "graph_cuda", 6, sequential, replace(_HALF, engine="cuda_graph"),
+        "autotuned_cuda", 6, sequential, _AUTOTUNED,
         changes="half_cuda", reference="origin_combined_cpu",
+        about="cuDNN times its kernels for each convolution and keeps the fastest",
+        needs=("cuda",),
+    ),
+    Rung(
+        "graph_cuda", 6, sequential, _GRAPH,
+        changes="autotuned_cuda", reference="origin_combined_cpu",
         about="the whole frame recorded as one CUDA graph", needs=("cuda",),
     ),
     Rung(
@@ -173,19 +182,16 @@ STAGE_6_GPU = (
         about="TensorRT compiles the whole frame in half precision", needs=("cuda", "tensorrt"),
     ),
     Rung(
-        "compiled_cuda", 6, sequential,
-        replace(_HALF, engine="cuda_graph",
-                options={**_LEAN, "compile": "max-autotune-no-cudagraphs"}),
+        "compiled_cuda", 6, sequential, _COMPILED,
         changes="graph_cuda", reference="origin_combined_cpu",
-        about="torch.compile chooses and fuses the kernels that the graph holds", needs=("cuda", "c++"),
+        about="torch.compile chooses and fuses the kernels that the graph holds",
+        needs=("cuda", "c++", "triton"),
     ),
     Rung(
-        "ahead_cuda", 6, launched_ahead,
-        replace(_HALF, engine="cuda_graph",
-                options={**_LEAN, "compile": "max-autotune-no-cudagraphs"}),
+        "ahead_cuda", 6, launched_ahead, _COMPILED,
         changes="compiled_cuda", reference="origin_combined_cpu",
         about="the next frame is launched before the answer to this one is fetched",
-        needs=("cuda", "c++"),
+        needs=("cuda", "c++", "triton"),
     ),
 )  # fmt: skip
 
@@ -193,7 +199,6 @@ _OPENCV = FilterStep("opencv")
 _ORIGIN = FilterStep("cuda-global", where="round_trip")
 _LEAN_SMOOTHED = Preparation("combined", "opencv_lut", filter=_OPENCV, options=_LEAN)
 _NUMBA = replace(_LEAN_SMOOTHED, filter=FilterStep("numba"))
-_GRAPH = replace(_HALF, engine="cuda_graph")
 _ON_DEVICE = replace(_GRAPH, filter=FilterStep("cuda-fused", where="device"))
 _FUSED = replace(_GRAPH, filter=FilterStep("cuda-detr", where="input"))
 
@@ -246,7 +251,7 @@ STAGE_5 = (
     ),
     Rung(
         "streams_cuda", 5, ring_of_streams,
-        replace(_FUSED, form="streamed", options={**_LEAN, "depth": 2}),
+        replace(_FUSED, form="streamed", options={**_FUSED.options, "depth": 2}),
         changes="filter_fused_cuda", reference="filter_opencv_cpu",
         about="upload, filter, networks and copy back on four streams, two frames under way",
         needs=("cuda", "cupy"),

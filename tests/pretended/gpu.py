@@ -376,7 +376,7 @@ def pretend_gpu(monkeypatch):
             gpu.streams.pop()
 
     @contextmanager
-    def graph(made, pool=None, stream=None):
+    def graph(made, pool=None, stream=None, capture_error_mode="global"):
         gpu.capture = []
         try:
             yield

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from labkit.errors import UnavailableError
 from labkit.models.engines import Request
-from labkit.models.engines.eager import DTYPES, shape_up
+from labkit.models.engines.eager import DTYPES, convolutions_timed, shape_up
 
 WARM_UP = 5
 SLOTS = (1, 2, 4, 8, 16)
@@ -44,7 +44,8 @@ class CudaGraphEngine:
             return tuple(torch.cat(outs) for outs in zip(*parts, strict=True))
         graph, static_in, static_out = self._captured[size]
         static_in[:n].copy_(x, non_blocking=True)
-        graph.replay()
+        with torch.inference_mode():  # in which the graph's own memory was made
+            graph.replay()
         return tuple(out[:n].clone() if len(out) == size else out.clone() for out in static_out)
 
     def _capture(self, example: Tensor, n: int) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]:
@@ -53,11 +54,13 @@ class CudaGraphEngine:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.inference_mode(), torch.cuda.stream(side):
-            for _ in range(WARM_UP):  # lets cuDNN choose its kernels before they are recorded
+            for _ in range(WARM_UP):  # libraries choose their kernels and make room before they are recorded
                 self.module(static_in)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.inference_mode(), torch.cuda.graph(graph, pool=self._pool):
+        # What other threads ask of the GPU meanwhile, as in a notebook, is no business of the capture.
+        capture = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
+        with torch.inference_mode(), capture:
             out = self.module(static_in)
         return graph, static_in, out if isinstance(out, tuple) else (out,)
 
@@ -76,6 +79,7 @@ def build(request: Request) -> CudaGraphEngine:
     if mode is not None:
         request.report("compiling for this GPU, once (minutes)")
         module = torch.compile(module, mode=mode, fullgraph=False)
-    return CudaGraphEngine(
-        module, request.example, slots_for(max(request.batches)), DTYPES[request.precision]
-    )
+    with convolutions_timed(bool(request.options.get("time_convolutions"))):
+        return CudaGraphEngine(
+            module, request.example, slots_for(max(request.batches)), DTYPES[request.precision]
+        )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,14 +19,17 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class EagerEngine:
     """Runs a module under inference mode on its device."""
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    def __init__(
+        self, module: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format, timed: bool = False
+    ) -> None:
         self.module = module
         self.dtype = dtype
         self.memory_format = memory_format
+        self._timed = timed
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Runs the module on (B, ...) and returns its outputs as a tuple."""
-        with torch.inference_mode():
+        with torch.inference_mode(), convolutions_timed(self._timed):
             if x.is_floating_point():  # bytes of a whole frame have their channels last as they are
                 x = x.to(self.dtype)
                 if x.ndim == 4 and self.memory_format is torch.channels_last:
@@ -34,9 +39,24 @@ class EagerEngine:
 
 
 def build(request: Request) -> EagerEngine:
-    """Eager PyTorch; options: fold_batch_norm, channels_last."""
+    """Eager PyTorch; options: fold_batch_norm, channels_last, time_convolutions."""
     module, memory_format = shape_up(request)
-    return EagerEngine(module, DTYPES[request.precision], memory_format)
+    timed = bool(request.options.get("time_convolutions"))
+    return EagerEngine(module, DTYPES[request.precision], memory_format, timed)
+
+
+@contextmanager
+def convolutions_timed(wanted: bool) -> Iterator[None]:
+    """On a GPU: cuDNN times its kernels for each new shape of convolution and keeps the fastest.
+
+    Else it goes by rules of thumb. Worth its time where all frames have one size.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def shape_up(request: Request) -> tuple[nn.Module, torch.memory_format]:

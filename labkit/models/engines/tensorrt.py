@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import tensorrt as trt
 import torch
 from torch import Tensor, nn
 
-from labkit.errors import UnavailableError
+from labkit.errors import UnavailableError, UsageError
 from labkit.models.engines import Request
 from labkit.models.engines.eager import DTYPES
 from labkit.models.engines.store import cached_file
@@ -40,7 +41,7 @@ class TensorRtEngine:
     """A built plan behind the engine's interface; work goes onto torch's current stream."""
 
     def __init__(self, plan: bytes) -> None:
-        self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        self._runtime = trt.Runtime(_logger())
         self._plan = self._runtime.deserialize_cuda_engine(plan)
         if self._plan is None:
             raise UnavailableError(
@@ -51,6 +52,8 @@ class TensorRtEngine:
         names = [self._plan.get_tensor_name(i) for i in range(self._plan.num_io_tensors)]
         inputs = [n for n in names if self._plan.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         self._input = inputs[0]
+        self._dtype = _torch_type(self._plan.get_tensor_dtype(self._input))
+        self._shape = tuple(self._plan.get_tensor_shape(self._input))
         self._outputs = [name for name in names if name not in inputs]
         self._own: torch.cuda.Stream | None = None
 
@@ -58,9 +61,12 @@ class TensorRtEngine:
         """Runs the plan on a tensor of the shape it was built for; the outputs are the caller's own.
 
         Raises:
+            UsageError: the tensor has another shape.
             UnavailableError: TensorRT refused to run.
         """
-        x = x.contiguous()
+        if tuple(x.shape) != self._shape:
+            raise UsageError(f"this plan is for inputs of {self._shape}, not {tuple(x.shape)}")
+        x = x.to(self._dtype).contiguous()
         outputs = tuple(
             torch.empty(
                 tuple(self._context.get_tensor_shape(name)),
@@ -123,7 +129,7 @@ def export(request: Request, path: Path) -> None:
 
 
 def _plan_of(onnx: Path) -> bytes:
-    logger = trt.Logger(trt.Logger.WARNING)
+    logger = _logger()
     builder = trt.Builder(logger)
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
@@ -137,6 +143,14 @@ def _plan_of(onnx: Path) -> bytes:
     if plan is None:
         raise UnavailableError(f"TensorRT {trt.__version__} could not build a plan; its messages say why")
     return bytes(plan)
+
+
+@cache
+def _logger() -> Any:
+    """TensorRT's log; what it needs for `roi_align` is registered with it, for plans and for parsing."""
+    logger = trt.Logger(trt.Logger.WARNING)
+    trt.init_libnvinfer_plugins(logger, "")
+    return logger
 
 
 def _torch_type(dtype: Any) -> torch.dtype:
