@@ -76,6 +76,7 @@ def measure(
     seed: int = 0,
     full: bool = False,
     turns: bool = True,
+    screen: Screen | None = None,
 ) -> Outcome:
     """Measures and compares rungs; each result is stored as soon as it is there.
 
@@ -84,9 +85,16 @@ def measure(
         source, objects, size, weights, model_set, seed: the workload.
         full: long runs and more rounds; else quick ones, marked as such.
         turns: also compare the rungs in turns.
+        screen: where progress is shown; for several calls that belong together.
     """
+    if screen is None:
+        with Screen() as own:
+            return measure(
+                *names, source=source, objects=objects, size=size, weights=weights, model_set=model_set,
+                seed=seed, full=full, turns=turns, screen=own,
+            )  # fmt: skip
     workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
-    with Store(default_path()) as store, Screen() as screen:
+    with Store(default_path()) as store:
         return bench(
             [rung(name) for name in names],
             source=source,
@@ -139,7 +147,9 @@ def cost_of_boxes(
     """
     from labkit import plots
 
-    runs = [run for n in counts for run in measure(*names, objects=n, turns=False, **options).runs]
+    with Screen() as screen:
+        options |= {"turns": False, "screen": screen}
+        runs = [run for n in counts for run in measure(*names, objects=n, **options).runs]
     return plots.cost_of_boxes(runs, theme=theme) if runs else "nothing could be measured here"
 
 

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -329,3 +330,15 @@ def test_training_from_the_shell_leaves_models_and_goes_on(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "resnet" / "model.safetensors").is_file()
     assert labkit(*few, "--steps", "3", "--resume").returncode == 0
+
+
+def test_a_note_is_shown_once_however_often_it_comes():
+    from rich.console import Console
+
+    from labkit.cli.screen import Screen
+
+    console = Console(record=True, width=80, file=StringIO())
+    with Screen(console) as screen:
+        for text in ("no weights here", "[b] is no markup", "no weights here"):
+            screen.note(text)
+    assert console.export_text().splitlines() == ["no weights here", "[b] is no markup"]

@@ -1,6 +1,7 @@
 """The gallery: notebooks run to their end or say why not, and pages need nothing from elsewhere."""
 
 import re
+from base64 import b64decode
 from html.parser import HTMLParser
 
 import nbformat
@@ -22,6 +23,7 @@ def cells(*sources):
         new_markdown_cell(f"# 01 Title {HOSTILE}\n\nSee [the next](02_next.ipynb#run)."),
         new_code_cell("SIZE = 3", metadata={"tags": ["parameters"]}),
         new_markdown_cell("## Question\n\nHow <much>?\n\n## Predict\n\nMore."),
+        new_markdown_cell("![a file](../beside/a%20b.png) ![none](../none.png) ![text](../beside/no.txt)"),
         *(new_code_cell(source) for source in sources),
     ]
 
@@ -51,7 +53,7 @@ def needs_nothing(text):
     assert not {tag for tag, _ in tags.all} & {"script", "link", "iframe", "object", "embed", "base"}
     for tag, attributes in tags.all:
         assert not [name for name in attributes if name.startswith("on")], tag
-        if "src" in attributes:
+        if "src" in attributes and attributes.get("alt") not in ("none", "text"):
             assert attributes["src"].startswith("data:")
         assert not re.match(r"(https?:)?//", attributes.get("href") or "")
     assert "@import" not in text
@@ -62,6 +64,9 @@ def needs_nothing(text):
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gallery")
+    (folder.parent / "beside").mkdir(exist_ok=True)
+    (folder.parent / "beside" / "a b.png").write_bytes(b64decode(PICTURE.partition(",")[2]))
+    (folder.parent / "beside" / "no.txt").write_text("a text is no picture")
     first = written(
         folder / "01_first.ipynb",
         "print(SIZE * 11)",
@@ -99,8 +104,10 @@ def test_pages_need_nothing_from_elsewhere_and_tell_all(gallery):
     assert "dataframe" in {
         attributes.get("class") for tag, attributes in tags["01_first"].all if tag == "table"
     }
-    (picture,) = [attributes for tag, attributes in tags["01_first"].all if tag == "img"]
-    assert (picture["src"], picture["alt"]) == (PICTURE, "three frames")
+    pictures = {found["alt"]: found["src"] for tag, found in tags["01_first"].all if tag == "img"}
+    assert pictures == {
+        "three frames": PICTURE, "a file": PICTURE, "none": "../none.png", "text": "../beside/no.txt",
+    }  # fmt: skip
     assert 'href="02_next.html#run"' in pages["01_first"]
     assert 'href="index.html"' in pages["02_next"]
     assert any("01_first.ipynb: complete" in line for line in lines)
@@ -128,7 +135,7 @@ def test_notebooks_are_left_as_they_are_and_the_learners_store_too(gallery):
     _, _, folder = gallery
     notebook = nbformat.read(folder / "01_first.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)
-    assert len(notebook.cells) == 12
+    assert len(notebook.cells) == 13
     home = re.search(r"home (\S+labkit-gallery\S+)", (folder / "pages" / "01_first.html").read_text())[1]
     assert not psutil.os.path.exists(home)
 

@@ -30,6 +30,7 @@ class Screen(Reporter):
             transient=True,
         )
         self._task: TaskID = self._progress.add_task("starting", total=1.0)
+        self._told: set[str] = set()
         self.saved = 0
 
     def __enter__(self) -> Screen:
@@ -48,7 +49,10 @@ class Screen(Reporter):
         self._progress.update(self._task, completed=share)
 
     def note(self, text: str) -> None:
-        """A line above the bar."""
+        """A line above the bar; the same one is shown once."""
+        if text in self._told:
+            return
+        self._told.add(text)
         self._progress.console.print(escape(text), style="yellow")
 
     def finished(self, result: Run | Comparison) -> None:

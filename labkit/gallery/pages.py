@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Sequence
-from html import escape
+from html import escape, unescape
+from mimetypes import guess_type
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from labkit import __version__
 from labkit.gallery.executed import Executed
@@ -54,9 +58,9 @@ def page(executed: Executed, names: Sequence[str]) -> str:
     """
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(template_name="basic", embed_images=True)
-    body, _ = exporter.from_notebook_node(executed.notebook)
+    body, _ = HTMLExporter(template_name="basic").from_notebook_node(executed.notebook)
     body = _linked(_described(_inert(body), executed.notebook))
+    body = _embedded(body, executed.path.resolve().parent)
     trouble = f'<p class="doubt">{escape(executed.trouble)}</p>' if executed.trouble else ""
     return _document(
         title_of(executed.notebook) or executed.path.stem,
@@ -147,6 +151,19 @@ def _is_bare_picture(output: Any) -> bool:
 def _linked(body: str) -> str:
     """Links between notebooks lead to their pages."""
     return re.sub(r'href="([\w.-]+)\.ipynb((?:#[^"]*)?)"', r'href="\1.html\2"', body)
+
+
+def _embedded(body: str, folder: Path) -> str:
+    """Pictures that a text names by file, in the notebook's folder or beside it, become part of the page."""
+
+    def data(found: re.Match[str]) -> str:
+        path = (folder / unquote(unescape(found[2]))).resolve()
+        kind = guess_type(path.name)[0] or ""
+        if not (kind.startswith("image/") and path.is_relative_to(folder.parent) and path.is_file()):
+            return found[0]
+        return f"{found[1]}data:{kind};base64,{b64encode(path.read_bytes()).decode()}"
+
+    return re.sub(r'(<img\b[^>]*?\bsrc=")([^":]+)', data, body)
 
 
 def _neighbours(name: str, names: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """What one rung changes of another, as text beside the story.
 
 A schedule may be little more than "the one I know, over frames that came through something else".
-So schedules are compared by the loops that they are made of: what both have is named, not shown.
+So schedules are compared by the loops that they are made of, with the functions that these call: what
+both have is named, not shown.
 """
 
 from __future__ import annotations
@@ -67,11 +68,13 @@ def chain(last: str) -> list[str]:
 def _code_change(before: Schedule, after: Schedule) -> list[str]:
     old, new = _loops(before), _loops(after)
     kept = [loop for loop in old if loop in new]
-    gone, come = ([loop for loop in loops if loop not in kept] for loops in (old, new))
+    all_old, all_new = _with_helpers(old), _with_helpers(new)
+    gone = [function for function in all_old if function not in all_new]
+    come = [function for function in all_new if function not in all_old]
     lines = [f"  the same in both: {', '.join(loop.__name__ for loop in kept)}"] if kept else []
     if not gone and not come:  # the same loops, put together in another way
         gone, come = [before], [after]
-    first, second = ([line for loop in loops for line in _code(loop)] for loops in (gone, come))
+    first, second = (_code_of_all(functions) for functions in (gone, come))
     return [*lines, *list(difflib.unified_diff(first, second, lineterm="", n=2))[2:]]
 
 
@@ -97,6 +100,22 @@ def _loops(schedule: Schedule) -> list[Schedule]:
     return found if hands_on and found else [*found, schedule]
 
 
+def _with_helpers(loops: list[Schedule]) -> list[Schedule]:
+    """Loops, and the plain functions of the pipelines that they call, in the order of their use."""
+    found = list(loops)
+    for function in found:  # grows meanwhile: helpers call helpers
+        for name in _names(ast.parse("\n".join(_code(function)))):
+            other = function.__globals__.get(name)  # type: ignore[attr-defined]
+            if (
+                inspect.isfunction(other)
+                and other.__module__.startswith("labkit.pipelines")
+                and not inspect.isgeneratorfunction(other)
+                and other not in found
+            ):
+                found.append(other)
+    return found
+
+
 def _names(tree: ast.AST) -> Iterator[str]:
     """Names that are read in it, what is handed to a function before the function."""
     for child in ast.iter_child_nodes(tree):
@@ -107,6 +126,11 @@ def _names(tree: ast.AST) -> Iterator[str]:
 
 def _is_text(step: ast.stmt) -> bool:
     return isinstance(step, ast.Expr) and isinstance(step.value, ast.Constant)
+
+
+def _code_of_all(functions: list[Schedule]) -> list[str]:
+    """Their code, an empty line between two of them."""
+    return [line for function in functions for line in ["", *_code(function)]][1:]
 
 
 def _code(function: Schedule) -> list[str]:
