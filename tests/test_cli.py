@@ -341,4 +341,4 @@ def test_a_note_is_shown_once_however_often_it_comes():
     with Screen(console) as screen:
         for text in ("no weights here", "[b] is no markup", "no weights here"):
             screen.note(text)
-    assert console.export_text().split() == "no weights here [b] is no markup".split()
+    assert console.export_text().split() == ["no", "weights", "here", "[b]", "is", "no", "markup"]

@@ -485,6 +485,7 @@ def test_a_worker_answers_runs_and_takes_turns(frames):
         assert shares[-1] == 1.0
         assert 0 < worker.turn(3) < 5
         assert worker.peak_bytes() > 50 * 2**20
+        assert worker.gpu_peak_bytes() is None
         pid = worker.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

@@ -312,6 +312,12 @@ def test_slots_hold_every_number_of_boxes():
     }  # fmt: skip
 
 
+def test_a_session_tells_what_torch_held_on_the_gpu(pretended):
+    frames = [make_frame(0, SIZE)]
+    held = [Session(rung(name), WORK, frames).gpu_peak_bytes() for name in ("batched_cpu", "graph_cuda")]
+    assert held[0] is None and held[1] > 1e6
+
+
 def test_spans_carry_events_of_their_own_stream(pretended):
     frames = [make_frame(i, SIZE) for i in range(2)]
     session = Session(rung("graph_cuda"), WORK, frames)

@@ -123,6 +123,16 @@ def test_the_table_tells_the_figures_of_each_run(page: Page) -> None:
     assert page.text.count("All of these: closed, random weights.") == 2
 
 
+def test_what_a_gpu_held_stands_below_the_memory_of_the_process(tmp_path: Path) -> None:
+    held = {**made_up_run().settings, "device": "cuda", "gpu_peak_bytes": 1536 * 2**20}
+    run = made_up_run("graph_cuda", settings=held)
+    text = write_report([run, made_up_run("plain")], [], tmp_path / "a.html").read_text()
+    assert text.count("<td>600<small>GPU 1536</small></td>") == 1
+    assert text.count("<td>600</td>") == 1
+    assert run.to_json()["gpu_peak_mib"] == 1536
+    assert made_up_run("plain").to_json()["gpu_peak_mib"] is None
+
+
 def test_each_plot_is_there_for_light_and_dark_with_words(page: Page) -> None:
     images, sources = page.all("img"), page.all("source")
     assert len(images) == len(sources) == 6 + 4  # what was seen elsewhere has pictures of its own

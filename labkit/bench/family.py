@@ -126,13 +126,23 @@ def _run(rung: Rung, worker: Worker, agreement: Fidelity, job: Job) -> Run:
         failed=timed.failed,
         startup_s=worker.ready.startup_s,
         peak_bytes=worker.peak_bytes(),
-        settings={**worker.ready.settings, "paced_fps": job.plan.fps, "changes": rung.changes},
+        settings={
+            **worker.ready.settings,
+            "paced_fps": job.plan.fps,
+            "changes": rung.changes,
+            **_gpu_memory(worker),
+        },
         source=job.frames.source,
         limit=_limit(rung, job),
         fidelity=agreement,
         disturbances=(*watch.disturbances(), *job.disturbed_by()),
         fingerprint=fingerprint(),
     )
+
+
+def _gpu_memory(worker: Worker) -> dict[str, int]:
+    held = worker.gpu_peak_bytes()
+    return {} if held is None else {"gpu_peak_bytes": held}
 
 
 def _limit(rung: Rung, job: Job) -> dict[str, Any]:

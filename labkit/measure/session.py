@@ -122,6 +122,14 @@ class Session:
         with faults_explained(self.rung.name):
             yield from self.rung.run(frames, net)
 
+    def gpu_peak_bytes(self) -> int | None:
+        """Most GPU memory that torch held so far, graphs' included; None without a GPU."""
+        if self.prepared.settings["device"] != "cuda":
+            return None
+        import torch
+
+        return torch.cuda.max_memory_reserved()
+
     @staticmethod
     def peak_bytes() -> int:
         """Largest resident memory of this process so far."""

@@ -117,6 +117,10 @@ class Worker:
         """See `Session.peak_bytes`."""
         return self._ask("peak_bytes")
 
+    def gpu_peak_bytes(self) -> int | None:
+        """See `Session.gpu_peak_bytes`."""
+        return self._ask("gpu_peak_bytes")
+
     def close(self) -> None:
         """Ends the child; at most a second, then by force."""
         if self._process.poll() is None:

@@ -147,6 +147,11 @@ class Run:
         work, peak = self.limit.get("gflop_per_frame"), self.limit.get("peak_gflops")
         return self.fps * work / peak if work and peak else None
 
+    @property
+    def gpu_peak_bytes(self) -> int | None:
+        """Most GPU memory that torch held; None without a GPU, and for runs from before it was noted."""
+        return self.settings.get("gpu_peak_bytes")
+
     def to_json(self) -> dict[str, Any]:
         """The run as plain data for `--json`: statistics, not samples."""
         return {
@@ -180,6 +185,7 @@ class Run:
             "startup_s": self.startup_s,
             "cold_start_ms": float(self.warmup_s[0]) * 1e3 if len(self.warmup_s) else None,
             "peak_mib": self.peak_bytes / 2**20,
+            "gpu_peak_mib": None if self.gpu_peak_bytes is None else self.gpu_peak_bytes / 2**20,
             "share_of_limit": self.share_of_limit,
             "limit": dict(self.limit),
             "fidelity": None if self.fidelity is None else vars(self.fidelity),

@@ -32,7 +32,7 @@ COLUMNS = (
     (PRECISION, f"mean over IoU 0.5 to 0.95, and its 95% interval; {LOSES}: {LOSES_WORDS}"),
     ("Names", "share of right names among the objects found"),
     ("Of limit", "arithmetic per second over the machine's measured peak"),
-    ("Peak MiB", "largest memory of the measuring process"),
+    ("Peak MiB", "largest memory of the measuring process; below it what torch held on the GPU"),
     ("Start-up s", "from an empty process to the first frame"),
     ("Frames", "processed; dropped and failed ones beside it"),
     ("Notes", "what sets a run apart, and doubts"),
@@ -94,13 +94,17 @@ def _row(run: Run, common: Sequence[str]) -> str:
         _precision_cell(run),
         _cell(names_told(run)),
         _cell("-" if run.share_of_limit is None else f"{run.share_of_limit:.1%}"),
-        _cell(number(run.peak_bytes / 2**20)),
+        _cell(number(run.peak_bytes / 2**20), _gpu_memory(run)),
         _cell(number(run.startup_s)),
         _cell("; ".join([str(run.n_frames), *lost])),
         _cell("; ".join(notes)),
     )
     name = escape(run.rung).replace("_", "_<wbr>")
     return f'<th scope="row">{name}</th>{"".join(cells)}'
+
+
+def _gpu_memory(run: Run) -> str:
+    return "" if run.gpu_peak_bytes is None else f"GPU {number(run.gpu_peak_bytes / 2**20)}"
 
 
 def _precision_cell(run: Run) -> str:

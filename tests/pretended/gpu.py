@@ -392,6 +392,7 @@ def pretend_gpu(monkeypatch):
         "get_device_properties": lambda device=0: SimpleNamespace(name="a GPU that is not there"),
         "set_sync_debug_mode": lambda mode: setattr(gpu, "sync_debug_mode", mode),
         "get_sync_debug_mode": lambda: gpu.sync_debug_mode, "memory_allocated": gpu.memory_allocated,
+        "max_memory_reserved": gpu.memory_allocated,
         "get_device_name": lambda device=0: "a GPU that is not there", "_sleep": lambda cycles: None,
     }  # fmt: skip
     for name, replacement in instead.items():
