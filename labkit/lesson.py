@@ -33,6 +33,7 @@ from labkit.learn.attention import look_inside, picture
 from labkit.learn.change import chain, show_change
 from labkit.learn.checks import check_corners, check_device_time, check_normalise, check_speed_up
 from labkit.learn.fleet_checks import check_engines
+from labkit.learn.gpu_work import gpu_work
 from labkit.learn.kernel_checks import check_kernel, kernel_to_complete
 from labkit.learn.look import look
 from labkit.learn.number_checks import check_fps, check_paced_latency
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Forecast", "beside", "calibration", "ceilings", "chain", "check_corners", "check_device_time",
     "check_engines", "check_fps", "check_kernel", "check_launch", "check_normalise", "check_paced_latency",
-    "check_speed_up", "cost_of_boxes", "doctor", "fleet_picture", "foretold", "hint", "how_close",
+    "check_speed_up", "cost_of_boxes", "doctor", "fleet_picture", "foretold", "gpu_work", "hint", "how_close",
     "inside_detr", "kernel_to_complete", "look", "many_cameras", "measure", "museum", "museum_picture",
     "museum_table", "operators", "origin_beside", "plot", "predict", "recorded", "recorded_gpu", "run_fleet",
     "service_table", "service_times", "show_change", "span_cost", "summary", "tell", "waterfall",

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from labkit.errors import UsageError
 from labkit.learn.change import chain, change
 from labkit.learn.checks import check_corners, check_device_time, check_normalise, check_speed_up
+from labkit.learn.gpu_work import gpu_work
 from labkit.learn.look import look, models_to_look_at
 from labkit.learn.origin import PUBLISHED, published
 from labkit.pipelines import LADDER, rung
@@ -196,3 +198,17 @@ def test_speed_ups_are_checked():
         checked = check_speed_up(wrong)
         assert not checked, reason
         assert reason in checked.reason
+
+
+def test_work_for_a_gpu_is_counted_without_one():
+    five, fifteen = gpu_work(), gpu_work(15)
+    assert (five["waits"] == five[["values", "copies", "on purpose"]].sum(axis=1)).all()
+    per_box = (fifteen - five).loc["origin_combined_cuda"] / 10
+    assert per_box["values"] == 8  # four corners, score and label of a box; its name and how sure that is
+    assert per_box["copies"] == 1  # its crop
+    assert five.loc["origin_combined_cuda", "values"] == 100 + 8 * 5 + 2  # and what the library reads
+    for name in ("on_device_cuda", "half_cuda", "graph_cuda", "filter_fused_cuda", "streams_cuda"):
+        assert five.loc[name, "waits"] == fifteen.loc[name, "waits"] == 1
+    assert five.loc["graph_cuda", "launches"] < 10 < five.loc["half_cuda", "launches"]
+    with pytest.raises(UsageError, match="5 or 15 boxes, not 7"):
+        gpu_work(7)

@@ -1,16 +1,19 @@
 """The GPU that is not there: that it is as strict as a real one, and what it says of the rungs."""
 
 import dataclasses
+import json
 import warnings
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 import torch
 
 from labkit import preprocess
+from labkit.learn.gpu_work import RECORDED
 from labkit.measure.fidelity import fidelity
 from labkit.measure.session import Session
 from labkit.models import streamed
@@ -22,7 +25,7 @@ from labkit.trace import recording
 from labkit.types import Workload
 
 from conftest import make_frame  # isort: skip
-from pretended import GpuError, pretend_cupy, pretend_gpu  # isort: skip
+from pretended import GpuError, counting, pretend_cupy, pretend_gpu  # isort: skip
 
 SIZE = (64, 48)
 WORK = Workload(model_set="lab", size=SIZE, objects=5)
@@ -216,6 +219,17 @@ def test_how_often_the_host_waits_per_frame(name, pretended):
         pytest.importorskip("torch._inductor")
     waits = waits_of(name, pretended, WORK, frames)
     assert {what: times / len(frames) for what, times in waits.items()} == WAITS[name]
+
+
+@pytest.mark.usefixtures("networks_once")
+@pytest.mark.parametrize("name", ["origin_combined_cuda", "batched_cuda", "graph_cuda"])
+def test_what_the_notebook_shows_is_what_is_counted(name):
+    recorded = json.loads(RECORDED.read_text())
+    assert set(recorded["boxes"]["5"]) == {row.name for row in counting.rungs()}
+    here, there = counting.counted(rung(name), 5), recorded["boxes"]["5"][name]
+    if {package: version(package) for package in recorded["versions"]} != recorded["versions"]:
+        del here["launches"], there["launches"]  # another version of a library may do the same in fewer steps
+    assert here == there
 
 
 def test_a_stream_per_step_waits_once_per_frame_and_at_the_end(pretended):

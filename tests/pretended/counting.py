@@ -1,0 +1,63 @@
+"""What a rung asks of a GPU for each frame, counted: `python -m pretended.counting` in this folder's parent.
+
+Writes `labkit/learn/gpu_work.json`, which notebook 06 shows. The frames are small: how often the
+host waits, and for what, does not depend on their size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from importlib.metadata import version
+from itertools import cycle
+
+import pytest
+import torch
+
+from labkit import preprocess
+from labkit.files import write_whole
+from labkit.learn.gpu_work import RECORDED
+from labkit.measure.session import Session
+from labkit.pipelines import LADDER
+from labkit.types import Rung, Workload
+from pretended.gpu import pretend_gpu
+from pretended.kernels import pretend_cupy
+
+from conftest import TINY, make_frame  # isort: skip
+
+FRAMES = 4  # a multiple of every group
+BOXES = (5, 15)
+RACES = "origin_streams_cuda"
+
+
+def rungs():
+    """Rungs of the combined task that the pretended GPU can run to their end; it builds no kernels."""
+    on_gpu = [row for row in LADDER if row.prepare.device == "cuda" and row.prepare.task == "combined"]
+    return [row for row in on_gpu if row.name != RACES and not row.prepare.compiles]
+
+
+def counted(row: Rung, boxes: int) -> dict[str, float]:
+    """Per frame: launches, and the host's waits by what for; the full networks, with random weights."""
+    work = Workload(weights="random", size=TINY, objects=boxes)
+    frames = [make_frame(i) for i in range(FRAMES)]
+    preprocess._kept.cache_clear()
+    with pytest.MonkeyPatch.context() as patch, pretend_gpu(patch) as gpu, pretend_cupy(patch):
+        session = Session(row, work, frames)
+        schedule = row.run(cycle(frames), session.prepared.net)
+        for _ in range(FRAMES):  # the first ones fill what is in flight
+            next(schedule)
+        torch.cuda.synchronize()
+        gpu.waits.clear()
+        gpu.launches = 0
+        for _ in range(FRAMES):
+            next(schedule)
+        waits, launches = Counter(gpu.waits), gpu.launches
+        schedule.close()
+    preprocess._kept.cache_clear()
+    return {"launches": launches / FRAMES, **{what: n / FRAMES for what, n in sorted(waits.items())}}
+
+
+if __name__ == "__main__":
+    told = {str(boxes): {row.name: counted(row, boxes) for row in rungs()} for boxes in BOXES}
+    versions = {name: version(name) for name in ("torch", "torchvision", "transformers")}
+    print(write_whole(RECORDED, json.dumps({"versions": versions, "boxes": told}, indent=1) + "\n"))
