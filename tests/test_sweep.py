@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -436,15 +436,19 @@ class Leaving(SweepReporter):
 
     def _leave(self):
         try:
-            until(self._waits_there)
+            until(self._waiting_there)
             self.made.remove_node(self.node, allow_graceful=False)
             self.left = True
+            for pid in self._waiting_there():  # with a real machine its processes go at once, too
+                with suppress(psutil.NoSuchProcess):
+                    psutil.Process(pid).kill()
         finally:
             (self.folder / "go").touch()
 
-    def _waits_there(self):
+    def _waiting_there(self):
+        """Processes of the node that have begun a point which waits."""
         begun = fakes.executions(self.folder)
-        return any(n["node"] == self.node.node_id and n["boxes"] == fakes.SPECIAL for n in begun)
+        return [n["pid"] for n in begun if n["node"] == self.node.node_id and n["boxes"] == fakes.SPECIAL]
 
 
 @contextmanager
