@@ -38,10 +38,10 @@ gallery: $(READY) ## run every notebook; pages for reading in results/gallery
 soak: $(READY) ## the long tests that `make test` leaves out
 	$(BIN)/python -m pytest -m slow
 
-gpu-check: $(READY) ## on a machine with a GPU, the GPU ladder, exports and plots, CUDA tests
+gpu-check: $(READY) ## on a machine with a GPU: the GPU ladder, exports and plots, CUDA tests
 	LABKIT_HOME=results/gpu-check $(BIN)/labkit bench --device cuda --quick --seconds 2 --minutes 6; \
 	measured=$$?; LABKIT_HOME=results/gpu-check $(BIN)/labkit results export results/gpu-check/export; \
-	$(BIN)/python -m pytest tests/test_gpu.py tests/test_kernels.py tests/test_filters.py -m gpu --timeout 600 && exit $$measured
+	$(BIN)/python -m pytest -m gpu --timeout 600 && exit $$measured
 
 clean: ## remove the virtual environment and caches; results stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info

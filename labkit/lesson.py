@@ -10,6 +10,7 @@ lesson.tell(outcome)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -88,14 +89,8 @@ def measure(
         turns: also compare the rungs in turns.
         screen: where progress is shown; for several calls that belong together.
     """
-    if screen is None:
-        with Screen() as own:
-            return measure(
-                *names, source=source, objects=objects, size=size, weights=weights, model_set=model_set,
-                seed=seed, full=full, turns=turns, screen=own,
-            )  # fmt: skip
     workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
-    with Store(default_path()) as store:
+    with Store(default_path()) as store, nullcontext(screen) if screen else Screen() as shown:
         return bench(
             [rung(name) for name in names],
             source=source,
@@ -103,8 +98,8 @@ def measure(
             plan=FULL if full else QUICK,
             turns=(FULL_TURNS if full else QUICK_TURNS) if turns else None,
             store=store,
-            reporter=screen,
-            peaks_of=None if full else partial(known_peaks, tries=1, report=screen.note),
+            reporter=shown,
+            peaks_of=None if full else partial(known_peaks, tries=1, report=shown.note),
         )
 
 

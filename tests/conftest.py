@@ -99,21 +99,12 @@ def networks_once():
 
 
 @pytest.fixture
-def pretended(monkeypatch):
-    """A GPU that is not there, for torch and CuPy; see the folder of that name."""
-    from pretended import pretend_cupy, pretend_gpu
+def pretended():
+    """A GPU that is not there; see the folder of that name."""
+    from pretended import a_gpu
 
-    from labkit import needs, preprocess
-    from labkit.models.engines import cuda_graph
-
-    monkeypatch.setattr(cuda_graph, "WARM_UP", 1)  # there are no kernels to choose from
-    known = needs._no_cuda, preprocess._kept  # whether there is a GPU, and constants that lie on it
-    for each in known:
-        each.cache_clear()
-    with pretend_gpu(monkeypatch) as gpu, pretend_cupy(monkeypatch):
+    with a_gpu() as gpu:
         yield gpu
-    for each in known:
-        each.cache_clear()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import warnings
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import cache
 from importlib.metadata import version
 
@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from labkit import preprocess
 from labkit.learn.gpu_work import RECORDED
 from labkit.measure.fidelity import fidelity
 from labkit.measure.session import Session
@@ -25,19 +24,10 @@ from labkit.trace import recording
 from labkit.types import Workload
 
 from conftest import make_frame  # isort: skip
-from pretended import GpuError, counting, pretend_cupy, pretend_gpu  # isort: skip
+from pretended import GpuError, a_gpu, counting  # isort: skip
 
 SIZE = (64, 48)
 WORK = Workload(model_set="lab", size=SIZE, objects=5)
-
-
-@contextmanager
-def a_gpu():
-    """As the fixture, for what ends badly."""
-    preprocess._kept.cache_clear()
-    with pytest.MonkeyPatch.context() as patch, pretend_gpu(patch) as gpu, pretend_cupy(patch):
-        yield gpu
-    preprocess._kept.cache_clear()
 
 
 # It computes, and it refuses what a GPU refuses

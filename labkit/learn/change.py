@@ -90,12 +90,8 @@ def _loops(schedule: Schedule) -> list[Schedule]:
         len(steps) == 1 and isinstance(steps[0], ast.Expr) and isinstance(steps[0].value, ast.YieldFrom)
     )
     found: list[Schedule] = []
-    for name in _names(body):
-        other = schedule.__globals__.get(name)  # type: ignore[attr-defined]
-        if not inspect.isfunction(other) or other is schedule:
-            continue
-        ours = other.__module__.startswith("labkit.pipelines")
-        if ours and (hands_on or inspect.isgeneratorfunction(other)):
+    for other in _named(schedule):
+        if hands_on or inspect.isgeneratorfunction(other):
             found += [loop for loop in _loops(other) if loop not in found]
     return found if hands_on and found else [*found, schedule]
 
@@ -104,16 +100,20 @@ def _with_helpers(loops: list[Schedule]) -> list[Schedule]:
     """Loops, and the plain functions of the pipelines that they call, in the order of their use."""
     found = list(loops)
     for function in found:  # grows meanwhile: helpers call helpers
-        for name in _names(ast.parse("\n".join(_code(function)))):
-            other = function.__globals__.get(name)  # type: ignore[attr-defined]
-            if (
-                inspect.isfunction(other)
-                and other.__module__.startswith("labkit.pipelines")
-                and not inspect.isgeneratorfunction(other)
-                and other not in found
-            ):
+        for other in _named(function):
+            if other not in found and not inspect.isgeneratorfunction(other):
                 found.append(other)
     return found
+
+
+def _named(function: Schedule) -> Iterator[Schedule]:
+    """Other functions of the pipelines whose names its code reads."""
+    for name in _names(ast.parse("\n".join(_code(function)))):
+        other = function.__globals__.get(name)  # type: ignore[attr-defined]
+        if not inspect.isfunction(other) or other is function:
+            continue
+        if other.__module__.startswith("labkit.pipelines"):
+            yield other
 
 
 def _names(tree: ast.AST) -> Iterator[str]:

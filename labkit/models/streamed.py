@@ -7,8 +7,6 @@ until its answer has been fetched.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from labkit.models.lanes import Lanes, lanes_for
 from labkit.models.smoothing import DeviceSmoothing
-from labkit.models.whole_frame import PACKED, WholeFrameNet
+from labkit.models.whole_frame import PACKED, CopyBack, WholeFrameNet
 from labkit.types import Detections, Size
 
 LANES = ("upload", "filter", "infer", "back")
@@ -36,7 +34,7 @@ class StreamedNet:
         self._smoothing = smoothing
         device, pin = net.device, net.device == "cuda"
         height, width, _ = smoothing.shape
-        boxes = self._boxes = net.workload.objects
+        boxes = net.workload.objects
 
         def ring(*shape: int, dtype: torch.dtype, on: str, pinned: bool = False) -> list[Tensor]:
             return [torch.empty(shape, dtype=dtype, device=on, pin_memory=pinned) for _ in range(depth)]
@@ -46,7 +44,7 @@ class StreamedNet:
         self._inputs = [smoothing.new_out(device) for _ in range(depth)]
         self._packed: list[Tensor | None] = [None] * depth
         self._answers = ring(boxes, PACKED, dtype=torch.float32, on="cpu", pinned=pin)
-        self._arrived: list[Any] = [None] * depth
+        self._under_way: list[CopyBack | None] = [None] * depth
         self.lanes: Lanes = lanes_for(device, LANES)
 
     def upload(self, image: NDArray[np.uint8], slot: int) -> None:
@@ -68,11 +66,13 @@ class StreamedNet:
         """Begins the copy of the slot's answer to the host."""
         packed, self._packed[slot] = self._packed[slot], None
         assert packed is not None, "copy_back comes after infer"
-        self._boxes = len(packed)  # always as many: the workload's, or all that the detector has
-        self._answers[slot][: self._boxes].copy_(packed, non_blocking=True)
-        self._arrived[slot] = self.lanes.mark("back")
+        host = self._answers[slot][: len(packed)]  # a detector may have fewer queries than are asked for
+        host.copy_(packed, non_blocking=True)
+        self._under_way[slot] = CopyBack(host, self.lanes.mark("back"))
 
     def result(self, slot: int, size: Size) -> Detections:
         """Waits for the slot's answer alone; the slot is free afterwards."""
-        self.lanes.wait(self._arrived[slot])
-        return self._net.unpack(self._answers[slot][: self._boxes], size)
+        copy = self._under_way[slot]
+        assert copy is not None, "result comes after copy_back"
+        self.lanes.wait(copy.done)
+        return self._net.unpack(copy.host, size)

@@ -4,8 +4,40 @@
 what, and `kernels` launches CUDA kernels on the CPU in CuPy's place.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from labkit import needs, preprocess
+from labkit.models.engines import cuda_graph
 from pretended.gpu import Gpu, pretend_gpu
 from pretended.kernels import pretend_cupy
 from pretended.order import GpuError
 
-__all__ = ["Gpu", "GpuError", "pretend_cupy", "pretend_gpu"]
+__all__ = ["Gpu", "GpuError", "a_gpu"]
+
+KNOWN = needs._no_cuda, preprocess._kept
+"""What is remembered of a GPU: whether there is one, and constants that lie on it."""
+
+
+@contextmanager
+def a_gpu() -> Iterator[Gpu]:
+    """A GPU that is not there for the length of a block, for torch and CuPy.
+
+    Raises:
+        GpuError: memory was freed too early.
+    """
+    _forget()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cuda_graph, "WARM_UP", 1)  # there are no kernels to choose from
+            with pretend_gpu(patch) as gpu, pretend_cupy(patch):
+                yield gpu
+    finally:
+        _forget()
+
+
+def _forget() -> None:
+    for each in KNOWN:
+        each.cache_clear()

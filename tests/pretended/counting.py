@@ -11,17 +11,14 @@ from collections import Counter
 from importlib.metadata import version
 from itertools import cycle
 
-import pytest
 import torch
 
-from labkit import preprocess
 from labkit.files import write_whole
 from labkit.learn.gpu_work import RECORDED
 from labkit.measure.session import Session
 from labkit.pipelines import LADDER
 from labkit.types import Rung, Workload
-from pretended.gpu import pretend_gpu
-from pretended.kernels import pretend_cupy
+from pretended import a_gpu
 
 from conftest import TINY, make_frame  # isort: skip
 
@@ -40,8 +37,7 @@ def counted(row: Rung, boxes: int) -> dict[str, float]:
     """Per frame: launches, and the host's waits by what for; the full networks, with random weights."""
     work = Workload(weights="random", size=TINY, objects=boxes)
     frames = [make_frame(i) for i in range(FRAMES)]
-    preprocess._kept.cache_clear()
-    with pytest.MonkeyPatch.context() as patch, pretend_gpu(patch) as gpu, pretend_cupy(patch):
+    with a_gpu() as gpu:
         session = Session(row, work, frames)
         schedule = row.run(cycle(frames), session.prepared.net)
         for _ in range(FRAMES):  # the first ones fill what is in flight
@@ -53,7 +49,6 @@ def counted(row: Rung, boxes: int) -> dict[str, float]:
             next(schedule)
         waits, launches = Counter(gpu.waits), gpu.launches
         schedule.close()
-    preprocess._kept.cache_clear()
     return {"launches": launches / FRAMES, **{what: n / FRAMES for what, n in sorted(waits.items())}}
 
 

@@ -266,7 +266,7 @@ class InPython(TorchFunctionMode):
         if name == "is_pinned":
             return gpu.is_pinned(args[0])
         if name == "tolist" and isinstance(args[0], OnGpu):
-            gpu.host_waits("values", stream=gpu.stream)
+            gpu.host_waits("a value", stream=gpu.stream)
             return args[0].held.tolist()
         if name == "to":
             return self._to(func, *args, **kwargs)
