@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads; pools
 import numpy as np
 import pytest
 
-from labkit.types import Frame, Workload
+from labkit.core.types import Frame, Workload
 
 TINY = (160, 128)
 
@@ -66,11 +66,11 @@ def own_home(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def peaks_once():
     """What this machine can reach at most is measured once for all benchmarks of this process."""
-    from labkit.bench import whole
+    from labkit.bench import run
 
-    once = functools.cache(whole.measure_peaks)
+    once = functools.cache(run.measure_peaks)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(whole, "measure_peaks", lambda device, **how: once(device, tries=1))
+        patch.setattr(run, "measure_peaks", lambda device, **how: once(device, tries=1))
         yield
 
 

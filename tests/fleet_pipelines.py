@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 
-from labkit.fleet.recorder import Recorder
-from labkit.types import Detections, Preparation, Rung
+from labkit.core.types import Detections, Preparation, Rung
+from labkit.fleet.stream_recorder import Recorder
 
 
 def mean_colour(frames, net):

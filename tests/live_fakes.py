@@ -5,13 +5,13 @@ import time
 
 import numpy as np
 
+from labkit.core.trace import span
+from labkit.core.types import Detections, Preparation, Rung
 from labkit.live.inference import Ready
-from labkit.live.knobs import Knobs
 from labkit.live.player import Player
+from labkit.live.settings import Knobs
 from labkit.live.view import View
 from labkit.sources.source import Source, Taken
-from labkit.trace import span
-from labkit.types import Detections, Preparation, Rung
 
 SIZE = (64, 48)
 

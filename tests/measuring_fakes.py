@@ -14,10 +14,10 @@ from pathlib import Path
 
 from records_made_up import made_up_run
 
-from labkit.errors import SourceError, WorkerError
-from labkit.fleet.node_task import measure_point
-from labkit.fleet.point import Point
-from labkit.records import Run
+from labkit.core.errors import SourceError, WorkerError
+from labkit.fleet.sweep.node_task import measure_point
+from labkit.fleet.sweep.point import Point
+from labkit.results.run_record import Run
 
 SPECIAL = 2
 """Points with so many boxes are those that fail, die or wait."""
@@ -90,9 +90,9 @@ def waiting(point: Point) -> Run:
 
 def without_peaks(point: Point) -> Run:
     """Measured in earnest, but for the machine's peak, which takes several seconds."""
-    import labkit.measure
+    from labkit.bench import kept_peaks
 
-    labkit.measure.known_peaks = lambda device, tries: {"fp32": 100.0}  # an invented peak is not to be kept
+    kept_peaks.known_peaks = lambda device, tries: {"fp32": 100.0}  # an invented peak is not to be kept
     return measure_point(point)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from records_made_up import made_up_run
 
-from labkit.results import Store
+from labkit.results.store import Store
 
 
 def main(path: str, name: str, count: int) -> None:

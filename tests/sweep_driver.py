@@ -7,10 +7,10 @@ from functools import partial
 
 import measuring_fakes
 
-import labkit.fleet.sweep
-from labkit.cli import main
+import labkit.fleet.sweep.run_sweep
+from labkit.cli.main import main
 
 if __name__ == "__main__":
     fake = getattr(measuring_fakes, sys.argv[1])
-    labkit.fleet.sweep.sweep = partial(labkit.fleet.sweep.sweep, measure=fake)
+    labkit.fleet.sweep.run_sweep.sweep = partial(labkit.fleet.sweep.run_sweep.sweep, measure=fake)
     sys.exit(main(sys.argv[2:]))

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.measure import accuracy
-from labkit.measure.fidelity import Answers
-from labkit.measure.session import Session
+from labkit.bench import accuracy
+from labkit.bench.agreement import Answers
+from labkit.bench.session import Session
+from labkit.core.types import Detections, Workload
 from labkit.models.inputs import calibration_frames
-from labkit.pipelines import rung
-from labkit.types import Detections, Workload
+from labkit.pipelines.ladder import rung
 
 pytest.importorskip("torchmetrics")
 pytest.importorskip("pycocotools")
@@ -187,7 +187,7 @@ def test_an_interval_of_a_share_is_wilsons():
 def test_what_was_measured_is_remembered_for_the_same_preparation_only(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     mark = {"versions": {}, "cpu": "x", "gpu": None, "commit": "abc", "dirty": False}
-    module = importlib.import_module("labkit.measure.fingerprint")  # the room exports a function so called
+    module = importlib.import_module("labkit.core.machine")  # the room exports a function so called
     monkeypatch.setattr(module, "fingerprint", lambda: mark)
     path, nothing = accuracy.remembered(rung("batched_cpu"), "weights", 40, 0.0)
     assert nothing is None

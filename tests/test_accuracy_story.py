@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from test_plots import assert_legible, axes_of
 
-from labkit import accuracy_story as judging
-from labkit.errors import ResultsError, UsageError
-from labkit.judged import Estimate, Judged, from_csv, sentences, to_csv
-from labkit.measure import accuracy
-from labkit.measure.fidelity import Answers
-from labkit.plots.robustness import robustness
+from labkit.bench import accuracy
+from labkit.bench.agreement import Answers
+from labkit.core.errors import ResultsError, UsageError
+from labkit.lessons import nb06_accuracy as judging
+from labkit.results.ablation import Estimate, Judged, from_csv, sentences, to_csv
+from labkit.results.plots.robustness import robustness
 
 pytest.importorskip("torchmetrics")
 pytest.importorskip("pycocotools")

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labkit.errors import LabError, SourceError, UnavailableError, UsageError, WeightsError
-from labkit.fleet.segments import WHOLE_VIDEO, decoded
-from labkit.fleet.videos import Batch, find_work
-from labkit.pipelines import rung
-from labkit.types import Workload
+from labkit.core.errors import LabError, SourceError, UnavailableError, UsageError, WeightsError
+from labkit.core.types import Workload
+from labkit.fleet.batch.segments import WHOLE_VIDEO, decoded
+from labkit.fleet.batch.videos import Batch, find_work
+from labkit.pipelines.ladder import rung
 
 ray = pytest.importorskip("ray")
 
@@ -50,7 +50,7 @@ def job_of(folder, out, **changes):
 
 
 def run(job):
-    from labkit.fleet.batch import process
+    from labkit.fleet.batch.run_batch import process
 
     return process(job, find_work(job))
 
@@ -215,13 +215,13 @@ DRIVER = """
 import sys
 from pathlib import Path
 from fleet_pipelines import CHEAP, open_slow
-from labkit.fleet.videos import Batch, find_work
-from labkit.types import Workload
+from labkit.fleet.batch.run_batch.videos import Batch, find_work
+from labkit.core.types import Workload
 from labkit.fleet.cluster import cluster
 job = Batch(Path(sys.argv[1]), Path(sys.argv[2]), CHEAP, Workload(model_set="lab", size=(64, 48)), 8,
             open_net=open_slow)
 with cluster(sys.argv[3]):
-    from labkit.fleet.batch import process
+    from labkit.fleet.batch.run_batch.run_batch import process
     print(process(job, find_work(job)).new_frames)
 """
 
@@ -248,7 +248,7 @@ def test_a_driver_that_is_killed_goes_on_when_started_again(ray_here, folder, tm
 
 
 def test_a_batch_from_the_shell(tmp_path, capsys):
-    from labkit.cli import main
+    from labkit.cli.main import main
 
     ray.shutdown()
     film(tmp_path / "a.avi", 20)

@@ -6,15 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from labkit.bench import Reporter, bench, compare_two
-from labkit.busy import busy
-from labkit.errors import SourceError, UnavailableError, UsageError
-from labkit.measure import FULL_TURNS, QUICK_TURNS, Plan, Turns
-from labkit.measure.compare import take_turns
-from labkit.pipelines import rung
-from labkit.records import Fidelity
-from labkit.results import Store
-from labkit.types import Detections, Preparation, Rung, Workload
+from labkit.bench.interleave import FULL_TURNS, QUICK_TURNS, Turns, take_turns
+from labkit.bench.plan import Plan
+from labkit.bench.reporter import Reporter
+from labkit.bench.run import bench, compare_two
+from labkit.core.errors import SourceError, UnavailableError, UsageError
+from labkit.core.lock import busy
+from labkit.core.types import Detections, Preparation, Rung, Workload
+from labkit.pipelines.ladder import rung
+from labkit.results.fidelity import Fidelity
+from labkit.results.store import Store
 
 from conftest import TINY  # isort: skip
 
@@ -151,7 +152,7 @@ def test_bad_requests_are_said_before_anything_runs():
 
 
 def test_families_share_their_work_filter_included():
-    from labkit.bench.whole import _families
+    from labkit.bench.run import _families
 
     names = ["folded_cpu", "filter_opencv_cpu", "filter_numba_cpu", "detr_pil_cpu", "batched_cpu"]
     families = [[row.name for row in family] for family in _families([rung(name) for name in names])]
@@ -163,7 +164,7 @@ def test_families_share_their_work_filter_included():
 
 
 def test_where_time_is_short_peers_come_last_beside_what_they_are_compared_with():
-    from labkit.bench.whole import _families
+    from labkit.bench.run import _families
 
     names = ["detr_pil_cpu", "detr_opencv_cpu", "origin_combined_cpu", "lut_cpu", "folded_cpu"]
     peers = ["peer_onnxruntime_fp32", "peer_pipeline_cpu", "peer_shipped_cpu"]
@@ -175,7 +176,7 @@ def test_where_time_is_short_peers_come_last_beside_what_they_are_compared_with(
 
 
 def test_where_time_is_short_what_compiles_for_minutes_comes_last():
-    from labkit.bench.whole import _families
+    from labkit.bench.run import _families
 
     names = ["origin_combined_cuda", "half_cuda", "graph_cuda"]
     names += ["compiled_cuda", "ahead_cuda", "filter_device_cuda"]
@@ -188,10 +189,10 @@ def test_where_time_is_short_what_compiles_for_minutes_comes_last():
 
 
 def test_a_rung_that_was_measured_before_only_takes_turns(monkeypatch):
-    from labkit.bench import family as room
+    from labkit.bench import group as room
 
     first, second, third = (rung(f"resnet_{name}_cpu") for name in ("pil", "opencv", "linear"))
-    monkeypatch.setattr("labkit.bench.whole._families", lambda *_, **__: [[first], [first, second]])
+    monkeypatch.setattr("labkit.bench.run._families", lambda *_, **__: [[first], [first, second]])
     result = bench([first, second], workload=WORK, plan=PLAN, turns=TURNS)
     assert [run.rung for run in result.runs] == [first.name, second.name]
     assert [(c.a, c.b) for c in result.comparisons] == [(first.name, second.name)]
@@ -203,8 +204,8 @@ def test_a_rung_that_was_measured_before_only_takes_turns(monkeypatch):
 
 def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("labkit.bench.job.time.perf_counter", lambda: now[0])
-    monkeypatch.setattr("labkit.bench.family._check", lambda *_: now.__setitem__(0, 1e9) or perfect())
+    monkeypatch.setattr("labkit.bench.context.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("labkit.bench.group._check", lambda *_: now.__setitem__(0, 1e9) or perfect())
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")]
     result = bench(rungs, workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu"]  # what had begun is finished
@@ -212,13 +213,13 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
 
 
 def test_what_was_measured_before_the_time_was_up_is_not_left_out(monkeypatch, capsys):
-    from labkit.cli.measuring import show
+    from labkit.cli.cmd_bench import show
 
     now = [0.0]
-    monkeypatch.setattr("labkit.bench.job.time.perf_counter", lambda: now[0])
-    monkeypatch.setattr("labkit.bench.family._check", lambda *_: now.__setitem__(0, 1e9) or perfect())
+    monkeypatch.setattr("labkit.bench.context.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("labkit.bench.group._check", lambda *_: now.__setitem__(0, 1e9) or perfect())
     first, second = rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")
-    monkeypatch.setattr("labkit.bench.whole._families", lambda *_, **__: [[first], [first, second]])
+    monkeypatch.setattr("labkit.bench.run._families", lambda *_, **__: [[first], [first, second]])
     result = bench([first, second], workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
     assert list(result.skipped) == [second.name]
     show(result)
@@ -226,7 +227,7 @@ def test_what_was_measured_before_the_time_was_up_is_not_left_out(monkeypatch, c
 
 
 def test_what_begins_during_a_benchmark_marks_what_is_measured_from_then_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("labkit.busy._folder", lambda: tmp_path)  # other tests run benchmarks meanwhile
+    monkeypatch.setattr("labkit.core.lock._folder", lambda: tmp_path)  # other tests run benchmarks meanwhile
 
     class Meanwhile(Heard):
         def step(self, text):
@@ -244,11 +245,11 @@ def test_what_begins_during_a_benchmark_marks_what_is_measured_from_then_on(tmp_
 def test_time_is_kept_for_comparing_what_has_been_measured(monkeypatch):
     """The third rung would begin in time, but the comparison of the first two would not."""
     now = [0.0]
-    monkeypatch.setattr("labkit.bench.job.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("labkit.bench.context.time.perf_counter", lambda: now[0])
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu"), rung("resnet_linear_cpu")]
     checked = iter([0.0, 59.99])
     monkeypatch.setattr(
-        "labkit.bench.family._check", lambda *_: now.__setitem__(0, next(checked)) or perfect()
+        "labkit.bench.group._check", lambda *_: now.__setitem__(0, next(checked)) or perfect()
     )
     result = bench(rungs, workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu", "resnet_opencv_cpu"]

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from labkit.bench.progress import number
+from labkit.cli.cmd_bench import select
 from labkit.cli.main import parse_size
-from labkit.cli.measuring import select
-from labkit.cli.screen import number
-from labkit.errors import UsageError
-from labkit.pipelines import LADDER
+from labkit.core.errors import UsageError
+from labkit.pipelines.ladder import LADDER
 
 TINY = [
     "--size",
@@ -35,7 +35,7 @@ TINY = [
 
 def labkit(*arguments, **options):
     environment = {**os.environ, "COLUMNS": "80", **options.pop("env", {})}
-    command = [sys.executable, "-c", "from labkit.cli import main; raise SystemExit(main())", *arguments]
+    command = [sys.executable, "-c", "from labkit.cli.main import main; raise SystemExit(main())", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, env=environment, timeout=280, check=False, **options
     )
@@ -81,12 +81,12 @@ def test_a_mistake_is_one_sentence_and_an_exit_code(arguments, code, words, tmp_
 @pytest.fixture
 def here(monkeypatch, capsys, peaks_once):
     """As `labkit`, but in this process, which has everything imported."""
-    from labkit.cli import screen
+    from labkit.bench import progress
 
     def run(*arguments, cwd=".", env=None):
         with monkeypatch.context() as patch:
-            patch.setattr(screen.out, "_width", 80)
-            patch.setattr(screen.err, "_width", 80)
+            patch.setattr(progress.out, "_width", 80)
+            patch.setattr(progress.err, "_width", 80)
             patch.setattr("sys.argv", ["labkit", *arguments])
             patch.chdir(cwd)
             for name, value in (env or {}).items():
@@ -103,7 +103,7 @@ def here(monkeypatch, capsys, peaks_once):
 def test_help_imports_nothing_heavy(command):
     code = (
         "import sys\n"
-        "from labkit.cli import main\n"
+        "from labkit.cli.main import main\n"
         "try:\n"
         "    main()\n"
         "except SystemExit as end:\n"
@@ -133,9 +133,9 @@ def test_commands_are_there_once_however_often_the_program_starts(monkeypatch, c
 def test_the_report_of_a_benchmark_tells_the_forecasts_too(tmp_path, monkeypatch):
     from records_made_up import made_up_run
 
-    from labkit.bench import Outcome
-    from labkit.cli.measuring import leave_pictures
-    from labkit.results import Prediction, Store, default_path
+    from labkit.bench.context import Outcome
+    from labkit.cli.cmd_bench import leave_pictures
+    from labkit.results.store import Prediction, Store, default_path
 
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
     with Store(default_path()) as store:
@@ -149,7 +149,7 @@ def test_the_report_of_a_benchmark_tells_the_forecasts_too(tmp_path, monkeypatch
 
 def exit_code():
     """Of the command in sys.argv, run in this process."""
-    from labkit.cli import main
+    from labkit.cli.main import main
 
     try:
         return main()
@@ -256,7 +256,7 @@ def test_compare_as_json(here):
 
 def test_ctrl_c_keeps_finished_rows_and_says_so(tmp_path):
     """Interrupted as soon as the first rung has its row."""
-    command = [sys.executable, "-c", "from labkit.cli import main; raise SystemExit(main())"]
+    command = [sys.executable, "-c", "from labkit.cli.main import main; raise SystemExit(main())"]
     command += ["bench", "resnet_pil_cpu", "detr_pil_cpu", "--size", "160x128", "--weights", "random"]
     command += ["--seconds", "0.5", "--no-compare", "--no-accuracy"]
     environment = {**os.environ, "LABKIT_HOME": str(tmp_path), "COLUMNS": "80", "PYTHONUNBUFFERED": "1"}
@@ -335,10 +335,10 @@ def test_training_from_the_shell_leaves_models_and_goes_on(tmp_path):
 def test_a_note_is_shown_once_however_often_it_comes():
     from rich.console import Console
 
-    from labkit.cli.screen import Screen
+    from labkit.bench.progress import Screen
 
     console = Console(record=True, width=80, file=StringIO())
-    with Screen(console) as screen:
+    with Screen(console) as progress:
         for text in ("no weights here", "[b] is no markup", "no weights here"):
-            screen.note(text)
+            progress.note(text)
     assert console.export_text().split() == ["no", "weights", "here", "[b]", "is", "no", "markup"]

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from records_made_up import made_up_run
 
-from labkit.bench import bench
-from labkit.cli.screen import legend
-from labkit.errors import UsageError, WeightsError
-from labkit.measure import accuracy
-from labkit.measure.coco import detector_labels, find_coco, letterbox, read_coco
-from labkit.measure.fidelity import Answers
+from labkit.bench import accuracy
+from labkit.bench.agreement import Answers
+from labkit.bench.coco import detector_labels, find_coco, letterbox, read_coco
+from labkit.bench.progress import legend
+from labkit.bench.run import bench
+from labkit.core.errors import UsageError, WeightsError
+from labkit.core.types import Detections, Workload
 from labkit.models.networks import lab_weights
 from labkit.models.weights import Weights
-from labkit.pipelines import rung
-from labkit.sources.things import COARSE
-from labkit.types import Detections, Workload
+from labkit.pipelines.ladder import rung
+from labkit.sources.synthetic.objects import COARSE
 
 pytestmark = pytest.mark.usefixtures("peaks_once")
 
@@ -75,7 +75,7 @@ def test_detectors_are_examined_on_the_photographs_with_their_own_weights(folder
 
 
 def _plan():
-    from labkit.measure import QUICK
+    from labkit.bench.plan import QUICK
 
     return replace(QUICK, min_frames=2, warm_frames=1, warm_s=0, warm_limit_s=1)
 

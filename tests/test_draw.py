@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.draw import COLOURS, caption, colour_of, draw
-from labkit.errors import FrameError, UsageError
-from labkit.types import Detections
+from labkit.core.annotate import COLOURS, caption, colour_of, draw
+from labkit.core.errors import FrameError, UsageError
+from labkit.core.types import Detections
 
 
 def found(boxes, size, *, scores=None, labels=None, names=None, fine=None) -> Detections:

@@ -8,30 +8,18 @@ import numpy as np
 import psutil
 import pytest
 
-from labkit.errors import ResultsError, UsageError, WorkerError
-from labkit.exhibits import (
-    EXHIBITS,
-    GOAL_US,
-    Exhibit,
-    averages,
-    case,
-    devices,
-    loads,
-    machine,
-    observer,
-    pacing,
-    picture,
-    span_cost_us,
-    table,
-    visit,
-)
-from labkit.exhibits.child import Child
-from labkit.exhibits.cost import SpanCost, span_cost
-from labkit.exhibits.record import size_of
-from labkit.exhibits.recorded import read_recorded, recorded_or_skipped, write_recorded
-from labkit.exhibits.stand import Stand, crops_in, jpeg
-from labkit.measure.feed import Clock
-from labkit.types import Frame
+from labkit.bench.load import Clock
+from labkit.core.errors import ResultsError, UsageError, WorkerError
+from labkit.core.types import Frame
+from labkit.lessons.pitfalls import averages, busy_machine, devices, loads, observer, pacing
+from labkit.lessons.pitfalls.child import Child
+from labkit.lessons.pitfalls.observer import GOAL_US, span_cost_us
+from labkit.lessons.pitfalls.picture import picture
+from labkit.lessons.pitfalls.pitfall import Stand, crops_in, jpeg
+from labkit.lessons.pitfalls.recorded import read_recorded, recorded_or_skipped, write_recorded
+from labkit.lessons.pitfalls.registry import EXHIBITS, case, table, visit
+from labkit.lessons.pitfalls.result import Exhibit, size_of
+from labkit.lessons.pitfalls.span_cost import SpanCost, span_cost
 
 from conftest import make_frame  # isort: skip
 
@@ -193,7 +181,7 @@ def command(process):
 
 
 def test_real_neighbours_come_and_go():
-    with machine.neighbours(2):
+    with busy_machine.neighbours(2):
         spinning = [child for child in psutil.Process().children() if "while True" in command(child)]
         assert len(spinning) == 2
     assert not [child for child in spinning if child.is_running()]
@@ -215,7 +203,7 @@ def test_a_neighbour_slows_exactly_the_wrong_side():
         task=lambda frame: simulated.pass_(0.02 if beside else 0.01),
         **FAST,
     )
-    exhibit = machine.busy_neighbour(stand, neighbour)
+    exhibit = busy_machine.busy_neighbour(stand, neighbour)
     assert (exhibit.wrong, exhibit.right) == (pytest.approx(50), pytest.approx(100))
 
 
@@ -229,7 +217,7 @@ def test_the_child_waits_as_it_is_told_and_leaves_nothing(monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    with Child([make_frame(0)], machine.PEACE) as child:
+    with Child([make_frame(0)], busy_machine.PEACE) as child:
         times = child.times(3)
         folder, process = child._folder.name, child._process
     assert times.shape == (3,)
@@ -243,7 +231,7 @@ def test_the_child_waits_as_it_is_told_and_leaves_nothing(monkeypatch):
 
 
 def test_a_child_that_dies_is_said():
-    with Child([make_frame(0)], machine.PEACE) as child:
+    with Child([make_frame(0)], busy_machine.PEACE) as child:
         child._process.kill()
         with pytest.raises(WorkerError, match="process failed"):
             child.times(1)
@@ -267,10 +255,10 @@ def test_pools_and_cold_starts_use_the_children(monkeypatch):
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(machine, "Child", Told)
-    pools = machine.fighting_pools(Simulated().stand())
+    monkeypatch.setattr(busy_machine, "Child", Told)
+    pools = busy_machine.fighting_pools(Simulated().stand())
     assert (pools.wrong, pools.right) == (pytest.approx(20), pytest.approx(100))
-    cold = machine.no_warm_up(Simulated().stand())
+    cold = busy_machine.no_warm_up(Simulated().stand())
     assert (cold.wrong, cold.right) == (pytest.approx(100 / 3), pytest.approx(100))
 
 

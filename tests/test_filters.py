@@ -18,20 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from labkit.errors import FrameError, UnavailableError, UsageError
-from labkit.filter_race import Race
-from labkit.filters import (
-    VERSIONS,
-    bands,
-    edge_filter,
-    find_version,
-    guided_filter,
-    jit,
-    origin,
-    quality,
-    reference,
-)
-from labkit.filters.tensors import edges_tensor, guided_tensor
+from labkit.core.errors import FrameError, UnavailableError, UsageError
+from labkit.filters import baseline_formula, jit, numba_bands, quality, reference
+from labkit.filters.filter_benchmark import Race
+from labkit.filters.image_filters import edge_filter, guided_filter
+from labkit.filters.torch_filter import edges_tensor, guided_tensor
+from labkit.filters.versions import VERSIONS, find_version
 
 ROOT = Path(__file__).parents[1]
 CONTRIB = ROOT / ".venv" / "contrib"
@@ -220,7 +212,7 @@ def test_the_number_of_cores_changes_no_byte(monkeypatch):
     image = noise_image((500, 40, 3))
     results = []
     for cores in (1, 2, 5):
-        monkeypatch.setattr(bands, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(numba_bands, "_cores", lambda cores=cores: cores)
         results.append(guided_filter(image))
     assert (results[0] == results[1]).all()
     assert (results[0] == results[2]).all()
@@ -228,7 +220,7 @@ def test_the_number_of_cores_changes_no_byte(monkeypatch):
 
 def test_bands_cover_every_row_once():
     for height in (1, 63, 64, 239, 240, 481, 1080):
-        limits = bands.band_limits(height)
+        limits = numba_bands.band_limits(height)
         assert limits[0] == 0
         assert limits[-1] == height
         assert (np.diff(limits) > 0).all()
@@ -236,14 +228,14 @@ def test_bands_cover_every_row_once():
 
 @pytest.mark.parametrize("cores", [1, 3, 16])
 def test_every_band_is_done_once(monkeypatch, cores):
-    monkeypatch.setattr(bands, "_cores", lambda: cores)
+    monkeypatch.setattr(numba_bands, "_cores", lambda: cores)
     done = []
-    bands.share_out(done.append, 7)
+    numba_bands.share_out(done.append, 7)
     assert sorted(done) == list(range(7))
 
 
 def test_bands_run_at_the_same_time_and_a_failing_one_is_reported(monkeypatch):
-    monkeypatch.setattr(bands, "_cores", lambda: 2)
+    monkeypatch.setattr(numba_bands, "_cores", lambda: 2)
     both = threading.Barrier(2, timeout=30)  # opens only when two threads are inside
     here = threading.current_thread()
 
@@ -253,16 +245,16 @@ def test_bands_run_at_the_same_time_and_a_failing_one_is_reported(monkeypatch):
             raise FrameError(f"band {band}")
 
     with pytest.raises(FrameError, match="band"):
-        bands.share_out(fail_elsewhere, 2)
+        numba_bands.share_out(fail_elsewhere, 2)
 
 
 def test_a_busy_pool_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(bands, "_cores", lambda: 2)
+    monkeypatch.setattr(numba_bands, "_cores", lambda: 2)
     pool, release = ThreadPoolExecutor(1), threading.Event()
-    monkeypatch.setattr(bands, "_threads", lambda: pool)
+    monkeypatch.setattr(numba_bands, "_threads", lambda: pool)
     blocker = pool.submit(release.wait, 30)
     done = []
-    bands.share_out(done.append, 4)  # all here, while the only other thread is busy
+    numba_bands.share_out(done.append, 4)  # all here, while the only other thread is busy
     assert done == [0, 1, 2, 3]
     assert not blocker.done()
     release.set()
@@ -282,7 +274,7 @@ def test_several_threads_may_filter_at_once(version):
 def test_a_forked_child_can_filter():
     code = (
         "import os, signal, numpy as np\n"
-        "from labkit.filters import guided_filter\n"
+        "from labkit.filters.image_filters import guided_filter\n"
         "image = np.random.default_rng(0).integers(0, 256, (200, 40, 3), dtype=np.uint8)\n"
         "expected = guided_filter(image)\n"  # the parent's threads exist
         "child = os.fork()\n"
@@ -318,7 +310,7 @@ def test_tensors_stay_tensors(photo):
 def test_opencvs_own_filter_agrees_away_from_the_border():
     """It is in a package that takes cv2's place, so it is imported in a process of its own."""
     code = (
-        "import json; from labkit.filter_race import has_peer, race; "
+        "import json; from labkit.filters.filter_benchmark import has_peer, race; "
         "print(json.dumps(race(size=(96, 64), rounds=5).to_json() if has_peer() else None))"
     )
     paths = [str(CONTRIB), str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -449,7 +441,7 @@ def test_exhibit_blurs_the_edge_that_the_filter_keeps(step):
     assert levels_apart(blurred, step) >= 50
     box = reference.to_bytes(reference.box_mean(step / 255, 4))
     assert levels_apart(blurred, box) <= 1
-    at_edge = origin.coefficient_a(step, 4, 0.4)[:, 26:34]
+    at_edge = baseline_formula.coefficient_a(step, 4, 0.4)[:, 26:34]
     assert at_edge.min() > 0.999  # "keep everything" by its own measure, and it blurs all the same
 
 

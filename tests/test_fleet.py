@@ -12,15 +12,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from labkit.errors import LabError, SourceError, UnavailableError, UsageError
+from labkit.core.errors import LabError, SourceError, UnavailableError, UsageError
+from labkit.core.types import Detections, Workload
 from labkit.fleet.actors import dealt
-from labkit.fleet.plan import Plan, with_group
-from labkit.fleet.reader import Reader
-from labkit.fleet.recorder import Recorder, folder_name
-from labkit.fleet.shared import Readers, Recorders
+from labkit.fleet.fleet_plan import Plan, with_group
+from labkit.fleet.shared_actors import Readers, Recorders
+from labkit.fleet.stream_reader import Reader
+from labkit.fleet.stream_recorder import Recorder, folder_name
 from labkit.fleet.streams import Answer, Counts, End, Ledger, Nothing, Stream, Take, Where
-from labkit.pipelines import rung
-from labkit.types import Detections, Workload
+from labkit.pipelines.ladder import rung
 
 ray = pytest.importorskip("ray")
 
@@ -308,7 +308,7 @@ def cluster_of_two(two_nodes):
 
 def run_fleet(plan, at_each=lambda fleet, states: None):
     """Runs a fleet to its end; calls `at_each` with every state on the way."""
-    from labkit.fleet.fleet import Fleet
+    from labkit.fleet.run_fleet import Fleet
 
     until_s = time.monotonic() + PATIENCE_S
     with Fleet(plan) as fleet:
@@ -436,8 +436,8 @@ def test_a_node_that_goes_takes_no_stream_along(cluster_of_two, tmp_path):
 
 
 def test_a_node_that_goes_costs_a_batch_no_row(cluster_of_two, tmp_path):
-    from labkit.fleet.batch import process
-    from labkit.fleet.videos import Batch, find_work
+    from labkit.fleet.batch.run_batch import process
+    from labkit.fleet.batch.videos import Batch, find_work
 
     (tmp_path / "videos").mkdir()
     for name in "ab":
@@ -509,7 +509,7 @@ def test_an_engine_comes_back_though_a_recorder_is_stuck_and_another_dead(
             at_death.append(a.counts.processed)
             fleet.stop()
 
-    from labkit.fleet.fleet import Fleet
+    from labkit.fleet.run_fleet import Fleet
 
     until_s = time.monotonic() + PATIENCE_S
     with Fleet(plan_of(films, tmp_path / "out", recorder=StuckRecorder)) as fleet:
@@ -596,7 +596,7 @@ def test_more_engines_than_streams_are_refused():
 def test_the_table_fits_eighty_columns_and_shows_no_markup():
     from rich.console import Console
 
-    from labkit.cli.fleet import table
+    from labkit.cli.cmd_fleet import table
     from labkit.fleet.streams import StreamState
 
     name = "rtsp://***@[red]camera.example:8554/a/very/long/path/to/a/stream.sdp"
@@ -611,7 +611,7 @@ def test_the_table_fits_eighty_columns_and_shows_no_markup():
 
 
 def test_a_fleet_from_the_shell(tmp_path, capsys, monkeypatch):
-    from labkit.cli import main
+    from labkit.cli.main import main
 
     spec = film(tmp_path / "a.avi", 20, fps=10)
     ray.shutdown()
@@ -630,7 +630,7 @@ def test_a_fleet_from_the_shell(tmp_path, capsys, monkeypatch):
 
 
 def test_a_fleet_of_nothing_but_missing_files_fails(tmp_path, capsys):
-    from labkit.cli import main
+    from labkit.cli.main import main
 
     assert main(["fleet", str(tmp_path / "no.mp4"), "--rung", "nonsense"]) == UsageError.exit_code
     assert "no rung named" in capsys.readouterr().err

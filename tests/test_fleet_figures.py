@@ -8,18 +8,18 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from labkit import fleet_story
-from labkit.errors import LabError, SourceError
-from labkit.fleet import alone as alone_room
-from labkit.fleet import figures
-from labkit.fleet.alone import WARM_FRAMES, Alone
-from labkit.fleet.contest import Contest, contest
-from labkit.fleet.plan import Plan
-from labkit.fleet.simulation import Service, Simulated
-from labkit.fleet.steady import Answers, rate
+from labkit.core.errors import LabError, SourceError
+from labkit.core.types import Workload
+from labkit.fleet.benchmark import fleet_benchmark
+from labkit.fleet.benchmark import single_process as alone_room
+from labkit.fleet.benchmark.cpu_usage import DRIVER, RAY, Usage
+from labkit.fleet.benchmark.rounds import Contest, contest
+from labkit.fleet.benchmark.single_process import WARM_FRAMES, Alone
+from labkit.fleet.benchmark.steady_state import Answers, rate
+from labkit.fleet.fleet_plan import Plan
+from labkit.fleet.queueing import Service, Simulated
 from labkit.fleet.streams import Counts
-from labkit.fleet.usage import DRIVER, RAY, Usage
-from labkit.types import Workload
+from labkit.lessons import nb09_fleet
 
 pytest.importorskip("ray")
 
@@ -69,14 +69,14 @@ def test_a_percentile_wants_answers_enough():
 
 
 def test_the_cores_in_use_are_told_by_kind():
-    usage = Usage()
-    assert usage.cores() == {}
-    usage.look()
+    cpu_usage = Usage()
+    assert cpu_usage.cores() == {}
+    cpu_usage.look()
     until_s = time.process_time() + 0.2
     while time.process_time() < until_s:
         sum(range(1000))
-    usage.look()
-    assert 0 < usage.cores()[DRIVER] <= psutil.cpu_count()
+    cpu_usage.look()
+    assert 0 < cpu_usage.cores()[DRIVER] <= psutil.cpu_count()
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ def test_the_cores_in_use_are_told_by_kind():
     ],
 )  # fmt: skip
 def test_processes_are_known_by_their_titles(title, kind, monkeypatch):
-    from labkit.fleet import usage
+    from labkit.fleet.benchmark import cpu_usage
 
     process = psutil.Process()
     monkeypatch.setattr(process, "cmdline", lambda: title)
-    assert usage._kind(process) == kind
+    assert cpu_usage._kind(process) == kind
 
 
 # One process that does a fleet's job
@@ -150,11 +150,11 @@ def test_a_number_of_streams_that_cannot_be_measured_is_told(cluster_of_two, tmp
 
 def test_rounds_are_summed_by_their_medians_and_tell_their_spread():
     def turn(fps, cores):
-        return figures._Turn(answers(np.arange(0, 70 / fps, 1 / fps)), Counts(100, 70, 30, 0), cores)
+        return fleet_benchmark._Turn(answers(np.arange(0, 70 / fps, 1 / fps)), Counts(100, 70, 30, 0), cores)
 
     shares = (0.9, 0.95, 0.94, 1.0, 0.96)
     turns = [(turn(share * 20.0, {"engines": 1.8} if i else {}), 20.0) for i, share in enumerate(shares)]
-    told = figures._summed(1, turns)
+    told = fleet_benchmark._summed(1, turns)
     assert told["share_of_single"] == pytest.approx(0.95, rel=0.01)
     low, high = told["share_interval"]
     assert 0.88 < low < 0.95 < high < 1.02
@@ -182,11 +182,11 @@ def test_a_fleets_turn_stands_between_two_of_the_one_process(monkeypatch):
         found = next(seen)
         if isinstance(found, LabError):
             raise found
-        return figures._Turn(answers(np.arange(0, 4, 1 / found)), Counts(), {})
+        return fleet_benchmark._Turn(answers(np.arange(0, 4, 1 / found)), Counts(), {})
 
-    monkeypatch.setattr(figures, "_fleet", fleet)
+    monkeypatch.setattr(fleet_benchmark, "_fleet", fleet)
     heard = []
-    told = figures._in_turns(Paced(20.0, 30.0, 10.0, 30.0), plans, 0.5, 2, heard.append)
+    told = fleet_benchmark._in_turns(Paced(20.0, 30.0, 10.0, 30.0), plans, 0.5, 2, heard.append)
     assert sorted(single for each in told for _, single in each["rounds_fps"]) == [20.0, 20.0, 25.0]
     assert any("was not measured: busy" in line for line in heard)
 
@@ -194,7 +194,7 @@ def test_a_fleets_turn_stands_between_two_of_the_one_process(monkeypatch):
 # The words
 
 
-MEASURED = fleet_story.Measured(
+MEASURED = nb09_fleet.Measured(
     "grouped_cpu", Workload(size=SMALL), "photos", {1: (0.01, 0.01)}, Service(0.0, 0.01), 100.0, 5e4, 300.0,
     "made up, 2 cores", "shipped",
 )  # fmt: skip
@@ -210,27 +210,27 @@ def test_simulation_fleet_and_one_process_stand_side_by_side():
     done = Contest(30.0, {1: fleets[1], 4: fleets[4]}, {1: 90.0, 4: 88.0, 8: 88.0})
     assert done.shares[1] == pytest.approx(1.0)  # all that one stream offers
     assert done.shares[4] == pytest.approx(fleets[4].fps / 88)
-    table = fleet_story.beside(predicted, done).set_index("streams")
+    table = nb09_fleet.beside(predicted, done).set_index("streams")
     assert table.loc[1, "measured FPS"] == 30.0
     assert table.loc[4, "one process FPS"] == 88.0
     assert table.loc[4, "measured age p90 ms"] == 100
     assert np.isnan(table.loc[8, "measured FPS"])
-    alone = fleet_story.beside(predicted)
+    alone = nb09_fleet.beside(predicted)
     assert not [name for name in alone if "measured" in name or "one process" in name]
-    words = fleet_story.how_close(MEASURED, predicted, done)
+    words = nb09_fleet.how_close(MEASURED, predicted, done)
     assert f"{100 * done.shares[4]:.0f} to 100%" in words and "at 4 streams" in words and "100.0 per" in words
     nothing = Contest(30.0, {}, {})
-    assert "unchecked" in fleet_story.how_close(MEASURED, predicted, nothing)
+    assert "unchecked" in nb09_fleet.how_close(MEASURED, predicted, nothing)
 
 
 @pytest.mark.parametrize("age", [False, True])
 def test_the_picture_holds_what_was_measured(age):
     predicted = {1: simulated(30.0), 4: simulated(95.0)}
     done = Contest(30.0, {1: answers(np.arange(0, 4, 1 / 30))}, {1: 90.0})
-    chart = fleet_story.fleet_picture(MEASURED, predicted, done, age=age)
+    chart = nb09_fleet.fleet_picture(MEASURED, predicted, done, age=age)
     lines = {line.get_label(): list(line.get_ydata()) for line in chart.axes[0].get_lines()}
     assert lines["measured, through Ray"] == pytest.approx([100.0 if age else 30.0])
     assert ("one process, the same job" in lines) is not age
     assert "best single process" not in lines
-    bare = fleet_story.fleet_picture(MEASURED, predicted)
+    bare = nb09_fleet.fleet_picture(MEASURED, predicted)
     assert "best single process" in {line.get_label() for line in bare.axes[0].get_lines()}

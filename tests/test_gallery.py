@@ -10,9 +10,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from labkit.cli.main import main
-from labkit.errors import UsageError
-from labkit.gallery import execute, write_gallery
-from labkit.gallery.pages import question_of, title_of
+from labkit.core.errors import UsageError
+from labkit.lessons.gallery import execute, write_gallery
+from labkit.lessons.pages import question_of, title_of
 
 HOSTILE = "</main><script>alert(1)</script>&\"'"
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
@@ -76,7 +76,7 @@ def gallery(tmp_path_factory):
         "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='passing by'): pass",
         "import pandas as pd; pd.DataFrame({'column': [1]})",
         "from matplotlib.figure import Figure\nimport ipywidgets\nipywidgets.VBox([ipywidgets.Button()])",
-        "from labkit.results import Prediction, Store, default_path\n"
+        "from labkit.results.store import Prediction, Store, default_path\n"
         "Store(default_path()).add_prediction(Prediction('q', (), 2.0))",
         "import os; print('home', os.environ['LABKIT_HOME'])",
     )

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.errors import UnavailableError
-from labkit.filters import guided_filter
-from labkit.filters.origin_way import guided_in_managed_memory
-from labkit.measure.fidelity import fidelity
-from labkit.measure.session import Session
-from labkit.models.faults import faults_explained
-from labkit.models.lanes import written_late
+from labkit.bench.agreement import fidelity
+from labkit.bench.session import Session
+from labkit.core.errors import UnavailableError
+from labkit.core.overlap import hidden_share
+from labkit.core.requirements import missing
+from labkit.core.trace import recording
+from labkit.core.types import Workload
+from labkit.filters.cuda_managed import guided_in_managed_memory
+from labkit.filters.image_filters import guided_filter
+from labkit.models.cuda_errors import faults_explained
+from labkit.models.cuda_streams import written_late
 from labkit.models.streamed import LANES
-from labkit.needs import missing
-from labkit.overlap import hidden_share
-from labkit.pipelines import LADDER, rung
-from labkit.trace import recording
-from labkit.types import Workload
+from labkit.pipelines.ladder import LADDER, rung
 
 from conftest import TINY, make_frame  # isort: skip
 from pretended import Gpu

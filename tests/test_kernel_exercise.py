@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from labkit.learn.kernel_checks import check_kernel, kernel_to_complete
+from labkit.lessons.kernel_checks import check_kernel, kernel_to_complete
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to run kernels on the CPU")
 
@@ -91,13 +91,14 @@ def test_the_origins_way_gives_the_right_filter_with_a_wait_after_each_launch(pr
     import cupy
     import numpy as np
 
-    from labkit.filters import guided_filter, origin_way
+    from labkit.filters import cuda_managed
+    from labkit.filters.image_filters import guided_filter
 
     made_bytes, malloc = [], cupy.cuda.malloc_managed
     monkeypatch.setattr(cupy.cuda, "malloc_managed", lambda n: made_bytes.append(n) or malloc(n))
     image = np.random.default_rng(1).integers(0, 256, (11, 14, 3), dtype=np.uint8)
     for _ in range(2):
-        got = origin_way.guided_in_managed_memory("guided_1_global.cu", image, 2, 0.01)
+        got = cuda_managed.guided_in_managed_memory("guided_1_global.cu", image, 2, 0.01)
         assert np.abs(got.astype(int) - guided_filter(image, 2, 0.01, version="reference")).max() <= 1
     assert pretended.waits == ["everything"] * 4
     assert len(made_bytes) == 8  # all four arrays anew for each frame

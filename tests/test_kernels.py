@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.errors import FrameError, UnavailableError, UsageError
-from labkit.filters import VERSIONS, cuda, emulate, reference
+from labkit.core.errors import FrameError, UnavailableError, UsageError
 from labkit.filters import compile as compiler
-from labkit.filters.launches import RECIPES, Array, plan
-from labkit.filters.sources import kernel_files, kernel_names, kernel_source, nvrtc_options
+from labkit.filters import cuda, emulate, reference
+from labkit.filters.kernel_source import kernel_files, kernel_names, kernel_source, nvrtc_options
+from labkit.filters.launch_config import RECIPES, Array, plan
+from labkit.filters.versions import VERSIONS
 
 IMAGE_FILES = [file for file in RECIPES if file != "guided_5_detr.cu"]
 GUIDED_FILES = [file for file in RECIPES if file.startswith("guided")]

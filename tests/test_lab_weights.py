@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.models import train_score
-from labkit.models.train_score import LabModels, detect, matched, name, read_models
-from labkit.sources.scenes import SHOT_FRAMES, scene
-from labkit.sources.things import COARSE, FINE
-from labkit.types import Frame
+from labkit.core.types import Frame
+from labkit.models.training import score as train_score
+from labkit.models.training.score import LabModels, detect, matched, name, read_models
+from labkit.sources.synthetic.objects import COARSE, FINE
+from labkit.sources.synthetic.scene import SHOT_FRAMES, scene
 
 SHIPPED = Path(train_score.__file__).parent / "lab"
 N_SCENES = 40

@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from labkit.errors import UsageError
-from labkit.learn.change import chain, change
-from labkit.learn.checks import check_corners, check_device_time, check_normalise, check_speed_up
-from labkit.learn.gpu_work import gpu_work
-from labkit.learn.look import look, models_to_look_at
-from labkit.learn.origin import PUBLISHED, published
-from labkit.pipelines import LADDER, rung
-from labkit.types import Workload
+from labkit.core.errors import UsageError
+from labkit.core.types import Workload
+from labkit.lessons.checks import check_corners, check_device_time, check_normalise, check_speed_up
+from labkit.lessons.gpu_work import gpu_work
+from labkit.lessons.published import PUBLISHED, published
+from labkit.lessons.show_frame import look, models_to_look_at
+from labkit.lessons.source_diff import chain, change
+from labkit.pipelines.ladder import LADDER, rung
 
 from conftest import TINY  # isort: skip
 
@@ -119,7 +119,7 @@ def test_looking_gives_a_picture_per_frame_and_says_which_models_looked():
 
 def test_looking_prefers_models_that_recognise(monkeypatch):
     for there, model_set in ((True, "full"), (False, "lab")):
-        monkeypatch.setattr("labkit.learn.look.have_pretrained", lambda models, there=there: there)
+        monkeypatch.setattr("labkit.lessons.show_frame.have_pretrained", lambda models, there=there: there)
         assert models_to_look_at().model_set == model_set
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labkit.errors import UsageError
-from labkit.learn.hints import HINTS, hint_text
-from labkit.learn.number_checks import check_fps, check_paced_latency
+from labkit.core.errors import UsageError
+from labkit.lessons.hints import HINTS, hint_text
+from labkit.lessons.number_checks import check_fps, check_paced_latency
 
 SOLUTIONS = Path(__file__).parent / "solutions"
 

@@ -13,23 +13,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labkit import busy
-from labkit.bench import bench
-from labkit.errors import ResultsError, SourceError, SourceLost, UsageError
+from labkit.bench.plan import Plan
+from labkit.bench.run import bench
+from labkit.core import lock
+from labkit.core.errors import ResultsError, SourceError, SourceLost, UsageError
+from labkit.core.requirements import missing
+from labkit.core.types import Frame, Workload
 from labkit.live.browser_camera import TROUBLES, BrowserCamera, PageClock, browser_source, trouble_in_words
 from labkit.live.inference import Ready, Tape
-from labkit.live.knobs import LIVE_RUNGS, Knobs
-from labkit.live.newest import Newest
-from labkit.live.opening import live, make_view, replace_current
+from labkit.live.latest_frame import Newest
 from labkit.live.player import STOP_S
+from labkit.live.preview_filter import Smoothing
 from labkit.live.recorder import Recorder
-from labkit.live.smoothing import Smoothing
+from labkit.live.settings import LIVE_RUNGS, Knobs
+from labkit.live.start import live, make_view, replace_current
 from labkit.live.view import View
-from labkit.measure import Plan
-from labkit.needs import missing
-from labkit.pipelines import rung
-from labkit.results import Store
-from labkit.types import Frame, Workload
+from labkit.pipelines.ladder import rung
+from labkit.results.store import Store
 
 from conftest import make_frame  # isort: skip
 from live_fakes import (  # isort: skip
@@ -318,20 +318,20 @@ def test_a_hundred_runs_leave_nothing_behind():
     assert threading.active_count() <= threads
     assert process.num_fds() <= files
     assert process.memory_info().rss - memory < 20e6
-    assert busy.busy_with() is None
+    assert lock.busy_with() is None
 
 
 def test_a_running_view_is_announced_to_benchmarks():
     player = player_of()
-    assert busy.busy_with() is None
+    assert lock.busy_with() is None
     player.start()
-    assert busy.busy_with() == f"a live view (process {os.getpid()})"
+    assert lock.busy_with() == f"a live view (process {os.getpid()})"
     player.stop()
-    assert busy.busy_with() is None
+    assert lock.busy_with() is None
 
 
 def test_a_benchmark_beside_a_view_is_marked(tmp_path, monkeypatch):
-    monkeypatch.setattr("labkit.bench.whole._peaks", lambda *_: {"cpu": {}})  # they take long to measure
+    monkeypatch.setattr("labkit.bench.run._peaks", lambda *_: {"cpu": {}})  # they take long to measure
     work = Workload(weights="random", size=(64, 48), objects=1)
     plan = Plan(seconds=0.1, min_frames=2, warm_frames=1, warm_s=0, warm_limit_s=1, quick=True)
     player = player_of()
@@ -347,7 +347,7 @@ def test_a_benchmark_beside_a_view_is_marked(tmp_path, monkeypatch):
 
 def test_a_view_beside_a_benchmark_says_what_it_does(page):
     view = view_of(page)
-    with busy.busy("a benchmark"):
+    with lock.busy("a benchmark"):
         view.start()
         assert "a benchmark (process" in page.states[-1]["note"]
         assert "disturbs" in page.states[-1]["note"]
@@ -364,7 +364,7 @@ def test_notes_of_dead_processes_count_as_none(tmp_path):
     (folder / "1.json").write_text(json.dumps({"purpose": "x", "pid": 2**22 + 1, "began_s": 1.0}))
     (folder / "2.json").write_text(json.dumps({"purpose": "x", "pid": os.getpid(), "began_s": began_s - 99}))
     (folder / "3.json").write_text("{half")
-    assert busy.busy_with() is None
+    assert lock.busy_with() is None
     assert [path.name for path in folder.iterdir()] == ["3.json"]
 
 
@@ -861,7 +861,7 @@ def test_a_script_cannot_use_the_browsers_camera():
 def cell(monkeypatch):
     """`live()` as in a notebook cell, with a made-up camera; `cell.opened` lists what it opened."""
     pytest.importorskip("anywidget")
-    monkeypatch.setattr("labkit.live.opening.has_front_end", lambda: True)
+    monkeypatch.setattr("labkit.live.start.has_front_end", lambda: True)
     opened = []
 
     def open_it(source, size, **_):
@@ -920,7 +920,7 @@ def test_a_cell_that_is_run_a_hundred_times_leaves_nothing_behind(cell):
     assert all(n <= b for n, b in zip(after, before, strict=True)), (before, after)
     assert process.memory_info().rss - memory < 20e6
     assert not process.children()
-    assert busy.busy_with() is None
+    assert lock.busy_with() is None
 
 
 def test_without_the_javascript_plain_pictures_are_shown(monkeypatch):
@@ -966,7 +966,7 @@ def test_a_notebook_without_a_browser_shows_stills(tmp_path):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     wishes = "rung='resnet_linear_cpu', size=(160, 120), model_set='lab', stills=2"
-    cell = f"from labkit.live import live\nlive({wishes})"
+    cell = f"from labkit.live.start import live\nlive({wishes})"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()

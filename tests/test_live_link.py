@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.live.link import ACK_TIMEOUT_S, MAX_IN_FLIGHT, SILENT_S, Link
+from labkit.live.connection import ACK_TIMEOUT_S, MAX_IN_FLIGHT, SILENT_S, Link
 
 
 class Clock:

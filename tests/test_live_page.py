@@ -8,10 +8,10 @@ import pytest
 import tornado.httpclient
 import tornado.websocket
 
-from labkit.cli import main
-from labkit.errors import UsageError
+from labkit.cli.main import main
+from labkit.core.errors import UsageError
 from labkit.live import page
-from labkit.live.knobs import Knobs
+from labkit.live.settings import Knobs
 
 from live_fakes import SIZE, preparing, ticking  # isort: skip
 

@@ -11,19 +11,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from labkit.bench.agreement import Answers, fidelity, iou, match, relative_error
 from labkit.bench.examiner import Examiner
-from labkit.errors import LabError, UsageError, WorkerError
-from labkit.measure import QUICK, Plan, Turns, Watch, Worker, collect, compare
-from labkit.measure.compare import take_turns
-from labkit.measure.drive import drive
-from labkit.measure.feed import Clock
-from labkit.measure.fidelity import Answers, fidelity, iou, match, relative_error
-from labkit.measure.fingerprint import differences, fingerprint, machine_name
-from labkit.measure.frames import frames_sha256
-from labkit.measure.gpu import gpu_doubts
-from labkit.pipelines import rung
-from labkit.records import Fidelity
-from labkit.types import Detections, Preparation, Rung, Workload
+from labkit.bench.frames import collect, frames_sha256
+from labkit.bench.interleave import Turns, compare, take_turns
+from labkit.bench.load import Clock
+from labkit.bench.noise import Watch
+from labkit.bench.plan import QUICK, Plan
+from labkit.bench.timing import drive
+from labkit.bench.worker import Worker
+from labkit.core.errors import LabError, UsageError, WorkerError
+from labkit.core.gpu import gpu_doubts
+from labkit.core.machine import differences, fingerprint, machine_name
+from labkit.core.types import Detections, Preparation, Rung, Workload
+from labkit.pipelines.ladder import rung
+from labkit.results.fidelity import Fidelity
 
 from conftest import TINY, make_frame  # isort: skip
 
@@ -376,7 +378,7 @@ class GpuByName:
 def test_a_gpu_is_watched_without_opening_its_library_at_each_look(monkeypatch):
     library = GpuByName()
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    monkeypatch.setattr("labkit.measure.watch.GPU_LOOK_S", 0.01)
+    monkeypatch.setattr("labkit.bench.noise.GPU_LOOK_S", 0.01)
     with Watch() as watch:
         while len(watch._states) < 5:
             threading.Event().wait(0.01)

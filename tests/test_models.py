@@ -9,22 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from labkit.errors import UnavailableError, UsageError, WeightsError
-from labkit.measure import collect
+from labkit.bench.frames import collect
+from labkit.core.errors import UnavailableError, UsageError, WeightsError
+from labkit.core.requirements import missing
+from labkit.core.types import Preparation, Workload
 from labkit.models import decode
-from labkit.models.engines import ENGINES, Request, build_engine
+from labkit.models.callables import Combined, cut
+from labkit.models.engines.build import ENGINES, Request, build_engine
 from labkit.models.engines.eager import fold_batch_norms
+from labkit.models.flops import gflop, gflop_per_frame
 from labkit.models.inputs import with_bytes
-from labkit.models.nets import Combined, cut
 from labkit.models.networks import DetrCore, build
-from labkit.models.peers import enlarged
 from labkit.models.prepare import prepare
+from labkit.models.preprocess import DETR_INPUT, InputSpec, preprocessor
+from labkit.models.third_party import enlarged
 from labkit.models.weights import Weights
-from labkit.models.work import gflop, gflop_per_frame
-from labkit.needs import missing
-from labkit.pipelines import rung
-from labkit.preprocess import DETR_INPUT, InputSpec, preprocessor
-from labkit.types import Preparation, Workload
+from labkit.pipelines.ladder import rung
 
 from conftest import TINY, make_frame  # isort: skip
 

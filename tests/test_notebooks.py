@@ -31,7 +31,7 @@ SMALL = {
 
 SHORT = """
 from dataclasses import replace
-import labkit.lesson as _lesson
+import labkit.lessons.common as _lesson
 
 _lesson.QUICK = replace(_lesson.QUICK, seconds=0.3, min_frames=4, warm_frames=1, warm_s=0.0, warm_limit_s=1.0)
 _lesson.QUICK_TURNS = replace(_lesson.QUICK_TURNS, frames=1)

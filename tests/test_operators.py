@@ -2,11 +2,11 @@
 
 import pytest
 
-from labkit.errors import UnavailableError
-from labkit.models.work import gflop_per_frame
-from labkit.pipelines import rung
+from labkit.core.errors import UnavailableError
+from labkit.core.types import Workload
+from labkit.models.flops import gflop_per_frame
+from labkit.pipelines.ladder import rung
 from labkit.profiling.operators import KINDS, Kind, Operators, operators
-from labkit.types import Workload
 
 LAB = Workload("lab")
 PEAKS = {"fp32": 1000.0, "bf16": 1000.0, "int8": 1000.0}

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from labkit.fleet.node_task import measure_point
-from labkit.fleet.point import Point
-from labkit.measure import kept_peaks as room
-from labkit.measure import measure_peaks, peak
-from labkit.measure.kept_peaks import DOUBTED_S, KEPT_S, known_peaks
-from labkit.types import Workload
+from labkit.bench import kept_peaks as room
+from labkit.bench import peaks as peak
+from labkit.bench.kept_peaks import DOUBTED_S, KEPT_S, known_peaks
+from labkit.bench.peaks import measure_peaks
+from labkit.core.types import Workload
+from labkit.fleet.sweep.node_task import measure_point
+from labkit.fleet.sweep.point import Point
 
 
 class Counted:

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.errors import UsageError
-from labkit.measure.drive import drive
-from labkit.measure.feed import Clock
-from labkit.measure.fidelity import Answers, fidelity
-from labkit.measure.plan import Plan
-from labkit.measure.session import Session
-from labkit.models.engines import ENGINES
-from labkit.models.nets import Combined
+from labkit.bench.agreement import Answers, fidelity
+from labkit.bench.load import Clock
+from labkit.bench.plan import Plan
+from labkit.bench.session import Session
+from labkit.bench.timing import drive
+from labkit.core.errors import UsageError
+from labkit.core.requirements import missing
+from labkit.core.types import Detections, Frame, Workload
+from labkit.models.callables import Combined
+from labkit.models.engines.build import ENGINES
 from labkit.models.prepare import prepare
-from labkit.needs import missing
-from labkit.pipelines import LADDER, rung, rungs_of_stage
-from labkit.preprocess import IMPLEMENTATIONS
-from labkit.types import Detections, Frame, Workload
+from labkit.models.preprocess import IMPLEMENTATIONS
+from labkit.pipelines.ladder import LADDER, rung, rungs_of_stage
 
 from conftest import TINY, make_frame  # isort: skip
 

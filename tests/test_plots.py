@@ -14,12 +14,14 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from records_made_up import made_up_comparison, made_up_run
 
-from labkit import plots
-from labkit.errors import UsageError
-from labkit.measure import accuracy
-from labkit.plots import answers, gains, style
-from labkit.plots.fleet import FleetPoint, fleet_chart
-from labkit.records import Comparison, Run
+from labkit.bench import accuracy
+from labkit.core.errors import UsageError
+from labkit.results import plots
+from labkit.results.comparison import Comparison
+from labkit.results.plots import labels as answers
+from labkit.results.plots import speedup, style
+from labkit.results.plots.fleet_plots import FleetPoint, fleet_chart
+from labkit.results.run_record import Run
 
 LONG = "a_rung with quite a long name that goes on and on, $x_1$ <b>&"
 
@@ -183,7 +185,7 @@ def parted(name: str, preparation: dict[str, str] | None = None, **spans: float)
 def test_waterfall_marks_the_ceiling_of_the_part_that_changed_most() -> None:
     runs = [parted("a", preprocess=0.3, infer=0.6), parted("b", preprocess=0.1, infer=0.59)]
     step = made_up_comparison("a", "b", ratio=1.2)
-    limit = gains.ceiling(step, runs)
+    limit = speedup.ceiling(step, runs)
     assert limit is not None
     assert (limit.parts, limit.gain) == (("preprocess",), pytest.approx(1 / 0.7))
     chart = plots.waterfall([step], runs=runs)
@@ -210,7 +212,7 @@ def test_the_preparation_says_what_a_change_is_about(change: dict[str, str], par
     shares = {"preprocess": 0.1, "detect": 0.6, "crop": 0.05, "classify": 0.1}
     plain = {"preprocess": "opencv", "engine": "eager", "precision": "fp32", "device": "cpu"}
     runs = [parted("a", preparation=plain, **shares), parted("b", preparation=plain | change, **shares)]
-    limit = gains.ceiling(made_up_comparison("a", "b"), runs)
+    limit = speedup.ceiling(made_up_comparison("a", "b"), runs)
     assert (limit and limit.parts) == parts
     if limit and parts:
         assert limit.gain == pytest.approx(1 / (1 - sum(shares[part] for part in parts)))
@@ -223,7 +225,7 @@ def test_waterfall_tells_a_far_ceiling_in_words_and_an_unknown_one_not_at_all() 
     assert axes_of(far).get_xlim()[1] < 5
     overlapping = [parted("a", filter=0.7, infer=0.9), parted("b", infer=0.5)]
     for runs in ([], overlapping, overlapping[1:], [made_up_run("a", spans_s={}), parted("b", infer=1.0)]):
-        assert gains.ceiling(step, runs) is None
+        assert speedup.ceiling(step, runs) is None
         assert "ceiling" not in axes_of(plots.waterfall([step], runs=runs)).texts[0].get_text()
 
 

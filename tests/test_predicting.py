@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from records_made_up import made_up_comparison
 
-from labkit.errors import UsageError
-from labkit.forecasts import calibration
-from labkit.plots.forecasts import forecasts
-from labkit.predicting import TOO_LATE, Forecast, form, my_calibration, predict, table
-from labkit.results import Prediction, Store, default_path
+from labkit.core.errors import UsageError
+from labkit.lessons.predict import TOO_LATE, Forecast, form, my_calibration, predict, table
+from labkit.results.plots.predicted import forecasts
+from labkit.results.predictions import calibration
+from labkit.results.store import Prediction, Store, default_path
 
 
 def stored():

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
-from labkit.errors import FrameError, UsageError
-from labkit.preprocess import (
+from labkit.core.errors import FrameError, UsageError
+from labkit.models.preprocess import (
     DETR_INPUT,
     IMPLEMENTATIONS,
     RESNET_CROP_INPUT,

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.learn.gpu_work import RECORDED
-from labkit.measure.fidelity import fidelity
-from labkit.measure.session import Session
+from labkit.bench.agreement import fidelity
+from labkit.bench.session import Session
+from labkit.core.trace import recording
+from labkit.core.types import Workload
+from labkit.lessons.gpu_work import RECORDED
 from labkit.models import streamed
-from labkit.models.lanes import Streams
-from labkit.models.uploads import PinnedUpload
-from labkit.pipelines import rung
+from labkit.models.cuda_streams import Streams
+from labkit.models.pinned_upload import PinnedUpload
+from labkit.pipelines.ladder import rung
 from labkit.profiling.reads import noting_reads
-from labkit.trace import recording
-from labkit.types import Workload
 
 from conftest import make_frame  # isort: skip
 from pretended import GpuError, a_gpu, counting  # isort: skip

@@ -16,22 +16,22 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.cli import main
-from labkit.errors import ResultsError, UnavailableError, UsageError
-from labkit.profiling import kernel, nsys, watch
+from labkit.cli.main import main
+from labkit.core.errors import ResultsError, UnavailableError, UsageError
+from labkit.core.trace import span
+from labkit.core.types import Workload
+from labkit.lessons.profile_checks import check_one_read
+from labkit.profiling import kernel, nsys, profiler
 from labkit.profiling.capture import Capture, GpuWork, Range, Read
 from labkit.profiling.cell import parse
-from labkit.profiling.exercise import check_one_read
 from labkit.profiling.export import read_export
 from labkit.profiling.nsys import Nsys, invisible, lost, numbers
 from labkit.profiling.profile import Profile
+from labkit.profiling.profile_timeline import lanes_of, timeline
+from labkit.profiling.range_table import range_table, read_table, short_path, side_by_side
 from labkit.profiling.reads import Reads, noting_reads, warnings_as_reads
-from labkit.profiling.rung import Job, profile_rung
-from labkit.profiling.table import range_table, read_table, short_path, side_by_side
-from labkit.profiling.timeline import lanes_of, timeline
 from labkit.profiling.torch_trace import read_trace
-from labkit.trace import span
-from labkit.types import Workload
+from labkit.profiling.variant import Job, profile_rung
 
 from conftest import make_frame  # isort: skip
 
@@ -41,7 +41,7 @@ TINY = Workload(weights="random", size=(160, 128), objects=2)
 
 found_nsys = nsys.find()
 needs_nsys = pytest.mark.skipif(
-    watch.why_not_nsys() is not None, reason=f"a real nsys is needed: {watch.why_not_nsys()}"
+    profiler.why_not_nsys() is not None, reason=f"a real nsys is needed: {profiler.why_not_nsys()}"
 )
 
 
@@ -282,7 +282,7 @@ def made_up(**changes):
             Range("layer", at + 2_000_000, at + 4_000_000),
         ]  # fmt: skip
         reads += [
-            Read(at + 5_000_000 + i, "item", "/x/labkit/pipelines/origin.py", 50, "cpu") for i in range(3)
+            Read(at + 5_000_000 + i, "item", "/x/labkit/pipelines/baseline.py", 50, "cpu") for i in range(3)
         ]
     return replace(Capture("a profiler", tuple(ranges), reads=tuple(reads)), **changes)
 
@@ -297,7 +297,7 @@ def test_frames_and_reads_are_counted():
     assert table.loc["infer", "share"] == pytest.approx(16 / 19)
     reads = read_table(capture)
     assert reads.iloc[0].to_dict() == {
-        "where": "labkit/pipelines/origin.py:50", "line": "", "how": "item", "in range": "infer",
+        "where": "labkit/pipelines/baseline.py:50", "line": "", "how": "item", "in range": "infer",
         "device": "cpu", "reads": 6, "per frame": 3.0,
     }  # fmt: skip
 
@@ -369,12 +369,12 @@ def test_ranges_missing_from_a_report_are_told():
 
 def test_where_the_report_lost_ranges_the_noted_ones_stand_in(recorded, tmp_path):
     stem = recorded.with_suffix("")
-    noted = watch.Marked(ranges=tuple(Range("preprocess", i, i + 1) for i in range(5)))
-    capture = watch.nsys_capture(Nsys(Path("nsys"), (2022, 4, 2)), stem, noted)
+    noted = profiler.Marked(ranges=tuple(Range("preprocess", i, i + 1) for i in range(5)))
+    capture = profiler.nsys_capture(Nsys(Path("nsys"), (2022, 4, 2)), stem, noted)
     assert capture.counts() == {"preprocess": 5}
     assert "preprocess 3 of 5" in capture.notes[0]
     with pytest.raises(UnavailableError, match="wrote no report"):
-        watch.nsys_capture(Nsys(Path("nsys"), (2022, 4, 2)), tmp_path / "absent", noted)
+        profiler.nsys_capture(Nsys(Path("nsys"), (2022, 4, 2)), tmp_path / "absent", noted)
 
 
 def test_the_command_line_of_nsys_can_be_run_by_hand():
@@ -463,9 +463,9 @@ def test_a_cell_that_fails_fails_and_leaves_nothing_watched(shell):
 
 def test_nsys_cannot_watch_a_process_that_it_did_not_start(monkeypatch):
     monkeypatch.delenv("NSYS_PROFILING_SESSION_ID", raising=False)
-    with pytest.raises(UnavailableError), watch.watching("cell", "nsys"):
+    with pytest.raises(UnavailableError), profiler.watching("cell", "nsys"):
         pass
-    with pytest.raises(UsageError, match="not 'perf'"), watch.watching("cell", "perf"):
+    with pytest.raises(UsageError, match="not 'perf'"), profiler.watching("cell", "perf"):
         pass
 
 
@@ -488,7 +488,7 @@ def test_a_rung_under_torch_profiler_shows_the_origins_reads():
     decode = range_table(capture).set_index("range").loc["decode"]
     assert decode["reads"] == 2 * (100 + 2 * 6), "a score of each query; corners, score, label of two objects"
     lines = read_table(capture)
-    assert (lines["where"].str.startswith("labkit/pipelines/origin.py")).sum() >= 3
+    assert (lines["where"].str.startswith("labkit/pipelines/baseline.py")).sum() >= 3
     mended = profile_rung(Job("combined_cpu", TINY, "scenes", 2), "torch")
     assert range_table(mended).set_index("range").loc["decode", "reads"] == 2
 
@@ -515,8 +515,8 @@ def test_a_real_nsys_holds_the_ranges_that_labkit_sent():
 CELLS = (
     "%load_ext labkit.profiling\n"
     "import numpy as np, torch\n"
-    "from labkit.trace import span\n"
-    "from labkit.types import Frame\n"
+    "from labkit.core.trace import span\n"
+    "from labkit.core.types import Frame\n"
     "frames = [Frame(np.zeros((4, 4, 3), np.uint8), i, 0.0) for i in range(3)]\n"
     "def work(frame):\n"
     "    with span('infer', frame):\n"
@@ -590,7 +590,7 @@ def test_a_kernel_ends_when_its_nsys_is_killed(tmp_path):
 
 
 def labkit(*arguments):
-    command = [sys.executable, "-c", "from labkit.cli import main; raise SystemExit(main())", *arguments]
+    command = [sys.executable, "-c", "from labkit.cli.main import main; raise SystemExit(main())", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
 
 
@@ -614,9 +614,9 @@ def test_profile_on_the_command_line():
         "--weights", "random", "--objects", "2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for words in ("decode", "100 per frame", "labkit/pipelines/origin.py", "Report: ", "timeline: "):
+    for words in ("decode", "100 per frame", "labkit/pipelines/baseline.py", "Report: ", "timeline: "):
         assert words in done.stdout, words
-    if watch.why_not_nsys() is None:
+    if profiler.why_not_nsys() is None:
         assert "nsys profile" in done.stdout and "python" in done.stdout
     else:
         assert "torch.profiler watched" in done.stdout

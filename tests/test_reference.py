@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from labkit.cli.screen import _cells
-from labkit.errors import UsageError
-from labkit.filter_race import Race, Racer
-from labkit.plots import overview
-from labkit.plots.answers import LOSES_WORDS
+from labkit.bench.progress import _cells
+from labkit.core.errors import UsageError
+from labkit.filters.filter_benchmark import Race, Racer
 from labkit.profiling.operators import KINDS, Kind, Operators
-from labkit.reference import BEGIN, END, block, insert
-from labkit.reference.__main__ import main
-from labkit.results import Store, load_export
+from labkit.results.exports import load_export
+from labkit.results.plots.labels import LOSES_WORDS
+from labkit.results.plots.save import overview
+from labkit.results.readme import BEGIN, END, block, insert
+from labkit.results.readme_main import main
+from labkit.results.store import Store
 
 from records_made_up import made_up_comparison, made_up_run  # isort: skip
 

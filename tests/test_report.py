@@ -14,13 +14,14 @@ import pytest
 from records_made_up import MACHINE, made_up_run
 from records_made_up import made_up_comparison as bare_comparison
 
-from labkit.errors import ResultsError, UsageError
-from labkit.plots.answers import LOSES_WORDS
-from labkit.records import Comparison, Run
-from labkit.report import write_report
-from labkit.report.machines import figure, machines, side_by_side
-from labkit.report.works import groups, newest
-from labkit.results import Prediction, Store, default_path
+from labkit.core.errors import ResultsError, UsageError
+from labkit.results.comparison import Comparison
+from labkit.results.plots.labels import LOSES_WORDS
+from labkit.results.report.groups import groups, newest
+from labkit.results.report.machines import figure, machines, side_by_side
+from labkit.results.report.report_page import write_report
+from labkit.results.run_record import Run
+from labkit.results.store import Prediction, Store, default_path
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=http://example.org/x onerror=alert(2)>"
 
@@ -360,7 +361,7 @@ def test_older_runs_count_side_by_side_and_old_machines_are_left_out(tmp_path: P
 
 
 def test_the_command_reads_exports_and_the_own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from labkit.cli import main
+    from labkit.cli.main import main
 
     for name, mark in (("one", MACHINE), ("two", OTHER)):
         with Store(tmp_path / f"{name}.sqlite") as lab:

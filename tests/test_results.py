@@ -19,25 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records_made_up import made_up_comparison, made_up_run
 
-from labkit.errors import ResultsError, UsageError
-from labkit.files import write_whole
-from labkit.records import Comparison, Run
-from labkit.results import (
-    Prediction,
-    Store,
-    codec,
-    default_path,
-    export,
-    import_reference,
-    keep_point,
-    load_export,
-    load_exports,
-    schema,
-    store,
-    sweep_names,
-    sweep_points,
-    table,
-)
+from labkit.core.errors import ResultsError, UsageError
+from labkit.core.files import write_whole
+from labkit.results import codec, schema, store
+from labkit.results.comparison import Comparison
+from labkit.results.exports import export, import_reference, load_export, load_exports
+from labkit.results.run_record import Run
+from labkit.results.store import Prediction, Store, default_path
+from labkit.results.sweeps import keep_point, sweep_names, sweep_points
+from labkit.results.table import table
 
 TESTS = Path(__file__).parent
 V1_FILE = """
@@ -250,8 +240,8 @@ def test_a_closed_store_says_so(lab: Store) -> None:
 SAVE_ONE = """
 import os, sys
 sys.path.insert(0, ".")
-from labkit.errors import ResultsError
-from labkit.results import Store
+from labkit.core.errors import ResultsError
+from labkit.results.store import Store
 from records_made_up import made_up_run
 run = made_up_run()
 if os.geteuid() == 0:  # the superuser may write everywhere
@@ -284,8 +274,8 @@ def test_a_read_only_folder(existing: bool) -> None:
 FILL = """
 import sys
 sys.path.insert(0, ".")
-from labkit.errors import ResultsError
-from labkit.results import Store
+from labkit.core.errors import ResultsError
+from labkit.results.store import Store
 from records_made_up import made_up_run
 {limit}
 saved = 0

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from records_made_up import made_up_run
 
-from labkit.errors import UsageError
-from labkit.models.work import mb_per_frame, parameters
-from labkit.pipelines import rung
-from labkit.plots.roof import intensity, roofline
-from labkit.types import Workload
+from labkit.core.errors import UsageError
+from labkit.core.types import Workload
+from labkit.models.flops import mb_per_frame, parameters
+from labkit.pipelines.ladder import rung
+from labkit.results.plots.roofline import intensity, roofline
 
 LIMIT = {
     "gflop_per_frame": 10.0,

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.draw import polygon2mask
 
-from labkit.errors import UsageError
-from labkit.sources.backdrops import backdrop
-from labkit.sources.dice import Dice
-from labkit.sources.scenes import SHOT_FRAMES, Drawing, draw, scene
-from labkit.sources.shapes import FULL, SHAPES, SUB, box_blur, coverage, place
-from labkit.sources.things import COARSE, COLOURS, FINE, cast
+from labkit.core.errors import UsageError
+from labkit.sources.synthetic.background import backdrop
+from labkit.sources.synthetic.objects import COARSE, COLOURS, FINE, cast
+from labkit.sources.synthetic.rng import Dice
+from labkit.sources.synthetic.scene import SHOT_FRAMES, Drawing, draw, scene
+from labkit.sources.synthetic.shapes import FULL, SHAPES, SUB, box_blur, coverage, place
 
 
 def digest(*arrays: np.ndarray) -> str:

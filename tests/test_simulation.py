@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from labkit.errors import UsageError
-from labkit.fleet.simulation import Fleet, Service, most_streams, placements, simulate
+from labkit.core.errors import UsageError
+from labkit.fleet.queueing import Fleet, Service, most_streams, placements, simulate
 
 
 def test_one_slow_camera_gets_every_frame_named_after_one_service():

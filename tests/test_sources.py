@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from labkit.errors import FrameError, SourceError, UsageError
-from labkit.sources import first_frame, open_source, redact, to_rgb
-from labkit.sources.convert import centre_crop, fit
-from labkit.sources.spec import check_size, webcam_index
+from labkit.core.errors import FrameError, SourceError, UsageError
+from labkit.sources.convert import centre_crop, fit, to_rgb
+from labkit.sources.openers import first_frame, open_source
+from labkit.sources.spec import check_size, redact, webcam_index
 from labkit.sources.stills import FRAMES_PER_PHOTO, PHOTOS, ping_pong
 
 CLIPS = Path(__file__).parents[2] / "shared" / "video"
@@ -521,6 +521,6 @@ def test_fitting_gives_the_size_and_keeps_a_plain_colour(given_size, wanted):
 
 
 def test_importing_the_room_imports_nothing_heavy():
-    code = "import sys, labkit.sources, labkit.draw; print(*sys.modules)"
+    code = "import sys, labkit.sources, labkit.core.annotate; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"cv2", "PIL", "torch", "matplotlib", "skimage"} & set(out.stdout.split())

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from faulty_camera import BITS, FaultyCamera, number_in, picture
 
-from labkit.errors import SourceError, SourceLost
-from labkit.sources import open_source
+from labkit.core.errors import SourceError, SourceLost
 from labkit.sources.backlog import Backlog
 from labkit.sources.camera import Camera
+from labkit.sources.openers import open_source
 
 REPORTED_S = 2.0
 TIMEOUTS = {"open_timeout_s": 2.0, "read_timeout_s": 1.0}
@@ -262,7 +262,7 @@ def test_a_webcam_is_asked_in_the_right_order_and_its_first_frame_believed(monke
     import cv2
 
     monkeypatch.setattr(cv2, "VideoCapture", Webcam)
-    monkeypatch.setattr("labkit.sources.connecting.Path.exists", lambda path: True)
+    monkeypatch.setattr("labkit.sources.camera_open.Path.exists", lambda path: True)
     with open_source("webcam:7", (320, 240), fps=60) as source:
         frame = next(source)
         described = source.describe()
@@ -511,7 +511,10 @@ def test_twenty_cycles_leave_nothing_behind(camera):
 
 
 def test_an_open_camera_does_not_stop_python_from_ending(camera):
-    code = f"from labkit.sources import open_source; s = open_source({camera.url!r}); print(next(s).size)"
+    code = (
+        "from labkit.sources.openers import open_source; "
+        f"s = open_source({camera.url!r}); print(next(s).size)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
@@ -570,8 +573,8 @@ def test_a_process_that_was_paused_gets_no_stale_frames(camera):
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "from faulty_camera import number_in\n"
-        "from labkit.errors import SourceLost\n"
-        "from labkit.sources import open_source\n"
+        "from labkit.core.errors import SourceLost\n"
+        "from labkit.sources.openers import open_source\n"
         f"source = open_source({camera.url!r})\n"
         "while True:\n"
         "    try: print(number_in(next(source).image), flush=True)\n"

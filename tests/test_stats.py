@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit import stats
-from labkit.errors import UsageError
+from labkit.core import stats
+from labkit.core.errors import UsageError
 
 SIMULATIONS = 2000
 ROUNDS = (9, 11, 15, 21)

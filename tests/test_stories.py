@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from labkit import filter_story, stream_story
-from labkit.measure.session import Session
-from labkit.pipelines import rung
-from labkit.trace import recording
-from labkit.types import Workload
+from labkit.bench.session import Session
+from labkit.core.trace import recording
+from labkit.core.types import Workload
+from labkit.lessons import nb04_filter, nb05_streams
+from labkit.pipelines.ladder import rung
 
 from conftest import TINY  # isort: skip
 
@@ -17,7 +17,7 @@ SMALL = {"source": "scenes", "size": (96, 64)}
 
 
 def test_the_edge_profile_says_what_each_filter_does():
-    chart = filter_story.edge_profile(noise=8)
+    chart = nb04_filter.edge_profile(noise=8)
     lines = {line.get_label(): line.get_ydata() for line in chart.axes[0].lines}
     steepest = {name: np.abs(np.diff(values.astype(float))).max() for name, values in lines.items()}
     assert steepest["guided filter"] > 3 * steepest["box blur"]
@@ -26,14 +26,14 @@ def test_the_edge_profile_says_what_each_filter_does():
 
 
 def test_pictures_have_words():
-    figure = filter_story.smooth_pictures(**SMALL)
+    figure = nb04_filter.smooth_pictures(**SMALL)
     assert len(figure.axes) == 8
     assert "guided, eps 0.01" in figure.alt_text
 
 
 def test_sliders_change_the_picture():
     (radius, eps), picture = (
-        (box := filter_story.try_filter(**SMALL)).children[0].children, box.children[1]
+        (box := nb04_filter.try_filter(**SMALL)).children[0].children, box.children[1]
     )  # fmt: skip
     seen = {picture.value}
     radius.value = 9
@@ -44,7 +44,7 @@ def test_sliders_change_the_picture():
 
 
 def test_the_origins_eps_does_nothing_and_the_right_one_does():
-    table = filter_story.origin_eps(**SMALL)
+    table = nb04_filter.origin_eps(**SMALL)
     change = table.groupby("filter")["change in grey levels"].max()
     assert change["the origin's"] < 0.1
     assert change["guided"] > 1
@@ -52,14 +52,14 @@ def test_the_origins_eps_does_nothing_and_the_right_one_does():
 
 
 def test_times_are_a_ratio_with_its_interval():
-    table = filter_story.filter_times(rounds=9, **SMALL).set_index("version")
+    table = nb04_filter.filter_times(rounds=9, **SMALL).set_index("version")
     assert table.loc["reference", "times faster"] == 1
     assert (table["largest difference"] <= 1).all()
     assert (table["median ms"] > 0).all()
 
 
 def test_the_kernel_table_counts_bytes(capsys):
-    table = filter_story.kernel_table()
+    table = nb04_filter.kernel_table()
     if isinstance(table, str):
         pytest.skip(table)
     table = table.set_index("kernel file")
@@ -71,24 +71,24 @@ def test_the_kernel_table_counts_bytes(capsys):
 
 
 def test_whether_it_helps_depends_on_the_noise():
-    table = filter_story.help_table("photos", (0, 20), (0.0001, 0.01), size=(160, 120))
+    table = nb04_filter.help_table("photos", (0, 20), (0.0001, 0.01), size=(160, 120))
     assert table.loc[0, "no filter"] == np.inf
     assert table.loc[20, "eps 0.01"] > table.loc[20, "no filter"] + 2
     assert table.loc[0, "eps 0.01"] < table.loc[0, "eps 0.0001"]
 
 
 def test_the_detector_is_asked_too():
-    table = filter_story.detection_table((0, 90), (0.04,), scenes=2)
+    table = nb04_filter.detection_table((0, 90), (0.04,), scenes=2)
     assert list(table.columns) == ["no filter", "eps 0.04"]
     assert "too few scenes" in table.loc[0, "no filter"]
 
 
 def test_a_measured_timeline_names_its_rows_and_its_overlap():
-    chart = stream_story.timeline("streams_cpu", frames=2, objects=2, source="scenes", size=(96, 64))
+    chart = nb05_streams.timeline("streams_cpu", frames=2, objects=2, source="scenes", size=(96, 64))
     labels = [label.get_text() for label in chart.axes[0].get_yticklabels()]
     assert labels == ["preprocess thread", "engine"]
     assert "detect of frame 3 on engine" in chart.alt_text
-    plain = stream_story.timeline("filter_numba_cpu", frames=1, objects=1, source="scenes", size=(96, 64))
+    plain = nb05_streams.timeline("filter_numba_cpu", frames=1, objects=1, source="scenes", size=(96, 64))
     assert [label.get_text() for label in plain.axes[0].get_yticklabels()] == ["one thread"]
 
 
@@ -97,18 +97,18 @@ def test_a_timeline_that_needs_a_gpu_says_so():
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    assert "NVIDIA GPU" in stream_story.timeline("streams_cuda")
+    assert "NVIDIA GPU" in nb05_streams.timeline("streams_cuda")
 
 
 def test_the_simulated_race_is_told(capsys):
-    stream_story.simulated("two streams, no waiting", late="upload", depth=1)
+    nb05_streams.simulated("two streams, no waiting", late="upload", depth=1)
     assert "Frame 0 got an answer about memory" in capsys.readouterr().out
-    stream_story.simulated("four streams", late="upload")
+    nb05_streams.simulated("four streams", late="upload")
     assert "All 4 frames got their own answer" in capsys.readouterr().out
 
 
 def test_more_frames_under_way_cost_latency():
-    table = stream_story.depths((1, 2, 4))
+    table = nb05_streams.depths((1, 2, 4))
     assert table["frames per second"][1] > 1.3 * table["frames per second"][0]
     assert table["median latency (ms)"].is_monotonic_increasing
     assert table["upload and filter hidden"].iloc[0] == "0%"
@@ -123,4 +123,4 @@ def test_every_step_that_a_schedule_has_stands_on_a_thread_or_stream(name, frame
     with recording() as record:
         list(row.run(frames[:2], session.prepared.net))
     left_out = {"decode"} if name == "streams_cuda" else set()  # the host's, once all streams are done
-    assert {span.name for span in record.spans()} - set(stream_story._rows_of(row)) == left_out
+    assert {span.name for span in record.spans()} - set(nb05_streams._rows_of(row)) == left_out

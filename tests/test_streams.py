@@ -5,7 +5,11 @@ import threading
 import numpy as np
 import pytest
 
-from labkit.learn.simulated import (
+from labkit.bench.session import Session
+from labkit.core.overlap import hidden_share, interval_ms, merged
+from labkit.core.trace import SpanRecord, recording
+from labkit.core.types import FilterStep, Workload
+from labkit.lessons.simulated_streams import (
     NOTHING,
     STEPS_MS,
     TORN,
@@ -14,17 +18,13 @@ from labkit.learn.simulated import (
     simulate,
     two_streams_no_waiting,
 )
-from labkit.learn.stream_checks import check_launch
-from labkit.measure.session import Session
-from labkit.models.lanes import InOrder
+from labkit.lessons.stream_checks import check_launch
+from labkit.models.cuda_streams import InOrder
+from labkit.models.filter_stage import DeviceSmoothing, Filtered, host_smoothing
 from labkit.models.prepare import prepare
-from labkit.models.smoothing import DeviceSmoothing, Filtered, host_smoothing
-from labkit.overlap import hidden_share, interval_ms, merged
-from labkit.pipelines import rung
-from labkit.pipelines.read_ahead import ReadAhead
-from labkit.pipelines.streams import launch, threaded
-from labkit.trace import SpanRecord, recording
-from labkit.types import FilterStep, Workload
+from labkit.pipelines.ladder import rung
+from labkit.pipelines.multi_stream import launch, threaded
+from labkit.pipelines.prefetch import ReadAhead
 
 from conftest import TINY, make_frame  # isort: skip
 
@@ -197,7 +197,7 @@ def test_the_ring_gives_the_plain_loops_answers_at_any_depth(depth):
 
 
 def test_filters_on_the_device_stand_where_they_fit(workload):
-    from labkit.errors import UsageError
+    from labkit.core.errors import UsageError
 
     with pytest.raises(UsageError, match="ends in 'detr'"):
         DeviceSmoothing(FilterStep("cuda-detr", where="device"), TINY, "cpu", "fp32")
@@ -209,7 +209,7 @@ def test_filters_on_the_device_stand_where_they_fit(workload):
 
 @pytest.mark.parametrize("version", ["opencv", "numba"])
 def test_host_smoothing_is_the_reference_filter(version):
-    from labkit.filters import guided_filter
+    from labkit.filters.image_filters import guided_filter
 
     image = make_frame(0).image
     smooth = host_smoothing(FilterStep(version, radius=3, eps=0.02), "cpu")(image)
@@ -222,8 +222,8 @@ def test_host_smoothing_is_the_reference_filter(version):
 def test_device_smoothing_ends_where_it_says(where):
     import torch
 
-    from labkit.filters import guided_filter
-    from labkit.preprocess import DETR_INPUT, with_torch
+    from labkit.filters.image_filters import guided_filter
+    from labkit.models.preprocess import DETR_INPUT, with_torch
 
     version = "cuda-detr" if where == "input" else "cuda-fused"
     smoothing = DeviceSmoothing(FilterStep(version, where=where), TINY, "cpu", "fp32")
@@ -261,8 +261,8 @@ def test_each_wait_is_needed(missing):
             if (later, earlier) != missing:
                 super().after(later, earlier)
 
-    from labkit.learn.simulated import numbered_frame
-    from labkit.pipelines.streams import ring_of_streams
+    from labkit.lessons.simulated_streams import numbered_frame
+    from labkit.pipelines.multi_stream import ring_of_streams
 
     late = "copy back" if missing[1] == "back" else missing[1]
     net = Forgetful(2, delays_ms={late: 5.0})
@@ -282,8 +282,8 @@ def test_overlap_raises_throughput_and_latency():
 
 
 def test_stopping_early_waits_for_what_is_under_way():
-    from labkit.learn.simulated import numbered_frame
-    from labkit.pipelines.streams import ring_of_streams
+    from labkit.lessons.simulated_streams import numbered_frame
+    from labkit.pipelines.multi_stream import ring_of_streams
 
     net = SimulatedNet(3)
     results = ring_of_streams((numbered_frame(i) for i in range(9)), net)
@@ -422,8 +422,8 @@ def test_in_order_lanes_do_nothing():
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_timeline_has_a_bar_per_span_and_says_so(theme):
-    from labkit.errors import UsageError
-    from labkit.plots import timeline
+    from labkit.core.errors import UsageError
+    from labkit.results.plots.timeline import timeline
 
     result = simulate(launch, 3)
     chart = timeline(result.spans, result.rows, title="Simulated", about=("simulated",), theme=theme)

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 
@@ -14,52 +15,87 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "labkit"
 
-# room -> layer; a room imports lower layers only, and itself
-LAYERS = {
-    "types": 0, "records": 0, "stats": 0, "errors": 0, "trace": 0, "needs": 0, "files": 0, "busy": 0,
-    "forecasts": 0, "overlap": 0, "pools": 0, "reporter": 0, "judged": 0,
-    "sources": 1, "preprocess": 1, "filters": 1, "draw": 1,
-    "models": 2,
-    "pipelines": 3,
-    "measure": 4, "results": 4, "plots": 4, "live": 4, "learn": 4,
-    "profiling": 5, "exhibits": 5, "predicting": 5, "gallery": 5,
-    "bench": 5, "doctor": 5, "report": 5, "reference": 6,
-    "filter_race": 5, "live_speed": 5,
-    "fleet": 6, "museum": 6, "filter_story": 6, "stream_story": 6,
-    "accuracy_story": 6,
-    "cli": 7, "fleet_story": 7, "lesson": 8,
-}  # fmt: skip
+# from the ground up; a room imports the rooms before it, and itself
+ROOMS = ["core", "sources", "filters", "models", "pipelines", "results", "bench", "profiling", "live", "fleet",
+         "lessons", "cli"]  # fmt: skip
 
 
-def rooms():
-    return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE]
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def room_of(path):
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imported_rooms(path):
+def imported_modules(path):
+    """Each module of the package that a file imports, at its top or inside a function."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("labkit."):
-            yield node.module.split(".")[1]
-        elif isinstance(node, ast.ImportFrom) and node.module == "labkit":
-            yield from (alias.name for alias in node.names if (PACKAGE / alias.name).exists()
-                        or (PACKAGE / f"{alias.name}.py").exists())  # fmt: skip
+        if isinstance(node, ast.ImportFrom) and node.level:
+            raise AssertionError(f"{path} imports relatively; write the whole name")
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "labkit":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
         elif isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("labkit."))
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "labkit")
 
 
-def test_every_room_has_a_layer():
-    assert {room_of(path) for path in rooms()} <= set(LAYERS)
+ARROWS = {name: set(imported_modules(path)) - {name, "labkit"} for name, path in MODULES.items()}
 
 
-@pytest.mark.parametrize("path", rooms(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_to_lower_layers(path):
-    room = room_of(path)
-    for other in imported_rooms(path):
-        allowed = other == room or LAYERS[other] < LAYERS[room] or LAYERS[other] == LAYERS[room] == 0
-        assert allowed, f"{room} (layer {LAYERS[room]}) imports {other} (layer {LAYERS[other]})"
+def test_twelve_rooms():
+    here = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert here == {*ROOMS, "__init__.py", "__main__.py", "py.typed", "LICENSE"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.count(".")])
+def test_arrows_point_down(name):
+    if name == "labkit.__main__":
+        return
+    below = ROOMS[: ROOMS.index(name.split(".")[1]) + 1]
+    upward = {other for other in ARROWS[name] if other.split(".")[1] not in below}
+    assert not upward, f"{name} imports {', '.join(sorted(upward))}, which stand above it"
+
+
+def circle_through(arrows):
+    """One circle of imports as a list of names, or None."""
+    finished, path = set(), []
+
+    def walk(name):
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in finished:
+            return None
+        path.append(name)
+        found = next((circle for other in sorted(arrows.get(name, ())) if (circle := walk(other))), None)
+        path.pop()
+        finished.add(name)
+        return found
+
+    return next((circle for name in sorted(arrows) if (circle := walk(name))), None)
+
+
+def test_no_circle_of_imports():
+    assert circle_through({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle_through({"a": {"b", "c"}, "b": {"c"}}) is None
+    circle = circle_through(ARROWS)
+    assert circle is None, " -> ".join(circle)
+
+
+def test_each_file_name_stands_once():
+    files = [path for path in MODULES.values() if path.stem not in ("__init__", "__main__")]
+    names = Counter(path.stem for path in files)
+    packages = {path.parent.name for path in MODULES.values() if path.stem == "__init__"}
+    assert not {name: count for name, count in names.items() if count > 1}
+    assert not packages & set(names), "a file and a package share a name"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=module_name)
+def test_packages_import_nothing_when_they_are_imported(path):
+    imports = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
+    heavy = [node.module for node in imports if node.module.split(".")[0] == "labkit"]
+    assert not heavy, f"{module_name(path)} re-exports from {heavy}"
 
 
 def test_importing_labkit_is_light():

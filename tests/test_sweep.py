@@ -23,17 +23,18 @@ ray = pytest.importorskip("ray")
 import measuring_fakes as fakes  # noqa: E402
 from records_made_up import made_up_run  # noqa: E402
 
-from labkit.cli import main  # noqa: E402
-from labkit.errors import UnavailableError, UsageError  # noqa: E402
+from labkit.cli.main import main  # noqa: E402
+from labkit.core.errors import UnavailableError, UsageError  # noqa: E402
+from labkit.core.machine import fingerprint  # noqa: E402
 from labkit.fleet import cluster as cluster_room  # noqa: E402
-from labkit.fleet import sweep as sweep_room  # noqa: E402
 from labkit.fleet.cluster import Node, cluster, measuring_nodes, nodes  # noqa: E402
-from labkit.fleet.grid import Grid  # noqa: E402
 from labkit.fleet.guards import whole  # noqa: E402
-from labkit.fleet.progress import SweepReporter  # noqa: E402
-from labkit.fleet.sweep import free_name, sweep  # noqa: E402
-from labkit.measure import fingerprint  # noqa: E402
-from labkit.results import Store, keep_point, sweep_points  # noqa: E402
+from labkit.fleet.sweep import run_sweep as sweep_room  # noqa: E402
+from labkit.fleet.sweep.grid import Grid  # noqa: E402
+from labkit.fleet.sweep.run_sweep import free_name, sweep  # noqa: E402
+from labkit.fleet.sweep.sweep_progress import SweepReporter  # noqa: E402
+from labkit.results.store import Store  # noqa: E402
+from labkit.results.sweeps import keep_point, sweep_points  # noqa: E402
 
 TESTS = Path(__file__).parent
 RUNG = "detr_opencv_cpu"

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.errors import UnavailableError, UsageError
-from labkit.measure import collect
+from labkit.bench.frames import collect
+from labkit.core.errors import UnavailableError, UsageError
 from labkit.models import engines
-from labkit.models.engines import Request, build_engine
-from labkit.models.lean import LeanDetr
+from labkit.models.engines.build import Request, build_engine
+from labkit.models.fused import WholeFrame
 from labkit.models.networks import build, lab_weights
-from labkit.models.whole_frame import WholeFrame
+from labkit.models.trimmed import LeanDetr
 
 SIZE = (160, 128)
 REFUSED = 13

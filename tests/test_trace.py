@@ -3,8 +3,8 @@ import sys
 
 import numpy as np
 
-from labkit import trace
-from labkit.trace import recording, span, tap
+from labkit.core import trace
+from labkit.core.trace import recording, span, tap
 
 from conftest import make_frame  # isort: skip
 
@@ -74,8 +74,8 @@ def test_works_without_nvtx():
     code = (
         "import sys; sys.modules['nvtx'] = None\n"
         "import numpy as np\n"
-        "from labkit.trace import recording, span\n"
-        "from labkit.types import Frame\n"
+        "from labkit.core.trace import recording, span\n"
+        "from labkit.core.types import Frame\n"
         "with recording() as r, span('a', Frame(np.zeros((2, 2, 3), np.uint8), 0, 0.0)): pass\n"
         "print(r.spans()[0].name)"
     )

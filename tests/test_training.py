@@ -13,19 +13,19 @@ import torch
 from torch import nn
 from torchvision.ops import box_convert, generalized_box_iou
 
-from labkit.errors import UsageError, WeightsError
-from labkit.models import training
+from labkit.core.errors import UsageError, WeightsError
 from labkit.models.lab_resnet import build_lab_resnet
-from labkit.models.train_batches import scene_batch, zoom
-from labkit.models.train_curve import draw_curves, read_log
-from labkit.models.train_data import Chunk, World, album, draw_chunk, to_cxcywh
-from labkit.models.train_detr import Learner, build_detr, generalized_iou, match, set_losses
-from labkit.models.train_loop import Budget, Plan, Progress, fit, load_averaged, write_log
-from labkit.sources.scenes import scene
-from labkit.sources.things import COARSE, FINE
+from labkit.models.training import train
+from labkit.models.training.batches import scene_batch, zoom
+from labkit.models.training.curve import draw_curves, read_log
+from labkit.models.training.data import Chunk, World, album, draw_chunk, to_cxcywh
+from labkit.models.training.detr import Learner, build_detr, generalized_iou, match, set_losses
+from labkit.models.training.loop import Budget, Plan, Progress, fit, load_averaged, write_log
+from labkit.sources.synthetic.objects import COARSE, FINE
+from labkit.sources.synthetic.scene import scene
 
 WORLD = World(scene, COARSE, FINE)
-SHIPPED = Path(training.__file__).parent / "lab"
+SHIPPED = Path(train.__file__).parent / "lab"
 
 
 @pytest.fixture(autouse=True)
@@ -250,15 +250,15 @@ class TestTrain:
     def test_a_short_run_of_each_writes_loadable_models_and_the_losses_fall(self, tmp_path):
         heard: list[Progress] = []
         options = {"scenes": 8, "batch": 4, "progress": heard.append}
-        detr = training.train_detector(WORLD, tmp_path, Budget(steps=40), **options)
-        resnet = training.train_classifier(WORLD, tmp_path, Budget(steps=40), **options)
+        detr = train.train_detector(WORLD, tmp_path, Budget(steps=40), **options)
+        resnet = train.train_classifier(WORLD, tmp_path, Budget(steps=40), **options)
         for what in ("detr", "resnet"):
             first, last = (event for event in heard if event.what == what)
             shared = set(first.losses) & set(last.losses)
             assert shared
             assert sum(last.losses[k] for k in shared) < sum(first.losses[k] for k in shared)
         detector, size, classifier = load_models(detr, resnet)
-        assert size == training.DETECTOR_SIZE
+        assert size == train.DETECTOR_SIZE
         out = detector(torch.zeros(1, 3, size[1], size[0]))
         assert out.logits.shape == (1, 24, len(COARSE) + 1)
         assert classifier(torch.zeros(2, 3, 64, 64)).shape == (2, len(FINE))
@@ -270,18 +270,18 @@ class TestTrain:
             calls.append((world, budget, options["scenes"], options["seed"], options["device"]))
             return out
 
-        monkeypatch.setattr(training, "train_detector", trainer)
-        monkeypatch.setattr(training, "train_classifier", trainer)
-        made = training.train("all", world=WORLD, out=tmp_path, steps=5, scenes=7, seed=3)
+        monkeypatch.setattr(train, "train_detector", trainer)
+        monkeypatch.setattr(train, "train_classifier", trainer)
+        made = train.train("all", world=WORLD, out=tmp_path, steps=5, scenes=7, seed=3)
         assert set(made) == {"detr", "resnet"}
         assert calls == [(WORLD, Budget(steps=5), 7, 3, "cpu")] * 2
 
     def test_an_unknown_model_is_refused(self, tmp_path):
         with pytest.raises(UsageError, match="'vit'"):
-            training.train("vit", world=WORLD, out=tmp_path, steps=1)
+            train.train("vit", world=WORLD, out=tmp_path, steps=1)
 
     def test_a_resnet_that_is_none_is_refused(self):
-        config = training.classifier_config(FINE)
+        config = train.classifier_config(FINE)
         for wrong in ({"block": "bottleneck"}, {"layers": [1, 1]}, {"width": 0}):
             with pytest.raises(WeightsError):
                 build_lab_resnet(config | wrong)

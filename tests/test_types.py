@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit.errors import FrameError, UsageError
-from labkit.types import Detections, Frame, Workload
+from labkit.core.errors import FrameError, UsageError
+from labkit.core.types import Detections, Frame, Workload
 
 
 def boxes(n=2, **changes):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchvision.models import resnet50
 
-from labkit.errors import WeightsError
+from labkit.core.errors import WeightsError
 from labkit.models import weights
 from labkit.models.detr_files import load_detr
 from labkit.models.networks import build

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from labkit.measure import Worker
+from labkit.bench.worker import Worker
+from labkit.core.types import Frame, Rung, Workload
 from labkit.models.weights import Weights
-from labkit.types import Frame, Rung, Workload
 
 
 class Examiner:

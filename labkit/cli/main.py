@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labkit.errors import LabError, UsageError
-from labkit.types import Size, Workload
+from labkit.core.errors import LabError, UsageError
+from labkit.core.types import Size, Workload
 
 if TYPE_CHECKING:
-    from labkit.measure import Turns
+    from labkit.bench.interleave import Turns
 
 QUICK_MINUTES = 9.0  # what is under way is ended, and drawn: up to a minute more on two cores
 
@@ -50,14 +50,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, nothing el
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Say what this machine has, what is missing, and what to do about it."""
-    from labkit.doctor import examine
+    from labkit.bench.doctor import examine
 
     checks = examine()
     if as_json:
         print(json.dumps([vars(check) for check in checks]))
         return
-    from labkit.cli.screen import out
-    from labkit.doctor import lines
+    from labkit.bench.doctor import lines
+    from labkit.bench.progress import out
 
     for text, style in lines(checks):
         out.print(text, style=style, markup=False)
@@ -66,8 +66,8 @@ def doctor(as_json: JsonOption = False) -> None:
 @app.command()
 def rungs(as_json: JsonOption = False) -> None:
     """List the rungs of the ladder and whether this machine can run them."""
-    from labkit.needs import missing
-    from labkit.pipelines import LADDER
+    from labkit.core.requirements import missing
+    from labkit.pipelines.ladder import LADDER
 
     rows = [
         {
@@ -117,7 +117,7 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Measure rungs; leaves rows in the store, plots and a report."""
-    from labkit.cli.measuring import bench_and_show, plan_for, select
+    from labkit.cli.cmd_bench import bench_and_show, plan_for, select
 
     if coco is not None and not accuracy:
         raise UsageError("--coco is for accuracy, which --no-accuracy leaves out; drop one of them")
@@ -151,7 +151,7 @@ def compare_command(
     as_json: JsonOption = False,
 ) -> None:
     """Say how many times faster rung B is than rung A, with an interval and a verdict."""
-    from labkit.cli.measuring import compare_and_show
+    from labkit.cli.cmd_bench import compare_and_show
 
     compare_and_show(
         a,
@@ -168,7 +168,7 @@ def weights(
     fetch: Annotated[bool, typer.Option("--fetch", help="Download what is not cached.")] = False,
 ) -> None:
     """Show which weights are on this machine; fetch the pretrained ones."""
-    from labkit.cli.weights import show_weights
+    from labkit.cli.cmd_weights import show_weights
 
     raise typer.Exit(show_weights(fetch))
 
@@ -203,7 +203,7 @@ def turns_for(quick: bool, rounds: int | None) -> Turns:
     """Full or quick turns, with the asked number of rounds."""
     from dataclasses import replace
 
-    from labkit.measure import FULL_TURNS, QUICK_TURNS
+    from labkit.bench.interleave import FULL_TURNS, QUICK_TURNS
 
     turns = QUICK_TURNS if quick else FULL_TURNS
     return turns if rounds is None else replace(turns, rounds=rounds)
@@ -211,7 +211,7 @@ def turns_for(quick: bool, rounds: int | None) -> Turns:
 
 def scenes_for(quick: bool, accuracy: bool) -> int:
     """On how many scenes accuracy is measured."""
-    from labkit.measure.accuracy import FULL_SCENES, QUICK_SCENES
+    from labkit.bench.accuracy import FULL_SCENES, QUICK_SCENES
 
     return (QUICK_SCENES if quick else FULL_SCENES) if accuracy else 0
 
@@ -227,17 +227,17 @@ def parse_size(text: str) -> Size:
 @cache
 def _add_commands() -> None:
     """Adds the commands of modules that read their options from this one, once."""
-    from labkit.cli import fleet, gallery, live, profile, results, sweep, train
+    from labkit.cli import cmd_fleet, cmd_gallery, cmd_live, cmd_profile, cmd_results, cmd_sweep, cmd_train
 
-    app.add_typer(results.app, name="results")
-    app.command()(gallery.gallery)
-    app.command("profile")(profile.profile)
-    app.command()(live.live)
-    app.command()(fleet.fleet)
-    app.command("batch")(fleet.batch_command)
-    app.command()(results.report)
-    app.command()(sweep.sweep)
-    app.command()(train.train)
+    app.add_typer(cmd_results.app, name="results")
+    app.command()(cmd_gallery.gallery)
+    app.command("profile")(cmd_profile.profile)
+    app.command()(cmd_live.live)
+    app.command()(cmd_fleet.fleet)
+    app.command("batch")(cmd_fleet.batch_command)
+    app.command()(cmd_results.report)
+    app.command()(cmd_sweep.sweep)
+    app.command()(cmd_train.train)
 
 
 def main(arguments: list[str] | None = None) -> int:

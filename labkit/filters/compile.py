@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from labkit.errors import UnavailableError, UsageError
-from labkit.filters.launches import RECIPES, Plan, Shape, plan
-from labkit.filters.sources import nvrtc_options
+from labkit.core.errors import UnavailableError, UsageError
+from labkit.filters.kernel_source import nvrtc_options
+from labkit.filters.launch_config import RECIPES, Plan, Shape, plan
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 """Compute capabilities x 10: Turing, Ampere (A100, RTX 30), Ada, Hopper, Blackwell (B200, RTX 50)."""

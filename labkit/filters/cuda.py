@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.errors import FrameError, UnavailableError, UsageError
-from labkit.filters.launches import IMAGE, OUT, Array, Plan, Shape, plan
-from labkit.filters.sources import nvrtc_options
+from labkit.core.errors import FrameError, UnavailableError, UsageError
+from labkit.filters.kernel_source import nvrtc_options
+from labkit.filters.launch_config import IMAGE, OUT, Array, Plan, Shape, plan
 
 if TYPE_CHECKING:
     import torch

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.errors import UnavailableError, UsageError
-from labkit.filters.launches import IMAGE, OUT, Dim3, Plan
-from labkit.filters.sources import KERNELS, kernel_names
+from labkit.core.errors import UnavailableError, UsageError
+from labkit.filters.kernel_source import KERNELS, kernel_names
+from labkit.filters.launch_config import IMAGE, OUT, Dim3, Plan
 
 Sanitizer = Literal["thread", "address"]
 Defines = Mapping[str, int | str]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.errors import FrameError
-from labkit.filters import guided_filter
+from labkit.core.errors import FrameError
+from labkit.filters.image_filters import guided_filter
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]

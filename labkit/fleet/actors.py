@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from labkit.errors import UnavailableError
+from labkit.core.errors import UnavailableError
 from labkit.fleet.cluster import nodes
 from labkit.fleet.cores import ASIDE
-from labkit.fleet.plan import Plan
-from labkit.fleet.shared import ReaderOf, Readers, RecorderOf, Recorders
+from labkit.fleet.fleet_plan import Plan
+from labkit.fleet.shared_actors import ReaderOf, Readers, RecorderOf, Recorders
 from labkit.fleet.streams import Stream
 from labkit.sources.spec import webcam_index
 
@@ -47,7 +47,7 @@ def start_engine(plan: Plan, keep: Keep) -> Any:
     """An engine, on whichever machine has room."""
     import ray
 
-    from labkit.fleet.engine import Engine  # which imports Ray, whose settings have to stand before
+    from labkit.fleet.inference_engine import Engine
 
     on_gpu = plan.rung.prepare.device == "cuda"
     options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if on_gpu else {"num_cpus": 1}

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import UnavailableError, UsageError, first_line
+from labkit.core.errors import UnavailableError, UsageError, first_line
+from labkit.core.threads import QUIET_POOLS
 from labkit.fleet.guards import environment, whole
-from labkit.pools import QUIET_POOLS
 
 MEASURING = "measuring"
 """Name of the resource that a node has one of, so that it measures one thing at a time."""

@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from labkit.pools import QUIET_POOLS
+from labkit.core.threads import QUIET_POOLS
 
 ASIDE = 10
 """Niceness of readers and recorders: the networks go first, and leave time enough between their passes."""

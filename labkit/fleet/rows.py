@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import ResultsError
-from labkit.files import write_whole
-from labkit.types import Detections
+from labkit.core.errors import ResultsError
+from labkit.core.files import write_whole
+from labkit.core.types import Detections
 
 FACTS = b"labkit"
 LISTS = ("name", "score", "x_min", "y_min", "x_max", "y_max", "fine_name", "fine_score")

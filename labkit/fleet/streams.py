@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.errors import LabError, UsageError
-from labkit.types import Detections, Size
+from labkit.core.errors import LabError, UsageError
+from labkit.core.types import Detections, Size
 
 
 @dataclass(frozen=True)

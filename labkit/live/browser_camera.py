@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.errors import SourceError, SourceLost
+from labkit.core.errors import SourceError, SourceLost
+from labkit.core.types import Size
 from labkit.sources.convert import to_rgb
 from labkit.sources.source import Source, Taken
-from labkit.types import Size
 
 LOST_AFTER_S = 1.8
 MOST_BYTES = 8_000_000  # of one JPEG; a 4096x4096 photograph stays below

@@ -6,7 +6,7 @@ import sys
 from functools import lru_cache
 from typing import Any
 
-from labkit.live.knobs import SIZES, Knobs
+from labkit.live.settings import SIZES, Knobs
 
 
 def choices(knobs: Knobs) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def choices(knobs: Knobs) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _rungs() -> list[dict[str, Any]]:
-    from labkit.needs import missing
-    from labkit.pipelines import LADDER
+    from labkit.core.requirements import missing
+    from labkit.pipelines.ladder import LADDER
 
     return [{"name": r.name, "about": r.about, "unavailable": missing(r.needs)} for r in LADDER]

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from labkit.errors import LabError
-from labkit.live.newest import Newest
-from labkit.trace import Recording, recording
-from labkit.types import Detections, Frame, Rung
+from labkit.core.errors import LabError
+from labkit.core.trace import Recording, recording
+from labkit.core.types import Detections, Frame, Rung
+from labkit.live.latest_frame import Newest
 
 Take = Callable[[Frame], Frame]
 """What is done to a frame before the rungs see it (the filter)."""

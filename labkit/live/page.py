@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 import tornado.web
 import tornado.websocket
 
-from labkit.errors import UsageError
-from labkit.live.knobs import Knobs
-from labkit.live.opening import make_view, replace_current
+from labkit.core.errors import UsageError
+from labkit.live.settings import Knobs
+from labkit.live.start import make_view, replace_current
 from labkit.live.view import View
 
 _HERE = Path(__file__).parent

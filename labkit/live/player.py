@@ -9,17 +9,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from labkit.busy import busy, busy_with
-from labkit.live.figures import Figures
+from labkit.core.lock import busy, busy_with
+from labkit.core.trace import span
+from labkit.core.types import Frame, Size
 from labkit.live.inference import Answer, Inference, Ready
-from labkit.live.knobs import Knobs
-from labkit.live.networks import prepare_rungs
-from labkit.live.newest import Newest
+from labkit.live.latest_frame import Newest
+from labkit.live.pipeline_slot import prepare_rungs
+from labkit.live.preview_filter import Smoothing
+from labkit.live.rates import Figures
 from labkit.live.reader import Reader
-from labkit.live.smoothing import Smoothing
+from labkit.live.settings import Knobs
 from labkit.sources.source import Source
-from labkit.trace import span
-from labkit.types import Frame, Size
 
 Open = Callable[[Size], Source]
 Prepare = Callable[[Knobs, Callable[[str], None]], Ready]

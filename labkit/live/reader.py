@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
-from labkit.errors import LabError, SourceLost
-from labkit.live.newest import Newest
+from labkit.core.errors import LabError, SourceLost
+from labkit.core.types import Frame
+from labkit.live.latest_frame import Newest
 from labkit.sources.source import Source
-from labkit.types import Frame
 
 State = Literal["opening", "running", "lost", "ended", "failed"]
 Open = Callable[[], Source]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.errors import ResultsError
-from labkit.files import write_whole
+from labkit.core.errors import ResultsError
+from labkit.core.files import write_whole
 
 RECORD_FPS = 30.0
 _QUEUE = 8

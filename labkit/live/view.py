@@ -21,14 +21,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import LabError
+from labkit.core.errors import LabError
 from labkit.live.browser_camera import BrowserCamera, PageClock
 from labkit.live.choices import choices
-from labkit.live.link import Link
-from labkit.live.painting import found_in_words, jpeg, painted
+from labkit.live.connection import Link
+from labkit.live.encode import found_in_words, jpeg, painted
+from labkit.live.messages import obey
 from labkit.live.player import Player
 from labkit.live.recorder import Recorder, live_folder
-from labkit.live.requests import obey
 
 Send = Callable[[dict[str, Any], list[bytes]], None]
 

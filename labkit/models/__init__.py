@@ -1,1 +1,1 @@
-"""ResNet-18 and DETR: weights, networks, engines, and what turns their outputs into detections."""
+"""DETR and ResNet-18: weights, preprocessing, engines and decoding."""

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labkit.types import Detections, Size
+from labkit.core.types import Detections, Size
 
 
 def cxcywh_to_xyxy(boxes: NDArray[np.float32], size: Size) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.errors import WeightsError
+from labkit.core.errors import WeightsError
 
 COUNTER = "num_batches_tracked"
 """What some batch norms count in training; a frozen one has no use for it."""

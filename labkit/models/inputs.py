@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from labkit.models.uploads import PinnedUpload
-from labkit.preprocess import InputSpec, Preprocess, normalise_torch, resize_opencv
-from labkit.types import Size
+from labkit.core.types import Size
+from labkit.models.pinned_upload import PinnedUpload
+from labkit.models.preprocess import InputSpec, Preprocess, normalise_torch, resize_opencv
 
 
 class FromBytes(nn.Module):
@@ -71,6 +71,6 @@ def calibration_frames(preprocess: Preprocess, size: Size, n: int = 32, seed: in
     Returns:
         n tensors, each a batch of one.
     """
-    from labkit.sources.scenes import scene
+    from labkit.sources.synthetic.scene import scene
 
     return [preprocess(scene(i * 40, size=size, seed=seed + i).image) for i in range(n)]

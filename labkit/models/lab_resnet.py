@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from labkit.errors import WeightsError
+from labkit.core.errors import WeightsError
 
 
 class NarrowResNet(ResNet):

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labkit.errors import WeightsError
+from labkit.core.errors import WeightsError
 from labkit.models.detr_files import load_detr
+from labkit.models.preprocess import DETR_INPUT, RESNET_CROP_INPUT, RESNET_INPUT, InputSpec
 from labkit.models.weights import Weights, state_sha256
-from labkit.preprocess import DETR_INPUT, RESNET_CROP_INPUT, RESNET_INPUT, InputSpec
 
 LAB_FOLDER = Path(__file__).parent / "lab"
 MODELS = {"full": ("detr_r50", "resnet18"), "lab": ("lab_detr", "lab_resnet")}

@@ -8,21 +8,21 @@ from typing import Any
 
 import torch
 
-from labkit.errors import UnavailableError, UsageError
-from labkit.models.engines import Request, build_engine
+from labkit.core.errors import UnavailableError, UsageError
+from labkit.core.types import Preparation, Size, Workload
+from labkit.models.callables import Classifier, Combined, Detector, Net, Prepared
+from labkit.models.cuda_streams import lanes_for
+from labkit.models.engines.build import Request, build_engine
+from labkit.models.filter_stage import AS_KERNEL, DeviceSmoothing, Filtered, host_smoothing
+from labkit.models.fused import WholeFrame, WholeFrameNet, WholeInput
 from labkit.models.inputs import ByteInput, PinnedInput, calibration_frames, with_bytes
-from labkit.models.lanes import lanes_for
-from labkit.models.lean import LeanDetr
-from labkit.models.nets import Classifier, Combined, Detector, Net, Prepared
 from labkit.models.networks import MODELS, Network, build, lab_weights
-from labkit.models.peers import transformers_pipeline
-from labkit.models.smoothing import AS_KERNEL, DeviceSmoothing, Filtered, host_smoothing
+from labkit.models.pinned_upload import PinnedUpload
+from labkit.models.preprocess import InputSpec, Preprocess, preprocessor
 from labkit.models.streamed import StreamedNet
-from labkit.models.uploads import PinnedUpload
+from labkit.models.third_party import transformers_pipeline
+from labkit.models.trimmed import LeanDetr
 from labkit.models.weights import Weights, resolve
-from labkit.models.whole_frame import WholeFrame, WholeFrameNet, WholeInput
-from labkit.preprocess import InputSpec, Preprocess, preprocessor
-from labkit.types import Preparation, Size, Workload
 
 Report = Callable[[str], None]
 _BYTES: dict[str, Callable[[InputSpec, str], Preprocess]] = {"bytes": ByteInput, "pinned": PinnedInput}

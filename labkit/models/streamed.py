@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labkit.models.lanes import Lanes, lanes_for
-from labkit.models.smoothing import DeviceSmoothing
-from labkit.models.whole_frame import PACKED, CopyBack, WholeFrameNet
-from labkit.types import Detections, Size
+from labkit.core.types import Detections, Size
+from labkit.models.cuda_streams import Lanes, lanes_for
+from labkit.models.filter_stage import DeviceSmoothing
+from labkit.models.fused import PACKED, CopyBack, WholeFrameNet
 
 LANES = ("upload", "filter", "infer", "back")
 

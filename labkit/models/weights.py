@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from labkit.errors import WeightsError
+from labkit.core.errors import WeightsError
 
 RESNET18_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 DETR_REPO = "facebook/detr-resnet-50"

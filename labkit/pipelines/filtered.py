@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from labkit.models.smoothing import Filtered
+from labkit.core.trace import span
+from labkit.core.types import Detections, Frame
+from labkit.models.filter_stage import Filtered
+from labkit.pipelines.baseline import origin_combined
 from labkit.pipelines.combined import batched_crops
-from labkit.pipelines.origin import origin_combined
-from labkit.pipelines.smoothed import smoothed
-from labkit.trace import span
-from labkit.types import Detections, Frame
+from labkit.pipelines.filter_frames import smoothed
 
 
 def filtered_origin(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from labkit.models.nets import Combined
-from labkit.trace import span
-from labkit.types import Detections, Frame
+from labkit.core.trace import span
+from labkit.core.types import Detections, Frame
+from labkit.models.callables import Combined
 
 
 def grouped(frames: Iterable[Frame | None], net: Combined) -> Iterator[tuple[Frame, Detections]]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from labkit.errors import UsageError
+from labkit.core.errors import UsageError
+from labkit.core.types import FilterStep, Preparation, Rung
+from labkit.pipelines.baseline import origin_combined, origin_streams
 from labkit.pipelines.combined import batched_crops, one_by_one
 from labkit.pipelines.filtered import filtered_batched, filtered_on_device, filtered_origin
 from labkit.pipelines.grouped import grouped
-from labkit.pipelines.origin import origin_combined, origin_streams
+from labkit.pipelines.multi_stream import ring_of_streams, threaded
 from labkit.pipelines.overlapped import launched_ahead
-from labkit.pipelines.peers import PEERS
 from labkit.pipelines.sequential import sequential
-from labkit.pipelines.streams import ring_of_streams, threaded
-from labkit.types import FilterStep, Preparation, Rung
+from labkit.pipelines.third_party_rungs import PEERS
 
 _LEAN = {"fold_batch_norm": True, "channels_last": True}
 

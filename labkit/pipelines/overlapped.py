@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from labkit.models.whole_frame import CopyBack, WholeFrameNet
-from labkit.trace import span
-from labkit.types import Detections, Frame
+from labkit.core.trace import span
+from labkit.core.types import Detections, Frame
+from labkit.models.fused import CopyBack, WholeFrameNet
 
 DEPTH = 2
 

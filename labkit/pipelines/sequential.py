@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from labkit.models.nets import Classifier, Detector
-from labkit.trace import span
-from labkit.types import Detections, Frame
+from labkit.core.trace import span
+from labkit.core.types import Detections, Frame
+from labkit.models.callables import Classifier, Detector
 
 
 def sequential(frames: Iterable[Frame], net: Classifier | Detector) -> Iterator[tuple[Frame, Detections]]:

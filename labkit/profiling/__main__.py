@@ -9,9 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from labkit.errors import LabError
-from labkit.profiling.rung import Job, run_marked
-from labkit.types import Workload
+from labkit.core.errors import LabError
+from labkit.core.types import Workload
+from labkit.profiling.variant import Job, run_marked
 
 
 def main() -> int:

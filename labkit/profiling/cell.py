@@ -12,9 +12,9 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from labkit.errors import UsageError
+from labkit.core.errors import UsageError
 from labkit.profiling.profile import Profile
-from labkit.profiling.watch import watching
+from labkit.profiling.profiler import watching
 
 
 def profile_magic(ipython: Any) -> Callable[[str, str], Profile | None]:

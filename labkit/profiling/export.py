@@ -12,9 +12,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
-from labkit.errors import ResultsError
+from labkit.core.errors import ResultsError
+from labkit.core.trace import DOMAIN
 from labkit.profiling.capture import ANCHOR_DOMAIN, Capture, GpuWork, Range
-from labkit.trace import DOMAIN
 
 PUSH_POP, START_END, DOMAIN_CREATE = 59, 60, 75  # NVTX event types in nsys exports of 2022 and later
 _THREAD_BITS = 0xFFFFFF  # a globalTid is hardware, machine, process and thread in one number

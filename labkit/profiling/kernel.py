@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from labkit.errors import UnavailableError
+from labkit.core.errors import UnavailableError
 from labkit.profiling import nsys
 
 NAME = "labkit-nsys"

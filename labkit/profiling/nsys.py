@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
-from labkit.errors import UnavailableError
+from labkit.core.errors import UnavailableError
 from labkit.profiling.capture import ANCHOR, ANCHOR_DOMAIN
 
 TRACES = "cuda,nvtx,osrt"

@@ -20,12 +20,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import LabError, UnavailableError, WorkerError
-from labkit.files import write_whole
-from labkit.measure import measure_peaks
-from labkit.pipelines import rung as rung_named
-from labkit.pools import QUIET_POOLS
-from labkit.types import Workload
+from labkit.bench.peaks import measure_peaks
+from labkit.core.errors import LabError, UnavailableError, WorkerError
+from labkit.core.files import write_whole
+from labkit.core.threads import QUIET_POOLS
+from labkit.core.types import Workload
+from labkit.pipelines.ladder import rung as rung_named
 
 WARM, PASSES = 5, 20
 LARGE, POINTWISE, PRODUCTS, ATTENTION, REST = KINDS = (

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labkit.profiling.capture import Capture
-from labkit.profiling.table import range_table, read_table
-from labkit.profiling.timeline import timeline
+from labkit.profiling.profile_timeline import timeline
+from labkit.profiling.range_table import range_table, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from labkit.plots.style import Chart
+    from labkit.results.plots.style import Chart
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Profile:
     capture: Capture
 
     def table(self) -> pd.DataFrame:
-        """One row per range; see `labkit.profiling.table.range_table`."""
+        """One row per range; see `labkit.profiling.range_table.range_table`."""
         return range_table(self.capture)
 
     def reads(self) -> pd.DataFrame:

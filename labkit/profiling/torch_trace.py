@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import ResultsError
+from labkit.core.errors import ResultsError
 from labkit.profiling.capture import GpuWork, Range
 
 MARK = "labkit.capture"

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from labkit.errors import ResultsError, UsageError
-from labkit.records import Comparison, Fidelity, Run, Samples
+from labkit.core.errors import ResultsError, UsageError
+from labkit.results.comparison import Comparison
+from labkit.results.fidelity import Fidelity
+from labkit.results.run_record import Run, Samples
 
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from labkit.errors import ResultsError
+from labkit.core.errors import ResultsError
 
 APPLICATION_ID = 0x4C41424B  # "LABK"
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from labkit.records import Run
+from labkit.results.run_record import Run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,14 +15,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from labkit.errors import SourceError, SourceLost
+from labkit.core.errors import SourceError, SourceLost
+from labkit.core.types import Size
 from labkit.sources.backlog import Backlog
-from labkit.sources.connecting import Connect, ConnectError, stream_at, webcam
+from labkit.sources.camera_open import Connect, ConnectError, stream_at, webcam
 from labkit.sources.convert import to_rgb
 from labkit.sources.probe import why_not
 from labkit.sources.source import Taken
 from labkit.sources.spec import redact, webcam_index
-from labkit.types import Size
 
 # A loss is to be reported within 2 s; the rest is for a busy machine to get round to it.
 LOST_AFTER_S = 1.8

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.errors import FrameError
-from labkit.types import Size
+from labkit.core.errors import FrameError
+from labkit.core.types import Size
 
 Order = Literal["bgr", "rgb"]
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.core.types import Detections, Frame, Size
 from labkit.sources.convert import fit
-from labkit.types import Detections, Frame, Size
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.errors import SourceError
+from labkit.core.errors import SourceError
+from labkit.core.types import Size
 from labkit.sources.convert import to_rgb
 from labkit.sources.source import Taken
 from labkit.sources.spec import IMAGE_SUFFIXES
-from labkit.types import Size
 
 # PNG only: how a JPEG is decoded differs in the last bit between libraries and machines.
 PHOTOS = ("astronaut", "chelsea", "coffee", "motorcycle_left")
@@ -107,7 +107,7 @@ class Scenes(Recorded):
 
     def __init__(self, size: Size, *, seed: int, noise: float) -> None:
         super().__init__(None)
-        from labkit.sources.scenes import scene
+        from labkit.sources.synthetic.scene import scene
 
         self._scene = scene
         self._size, self._seed, self._noise = size, seed, noise

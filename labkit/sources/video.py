@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from labkit.errors import SourceError
+from labkit.core.errors import SourceError
 from labkit.sources.convert import to_rgb
 from labkit.sources.probe import why_not
 from labkit.sources.source import Taken

@@ -1,6 +1,6 @@
 """The live view with Chromium on the same cores as detection: `python tests/browser/figures.py FILE`.
 
-Beside `python -m labkit.live_speed`, whose client costs nothing, this shows what a browser on the
+Beside `python -m labkit.live.live_benchmark`, whose client costs nothing, this shows what a browser on the
 same machine takes, and how long pictures of the browser's own camera are on their way. To be run on a
 machine with nothing else to do; writes JSON.
 """
@@ -20,11 +20,11 @@ from playwright.sync_api import sync_playwright
 from browser.chromium import launch
 from browser.film import write_mjpeg
 from browser.lab import Desk, JupyterLab
-from labkit.measure import fingerprint
+from labkit.core.machine import fingerprint
 
 SECONDS = 20
 OPEN = (
-    "from labkit.live import live\n"
+    "from labkit.live.start import live\n"
     "live({source!r}, rung='cpu_engine_bf16', model_set={models!r}, weights={weights!r})"
 )
 

@@ -17,7 +17,7 @@ READY_S = 60
 SPARE = "set-aside.ipynb"
 TIDY = """
 import ipywidgets
-from labkit.live.opening import replace_current
+from labkit.live.start import replace_current
 replace_current(None)
 ipywidgets.Widget.close_all()
 """

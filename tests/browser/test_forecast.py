@@ -9,7 +9,7 @@ from browser.looking import ARTEFACTS
 
 pytestmark = MARKS
 
-ASK = "from labkit.predicting import predict\nforecast = predict('How many <b>times</b>?')"
+ASK = "from labkit.lessons.predict import predict\nforecast = predict('How many <b>times</b>?')"
 TELL = "print('the answer is', forecast.answer)"
 SCORE = "from records_made_up import made_up_comparison\nprint(forecast.score(made_up_comparison(ratio=2.5)))"
 

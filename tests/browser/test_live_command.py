@@ -30,7 +30,7 @@ from browser.looking import (  # noqa: E402
 
 pytestmark = MARKS
 
-LABKIT = [sys.executable, "-c", "from labkit.cli import main; raise SystemExit(main())"]
+LABKIT = [sys.executable, "-c", "from labkit.cli.main import main; raise SystemExit(main())"]
 QUICK = ["--rung", "resnet_linear_cpu", "--model-set", "lab"]
 
 

@@ -217,7 +217,7 @@ def test_a_picture_for_the_documentation(desk, page, source):
     """Kept as build/live/view-*.png; the README's picture is a copy."""
     needed = pytest.importorskip("openvino", reason="the pictured rung needs OpenVINO")
     assert needed
-    sheet = desk(f"from labkit.live import live\nlive({source!r}, 'cpu_engine_bf16', model_set='lab')")
+    sheet = desk(f"from labkit.live.start import live\nlive({source!r}, 'cpu_engine_bf16', model_set='lab')")
     sheet.run_cell()
     wait_until_running(sheet)
     eventually(lambda: "doing" not in message(sheet) and "…" not in message(sheet))

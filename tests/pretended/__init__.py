@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from labkit import needs, preprocess
+from labkit.core import requirements
+from labkit.models import preprocess
 from labkit.models.engines import cuda_graph
 from pretended.gpu import Gpu, pretend_gpu
 from pretended.kernels import pretend_cupy
@@ -17,7 +18,7 @@ from pretended.order import GpuError
 
 __all__ = ["Gpu", "GpuError", "a_gpu"]
 
-KNOWN = needs._no_cuda, preprocess._kept
+KNOWN = requirements._no_cuda, preprocess._kept
 """What is remembered of a GPU: whether there is one, and constants that lie on it."""
 
 

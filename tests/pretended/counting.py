@@ -13,11 +13,11 @@ from itertools import cycle
 
 import torch
 
-from labkit.files import write_whole
-from labkit.learn.gpu_work import RECORDED
-from labkit.measure.session import Session
-from labkit.pipelines import LADDER
-from labkit.types import Rung, Workload
+from labkit.bench.session import Session
+from labkit.core.files import write_whole
+from labkit.core.types import Rung, Workload
+from labkit.lessons.gpu_work import RECORDED
+from labkit.pipelines.ladder import LADDER
 from pretended import a_gpu
 
 from conftest import TINY, make_frame  # isort: skip

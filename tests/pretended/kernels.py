@@ -8,8 +8,8 @@ from contextlib import contextmanager, nullcontext
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
-from labkit.filters import cuda, emulate, origin_way
-from labkit.filters.launches import IMAGE
+from labkit.filters import cuda, cuda_managed, emulate
+from labkit.filters.launch_config import IMAGE
 from pretended.gpu import Gpu
 
 
@@ -47,7 +47,7 @@ def pretend_cupy(monkeypatch):
     cupy.cuda, cupy.__spec__ = pretended, ModuleSpec("cupy", None)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(cuda, "_torch_stream", lambda device: nullcontext())
-    for room in (cuda, origin_way):
+    for room in (cuda, cuda_managed):
         monkeypatch.setattr(room, "kernel_function", _function)
     yield allocated
 
@@ -60,7 +60,7 @@ def _function(made, kernel):
         for name, value in zip(step.args, args, strict=True):
             if name in made.arrays:
                 tensors[name] = gpu.known.get(int(value))  # None: managed memory
-                value = origin_way._host_view(int(value), made.arrays[name])
+                value = cuda_managed._host_view(int(value), made.arrays[name])
             values.append(value)
 
         def run():

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from labkit.models.engines import Request
+from labkit.models.engines.build import Request
 from labkit.models.engines.eager import DTYPES, fold_batch_norms
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from labkit.errors import UnavailableError
-from labkit.models.engines import Request
+from labkit.core.errors import UnavailableError
+from labkit.models.engines.build import Request
 from labkit.models.engines.eager import DTYPES, convolutions_timed, shape_up
 
 WARM_UP = 5

@@ -10,9 +10,9 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
-from labkit.errors import UnavailableError
-from labkit.models.engines import Request
-from labkit.models.engines.store import cached_file
+from labkit.core.errors import UnavailableError
+from labkit.models.engines.build import Request
+from labkit.models.engines.engine_cache import cached_file
 
 
 class OnnxRuntimeEngine:

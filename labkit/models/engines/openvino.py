@@ -11,9 +11,9 @@ import openvino as ov
 import torch
 from torch import Tensor
 
-from labkit.errors import UnavailableError
-from labkit.models.engines import Request
-from labkit.models.engines.store import cached_file
+from labkit.core.errors import UnavailableError
+from labkit.models.engines.build import Request
+from labkit.models.engines.engine_cache import cached_file
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 

@@ -16,10 +16,10 @@ import tensorrt as trt
 import torch
 from torch import Tensor, nn
 
-from labkit.errors import UnavailableError, UsageError
-from labkit.models.engines import Request
+from labkit.core.errors import UnavailableError, UsageError
+from labkit.models.engines.build import Request
 from labkit.models.engines.eager import DTYPES
-from labkit.models.engines.store import cached_file
+from labkit.models.engines.engine_cache import cached_file
 
 OPSET = 20
 WORKSPACE_BYTES = 2 * 2**30

@@ -1,0 +1,301 @@
+"""How right a rung's answers are, on scenes of which the truth is known.
+
+The lab's small models are trained on the world of `scenes`; here they are prepared exactly
+as the rung prepares the full ones, and look at frames that training never saw. So a rung
+that trades correctness for speed shows it, whatever weights its speed was measured with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.bench.agreement import Answers, match
+from labkit.bench.frames import frames_sha256
+from labkit.bench.worker import Worker
+from labkit.core.errors import UnavailableError
+from labkit.core.files import write_whole
+from labkit.core.types import Detections, Frame, Rung, Workload
+from labkit.models.engines.engine_cache import cache_folder
+from labkit.sources.synthetic.scene import scene
+
+QUICK_SCENES, FULL_SCENES = 24, 100
+SHOT = 150  # frames between two scenes that have nothing in common
+OBJECTS = 16  # all queries of the small detector
+FOLDS = 8
+AT_ONCE = 16  # frames on their way to a worker
+MAP_LOSS, NAMES_CHANGED = 0.01, 0.01
+NAMED = "named"
+Names = Sequence[Sequence[str]]
+
+
+def truth_frames(n: int, size: tuple[int, int] = (640, 480), noise: float = 0.0) -> list[Frame]:
+    """`n` unrelated scenes of the world that training never saw (seed 0), with their truth."""
+    return [replace(scene(i * SHOT, size=size, seed=0, noise=noise), index=i) for i in range(n)]
+
+
+def single_objects(frames: Sequence[Frame]) -> list[Frame]:
+    """Each object of the scenes as a frame of its own, for classifiers of whole frames."""
+    crops: list[Frame] = []
+    for frame in frames:
+        truth = frame.truth
+        if truth is None:
+            continue
+        for i, box in enumerate(truth.xyxy):
+            left, top, right, bottom = (round(float(side)) for side in box)
+            if right - left < 8 or bottom - top < 8:
+                continue
+            image = np.ascontiguousarray(frame.image[top:bottom, left:right])
+            crops.append(Frame(image, len(crops), 0.0, truth.take([i])))
+    return crops
+
+
+def frames_for(task: str, n: int, noise: float = 0.0) -> list[Frame]:
+    """What a rung's accuracy is measured on: scenes, or single objects for a classifier."""
+    frames = truth_frames(n, noise=noise)
+    return single_objects(frames) if task == "classify" else frames
+
+
+def lab_workload(workload: Workload) -> Workload:
+    """The workload with the small models and every query kept."""
+    return replace(workload, model_set="lab", size=(640, 480), objects=OBJECTS, threshold=0.0)
+
+
+def score(
+    answers: Answers, frames: Sequence[Frame], crowds: Sequence[Detections] | None = None
+) -> dict[str, Any]:
+    """Accuracy of a rung's answers to frames whose truth is known.
+
+    Args:
+        answers: of the rung.
+        frames: with their truth.
+        crowds: per frame, boxes around groups: what is found there counts neither way.
+
+    Returns:
+        For detectors map_50 and map (over IoU 0.5 to 0.95, torchmetrics) with their 95%
+        intervals; for whatever names objects top1, the share of right fine names among matched
+        objects, and `NAMED`, the fine name of each object of each frame, "" where it was not surely
+        found; n_scenes and sha256 of the frames.
+
+    Raises:
+        UnavailableError: torchmetrics or pycocotools is missing.
+    """
+    truths = [frame.truth for frame in frames if frame.truth is not None]
+    found = answers.found
+    result: dict[str, Any] = {"n_scenes": len(frames), "sha256": frames_sha256(frames)}
+    if _names_whole_frames(found):
+        named = [[f.name[0]] for f in found]
+    else:
+        crowds = crowds or [Detections.empty(t.frame_size) for t in truths]
+        result |= _average_precision(found, truths, crowds)
+        named = [_names(f, t) for f, t in zip(found, truths, strict=True)]
+    right = [
+        int(name == true)
+        for names, t in zip(named, truths, strict=True)
+        for name, true in zip(names, t.fine_name or [""] * len(names), strict=True)
+        if name
+    ]
+    if right:
+        result |= {"top1": float(np.mean(right)), "top1_interval": _share_interval(right), NAMED: named}
+    return result
+
+
+def against(reference: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`own` with what it loses against the reference rung's accuracy on the same scenes.
+
+    Also the share of names that it changes, for better or worse; more than a point of mAP or 1% of
+    names is too much.
+    """
+    loss = {
+        f"{key}_loss": reference[key] - own[key]
+        for key in ("map_50", "map", "top1")
+        if key in own and key in reference
+    }
+    changed = _names_changed(reference.get(NAMED), own.get(NAMED))
+    if changed is not None:
+        loss["names_changed"] = changed
+    points = max(loss.get("map_50_loss", 0.0), loss.get("map_loss", 0.0))
+    names = max(loss.get("top1_loss", 0.0), loss.get("names_changed", 0.0))
+    return {**own, **loss, "loses": bool(points > MAP_LOSS or names > NAMES_CHANGED)}
+
+
+def for_a_row(accuracy: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run keeps of its accuracy: not each object's name."""
+    return {key: value for key, value in accuracy.items() if key != NAMED}
+
+
+def _names_changed(reference: Names | None, own: Names | None) -> float | None:
+    """Share of the objects that both name, and name differently; None where there are none."""
+    if reference is None or own is None:
+        return None
+    pairs = [
+        (a, b)
+        for one, other in zip(reference, own, strict=True)
+        for a, b in zip(one, other, strict=True)
+        if a and b
+    ]
+    return sum(a != b for a, b in pairs) / len(pairs) if pairs else None
+
+
+def lost(reference: Answers, own: Answers, frames: Sequence[Frame]) -> dict[str, list[float | None]]:
+    """How much precision `own` loses against `reference` on the same frames.
+
+    Returns:
+        For map_50 and map: the loss (below 0 for a gain), and its 95% interval from differences within
+        each eighth of the frames, which both have seen; None twice where eighths would be too small.
+    """
+    truths = [frame.truth for frame in frames if frame.truth is not None]
+    crowds = [Detections.empty(truth.frame_size) for truth in truths]
+    wholes = [_map(each.found, truths, crowds) for each in (reference, own)]
+    folds = list(zip(*(_folds(each.found, truths, crowds) for each in (reference, own)), strict=True))
+    result: dict[str, list[float | None]] = {}
+    for key in wholes[0]:
+        loss = wholes[0][key] - wholes[1][key]
+        losses = np.array([a[key] - b[key] for a, b in folds if min(a[key], b[key]) >= 0])
+        half = _half_width(losses) if len(losses) > 1 else None
+        result[key] = [loss, None, None] if half is None else [loss, loss - half, loss + half]
+    return result
+
+
+def found_by(
+    worker: Worker, frames: Sequence[Frame], progress: Callable[[float], None] = lambda share: None
+) -> list[Detections]:
+    """What a worker finds in many frames; a few are on their way at a time, as each is copied."""
+    found: list[Detections] = []
+    for start in range(0, len(frames), AT_ONCE):
+        found += worker.answers(frames[start : start + AT_ONCE]).found
+        progress(len(found) / len(frames))
+    return found
+
+
+def remembered(
+    rung: Rung, weights_sha256: str, n: int, noise: float, exam: str = "scenes"
+) -> tuple[Path, dict[str, Any] | None]:
+    """Where a rung's accuracy is kept on disk, and what is there; it does not depend on the hour.
+
+    Args:
+        rung: that was examined.
+        weights_sha256: of its networks.
+        n, noise: number of frames, and the noise added to them.
+        exam: what tells these frames and their truth from others.
+    """
+    from labkit.core.machine import fingerprint
+
+    mark = fingerprint()
+    key = json.dumps(
+        [rung.prepare.describe(), rung.run.__qualname__, weights_sha256, n, noise, exam, mark["versions"],
+         mark["cpu"], (mark["gpu"] or {}).get("name"), mark["commit"], mark["dirty"]],
+        sort_keys=True, default=str,
+    )  # fmt: skip
+    path = cache_folder().parent / "accuracy" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    try:
+        return path, None if mark["dirty"] else json.loads(path.read_text())
+    except (OSError, ValueError):
+        return path, None
+
+
+def remember(path: Path, result: Mapping[str, Any]) -> None:
+    """Keeps a measured accuracy; a cache that cannot be written is no reason to fail."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(dict(result)))
+    except OSError:
+        return
+
+
+def _names_whole_frames(found: Sequence[Detections]) -> bool:
+    return all(len(f) == 1 and f.fine_label is None for f in found)
+
+
+def _names(found: Detections, truth: Detections) -> list[str]:
+    """Fine name per object of a confident box that matches it; "" without one."""
+    if truth.fine_name is None:
+        return []
+    names = [""] * len(truth)
+    if found.fine_name is None:
+        return names
+    sure = found.take(np.flatnonzero(found.score >= 0.5))
+    assert sure.fine_name is not None
+    for i, j in match(truth, sure):
+        names[i] = sure.fine_name[j]
+    return names
+
+
+def _average_precision(
+    found: Sequence[Detections], truths: Sequence[Detections], crowds: Sequence[Detections]
+) -> dict[str, Any]:
+    whole = _map(found, truths, crowds)
+    result: dict[str, Any] = dict(whole)
+    folds = _folds(found, truths, crowds)
+    for key in whole:
+        values = np.array([fold[key] for fold in folds if fold[key] >= 0])  # -1: no object in the fold
+        if len(values) > 1:
+            half = _half_width(values)
+            result[f"{key}_interval"] = [max(0.0, whole[key] - half), min(1.0, whole[key] + half)]
+    return result
+
+
+def _folds(
+    found: Sequence[Detections], truths: Sequence[Detections], crowds: Sequence[Detections]
+) -> list[dict[str, float]]:
+    """The precision of each eighth of the frames; none where eighths would be too small."""
+    if len(found) < 2 * FOLDS:
+        return []
+    return [_map(found[k::FOLDS], truths[k::FOLDS], crowds[k::FOLDS]) for k in range(FOLDS)]
+
+
+def _half_width(values: NDArray[np.float64]) -> float:
+    """Half of the 95% interval of a mean over folds (Student's t)."""
+    t = {7: 2.365, 6: 2.447, 5: 2.571, 4: 2.776, 3: 3.182, 2: 4.303, 1: 12.706}[len(values) - 1]
+    return t * float(values.std(ddof=1)) / len(values) ** 0.5
+
+
+def _map(
+    found: Sequence[Detections], truths: Sequence[Detections], crowds: Sequence[Detections]
+) -> dict[str, float]:
+    try:
+        import torch
+        from torchmetrics.detection import MeanAveragePrecision
+    except ImportError as error:
+        raise UnavailableError(f"accuracy needs pip install 'labkit[accuracy]' ({error})") from error
+    logging.getLogger("torchmetrics").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        metric = MeanAveragePrecision(backend="pycocotools")
+        metric.update(
+            [
+                {
+                    "boxes": torch.tensor(f.xyxy),
+                    "scores": torch.tensor(f.score),
+                    "labels": torch.tensor(f.label),
+                }
+                for f in found
+            ],
+            [
+                {
+                    "boxes": torch.tensor(np.concatenate([t.xyxy, c.xyxy])),
+                    "labels": torch.tensor(np.concatenate([t.label, c.label])),
+                    "iscrowd": torch.tensor([0] * len(t) + [1] * len(c), dtype=torch.int64),
+                }
+                for t, c in zip(truths, crowds, strict=True)
+            ],
+        )
+        values = metric.compute()
+    return {"map_50": float(values["map_50"]), "map": float(values["map"])}
+
+
+def _share_interval(right: Sequence[int]) -> list[float]:
+    """Wilson's 95% interval of a share (E. B. Wilson, 1927)."""
+    n, share, z = len(right), float(np.mean(right)), 1.96
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return [float(middle - half), float(middle + half)]

@@ -1,0 +1,103 @@
+"""How far two rungs agree: on boxes and names, and in the numbers behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.core.types import Detections
+from labkit.results.fidelity import Fidelity
+
+IOU = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a rung says about a fixed set of frames.
+
+    Attributes:
+        rung: its name.
+        found: detections per frame.
+        raw: the networks' raw outputs by name, one array per call.
+    """
+
+    rung: str
+    found: list[Detections]
+    raw: Mapping[str, list[NDArray[np.float32]]]
+
+
+def iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Intersection over union of every pair of boxes: (N, 4), (M, 4) px -> (N, M).
+
+    Two boxes of zero area at the same place count as equal (1).
+    """
+    first, second = a[:, None].astype(np.float64), b[None].astype(np.float64)
+    low = np.maximum(first[..., :2], second[..., :2])
+    high = np.minimum(first[..., 2:], second[..., 2:])
+    shared = np.clip(high - low, 0, None).prod(-1)
+    areas = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1)
+    union = areas - shared
+    same = (first == second).all(-1)
+    return np.where(union > 0, shared / np.where(union > 0, union, 1), same.astype(np.float64))
+
+
+def match(reference: Detections, other: Detections) -> list[tuple[int, int]]:
+    """Pairs (i in reference, j in other) of the same object; each box is used once.
+
+    Best-overlapping pairs first; a pair has the same label and an IoU of at least 0.5.
+    """
+    overlap = iou(reference.xyxy, other.xyxy)
+    overlap[reference.label[:, None] != other.label[None]] = 0
+    pairs: list[tuple[int, int]] = []
+    free_i, free_j = set(range(len(reference))), set(range(len(other)))
+    for flat in np.argsort(-overlap, axis=None, kind="stable"):
+        i, j = divmod(int(flat), overlap.shape[1])
+        if overlap[i, j] < IOU:
+            break
+        if i in free_i and j in free_j:
+            pairs.append((i, j))
+            free_i.remove(i)
+            free_j.remove(j)
+    return pairs
+
+
+def fidelity(reference: Answers, other: Answers) -> Fidelity:
+    """Agreement of `other` with `reference` on the same frames."""
+    wanted = matched = named = same_name = 0
+    for a, b in zip(reference.found, other.found, strict=True):
+        pairs = match(a, b)
+        wanted += len(a)
+        matched += len(pairs)
+        if a.fine_label is not None and b.fine_label is not None:
+            named += len(pairs)
+            same_name += sum(int(a.fine_label[i] == b.fine_label[j]) for i, j in pairs)
+    return Fidelity(
+        reference=reference.rung,
+        n_frames=len(reference.found),
+        agreement=matched / wanted if wanted else 1.0,
+        same_name=same_name / named if named else None,
+        relative_error=relative_error(reference.raw, other.raw),
+        nan_count=sum(int((~np.isfinite(x)).sum()) for parts in other.raw.values() for x in parts),
+    )
+
+
+def relative_error(
+    reference: Mapping[str, Sequence[NDArray[np.float32]]], other: Mapping[str, Sequence[NDArray[np.float32]]]
+) -> float | None:
+    """Largest ||out - ref|| / ||ref|| over the outputs that both have, or None.
+
+    The classifier's outputs belong to crops, whose order follows the boxes' scores; they are
+    comparable only where both saw the same number of rows, and are then taken as one matrix.
+    """
+    errors = []
+    for name, parts in reference.items():
+        if name not in other:
+            continue
+        a = np.concatenate([x.reshape(-1, x.shape[-1]) for x in parts])
+        b = np.concatenate([x.reshape(-1, x.shape[-1]) for x in other[name]])
+        if a.shape == b.shape and np.linalg.norm(a) > 0:
+            errors.append(float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(a)))
+    return max(errors) if errors else None

@@ -1,0 +1,274 @@
+"""Photographs of which the truth is known: a folder in the format of COCO, as frames.
+
+COCO (T.-Y. Lin et al., 2014) keeps boxes as x, y, width, height in pixels of the image, names in a
+table of categories, and marks boxes around whole groups as crowds, which count neither as found
+nor as missed. Categories are matched with a network's labels by name; numbers differ from file to
+file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.bench.frames import frames_sha256
+from labkit.core.errors import UsageError, WeightsError
+from labkit.core.types import Detections, Frame, Size
+from labkit.models.weights import Weights, file_sha256
+from labkit.sources.convert import to_rgb
+
+N_IMAGES = 200
+PADDING = (124, 116, 104)
+"""What fills a frame beside an image of another aspect: ImageNet's mean colour, 0 once normalised."""
+
+LAYOUT = "a COCO folder holds annotations/instances_val2017.json and val2017/, or one .json and its images"
+TABLES = ("images", "annotations", "categories")
+
+
+@dataclass(frozen=True)
+class CocoFolder:
+    """Where a set lies: the file with its annotations, and the folders that may hold its images."""
+
+    annotations: Path
+    folders: tuple[Path, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Photographs:
+    """Frames with their truth.
+
+    Attributes:
+        frames: of one size; the truth holds the network's own labels.
+        crowds: per frame, boxes around groups, which are neither found nor missed.
+        about: file and its hash, numbers of images and objects, hash of the pixels, and categories
+            that the network does not know.
+    """
+
+    frames: tuple[Frame, ...]
+    crowds: tuple[Detections, ...]
+    about: dict[str, Any]
+
+
+def find_coco(path: Path | str) -> CocoFolder:
+    """Finds annotations and images in a folder, or around one annotations file.
+
+    Raises:
+        UsageError: there is no such place, or not exactly one file that could be meant.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix == ".json":
+        root = path.parent.parent if path.parent.name == "annotations" else path.parent
+        return CocoFolder(path, _image_folders(root))
+    if not path.is_dir():
+        raise UsageError(f"there is no folder {path}; {LAYOUT}")
+    usual = path / "annotations" / "instances_val2017.json"
+    files = [usual] if usual.is_file() else sorted([*path.glob("*.json"), *path.glob("annotations/*.json")])
+    if not files:
+        raise UsageError(f"{path} holds no annotations; {LAYOUT}")
+    if len(files) > 1:
+        names = ", ".join(str(file.relative_to(path)) for file in files[:4])
+        raise UsageError(f"{path} holds {len(files)} .json files ({names}); name the one that is meant")
+    return CocoFolder(files[0], _image_folders(path))
+
+
+def detector_labels(weights: Weights) -> tuple[str, ...]:
+    """The names of a trained detector's labels, from its own configuration.
+
+    Raises:
+        WeightsError: the weights are random, or their configuration cannot be read.
+    """
+    if weights.path is None:
+        raise WeightsError(
+            f"accuracy on photographs needs trained weights, and those of {weights.model} are random; "
+            "with a network: labkit weights --fetch; without: --model-set lab"
+        )
+    try:
+        table = json.loads((weights.path / "config.json").read_text())["id2label"]
+        names = {int(number): str(name) for number, name in table.items()}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{weights.path / 'config.json'} names no labels ({error})") from error
+    return tuple(names.get(i, f"id {i}") for i in range(max(names, default=-1) + 1))
+
+
+def read_coco(place: CocoFolder, labels: Sequence[str], size: Size, n: int = N_IMAGES) -> Photographs:
+    """Reads a fixed choice of `n` images with their boxes.
+
+    Which images depends on their ids alone: they are sorted by the SHA-256 of their id. Each is
+    resized to fit into `size` with its aspect kept, and padded around; boxes likewise.
+
+    Args:
+        place: from `find_coco`.
+        labels: of the network, by number.
+        size: (width, height) px of every frame.
+        n: the most images to read.
+
+    Raises:
+        UsageError: the annotations cannot be read or name nothing that the network knows, an image
+            is missing, or n is below 1.
+    """
+    if n < 1:
+        raise UsageError(f"accuracy is measured on one image or more, not {n}")
+    tables = _tables(place.annotations)
+    label_of, unknown = _match(tables["categories"], labels, place.annotations)
+    chosen = sorted(tables["images"], key=lambda image: hashlib.sha256(str(image["id"]).encode()).digest())[
+        :n
+    ]
+    boxes = _by_image(tables["annotations"])
+    frames, crowds = [], []
+    for index, entry in enumerate(chosen):
+        image, fitted = letterbox(_image(entry, place), size)
+        mine = [box for box in boxes.get(entry["id"], ()) if box["category_id"] in label_of]
+        objects, groups = (
+            _boxes([box for box in mine if bool(box.get("iscrowd")) == crowd], label_of, labels, fitted)
+            for crowd in (False, True)
+        )
+        frames.append(Frame(image, index, 0.0, objects))
+        crowds.append(groups)
+    n_objects = sum(len(frame.truth) for frame in frames if frame.truth is not None)
+    if not n_objects:
+        raise UsageError(f"none of the {len(frames)} images chosen from {place.annotations} has an object")
+    about = {
+        "annotations": place.annotations.name,
+        "annotations_sha256": file_sha256(place.annotations),
+        "n_images": len(frames),
+        "n_images_in_set": len(tables["images"]),
+        "n_objects": n_objects,
+        "sha256": frames_sha256(frames),
+        "categories_unknown": unknown,
+    }
+    return Photographs(tuple(frames), tuple(crowds), about)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How an image lies in a frame of `size`: x and y scaled by `scale`, its corner at `corner` px."""
+
+    scale: tuple[float, float]
+    corner: tuple[int, int]
+    size: Size
+
+    def boxes(self, xywh: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(N, 4) x, y, width, height px in the image -> corners (N, 4) px in the frame, inside it."""
+        corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        placed = corners * np.tile(self.scale, 2) + np.tile(self.corner, 2)
+        return np.clip(placed, 0, np.tile(self.size, 2)).astype(np.float32)
+
+
+def letterbox(image: NDArray[np.uint8], size: Size) -> tuple[NDArray[np.uint8], Fitted]:
+    """The whole image in the middle of a frame of `size`, its aspect kept.
+
+    Returns:
+        (height, width, 3) uint8, and where the image's pixels went.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    factor = min(size[0] / width, size[1] / height)
+    inner = max(1, round(width * factor)), max(1, round(height * factor))
+    if inner != (width, height):
+        method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, inner, interpolation=method), np.uint8)
+    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    frame = np.empty((size[1], size[0], 3), np.uint8)
+    frame[:] = PADDING
+    frame[top : top + inner[1], left : left + inner[0]] = image
+    return frame, Fitted((inner[0] / width, inner[1] / height), (left, top), size)
+
+
+def _lot(image: Mapping[str, Any]) -> bytes:
+    """Where an image stands in the fixed order of drawing."""
+    return hashlib.sha256(str(image["id"]).encode()).digest()
+
+
+def _image_folders(root: Path) -> tuple[Path, ...]:
+    """The usual folder of images first."""
+    inside = sorted(
+        (each for each in root.iterdir() if each.is_dir()), key=lambda each: (each.name != "val2017", each)
+    )
+    return (*inside, root)
+
+
+def _tables(path: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        tables = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as annotations: {error}") from error
+    for name in TABLES:
+        rows = tables.get(name) if isinstance(tables, dict) else None
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+            raise UsageError(f"{path} holds no table {name!r}, so it is no COCO file of boxes; {LAYOUT}")
+        wanted = {"images": "file_name", "annotations": "bbox", "categories": "name"}[name]
+        keys = {"id"} if name != "annotations" else {"image_id", "category_id"}
+        if not all({wanted, *keys} <= row.keys() for row in rows):
+            raise UsageError(f"in {path}, a row of {name!r} lacks {' or '.join(sorted({wanted, *keys}))}")
+    return {name: tables[name] for name in TABLES}
+
+
+def _match(
+    categories: Sequence[Mapping[str, Any]], labels: Sequence[str], path: Path
+) -> tuple[dict[Any, int], list[str]]:
+    """Category id -> the network's label of that name, and the names that it does not have."""
+    numbers = {name: number for number, name in reversed(list(enumerate(labels)))}
+    found = {each["id"]: numbers[each["name"]] for each in categories if each["name"] in numbers}
+    unknown = sorted(str(each["name"]) for each in categories if each["name"] not in numbers)
+    if not found:
+        raise UsageError(
+            f"the network knows none of the categories of {path} ({', '.join(unknown[:4])}...); "
+            f"it names {', '.join(labels[:4])}..."
+        )
+    return found, unknown
+
+
+def _by_image(annotations: Sequence[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:
+    boxes: dict[Any, list[dict[str, Any]]] = {}
+    for each in annotations:
+        boxes.setdefault(each["image_id"], []).append(each)
+    return boxes
+
+
+def _image(entry: Mapping[str, Any], place: CocoFolder) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB as stored: boxes refer to the pixels before any turning by EXIF."""
+    import cv2
+
+    name = str(entry["file_name"])
+    path = next((folder / name for folder in place.folders if (folder / name).is_file()), None)
+    if path is None:
+        places = ", ".join(folder.name + "/" for folder in place.folders[:4])
+        raise UsageError(f"the image {name} of {place.annotations} is not there (looked in {places})")
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise UsageError(f"{path} cannot be read as an image")
+    image = to_rgb(pixels)
+    told = entry.get("width", image.shape[1]), entry.get("height", image.shape[0])
+    if told != (image.shape[1], image.shape[0]):
+        raise UsageError(
+            f"{path} is {image.shape[1]}x{image.shape[0]}, but the annotations say {told[0]}x{told[1]}"
+        )
+    return image
+
+
+def _boxes(
+    annotations: Sequence[Mapping[str, Any]],
+    label_of: Mapping[Any, int],
+    labels: Sequence[str],
+    fitted: Fitted,
+) -> Detections:
+    if not annotations:
+        return Detections.empty(fitted.size)
+    image = annotations[0]["image_id"]
+    try:
+        xywh = np.array([each["bbox"] for each in annotations], np.float64).reshape(len(annotations), 4)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"a box of image {image} is not x, y, width, height ({error})") from error
+    if not (np.isfinite(xywh).all() and (xywh[:, 2:] >= 0).all()):
+        raise UsageError(f"a box of image {image} has a side below 0 or no number at all: {xywh.tolist()}")
+    label = np.array([label_of[each["category_id"]] for each in annotations], np.int64)
+    names = tuple(labels[i] for i in label)
+    return Detections(fitted.boxes(xywh), np.ones(len(label), np.float32), label, names, fitted.size)

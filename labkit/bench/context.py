@@ -1,0 +1,100 @@
+"""What the parts of a benchmark hand to one another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from labkit.bench.coco import Photographs
+from labkit.bench.examiner import Examiner
+from labkit.bench.frames import FrameSet
+from labkit.bench.interleave import Turns
+from labkit.bench.plan import Plan
+from labkit.bench.reporter import Reporter
+from labkit.core.lock import busy_with
+from labkit.core.types import Workload
+from labkit.models.weights import Weights
+from labkit.results.comparison import Comparison
+from labkit.results.fidelity import Fidelity
+from labkit.results.run_record import Run
+from labkit.results.store import Store
+
+
+@dataclass
+class Outcome:
+    """What a benchmark gave.
+
+    Attributes:
+        skipped: rung name -> why it cannot run here, or how it failed.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is known of the rungs' answers when their speeds are compared."""
+
+    fidelities: Mapping[str, Fidelity]
+    scores: Mapping[str, Mapping[str, Any]]
+
+    def agrees(self, name: str, settings: Mapping[str, Any]) -> bool:
+        """Whether a gain of this rung may be claimed.
+
+        Trained models decide: their accuracy on scenes, and agreement on the frames unless the
+        weights are random. With random weights the best queries differ by less than rounding, so
+        which of them win says nothing; there only numbers that are no numbers count.
+        """
+        fidelity_, score = self.fidelities[name], self.scores.get(name) or {}
+        if settings.get("weights") == "random" and "loses" in score:
+            return not score["loses"] and fidelity_.nan_count == 0
+        return fidelity_.agrees and not score.get("loses", False)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all rungs of a benchmark share.
+
+    Attributes:
+        frames: pictures in memory.
+        weights: chosen once for all rungs.
+        plan: of the timed runs; None compares only.
+        turns: of the comparisons; None runs only.
+        peaks: GFLOP/s by precision, from this machine.
+        store: where finished results go, or None.
+        examiner: whoever finds out how right the answers are.
+        scenes: number of scenes with known truth for the accuracy; 0 leaves it out.
+        until_s: on `time.perf_counter`; what has not begun by then is left out, and told.
+        others: what else of the lab was running when the benchmark began.
+        announced: by which the benchmark knows itself among what occupies the machine.
+        photographs: with known truth, on which detectors are examined instead of on scenes.
+    """
+
+    frames: FrameSet
+    workload: Workload
+    weights: Mapping[str, Weights]
+    plan: Plan | None
+    turns: Turns | None
+    peaks: Mapping[str, Mapping[str, float]]
+    reporter: Reporter
+    store: Store | None
+    examiner: Examiner
+    scenes: int = 0
+    until_s: float = float("inf")
+    others: tuple[str, ...] = ()
+    announced: Path | None = None
+    photographs: Photographs | None = None
+
+    def disturbed_by(self) -> tuple[str, ...]:
+        """What else of the lab was running when the benchmark began, or runs now."""
+        now = busy_with(besides=self.announced)
+        return tuple(dict.fromkeys([*self.others, *([f"{now} was running"] if now else [])]))
+
+    def late(self, reserved_s: float = 0.0) -> bool:
+        """Whether the time of this benchmark is up, but for `reserved_s` kept for something else."""
+        return time.perf_counter() + reserved_s > self.until_s

@@ -1,0 +1,260 @@
+"""What this machine has for the lab, what it lacks, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import textwrap
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+State = Literal["good", "missing", "note"]
+MARKS: dict[str, tuple[str, str]] = {
+    "good": ("good   ", "green"),
+    "missing": ("missing", "yellow"),
+    "note": ("note   ", "cyan"),
+}
+WIDTH, INDENT = 79, 18
+DISK_GIB = 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the examination.
+
+    Attributes:
+        what: the thing looked at.
+        state: "good", "missing" (the lab works without it, `advice` says how to get it) or "note".
+        found: what was found.
+        advice: what to do; empty when good.
+    """
+
+    what: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def examine() -> list[Check]:
+    """Looks at everything; nothing here raises and no camera is kept open."""
+    checks = []
+    for look in (
+        _python,
+        _cpu,
+        _memory,
+        _gpu,
+        _cupy,
+        _engines,
+        _camera,
+        _display,
+        _weights,
+        _lab_models,
+        _nsys,
+        _disk,
+    ):
+        try:
+            checks.append(look())
+        except Exception as error:  # an examination reports a fault, it does not die of it
+            what = look.__name__.removeprefix("_").replace("_", " ")
+            checks.append(Check(what, "note", f"could not be examined: {type(error).__name__}: {error}"))
+    return checks
+
+
+def lines(checks: list[Check]) -> list[tuple[str, str]]:
+    """The examination as (line, style) pairs; advice stands under its line."""
+    shown = []
+    indent = " " * INDENT
+    for check in checks:
+        mark, style = MARKS[check.state]
+        head = f"{mark}  {check.what:<8} {check.found}"
+        shown += [(line, style) for line in textwrap.wrap(head, WIDTH, subsequent_indent=indent)]
+        advice = textwrap.wrap(check.advice, WIDTH, initial_indent=indent, subsequent_indent=indent)
+        shown += [(line, "dim") for line in advice]
+    return shown
+
+
+def _python() -> Check:
+    import torch
+
+    version = platform.python_version()
+    found = f"{version}, torch {torch.__version__}"
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Check("python", "note", found, "labkit is tested with Python 3.11 to 3.13")
+    return Check("python", "good", found)
+
+
+def _cpu() -> Check:
+    from labkit.core.machine import fingerprint
+
+    mark = fingerprint()
+    quota = f", {mark['quota_cores']:g} by quota" if mark["quota_cores"] else ""
+    isa = " ".join(mark["isa"]) or "no vector extensions known"
+    if mark["load_1min"] > 0.5 * mark["cores"]:
+        return Check(
+            "cpu", "note", f"{mark['cpu']}, {mark['cores']} cores{quota}, {isa}",
+            f"load is {mark['load_1min']}: measurements will be noisy until other programs are done",
+        )  # fmt: skip
+    return Check("cpu", "good", f"{mark['cpu']}, {mark['cores']} cores{quota}, {isa}")
+
+
+def _memory() -> Check:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    found = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
+    if memory.available < 4 * 2**30:
+        return Check("memory", "note", found, "a rung needs up to 2 GiB; close other programs")
+    return Check("memory", "good", found)
+
+
+def _gpu() -> Check:
+    import torch
+
+    from labkit.core.gpu import gpu_state
+
+    state = gpu_state()
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        driver = f", driver {state['driver']}" if state and "driver" in state else ""
+        return Check("gpu", "good", f"{name}{driver}, torch with CUDA {torch.version.cuda}")
+    if state is not None:
+        return Check(
+            "gpu", "missing", f"{state.get('name')}, driver {state.get('driver')}, but torch cannot use it",
+            "install a torch built for a CUDA version that this driver supports, or a newer driver",
+        )  # fmt: skip
+    return Check(
+        "gpu", "missing", "no NVIDIA GPU", "GPU rungs show recorded runs instead; all else works on the CPU"
+    )
+
+
+def _cupy() -> Check:
+    version = None
+    for package in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            version = version or f"{package} {importlib.metadata.version(package)}"
+    if version is None:
+        return Check("cupy", "missing", "not installed", "CUDA kernels need it: pip install 'labkit[gpu]'")
+    from labkit.core.gpu import gpu_state
+
+    driver = (gpu_state() or {}).get("cuda_driver")
+    built = 13000 if "13x" in version else 12000 if "12x" in version else 0
+    if driver and driver < built:
+        return Check(
+            "cupy", "missing", f"{version}, but the driver supports CUDA {driver // 1000} only",
+            f"install cupy-cuda{driver // 1000}x instead, or a newer driver",
+        )  # fmt: skip
+    return Check("cupy", "good", version)
+
+
+def _engines() -> Check:
+    wanted = ("openvino", "onnxruntime", "nncf")
+    there = [
+        f"{name} {importlib.metadata.version(name)}" for name in wanted if importlib.util.find_spec(name)
+    ]
+    if len(there) < len(wanted):
+        return Check(
+            "engines",
+            "missing",
+            ", ".join(there) or "none",
+            "stage 6 uses them: pip install 'labkit[engines]'",
+        )
+    return Check("engines", "good", ", ".join(there))
+
+
+def _camera() -> Check:
+    if sys.platform.startswith("linux"):
+        devices = sorted(Path("/dev").glob("video*"))
+        if not devices:
+            return Check(
+                "camera", "missing", "no /dev/video* device",
+                "the sources photos and scenes, a file, an address or the browser's camera work too",
+            )  # fmt: skip
+        if not os.access(devices[0], os.R_OK | os.W_OK):
+            return Check(
+                "camera", "missing", f"no permission for {devices[0]}", "add yourself to the group video"
+            )
+        return Check("camera", "good", ", ".join(map(str, devices)))
+    return Check(
+        "camera", "note", "not looked for on this system", "try: labkit bench --source webcam:0 --quick"
+    )
+
+
+def screen() -> str | None:
+    """Where a window would open, in words; None on a machine without a screen."""
+    if not sys.platform.startswith("linux"):
+        return "the system's own"
+    return next((f"{n}={os.environ[n]}" for n in ("WAYLAND_DISPLAY", "DISPLAY") if os.environ.get(n)), None)
+
+
+def _display() -> Check:
+    """Notebooks and the live view are pages: a browser here, or one that reaches this machine."""
+    names = ("chromium", "chromium-browser", "google-chrome", "firefox", "microsoft-edge")
+    browser = next((name for name in names if shutil.which(name)), None)
+    elsewhere = "open the address that labkit lab or labkit live prints in a browser on another machine, "
+    elsewhere += "through a tunnel: ssh -L PORT:localhost:PORT this-machine"
+    if not sys.platform.startswith("linux"):
+        return Check("display", "good", "the system's own browser")
+    shown_on = screen()
+    if shown_on is None:
+        return Check(
+            "display", "missing", f"no screen here{f' ({browser} is)' if browser else ''}", elsewhere
+        )
+    if browser is None:
+        return Check("display", "missing", f"{shown_on}, but no browser", "install one, such as chromium")
+    return Check("display", "good", f"{shown_on}, {browser}")
+
+
+def _weights() -> Check:
+    from labkit.models.networks import MODELS
+    from labkit.models.weights import cached
+
+    there = [model for model in MODELS["full"] if cached(model) is not None]
+    if len(there) < len(MODELS["full"]):
+        return Check(
+            "weights", "missing", f"pretrained: {', '.join(there) or 'none'} of {', '.join(MODELS['full'])}",
+            "labkit weights --fetch; until then speed is measured with random weights",
+        )  # fmt: skip
+    return Check("weights", "good", f"pretrained: {', '.join(there)}")
+
+
+def _lab_models() -> Check:
+    from labkit.core.errors import WeightsError
+    from labkit.models.networks import MODELS, lab_weights
+
+    try:
+        for model in MODELS["lab"]:
+            lab_weights(model)
+    except WeightsError as error:
+        return Check("lab set", "missing", str(error), "the model set 'lab' cannot be used")
+    return Check("lab set", "good", "the small models shipped with labkit")
+
+
+def _nsys() -> Check:
+    path = shutil.which("nsys") or shutil.which("nsys", path=str(Path(sys.executable).parent))
+    if path is None:
+        return Check(
+            "nsys", "missing", "Nsight Systems is not on the PATH", "profiling uses torch.profiler instead"
+        )
+    return Check("nsys", "good", path)
+
+
+def _disk() -> Check:
+    from labkit.results.store import default_path
+
+    folder = default_path().parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    if not os.access(folder, os.W_OK):
+        return Check("disk", "missing", f"{folder} cannot be written", "set LABKIT_HOME to a folder of yours")
+    if free < DISK_GIB:
+        return Check(
+            "disk", "note", f"{free:.1f} GiB free in {folder}", "free some space; results may not fit"
+        )
+    return Check("disk", "good", f"{free:.0f} GiB free for results in {folder}")

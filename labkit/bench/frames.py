@@ -1,0 +1,92 @@
+"""The frames of a benchmark: read once, kept in memory, known by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from labkit.core.errors import SourceError, UsageError
+from labkit.core.types import Frame, Size
+from labkit.sources.openers import open_source
+from labkit.sources.source import Source
+
+N_FRAMES = 24
+STRIDE = 25  # endless sources: far enough apart to see several pictures
+FIDELITY_FRAMES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class FrameSet:
+    """Frames in memory, with where they came from.
+
+    Attributes:
+        frames: in order, indices counting from 0.
+        source: spec, sha256, n_frames, size and the source's own description.
+    """
+
+    frames: tuple[Frame, ...]
+    source: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def spread(self, n: int = FIDELITY_FRAMES) -> tuple[Frame, ...]:
+        """At most `n` of the frames, evenly spaced."""
+        which = np.unique(np.linspace(0, len(self) - 1, min(n, len(self))).astype(int))
+        return tuple(self.frames[i] for i in which)
+
+
+def collect(
+    spec: str, size: Size | None = (640, 480), n: int = N_FRAMES, *, seed: int = 0, noise: float = 0.0
+) -> FrameSet:
+    """Reads `n` frames for a benchmark.
+
+    From a recording they are spaced evenly over its length, from an endless source they are
+    `STRIDE` apart; from a camera they are the next ones.
+
+    Raises:
+        SourceError: the source cannot be opened or gives no frame.
+    """
+    if n < 1:
+        raise UsageError(f"a benchmark has one frame or more, not {n}")
+    with open_source(spec, size, seed=seed, noise=noise) as source:
+        frames = _read(source, n)
+        about = {
+            "spec": source.spec,
+            "sha256": frames_sha256(frames),
+            "n_frames": len(frames),
+            "size": list(frames[0].size),
+            **{key: value for key, value in source.describe().items() if key not in ("spec", "size")},
+        }
+    return FrameSet(frames, about)
+
+
+def frames_sha256(frames: Sequence[Frame]) -> str:
+    """SHA-256 over the shapes and pixels of frames, in order."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(str(frame.image.shape).encode())
+        digest.update(frame.image.tobytes())
+    return digest.hexdigest()
+
+
+def _read(source: Source, n: int) -> tuple[Frame, ...]:
+    if source.live:
+        stride = 1
+    elif source.length is not None:
+        stride = max(1, source.length // n)
+    else:
+        stride = STRIDE
+    kept: list[Frame] = []
+    for i, frame in enumerate(source):
+        if i % stride == 0:
+            kept.append(Frame(frame.image, len(kept), frame.t_s, frame.truth))
+        if len(kept) == n:
+            break
+    if not kept:
+        raise SourceError(f"{source.spec} gave no frame")
+    return tuple(kept)

@@ -1,0 +1,160 @@
+"""Two or more rungs against a baseline, in alternating turns on the same frames."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from labkit.core.errors import UsageError
+from labkit.results.comparison import Comparison
+from labkit.results.fidelity import Fidelity
+
+MIN_ROUNDS = 9
+WARM_UP_FRAMES = 2
+
+
+class Turner(Protocol):
+    """Whatever can take a turn: a `Worker`, a `Session`, or a simulation in a test."""
+
+    def turn(self, n_frames: int) -> float:
+        """Pulls `n_frames` results; mean seconds per frame."""
+        ...
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How a comparison is laid out.
+
+    Attributes:
+        rounds: each rung takes one turn per round, in random order.
+        frames: results per turn; None lets the slowest rung's turn last about `turn_s`.
+        turn_s: length that a turn aims at.
+        warm_up: turns per rung and process that are not counted.
+        processes: how many processes each rung has, one after another, for its share of the rounds:
+            where memory lies differs from start to start, and speed with it by a few percent. It
+            belongs into the interval.
+        quick: marks a shortened comparison.
+    """
+
+    rounds: int = 15
+    frames: int | None = None
+    turn_s: float = 1.0
+    warm_up: int = 2
+    processes: int = 3
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rounds < MIN_ROUNDS:
+            raise UsageError(f"a comparison has {MIN_ROUNDS} rounds or more, not {self.rounds}")
+        if self.frames is not None and self.frames < 1:
+            raise UsageError(f"a turn has one frame or more, not {self.frames}")
+        if not 1 <= self.processes <= self.rounds:
+            raise UsageError(f"{self.rounds} rounds need 1 to {self.rounds} processes, not {self.processes}")
+
+    def frames_at(self, slowest_s: float) -> int:
+        """Results per turn where the slowest rung takes `slowest_s` per frame."""
+        least = 1 if self.quick else 2
+        return self.frames or int(np.clip(np.ceil(self.turn_s / slowest_s), least, 64))
+
+    def expected_s(self, pace_s: Collection[float]) -> float:
+        """Seconds that rungs of these paces (seconds per frame) will take for all their turns."""
+        if len(pace_s) < 2:
+            return 0.0
+        per_round = self.frames_at(max(pace_s)) + 1
+        return sum(pace_s) * (self.rounds * per_round + self.processes * self.warm_up * (WARM_UP_FRAMES + 1))
+
+
+FULL_TURNS = Turns()
+QUICK_TURNS = Turns(rounds=9, turn_s=0.4, warm_up=1, processes=1, quick=True)
+
+
+def take_turns(
+    turners: Mapping[str, Turner],
+    turns: Turns = FULL_TURNS,
+    *,
+    seed: int = 0,
+    renew: Callable[[], Mapping[str, Turner]] | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[dict[str, np.ndarray], int]:
+    """Lets every rung take its turns.
+
+    Args:
+        turners: by name.
+        turns: how many; its processes only count where there is a `renew`.
+        seed: of the random order within a round.
+        renew: ends the rungs' processes and gives new ones, by name.
+
+    Returns:
+        seconds per frame (rounds,) by name, and the number of frames per turn.
+    """
+    frames = turns.frames_at(max(_pace(turners, turns).values()))
+    order = random.Random(seed)
+    seconds: dict[str, list[float]] = {name: [] for name in turners}
+    begins = {turns.rounds * k // turns.processes for k in range(1, turns.processes)}
+    for done in range(turns.rounds):
+        if done in begins and renew is not None:
+            turners = renew()
+            _pace(turners, turns)
+        for name in order.sample(list(turners), len(turners)):
+            seconds[name].append(turners[name].turn(frames))
+        progress((done + 1) / turns.rounds)
+    return {name: np.array(values) for name, values in seconds.items()}, frames
+
+
+def _pace(turners: Mapping[str, Turner], turns: Turns) -> dict[str, float]:
+    """Seconds per frame of each rung once it is warm."""
+    return {name: min(t.turn(WARM_UP_FRAMES) for _ in range(turns.warm_up)) for name, t in turners.items()}
+
+
+def compare(
+    baseline: str,
+    turners: Mapping[str, Turner],
+    turns: Turns = FULL_TURNS,
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    fidelities: Mapping[str, Fidelity] | None = None,
+    agreeing: Mapping[str, bool] | None = None,
+    seed: int = 0,
+    renew: Callable[[], Mapping[str, Turner]] | None = None,
+    about: Mapping[str, Any] | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[Comparison]:
+    """Compares every rung with `baseline`, or the given pairs, from the same turns.
+
+    Args:
+        baseline: name of the rung that the others are compared with.
+        turners: all rungs by name, the baseline included.
+        pairs: (a, b) names; default every other rung with the baseline.
+        fidelities: by name, kept with the comparison.
+        agreeing: by name, whether a rung's answers are right enough to claim a gain; where it is
+            not given, its fidelity decides.
+        renew: see `take_turns`.
+        about: settings, source, fingerprint and disturbances for the records.
+    """
+    if baseline not in turners or len(turners) < 2:
+        raise UsageError("a comparison needs its baseline and at least one other rung")
+    seconds, frames = take_turns(turners, turns, seed=seed, renew=renew, progress=progress)
+    pairs = pairs or [(baseline, name) for name in turners if name != baseline]
+    fidelities, about = fidelities or {}, dict(about or {})
+    agreeing = {name: f.agrees for name, f in fidelities.items()} | dict(agreeing or {})
+    return [
+        Comparison(
+            a=a,
+            b=b,
+            a_s=seconds[a],
+            b_s=seconds[b],
+            frames_per_turn=frames,
+            agrees=agreeing.get(a, True) and agreeing.get(b, True),
+            quick=turns.quick,
+            fidelity=fidelities.get(b),
+            settings=about.get("settings", {}),
+            source=about.get("source", {}),
+            fingerprint=about.get("fingerprint", {}),
+            disturbances=tuple(about.get("disturbances", ())),
+        )
+        for a, b in pairs
+    ]

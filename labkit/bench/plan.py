@@ -1,0 +1,42 @@
+"""How long to measure, and in which scenario."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labkit.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to measure and in which scenario.
+
+    Attributes:
+        scenario: "closed" or "paced".
+        seconds: length of the timed part.
+        fps: rate at which frames fall due; paced only.
+        min_frames: the closed timed part lasts at least this many frames.
+        warm_frames, warm_s, warm_limit_s: bounds of the warm-up.
+        quick: marks the shortened plan.
+    """
+
+    scenario: str = "closed"
+    seconds: float = 10.0
+    fps: float | None = None
+    min_frames: int = 64
+    warm_frames: int = 20
+    warm_s: float = 2.0
+    warm_limit_s: float = 60.0
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scenario not in ("closed", "paced"):
+            raise UsageError(f"scenario is 'closed' or 'paced', not {self.scenario!r}")
+        if self.scenario == "paced" and not (self.fps and self.fps > 0):
+            raise UsageError(f"paced needs a rate: --fps of more than 0, not {self.fps}")
+        if not self.seconds > 0:
+            raise UsageError(f"seconds is more than 0, not {self.seconds}")
+
+
+FULL = Plan()
+QUICK = Plan(seconds=2.0, min_frames=6, warm_frames=3, warm_s=0.5, warm_limit_s=3.0, quick=True)

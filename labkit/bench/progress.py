@@ -1,0 +1,153 @@
+"""What the command line shows: tables of 80 columns, progress bars, lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from labkit.bench.reporter import Reporter
+from labkit.results.comparison import Comparison
+from labkit.results.run_record import Run
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Screen(Reporter):
+    """Shows a benchmark's steps as a progress bar on standard error."""
+
+    def __init__(self, console: Console = err) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID = self._progress.add_task("starting", total=1.0)
+        self._told: set[str] = set()
+        self.saved = 0
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def step(self, text: str) -> None:
+        """A new step, with an empty bar."""
+        self._progress.start()
+        self._progress.reset(self._task, description=escape(text), total=1.0)
+
+    def progress(self, share: float) -> None:
+        """Fills the bar."""
+        self._progress.update(self._task, completed=share)
+
+    def note(self, text: str) -> None:
+        """A line above the bar; the same one is shown once."""
+        if text in self._told:
+            return
+        self._told.add(text)
+        self._progress.console.print(escape(text), style="yellow")
+
+    def finished(self, result: Run | Comparison) -> None:
+        """A line with the result's main figure."""
+        self.saved += result.id is not None
+        if isinstance(result, Run):
+            low, high = result.fps_interval
+            span = f"{number(low)} to {number(high)}" if np.isfinite(high) else "too few frames to tell"
+            line = f"{result.rung}: {number(result.fps)} FPS ({span})"
+            self._progress.console.print(escape(line))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure with three significant digits and no exponent; "-" for none."""
+    if value is None:
+        return "-"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.{max(0, digits - len(str(int(abs(value)))))}f}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage; "-" for none."""
+    return "-" if value is None else f"{100 * value:.0f}%"
+
+
+COLUMNS = ("rung", "FPS", "95% interval", "p50", "p90", "p99", "agrees", "mAP", "names", "limit")
+
+
+def runs_table(runs: Sequence[Run]) -> Table:
+    """Runs as a table of at most 80 columns; columns in which nothing is known are left out."""
+    rows = [_cells(run) for run in runs]
+    shown = [k for k in range(len(COLUMNS)) if not rows or any(row[k] != "-" for row in rows)]
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
+    for k in shown:
+        table.add_column(COLUMNS[k], justify="right" if k else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(escape(row[k]) for k in shown))
+    return table
+
+
+def _cells(run: Run) -> list[str]:
+    low, high = run.fps_interval
+    return [
+        run.rung,
+        number(run.fps) + ("~" if run.noisy else ""),
+        f"{number(low)}-{number(high)}" if np.isfinite(high) else "too few",
+        *(number(run.percentile_ms(q)) for q in (50, 90, 99)),
+        percent(run.fidelity.agreement if run.fidelity else None),
+        number(run.accuracy.get("map")) + ("!" if run.accuracy.get("loses") else ""),
+        percent(run.accuracy.get("top1")),
+        percent(run.share_of_limit),
+    ]
+
+
+def legend(runs: Sequence[Run]) -> list[str]:
+    """What the table's figures refer to, in lines of at most 80 columns."""
+    if not runs:
+        return []
+    first = runs[0]
+    kinds = ", ".join(sorted({str(run.settings.get("weights")) for run in runs}))
+    width, height = first.settings.get("size", ("?", "?"))
+    lines = [
+        f"{first.scenario}{', quick' if first.quick else ''}; {first.source.get('spec')} {width}x{height}, "
+        f"{first.settings.get('model_set')} models, {kinds} weights",
+        f"{first.fingerprint.get('cpu')}, {first.fingerprint.get('cores')} cores",
+        "p50, p90, p99: latency in ms. ~: noisy, labkit results show ID says why",
+        "agrees: detections also found by the reference rung. mAP@[.5:.95] and names:",
+        "accuracy on scenes with the lab's small models, prepared alike;",
+        "!: loses over a point of mAP or changes over 1% of names against its reference.",
+        *_photographs(runs),
+        "limit: share of this machine's measured peak. -: too few frames, or not asked.",
+    ]
+    return lines
+
+
+def _photographs(runs: Sequence[Run]) -> list[str]:
+    """On which photographs detectors were judged, where they were."""
+    judged = [run.accuracy for run in runs if run.accuracy.get("on") == "photographs"]
+    if not judged:
+        return []
+    about = judged[0]
+    return [
+        f"but mAP of what finds boxes: on {about['n_images']} photographs of",
+        f"{shortened(about['annotations'], 54)}, with the weights above.",
+    ]
+
+
+def shortened(text: str, most: int) -> str:
+    """Text of at most `most` characters, cut at its end where it is longer."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def print_lines(lines: Iterable[Any], *, style: str | None = None, console: Console = out) -> None:
+    """Prints lines of plain text, nothing in them being markup."""
+    for line in lines:
+        console.print(escape(str(line)), style=style)

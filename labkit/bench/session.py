@@ -1,0 +1,143 @@
+"""One rung with its networks ready, in this process: asked for answers, a run, or turns.
+
+`labkit.bench.worker` holds one of these in a process of its own, which is how rungs are
+measured; in the same process it serves tests and quick looks.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from labkit.bench.agreement import Answers
+from labkit.bench.load import Clock, Feed
+from labkit.bench.plan import Plan
+from labkit.bench.timing import Timed, drive
+from labkit.core.errors import LabError
+from labkit.core.trace import recording
+from labkit.core.types import Detections, Frame, Rung, Workload
+from labkit.models.callables import Prepared
+from labkit.models.cuda_errors import faults_explained
+from labkit.models.prepare import prepare
+from labkit.models.weights import Weights
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is known once the networks are ready.
+
+    Attributes:
+        startup_s: from the start of the process (or of preparing, in the same process).
+        settings, notes: as in `Prepared`.
+    """
+
+    startup_s: float
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+class Session:
+    """A rung, prepared, over fixed frames."""
+
+    def __init__(
+        self,
+        rung: Rung,
+        workload: Workload,
+        frames: Sequence[Frame],
+        weights: Mapping[str, Weights] | None = None,
+        *,
+        report: Callable[[str], None] = lambda line: None,
+        started_s: float | None = None,
+    ) -> None:
+        begun = time.perf_counter() if started_s is None else started_s
+        self.rung = rung
+        self.frames = list(frames)
+        with faults_explained(rung.name):
+            self.prepared: Prepared = prepare(rung.prepare, workload, weights, report)
+        next(self._results([self.frames[0]], self.prepared.net))
+        self._synchronize()
+        self.ready = Ready(
+            time.perf_counter() - begun,
+            self.prepared.settings,
+            self.prepared.notes,
+        )
+        self._turns: Iterator[tuple[Frame, Detections]] | None = None
+
+    def answers(self, frames: Sequence[Frame]) -> Answers:
+        """What the rung says about `frames`, with the networks' raw outputs."""
+        with recording(taps=True) as record:
+            found = [result for _, result in self._results(list(frames), self.prepared.net)]
+        if len(found) != len(frames):
+            raise LabError(f"{self.rung.name} answered {len(found)} of {len(frames)} frames")
+        return Answers(self.rung.name, found, record.taps)
+
+    def run(self, plan: Plan, progress: Callable[[float], None] = lambda share: None) -> Timed:
+        """One timed run of the plan's scenario."""
+        return drive(
+            self._results,
+            self.prepared.net,
+            self.frames,
+            plan,
+            group=self.group,
+            synchronize=self._synchronize,
+            progress=progress,
+        )
+
+    def turn(self, n_frames: int) -> float:
+        """Pulls one untimed and then `n_frames` timed results; mean seconds per frame.
+
+        The generator stays alive between turns; the untimed result pays for the caches that
+        the other rung's turn has filled with its own data. A schedule that answers several
+        frames at once is timed over whole groups: most results of a group are there with its
+        first one, and cost nothing. It has no untimed one, since what filling the caches costs is
+        little beside the work of a group.
+        """
+        if self._turns is None:
+            self._turns = self._results(Feed(self.frames, Clock()), self.prepared.net)
+        if self.group == 1:
+            next(self._turns)
+        n_frames += -n_frames % self.group
+        self._synchronize()
+        begun = time.perf_counter()
+        for _ in range(n_frames):
+            next(self._turns)
+        self._synchronize()
+        return (time.perf_counter() - begun) / n_frames
+
+    @property
+    def group(self) -> int:
+        """How many frames the schedule answers at once."""
+        return self.rung.prepare.group
+
+    def _synchronize(self) -> None:
+        """Waits for the device, where what went wrong on a GPU is often heard of first."""
+        with faults_explained(self.rung.name):
+            self.prepared.synchronize()
+
+    def _results(self, frames: Iterable[Frame], net: Any) -> Iterator[tuple[Frame, Detections]]:
+        """The rung's schedule, its GPU faults told as what to do."""
+        with faults_explained(self.rung.name):
+            yield from self.rung.run(frames, net)
+
+    def gpu_peak_bytes(self) -> int | None:
+        """Most GPU memory that torch held so far, graphs' included; None without a GPU."""
+        if self.prepared.settings["device"] != "cuda":
+            return None
+        import torch
+
+        return torch.cuda.max_memory_reserved()
+
+    @staticmethod
+    def peak_bytes() -> int:
+        """Largest resident memory of this process so far."""
+        if sys.platform == "win32":
+            import psutil
+
+            return psutil.Process().memory_info().peak_wset
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

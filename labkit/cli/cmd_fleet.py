@@ -1,0 +1,284 @@
+"""`labkit fleet` and `labkit batch`: many cameras at once, and recordings as fast as a cluster can."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from labkit.cli.main import JsonOption, ObjectsOption, SeedOption, SizeOption, WeightsOption, parse_size
+from labkit.core.errors import INTERRUPTED, SourceError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from labkit.core.types import Rung, Workload
+    from labkit.fleet.fleet_plan import Summary
+    from labkit.fleet.run_fleet import Fleet
+    from labkit.fleet.streams import StreamState
+
+LAST_S = 15.0
+"""Longest wait after Ctrl-C for streams to end and parts to be written."""
+NAME_COLUMNS = 24
+
+RungOption = Annotated[str, typer.Option(help="Whose answers; auto: the best one here.")]
+ModelsOption = Annotated[str, typer.Option(help="full, lab, or auto: what can recognise something.")]
+ThresholdOption = Annotated[float, typer.Option(help="Lowest score that is kept.")]
+GroupOption = Annotated[int | None, typer.Option(help="Frames per pass, with a rung for groups.")]
+AddressOption = Annotated[
+    str | None, typer.Option(help="A Ray cluster, HOST:PORT or auto; default: this machine.")
+]
+EnginesOption = Annotated[int, typer.Option(help="How many; each has a GPU, or its share of the cores.")]
+
+
+def fleet(
+    source: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, addresses, cameras.")],
+    rung: RungOption = "auto",
+    model_set: ModelsOption = "auto",
+    weights: WeightsOption = "auto",
+    size: SizeOption = "640x480",
+    objects: ObjectsOption = 10,
+    threshold: ThresholdOption = 0.5,
+    seed: SeedOption = 0,
+    fps: Annotated[float | None, typer.Option(help="Rate of recordings; default: their own.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="End after so long.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for detections, as Parquet.")] = None,
+    batch: GroupOption = None,
+    deadline_ms: Annotated[
+        float, typer.Option(help="Longest wait of a frame for those of other streams.")
+    ] = 20.0,
+    engines: EnginesOption = 1,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch many cameras and recordings at once; Ctrl-C ends it."""
+    from labkit.bench.progress import err, print_lines
+    from labkit.bench.progress import out as screen
+    from labkit.fleet.fleet_plan import Plan, with_group
+
+    plan = Plan(
+        sources=tuple(source),
+        rung=with_group(_rung(rung, batch), batch),
+        workload=_workload(model_set, weights, size, objects, threshold, seed),
+        fps=fps,
+        seconds=seconds,
+        out=out,
+        deadline_s=deadline_ms / 1e3,
+        engines=engines,
+    )
+    plan.streams()  # a rate or time out of range is told before anything starts
+    summary, interrupted = _watch(plan, address)
+    if as_json:
+        print(json.dumps(_plain(summary)))
+    else:
+        screen.print(table(summary.streams))
+        print_lines(lines(summary))
+    if interrupted:
+        print_lines(["labkit: stopped"], console=err)
+        raise typer.Exit(INTERRUPTED)
+    if all(state.failed for state in summary.streams):
+        raise SourceError("no stream could be watched to its end; the lines above say why")
+
+
+def _watch(plan: Any, address: str | None) -> tuple[Summary, bool]:
+    """Runs the fleet with a live table; its summary, and whether Ctrl-C ended it."""
+    from rich.live import Live
+
+    from labkit.bench.progress import err, print_lines
+    from labkit.fleet.cluster import cluster
+
+    with cluster(address):
+        from labkit.fleet.run_fleet import Fleet
+
+        with Fleet(plan, report=lambda line: print_lines([line], console=err)) as running:
+            try:
+                with Live(console=err, auto_refresh=False, transient=True) as live:
+                    for states in running.states():
+                        live.update(table(states), refresh=True)
+                return running.summary(), False
+            except KeyboardInterrupt:
+                _wind_up(running)
+                return running.summary(), True
+
+
+def _wind_up(running: Fleet) -> None:
+    """Lets every stream close its account and write its last part, for a while; Ctrl-C again skips it."""
+    until_s = time.monotonic() + LAST_S
+    try:
+        running.stop()
+        for _ in running.states(every_s=0.2):
+            if time.monotonic() > until_s:
+                return
+    except KeyboardInterrupt:
+        return
+
+
+def table(states: Sequence[StreamState]) -> Table:
+    """Streams as a table of at most 80 columns, with a line for all of them."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from labkit.bench.progress import number
+    from labkit.fleet.streams import Counts
+
+    shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
+    shown.add_column("stream", no_wrap=True, max_width=NAME_COLUMNS)
+    for heading in ("FPS", "p50 ms", "p90 ms", "offered", "done", "dropped", "failed"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    sums, fps = Counts(), 0.0
+    for state in states:
+        sums, fps = sums + state.counts, fps + (state.fps or 0.0)
+        name = f"{state.position} {_short(state.shown, NAME_COLUMNS - 3)}"
+        ages = [number(age) for age in state.age_ms]
+        figures = [str(n) for n in state.counts.row()]
+        style = "red" if state.failed else "dim" if state.ended else None
+        shown.add_row(escape(name), number(state.fps), *ages, *figures, style=style)
+    shown.add_row("all", number(fps), "", "", *(str(n) for n in sums.row()), style="bold")
+    return shown
+
+
+def lines(summary: Summary) -> list[str]:
+    """What became of the streams, in sentences."""
+    told = [f"{state.position} {state.shown}: {state.ended or state.note or 'it goes on'}"
+            for state in summary.streams]  # fmt: skip
+    counts = summary.counts
+    told.append(
+        f"{counts.processed} of {counts.offered} frames in {summary.seconds:.1f} s, "
+        f"{summary.fps:.1f} FPS of all streams; {counts.dropped} dropped, {counts.failed} failed"
+    )
+    restarts = sum(state.restarts for state in summary.streams)
+    if restarts:
+        told.append(f"readers and engines were started again: {restarts} streams had to go on")
+    if summary.folder is not None:
+        told.append(f"detections: {summary.folder} ({sum(s.parts for s in summary.streams)} parts)")
+    return told
+
+
+def batch_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of recorded videos, searched below too.")],
+    out: Annotated[Path, typer.Option(help="Folder for detections; the same again goes on.")],
+    rung: RungOption = "auto",
+    model_set: ModelsOption = "auto",
+    weights: WeightsOption = "auto",
+    size: SizeOption = "640x480",
+    objects: ObjectsOption = 10,
+    threshold: ThresholdOption = 0.5,
+    seed: SeedOption = 0,
+    segment: Annotated[int, typer.Option(help="Frames per part.")] = 32,
+    batch: GroupOption = None,
+    engines: EnginesOption = 1,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Process a folder of recorded videos; a run that was stopped goes on where it was."""
+    from labkit.bench.progress import err, print_lines
+    from labkit.fleet.batch.run_batch import Batch
+    from labkit.fleet.fleet_plan import with_group
+
+    job = Batch(
+        folder=folder,
+        out=out,
+        rung=with_group(_rung(rung, batch), batch),
+        workload=_workload(model_set, weights, size, objects, threshold, seed),
+        segment=segment,
+        engines=engines,
+    )
+    try:
+        done = _process(job, address)
+    except KeyboardInterrupt:
+        print_lines(["labkit: stopped; what is finished is kept, and the same command goes on"], console=err)
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        print(json.dumps(asdict(done)))
+    else:
+        print_lines(_told(done, out))
+    if done.faults and not done.frames:
+        raise SourceError("no video could be read; the lines above say why")
+
+
+def _process(job: Any, address: str | None) -> Any:
+    """Runs a batch with a progress bar."""
+    from labkit.bench.progress import err, print_lines
+    from labkit.fleet.batch.run_batch import find_work, process
+    from labkit.fleet.cluster import cluster
+
+    work = find_work(job)
+    with _bar() as show:
+        if not work.todo:
+            return process(job, work)
+        with cluster(address):
+            done = process(job, work, progress=show)
+    for fault in done.faults:
+        print_lines([fault], console=err, style="yellow")
+    return done
+
+
+@contextmanager
+def _bar() -> Iterator[Any]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from labkit.bench.progress import err
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("starting", total=1.0)
+
+        def show(share: float, text: str) -> None:
+            progress.update(task, completed=share, description=text)
+
+        yield show
+
+
+def _told(done: Any, out: Path) -> list[str]:
+    rate = f", {done.new_frames / done.seconds:.1f} FPS" if done.new_frames and done.seconds > 0 else ""
+    return [
+        f"{done.frames} frames with {done.boxes} boxes in {done.parts} parts; {done.videos} videos finished",
+        f"{done.new_frames} of these frames now, in {done.seconds:.1f} s{rate}",
+        f"detections: {out}",
+    ]
+
+
+def _rung(name: str, group: int | None) -> Rung:
+    """The named rung, or the best of this machine that leaves frames unfiltered."""
+    from labkit.core.requirements import missing
+    from labkit.pipelines.ladder import rung as rung_named
+
+    if name != "auto":
+        return rung_named(name)
+    on_gpu = "graph_cuda" if group is None else "grouped_cuda"
+    able = [r for r in map(rung_named, (on_gpu, "grouped_bf16_cpu")) if missing(r.needs) is None]
+    return able[0] if able else rung_named("grouped_cpu")
+
+
+def _workload(model_set: str, weights: str, size: str, objects: int, threshold: float, seed: int) -> Workload:
+    from labkit.core.types import Workload
+    from labkit.live.settings import default_models
+
+    if model_set == "auto" and weights != "auto":
+        model_set = "full"  # only that set has a choice of weights
+    if model_set == "auto":
+        model_set, weights = default_models()
+    if model_set == "lab" and weights not in ("auto", "pretrained"):
+        raise UsageError("the lab's own models ship with their weights; leave out --weights")
+    base = Workload(size=parse_size(size), objects=objects, threshold=threshold, seed=seed)
+    return replace(base, model_set=model_set, weights=weights)  # type: ignore[arg-type]
+
+
+def _plain(summary: Summary) -> dict[str, Any]:
+    return {
+        "streams": [asdict(state) for state in summary.streams],
+        "seconds": summary.seconds,
+        "fps": summary.fps,
+        "counts": asdict(summary.counts),
+        "folder": None if summary.folder is None else str(summary.folder),
+    }
+
+
+def _short(text: str, columns: int) -> str:
+    return text if len(text) <= columns else "..." + text[len(text) - columns + 3 :]

@@ -1,0 +1,42 @@
+"""`labkit live`: the live view on a page of its own."""
+
+from __future__ import annotations
+
+import webbrowser
+from typing import Annotated
+
+import typer
+
+from labkit.cli.main import ObjectsOption, SizeOption, SourceOption, parse_size
+
+
+def live(
+    source: SourceOption = "webcam:0",
+    rung: Annotated[str, typer.Option(help="Whose answers are shown; auto: the best one here.")] = "auto",
+    model_set: Annotated[
+        str, typer.Option(help="full, lab, or auto: what can recognise something.")
+    ] = "auto",
+    size: SizeOption = "640x480",
+    objects: ObjectsOption = 10,
+    threshold: Annotated[float, typer.Option(help="Lowest score that is drawn.")] = 0.5,
+    port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.")] = 0,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page where there is a screen.")
+    ] = True,
+) -> None:
+    """Watch a camera with boxes and names in the browser; Ctrl-C ends it."""
+    from labkit.bench.doctor import screen
+    from labkit.live.page import serve
+    from labkit.live.settings import Knobs
+    from labkit.pipelines.ladder import rung as rung_named
+
+    if rung != "auto":
+        rung_named(rung)  # an unknown name is told before a server starts
+    knobs = Knobs(rung=rung, model_set=model_set, size=parse_size(size), threshold=threshold)  # type: ignore[arg-type]
+
+    def ready(address: str) -> None:
+        print(f"open {address}", flush=True)
+        if browser and screen():  # else Python might start a browser in this very terminal
+            webbrowser.open(address)
+
+    serve(source, knobs, objects=objects, port=port, ready=ready)

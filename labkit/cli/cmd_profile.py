@@ -1,0 +1,109 @@
+"""`labkit profile`: some frames of a rung under nsys, or torch.profiler; where the time goes."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labkit.bench.progress import err, number, out, percent, print_lines
+from labkit.cli.main import (
+    ModelSetOption,
+    ObjectsOption,
+    SeedOption,
+    SizeOption,
+    SourceOption,
+    WeightsOption,
+    workload_for,
+)
+from labkit.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from labkit.profiling.profile import Profile
+
+LINES_SHOWN = 8
+
+
+def profile(
+    rung: Annotated[str | None, typer.Argument(help="Name of the rung.")] = None,
+    frames: Annotated[int, typer.Option(help="How many frames are watched.")] = 5,
+    source: SourceOption = "photos",
+    size: SizeOption = "640x480",
+    objects: ObjectsOption = 5,
+    model_set: ModelSetOption = "full",
+    weights: WeightsOption = "auto",
+    seed: SeedOption = 0,
+    engine: Annotated[str, typer.Option(help="auto, nsys or torch.")] = "auto",
+    install_kernel: Annotated[
+        bool, typer.Option("--install-kernel", help="Add the Jupyter kernel that runs under nsys.")
+    ] = False,
+) -> None:
+    """Show where a rung's time goes: ranges, hidden waits, timeline, report."""
+    if install_kernel:
+        return _install_kernel()
+    if rung is None:
+        raise UsageError("name a rung to profile; labkit rungs lists them")
+    from labkit.profiling.profile import Profile
+    from labkit.profiling.variant import Job, profile_rung
+    from labkit.results.plots.save import save
+
+    job = Job(rung, workload_for(model_set, weights, size, objects, seed), source, frames)
+    print_lines([f"profiling {frames} frames of {rung}, after a warm-up"], console=err)
+    found = Profile(profile_rung(job, engine))
+    if found.capture.command:
+        out.print(shlex.join(found.capture.command), markup=False, soft_wrap=True)
+    _show(found)
+    if found.capture.ranges and found.capture.file is not None:
+        stem = found.capture.file.with_name(found.capture.file.name.split(".")[0])
+        written = save(found.timeline(), stem)
+        out.print(f"timeline: {written[-1]}", markup=False, soft_wrap=True)
+
+
+def _show(found: Profile) -> None:
+    out.print()
+    for line in found.words():
+        out.print(line, markup=False, soft_wrap=True)
+    if found.capture.ranges:
+        out.print()
+        out.print(_ranges(found))
+    if found.capture.reads:
+        out.print()
+        out.print("Lines that make the host read a tensor, most reads first:", style="bold")
+        for row in found.reads().head(LINES_SHOWN).itertuples(index=False):
+            out.print(f"  {row[6]:.4g} per frame  {row[0]}  in {row[3] or 'no range'}", markup=False)
+            out.print(f"      {row[1]}", markup=False, style="dim", soft_wrap=True)
+
+
+def _ranges(found: Profile) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("range", no_wrap=True)
+    for heading in ("count", "CPU ms", "median", "p90", "share", "GPU ms", "waiting", "reads"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, count, total, median, p90, share, gpu, waiting, reads in found.table().itertuples(index=False):
+        cells = [_figure(x) for x in (total, median, p90)]
+        table.add_row(
+            escape(name), str(count), *cells, percent(share), _figure(gpu), _figure(waiting), str(reads)
+        )
+    return table
+
+
+def _figure(value: float) -> str:
+    return number(None if value != value else value)  # NaN: not known here
+
+
+def _install_kernel() -> None:
+    from labkit.profiling.kernel import DISPLAY_NAME, install
+    from labkit.profiling.profiler import why_not_nsys
+
+    folder: Path = install()
+    lines = [f"kernel '{DISPLAY_NAME}' written to {folder}; choose it in JupyterLab, then use %%profile"]
+    if reason := why_not_nsys():
+        lines.append(f"it cannot start yet: {reason}")
+    print_lines(lines)

@@ -1,0 +1,121 @@
+"""`labkit results`: list, show, export and delete what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labkit.core.errors import ResultsError, UsageError
+from labkit.results.comparison import Comparison
+from labkit.results.exports import export, load_exports
+from labkit.results.run_record import Run
+from labkit.results.store import Store, default_path
+
+app = typer.Typer(help="List, show, export and delete stored results.", no_args_is_help=False)
+Ids = Annotated[list[int], typer.Argument(metavar="ID...", help="Numbers as listed.")]
+
+
+@app.callback(invoke_without_command=True)
+def list_results(
+    context: typer.Context,
+    rung: Annotated[str | None, typer.Option(help="Only this rung.")] = None,
+    stage: Annotated[int | None, typer.Option(help="Only this stage.")] = None,
+) -> None:
+    """List stored runs and comparisons."""
+    if context.invoked_subcommand is not None:
+        return
+    from labkit.bench.progress import number, out, print_lines
+
+    with Store(default_path()) as store:
+        runs, comparisons = store.runs(rung=rung, stage=stage), store.comparisons()
+    if not runs and not comparisons:
+        print_lines(["no results yet; run: labkit bench --quick"])
+    for run in runs:
+        line = (
+            f"{run.id:>4}  {run.created[:16]}  {run.rung:<22} {number(run.fps):>6} FPS "
+            f"{run.scenario}{' quick' if run.quick else ''}{' ~' if run.noisy else ''}"
+        )
+        out.print(line, markup=False)
+    if comparisons and rung is None and stage is None:
+        print_lines(["", "Comparisons"])
+        print_lines(f"{c.id:>4}  {c.created[:16]}  {c.sentence}" for c in comparisons)
+
+
+@app.command()
+def show(run_id: Annotated[int, typer.Argument(metavar="ID")]) -> None:
+    """Show everything about one run, as JSON."""
+    with Store(default_path()) as store:
+        print(json.dumps(store.run(run_id).to_json(), indent=2, default=str))
+
+
+@app.command()
+def delete(ids: Ids) -> None:
+    """Delete runs."""
+    with Store(default_path()) as store:
+        print(f"{store.delete(ids)} runs deleted")
+
+
+@app.command("export")
+def export_command(
+    folder: Annotated[Path, typer.Argument(help="Folder for CSV, Parquet and fingerprint.")],
+) -> None:
+    """Write all results as CSV and Parquet."""
+    with Store(default_path()) as store:
+        written = export(store.runs(), store.comparisons(), folder)
+    for path in written:
+        print(path)
+
+
+def report(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[EXPORT]...", help="Folders of exports; default: the store."),
+    ] = None,
+    own: Annotated[bool, typer.Option("--own", help="Beside exports, the store's results too.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Page to write; default report.html by the store.")
+    ] = None,
+) -> None:
+    """Write one HTML page of the newest results, machines side by side."""
+    from labkit.pipelines.ladder import LADDER
+    from labkit.results.report.report_page import write_report
+
+    runs, comparisons = _exported(folders or [])
+    predictions = []
+    if own or not folders:
+        with Store(default_path()) as store:
+            runs, comparisons = [*store.runs(), *runs], [*store.comparisons(), *comparisons]
+            predictions = store.predictions()
+    if not runs:
+        raise ResultsError("there are no results yet; run: labkit bench --quick")
+    order = {rung.name: place for place, rung in enumerate(LADDER)}
+    latest = _newest([*runs, *comparisons])
+    newest_runs = [record for record in latest if isinstance(record, Run)]
+    newest_comparisons = [record for record in latest if isinstance(record, Comparison)]
+    newest_runs.sort(key=lambda run: order.get(run.rung, len(order)))
+    name = "machines.html" if folders else "report.html"
+    path = output or default_path().parent / name
+    print(write_report(newest_runs, newest_comparisons, path, predictions, others=runs))
+
+
+def _exported(folders: Sequence[Path]) -> tuple[list[Run], list[Comparison]]:
+    for folder in folders:
+        if folder.suffix == ".html":
+            raise UsageError(f"{folder} is no folder of an export; to write the page there: --out {folder}")
+    found = [each for folder in folders for each in load_exports(folder)]
+    return (
+        [run for each in found for run in each.runs],
+        [comparison for each in found for comparison in each.comparisons],
+    )
+
+
+def _newest(records: Sequence[Run | Comparison]) -> list[Run | Comparison]:
+    """The last record of each rung or pair of rungs at each work, on each kind of machine."""
+    from labkit.results.report.groups import newest
+    from labkit.results.report.machines import machines
+
+    return [record for machine in machines(records) for record in newest(machine.records)]

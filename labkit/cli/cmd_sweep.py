@@ -1,0 +1,254 @@
+"""`labkit sweep`: a grid of measurements on whichever machines there are."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from labkit.cli.main import (
+    JsonOption,
+    ModelSetOption,
+    QuickOption,
+    RungNames,
+    SeedOption,
+    SourceOption,
+    WeightsOption,
+    parse_size,
+    scenes_for,
+)
+from labkit.core.errors import INTERRUPTED, UnavailableError, UsageError
+from labkit.fleet.sweep.sweep_progress import SweepReporter
+
+if TYPE_CHECKING:
+    from labkit.fleet.sweep.grid import Grid
+    from labkit.fleet.sweep.point import Point
+    from labkit.fleet.sweep.run_sweep import Swept
+    from labkit.results.run_record import Run
+    from labkit.results.sweeps import SweepPoint
+
+WIDTH = 80
+
+
+def sweep(
+    rung: RungNames = None,
+    source: SourceOption = "photos",
+    size: Annotated[str, typer.Option(metavar="WxH,...", help="Sizes of the frames in px.")] = "640x480",
+    objects: Annotated[str, typer.Option(metavar="N,...", help="Best boxes kept per frame.")] = "5",
+    scenario: Annotated[str, typer.Option(metavar="NAME,...", help="closed, paced.")] = "closed",
+    fps: Annotated[float | None, typer.Option(help="Rate at which paced frames fall due.")] = None,
+    repeats: Annotated[int, typer.Option(help="How often each point is measured.")] = 1,
+    quick: QuickOption = False,
+    seconds: Annotated[float | None, typer.Option(help="Length of each timed run.")] = None,
+    model_set: ModelSetOption = "full",
+    weights: WeightsOption = "auto",
+    seed: SeedOption = 0,
+    accuracy: Annotated[bool, typer.Option(help="Also measure accuracy on scenes.")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a Ray cluster, or auto; default: this machine.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the sweep; default: from its grid.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure all anew, under a new name.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also measure what failed.")] = False,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Serve Ray's dashboard here.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure rungs over sizes, boxes and scenarios; goes on where it was stopped."""
+    from labkit.cli.cmd_bench import select
+    from labkit.fleet.sweep.grid import Grid
+
+    grid = Grid(
+        rungs=[one.name for one in select(rung, None)],
+        sizes=[parse_size(part) for part in parts(size, "--size")],
+        objects=[_whole(part) for part in parts(objects, "--objects")],
+        scenarios=parts(scenario, "--scenario"),
+        fps=fps,
+        seconds=seconds,
+        quick=quick,
+        repeats=repeats,
+        source=source,
+        model_set=model_set,
+        weights=weights,
+        seed=seed,
+        scenes=scenes_for(quick, accuracy),
+    )
+    result = _measured(grid, name, again, address=address, retry_failed=retry_failed, dashboard=dashboard)
+    if as_json:
+        for point, row, run in result.rows:
+            print(json.dumps(_plain(point, row, run), default=str))
+    else:
+        show(result)
+    if not result.runs:
+        raise UnavailableError(f"no point was measured: {'; '.join({why for _, why in result.failed})}")
+
+
+def parts(text: str, option: str) -> list[str]:
+    """The parts of a list such as 320x240,640x480."""
+    found = [part.strip() for part in text.split(",")]
+    if not all(found):
+        raise UsageError(f"{option} is a list with commas, such as a,b; not {text!r}")
+    return list(dict.fromkeys(found))
+
+
+def show(result: Swept) -> None:
+    """The table, its legend, and what failed; at most 80 columns."""
+    from labkit.bench.progress import out, print_lines
+    from labkit.results.report.machines import machines
+
+    if result.runs:
+        out.print()
+        out.print(_table(result))
+        out.print()
+        there = machines(result.runs)
+        print_lines((f"{each.letter}: {each.name}" for each in there), style="dim")
+        print_lines(
+            ["n: runs; of several, the median and the outermost bounds. agrees: detections",
+             "also found by the reference rung. ~: noisy, labkit results show ID says why"],
+            style="dim",
+        )  # fmt: skip
+    if result.failed:
+        print_lines(["", "Not measured:"], style="bold")
+        reasons: dict[str, list[str]] = {}
+        for point, why in result.failed:
+            reasons.setdefault(why, []).append(str(point))
+        for why, points in reasons.items():
+            print_lines([f"  {why}", *(f"    {point}" for point in points)])
+        print_lines(["  --retry-failed measures them again"])
+    print_lines(["", f"sweep {result.name}: {len(result.runs)} points measured, {len(result.failed)} failed"])
+
+
+class _Bar(SweepReporter):
+    """Shows a sweep as a progress bar with the time to go."""
+
+    def __init__(self) -> None:
+        from labkit.bench.progress import err
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("to go"),
+            console=err,
+            transient=True,
+            speed_estimate_period=24 * 3600,  # a point may take minutes: all of them tell the pace
+        )
+        self._task = self._progress.add_task("measuring", total=None)
+        self.total, self.kept = 0, 0
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def planned(self, total: int, settled: int) -> None:
+        """The length of the bar; what was settled before is no part of it."""
+        self.total, self.kept = total, settled
+        self._progress.update(self._task, total=total - settled)
+        if settled:
+            self._note(f"{settled} of {total} points are there from before")
+
+    def _note(self, text: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(escape(text), style="yellow")
+
+    def settled(self, point: Point, row: SweepPoint, run: Run | None) -> None:
+        """A line with the point's main figure, or why it failed."""
+        from labkit.bench.progress import number
+
+        self.kept += 1
+        self._progress.advance(self._task)
+        if run is not None:
+            self._progress.console.print(escape(f"{point}: {number(run.fps)} FPS"))
+        elif row.reason is not None:
+            self._note(f"{point}: {row.reason}")
+
+
+def _measured(
+    grid: Grid, name: str | None, again: bool, *, address: str | None, retry_failed: bool, dashboard: bool
+) -> Swept:
+    """The sweep in the user's store; Ctrl-C says what is kept and how to go on."""
+    from labkit.bench.progress import err, print_lines
+    from labkit.fleet.sweep.run_sweep import free_name
+    from labkit.fleet.sweep.run_sweep import sweep as run_sweep
+    from labkit.results.store import Store, default_path
+
+    path = default_path()
+    with Store(path) as store, _Bar() as bar:
+        name = free_name(store, name or grid.name) if again else name or grid.name
+        try:
+            return run_sweep(
+                grid, store=store, name=name, address=address, retry_failed=retry_failed,
+                dashboard=dashboard, reporter=bar,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            way = f"the same command with --name {name}, without --again," if again else "the same command"
+            stopped = f"labkit: stopped; {bar.kept} of {bar.total} points are kept in {path}; {way} goes on"
+    print_lines([stopped], console=err)
+    raise typer.Exit(INTERRUPTED)
+
+
+def _table(result: Swept) -> Table:
+    """One row per point and machine, repetitions together."""
+    from labkit.bench.progress import number, percent
+    from labkit.results.report.machines import figure, machines
+
+    there = machines(result.runs)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
+    for heading, justify in (
+        ("rung", "left"), ("size", "right"), ("boxes", "right"), ("scenario", "left"), ("on", "left"),
+        ("n", "right"), ("FPS", "right"), ("95% interval", "right"), ("agrees", "right"), ("", "left"),
+    ):  # fmt: skip
+        table.add_column(heading, justify=justify, no_wrap=heading != "rung", overflow="fold")  # type: ignore[arg-type]
+    for point, runs in _together(result).items():
+        width, height = point.workload.size
+        for machine in there:
+            mine = [run for run in runs if machine.has(run)]
+            if not mine:
+                continue
+            cell = figure(mine)
+            rate = f" {point.fps:g}" if point.fps else ""
+            table.add_row(
+                escape(point.rung),
+                f"{width}x{height}",
+                str(mine[0].settings.get("objects", "-")),
+                f"{point.scenario}{rate}",
+                machine.letter,
+                str(cell.n),
+                number(cell.fps),
+                "too few" if cell.interval is None else "-".join(number(bound) for bound in cell.interval),
+                percent(cell.agreement),
+                "~" if cell.noisy else "",
+            )
+    return table
+
+
+def _together(result: Swept) -> dict[Point, list[Run]]:
+    """Runs by their point, its repetitions taken as one."""
+    found: dict[Point, list[Run]] = {}
+    for point, _, run in result.rows:
+        if run is not None:
+            found.setdefault(point.once, []).append(run)
+    return found
+
+
+def _plain(point: Point, row: SweepPoint, run: Run | None) -> dict[str, object]:
+    return {
+        "sweep": row.sweep,
+        "point": row.point,
+        "about": point.describe(),
+        "reason": row.reason,
+        "run": None if run is None else run.to_json(),
+    }
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit():
+        raise UsageError(f"--objects is a list of whole numbers, such as 1,5,20; {text!r} is none")
+    return int(text)

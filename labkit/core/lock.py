@@ -1,0 +1,87 @@
+"""Who uses this machine right now: a live view and a benchmark must not disturb one another unseen.
+
+    with busy("a live view"):
+        ...
+    other = busy_with()        # "a live view (process 4711)", or None
+
+One small file per use lies in the user's cache folder; one whose process has ended counts as none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from labkit.core.files import user_cache
+
+
+def busy_with(besides: Path | None = None) -> str | None:
+    """What occupies this machine, in words with its process; None if nothing does.
+
+    Args:
+        besides: what `busy` gave to who asks, which does not count.
+    """
+    for path in sorted(_folder().glob("*.json")):
+        if path == besides:
+            continue
+        purpose = _purpose_if_alive(path)
+        if purpose is not None:
+            return purpose
+    return None
+
+
+@contextmanager
+def busy(purpose: str) -> Iterator[Path | None]:
+    """Announces `purpose` ("a live view") to every process of this user until the block ends.
+
+    Where the cache folder cannot be written, nothing is announced: that is no reason not to work.
+    """
+    path = _announce(purpose)
+    try:
+        yield path
+    finally:
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def _folder() -> Path:
+    return user_cache() / "busy"
+
+
+def _announce(purpose: str) -> Path | None:
+    import psutil
+
+    note = {"purpose": purpose, "pid": os.getpid(), "began_s": psutil.Process().create_time()}
+    path = _folder() / f"{os.getpid()}-{uuid.uuid4().hex}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".part")
+        scratch.write_text(json.dumps(note))
+        scratch.rename(path)  # whoever reads meets a whole note or none
+    except OSError:
+        return None
+    return path
+
+
+def _purpose_if_alive(path: Path) -> str | None:
+    import psutil
+
+    try:
+        note = json.loads(path.read_text())
+        purpose, pid, began_s = str(note["purpose"]), int(note["pid"]), float(note["began_s"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # gone meanwhile, or not one of ours
+    try:
+        # A process id is given out again; the time at which its process began tells them apart.
+        if abs(psutil.Process(pid).create_time() - began_s) < 1.0:
+            return f"{purpose} (process {pid})"
+    except psutil.NoSuchProcess:
+        pass
+    except psutil.Error:
+        return f"{purpose} (process {pid})"
+    path.unlink(missing_ok=True)
+    return None

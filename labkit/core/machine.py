@@ -1,0 +1,153 @@
+"""What a number belongs to: this machine, its software, and what disturbed it meanwhile."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import labkit
+from labkit.core.gpu import gpu_state
+
+PACKAGES = (
+    "numpy", "torch", "torchvision", "transformers", "opencv-python", "pillow", "scikit-image",
+    "cupy-cuda13x", "openvino", "onnxruntime", "nncf", "numba", "nvtx", "triton", "nvidia-cudnn-cu13",
+    "tensorrt",
+)  # fmt: skip
+WHAT_MATTERS = ("cpu", "cores", "gpu", "os", "python", "versions", "threads")
+"""Parts in which two fingerprints must agree for their speeds to be compared silently."""
+
+
+def fingerprint() -> dict[str, Any]:
+    """The machine and software now, as plain data."""
+    return {
+        **_fixed(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "load_1min": round(psutil.getloadavg()[0], 2),
+        "memory_free_gib": round(psutil.virtual_memory().available / 2**30, 1),
+        "gpu": gpu_state(),
+    }
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """What matters and differs between two fingerprints, one line each; empty if alike."""
+    lines = []
+    for key in WHAT_MATTERS:
+        left, right = a.get(key), b.get(key)
+        if key == "gpu":
+            left, right = ((side or {}).get("name") for side in (left, right))
+        if isinstance(left, dict) and isinstance(right, dict):
+            for name in sorted({*left, *right}):
+                if left.get(name) != right.get(name):
+                    label = name if key == "versions" else f"{key} {name}"
+                    lines.append(f"{label}: {left.get(name)} / {right.get(name)}")
+        elif left != right:
+            lines.append(f"{key}: {left} / {right}")
+    return lines
+
+
+def machine_name(mark: dict[str, Any]) -> str:
+    """A short name for a machine, fit for a folder: its GPU or else CPU, and its cores."""
+    gpu = (mark.get("gpu") or {}).get("name")
+    text = f"{gpu or mark.get('cpu', 'unknown')}-{mark.get('cores', '?')}cores"
+    text = text.replace("(R)", "").replace("(TM)", "").replace("Processor", "")
+    return "-".join("".join(c if c.isalnum() else " " for c in text).lower().split())
+
+
+@lru_cache(maxsize=1)
+def _fixed() -> dict[str, Any]:
+    return {
+        "labkit": labkit.__version__,
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "threads": _threads(),
+        "tf32": _tf32(),
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "quota_cores": _quota(),
+        "isa": _isa(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "virtual": _virtual(),
+    }
+
+
+def _version(package: str) -> str | None:
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return None
+
+
+def _git(*arguments: str) -> str | None:
+    root = Path(labkit.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, timeout=10)
+        return done.stdout.strip() if done.returncode == 0 else None
+    return None
+
+
+def _threads() -> dict[str, Any]:
+    import torch
+
+    return {"torch": torch.get_num_threads(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}
+
+
+def _tf32() -> dict[str, bool]:
+    """Where torch lets a GPU round the inputs of fp32 work to TF32."""
+    import torch
+
+    return {
+        "convolutions": bool(torch.backends.cudnn.allow_tf32),
+        "products": bool(torch.backends.cuda.matmul.allow_tf32),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name as its maker gives it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    if sys.platform == "darwin":
+        with suppress(OSError, subprocess.SubprocessError):
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def _isa() -> list[str]:
+    """The vector extensions that decide which kernels an engine can use."""
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                flags = set(line.split(":", 1)[1].split())
+                return [name for name in wanted if name in flags]
+    return []
+
+
+def _quota() -> float | None:
+    """CPU cores that the control group allows, or None without a limit."""
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    return None
+
+
+def _virtual() -> bool | None:
+    with suppress(OSError):
+        return "hypervisor" in Path("/proc/cpuinfo").read_text()
+    return None

@@ -1,0 +1,157 @@
+"""Spans: where a frame's time goes, seen by profilers and by the lab alike.
+
+    with span("infer", frame):
+        y = net.infer(x)
+
+A span emits an NVTX range of the same name (visible to Nsight Systems) and, while a
+recording is open, notes host times and, with a GPU, two CUDA events on the current
+stream. It never synchronises: GPU times are resolved when the recording is read.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from labkit.core.types import Frame
+
+try:
+    import nvtx
+except ImportError:  # a profiler then sees no ranges; the lab's own clocks work all the same
+    nvtx = None
+
+DOMAIN = "labkit"
+
+
+@dataclass(slots=True)
+class SpanRecord:
+    """One closed span.
+
+    Attributes:
+        name: what was done.
+        index: index of the frame it was done for.
+        start_ns, stop_ns: host clock (`time.perf_counter_ns`).
+        gpu_ms: GPU time between the span's two events; None without a GPU.
+        gpu_start_ms: GPU time from the first event of the recording to this span's first one.
+    """
+
+    name: str
+    index: int
+    start_ns: int
+    stop_ns: int
+    gpu_ms: float | None = None
+    gpu_start_ms: float | None = None
+
+
+@dataclass
+class Recording:
+    """What spans and taps left behind.
+
+    Attributes:
+        taps: named raw outputs in order, kept only when the recording asked for them.
+    """
+
+    keep_taps: bool = False
+    cuda: bool = False
+    taps: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    _open: list[tuple[str, int, int, int, Any, Any]] = field(default_factory=list)
+
+    def spans(self) -> list[SpanRecord]:
+        """All closed spans; waits once for the GPU if CUDA events were recorded."""
+        if self.cuda and self._open:
+            import torch
+
+            torch.cuda.synchronize()
+        origin: Any = next((first for *_, first, _ in self._open if first is not None), None)
+        return [
+            SpanRecord(name, index, start, stop)
+            if first is None
+            else SpanRecord(name, index, start, stop, first.elapsed_time(last), origin.elapsed_time(first))
+            for name, index, start, stop, first, last in self._open
+        ]
+
+    def clear(self) -> None:
+        """Forgets everything so far, e.g. at the end of the warm-up."""
+        self._open.clear()
+        self.taps.clear()
+
+
+_recording: Recording | None = None  # the innermost open one
+_open_recordings: list[Recording] = []
+
+
+@contextmanager
+def recording(*, taps: bool = False) -> Iterator[Recording]:
+    """Collects the spans (and, with `taps`, the raw outputs) of everything run inside.
+
+    One recording at a time: an inner one hides the outer one until it ends. Recordings of two
+    threads may end in any order.
+    """
+    global _recording
+    mine = Recording(keep_taps=taps, cuda=_cuda_in_use())
+    _open_recordings.append(mine)
+    _recording = mine
+    try:
+        yield mine
+    finally:
+        # By identity: recordings compare by content, and the innermost need not be the first to end.
+        _open_recordings[:] = [each for each in _open_recordings if each is not mine]
+        _recording = _open_recordings[-1] if _open_recordings else None
+
+
+class span:  # noqa: N801 - used as a statement: `with span("infer", frame):`
+    """Marks the enclosed work as `name`, done for `frame`."""
+
+    __slots__ = ("_first", "_index", "_name", "_recording", "_start")
+
+    def __init__(self, name: str, frame: Frame) -> None:
+        self._name = name
+        self._index = frame.index
+
+    def __enter__(self) -> None:
+        if nvtx is not None:
+            nvtx.push_range(self._name, domain=DOMAIN)
+        self._recording = _recording
+        self._first = _record_event() if _recording is not None and _recording.cuda else None
+        self._start = time.perf_counter_ns()
+
+    def __exit__(self, *_: object) -> None:
+        stop = time.perf_counter_ns()
+        if self._recording is not None:
+            last = _record_event() if self._first is not None else None
+            self._recording._open.append((self._name, self._index, self._start, stop, self._first, last))
+        if nvtx is not None:
+            nvtx.pop_range(domain=DOMAIN)
+
+
+def tap(name: str, value: Any) -> None:
+    """Hands a raw network output to a recording that asked for it; else costs one comparison.
+
+    Args:
+        name: what the output is, e.g. "detr.logits".
+        value: array or tensor of any device; copied to host memory as float32.
+    """
+    if _recording is None or not _recording.keep_taps:
+        return
+    if hasattr(value, "detach"):
+        value = value.detach().float().cpu().numpy()
+    _recording.taps.setdefault(name, []).append(np.array(value, dtype=np.float32))
+
+
+def _cuda_in_use() -> bool:
+    torch = sys.modules.get("torch")
+    return bool(torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized())
+
+
+def _record_event() -> Any:
+    import torch
+
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event

@@ -1,0 +1,310 @@
+"""The records that rooms hand to one another, checked when they are made.
+
+Units and layouts are part of the names: `xyxy` is (x_min, y_min, x_max, y_max) in pixels
+of the original frame, `t_s` is seconds on `time.perf_counter`, sizes are (width, height).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.core.errors import FrameError, UsageError
+
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Frame:
+    """One image on its way through a pipeline.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, C-contiguous, in host memory.
+        index: position in the stream, from 0; spans and results are keyed by it.
+        t_s: when it was captured or was due, in seconds on `time.perf_counter`.
+        truth: what is really in it, where the source knows (synthetic scenes).
+    """
+
+    image: NDArray[np.uint8]
+    index: int
+    t_s: float
+    truth: Detections | None = None
+
+    def __post_init__(self) -> None:
+        image = self.image
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+            raise FrameError(f"a frame's image is a uint8 array, not {_describe(image)}")
+        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise FrameError(f"a frame's image has the shape (H, W, 3), not {image.shape}")
+        if not image.flags.c_contiguous:
+            raise FrameError("a frame's image is C-contiguous; use numpy.ascontiguousarray")
+
+    @property
+    def size(self) -> Size:
+        """(width, height) in pixels."""
+        return self.image.shape[1], self.image.shape[0]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Detections:
+    """What was found in one frame: N boxes with a score and a name each.
+
+    Naming a whole frame is the case N = 1 with the frame as its box, so drawing, comparing
+    and testing exist once for classifiers and detectors.
+
+    Attributes:
+        xyxy: (N, 4) float32 px, inside the frame.
+        score: (N,) float32 in [0, 1].
+        label: (N,) int64, index into the model's own label list.
+        name: N strings, the names of `label`.
+        frame_size: (width, height) of the frame that the boxes refer to.
+        fine_label, fine_score, fine_name: the second opinion of a classifier on each crop,
+            or None where there was none.
+    """
+
+    xyxy: NDArray[np.float32]
+    score: NDArray[np.float32]
+    label: NDArray[np.int64]
+    name: tuple[str, ...]
+    frame_size: Size
+    fine_label: NDArray[np.int64] | None = None
+    fine_score: NDArray[np.float32] | None = None
+    fine_name: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.name)
+        _check("xyxy", self.xyxy, (n, 4), np.float32)
+        _check("score", self.score, (n,), np.float32)
+        _check("label", self.label, (n,), np.int64)
+        fine = (self.fine_label, self.fine_score, self.fine_name)
+        if any(part is None for part in fine) != all(part is None for part in fine):
+            raise UsageError("fine_label, fine_score and fine_name come together or not at all")
+        if self.fine_label is not None and self.fine_name is not None:
+            _check("fine_label", self.fine_label, (n,), np.int64)
+            _check("fine_score", self.fine_score, (n,), np.float32)
+            if len(self.fine_name) != n:
+                raise UsageError(f"{n} boxes but {len(self.fine_name)} fine names")
+        if n and not (np.isfinite(self.xyxy).all() and np.isfinite(self.score).all()):
+            raise UsageError("boxes and scores are finite numbers; this output holds NaN or infinity")
+        width, height = self.frame_size
+        x_min, y_min, x_max, y_max = self.xyxy.T
+        inside = (x_min >= 0) & (y_min >= 0) & (x_max <= width) & (y_max <= height)
+        if not (inside & (x_min <= x_max) & (y_min <= y_max)).all():
+            raise UsageError(f"boxes lie inside the {width}x{height} frame; clip them first")
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+    def take(self, which: NDArray[np.intp] | list[int]) -> Detections:
+        """The detections at the positions `which`, in that order."""
+        which = np.asarray(which, dtype=np.intp)
+        fine: dict[str, Any] = {}
+        if self.fine_label is not None and self.fine_score is not None and self.fine_name is not None:
+            fine = {
+                "fine_label": self.fine_label[which],
+                "fine_score": self.fine_score[which],
+                "fine_name": tuple(self.fine_name[i] for i in which),
+            }
+        return replace(
+            self,
+            xyxy=self.xyxy[which],
+            score=self.score[which],
+            label=self.label[which],
+            name=tuple(self.name[i] for i in which),
+            **fine,
+        )
+
+    def with_fine(
+        self, label: NDArray[np.int64], score: NDArray[np.float32], name: tuple[str, ...]
+    ) -> Detections:
+        """The same boxes with a classifier's label, score and name for each."""
+        return replace(self, fine_label=label, fine_score=score, fine_name=name)
+
+    @classmethod
+    def empty(cls, frame_size: Size) -> Detections:
+        """No detections in a frame of `frame_size` (width, height)."""
+        return cls(
+            np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64), (), frame_size
+        )
+
+
+Task = Literal["classify", "detect", "combined"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class FilterStep:
+    """A guided filter over every frame before the networks see it.
+
+    Attributes:
+        version: which version computes it, e.g. "numba" or "cuda-fused".
+        radius: of the window, px.
+        eps: in squared intensity of images in [0, 1].
+        where: "host", "round_trip" (up to the device and back, memory made anew for each frame),
+            "device" (on the bytes that were uploaded), or "input" (on the device, ending in the
+            detector's normalised input).
+    """
+
+    version: str
+    radius: int = 4
+    eps: float = 0.01
+    where: Literal["host", "round_trip", "device", "input"] = "host"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.radius <= 16:
+            raise UsageError(f"a filter's radius is a whole number from 1 to 16 px, not {self.radius!r}")
+        if not self.eps > 0:
+            raise UsageError(f"a filter's eps is above 0, e.g. 0.01; not {self.eps!r}")
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for fingerprints and cache keys."""
+        return {
+            "filter": self.version,
+            "filter_radius": self.radius,
+            "filter_eps": self.eps,
+            "filter_where": self.where,
+        }
+
+
+MOST_FRAMES = 64
+"""Largest group of frames in one pass: more gain nothing, and wait long for one another."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a rung's networks are made ready, as data.
+
+    Attributes:
+        task: name the whole frame, find boxes, or find boxes and name each.
+        preprocess: which implementation turns an image into the model's input.
+        device: "cpu" or "cuda".
+        engine: what runs the network ("eager", "onnxruntime", "openvino", "compile", ...).
+        precision: number format of weights and activations inside the engine.
+        form: what the schedule is handed: "parts" (a detector and a classifier to call one after
+            the other), "whole_frame" (both behind one call), "streamed" (the same with every step
+            on a stream of its own), or "peer" (another library's own pipeline).
+        filter: what is done to each frame first, or None.
+        options: further switches of the engine, e.g. {"channels_last": True}.
+    """
+
+    task: Task
+    preprocess: str = "opencv"
+    device: str = "cpu"
+    engine: str = "eager"
+    precision: Precision = "fp32"
+    form: Literal["parts", "whole_frame", "streamed", "peer"] = "parts"
+    filter: FilterStep | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for fingerprints and cache keys."""
+        return {
+            "task": self.task,
+            "preprocess": self.preprocess,
+            "device": self.device,
+            "engine": self.engine,
+            "precision": self.precision,
+            "form": self.form,
+            **(self.filter.describe() if self.filter is not None else {}),
+            **{key: self.options[key] for key in sorted(self.options)},
+        }
+
+    @property
+    def group(self) -> int:
+        """How many frames go through the detector at once."""
+        frames = self.options.get("frames", 1)
+        if not (isinstance(frames, int) and 1 <= frames <= MOST_FRAMES):
+            raise UsageError(f"a group is a number of frames from 1 to {MOST_FRAMES}, not {frames!r}")
+        return frames
+
+    @property
+    def compiles(self) -> bool:
+        """Whether getting ready takes minutes, in which kernels are chosen and built."""
+        return self.engine in ("compile", "tensorrt") or "compile" in self.options
+
+    @property
+    def work(self) -> str:
+        """What is done, whatever the way: only rungs of the same work are compared."""
+        if "resize" in self.options:
+            return f"{self.task}, enlarged to {self.options['resize']} px"
+        if self.filter is None:
+            return self.task
+        return f"{self.task}, smoothed (radius {self.filter.radius} px, eps {self.filter.eps:g})"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a run works on: the part of a measurement that the rung does not decide.
+
+    Attributes:
+        model_set: "full" (DETR-R50, ResNet-18) or "lab" (the small models in the package).
+        weights: "auto" (pretrained where they can be had, else random), "pretrained", "random".
+        size: (width, height) of the frames.
+        objects: number of best-scoring boxes kept per frame; fixes the cost of naming them.
+        threshold: lowest score that is kept; for live use, 0 in benchmarks.
+        seed: of random weights and of synthetic sources.
+    """
+
+    model_set: Literal["full", "lab"] = "full"
+    weights: Literal["auto", "pretrained", "random"] = "auto"
+    size: Size = (640, 480)
+    objects: int = 5
+    threshold: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model_set not in ("full", "lab"):
+            raise UsageError(f"model_set is 'full' or 'lab', not {self.model_set!r}")
+        if self.weights not in ("auto", "pretrained", "random"):
+            raise UsageError(f"weights is 'auto', 'pretrained' or 'random', not {self.weights!r}")
+        if not 0 <= self.objects <= 100:
+            raise UsageError(f"objects is a number of boxes from 0 to 100, not {self.objects}")
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"threshold is a score from 0 to 1, not {self.threshold}")
+        if min(self.size) < 1 or max(self.size) > 16384:
+            raise UsageError(f"size is (width, height) from 1 to 16384 px, not {self.size}")
+
+
+Schedule = Callable[[Iterable[Frame], Any], Iterator[tuple[Frame, Detections]]]
+"""A pipeline: frames and prepared networks in, (frame, detections) out, in order."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One row of the ladder.
+
+    Attributes:
+        name: unique, as typed on the command line.
+        stage: the notebook that tells its story.
+        run: the schedule, a generator function at module level.
+        prepare: how its networks are made ready.
+        changes: name of the rung that it changes one thing of, or None for a first rung.
+        reference: name of the rung whose answers it must agree with; its own name for a reference.
+        about: the one thing that it changes, in a sentence.
+        needs: what the machine must have ("cuda", "openvino", ...).
+    """
+
+    name: str
+    stage: int
+    run: Schedule
+    prepare: Preparation
+    changes: str | None
+    reference: str
+    about: str
+    needs: tuple[str, ...] = ()
+
+
+def _check(name: str, array: Any, shape: tuple[int, ...], dtype: type) -> None:
+    if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
+        raise UsageError(f"{name} is {np.dtype(dtype)} {shape}, not {_describe(array)}")
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    return type(value).__name__

@@ -1,0 +1,1 @@
+"""Recorded videos through many engines, detections as Parquet."""

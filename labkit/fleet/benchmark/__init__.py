@@ -1,0 +1,1 @@
+"""Benchmark of a fleet against a single process."""

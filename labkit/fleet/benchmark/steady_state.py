@@ -1,0 +1,125 @@
+"""What a fleet does while all of its streams run: neither how it begins nor how it ends."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.core.errors import LabError
+from labkit.fleet.fleet_plan import Plan, Summary
+from labkit.fleet.run_fleet import Fleet
+from labkit.fleet.streams import StreamState
+
+FOR_P90 = 64  # answers that a 90th percentile needs
+SAME_GROUP_S = 0.01  # answers of one group come within this
+LEAST_S = 0.1
+
+At = Callable[[Fleet, Sequence[StreamState]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A fleet's answers in the order of time.
+
+    Attributes:
+        done_s: (N,) when each was there, in s since 1970.
+        age_s: (N,) how old its frame was by then.
+        stream: (N,) position of its stream.
+    """
+
+    done_s: NDArray[np.float64]
+    age_s: NDArray[np.float64]
+    stream: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.done_s)
+
+    @property
+    def fps(self) -> float:
+        """Answers per second, see `rate`."""
+        return rate(self.done_s)
+
+    def age_ms(self, q: float) -> float | None:
+        """A percentile of the ages in ms; None where the answers are too few for one that high."""
+        if q > 50 and len(self) < FOR_P90:
+            return None
+        return 1e3 * float(np.percentile(self.age_s, q))
+
+    def steady(self, settle_s: float) -> Answers:
+        """Those from `settle_s` after the last stream's first answer to the first stream's last one.
+
+        Raises:
+            LabError: there is no such time, or hardly an answer in it.
+        """
+        mine = [self.done_s[self.stream == one] for one in np.unique(self.stream)]
+        begun_s = max((one[0] for one in mine), default=np.inf) + settle_s
+        ended_s = min((one[-1] for one in mine), default=-np.inf)
+        which = (self.done_s >= begun_s) & (self.done_s <= ended_s)
+        if which.sum() < 2:
+            raise LabError(
+                f"{len(mine)} streams did not run together for much more than {settle_s:g} s; "
+                "let them run for longer"
+            )
+        return Answers(self.done_s[which], self.age_s[which], self.stream[which])
+
+
+def rate(done_s: NDArray[np.float64]) -> float:
+    """Answers per second. Answers of one group come at once; the first group's time is not known.
+
+    Raises:
+        LabError: they are too few to tell.
+    """
+    new_group = np.flatnonzero(np.diff(done_s) > SAME_GROUP_S)
+    if len(new_group) < 2:
+        if len(done_s) < 2 or done_s[-1] - done_s[0] < LEAST_S:
+            raise LabError(f"{len(done_s)} answers are too few to tell their rate; measure for longer")
+        return (len(done_s) - 1) / float(done_s[-1] - done_s[0])
+    first, last = new_group[0], new_group[-1]
+    return float(last - first) / float(done_s[last] - done_s[first])
+
+
+def watched(
+    plan: Plan, at_each: At = lambda fleet, states: None, every_s: float = 1.0
+) -> tuple[Summary, Answers]:
+    """Runs a fleet to its end: what it has done, and all of its answers. Nothing stays on disk.
+
+    Args:
+        plan: what it does.
+        at_each: called now and then with the fleet and the states of its streams.
+        every_s: how often.
+
+    Raises:
+        LabError: there was hardly an answer; the message says how the streams ended.
+    """
+    with tempfile.TemporaryDirectory() as out:
+        with Fleet(replace(plan, out=Path(out))) as fleet:
+            for states in fleet.states(every_s):
+                at_each(fleet, states)
+            summary = fleet.summary()
+        assert summary.folder is not None
+        answers = _answers(summary.folder)
+    if len(answers) < 2:
+        raise LabError("; ".join(str(state.ended) for state in summary.streams))
+    return summary, answers
+
+
+def _answers(folder: Path) -> Answers:
+    import pyarrow.parquet as pq
+
+    done_s, age_s, stream = [], [], []
+    for path in folder.rglob("*.parquet"):
+        part = pq.read_table(path, columns=["captured_utc", "age_ms"])
+        captured_s = part["captured_utc"].to_numpy().astype("datetime64[us]").astype(np.int64) / 1e6
+        age_s.append(part["age_ms"].to_numpy() / 1e3)
+        done_s.append(captured_s + age_s[-1])
+        stream.append(np.full(len(captured_s), int(path.parent.name.partition("-")[0])))
+    if not stream:
+        return Answers(np.empty(0), np.empty(0), np.empty(0, np.int64))
+    done = np.concatenate(done_s)
+    order = np.argsort(done, kind="stable")
+    return Answers(done[order], np.concatenate(age_s)[order], np.concatenate(stream)[order])

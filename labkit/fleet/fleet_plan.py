@@ -1,0 +1,123 @@
+"""What a fleet is asked to do, and what it has done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from labkit.core.errors import UsageError
+from labkit.core.types import Rung, Workload
+from labkit.fleet.stream_recorder import PERIOD_S, Recorder
+from labkit.fleet.streams import Counts, Stream, StreamState
+from labkit.sources.spec import redact, scheme_of, webcam_index
+
+RESTARTS = 3
+"""How often an actor is started again before its streams are given up."""
+DEADLINE_S = 0.02
+
+Open = Callable[[Rung, Workload], tuple[Any, dict[str, Any]]]
+"""Makes a rung's networks ready: them, and plain data on what they are."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a fleet does.
+
+    Attributes:
+        sources: as for `labkit.sources.open_source`; files must have the same path on every machine.
+        rung, workload: what is done with every frame.
+        fps: rate at which recordings play; None for their own.
+        seconds: end after so long; None for when all streams are over.
+        out: where detections go, in a folder for this run; None keeps none.
+        period_s: a part holds a stream's detections of so long.
+        deadline_s: longest wait of a frame for those of other streams, with a rung for groups.
+        engines: how many; each has a GPU, or its share of the cores.
+        restarts: how often an actor is started again.
+        open_net: makes the networks ready; None prepares the rung's own.
+        recorder: the class that records.
+    """
+
+    sources: tuple[str, ...]
+    rung: Rung
+    workload: Workload
+    fps: float | None = None
+    seconds: float | None = None
+    out: Path | None = None
+    period_s: float = PERIOD_S
+    deadline_s: float = DEADLINE_S
+    engines: int = 1
+    restarts: int = RESTARTS
+    open_net: Open | None = None
+    recorder: type = Recorder
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise UsageError("a fleet has one source or more; name files, addresses or cameras")
+        if not 1 <= self.engines <= len(self.sources):
+            raise UsageError(
+                f"a fleet of {len(self.sources)} streams has from 1 to {len(self.sources)} engines, "
+                f"not {self.engines}"
+            )
+        if not 0 <= self.deadline_s <= 10:
+            raise UsageError(f"a deadline is from 0 to 10 s, not {self.deadline_s:g}")
+        if not self.period_s > 0:
+            raise UsageError(f"a part's period is more than 0 s, not {self.period_s:g}")
+
+    def streams(self) -> list[Stream]:
+        """The streams, numbered in the order of the sources."""
+        return [
+            Stream(i, _everywhere(spec), redact(spec), self.workload.size, self.fps, self.seconds)
+            for i, spec in enumerate(self.sources)
+        ]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a fleet has done.
+
+    Attributes:
+        streams: their last states.
+        seconds: from the first take to the end.
+        folder: where the parts are; None if none were kept.
+    """
+
+    streams: tuple[StreamState, ...]
+    seconds: float
+    folder: Path | None
+
+    @property
+    def counts(self) -> Counts:
+        """All frames of all streams."""
+        return reduce(lambda a, b: a + b, (state.counts for state in self.streams), Counts())
+
+    @property
+    def fps(self) -> float:
+        """Answers per second, of all streams together."""
+        return self.counts.processed / self.seconds if self.seconds > 0 else 0.0
+
+
+def with_group(rung: Rung, frames: int | None) -> Rung:
+    """The rung with another number of frames per pass.
+
+    Raises:
+        UsageError: it takes one frame at a time.
+    """
+    if frames is None:
+        return rung
+    if "frames" not in rung.prepare.options:
+        raise UsageError(
+            f"{rung.name} takes one frame at a time; --batch goes with a rung for groups, "
+            "such as grouped_bf16_cpu"
+        )
+    options = {**rung.prepare.options, "frames": frames}
+    return replace(rung, prepare=replace(rung.prepare, options=options))
+
+
+def _everywhere(spec: str) -> str:
+    """A file by its whole path, since actors run in folders of their own."""
+    if scheme_of(spec) is not None or webcam_index(spec) is not None or spec in ("photos", "scenes"):
+        return spec
+    return str(Path(spec).expanduser().absolute())

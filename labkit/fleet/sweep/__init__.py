@@ -1,0 +1,1 @@
+"""Grids of measurements on one machine or a Ray cluster."""

@@ -1,0 +1,102 @@
+"""What a sweep measures: rungs times sizes times boxes times scenarios, a few times over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+from labkit.bench.plan import FULL, QUICK
+from labkit.core.errors import UsageError
+from labkit.core.types import Size, Workload
+from labkit.fleet.sweep.point import Point, digest
+from labkit.pipelines.ladder import rung
+from labkit.sources.spec import scheme_of
+
+MAX_POINTS = 10_000
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The points of a sweep, as lists of what varies.
+
+    Attributes:
+        rungs: names; in the order in which they are measured.
+        sizes: (width, height) in px.
+        objects: numbers of boxes kept per frame; rungs that name the whole frame use the first only.
+        scenarios: "closed", "paced" or both.
+        fps: rate of the paced scenario.
+        seconds: length of each timed run; None for the usual one.
+        quick: whether the warm-ups are shortened, which marks the runs.
+        repeats: how often each is measured; a whole round ends before the next begins, so that a
+            machine's drift falls on all alike.
+        source, model_set, weights, seed, scenes: the same for all points.
+        points: what follows from the above, in the order of measuring.
+
+    Raises:
+        UsageError: a list is empty, a value is out of range, or a rung does not exist.
+    """
+
+    rungs: Sequence[str]
+    sizes: Sequence[Size] = ((640, 480),)
+    objects: Sequence[int] = (5,)
+    scenarios: Sequence[str] = ("closed",)
+    fps: float | None = None
+    seconds: float | None = None
+    quick: bool = False
+    repeats: int = 1
+    source: str = "photos"
+    model_set: str = "full"
+    weights: str = "auto"
+    seed: int = 0
+    scenes: int = 0
+    points: tuple[Point, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise UsageError(f"a point is measured once or more (--repeats), not {self.repeats} times")
+        if self.fps is not None and "paced" not in self.scenarios:
+            raise UsageError("--fps is the rate of the paced scenario; add --scenario paced")
+        for what in ("rungs", "sizes", "objects", "scenarios"):
+            if not getattr(self, what):
+                raise UsageError(f"a sweep needs at least one of its {what}")
+        points = tuple(dict.fromkeys(self._all()))
+        if len(points) > MAX_POINTS:
+            raise UsageError(f"a sweep has {MAX_POINTS} points at most, not {len(points)}; split it")
+        for point in points:
+            _ = point.plan  # says what is wrong with it
+        object.__setattr__(self, "points", points)
+
+    @property
+    def name(self) -> str:
+        """A name for the sweep that depends on its points, and on nothing else."""
+        return digest([point.key for point in self.points])[:8]
+
+    def _all(self) -> Iterator[Point]:
+        source = _whole_path(self.source)
+        usual = QUICK if self.quick else FULL
+        seconds = usual.seconds if self.seconds is None else self.seconds
+        for repeat, scenario, size, name in product(
+            range(self.repeats), self.scenarios, self.sizes, self.rungs
+        ):
+            fps = self.fps if scenario == "paced" else None
+            boxes = self.objects if rung(name).prepare.task != "classify" else self.objects[:1]
+            for objects in boxes:
+                workload = self._workload(size, objects)
+                yield Point(name, source, workload, scenario, fps, seconds, self.quick, self.scenes, repeat)
+
+    def _workload(self, size: Size, objects: int) -> Workload:
+        return Workload(
+            model_set=self.model_set,  # type: ignore[arg-type]
+            weights=self.weights,  # type: ignore[arg-type]
+            size=size,
+            objects=objects,
+            seed=self.seed,
+        )
+
+
+def _whole_path(source: str) -> str:
+    """A file or folder by its whole path: a node's working folder is another one."""
+    recorded = source not in ("photos", "scenes") and scheme_of(source) is None and Path(source).exists()
+    return str(Path(source).resolve()) if recorded else source

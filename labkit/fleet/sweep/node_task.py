@@ -1,0 +1,90 @@
+"""What a node does for a sweep: one point, in a process that Ray started for it alone.
+
+Nothing heavy is imported before the environment is as it would be without Ray: torch reads it
+once. So what Ray calls is `on_node`, and what it hands over are bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from labkit.core.errors import UnavailableError, WorkerError
+
+if TYPE_CHECKING:
+    from labkit.fleet.sweep.point import Point
+    from labkit.results.run_record import Run
+
+FAILED = "failed: "  # how `labkit.bench` marks a rung that broke, as against one that cannot run
+
+
+def on_node(work: bytes) -> Run:
+    """Unpacks a pickled (function, point) and calls the one with the other, as if without Ray."""
+    with _as_without_ray():
+        measure, point = pickle.loads(work)
+        return measure(point)
+
+
+def measure_point(point: Point) -> Run:
+    """Measures a point on this machine, as `labkit bench` would.
+
+    Raises:
+        WorkerError: the process that measures it died or broke; another try may succeed.
+        UnavailableError: this machine cannot run the rung.
+        LabError: the source or the weights cannot be had.
+    """
+    from labkit.bench.kept_peaks import known_peaks
+    from labkit.bench.peaks import PEAK_TRIES
+    from labkit.bench.run import bench
+    from labkit.pipelines.ladder import rung
+
+    outcome = bench(
+        [rung(point.rung)],
+        source=point.source,
+        workload=point.workload,
+        plan=point.plan,
+        turns=None,
+        store=None,
+        scenes=point.scenes,
+        peaks_of=partial(known_peaks, tries=1 if point.quick else PEAK_TRIES),
+    )
+    if outcome.runs:
+        return _with_niceness(outcome.runs[0])
+    why = outcome.skipped.get(point.rung, "left no result")
+    if why.startswith(FAILED):
+        raise WorkerError(why.removeprefix(FAILED))
+    raise UnavailableError(f"{point.rung} {why}")
+
+
+@contextmanager
+def _as_without_ray() -> Iterator[None]:
+    """Undoes what Ray does to a worker and a measurement would feel: thread bounds, low priority.
+
+    Ray bounds the threads of a task by OMP_NUM_THREADS, unless its node was started with one.
+    """
+    import psutil
+
+    added = None
+    if "OMP_NUM_THREADS" not in psutil.Process().environ():  # as this process was started
+        added = os.environ.pop("OMP_NUM_THREADS", None)
+    with suppress(OSError, AttributeError):  # only root may; no such call on Windows
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    try:
+        yield
+    finally:
+        if added is not None:
+            os.environ["OMP_NUM_THREADS"] = added
+
+
+def _with_niceness(run: Run) -> Run:
+    """The run, with a doubt if everything else on the machine went first."""
+    niceness = os.nice(0) if hasattr(os, "nice") else 0
+    if niceness <= 0:
+        return run
+    doubt = f"Ray ran it at niceness {niceness}; start the node with RAY_worker_niceness=0"
+    return replace(run, disturbances=(*run.disturbances, doubt))

@@ -1,1 +1,0 @@
-"""What makes the lab teach: forecasts before measurements, exercises with reasons, the origin's story."""

@@ -1,0 +1,1 @@
+"""The steps of the notebooks, their exercises, checks and hints."""

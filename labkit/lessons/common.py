@@ -1,0 +1,258 @@
+"""What the notebooks call: short names for a lesson's steps.
+
+from labkit.lessons import common as lesson
+
+lesson.doctor()
+outcome = lesson.measure("resnet_pil_cpu", "resnet_opencv_cpu")
+lesson.tell(outcome)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labkit.bench.context import Outcome
+from labkit.bench.interleave import FULL_TURNS, QUICK_TURNS
+from labkit.bench.kept_peaks import known_peaks
+from labkit.bench.plan import FULL, QUICK
+from labkit.bench.progress import Screen
+from labkit.bench.run import bench
+from labkit.core import stats
+from labkit.core.errors import LabError
+from labkit.core.types import Workload
+from labkit.lessons.attention import look_inside, picture
+from labkit.lessons.checks import check_corners, check_device_time, check_normalise, check_speed_up
+from labkit.lessons.fleet_checks import check_engines
+from labkit.lessons.gpu_work import gpu_work
+from labkit.lessons.kernel_checks import check_kernel, kernel_to_complete
+from labkit.lessons.nb07_pitfalls import calibration, hint, museum, museum_picture, museum_table, span_cost
+from labkit.lessons.nb09_fleet import (
+    beside,
+    fleet_picture,
+    foretold,
+    how_close,
+    many_cameras,
+    run_fleet,
+    service_table,
+    service_times,
+)
+from labkit.lessons.number_checks import check_fps, check_paced_latency
+from labkit.lessons.predict import Forecast, predict
+from labkit.lessons.published import published
+from labkit.lessons.show_frame import look
+from labkit.lessons.source_diff import chain, show_change
+from labkit.lessons.stream_checks import check_launch
+from labkit.pipelines.ladder import rung
+from labkit.results.exports import import_reference
+from labkit.results.store import Store, default_path
+from labkit.results.table import table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "Forecast", "beside", "calibration", "ceilings", "chain", "check_corners", "check_device_time",
+    "check_engines", "check_fps", "check_kernel", "check_launch", "check_normalise", "check_paced_latency",
+    "check_speed_up", "cost_of_boxes", "doctor", "fleet_picture", "foretold", "gpu_work", "hint", "how_close",
+    "inside_detr", "kernel_to_complete", "look", "many_cameras", "measure", "museum", "museum_picture",
+    "museum_table", "operators", "origin_beside", "plot", "predict", "recorded", "recorded_gpu", "run_fleet",
+    "service_table", "service_times", "show_change", "span_cost", "summary", "tell", "waterfall",
+]  # fmt: skip
+
+
+def doctor() -> None:
+    """Prints what this machine has, lacks, and what to do about it."""
+    from labkit.bench.doctor import examine, lines
+
+    for line, _ in lines(examine()):
+        print(line)
+
+
+def measure(
+    *names: str,
+    source: str = "photos",
+    objects: int = 5,
+    size: tuple[int, int] = (640, 480),
+    weights: str = "auto",
+    model_set: str = "full",
+    seed: int = 0,
+    full: bool = False,
+    turns: bool = True,
+    screen: Screen | None = None,
+) -> Outcome:
+    """Measures and compares rungs; each result is stored as soon as it is there.
+
+    Args:
+        names: of rungs.
+        source, objects, size, weights, model_set, seed: the workload.
+        full: long runs and more rounds; else quick ones, marked as such.
+        turns: also compare the rungs in turns.
+        screen: where progress is shown; for several calls that belong together.
+    """
+    workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
+    with Store(default_path()) as store, nullcontext(screen) if screen else Screen() as shown:
+        return bench(
+            [rung(name) for name in names],
+            source=source,
+            workload=workload,
+            plan=FULL if full else QUICK,
+            turns=(FULL_TURNS if full else QUICK_TURNS) if turns else None,
+            store=store,
+            reporter=shown,
+            peaks_of=None if full else partial(known_peaks, tries=1, report=shown.note),
+        )
+
+
+def summary(outcome: Outcome) -> pd.DataFrame:
+    """The main figures of the runs, one row per rung; empty cells had too few frames."""
+    columns = ["rung", "fps", "fps_lo", "fps_hi", "p50_ms", "p90_ms", "p99_ms", "agreement",
+               "share_of_limit", "noisy", "weights"]  # fmt: skip
+    return table(outcome.runs)[columns].round(2)
+
+
+def tell(outcome: Outcome) -> None:
+    """Prints every comparison as a sentence with its interval, and what was not measured."""
+    for comparison in outcome.comparisons:
+        print(comparison.sentence)
+    for name, why in outcome.skipped.items():
+        print(f"{name} was not measured: {why}.")
+
+
+def plot(outcome: Outcome, kind: str = "throughput", theme: str = "light") -> Any:
+    """One picture of the runs: "throughput", "latency", "where_time_goes", "share_of_peak", "roofline"."""
+    from labkit.results import plots
+
+    return getattr(plots, kind)(outcome.runs, theme=theme)
+
+
+def inside_detr(source: str = "scenes", index: int = 0, *, objects: int = 3, seed: int = 0) -> Any:
+    """What DETR's four parts do with one frame, as a figure."""
+    return picture(look_inside(source, index, objects=objects, seed=seed))
+
+
+def cost_of_boxes(
+    *names: str, counts: Sequence[int] = (1, 5, 15), theme: str = "light", **options: Any
+) -> Any:
+    """Measures rungs with different numbers of boxes and plots the time per frame.
+
+    Args:
+        names: of rungs of the combined task.
+        counts: boxes per frame.
+        theme: of the plot.
+        options: as for `measure`.
+    """
+    from labkit.results import plots
+
+    with Screen() as screen:
+        options |= {"turns": False, "screen": screen}
+        runs = [run for n in counts for run in measure(*names, objects=n, **options).runs]
+    return plots.cost_of_boxes(runs, theme=theme) if runs else "nothing could be measured here"
+
+
+def waterfall(outcome: Outcome, theme: str = "light") -> Any:
+    """The gain of each rung over the one that it changes, and what it could have been, as a figure."""
+    from labkit.results import plots
+
+    steps = [c for c in outcome.comparisons if rung(c.b).changes == c.a]
+    return plots.waterfall(steps, runs=outcome.runs, theme=theme) if steps else "nothing was compared here"
+
+
+def ceilings(outcome: Outcome) -> pd.DataFrame:
+    """Amdahl's ceiling of each part of each rung: the gain if that part took no time at all."""
+    import pandas as pd
+
+    rows = []
+    for run in outcome.runs:
+        frame_s = run.wall_s / run.n_frames
+        for name, seconds in run.spans_s.items():
+            share = float(np.nansum(seconds)) / run.wall_s
+            rows.append(
+                {
+                    "rung": run.rung,
+                    "part": name,
+                    "ms per frame": round(share * frame_s * 1e3, 2),
+                    "share of the frame": round(share, 3),
+                    "ceiling": round(1 / max(1e-9, 1 - share), 2),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def operators(
+    name: str,
+    outcome: Outcome | None = None,
+    *,
+    model_set: str = "full",
+    weights: str = "auto",
+    size: tuple[int, int] = (640, 480),
+) -> pd.DataFrame | str:
+    """Where the time of an engine's detector goes by kind of operator; prints what keeps it from the peak.
+
+    Args:
+        name: of a rung that runs on OpenVINO.
+        outcome: of a benchmark that has measured this machine's peaks; None measures them now.
+        model_set, weights, size: as for `measure`.
+    """
+    import pandas as pd
+
+    from labkit.profiling.operators import operators as count
+
+    peaks = (
+        next((run.limit["peaks"] for run in outcome.runs if "peaks" in run.limit), None) if outcome else None
+    )
+    try:
+        found = count(name, Workload(model_set, weights, size), peaks)  # type: ignore[arg-type]
+    except LabError as error:
+        return f"Not measured here: {error}."
+    for sentence in found.sentences():
+        print(sentence)
+    return pd.DataFrame(found.rows())
+
+
+def recorded(stage: int | None = None) -> pd.DataFrame | str:
+    """Runs recorded on other machines, with machine and date; they ship with the project."""
+    runs = [
+        run
+        for folder in sorted(default_path().parent.glob("reference/*"))
+        if (folder / "runs.parquet").is_file()
+        for run in import_reference(folder)
+        if stage in (None, run.stage) or run.settings.get("device") == "cuda"
+    ]
+    if not runs:
+        return "No recorded run of this kind ships with the project yet."
+    columns = ["machine", "created", "rung", "fps", "fps_lo", "fps_hi", "p50_ms", "agreement", "weights"]
+    return table(runs)[columns].round(2)
+
+
+def recorded_gpu() -> pd.DataFrame | str:
+    """Recorded runs of GPU rungs, or a sentence where there is none."""
+    runs = recorded()
+    if isinstance(runs, str):
+        return "No recorded run on a GPU ships with the project yet."
+    on_gpu = runs[runs["rung"].str.endswith("_cuda")]
+    return on_gpu if len(on_gpu) else "No recorded run on a GPU ships with the project yet."
+
+
+def origin_beside(outcome: Outcome, stage: int) -> pd.DataFrame:
+    """What the origin published, beside what was measured here."""
+    import pandas as pd
+
+    measured = {run.rung: run for run in outcome.runs}
+    rows = []
+    for figure in published(stage):
+        run = measured.get(figure.rung)
+        rows.append(
+            {
+                "origin": figure.what,
+                "published FPS": stats.told(figure.fps, ".3g"),
+                "rung": figure.rung,
+                "FPS here": stats.told(run.fps_interval, ".3g") if run else "not measured",
+                "agrees": run.fidelity.agreement if run and run.fidelity else None,
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,97 @@
+"""Hints for the exercises, in steps: each says more than the one before, none is the solution."""
+
+from __future__ import annotations
+
+from labkit.core.errors import UsageError
+
+HINTS = {
+    "normalise": (
+        "Three things happen, in this order: the bytes become numbers in [0, 1], mean and standard deviation "
+        "are applied per channel, and the axes are put into the order that a network expects.",
+        "While the channels are the last axis, an array of 3 values acts on each channel by itself: "
+        "(image / 255 - MEAN) / STD.",
+        "transpose(2, 0, 1) puts channels first; indexing with [None] adds the batch axis in front; "
+        "astype(np.float32) comes last, because the steps before give float64.",
+    ),
+    "device_time": (
+        "The host asks and goes on. When can the device begin with a frame, at the earliest?",
+        "Two things have to be over: the host has asked, at asked_s[k], and the frame before is done, at "
+        "done_s[k - 1]. It begins at the later of the two.",
+        "numpy.maximum(asked_s[1:], done_s[:-1]) are the beginnings from the second frame on; the first one "
+        "begins at asked_s[0].",
+    ),
+    "corners": (
+        "A pixel that the box touches at all belongs to the cut: which way is each side rounded?",
+        "math.floor for the left and the top, math.ceil for the right and the bottom; then keep each inside "
+        "the frame with min and max.",
+        "A cut of no pixels cannot be named: the left goes up to width - 1 at most, and the right lies at "
+        "least one pixel beyond the left. The same holds for top and bottom.",
+    ),
+    "kernel": (
+        "A thread is one pixel of one channel: blockIdx * blockDim + threadIdx gives x and y, and blockIdx.z "
+        "the channel. The last blocks hang over the border; what do their outer threads do?",
+        "The window of x goes from max(x - R, 0) to min(x + R, width - 1), both included, and that of y "
+        "likewise. The value of channel c at (u, v) stands at (v * width + u) * channels + c.",
+        "Two sums, one for a and one for b, each divided by the pixels that are really inside. Then the "
+        "line of the means, taken at this pixel's own grey level; it is rounded by adding 0.5f before it "
+        "is cut to a byte, and kept within 0 and 255.",
+    ),
+    "launch": (
+        "A stream keeps the order of its own steps and knows nothing of other streams. Which step reads "
+        "what was written on the other one?",
+        "net.lanes.after(later, earlier) makes what comes next on the one wait for all that the other was "
+        "given so far. So its place matters: what has been given to the earlier stream there, and what "
+        "has the later one still to get?",
+        "One line is enough, between the two blocks. Whoever also makes the next upload wait for the "
+        "network gets right answers and gains nothing: the check looks for that.",
+    ),
+    "speed_up": (
+        "Call the whole time 1. How much of it does the part take afterwards, and how much the rest?",
+        "The rest takes 1 - share, as before. The part takes share / part_factor.",
+        "The gain is the old time over the new time, and the old time is 1.",
+    ),
+    "fps": (
+        "Frames per second is a number of frames over the time in which they were finished. Which frames "
+        "are left when the warm-up is taken off, and when did their time begin?",
+        "The timed part begins when the last warm-up frame was done: at done_s[warm - 1], or at 0 where "
+        "there is no warm-up. It ends with the last frame.",
+        "There are len(done_s) - warm frames in it. One division remains; no frame's own rate is needed.",
+    ),
+    "paced_latency": (
+        "A viewer does not care when your loop found the time to look at a frame. From when does he wait?",
+        "Frame k is due at k / fps, whether or not anybody is ready for it. Where is began_s needed then?",
+        "numpy.arange(n) / fps are the times at which n frames are due; subtract them from done_s.",
+    ),
+    "one_read": (
+        "Leave the values where they are: sort, pick and join as tensors, and bring only the result to the "
+        "host.",
+        "scores.topk(k) gives the k best scores and which queries they belong to, best first; the same "
+        "numbers pick the boxes.",
+        "torch.cat([score[:, None], boxes[query]], 1) is the table, still a tensor; .cpu().numpy() is the "
+        "one read.",
+    ),
+    "engines": (
+        "Begin with one engine and one camera: which share of its time does an engine spend on it?",
+        "One camera takes fps * frame_s of an engine's time. Of most_busy, how many whole cameras is that?",
+        "math.floor for cameras per engine, math.ceil for engines: half an engine cannot be bought.",
+    ),
+}
+
+
+def hint_text(exercise: str, step: int = 1) -> str:
+    """One hint, with how many there are.
+
+    Args:
+        exercise: a name in `HINTS`, such as "normalise" or "kernel".
+        step: from 1.
+
+    Raises:
+        UsageError: there is no such exercise or step; the message lists what there is.
+    """
+    if exercise not in HINTS:
+        raise UsageError(f"there is no exercise {exercise!r}; there are {', '.join(HINTS)}")
+    steps = HINTS[exercise]
+    if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= len(steps):
+        raise UsageError(f"the exercise {exercise!r} has hints 1 to {len(steps)}, not {step!r}")
+    more = "" if step == len(steps) else f' For more: lesson.hint("{exercise}", {step + 1}).'
+    return f"Hint {step} of {len(steps)}: {steps[step - 1]}{more}"

@@ -1,0 +1,298 @@
+"""What notebook 04 calls: the guided filter in pictures, its kernels in numbers, and whether it helps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.core.errors import UnavailableError
+from labkit.core.types import Size
+from labkit.filters.filter_benchmark import race
+from labkit.filters.image_filters import guided_filter
+from labkit.filters.quality import sweep, with_noise
+from labkit.lessons.figure import Picture
+from labkit.sources.openers import first_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labkit.results.plots.style import Chart
+
+Image = NDArray[np.uint8]
+
+ORIGIN_EPS = 0.2
+"""In use in the origin, where it is compared with variances of 0-255 values."""
+
+MEMORY_BYTES_PER_S = 4.8e12
+"""Of an H200, as its maker states it."""
+
+FACTORS = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "edge_retention": "share of edges kept"}
+
+
+def edge_profile(radius: int = 4, eps: float = 0.01, noise: float = 8.0, *, theme: str = "light") -> Chart:
+    """One row across a noisy edge: as it is, after a box blur, the guided filter, and the origin's.
+
+    Args:
+        radius: of all three filters, px.
+        eps: of the guided filter; the origin's takes 0.2 on its own scale.
+        noise: standard deviation in grey levels.
+        theme: "light" or "dark".
+    """
+    from labkit.results.plots.style import as_caption, legend_above, sheet
+
+    image = _noisy_edge(noise)
+    lines = {
+        "input": image,
+        "box blur": _box_blur(image, radius),
+        "guided filter": guided_filter(image, radius, eps),
+        "the origin's": guided_filter(image, radius, ORIGIN_EPS, version="origin"),
+    }
+    about = (f"radius {radius} px", f"eps {eps:g} (origin's: {ORIGIN_EPS:g} on 0-255 values)",
+             f"noise of {noise:g} grey levels", "drawn edge from 70 to 180")  # fmt: skip
+    with sheet("One row of pixels across an edge", 7, theme, as_caption(about)) as (chart, axes, look):
+        for i, (name, picture) in enumerate(lines.items()):
+            values = picture[len(picture) // 2, :, 0]
+            style = {"color": look.faint, "linewidth": 1.0} if i == 0 else {"linewidth": 1.8}
+            axes.plot(values, label=name, linestyle=("-", "-", "-", "--")[i], **style)
+        axes.set_xlabel("column (px)")
+        axes.set_ylabel("grey level")
+        legend_above(axes)
+        chart.alt_text = "Grey levels across an edge. " + "; ".join(
+            f"{name}: noise {_spread(picture):.1f} grey levels, edge {_edge_width(picture)} px wide"
+            for name, picture in lines.items()
+        )
+    return chart
+
+
+def smooth_pictures(
+    source: str = "photos",
+    radius: int = 4,
+    eps: float = 0.01,
+    *,
+    noise: float = 15.0,
+    size: Size = (640, 480),
+    seed: int = 0,
+) -> Picture:
+    """A frame with noise added, and what three filters make of it; below, the middle enlarged."""
+    image = with_noise(first_frame(source, size, seed=seed).image, noise, seed)
+    panels = {
+        f"with noise of {noise:g} grey levels": image,
+        f"box blur, radius {radius}": _box_blur(image, radius),
+        f"guided, eps {eps:g}": guided_filter(image, radius, eps),
+        f"the origin's, eps {ORIGIN_EPS:g}": guided_filter(image, radius, ORIGIN_EPS, version="origin"),
+    }
+    height, width = image.shape[:2]
+    middle = np.s_[height * 3 // 8 : height * 5 // 8, width * 3 // 8 : width * 5 // 8]
+    figure = Picture(figsize=(12, 2 * 3 * height / width + 0.6), layout="constrained")
+    for column, (title, picture) in enumerate(panels.items()):
+        for row, shown in enumerate((picture, picture[middle])):
+            axes = figure.add_subplot(2, len(panels), row * len(panels) + column + 1)
+            axes.imshow(shown, interpolation="nearest")
+            axes.set_axis_off()
+            if row == 0:
+                axes.set_title(title, fontsize=10)
+    figure.alt_text = f"A frame of {source}, whole and enlarged: " + ", ".join(panels)
+    return figure
+
+
+def try_filter(source: str = "photos", *, size: Size = (640, 480), noise: float = 15.0, seed: int = 0) -> Any:
+    """Sliders for radius and eps; left the frame with noise, right what the filter makes of it.
+
+    Returns:
+        A widget with `children`: the two sliders, and the picture that follows them.
+    """
+    import cv2
+    import ipywidgets
+
+    image = with_noise(first_frame(source, size, seed=seed).image, noise, seed)
+    radius = ipywidgets.IntSlider(4, 1, 16, description="radius")
+    eps = ipywidgets.FloatLogSlider(0.01, base=10, min=-5, max=0, step=0.25, description="eps")
+    picture = ipywidgets.Image(format="jpeg", layout={"max_width": "100%"})
+
+    def show(_: object = None) -> None:
+        pair = np.hstack([image, guided_filter(image, radius.value, eps.value)])
+        _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(pair, cv2.COLOR_RGB2BGR))
+        picture.value = jpeg.tobytes()
+
+    for slider in (radius, eps):
+        slider.observe(show, "value")
+    show()
+    return ipywidgets.VBox([ipywidgets.HBox([radius, eps]), picture])
+
+
+def origin_eps(source: str = "photos", radius: int = 4, *, size: Size = (640, 480)) -> pd.DataFrame:
+    """What eps does: in the origin's filter nothing, in the right one everything.
+
+    Columns: the middle value of a (1 keeps a pixel, 0 replaces it by the mean), and how far the
+    result is from that of the smallest eps, in grey levels on average.
+    """
+    import pandas as pd
+
+    from labkit.filters.baseline_formula import coefficient_a
+
+    image = first_frame(source, size).image
+    rows = []
+    for version, values, scale in (
+        ("origin", (0.1, 0.2, 0.4), 1.0),
+        ("numba", (0.0001, 0.01, 0.1), 255.0**2),
+    ):
+        first = guided_filter(image, radius, values[0], version=version).astype(int)
+        for eps in values:
+            result = guided_filter(image, radius, eps, version=version)
+            rows.append(
+                {
+                    "filter": "the origin's" if version == "origin" else "guided",
+                    "eps": eps,
+                    "median a": round(float(np.median(coefficient_a(image, radius, eps * scale))), 3),
+                    "change in grey levels": round(float(np.abs(result - first).mean()), 3),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def filter_times(
+    radius: int = 4, eps: float = 0.01, *, size: Size = (640, 480), rounds: int = 9, source: str = "photos"
+) -> pd.DataFrame:
+    """The CPU versions in turns on one frame: ms, and how many times faster than the reference.
+
+    The interval is that of the ratio (95%, over rounds); "largest difference" is in grey levels
+    from the float64 reference.
+    """
+    return race(radius, eps, size=size, rounds=rounds, source=source).table()
+
+
+def kernel_table(arch: int = 90, radius: int = 4, size: Size = (640, 480)) -> pd.DataFrame | str:
+    """The guided kernels as compiled for one architecture. Everything is worked out, nothing measured.
+
+    Columns: launches, bytes of global memory per pixel (each array once), the time that these
+    bytes take at an H200's stated 4.8 TB/s, machine instructions in the code, registers per
+    thread, shared memory per block, and resident threads over the most possible.
+    """
+    import pandas as pd
+
+    from labkit.filters.compile import compile_plan
+    from labkit.filters.launch_config import RECIPES, plan
+
+    rows = []
+    for file in (name for name in RECIPES if name.startswith("guided")):
+        try:
+            kernels = compile_plan(plan(file, (size[1], size[0], 3), radius), arch)
+        except UnavailableError as error:
+            return f"The kernels cannot be compiled here: {error}"
+        per_pixel = sum(kernel.bytes_per_pixel for kernel in kernels)
+        rows.append(
+            {
+                "kernel file": file,
+                "launches": len(kernels),
+                "bytes per pixel": round(per_pixel, 1),
+                "us for the bytes": round(per_pixel * size[0] * size[1] / MEMORY_BYTES_PER_S * 1e6, 2),
+                "instructions": sum(kernel.code_bytes // 16 for kernel in kernels),
+                "registers": max(kernel.registers for kernel in kernels),
+                "shared KiB": round(max(kernel.shared_bytes for kernel in kernels) / 1024, 1),
+                "occupancy": round(min(kernel.occupancy for kernel in kernels), 2),
+            }
+        )
+    print(f"Worked out from the code compiled for sm_{arch}, for {size[0]}x{size[1]} and radius {radius}.")
+    return pd.DataFrame(rows)
+
+
+def help_table(
+    source: str = "photos",
+    noises: Sequence[float] = (0, 5, 10, 20),
+    eps_values: Sequence[float] = (0.0001, 0.001, 0.01),
+    *,
+    radius: int = 4,
+    measure: str = "psnr_db",
+    size: Size = (640, 480),
+) -> pd.DataFrame:
+    """How close to the clean frame a noisy one is, before and after the filter.
+
+    Args:
+        source: its first frame is the clean one.
+        noises: standard deviations in grey levels, one row each.
+        eps_values: one column each, after one for no filter.
+        radius: px.
+        measure: "psnr_db", "ssim" or "edge_retention".
+        size: (width, height).
+    """
+    import pandas as pd
+
+    clean = first_frame(source, size).image
+    rows = {}
+    for noise in noises:
+        noisy = with_noise(clean, noise) if noise else clean
+        rows[noise] = {
+            "no filter" if row.radius == 0 else f"eps {row.eps:g}": getattr(row.quality, measure)
+            for row in sweep(clean, noisy, (radius,), tuple(eps_values))
+        }
+    frame = pd.DataFrame.from_dict(rows, orient="index").round(3)
+    frame.index.name = f"noise; {FACTORS[measure]}"
+    return frame
+
+
+def detection_table(
+    noises: Sequence[float] = (0, 50, 90), eps_values: Sequence[float] = (0.01, 0.04), *, scenes: int = 24
+) -> pd.DataFrame:
+    """Does it help the networks? mAP at IoU 0.5 on drawn scenes with noise, by the lab's small models.
+
+    Args:
+        noises: standard deviations in grey levels, one row each.
+        eps_values: one column each, after one for no filter.
+        scenes: number of scenes that training never saw.
+    """
+    import pandas as pd
+
+    from labkit.bench.accuracy import lab_workload, score, truth_frames
+    from labkit.bench.session import Session
+    from labkit.core.types import Workload
+    from labkit.pipelines.ladder import rung
+
+    smooth = rung("filter_numba_cpu")
+    assert smooth.prepare.filter is not None
+    columns = {"no filter": rung("folded_cpu")}
+    for eps in eps_values:
+        step = replace(smooth.prepare.filter, eps=eps)
+        columns[f"eps {eps:g}"] = replace(smooth, prepare=replace(smooth.prepare, filter=step))
+    table: dict[float, dict[str, str]] = {noise: {} for noise in noises}
+    frames = {noise: truth_frames(scenes, noise=noise) for noise in noises}
+    for name, row in columns.items():
+        session = Session(row, lab_workload(Workload()), frames[noises[0]][:1])
+        for noise in noises:
+            found = score(session.answers(frames[noise]), frames[noise])
+            table[noise][name] = _with_interval(found["map_50"], found.get("map_50_interval"))
+    out = pd.DataFrame.from_dict(table, orient="index")
+    out.index.name = f"noise; mAP@0.5 on {scenes} scenes"
+    return out
+
+
+def _with_interval(value: float, interval: Sequence[float] | None) -> str:
+    if interval is None or not np.isfinite(interval).all():
+        return f"{value:.2f} (too few scenes for an interval)"
+    return f"{value:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
+
+
+def _noisy_edge(noise: float) -> Image:
+    clean = np.where(np.arange(64) < 32, 70, 180)[None, :, None] * np.ones((64, 1, 1))
+    return with_noise(clean.astype(np.uint8), noise, seed=3)
+
+
+def _box_blur(image: Image, radius: int) -> Image:
+    from labkit.filters.reference import box_mean, to_bytes
+
+    return to_bytes(box_mean(image / 255, radius))
+
+
+def _spread(picture: Image) -> float:
+    """Standard deviation in the flat parts of the drawn edge."""
+    flat = picture[8:-8, :, 0].astype(float)
+    return float(np.mean([flat[:, 4:20].std(), flat[:, -20:-4].std()]))
+
+
+def _edge_width(picture: Image) -> int:
+    """Columns whose mean lies between a tenth and nine tenths of the drawn step."""
+    means = picture[8:-8, :, 0].mean(axis=0)
+    return int(((means > 70 + 11) & (means < 180 - 11)).sum())

@@ -1,0 +1,302 @@
+"""What notebook 09 calls: how long a frame takes, how many cameras fit, and what many would need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labkit.bench.frames import collect
+from labkit.bench.plan import QUICK
+from labkit.bench.worker import Worker
+from labkit.core.errors import UnavailableError
+from labkit.core.machine import fingerprint
+from labkit.core.types import Detections, Size, Workload
+from labkit.fleet.benchmark.rounds import Contest, contest
+from labkit.fleet.queueing import Fleet as Simulation
+from labkit.fleet.queueing import Service, Simulated, most_streams, placements, simulate
+from labkit.models.prepare import resolve_all
+from labkit.pipelines.ladder import rung as rung_named
+from labkit.results.plots.fleet_plots import FleetPoint, fleet_chart
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+JPEG_QUALITY = 80
+TRANSFER_S = 0.003  # a 640x480 frame from one process to another on one machine, decoded
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Service times of a rung on this machine, and what its frames and results weigh.
+
+    Attributes:
+        rung, workload, source: of what.
+        batch_s: frames per pass -> times of whole passes in s.
+        service: the line through them.
+        single_fps: frames per second of one process with its frames in memory, one at a time.
+        jpeg_bytes, result_bytes: of a mean frame as JPEG, and of its boxes and names as JSON.
+        machine, weights: where, and with which.
+    """
+
+    rung: str
+    workload: Workload
+    source: str
+    batch_s: dict[int, tuple[float, ...]]
+    service: Service
+    single_fps: float
+    jpeg_bytes: float
+    result_bytes: float
+    machine: str
+    weights: str
+
+
+def service_times(
+    name: str,
+    *,
+    groups: Sequence[int] = (1, 2, 4),
+    source: str = "photos",
+    size: Size = (640, 480),
+    objects: int = 5,
+    model_set: str = "lab",
+    seconds: float = 2.0,
+    seed: int = 0,
+) -> Measured:
+    """Times a rung for groups of frames, each size in a process of its own.
+
+    Args:
+        name: of a rung that takes groups of frames.
+        groups: frames per pass; 1 has to be among them.
+        source, size, objects, model_set, seed: the workload.
+        seconds: of each timed run.
+    """
+    from labkit.fleet.fleet_plan import with_group
+
+    workload = Workload(model_set=model_set, size=size, objects=objects, seed=seed)  # type: ignore[arg-type]
+    frames = collect(source, size, seed=seed).frames
+    weights = resolve_all(workload)
+    plan = replace(QUICK, seconds=seconds)
+    batch_s: dict[int, tuple[float, ...]] = {}
+    single_fps, found = 0.0, []
+    for n in groups:
+        with Worker(with_group(rung_named(name), n), workload, frames, weights) as worker:
+            timed = worker.run(plan, lambda share: None)
+            ends_s = np.asarray(timed.done_s)[n - 1 :: n]
+            batch_s[n] = tuple(float(s) for s in np.diff(ends_s))
+            if n == 1:
+                single_fps = float(1 / np.mean(batch_s[1]))
+                found = worker.answers(frames[:4]).found
+    mark = fingerprint()
+    return Measured(
+        name,
+        workload,
+        source,
+        batch_s,
+        Service.fitted(batch_s),
+        single_fps,
+        float(np.mean([_jpeg_bytes(frame.image) for frame in frames[:4]])),
+        float(np.mean([_result_bytes(each) for each in found])),
+        f"{mark.get('cpu')}, {mark.get('cores')} cores",
+        " and ".join(sorted({one.kind for one in weights.values()})),
+    )
+
+
+def service_table(measured: Measured) -> pd.DataFrame:
+    """Group size against time per pass, per frame, and throughput, as measured."""
+    import pandas as pd
+
+    rows = []
+    for n, times in measured.batch_s.items():
+        low, middle, high = np.percentile(times, [25, 50, 75])
+        rows.append(
+            {
+                "frames per pass": n,
+                "median ms per pass": round(1e3 * middle, 2),
+                "middle half": f"{1e3 * low:.2f} to {1e3 * high:.2f}",
+                "ms per frame": round(1e3 * middle / n, 2),
+                "frames per s": round(n / float(np.mean(times)), 1),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def foretold(
+    measured: Measured, streams: Sequence[int] = (1, 2, 4, 8), *, fps: float = 30.0, group: int = 1
+) -> dict[int, Simulated]:
+    """What the simulation says for so many streams of `fps`, on one engine."""
+    return {
+        n: simulate(Simulation(n, fps=fps, batch=group, transfer_s=TRANSFER_S), measured.service)
+        for n in streams
+    }
+
+
+def run_fleet(
+    measured: Measured,
+    streams: Sequence[int] = (1, 2, 4, 8),
+    *,
+    fps: float = 30.0,
+    group: int = 1,
+    seconds: float = 5.0,
+) -> Contest:
+    """Real fleets of the same work on this machine, through Ray, one after the other.
+
+    Before each of them a process alone does the same job: it is what a fleet has to match. Where
+    Ray is missing this says so and gives nothing.
+
+    Args:
+        measured: the rung and the workload.
+        streams: how many, of each fleet.
+        fps: frames per second that each stream offers.
+        group: most frames per pass.
+        seconds: how long a fleet's streams run; the process alone has half of it.
+    """
+    from labkit.fleet.cluster import cluster
+    from labkit.fleet.fleet_plan import Plan, with_group
+
+    rung = with_group(rung_named(measured.rung), group)
+    plan = Plan((measured.source,), rung, measured.workload, fps=fps)
+    try:
+        with cluster():
+            return contest(plan, streams, seconds, print)
+    except UnavailableError as error:
+        print(f"No fleet was measured here: {error}")
+        return Contest(fps, {}, {})
+
+
+def beside(predicted: dict[int, Simulated], done: Contest | None = None) -> pd.DataFrame:
+    """Simulated and, where fleets ran, measured, with the difference."""
+    import pandas as pd
+
+    rows = []
+    for point in _points(predicted, done):
+        row: dict[str, Any] = {"streams": point.streams, "simulated FPS": round(point.predicted_fps, 1)}
+        if point.measured_fps is not None and point.alone_fps is not None:
+            row |= {
+                "measured FPS": round(point.measured_fps, 1),
+                "difference": f"{100 * (point.measured_fps / point.predicted_fps - 1):+.0f}%",
+                "one process FPS": round(point.alone_fps, 1),
+            }
+        row["simulated age p90 ms"] = round(point.predicted_age_ms)
+        if point.measured_age_ms is not None:
+            row["measured age p90 ms"] = round(point.measured_age_ms)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def how_close(measured: Measured, predicted: dict[int, Simulated], done: Contest) -> str:
+    """In sentences: how close the simulation came, and how the fleets stand to one process."""
+    if not done.fleets:
+        return "Nothing was measured, so the simulation stands unchecked here."
+    off = {n: answers.fps / predicted[n].fps - 1 for n, answers in done.fleets.items()}
+    worst = max(off, key=lambda n: abs(off[n]))
+    way = "more" if off[worst] > 0 else "less"
+    low, high = (100 * edge(done.shares.values()) for edge in (min, max))
+    return (
+        f"The simulation was off by {100 * abs(off[worst]):.0f}% at most ({way} was measured, at {worst} "
+        f"{'stream' if worst == 1 else 'streams'}). The fleets answered {low:.0f} to {high:.0f}% of what "
+        "could be had: of all frames where few were offered, else of what one process answers that reads the "
+        "same streams in turn, finds and writes by itself. With its frames in memory, one at a time, a "
+        f"process answers {measured.single_fps:.1f} per second."
+    )
+
+
+def fleet_picture(
+    measured: Measured,
+    predicted: dict[int, Simulated],
+    done: Contest | None = None,
+    *,
+    age: bool = False,
+    theme: str = "light",
+) -> Any:
+    """Simulated and measured against the number of streams: the rate, or the age of results."""
+    about = [measured.rung, f"{measured.weights} weights", measured.source, measured.machine, "quick"]
+    points = _points(predicted, done)
+    return fleet_chart(points, single_fps=measured.single_fps, age=age, about=about, theme=theme)
+
+
+def many_cameras(
+    measured: Measured,
+    cameras: Sequence[int] = (1, 10, 100, 1_000, 10_000),
+    *,
+    fps: float = 5.0,
+    age_ms: float = 500.0,
+    group: int = 1,
+    moving: float = 0.1,
+) -> pd.DataFrame:
+    """What so many cameras need, by where the work is done; prints what is assumed.
+
+    Args:
+        measured: service times on this machine; engines are counted in machines like it.
+        cameras: how many.
+        fps, age_ms: results wanted per camera and second, and their p90 age.
+        group: most frames per pass.
+        moving: share of the frames in which something moves.
+    """
+    import pandas as pd
+
+    fit = most_streams(
+        Simulation(1, fps=fps, batch=group, transfer_s=TRANSFER_S), measured.service, age_ms=age_ms, fps=fps
+    )
+    print(
+        f"Assumed: {fps:g} results per second and camera, p90 age up to {age_ms:g} ms, JPEG of "
+        f"{measured.jpeg_bytes / 1e3:.0f} kB, results of {measured.result_bytes:.0f} bytes, something moves "
+        f"in {moving:.0%} of the frames, machines like this one ({measured.machine}), {fit} cameras each."
+    )
+    if fit < 1:
+        print("Not even one camera fits such a machine within these limits; loosen them.")
+        return pd.DataFrame()
+    rows = []
+    for n in cameras:
+        for place in placements(
+            n,
+            fit,
+            fps=fps,
+            jpeg_bytes=measured.jpeg_bytes,
+            result_bytes=measured.result_bytes,
+            busy_share=moving,
+        ):
+            rows.append(
+                {
+                    "cameras": n,
+                    "where": place.name,
+                    "machines": place.engines,
+                    "network Mbit/s": round(place.network_mbit_s, 2),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _points(predicted: dict[int, Simulated], done: Contest | None) -> list[FleetPoint]:
+    fleets, alone_fps = (done.fleets, done.alone_fps) if done else ({}, {})
+    points = []
+    for n, out in predicted.items():
+        seen = fleets.get(n)
+        points.append(
+            FleetPoint(
+                n,
+                out.fps,
+                out.age_ms(90),
+                None if seen is None else seen.fps,
+                None if seen is None else seen.age_ms(90),
+                alone_fps.get(n),
+            )
+        )
+    return points
+
+
+def _jpeg_bytes(image: Any) -> int:
+    import cv2
+
+    return len(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1])
+
+
+def _result_bytes(found: Detections) -> int:
+    told = {
+        "xyxy": np.round(found.xyxy, 1).tolist(),
+        "score": np.round(found.score, 3).tolist(),
+        "name": list(found.fine_name or found.name),
+    }
+    return len(json.dumps(told))

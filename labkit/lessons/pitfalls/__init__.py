@@ -1,0 +1,1 @@
+"""Wrong measurements beside right ones, each with the size of its error."""

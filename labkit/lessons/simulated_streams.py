@@ -1,0 +1,253 @@
+"""A GPU with streams, simulated: the same result every time, on any machine.
+
+It has the methods of a `StreamedNet`, so that the lab's own schedules run on it. Nothing is
+computed; each step takes the time that it is told to take, and carries along which frame it
+worked on. So a schedule that forgets to wait gets the wrong frame's answer here, always, where
+a real GPU gives it once in a thousand frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from labkit.core.trace import SpanRecord
+from labkit.core.types import Frame
+from labkit.pipelines.multi_stream import in_a_ring
+
+STEPS_MS: Mapping[str, float] = {"upload": 0.3, "filter": 0.3, "infer": 1.2, "copy back": 0.1}
+"""How long each step takes on its lane, unless told otherwise. Made up."""
+
+LAUNCH_MS = 0.02
+"""What it costs the host to put a step onto a lane. Made up."""
+
+NOTHING, TORN = -1, -2
+"""What is read where nothing was written yet, and where it is being written at the time."""
+
+
+@dataclass
+class Step:
+    """One step on a lane: from when to when, what it reads and what it writes."""
+
+    name: str
+    index: int
+    lane: str
+    start_ms: float
+    stop_ms: float
+    reads: str
+    writes: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point in a lane's time."""
+
+    at_ms: float
+
+
+class SimulatedNet:
+    """A `StreamedNet` in simulated time; it is its own lanes.
+
+    Args:
+        depth: frames that can be under way at once.
+        steps_ms: how long each step takes; missing ones as in `STEPS_MS`.
+        delays_ms: how long a lane idles before a step, by the step's name.
+    """
+
+    def __init__(
+        self,
+        depth: int = 2,
+        steps_ms: Mapping[str, float] | None = None,
+        delays_ms: Mapping[str, float] | None = None,
+    ) -> None:
+        self.depth = depth
+        self.lanes = self
+        self.now_ms = 0.0
+        self.steps: list[Step] = []
+        self.waits: list[tuple[float, float, int]] = []
+        self._times = {**STEPS_MS, **(steps_ms or {})}
+        self._delays = dict(delays_ms or {})
+        self._free: dict[str, float] = {}
+        self._lane = "default"
+        self._index = 0
+        self._first: dict[str, int] = {}  # buffers that the host writes: what is in them
+        self._arrived: dict[int, Mark] = {}
+
+    # What a schedule asks of lanes.
+
+    @contextmanager
+    def on(self, lane: str) -> Iterator[None]:
+        """See `Lanes`."""
+        before, self._lane = self._lane, lane
+        try:
+            yield
+        finally:
+            self._lane = before
+
+    def after(self, later: str, earlier: str) -> None:
+        """See `Lanes`."""
+        self._free[later] = max(self._free.get(later, 0.0), self._free.get(earlier, 0.0))
+
+    def keep(self, tensor: Any, lane: str) -> None:
+        """Nothing is allocated here."""
+
+    def mark(self, lane: str) -> Mark:
+        """See `Lanes`."""
+        return Mark(self._free.get(lane, 0.0))
+
+    def wait(self, mark: Mark) -> None:
+        """The host's clock moves on to the mark."""
+        self.now_ms = max(self.now_ms, mark.at_ms)
+
+    def drain(self) -> None:
+        """The host's clock moves on until all lanes are empty."""
+        self.now_ms = max([self.now_ms, *self._free.values()])
+
+    # What a schedule asks of a net.
+
+    def upload(self, image: np.ndarray, slot: int) -> None:
+        """The frame's number, which its image carries, goes onto the device."""
+        self._index = number_in(image)
+        self._first[f"picture {self._index}"] = self._index
+        self._launch("upload", f"picture {self._index}", f"frame {slot}")
+
+    def smooth(self, slot: int) -> None:
+        """See `StreamedNet`."""
+        self._launch("filter", f"frame {slot}", f"input {slot}")
+
+    def infer(self, slot: int) -> None:
+        """See `StreamedNet`."""
+        self._launch("infer", f"input {slot}", f"packed {slot}")
+
+    def copy_back(self, slot: int) -> None:
+        """See `StreamedNet`."""
+        self._launch("copy back", f"packed {slot}", f"answer {slot}")
+        self._arrived[slot] = self.mark(self._lane)
+
+    def result(self, slot: int, size: Any = None) -> int:
+        """Waits for the slot's answer: the number of the frame that it is about."""
+        begun = self.now_ms
+        self.wait(self._arrived.get(slot, Mark(0.0)))
+        self.waits.append((begun, self.now_ms, self._index))
+        return self._value(f"answer {slot}", self.now_ms, self.now_ms, len(self.steps))
+
+    def _launch(self, name: str, reads: str, writes: str) -> None:
+        self.now_ms += LAUNCH_MS
+        ready = max(self._free.get(self._lane, 0.0), self.now_ms) + self._delays.get(name, 0.0)
+        stop = ready + self._times[name]
+        self.steps.append(Step(name, self._index, self._lane, ready, stop, reads, writes))
+        self._free[self._lane] = stop
+
+    def _value(self, buffer: str, start_ms: float, stop_ms: float, depth: int) -> int:
+        """What a reader of `buffer` sees between two moments; `depth` bounds the search."""
+        if buffer in self._first:
+            return self._first[buffer]
+        writers = [step for step in self.steps if step.writes == buffer]
+        if any(step.start_ms < stop_ms and step.stop_ms > start_ms for step in writers):
+            return TORN
+        done = [step for step in writers if step.stop_ms <= start_ms]
+        if not done or depth == 0:
+            return NOTHING
+        last = max(done, key=lambda step: step.stop_ms)
+        return self._value(last.reads, last.start_ms, last.stop_ms, depth - 1)
+
+
+Launch = Callable[[Frame, int, Any], None]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What came of a schedule.
+
+    Attributes:
+        answers: (frame, the frame that its answer is about) in the order of answers.
+        spans: of the device's lanes, in simulated time.
+        rows: span name -> lane, for `plots.timeline`.
+        total_ms: until the last answer.
+        latency_ms: per frame, from its launch to its answer.
+    """
+
+    answers: list[tuple[int, int]]
+    spans: list[SpanRecord]
+    rows: dict[str, str]
+    total_ms: float
+    latency_ms: list[float] = field(default_factory=list)
+
+    @property
+    def right(self) -> bool:
+        """Whether every frame got its own answer, in order."""
+        return self.answers == [(i, i) for i in range(len(self.answers))]
+
+
+def simulate(
+    launch: Launch,
+    n_frames: int = 6,
+    *,
+    depth: int = 2,
+    steps_ms: Mapping[str, float] | None = None,
+    delays_ms: Mapping[str, float] | None = None,
+) -> Simulation:
+    """Runs the lab's ring of streams with one's own `launch(frame, slot, net)`.
+
+    Args:
+        launch: puts one frame's steps onto lanes; see `labkit.pipelines.multi_stream.launch`.
+        n_frames: how many.
+        depth: frames under way at once.
+        steps_ms, delays_ms: see `SimulatedNet`.
+    """
+    net = SimulatedNet(depth, steps_ms, delays_ms)
+    begun: dict[int, float] = {}
+
+    def frames() -> Iterator[Frame]:
+        for i in range(n_frames):
+            begun[i] = net.now_ms
+            yield numbered_frame(i)
+
+    answers: list[tuple[int, int]] = []
+    latency_ms = []
+    total_ms = 0.0
+    for frame, answer in in_a_ring(frames(), net, launch):  # type: ignore[arg-type]
+        answers.append((frame.index, answer))  # type: ignore[arg-type]
+        total_ms = net.now_ms
+        latency_ms.append(net.now_ms - begun[frame.index])
+    spans = [
+        SpanRecord(step.name, step.index, round(step.start_ms * 1e6), round(step.stop_ms * 1e6))
+        for step in net.steps
+    ]
+    rows = {step.name: f"stream {step.lane}" for step in net.steps}
+    return Simulation(answers, spans, rows, total_ms, latency_ms)
+
+
+def numbered_frame(index: int) -> Frame:
+    """A frame whose first pixel says which one it is."""
+    image = np.zeros((1, 1, 3), np.uint8)
+    image[0, 0] = index // 256, index % 256, 0
+    return Frame(image, index, float(index))
+
+
+def number_in(image: np.ndarray) -> int:
+    """The number that `numbered_frame` wrote."""
+    return int(image[0, 0, 0]) * 256 + int(image[0, 0, 1])
+
+
+def one_after_the_other(frame: Frame, slot: int, net: Any) -> None:
+    """One stream for everything: right, and nothing overlaps but the host's own work."""
+    with net.lanes.on("only"):
+        net.upload(frame.image, slot)
+        net.smooth(slot)
+        net.infer(slot)
+        net.copy_back(slot)
+
+
+def two_streams_no_waiting(frame: Frame, slot: int, net: Any) -> None:
+    """The origin's idea: preparing on one stream, inferring on another; and nothing between them."""
+    with net.lanes.on("preprocess"):
+        net.upload(frame.image, slot)
+        net.smooth(slot)
+    with net.lanes.on("infer"):
+        net.infer(slot)
+        net.copy_back(slot)

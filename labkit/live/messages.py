@@ -1,0 +1,146 @@
+"""What a page may ask of a view; nothing that comes from a page is trusted to make sense.
+
+| type       | holds                                                          | buffer |
+|------------|----------------------------------------------------------------|--------|
+| `hello`    | visible: the page is there and wants to know how things are     |        |
+| `bye`      | the page goes away                                             |        |
+| `seen`     | visible: whether the page shows pictures                       |        |
+| `pong`     | n and after of the ping, clock_ms: the page's clock            |        |
+| `ack`      | n of the frame, painted, age_ms where the page knows it        |        |
+| `start`, `stop`, `snapshot` |                                                 |        |
+| `set`      | knobs: settings by name                                        |        |
+| `record`   | on                                                             |        |
+| `picture`  | n, captured_ms, offered: one picture of the page's camera      | a JPEG |
+| `trouble`  | name: why the page's camera gives none                         |        |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from labkit.core.errors import UsageError
+from labkit.live.browser_camera import trouble_in_words
+from labkit.live.encode import painted
+from labkit.live.recorder import save_picture
+
+if TYPE_CHECKING:
+    from labkit.live.view import View
+
+Message = Mapping[str, Any]
+
+
+def obey(view: View, message: Any, buffers: Sequence[Any]) -> str | None:
+    """Does what a page asks.
+
+    Returns:
+        The page; None if it says or said goodbye.
+
+    Raises:
+        LabError: the message makes no sense, or what it asks cannot be done.
+    """
+    if not isinstance(message, Mapping) or not isinstance(message.get("page"), str):
+        raise UsageError("a message of a page is an object with its page and type")
+    kind, page = message.get("type"), message["page"][:64]
+    if kind == "bye":
+        view.link.left(page)
+        return None
+    action = _ACTIONS.get(kind) if isinstance(kind, str) else None
+    if action is None:
+        raise UsageError(f"the live view knows no message {str(kind)[:40]!r}")
+    if kind == "hello":
+        view.link.came(page)
+    elif view.link.has_left(page):
+        return None
+    view.link.heard(page)
+    action(view, page, message, buffers)
+    return page
+
+
+def _hello(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
+    view.link.heard(page, visible=bool(message.get("visible", True)))
+    view.send_state()
+
+
+def _seen(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
+    view.link.heard(page, visible=bool(message.get("visible")))
+    _wake(view)
+
+
+def _pong(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
+    view.link.heard(page, received=int(_number(message, "after")))
+    view.pong(page, int(_number(message, "n")), _number(message, "clock_ms") / 1e3)
+
+
+def _ack(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
+    age_s = view.link.acknowledge(page, int(_number(message, "n")))
+    if age_s is not None and message.get("painted"):
+        # With a page's own camera, capture and painting are both on that page's clock.
+        if message.get("age_ms") is not None and page == view.link.first_page:
+            age_s = _number(message, "age_ms") / 1e3
+        view.player.figures.painted(age_s)
+    _wake(view)
+
+
+def _start(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
+    view.start()
+
+
+def _stop(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
+    view.stop()  # and it stays stopped, whoever comes
+
+
+def _set(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
+    wanted = message.get("knobs")
+    if not isinstance(wanted, Mapping):
+        raise UsageError("settings are an object of names and values")
+    if view.player.knobs.reshapes(wanted):
+        view.record(False)  # a recording has one size
+    view.player.change(wanted)
+    view.send_state()
+
+
+def _snapshot(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
+    shot = view.player.newest()
+    if shot is None:
+        raise UsageError("there is no picture to keep yet; start the view first")
+    view.note = f"kept as {save_picture(painted(shot, view.player.knobs.threshold), view.folder)}"
+    view.send_state()
+
+
+def _record(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
+    if message.get("on") and not view.running:
+        raise UsageError("there is nothing to record yet; start the view first")
+    view.record(bool(message.get("on")))
+    view.send_state()
+
+
+def _picture(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
+    view.send({"type": "taken", "page": page, "n": _number(message, "n")})
+    if buffers and page == view.link.first_page:
+        view.picture(bytes(buffers[0]), _number(message, "captured_ms"), int(_number(message, "offered")))
+
+
+def _trouble(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
+    if view.camera is not None and page == view.link.first_page:
+        view.camera.fail(trouble_in_words(str(message.get("name", ""))))
+
+
+def _wake(view: View) -> None:
+    with view.player.news:
+        view.player.news.notify_all()
+
+
+def _number(message: Message, name: str) -> float:
+    value = message.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"{name} in a message of a page is a number, not {value!r}")
+    return value
+
+
+_ACTIONS: dict[str, Callable[[Any, str, Message, Sequence[Any]], None]] = {
+    "hello": _hello, "seen": _seen, "pong": _pong, "ack": _ack,
+    "start": _start, "stop": _stop, "set": _set, "snapshot": _snapshot, "record": _record,
+    "picture": _picture, "trouble": _trouble,
+}  # fmt: skip

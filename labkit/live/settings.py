@@ -1,0 +1,153 @@
+"""What can be turned while the view runs, checked when it is set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from labkit.core.errors import UsageError
+from labkit.core.types import Rung, Size
+
+ModelSet = Literal["auto", "full", "lab"]
+WeightsWanted = Literal["auto", "pretrained", "random"]
+SIZES: tuple[Size, ...] = ((320, 240), (640, 480), (1280, 720))
+"""Sizes that the view offers; any other can be given when it is opened."""
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """The settings of a live view.
+
+    Attributes:
+        rung: name of the rung whose answers are shown; "auto" until the best one is known.
+        second: name of a rung shown beside it on the same frames, or None.
+        model_set: "full" or "lab"; "auto" until it is known which can recognise something.
+        weights: as in `Workload`; not for pages to change.
+        size: (width, height) px of the frames.
+        threshold: boxes that score less are not drawn.
+        filter_on: smooth each frame with the guided filter before anything sees it.
+        radius: of the filter, px.
+        eps: of the filter, squared intensity on [0, 1].
+    """
+
+    rung: str = "auto"
+    second: str | None = None
+    model_set: ModelSet = "auto"
+    weights: WeightsWanted = "auto"
+    size: Size = (640, 480)
+    threshold: float = 0.5
+    filter_on: bool = False
+    radius: int = 4
+    eps: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.model_set not in ("auto", "full", "lab"):
+            raise UsageError(f"the model set is 'full' or 'lab', not {self.model_set!r}")
+        if self.weights not in ("auto", "pretrained", "random"):
+            raise UsageError(f"weights is 'auto', 'pretrained' or 'random', not {self.weights!r}")
+        if not _is_number(self.threshold) or not 0 <= self.threshold <= 1:
+            raise UsageError(f"the threshold is a score from 0 to 1, not {self.threshold!r}")
+        if isinstance(self.radius, bool) or not isinstance(self.radius, int) or not 1 <= self.radius <= 16:
+            raise UsageError(f"the filter's radius is a whole number from 1 to 16 px, not {self.radius!r}")
+        if not _is_number(self.eps) or not 0 < self.eps <= 1:
+            raise UsageError(f"the filter's eps is above 0 and at most 1, not {self.eps!r}")
+        if self.second == self.rung:
+            raise UsageError(f"two different rungs are compared, not {self.rung} with itself")
+        if not isinstance(self.filter_on, bool):
+            raise UsageError(f"filter_on is True or False, not {self.filter_on!r}")
+        width, height = self.size
+        if not (16 <= width <= 4096 and 16 <= height <= 4096):
+            raise UsageError(f"the live view's size is (width, height) from 16 to 4096 px, not {self.size}")
+
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """Names of the rungs that run."""
+        return (self.rung,) if self.second is None else (self.rung, self.second)
+
+    def changed(self, wanted: Mapping[str, Any]) -> Knobs:
+        """A copy with the named settings changed, as they come from a page.
+
+        Raises:
+            UsageError: A name or a value is not accepted.
+        """
+        from labkit.pipelines.ladder import rung
+
+        known = {field.name for field in fields(self)} - {"weights"}
+        unknown = set(wanted) - known
+        if unknown:
+            raise UsageError(
+                f"the live view has no setting {min(unknown)!r}; it has {', '.join(sorted(known))}"
+            )
+        values = dict(wanted)
+        for name in ("rung", "second"):
+            if values.get(name) is not None:
+                rung(str(values[name]))
+        if "rung" in values and values["rung"] is None:
+            raise UsageError("a rung is named by its name; labkit rungs lists them")
+        if "size" in values:
+            values["size"] = _pair(values["size"])
+        if values.get("model_set") not in (None, self.model_set):
+            values["weights"] = "auto"  # whoever chooses a set wants it as good as it can be had
+        return replace(self, **values)
+
+    def reshapes(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether these settings would give the pictures another size."""
+        return bool({"size", "second"} & set(wanted))
+
+    def resolved(self) -> Knobs:
+        """The same with the best rung and model set in the place of "auto"; imports the ladder."""
+        knobs = self
+        if knobs.rung == "auto":
+            knobs = replace(knobs, rung=default_rung(but=knobs.second).name)
+        if knobs.model_set == "auto" and knobs.weights != "auto":
+            knobs = replace(knobs, model_set="full")  # only that set has a choice of weights
+        if knobs.model_set == "auto":
+            model_set, weights = default_models()
+            knobs = replace(knobs, model_set=model_set, weights=weights)
+        return knobs
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for a page."""
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"size": list(self.size)}
+
+
+# The quickest first; none filters, holds frames back, or takes minutes to prepare.
+LIVE_RUNGS = ("graph_cuda", "cpu_engine_bf16", "folded_cpu", "combined_cpu")
+
+
+def default_rung(but: str | None = None) -> Rung:
+    """The best rung for a live view here: it finds and names, hardly rounds, and is soon prepared.
+
+    Args:
+        but: name of a rung that is shown already.
+    """
+    from labkit.core.requirements import missing
+    from labkit.pipelines.ladder import rung
+
+    return next(r for r in map(rung, LIVE_RUNGS) if missing(r.needs) is None and r.name != but)
+
+
+def default_models() -> tuple[ModelSet, WeightsWanted]:
+    """Model set and weights that recognise something: pretrained ones, cached or fetched, else the lab's."""
+    from labkit.models.networks import LAB_FOLDER, MODELS
+    from labkit.models.weights import have_pretrained
+
+    if have_pretrained(MODELS["full"]):
+        return "full", "auto"
+    if all((LAB_FOLDER / part / "model.safetensors").is_file() for part in ("detr", "resnet")):
+        return "lab", "auto"
+    return "full", "random"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _pair(value: Any) -> Size:
+    try:
+        width, height = value
+        return int(width), int(height)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"a size is (width, height) in px, not {value!r}") from error

@@ -1,0 +1,163 @@
+"""`live`: from a source and a few wishes to a running view."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from labkit.core.errors import UsageError
+from labkit.core.types import Size
+from labkit.live.browser_camera import BrowserCamera, browser_source
+from labkit.live.notebook import Hearing, Interrupts, has_front_end
+from labkit.live.player import Player
+from labkit.live.settings import Knobs
+from labkit.live.view import Send, View
+from labkit.sources.source import Source
+from labkit.sources.spec import redact
+
+_lock = threading.Lock()
+_close_current: Callable[[], None] | None = None
+
+
+def live(
+    source: str | os.PathLike[str] = "photos",
+    rung: str | None = None,
+    size: Size = (640, 480),
+    *,
+    compare: str | None = None,
+    model_set: str | None = None,
+    weights: str = "auto",
+    threshold: float = 0.5,
+    objects: int = 5,
+    stills: int = 3,
+) -> Any:
+    """Shows a source with boxes, names and honest figures, in the notebook, while the kernel stays free.
+
+    Running it again replaces the view. It stops, and the camera is free, when the kernel is
+    interrupted or restarted and when no page shows it any more.
+
+    Args:
+        source: "webcam:0" (of the machine that runs Python), "browser" (the camera of the machine
+            that shows the notebook), "photos", "scenes", a file, a folder or an address.
+        rung: whose answers to show; the best one that this machine soon has ready, if not given.
+        size: (width, height) px of the frames.
+        compare: a second rung, shown beside the first on the same frames.
+        model_set: "full" or "lab"; by default the one that recognises something without a download.
+        weights: "auto", "pretrained" or "random".
+        threshold: lowest score that is drawn.
+        objects: boxes that are kept and named per frame.
+        stills: number of pictures to show where there is no browser.
+
+    Returns:
+        The widget; without a browser, pictures with their captions.
+
+    Raises:
+        UsageError: an argument is not accepted.
+        SourceError: (without a browser) the source cannot be opened; a widget says so itself.
+    """
+    knobs = _knobs(rung, size, compare, model_set, weights, threshold)
+    if not has_front_end():
+        from labkit.live.static_view import show_stills
+
+        return show_stills(source, make_view(source, knobs, _to_nobody, objects=objects).player, stills)
+    return _open_widget(source, knobs, objects)
+
+
+def make_view(
+    source: str | os.PathLike[str],
+    knobs: Knobs,
+    send: Send,
+    *,
+    objects: int = 5,
+    hears: Callable[[], bool] = lambda: True,
+    folder: Path | None = None,
+) -> View:
+    """A view that is not started yet; `send` carries its messages to the pages."""
+    holder: list[View] = []
+    if os.fspath(source) == "browser":
+        opener = browser_source(lambda feed: _deliver(holder[0], feed))
+    else:
+        opener = _opener(source)
+    player = Player(opener, knobs, objects=objects)
+    view = View(player, send, shown_source=redact(os.fspath(source)), hears=hears, folder=folder)
+    holder.append(view)
+    return view
+
+
+def replace_current(close: Callable[[], None] | None) -> None:
+    """Ends the view of this process, if there is one, and notes how to end the next one."""
+    global _close_current
+    with _lock:
+        last, _close_current = _close_current, close
+    if last is not None:
+        last()
+
+
+def _open_widget(source: str | os.PathLike[str], knobs: Knobs, objects: int) -> Any:
+    from labkit.live.fallback import PlainWidget, place_for_fallback
+
+    replace_current(None)  # first, so that the camera is free for the next view
+    hearing = Hearing()
+
+    def make(send: Send) -> View:
+        return make_view(source, knobs, send, objects=objects, hears=hearing)
+
+    try:
+        from labkit.live.widget import LiveWidget
+    except (ImportError, OSError):  # no anywidget, or no JavaScript file: pictures without a protocol
+        widget: Any = PlainWidget(make)
+    else:
+        widget = LiveWidget(make, hearing.note_message)
+        widget.view.on_nobody = place_for_fallback(widget)
+    interrupts = Interrupts(lambda: widget.view.stop("stopped by an interrupt"))
+
+    def close() -> None:
+        interrupts.close()
+        hearing.close()
+        widget.close()
+
+    replace_current(close)
+    widget.start()
+    return widget
+
+
+def _opener(source: str | os.PathLike[str]) -> Callable[[Size], Source]:
+    def open_it(size: Size) -> Source:
+        from labkit.sources.openers import open_source
+
+        return open_source(source, size, loop=True)
+
+    return open_it
+
+
+def _to_nobody(message: dict[str, Any], buffers: list[bytes]) -> None:
+    del message, buffers
+
+
+def _deliver(view: View, feed: BrowserCamera) -> None:
+    view.camera = feed
+
+
+def _knobs(
+    rung: str | None, size: Size, compare: str | None, model_set: str | None, weights: str, threshold: float
+) -> Knobs:
+    from labkit.sources.spec import check_size
+
+    checked = check_size(size)
+    if checked is None:
+        raise UsageError("the live view needs a size, (width, height) in px, such as (640, 480)")
+    knobs = Knobs(size=checked, threshold=threshold, weights=weights, model_set=model_set or "auto")  # type: ignore[arg-type]
+    if rung is not None or compare is not None:
+        wanted = {"rung": rung, "second": compare}
+        knobs = knobs.changed({name: value for name, value in wanted.items() if value is not None})
+    return knobs
+
+
+@atexit.register
+def _close_at_exit() -> None:
+    # A thread inside native code while the interpreter is taken down would crash the process.
+    replace_current(None)

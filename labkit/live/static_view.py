@@ -1,0 +1,101 @@
+"""Still pictures, where there is no browser to show a moving one."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit.core.errors import LabError, SourceError, UsageError
+from labkit.live.encode import found_in_words, jpeg, painted
+from labkit.live.notebook import kernel
+from labkit.live.player import Player, Shot
+from labkit.live.recorder import live_folder, save_picture
+
+PATIENCE_S = 600.0  # converting a network for an engine takes minutes the first time
+
+
+@dataclass(frozen=True)
+class Stills:
+    """What `live` gives back without a browser.
+
+    Attributes:
+        captions: a line per picture: what was found, and how long it took.
+        paths: where the pictures lie, if they could not be shown.
+    """
+
+    captions: tuple[str, ...]
+    paths: tuple[Path, ...] = ()
+
+    def __repr__(self) -> str:
+        lines = [f"{p}: {c}" for p, c in zip(self.paths, self.captions, strict=True)] if self.paths else []
+        return "\n".join(lines or self.captions)
+
+
+def show_stills(source: str | os.PathLike[str], player: Player, count: int) -> Stills:
+    """Runs the player until there are `count` pictures with answers, shows them, and stops it.
+
+    Raises:
+        UsageError: the source is the browser's camera, or the count is not 1 to 100.
+        SourceError: the source cannot be opened or gives no picture.
+        LabError: the rung does not run.
+    """
+    if os.fspath(source) == "browser":
+        raise UsageError('the camera of a browser needs a notebook in a browser; use "webcam:0" or "photos"')
+    if not 1 <= count <= 100:
+        raise UsageError(f"stills is a number of pictures from 1 to 100, not {count}")
+    shots: list[Shot] = []
+    try:
+        player.start()
+        for _ in range(count):
+            shots.append(_next_shot(player, shots[-1].frame.index if shots else -1))
+        weights = player.status()["weights"]
+    finally:
+        player.stop()
+        player.wait_until_ended(5.0)
+    return _shown(shots, player.knobs.threshold, weights)
+
+
+def _next_shot(player: Player, after: int) -> Shot:
+    """A frame with the answers that were found in it, later than frame `after`."""
+    deadline_s = time.perf_counter() + PATIENCE_S
+    while time.perf_counter() < deadline_s:
+        with player.news:
+            player.news.wait(0.5)
+        status = player.status()
+        if status["state"] in ("failed", "ended", "lost"):
+            raise SourceError(status["message"])
+        if status["fault"]:
+            raise LabError(status["fault"])
+        shot = player.newest()
+        answers = [answer for answer in (shot.answers if shot is not None else ()) if answer is not None]
+        if shot is not None and len(answers) == len(shot.answers):
+            frame = answers[0].frame
+            if frame.index > after and all(answer.frame.index == frame.index for answer in answers):
+                return Shot(frame, tuple(answers))
+    raise LabError(f"no detection within {PATIENCE_S:g} s; choose a quicker rung")
+
+
+def _shown(shots: list[Shot], threshold: float, weights: list[str]) -> Stills:
+    captions = tuple(_caption(shot, threshold, weights) for shot in shots)
+    pictures = [painted(shot, threshold) for shot in shots]
+    if kernel() is None:
+        folder = live_folder()
+        return Stills(captions, tuple(save_picture(picture, folder) for picture in pictures))
+    from IPython.display import Image, display
+
+    for picture, caption in zip(pictures, captions, strict=True):
+        display(Image(data=jpeg(picture), format="jpeg", alt=caption))
+    return Stills(captions)
+
+
+def _caption(shot: Shot, threshold: float, weights: list[str]) -> str:
+    found = found_in_words(shot, threshold)
+    parts: list[Any] = []
+    for answer, names in zip(shot.answers, found, strict=True):
+        assert answer is not None
+        timing = answer.timing
+        parts.append(f"{timing.rung}: {names or 'nothing found'} ({1e3 * timing.took_s:.0f} ms)")
+    return " | ".join([*parts, *weights])

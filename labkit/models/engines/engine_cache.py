@@ -1,0 +1,40 @@
+"""Converted models on disk: found by a key, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from labkit.core.files import user_cache
+
+
+def cache_folder() -> Path:
+    """The user's cache for converted models; safe to delete at any time."""
+    return user_cache() / "engines"
+
+
+def cached_file(key: str, name: str, write: Callable[[Path], None]) -> Path:
+    """The file `name` under `key`, made by `write(path)` where it is not there yet.
+
+    Everything that `write` leaves beside the path it was given is kept with it. The folder
+    appears under its final name only when it is complete, so a crash leaves nothing half
+    made and two processes at once are harmless.
+    """
+    folder = cache_folder() / f"{key[:60]}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if (folder / name).is_file():
+        return folder / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    try:
+        write(scratch / name)
+        try:
+            scratch.rename(folder)
+        except OSError:
+            if not (folder / name).is_file():  # otherwise another process was quicker
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder / name

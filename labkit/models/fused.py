@@ -1,0 +1,171 @@
+"""The whole frame as one module: bytes in, named boxes out, nothing read back in between.
+
+The frame goes up once as bytes; normalising, detecting, picking the best queries, cutting
+crops (`roi_align` from the frame that is already there), naming and packing happen where it
+is; one small matrix comes back. The number of boxes is fixed, so every shape is known in
+advance and the whole can be captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from labkit.core.trace import tap
+from labkit.core.types import Detections, Size, Workload
+from labkit.models.decode import best_queries, unpack_detections
+from labkit.models.engines.build import Engine
+from labkit.models.networks import Network
+from labkit.models.preprocess import InputSpec, Preprocess, gray_levels, normalise_torch, resize_torch
+
+PACKED = 8  # relative centre box (4), score, label, fine score, fine label
+
+
+class WholeFrame(nn.Module):
+    """Detector and classifier behind one `forward`: (1, H, W, 3) uint8 -> (k, 8) float32.
+
+    Args:
+        detector: pixels -> logits and boxes.
+        classifier: crops -> logits.
+        detector_input, crop_input: what each wants to be fed.
+        objects: k, the number of boxes that are named.
+    """
+
+    def __init__(
+        self,
+        detector: nn.Module,
+        classifier: nn.Module,
+        detector_input: InputSpec,
+        crop_input: InputSpec,
+        objects: int,
+    ) -> None:
+        super().__init__()
+        self.detector, self.classifier = detector, classifier
+        self.detector_input, self.crop_input = detector_input, crop_input
+        self.objects = objects
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """One row per box, best first: centre box, score, label, fine score, fine label."""
+        pixels = frame.permute(0, 3, 1, 2)
+        x = normalise_torch(resize_torch(pixels, self.detector_input), self.detector_input)
+        return self._found(x, pixels.float(), lambda crops: normalise_torch(crops, self.crop_input))
+
+    def _found(self, x: Tensor, pixels: Tensor, as_input: Callable[[Tensor], Tensor]) -> Tensor:
+        """Detects in `x`, cuts crops out of `pixels` (1, 3, H, W), names what `as_input` makes of them."""
+        dtype = next(self.classifier.parameters()).dtype
+        logits, boxes = self.detector(x.to(dtype).contiguous(memory_format=_layout(self.detector)))
+        score, label, query = best_queries(logits[0], self.objects)
+        boxes = boxes[0].float()[query]
+        crops = roi_align(
+            pixels, [self._corners(boxes, pixels)], self.crop_input.exact[::-1], aligned=True
+        )  # (k, 3, h, w); each output averages as many samples as it covers
+        fine = self.classifier(as_input(crops).to(dtype))
+        fine_score, fine_label = fine.float().softmax(-1).max(-1)
+        columns = [score, label.float(), fine_score, fine_label.float()]
+        return torch.cat([boxes, torch.stack(columns, 1)], 1)
+
+    def _corners(self, boxes: Tensor, pixels: Tensor) -> Tensor:
+        """(k, 4) relative centre boxes -> (k, 4) px corners inside the frame, one px at least."""
+        height, width = pixels.shape[-2:]
+        centre, half = boxes[:, :2], boxes[:, 2:] / 2
+        limit = torch.cat([torch.full_like(centre[:, :1], width), torch.full_like(centre[:, :1], height)], 1)
+        low = ((centre - half) * limit).clamp(min=0).minimum(limit - 1)
+        high = ((centre + half) * limit).minimum(limit).maximum(low + 1)
+        return torch.cat([low, high], 1)
+
+
+class WholeInput(WholeFrame):
+    """A `WholeFrame` for frames that come normalised already: (1, 3, H, W) -> (k, 8) float32.
+
+    Crops are cut from the normalised frame: cutting averages, and averages of normalised values
+    are normalised averages. Only networks that want another mean and deviation than the frame
+    came with need theirs put in.
+
+    Args:
+        came_as: what the frames are normalised with.
+    """
+
+    def __init__(self, *parts: Any, came_as: InputSpec) -> None:
+        super().__init__(*parts)
+        self.came_as = came_as
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """As `WholeFrame`."""
+        spec, (height, width) = self.detector_input, frame.shape[-2:]
+        if spec.output_size((width, height)) == (width, height):
+            x = self._normalised_for(frame, spec)
+        else:
+            x = normalise_torch(resize_torch(gray_levels(frame, self.came_as), spec), spec)
+        return self._found(x, frame.float(), lambda crops: self._normalised_for(crops, self.crop_input))
+
+    def _normalised_for(self, values: Tensor, spec: InputSpec) -> Tensor:
+        if (spec.mean, spec.std) == (self.came_as.mean, self.came_as.std):
+            return values
+        return normalise_torch(gray_levels(values, self.came_as), spec)
+
+
+def _layout(module: nn.Module) -> torch.memory_format:
+    """How a network's convolutions hold their weights; an input that lies otherwise costs copies of them."""
+    weight = next((p for p in module.parameters() if p.ndim == 4 and p.shape[-1] > 1), None)
+    if weight is None or weight.is_contiguous():
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+@dataclass(frozen=True, eq=False)
+class CopyBack:
+    """A copy to host memory under way: where it lands, and the event that ends it."""
+
+    host: Tensor
+    done: torch.cuda.Event | None
+
+
+@dataclass(eq=False)
+class WholeFrameNet:
+    """A `WholeFrame` engine with the sides that the plain loop calls."""
+
+    detector: Network
+    classifier: Network
+    engine: Engine
+    preprocess: Preprocess
+    device: str
+    workload: Workload
+
+    def infer(self, x: Tensor) -> Tensor:
+        """(1, H, W, 3) uint8 on the device -> (k, 8) packed boxes, still there."""
+        return self.engine(x)[0]
+
+    def decode(self, packed: Tensor, size: Size) -> Detections:
+        """The frame's one copy back, made into detections with names; size is (width, height)."""
+        return self.unpack(packed.cpu(), size)
+
+    def start_copy(self, packed: Tensor) -> CopyBack:
+        """Begins the copy back without waiting for it."""
+        if self.device == "cpu":
+            return CopyBack(packed, None)
+        host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
+        host.copy_(packed, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        return CopyBack(host, done)
+
+    def finish_copy(self, copy: CopyBack) -> Tensor:
+        """Waits for this copy alone; (k, 8) in host memory."""
+        if copy.done is not None:
+            copy.done.synchronize()
+        return copy.host
+
+    def unpack(self, packed: Tensor, size: Size) -> Detections:
+        """(k, 8) packed boxes in host memory -> detections."""
+        rows = packed.numpy()
+        tap("detector.boxes", rows[:, :4])
+        rows = rows[rows[:, 4] >= self.workload.threshold]
+        found = unpack_detections(rows[:, :6], size, self.detector.labels, self.workload.threshold)
+        label = rows[:, 7].astype("int64")
+        names = tuple(self.classifier.labels[i] for i in label)
+        return found.with_fine(label, rows[:, 6].copy(), names)

@@ -1,0 +1,110 @@
+"""The origin's combined loop, step for step, as the baseline of every ratio.
+
+What it does on purpose, because the original did: it walks through all 100 queries in
+Python and reads each score from the device by itself, then four corners, score and label of
+each object that it keeps (a hidden wait every time), converts the frame on the host, and
+gives every crop its own upload and its own classifier call. It differs in what is kept: a
+fixed number of best objects, chosen after the walk, where the original compares with a
+threshold on its way. What it does not copy are plain faults (BGR fed as RGB, shifted label
+names): those are lessons of their own, and mending a fault is not a speed-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labkit.core.trace import span, tap
+from labkit.core.types import Detections, Frame, Size
+from labkit.models.callables import Combined
+from labkit.models.filter_stage import Filtered
+from labkit.pipelines.filter_frames import smoothed
+
+
+def origin_combined(frames: Iterable[Frame], net: Combined) -> Iterator[tuple[Frame, Detections]]:
+    """Per-query host reads, per-box crops, uploads and classifier calls."""
+    for frame in frames:
+        with span("preprocess", frame):
+            x = net.detector.preprocess(frame.image)
+        with span("detect", frame):
+            logits, boxes = net.detector.infer(x)
+        with span("decode", frame):
+            found = _read_queries_one_by_one(logits[0], boxes[0], frame.size, net)
+        yield frame, _name_one_by_one(frame, found, net)
+
+
+def origin_streams(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
+    """The origin's two streams, both on the same frame, and nothing that makes one wait for the other.
+
+    An exhibit. The network reads its input on one stream while another may still be writing it;
+    that it mostly goes well is luck. And nothing overlaps: the host waits for the network's answer
+    before it takes the next frame.
+    """
+    inner = net.inner
+    for frame in smoothed(frames, net):
+        with net.lanes.on("preprocess"), span("preprocess", frame):
+            x = inner.detector.preprocess(frame.image)
+        with net.lanes.on("infer"):
+            with span("detect", frame):
+                logits, boxes = inner.detector.infer(x)
+            with span("decode", frame):
+                found = _read_queries_one_by_one(logits[0], boxes[0], frame.size, inner)
+            found = _name_one_by_one(frame, found, inner)
+        yield frame, found
+
+
+def _read_queries_one_by_one(logits: Tensor, boxes: Tensor, size: Size, net: Combined) -> Detections:
+    tap("detector.logits", logits)
+    tap("detector.boxes", boxes)
+    scores, labels = logits.softmax(-1)[:, :-1].max(-1)
+    boxes = boxes * torch.tensor([*size, *size]).to(boxes.device)
+    walked = [(score.item(), query) for query, score in enumerate(scores)]  # waits once per query
+    walked.sort(key=lambda each: -each[0])
+    workload = net.detector.workload
+    rows = []
+    for score, query in walked[: workload.objects]:
+        if score < workload.threshold:
+            break
+        x, y, width, height = boxes[query]
+        corners = float(x - width / 2), float(y - height / 2), float(x + width / 2), float(y + height / 2)
+        rows.append((corners, scores[query].item(), labels[query].item()))
+    if not rows:
+        return Detections.empty(size)
+    corner, score, label = zip(*rows, strict=True)
+    return Detections(
+        xyxy=np.clip(np.array(corner, np.float32), 0, np.array([*size, *size], np.float32)),
+        score=np.array(score, np.float32),
+        label=np.array(label, np.int64),
+        name=tuple(net.detector.network.labels[int(each)] for each in label),
+        frame_size=size,
+    )
+
+
+def _name_one_by_one(frame: Frame, found: Detections, net: Combined) -> Detections:
+    names = []
+    for box in found.xyxy:
+        with span("crop", frame):
+            crop = net.classifier.crops(frame.image, box[None])
+        with span("classify", frame):
+            names.append(_name_of_crop(net.classifier.infer(crop)))
+    with span("name", frame):
+        return _with_names(found, names, net)
+
+
+def _name_of_crop(logits: Tensor) -> tuple[int, float]:
+    tap("classifier.logits", logits)
+    probabilities = torch.nn.functional.softmax(logits[0], dim=0)
+    label = int(probabilities.argmax().item())
+    return label, float(probabilities[label].item())
+
+
+def _with_names(found: Detections, names: list[tuple[int, float]], net: Combined) -> Detections:
+    labels = net.classifier.network.labels
+    return found.with_fine(
+        np.array([label for label, _ in names], np.int64),
+        np.array([score for _, score in names], np.float32),
+        tuple(labels[label] for label, _ in names),
+    )

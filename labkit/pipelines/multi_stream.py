@@ -1,0 +1,92 @@
+"""Steps of successive frames at the same time: a thread beside the engine, or CUDA streams."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from torch import Tensor
+
+from labkit.core.trace import span
+from labkit.core.types import Detections, Frame
+from labkit.models.filter_stage import Filtered
+from labkit.models.streamed import StreamedNet
+from labkit.pipelines.filter_frames import smoothed
+from labkit.pipelines.prefetch import ReadAhead
+
+AHEAD = 1
+
+
+def threaded(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
+    """A thread filters and prepares the next frame while the engine works on this one."""
+    with ReadAhead(_prepared(frames, net), AHEAD) as ready:
+        for frame, x in ready:
+            with span("detect", frame):
+                y = net.inner.detector.infer(x)
+            with span("decode", frame):
+                found = net.inner.detector.decode(y, frame.size)
+            logits = []
+            if len(found):
+                with span("crop", frame):
+                    crops = net.inner.classifier.crops(frame.image, found.xyxy)
+                with span("classify", frame):
+                    logits = [net.inner.classifier.infer(crops)]
+            with span("name", frame):
+                found = net.inner.classifier.name(found, logits)
+            yield frame, found
+
+
+def _prepared(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Tensor]]:
+    for frame in smoothed(frames, net):
+        with span("preprocess", frame):
+            x = net.inner.detector.preprocess(frame.image)
+        yield frame, x
+
+
+def ring_of_streams(frames: Iterable[Frame], net: StreamedNet) -> Iterator[tuple[Frame, Detections]]:
+    """Each step on a stream of its own; `net.depth` frames are under way at once.
+
+    A frame's steps wait for one another on the device, not on the host. Its buffers are used
+    again only after its answer has been fetched. Throughput rises, and so does latency: an
+    answer is fetched only after later frames have been launched.
+    """
+    yield from in_a_ring(frames, net, launch)
+
+
+def in_a_ring(
+    frames: Iterable[Frame], net: StreamedNet, launch: Callable[[Frame, int, StreamedNet], None]
+) -> Iterator[tuple[Frame, Detections]]:
+    """Launches frames with `launch`, hands out slots, and fetches answers in order."""
+    under_way: deque[tuple[Frame, int]] = deque()
+    try:
+        for number, frame in enumerate(frames):
+            slot = number % net.depth
+            launch(frame, slot, net)
+            under_way.append((frame, slot))
+            if len(under_way) == net.depth:
+                yield _fetched(*under_way.popleft(), net)
+        while under_way:
+            yield _fetched(*under_way.popleft(), net)
+    finally:
+        net.lanes.drain()  # whoever stops early leaves nothing that still writes into the ring
+
+
+def launch(frame: Frame, slot: int, net: StreamedNet) -> None:
+    """Puts one frame's steps onto their lanes, each after the one before."""
+    lanes = net.lanes
+    with lanes.on("upload"), span("upload", frame):
+        net.upload(frame.image, slot)
+    lanes.after("filter", "upload")
+    with lanes.on("filter"), span("filter", frame):
+        net.smooth(slot)
+    lanes.after("infer", "filter")
+    with lanes.on("infer"), span("infer", frame):
+        net.infer(slot)
+    lanes.after("back", "infer")
+    with lanes.on("back"), span("copy back", frame):
+        net.copy_back(slot)
+
+
+def _fetched(frame: Frame, slot: int, net: StreamedNet) -> tuple[Frame, Detections]:
+    with span("decode", frame):
+        return frame, net.result(slot, frame.size)

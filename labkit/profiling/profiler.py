@@ -1,0 +1,192 @@
+"""Watches a stretch of this process, with nsys where it can, else with torch.profiler."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from labkit.core.errors import UnavailableError, UsageError
+from labkit.core.trace import SpanRecord, recording
+from labkit.profiling import nsys
+from labkit.profiling.capture import ANCHOR, ANCHOR_DOMAIN, Capture, Range, Read
+from labkit.profiling.export import read_export
+from labkit.profiling.reads import Reads, noting_reads
+from labkit.profiling.torch_trace import read_trace, torch_profiled
+from labkit.results.store import default_path
+
+ENGINES = ("auto", "nsys", "torch")
+
+
+@dataclass
+class Watched:
+    """What comes of a watched block: its capture, once the block has ended well."""
+
+    capture: Capture | None = None
+
+    def result(self) -> Capture:
+        """The capture; an error where the block has not ended."""
+        if self.capture is None:
+            raise UsageError("the watched block has not ended yet")
+        return self.capture
+
+
+@dataclass
+class Marked:
+    """A block with its ranges and reads noted by this process itself.
+
+    Attributes:
+        began_ns: `time.perf_counter_ns` when it began.
+        ranges: what labkit's spans noted, for where the profiler lost them.
+        reads: of tensors by the host.
+    """
+
+    began_ns: int = 0
+    ranges: tuple[Range, ...] = ()
+    reads: tuple[Read, ...] = ()
+
+    def counts(self) -> Counter[str]:
+        """How often each of labkit's ranges was sent."""
+        return Counter(r.name for r in self.ranges)
+
+
+@contextmanager
+def marking() -> Iterator[Marked]:
+    """Opens the range that tells a profiler when to look, and notes spans and reads inside."""
+    marked = Marked()
+    with noting_reads() as reads, recording() as record, _anchor():
+        marked.began_ns = time.perf_counter_ns()
+        yield marked
+    marked.ranges = tuple(
+        sorted((_range(s, marked.began_ns) for s in record.spans()), key=lambda r: (r.start_ns, -r.stop_ns))
+    )
+    marked.reads = _known(reads, marked.began_ns)
+
+
+@contextmanager
+def watching(name: str, engine: str = "auto") -> Iterator[Watched]:
+    """Profiles the block.
+
+    Args:
+        name: for the report's file, which lands beside the results.
+        engine: "nsys" (this process was started under it), "torch", or "auto".
+
+    Raises:
+        UnavailableError: nsys was asked for and cannot watch this process.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"engine is one of {', '.join(ENGINES)}, not {engine!r}")
+    found, notes = (None, ()) if engine == "torch" else _usable_nsys(engine)
+    watched = Watched()
+    stem = report_stem(name)
+    if found is not None:
+        with _under_nsys(found, stem, watched):
+            yield watched
+        return
+    file = stem.with_suffix(".json.gz")
+    with torch_profiled(file), marking() as marked:
+        yield watched
+    watched.capture = torch_capture(marked, file, notes)
+
+
+def torch_capture(marked: Marked, file: Path, notes: tuple[str, ...]) -> Capture:
+    """The capture that torch.profiler and this process's own notes make together."""
+    import torch
+
+    gpu, waits = read_trace(file)
+    return Capture(
+        f"torch.profiler {torch.__version__}", marked.ranges, tuple(gpu), tuple(waits), marked.reads, file,
+        notes, torch.cuda.is_available(),
+    )  # fmt: skip
+
+
+def nsys_capture(found: nsys.Nsys, stem: Path, marked: Marked) -> Capture:
+    """The capture of an exported report, with what this process noted itself.
+
+    Where the report lost labkit's ranges, its own notes stand in and the capture says so.
+    """
+    export = stem.with_suffix(".sqlite")
+    if not export.is_file():
+        why = nsys.invisible(found.version) or "see whether nsys said why; --engine torch needs no nsys"
+        raise UnavailableError(f"{found.name} wrote no report: {why}")
+    capture = replace(read_export(export), reads=marked.reads, file=_report_of(stem))
+    missing = nsys.lost(marked.counts(), capture.counts(), found.version)
+    if missing is None:
+        return capture
+    return replace(capture, ranges=marked.ranges).with_notes(
+        missing, "the ranges shown are those that labkit noted itself"
+    )
+
+
+def report_stem(name: str) -> Path:
+    """A new file name, without its ending, in the folder of profiles beside the results."""
+    folder = default_path().parent / "profiles"
+    folder.mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
+    return (folder / f"{name}-{now}").absolute()
+
+
+def why_not_nsys() -> str | None:
+    """Why nsys cannot watch any process here, in words; None if it can."""
+    found = nsys.find()
+    if found is None:
+        return "Nsight Systems (nsys) was not found on this machine"
+    return nsys.invisible(found.version)
+
+
+def _usable_nsys(engine: str) -> tuple[nsys.Nsys | None, tuple[str, ...]]:
+    why = why_not_nsys()
+    if why is None and nsys.session() is None:
+        why = (
+            "this process was not started under nsys; for notebooks: labkit profile --install-kernel, "
+            "then choose the kernel 'Python 3 under nsys'"
+        )
+    if why is None:
+        return nsys.find(), ()
+    if engine == "nsys":
+        raise UnavailableError(why)
+    return None, (f"torch.profiler watched: {why}",)
+
+
+@contextmanager
+def _under_nsys(found: nsys.Nsys, stem: Path, watched: Watched) -> Iterator[None]:
+    session = nsys.session()
+    assert session is not None
+    found.start(session, stem)
+    try:
+        with marking() as marked:
+            yield
+    finally:
+        found.stop(session)
+    watched.capture = nsys_capture(found, stem, marked)
+
+
+def _report_of(stem: Path) -> Path:
+    report = stem.with_suffix(".nsys-rep")
+    return report if report.is_file() else stem.with_suffix(".sqlite")
+
+
+@contextmanager
+def _anchor() -> Iterator[None]:
+    try:
+        import nvtx
+    except ImportError:  # then no profiler sees any range, which `nsys.invisible` says
+        yield
+        return
+    nvtx.push_range(ANCHOR, domain=ANCHOR_DOMAIN)
+    try:
+        yield
+    finally:
+        nvtx.pop_range(domain=ANCHOR_DOMAIN)
+
+
+def _range(span: SpanRecord, began_ns: int) -> Range:
+    return Range(span.name, span.start_ns - began_ns, span.stop_ns - began_ns)
+
+
+def _known(reads: Reads, began_ns: int) -> tuple[Read, ...]:
+    return tuple(r for r in reads.since(began_ns) if r.at_ns >= 0)

@@ -1,0 +1,143 @@
+"""One rung under a profiler: nsys watches a process of its own, torch.profiler this one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+
+from labkit.core.errors import SourceError, UnavailableError, UsageError
+from labkit.core.requirements import missing
+from labkit.core.types import Frame, Rung, Workload
+from labkit.models.prepare import Prepared, prepare
+from labkit.pipelines.ladder import rung as rung_named
+from labkit.profiling import nsys, profiler
+from labkit.profiling.capture import Capture, Range, Read
+from labkit.sources.openers import open_source
+
+WARM_UP_FRAMES = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is profiled: a rung, its work, and how many frames of it.
+
+    Attributes:
+        rung: name.
+        workload: models, weights, size, boxes.
+        source: see `open_source`.
+        frames: how many are watched; `WARM_UP_FRAMES` more run unwatched before.
+    """
+
+    rung: str
+    workload: Workload
+    source: str = "photos"
+    frames: int = 5
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.frames <= 1000:
+            raise UsageError(f"frames is a number from 1 to 1000, not {self.frames}: a profile shows a few")
+
+    def command(self, notes: Path) -> list[str]:
+        """The command line that runs the job alone, for a profiler to watch."""
+        w = self.workload
+        return [
+            sys.executable, "-m", "labkit.profiling", self.rung, "--frames", str(self.frames),
+            "--source", self.source, "--size", f"{w.size[0]}x{w.size[1]}", "--objects", str(w.objects),
+            "--model-set", w.model_set, "--weights", w.weights, "--seed", str(w.seed),
+            "--notes", str(notes),
+        ]  # fmt: skip
+
+
+def profile_rung(job: Job, engine: str = "auto") -> Capture:
+    """Profiles some frames of a rung, after a warm-up that is not watched.
+
+    Args:
+        job: what to profile.
+        engine: "nsys", "torch", or "auto" (nsys where it is found).
+
+    Raises:
+        UnavailableError: the rung needs what this machine lacks, or nsys was asked for and is not
+            there or failed.
+    """
+    if engine not in profiler.ENGINES:
+        raise UsageError(f"engine is one of {', '.join(profiler.ENGINES)}, not {engine!r}")
+    if reason := missing(rung_named(job.rung).needs):
+        raise UnavailableError(f"{job.rung} {reason}")
+    why = profiler.why_not_nsys()
+    found = nsys.find()
+    if engine == "nsys" and (why or found is None):
+        raise UnavailableError(f"{why}; --engine torch profiles without it")
+    if engine == "torch" or why or found is None:
+        return _with_torch(job, (f"torch.profiler watched: {why}",) if engine == "auto" and why else ())
+    return _with_nsys(job, found)
+
+
+def ready(job: Job) -> tuple[Rung, Prepared, list[Frame]]:
+    """The rung, ready and warm, with the frames to watch."""
+    chosen = rung_named(job.rung)
+    frames = read_frames(job.source, job.workload, job.frames)
+    prepared = prepare(chosen.prepare, job.workload)
+    for _ in chosen.run([frames[i % len(frames)] for i in range(WARM_UP_FRAMES)], prepared.net):
+        pass
+    prepared.synchronize()
+    return chosen, prepared, frames
+
+
+def run_marked(job: Job, notes: Path) -> None:
+    """Runs the job with its frames marked for nsys, and writes what this process noted itself."""
+    chosen, prepared, frames = ready(job)
+    with profiler.marking() as marked:
+        _pull(chosen, prepared, frames)
+    noted = {"ranges": [astuple(r) for r in marked.ranges], "reads": [astuple(r) for r in marked.reads]}
+    notes.write_text(json.dumps(noted))
+
+
+def read_frames(source: str, workload: Workload, n: int) -> list[Frame]:
+    """The first `n` frames of a source; fewer from a short recording."""
+    frames: list[Frame] = []
+    with open_source(source, workload.size, seed=workload.seed) as stream:
+        for frame in stream:
+            frames.append(frame)
+            if len(frames) == n:
+                break
+    if not frames:
+        raise SourceError(f"{source} gave no frame")
+    return frames
+
+
+def _pull(chosen: Rung, prepared: Prepared, frames: Sequence[Frame]) -> None:
+    for _ in chosen.run(frames, prepared.net):
+        pass
+    prepared.synchronize()
+
+
+def _with_torch(job: Job, notes: tuple[str, ...]) -> Capture:
+    file = profiler.report_stem(job.rung).with_suffix(".json.gz")
+    chosen, prepared, frames = ready(job)
+    with profiler.torch_profiled(file), profiler.marking() as marked:
+        _pull(chosen, prepared, frames)
+    return profiler.torch_capture(marked, file, notes)
+
+
+def _with_nsys(job: Job, found: nsys.Nsys) -> Capture:
+    stem = profiler.report_stem(job.rung)
+    notes = stem.with_suffix(".json")
+    command = found.profile(stem, job.command(notes))
+    nsys.run(command)
+    try:
+        marked = _read_notes(notes)
+    finally:
+        notes.unlink(missing_ok=True)
+    return replace(profiler.nsys_capture(found, stem, marked), command=tuple(command))
+
+
+def _read_notes(path: Path) -> profiler.Marked:
+    if not path.is_file():
+        raise UnavailableError("the watched process ended before its frames were done; run it without nsys")
+    noted = json.loads(path.read_text())
+    return profiler.Marked(
+        ranges=tuple(Range(*r) for r in noted["ranges"]), reads=tuple(Read(*r) for r in noted["reads"])
+    )

@@ -1,0 +1,178 @@
+"""What changes cost in accuracy, as records: figures, verdicts, sentences, CSV (layer 0)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from labkit.core.errors import ResultsError
+
+Metric = Literal["map_50", "map", "top1"]
+Loss = Literal["map_50", "map"]
+Verdict = Literal["costs", "costs nothing", "gains", "cannot tell"]
+
+POINT = 0.01
+"""Losses are told in points; a loss that is surely below one counts as none."""
+
+HEADS: dict[Verdict, str] = {
+    "costs": "Points that are lost",
+    "gains": "Points that are gained",
+    "costs nothing": "Surely less than a point is lost",
+    "cannot tell": "Not to be told, points lost",
+}
+
+NAMES: dict[Metric, str] = {
+    "map_50": "mAP at IoU 0.5",
+    "map": "mAP at IoU 0.5 to 0.95",
+    "top1": "share of right names",
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% interval; bounds are None where too few scenes give none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+    @property
+    def points(self) -> str:
+        """The figure in points (hundredths), with its interval."""
+        if self.low is None or self.high is None:
+            return f"{_points(self.value)}, on too few scenes for an interval"
+        return f"{_points(self.value)}, {_points(self.low)} to {_points(self.high)}"
+
+    @property
+    def negative(self) -> Estimate:
+        """The same figure with the other sign."""
+        low, high = (None if bound is None else -bound for bound in (self.high, self.low))
+        return Estimate(-self.value, low, high)
+
+
+def _points(share: float) -> str:
+    return f"{round(share / POINT, 1) + 0.0:.1f}"  # never -0.0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How right the answers are after one change, on scenes of one noise.
+
+    Attributes:
+        change: its name.
+        about: what exactly was done.
+        noise: standard deviation of the noise in grey levels.
+        n_scenes: number of scenes.
+        map_50, map, top1: accuracy.
+        lost_map_50, lost_map: how much is lost against the unchanged network on the very same
+            scenes; below 0 where the change gains.
+    """
+
+    change: str
+    about: str
+    noise: float
+    n_scenes: int
+    map_50: Estimate
+    map: Estimate
+    top1: Estimate
+    lost_map_50: Estimate
+    lost_map: Estimate
+
+    def lost(self, metric: Loss) -> Estimate:
+        """The loss of one measure."""
+        return self.lost_map if metric == "map" else self.lost_map_50
+
+    def verdict(self, metric: Loss) -> Verdict:
+        """What the interval of the loss allows to say."""
+        low, high = self.lost(metric).low, self.lost(metric).high
+        if low is None or high is None:
+            return "cannot tell"
+        if low > 0 and high >= POINT:
+            return "costs"
+        if high < POINT:
+            return "gains" if high < 0 else "costs nothing"
+        return "cannot tell"
+
+
+def sentences(rows: Iterable[Judged], metric: Loss = "map") -> list[str]:
+    """One sentence or more per strength of noise: which changes cost accuracy, and how much.
+
+    Args:
+        rows: the unchanged network first.
+        metric: "map_50" asks whether objects are found, "map" also how exactly.
+    """
+    by_noise: dict[float, list[Judged]] = {}
+    for row in rows:
+        by_noise.setdefault(row.noise, []).append(row)
+    return [_sentence(noise, some, metric) for noise, some in sorted(by_noise.items())]
+
+
+def _sentence(noise: float, rows: Sequence[Judged], metric: Loss) -> str:
+    first, *changed = rows
+    scenes = "clean scenes" if noise == 0 else f"scenes with noise of {noise:g} grey levels"
+    value: Estimate = getattr(first, metric)
+    text = f"On {first.n_scenes} {scenes}, {NAMES[metric]} is {value} for {first.change}."
+    for verdict, head in HEADS.items():
+        some = [row for row in changed if row.verdict(metric) == verdict]
+        if some:
+            figures = [row.lost(metric).negative if verdict == "gains" else row.lost(metric) for row in some]
+            told = (f"{row.change} ({figure.points})" for row, figure in zip(some, figures, strict=True))
+            text += f" {head}: {'; '.join(told)}."
+    return text
+
+
+ESTIMATES = ("map_50", "map", "top1", "lost_map_50", "lost_map")
+COLUMNS = (
+    "change", "noise", "n_scenes",
+    *(f"{name}{end}" for name in ESTIMATES for end in ("", "_low", "_high")),
+    "about",
+)  # fmt: skip
+
+
+def to_csv(rows: Iterable[Judged]) -> str:
+    """One line per change and noise, six decimals; empty cells where there is no interval."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        cells: dict[str, object] = {name: getattr(row, name) for name in ("change", "n_scenes", "about")}
+        cells["noise"] = f"{row.noise:g}"
+        for name in ESTIMATES:
+            figure: Estimate = getattr(row, name)
+            for end, value in (("", figure.value), ("_low", figure.low), ("_high", figure.high)):
+                cells[f"{name}{end}"] = "" if value is None else f"{value:.6f}"
+        table.writerow(cells)
+    return text.getvalue()
+
+
+def from_csv(text: str) -> list[Judged]:
+    """Reads what `to_csv` wrote.
+
+    Raises:
+        ResultsError: it is something else.
+    """
+    rows = []
+    try:
+        for cells in csv.DictReader(io.StringIO(text), strict=True):
+            figures = {name: _estimate(cells, name) for name in ESTIMATES}
+            rows.append(
+                Judged(
+                    cells["change"], cells["about"], float(cells["noise"]), int(cells["n_scenes"]), **figures
+                )
+            )
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ResultsError(f"this is no table of judged changes ({error!r}); write it again") from error
+    return rows
+
+
+def _estimate(cells: dict[str, str], name: str) -> Estimate:
+    low, high = (float(cells[f"{name}_{end}"]) if cells[f"{name}_{end}"] else None for end in ("low", "high"))
+    return Estimate(float(cells[name]), low, high)

@@ -1,0 +1,198 @@
+"""How fast each rung is, how steady, and where its time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from labkit.results.plots.labels import loses, loss_told
+from labkit.results.plots.style import (
+    Chart,
+    Theme,
+    drawing,
+    legend_above,
+    number,
+    plain,
+    plain_log_ticks,
+    row_labels,
+    set_rows,
+    wide_range,
+)
+from labkit.results.run_record import Run
+
+THINNEST = 150  # parts of the plot's width: from here on a part has a seam of its own
+PARTS = ("preprocess", "infer", "decode", "detect", "crop", "classify", "name", "filter")
+"""Spans of the lab's own pipelines: each has the same colour in every picture."""
+PERCENTILES = ((50, "o", "median"), (90, "^", "p90"), (99, "s", "p99"))
+
+
+def throughput(runs: Sequence[Run], *, theme: str = "light") -> Chart:
+    """Frames per second of each run with its 95% interval."""
+    with drawing("Throughput, with 95% intervals", len(runs), theme, runs) as (chart, axes, look):
+        fps = [run.fps for run in runs]
+        ends = [high if np.isfinite(high) else run.fps for run in runs for high in [run.fps_interval[1]]]
+        if wide_range(fps):
+            axes.set_xscale("log")
+        for row, run in enumerate(runs):
+            end = _interval_row(axes, row, run, look)
+            axes.annotate(
+                number(run.fps), (end, row), (7, 0), textcoords="offset points", va="center", fontsize=9
+            )
+        _room_to_the_right(axes, max(ends), 1.12)
+        set_rows(axes, row_labels(runs))
+        logarithmic = ", logarithmic" if axes.get_xscale() == "log" else ""
+        axes.set_xlabel(f"throughput (frames per second{logarithmic})")
+        chart.alt_text = "Throughput in frames per second: " + _list(
+            f"{run.rung} {number(run.fps)} (95% interval {' to '.join(map(number, run.fps_interval))})"
+            + (f", which loses {loss_told(run)}" if loses(run) else "")
+            for run in runs
+        )
+    return chart
+
+
+def latency(runs: Sequence[Run], *, theme: str = "light") -> Chart:
+    """How latency spreads over the frames of each run, with median, p90 and p99 where told.
+
+    A ridge says how many frames took about so long; the line through it goes from the fastest frame
+    to the slowest.
+    """
+    runs = [run for run in runs if run.n_frames]
+    with drawing("Latency per frame", 1.25 * len(runs), theme, runs) as (chart, axes, look):
+        if wide_range([float(value) for run in runs for value in (run.latency_s.min(), run.latency_s.max())]):
+            axes.set_xscale("log")
+        for row, run in enumerate(runs):
+            _ridge(axes, row, run.latency_s * 1e3, look)
+            for q, marker, _ in PERCENTILES:
+                value = run.percentile_ms(q)
+                if value is not None:
+                    axes.plot(value, row, marker, color=look.ink, markersize=5.5, markeredgecolor=look.paper)
+        set_rows(axes, row_labels(runs))
+        axes.set_ylim(len(runs) - 0.6, -0.8)
+        if axes.get_xscale() == "log":
+            plain_log_ticks(axes.xaxis, *axes.get_xlim())
+        else:
+            axes.set_xlim(left=0)
+        axes.set_xlabel(f"latency (ms{', logarithmic' if axes.get_xscale() == 'log' else ''})")
+        legend_above(axes, _latency_key(runs, look), columns=5)
+        chart.alt_text = "Latency per frame in milliseconds: " + _list(
+            f"{run.rung} " + ", ".join(f"{name} {_ms(run.percentile_ms(q))}" for q, _, name in PERCENTILES)
+            for run in runs
+        )
+    return chart
+
+
+def where_time_goes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
+    """Mean host time of each span per frame, and what no span covers as "other".
+
+    Means are shown since only they add up. Where spans of several frames overlap they may
+    sum to more than the latency; then nothing is left over.
+    """
+    runs = [run for run in runs if run.n_frames]
+    names = list(dict.fromkeys(name for run in runs for name in run.spans_s))
+    notes = ["other: in no span, such as waiting for other frames"]
+    with drawing("Where a frame's time goes", len(runs) + 0.8, theme, runs, notes) as (chart, axes, look):
+        parts = np.array([[_mean_ms(run, name) for name in names] + [_rest_ms(run)] for run in runs])
+        left = np.zeros(len(runs))
+        seam = parts.sum(axis=1).max() / THINNEST  # seams would hide thinner parts
+        for column, (name, colour) in enumerate([*_coloured(names), ("other", 0)]):
+            other = column == len(names)
+            axes.barh(
+                range(len(runs)), parts[:, column], 0.62, left,
+                label=plain(f" {name}" if name.startswith("_") else name),  # a leading underscore hides
+                color=look.grid if other else look.colours[colour % len(look.colours)],
+                hatch="//" if colour >= len(look.colours) else None,
+                edgecolor=look.paper, linewidth=np.where(parts[:, column] > seam, 0.8, 0.0),
+            )  # fmt: skip
+            left += parts[:, column]
+        for row, total in enumerate(left):
+            axes.annotate(
+                number(total), (total, row), (5, 0), textcoords="offset points", va="center", fontsize=9
+            )
+        axes.set_xlim(0, left.max() * 1.1)
+        set_rows(axes, row_labels(runs))
+        axes.set_xlabel("mean time per frame (ms)")
+        legend_above(axes, columns=min(5, len(names) + 1))
+        chart.alt_text = "Mean milliseconds per frame: " + _list(
+            f"{run.rung} "
+            + ", ".join(f"{name} {number(part)}" for name, part in zip([*names, "other"], row, strict=True))
+            for run, row in zip(runs, parts, strict=True)
+        )
+    return chart
+
+
+def _coloured(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Each name with the number of its colour; unknown ones come after the known."""
+    others = [name for name in names if name not in PARTS]
+    return [(name, [*PARTS, *others].index(name)) for name in names]
+
+
+def _latency_key(runs: Sequence[Run], look: Theme) -> list[Line2D | Patch]:
+    """What ridge and line mean, and the percentiles that at least one run tells."""
+    told = [one for one in PERCENTILES if any(run.percentile_ms(one[0]) is not None for run in runs)]
+    return [
+        Patch(color=look.colours[0], alpha=0.45, linewidth=0, label="how many frames"),
+        Line2D([], [], color=look.colours[0], linewidth=1, label="fastest to slowest"),
+        *(Line2D([], [], ls="", marker=marker, color=look.ink, label=name) for _, marker, name in told),
+    ]
+
+
+def _interval_row(axes: Axes, row: int, run: Run, look: Theme) -> float:
+    """Draws a run's throughput with its interval; returns where it ends."""
+    low, high = run.fps_interval
+    colour = look.colours[0]
+    axes.plot(
+        run.fps, row, "o", color=colour, markersize=7, markerfacecolor=look.paper if run.noisy else colour
+    )
+    if not np.isfinite(high):
+        return run.fps
+    axes.plot([low, high], [row, row], color=look.ink, linewidth=1.4, marker="|", markersize=9)
+    return high
+
+
+def _room_to_the_right(axes: Axes, end: float, share: float) -> None:
+    if axes.get_xscale() == "log":
+        axes.set_xlim(right=end * share**3)
+        plain_log_ticks(axes.xaxis, *axes.get_xlim())
+    else:
+        axes.set_xlim(0, max(end, 1e-9) * share)
+
+
+def _ridge(axes: Axes, row: int, values_ms: np.ndarray, look: Theme) -> None:
+    """The distribution as a symmetric ridge over the row; few frames as a stroke each."""
+    log = axes.get_xscale() == "log"
+    scaled = np.log10(values_ms) if log else values_ms
+    low, high = scaled.min(), scaled.max()
+    if len(values_ms) < 5 or high <= low:
+        axes.plot(values_ms, np.full(len(values_ms), row), "|", color=look.colours[0], markersize=14)
+        return
+    quartiles = np.percentile(scaled, [25, 75])
+    spread = min(scaled.std(), (quartiles[1] - quartiles[0]) / 1.349) or scaled.std()
+    width = 0.9 * spread * len(scaled) ** -0.2
+    grid = np.linspace(low - 2 * width, high + 2 * width, 400)
+    density = np.exp(-0.5 * ((grid[:, None] - scaled[None, :2000]) / width) ** 2).sum(axis=1)
+    half = 0.38 * density / density.max()
+    where = 10**grid if log else grid
+    axes.fill_between(where, row - half, row + half, color=look.colours[0], alpha=0.45, linewidth=0)
+    axes.plot([values_ms.min(), values_ms.max()], [row, row], color=look.colours[0], linewidth=1)
+
+
+def _mean_ms(run: Run, name: str) -> float:
+    part = run.spans_s.get(name)
+    return 0.0 if part is None else float(np.nansum(part)) / run.n_frames * 1e3
+
+
+def _rest_ms(run: Run) -> float:
+    covered = sum(_mean_ms(run, name) for name in run.spans_s)
+    return max(0.0, float(run.latency_s.mean()) * 1e3 - covered)
+
+
+def _ms(value: float | None) -> str:
+    return "not told (too few frames)" if value is None else number(value)
+
+
+def _list(parts: Iterable[str]) -> str:
+    return "; ".join(parts) + "."

@@ -1,0 +1,110 @@
+"""What a rung's answers are worth, in words, for whatever shows it: pictures, tables, pages.
+
+Whether a rung loses too much against its reference is decided where it is examined
+(`labkit.bench.accuracy.against`) and stands in its row; here it is only read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from labkit.results.run_record import Run
+
+METRICS = {
+    "map": "mAP at IoU 0.5 to 0.95",
+    "map_50": "mAP at IoU 0.5",
+    "top1": "share of right names, top-1",
+}
+"""Measures of accuracy, the strictest first: at IoU 0.5 nearly everything is found, and losses hide."""
+
+AGREEMENT = "agreement with the reference rung"
+PRECISION = "mAP@[.5:.95]"
+LOSES = "!"
+LOSES_WORDS = "loses more than 1 point of mAP, or changes more than 1% of names, against its reference"
+
+
+def accuracy_of(run: Run, metric: str | None = None) -> tuple[float, tuple[float, float] | None, str]:
+    """What a run's answers are worth: value, 95% interval where there is one, and its name.
+
+    Args:
+        run: a run.
+        metric: key of `Run.accuracy`; without it the first of `METRICS` that is known, else the
+            agreement with the reference rung. Its interval is the entry `<metric>_interval`.
+    """
+    for key in [metric] if metric else METRICS:
+        if run.accuracy.get(key) is not None:
+            bounds = run.accuracy.get(f"{key}_interval")
+            return (
+                float(run.accuracy[key]),
+                None if bounds is None else (bounds[0], bounds[1]),
+                METRICS.get(key, key),
+            )
+    if metric or run.fidelity is None:
+        return float("nan"), None, METRICS.get(metric or "", metric or AGREEMENT)
+    return run.fidelity.agreement, None, AGREEMENT
+
+
+def loses(run: Run) -> bool:
+    """Whether its examination found that it loses too much; a rung never examined does not say."""
+    return bool(run.accuracy.get("loses", False))
+
+
+def loss_told(run: Run) -> str:
+    """What a run loses most, against its reference; empty where nothing is lost or known.
+
+    A loss is told exactly as it was judged: without an interval, from the same scenes.
+    """
+    losses = {key: run.accuracy.get(f"{key}_loss") or 0.0 for key in METRICS}
+    key = max(losses, key=lambda name: losses[name])
+    changed = run.accuracy.get("names_changed") or 0.0
+    if changed > losses[key] and loses(run):
+        return f"{100 * changed:.1f}% of names changed"
+    if losses[key] <= 0:
+        return ""
+    if key == "top1":
+        return f"{100 * losses[key]:.1f}% of right names"
+    return f"{100 * losses[key]:.1f} points of {PRECISION if key == 'map' else 'mAP@0.5'}"
+
+
+def precision_told(run: Run) -> str:
+    """The precision of the boxes as tables show it: value, mark where it loses, and interval."""
+    return _told(run, "map", mark=True)
+
+
+def names_told(run: Run) -> str:
+    """The share of right names as tables show it; it has the mark where there is no precision."""
+    return _told(run, "top1", mark=run.accuracy.get("map") is None)
+
+
+def judged_on(runs: Iterable[Run]) -> str:
+    """On what accuracy was measured; empty where it was not."""
+    drawn: dict[str, None] = {}
+    photographs: dict[str, None] = {}
+    for run in runs:
+        about, task = run.accuracy, run.settings.get("preparation", {}).get("task")
+        if about.get("on") == "photographs":
+            photographs[f"{about.get('n_images', about.get('n_scenes'))} photographs"] = None
+        elif about.get("n_scenes"):
+            what = "objects cut from drawn scenes" if task == "classify" else "drawn scenes"
+            drawn[f"{about['n_scenes']} {what}"] = None
+    parts = [f"the lab's small models, prepared alike, on {' and '.join(drawn)}"] if drawn else []
+    parts += [f"the same weights on {' and '.join(photographs)}"] if photographs else []
+    return "; ".join(parts)
+
+
+def those_that_lose(runs: Sequence[Run]) -> str:
+    """The mark's meaning and which rungs bear it, with what each loses; empty if none does."""
+    told = [f"{run.rung} {loss_told(run)}".rstrip() for run in runs if loses(run)]
+    return f"{LOSES}: {LOSES_WORDS} ({'; '.join(dict.fromkeys(told))})" if told else ""
+
+
+def _told(run: Run, metric: str, *, mark: bool) -> str:
+    value, bounds, _ = accuracy_of(run, metric)
+    if math.isnan(value):
+        return "-"
+    sign = LOSES if mark and loses(run) else ""
+    shown = f"{100 * value:.1f}%" if metric == "top1" else f"{value:.3f}"
+    if bounds is None or metric == "top1":
+        return shown + sign
+    return f"{shown}{sign} ({bounds[0]:.3f} to {bounds[1]:.3f})"

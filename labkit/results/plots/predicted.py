@@ -1,0 +1,100 @@
+"""A learner's forecasts against what was measured."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from labkit.core.errors import UsageError
+from labkit.results.plots.style import (
+    Chart,
+    Theme,
+    as_caption,
+    legend_above,
+    number,
+    plain_log_ticks,
+    set_rows,
+    sheet,
+    shortened,
+)
+from labkit.results.predictions import Calibration, Outcome
+
+LABEL_CHARACTERS = 38
+
+
+def forecasts(calibration: Calibration, *, theme: str = "light") -> Chart:
+    """One row per question: the forecast, and what was measured with its 95% interval.
+
+    Raises:
+        UsageError: no question has been asked yet.
+    """
+    outcomes = calibration.outcomes
+    if not outcomes:
+        raise UsageError("no question has been asked yet; a notebook's Predict step asks one")
+    caption = as_caption([calibration.sentence.rstrip("."), "lines: 95% intervals"])
+    with sheet("Forecasts against what was measured", 1.15 * len(outcomes) + 0.6, theme, caption) as (
+        chart,
+        axes,
+        look,
+    ):
+        axes.set_xscale("log")
+        for row, outcome in enumerate(outcomes):
+            _row(axes, row, outcome, look)
+        axes.axvline(1, color=look.faint, linewidth=1)
+        values = [1.0, *(value for one in outcomes for value in _drawn(one))]
+        low, high = min(values) / 1.25, max(values) * 1.25
+        axes.set_xlim(low, high * (high / low) ** 0.3)
+        plain_log_ticks(axes.xaxis, low, high, "x")
+        set_rows(axes, [_label(one.question) for one in outcomes])
+        axes.tick_params(axis="y", labelsize=8)
+        axes.set_xlabel("ratio (times, logarithmic)")
+        legend_above(axes, _legend(look))
+        chart.alt_text = f"{calibration.sentence} " + "; ".join(_words(one) for one in outcomes) + "."
+    return chart
+
+
+def _label(question: str) -> str:
+    """A question in three lines at most."""
+    return "\n".join(textwrap.wrap(shortened(question, 3 * LABEL_CHARACTERS - 12), LABEL_CHARACTERS))
+
+
+def _drawn(outcome: Outcome) -> list[float]:
+    values = [outcome.expected, outcome.measured, *(outcome.interval or ())]
+    return [value for value in values if value is not None and value > 0 and np.isfinite(value)]
+
+
+def _row(axes: Axes, row: int, outcome: Outcome, look: Theme) -> None:
+    right = 1.0
+    if outcome.measured is not None and outcome.interval is not None:
+        low, high = outcome.interval
+        if low > 0 and np.isfinite(high):
+            axes.plot([low, high], [row, row], color=look.ink, linewidth=1.4, marker="|", markersize=9)
+        axes.plot(outcome.measured, row, "o", color=look.colours[0], markersize=7)
+        right = max(right, outcome.measured, high if np.isfinite(high) else 0)
+    if outcome.expected is not None:
+        axes.plot(
+            outcome.expected, row, "D", color=look.colours[5], markersize=6.5, markerfacecolor=look.paper
+        )
+        right = max(right, outcome.expected)
+    axes.annotate(
+        outcome.verdict, (right, row), (9, 0), textcoords="offset points", va="center", fontsize=8.5,
+        color=look.faint if outcome.skipped else look.ink,
+    )  # fmt: skip
+
+
+def _legend(look: Theme) -> list[Line2D]:
+    return [
+        Line2D(
+            [], [], ls="", marker="D", color=look.colours[5], markerfacecolor=look.paper, label="forecast"
+        ),
+        Line2D([], [], ls="", marker="o", color=look.colours[0], label="measured"),
+    ]
+
+
+def _words(outcome: Outcome) -> str:
+    measured = "not measured" if outcome.measured is None else f"measured {number(outcome.measured)}"
+    expected = "no forecast" if outcome.expected is None else f"forecast {number(outcome.expected)}"
+    return f"{outcome.question} {expected}, {measured}, {outcome.verdict}"

@@ -1,0 +1,106 @@
+"""Figures as files: SVG with words for those who cannot see it, and PNG."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from html import escape
+from pathlib import Path
+
+import matplotlib as mpl
+
+from labkit.core.files import write_whole
+from labkit.results.comparison import Comparison
+from labkit.results.plots.breakdown import latency, throughput, where_time_goes
+from labkit.results.plots.roofline import has_roof, roofline
+from labkit.results.plots.speedup import compare_two, waterfall
+from labkit.results.plots.style import Chart
+from labkit.results.plots.tradeoffs import share_of_peak, speed_accuracy
+from labkit.results.run_record import Run
+
+FEW = 8
+"""Comparisons with a picture each; drawing one takes a third of a second."""
+
+
+def save(chart: Chart, path_stem: Path | str) -> list[Path]:
+    """Writes `<stem>.svg` and `<stem>.png`, each whole; returns both paths."""
+    stem = Path(path_stem)
+    return [
+        write_whole(stem.with_name(stem.name + ".svg"), svg_text(chart)),
+        write_whole(stem.with_name(stem.name + ".png"), chart.png()),
+    ]
+
+
+def svg_text(chart: Chart) -> str:
+    """The chart as SVG text with its title and description; the same bytes for the same chart."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": chart.title, "svg.fonttype": "path"}):
+        chart.savefig(buffer, format="svg", facecolor=chart.get_facecolor(), metadata={"Date": None})
+    title, description = (escape(_xml_safe(text)) for text in (chart.title, chart.alt_text))
+    words = f'<title id="title">{title}</title><desc id="desc">{description}</desc>'
+    return re.sub(
+        r"<svg ([^>]*)>",
+        lambda m: f'<svg role="img" aria-labelledby="title desc" {m[1]}>\n {words}',
+        buffer.getvalue(),
+        count=1,
+    )
+
+
+def save_all(
+    runs: Sequence[Run], comparisons: Sequence[Comparison], folder: Path | str, *, theme: str = "light"
+) -> list[Path]:
+    """Draws and saves whatever these results allow; returns the files written.
+
+    A few comparisons get a picture each, of their rounds; many are seen at one glance in `gains`.
+    """
+    written = []
+    for name, chart in overview(runs, comparisons, theme=theme):
+        written += save(chart, Path(folder) / name)
+    for place, comparison in enumerate(comparisons if len(comparisons) <= FEW else (), 1):
+        name = _file_name(f"compare_{place:02d}_{comparison.a}_{comparison.b}")
+        written += save(compare_two(comparison, theme=theme), Path(folder) / name)
+    return written
+
+
+def overview(
+    runs: Sequence[Run], comparisons: Sequence[Comparison], *, theme: str = "light"
+) -> list[tuple[str, Chart]]:
+    """The charts over all results that these allow, each with a name fit for a file."""
+    timed = [run for run in runs if run.n_frames]
+    limited = [run for run in timed if run.share_of_limit]
+    changes = {run.rung: run.settings.get("changes") for run in runs}
+    steps = [each for each in comparisons if changes.get(each.b) == each.a] or comparisons
+    wanted: list[tuple[str, bool, Callable[[], Chart]]] = [
+        ("throughput", bool(timed), lambda: throughput(timed, theme=theme)),
+        ("gains", bool(comparisons), lambda: waterfall(steps, runs=timed, theme=theme)),
+        ("latency", bool(timed), lambda: latency(timed, theme=theme)),
+        ("where_time_goes", any(run.spans_s for run in timed), lambda: where_time_goes(timed, theme=theme)),
+        *(
+            (f"speed_accuracy_{work}", True, partial(speed_accuracy, alike, theme=theme))
+            for work, alike in _by_work(timed).items()
+        ),
+        ("share_of_peak", bool(limited), lambda: share_of_peak(limited, theme=theme)),
+        ("roofline", any(map(has_roof, timed)), lambda: roofline(timed, theme=theme)),
+    ]
+    return [(name, draw()) for name, possible, draw in wanted if possible]
+
+
+def _by_work(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs of the same task, whose accuracies mean the same; tasks with two runs or more."""
+    works: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.fidelity is not None:
+            task = run.settings.get("preparation", {}).get("task", "all")
+            on = "_photographs" if run.accuracy.get("on") == "photographs" else ""
+            works.setdefault(f"{task}{on}", []).append(run)
+    return {work: alike for work, alike in works.items() if len(alike) > 1}
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:100]
+
+
+def _xml_safe(text: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

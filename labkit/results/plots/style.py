@@ -1,0 +1,277 @@
+"""One look for all figures: readable in print and on screen, light or dark, for all eyes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from labkit.core.errors import UsageError
+from labkit.results.comparison import Comparison
+from labkit.results.plots.labels import LOSES, LOSES_WORDS, loses
+from labkit.results.run_record import Run
+
+ThemeName = Literal["light", "dark"]
+
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+"""Colours that people with any kind of colour vision tell apart (M. Okabe and K. Ito, 2008)."""
+
+WIDTH_IN = 8.0
+ROW_IN = 0.42
+LABEL_CHARACTERS = 26
+CAPTION_CHARACTERS = 105
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of paper, ink and grid, and the order in which data colours are used."""
+
+    paper: str
+    ink: str
+    faint: str
+    grid: str
+    colours: tuple[str, ...]
+
+
+THEMES = {
+    "light": Theme("#FFFFFF", "#1A1A1A", "#5F6368", "#DADCE0", OKABE_ITO),
+    "dark": Theme(
+        "#16181C",
+        "#E8EAED",
+        "#A6ABB2",
+        "#3C4043",
+        (OKABE_ITO[4], *OKABE_ITO[1:4], OKABE_ITO[0], *OKABE_ITO[5:]),
+    ),
+}
+
+
+class Chart(Figure):
+    """A figure that can say in words what it shows.
+
+    Attributes:
+        title: what it is about, in a few words.
+        alt_text: what it shows, for those who cannot see it.
+    """
+
+    title: str = ""
+    alt_text: str = ""
+
+    def png(self, dpi: int = 160) -> bytes:
+        """The figure as a PNG file's bytes."""
+        buffer = io.BytesIO()
+        words = {"Title": self.title, "Description": self.alt_text}
+        self.savefig(buffer, format="png", dpi=dpi, facecolor=self.get_facecolor(), metadata=words)
+        return buffer.getvalue()
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: a picture with its alt text."""
+        picture = base64.b64encode(self.png()).decode()
+        alt = escape(self.alt_text)
+        return f'<img src="data:image/png;base64,{picture}" alt="{alt}" style="width: min(100%, 50rem)">'
+
+
+def theme_named(name: str) -> Theme:
+    """The theme of that name; UsageError for any other than "light" and "dark"."""
+    if name not in THEMES:
+        raise UsageError(f"theme is 'light' or 'dark', not {name!r}")
+    return THEMES[name]
+
+
+@contextmanager
+def drawing(
+    title: str, rows: float, theme: str, records: Sequence[Run | Comparison], notes: Sequence[str] = ()
+) -> Iterator[tuple[Chart, Axes, Theme]]:
+    """A sheet about some results, with what they were measured on in its caption, and notes after it."""
+    if not records:
+        raise UsageError(f"there is nothing to draw for {title!r}: no results were given")
+    with sheet(title, rows, theme, caption_of(records, notes)) as parts:
+        yield parts
+
+
+@contextmanager
+def sheet(title: str, rows: float, theme: str, caption: str) -> Iterator[tuple[Chart, Axes, Theme]]:
+    """A chart with one pair of axes, `rows` lines high, under a title and above a caption.
+
+    The settings of matplotlib hold inside only; figures of others keep theirs.
+    """
+    look = theme_named(theme)
+    heading = "\n".join(textwrap.wrap(title, 78))
+    head_in, foot_in = 0.3 + 0.22 * heading.count("\n"), 0.28 + 0.15 * caption.count("\n")
+    height_in = head_in + foot_in + 1.05 + ROW_IN * max(rows, 2)
+    with mpl.rc_context(_settings(look)):
+        chart = Chart(figsize=(WIDTH_IN, height_in), layout="constrained")
+        FigureCanvasAgg(chart)
+        chart.title = title
+        engine: Any = chart.get_layout_engine()
+        engine.set(rect=(0.01, foot_in / height_in, 0.98, 1 - (head_in + foot_in) / height_in))
+        chart.text(0.015, 1 - 0.1 / height_in, heading, fontsize=12, weight="bold", va="top")
+        chart.text(0.015, 0.08 / height_in, caption, fontsize=7.5, color=look.faint, va="bottom")
+        yield chart, chart.add_subplot(), look
+        chart.canvas.draw()  # the layout is found now, under these settings, and then kept
+        chart.set_layout_engine("none")
+
+
+def as_caption(parts: Sequence[str]) -> str:
+    """What a chart's figures refer to, wrapped; nothing is left out."""
+    return "\n".join(textwrap.wrap("; ".join(map(plain, parts)), CAPTION_CHARACTERS, break_long_words=True))
+
+
+def caption_of(records: Sequence[Run | Comparison], notes: Sequence[str] = ()) -> str:
+    """Weights, scenario, source and machine of what is drawn, then notes, wrapped; nothing is left out."""
+    first = records[0]
+    weights = sorted({str(record.settings.get("weights", "unknown")) for record in records})
+    parts = [" and ".join(weights) + " weights"]
+    if "random" in weights:
+        parts[0] += " (names mean nothing)"
+    scenarios = sorted({record.scenario for record in records if isinstance(record, Run)})
+    parts += [" and ".join(scenarios)] if scenarios else []
+    parts += ["quick: shortened, for a first look only"] if any(record.quick for record in records) else []
+    source = str(first.source.get("spec", "unknown source"))
+    parts.append(
+        plain(
+            source
+            if all(r.source.get("spec") == first.source.get("spec") for r in records)
+            else "several sources"
+        )
+    )
+    parts.append(" and ".join(sorted({plain(record.machine) for record in records})))
+    if any(isinstance(record, Run) and record.noisy for record in records):
+        parts.append("~ (hollow or pale): noisy")
+    if any(isinstance(record, Run) and loses(record) for record in records):
+        parts.append(f"{LOSES}:\N{NO-BREAK SPACE}{LOSES_WORDS}")
+    return as_caption([*parts, *notes])
+
+
+def plain(text: str) -> str:
+    """Text without signs that do not print."""
+    return "".join(
+        c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def row_labels(runs: Sequence[Run]) -> list[str]:
+    """One label per run, wrapped: name, number or place where a rung comes twice, signs of doubt."""
+    seen = Counter(run.rung for run in runs)
+    labels = []
+    for place, run in enumerate(runs, 1):
+        mark = f" #{run.id or place}" if seen[run.rung] > 1 else ""
+        signs = f"{' ~' if run.noisy else ''}{f' {LOSES}' if loses(run) else ''}"
+        labels.append(wrapped(f"{run.rung}{mark}{signs}"))
+    return labels
+
+
+def wrapped(text: str, width: int = LABEL_CHARACTERS) -> str:
+    """Text in one line of `width` characters or two; what is too long loses its middle."""
+    text = shortened(text, 2 * width - 4)
+    if len(text) <= width:
+        return text
+    # Both lines fit wherever the cut is; a sign that words end with is the better place.
+    cut = max(text.rfind(c, len(text) - width - 1, width) + 1 for c in " _-/") or width
+    return text[:cut].rstrip() + "\n" + text[cut:]
+
+
+def shortened(text: str, most: int) -> str:
+    """Text of at most `most` characters, without its middle where it is longer."""
+    text = plain(text)
+    if len(text) <= most:
+        return text
+    return text[: most // 2] + "…" + text[len(text) - (most - 1 - most // 2) :]
+
+
+def set_rows(axes: Axes, labels: Sequence[str]) -> None:
+    """One row per label from top to bottom, with room for each."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+
+
+def number(value: float) -> str:
+    """Three significant digits, no exponent."""
+    if not np.isfinite(value):
+        return "?"
+    size = abs(value)
+    return f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
+
+
+def wide_range(values: Sequence[float], factor: float = 15) -> bool:
+    """Whether values differ so much that only a logarithmic axis shows them all."""
+    positive = [value for value in values if value > 0 and np.isfinite(value)]
+    return len(positive) == len(values) > 1 and max(positive) > factor * min(positive)
+
+
+def log_speed(axes: Axes) -> None:
+    """Makes the axis of what is drawn a logarithmic one of throughput, and says so."""
+    axes.set_xscale("log")
+    axes.set_xlabel("throughput (frames per second, logarithmic)")
+    low, high = axes.get_xlim()
+    plain_log_ticks(axes.xaxis, low, high)
+    axes.set_xlim(low, high)
+
+
+def plain_log_ticks(axis: Axis, low: float, high: float, unit: str = "") -> None:
+    """Round numbers as ticks of a logarithmic axis, nine at most, without powers of ten."""
+    decade = 10.0 ** np.floor(np.log10(high))
+    if high / low < 3:  # evenly spaced numbers
+        choices = [decade * step * np.arange(1, 10 / step + 1) for step in (0.05, 0.1, 0.2, 0.5, 1)]
+    else:
+        decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.log10(high) + 1)
+        choices = [
+            np.outer(decades, steps).ravel() for steps in ([1, 1.5, 2, 3, 4, 5, 7], [1, 2, 5], [1, 3], [1])
+        ]
+    for ticks in choices:
+        ticks = np.round(ticks[(ticks >= low / 1.01) & (ticks <= high * 1.01)], 9)
+        if len(ticks) <= 9:
+            break
+    axis.set_major_locator(FixedLocator(list(ticks)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{unit}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def legend_above(axes: Axes, handles: Sequence[Any] | None = None, columns: int = 4) -> None:
+    """A legend over the plot, at its right end, outside it."""
+    given = {} if handles is None else {"handles": handles}
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, borderaxespad=0.2, **given)
+
+
+def _settings(look: Theme) -> Any:
+    return {
+        "figure.facecolor": look.paper,
+        "savefig.facecolor": look.paper,
+        "axes.facecolor": look.paper,
+        "axes.edgecolor": look.faint,
+        "axes.labelcolor": look.ink,
+        "axes.prop_cycle": cycler(color=look.colours),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.labelsize": 9.5,
+        "text.color": look.ink,
+        "xtick.color": look.ink,
+        "ytick.color": look.ink,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "grid.color": look.grid,
+        "grid.linewidth": 0.7,
+        "legend.frameon": False,
+        "legend.fontsize": 8.5,
+        "font.family": ["DejaVu Sans"],
+        "hatch.color": look.paper,
+        "hatch.linewidth": 1.2,
+        "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    }

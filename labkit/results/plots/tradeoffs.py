@@ -1,0 +1,235 @@
+"""Speed against accuracy, and speed against what the machine can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from labkit.core import stats
+from labkit.core.errors import UsageError
+from labkit.results.plots.labels import AGREEMENT, LOSES, METRICS, accuracy_of, judged_on, loses, loss_told
+from labkit.results.plots.style import (
+    Chart,
+    Theme,
+    drawing,
+    log_speed,
+    number,
+    row_labels,
+    set_rows,
+    wide_range,
+)
+from labkit.results.run_record import Run
+
+MARKERS = "osD^vP*X"
+TASKS = {
+    "classify": "naming the whole frame",
+    "detect": "finding boxes",
+    "combined": "finding boxes and naming each",
+}
+LEAST_SPAN = 0.02  # of the accuracy axis: a point of loss is then seen, and noise is not blown up
+SPREAD = 4.0  # of speeds, from which a logarithmic axis tells neighbours apart
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """One run in the picture.
+
+    Attributes:
+        run, label: what stands for it.
+        value, bounds: accuracy and its 95% interval, where there is one.
+        front: nothing is faster and as accurate.
+    """
+
+    run: Run
+    label: str
+    value: float
+    bounds: tuple[float, float] | None
+    front: bool
+
+    @property
+    def words(self) -> str:
+        """The point for those who cannot see it."""
+        interval = "" if self.bounds is None else " ({:.3f} to {:.3f})".format(*self.bounds)
+        front = ", on the front" if self.front else ""
+        lost = f", marked: it loses {loss_told(self.run)}" if loses(self.run) else ""
+        return f"{self.run.rung} {number(self.run.fps)} FPS at {self.value:.3f}{interval}{front}{lost}"
+
+    @property
+    def legend(self) -> str:
+        """The point's line in the legend."""
+        line = self.label + ("  (front)" if self.front else "")
+        return f"{line}\nloses {loss_told(self.run)}" if loses(self.run) else line
+
+
+def speed_accuracy(runs: Sequence[Run], *, metric: str | None = None, theme: str = "light") -> Chart:
+    """Throughput against accuracy with intervals, and the front of rungs that no other one beats.
+
+    The same measure of accuracy is used for all runs: the one asked for, or the strictest that all of
+    them have; runs without it are left out. Who loses too much against its reference is ringed.
+
+    Raises:
+        UsageError: no run has that measure.
+    """
+    metric = metric or next(
+        (key for key in METRICS if runs and all(key in run.accuracy for run in runs)), None
+    )
+    points = _points(runs, metric)
+    if not points:
+        raise UsageError(f"none of the {len(runs)} runs has {metric or 'an agreement or accuracy'} to draw")
+    shown = [point.run for point in points]
+    name = METRICS.get(metric, metric) if metric else AGREEMENT
+    on = judged_on(shown) if metric else ""
+    notes = [f"accuracy: {on}"] if on else []
+    rows = max(7.0, 0.62 * len(points) + 0.4 * sum(map(loses, shown)) + 1)
+    with drawing(_title(shown), rows, theme, shown, notes) as (chart, axes, look):
+        for k, point in enumerate(points):
+            _draw(axes, k, point, look)
+        _front(axes, [point for point in points if point.front], look)
+        _speed_axis(axes, [run.fps for run in shown])
+        _accuracy_axis(axes, points)
+        axes.set_ylabel(f"{name} (0 to 1)")
+        axes.grid()
+        handles = [*axes.get_legend_handles_labels()[0], *_key(points, look)]
+        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)
+        chart.alt_text = f"Throughput against {name}: " + "; ".join(point.words for point in points) + "."
+    return chart
+
+
+def share_of_peak(runs: Sequence[Run], *, theme: str = "light") -> Chart:
+    """Each run's arithmetic per second as a share of the machine's measured peak, with interval.
+
+    Raises:
+        UsageError: no run knows its work per frame and the machine's peak.
+    """
+    known = [run for run in runs if run.share_of_limit is not None]
+    if not known:
+        raise UsageError(f"none of the {len(runs)} runs knows its work per frame and the machine's peak")
+    notes = ["peak: the fastest large product or convolution measured in the rung's precision"]
+    with drawing("Share of what this machine can do", len(known), theme, known, notes) as (chart, axes, look):
+        ends = [100.0]
+        for row, run in enumerate(known):
+            share = 100 * (run.share_of_limit or 0)
+            low, high = (bound / run.fps * share for bound in run.fps_interval)
+            axes.barh(row, share, 0.55, color=look.colours[0], alpha=0.45 if run.noisy else 1, linewidth=0)
+            if np.isfinite(high):
+                axes.plot([low, high], [row, row], color=look.ink, linewidth=1.4, marker="|", markersize=7)
+            ends += [share, high if np.isfinite(high) else share]
+            # Beside the plot, where neither the bars nor the line of the peak run through the figures.
+            text = f"{number(share)}%" + (f" of {_peak(run)}" if _peak(run) else "")
+            axes.annotate(
+                text, (1, row), (6, 0), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
+                va="center", fontsize=8.5, annotation_clip=False,
+            )  # fmt: skip
+        axes.axvline(100, color=look.faint, linewidth=1.2, linestyle="--")
+        axes.set_xlim(0, 1.03 * max(ends))
+        set_rows(axes, row_labels(known))
+        axes.set_xlabel("share of the measured peak, the best of matrix products and convolutions (%)")
+        chart.alt_text = (
+            "Share of the machine's measured peak: "
+            + "; ".join(
+                f"{run.rung} {number(100 * (run.share_of_limit or 0))}%"
+                + (f" of {_peak(run)}" if _peak(run) else "")
+                for run in known
+            )
+            + "."
+        )
+    return chart
+
+
+def _points(runs: Sequence[Run], metric: str | None) -> list[_Point]:
+    """The runs that have the measure (None: the agreement with their references)."""
+    worth = [(run, *(accuracy_of(run, metric)[:2] if metric else (_agreement(run), None))) for run in runs]
+    known = [each for each in worth if np.isfinite(each[1])]
+    labels = row_labels([run for run, _, _ in known])
+    front = stats.is_pareto([run.fps for run, _, _ in known], [value for _, value, _ in known])
+    return [
+        _Point(run, label.replace("\n", " "), value, bounds, bool(best))
+        for (run, value, bounds), label, best in zip(known, labels, front, strict=True)
+    ]
+
+
+def _agreement(run: Run) -> float:
+    return float("nan") if run.fidelity is None else run.fidelity.agreement
+
+
+def _title(runs: Sequence[Run]) -> str:
+    tasks = {run.settings.get("preparation", {}).get("task") for run in runs}
+    task = TASKS.get(str(tasks.pop())) if len(tasks) == 1 else None
+    return "Speed and accuracy" + (f": {task}" if task else "")
+
+
+def _draw(axes: Axes, k: int, point: _Point, look: Theme) -> None:
+    run, value = point.run, point.value
+    colour = look.colours[k % 6]
+    low, high = run.fps_interval
+    if np.isfinite(high):
+        axes.plot([low, high], [value, value], color=colour, linewidth=1.6, alpha=0.8)
+    if point.bounds is not None:
+        axes.plot([run.fps, run.fps], point.bounds, color=colour, linewidth=1.6, alpha=0.8)
+    axes.plot(
+        run.fps, value, MARKERS[(k // 6 + k) % len(MARKERS)], color=colour, markersize=8, ls="",
+        markerfacecolor=look.paper if run.noisy else colour, label=point.legend,
+    )  # fmt: skip
+    if loses(run):
+        axes.plot(run.fps, value, **_ring(look))
+        axes.annotate(LOSES, (run.fps, value), (9, 6), textcoords="offset points", fontsize=13, weight="bold")
+
+
+def _ring(look: Theme) -> dict[str, Any]:
+    return {
+        "marker": "o", "markersize": 15, "ls": "", "fillstyle": "none", "color": look.ink,
+        "markeredgewidth": 1.5,
+    }  # fmt: skip
+
+
+def _front(axes: Axes, best: Sequence[_Point], look: Theme) -> None:
+    order = sorted(best, key=lambda point: point.run.fps)
+    axes.step(
+        [point.run.fps for point in order], [point.value for point in order], where="pre",
+        color=look.faint, linestyle="--", linewidth=1.2, zorder=1,
+    )  # fmt: skip
+
+
+def _key(points: Sequence[_Point], look: Theme) -> list[Line2D]:
+    """What the line and the ring mean."""
+    key = [
+        Line2D(
+            [], [], color=look.faint, linestyle="--", linewidth=1.2,
+            label="front: nothing is faster\nand as accurate",
+        )
+    ]  # fmt: skip
+    if any(loses(point.run) for point in points):
+        words = (
+            f"ring and {LOSES}: loses over 1 point\nof mAP or changes over 1%\nof names against its reference"
+        )
+        key.append(Line2D([], [], label=words, **{**_ring(look), "markersize": 11}))
+    return key
+
+
+def _speed_axis(axes: Axes, fps: Sequence[float]) -> None:
+    if wide_range(fps, SPREAD):
+        log_speed(axes)
+    else:
+        axes.set_xlim(0, max(fps) * 1.12)
+        axes.set_xlabel("throughput (frames per second)")
+
+
+def _accuracy_axis(axes: Axes, points: Sequence[_Point]) -> None:
+    """From the lowest bound to the highest; never beyond what a share can be."""
+    low = min(min(point.value, *(point.bounds or (point.value,))) for point in points)
+    high = max(max(point.value, *(point.bounds or (point.value,))) for point in points)
+    span = max(high - low, LEAST_SPAN)
+    low, high = max(0.0, min(low, high - span)), high
+    axes.set_ylim(low - 0.1 * span, high + 0.1 * span)
+    axes.set_yticks([tick for tick in axes.get_yticks() if max(0.0, low - 0.1 * span) <= tick <= 1.0001])
+    axes.set_ylim(low - 0.1 * span, high + 0.1 * span)  # ticks have widened it
+
+
+def _peak(run: Run) -> str:
+    peak, precision = run.limit.get("peak_gflops"), run.limit.get("precision")
+    return f"{number(peak)} GFLOP/s{f' ({precision})' if precision else ''}" if peak else ""

@@ -1,0 +1,151 @@
+"""What was worked on: figures of unlike work never stand in one table or picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from labkit.results.comparison import Comparison
+from labkit.results.run_record import Run
+
+Record = Run | Comparison
+
+
+@dataclass(frozen=True)
+class Work:
+    """What must be the same for two speeds to stand in one row."""
+
+    rung: str
+    size: tuple[int, ...]
+    objects: int | None
+    source: str
+    source_sha256: str
+    model_set: str
+    weights: str
+    weights_sha256: str
+    scenario: str
+    paced_fps: float | None
+    quick: bool
+
+    @property
+    def words(self) -> str:
+        """All but the rung's name, for people."""
+        size = "x".join(str(side) for side in self.size) or "unknown size"
+        boxes = "" if self.objects is None else f", {self.objects} boxes" if self.objects != 1 else ", 1 box"
+        rate = f" at {self.paced_fps:g} FPS" if self.paced_fps else ""
+        quick = ", quick" if self.quick else ""
+        models = f"{self.model_set} models, {self.weights} weights"
+        return f"{self.source} {size}{boxes}; {models}; {self.scenario}{rate}{quick}"
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Records of the same work, whatever the rung.
+
+    Attributes:
+        work: without a rung; `objects` is None where none of them keeps boxes.
+        records: in the order given.
+    """
+
+    work: Work
+    records: tuple[Record, ...]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Its runs."""
+        return [record for record in self.records if isinstance(record, Run)]
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """Its comparisons."""
+        return [record for record in self.records if isinstance(record, Comparison)]
+
+
+def work_of(run: Run) -> Work:
+    """What a run did, so that the same work is found elsewhere."""
+    weights = repr(sorted((run.settings.get("weights_sha256") or {}).items()))
+    return replace(_shared(run), rung=run.rung, weights_sha256=weights, quick=run.quick)
+
+
+def groups(records: Sequence[Record]) -> list[Group]:
+    """The records by what they worked on, in the order in which each work first appears.
+
+    What names whole frames keeps no boxes, so it stands with any number of boxes.
+    """
+    tasks = _tasks(records)
+    found: list[tuple[Work, list[Record]]] = []
+    for record in records:
+        work = _grouped(record, tasks)
+        for place, (known, members) in enumerate(found):
+            objects = known.objects if work.objects is None else work.objects
+            if replace(known, objects=objects) == replace(work, objects=objects) and (
+                known.objects in (None, objects)
+            ):
+                members.append(record)
+                found[place] = (replace(known, objects=objects), members)
+                break
+        else:
+            found.append((work, [record]))
+    return [Group(work, tuple(members)) for work, members in found]
+
+
+def newest(records: Sequence[Record]) -> list[Record]:
+    """The last record of each rung, or pair of rungs, at each work; of one machine."""
+    tasks = _tasks(records)
+    found: dict[tuple[object, ...], Record] = {}
+    for record in sorted(records, key=lambda each: (each.created, each.id or 0)):
+        names = (record.rung,) if isinstance(record, Run) else (record.a, record.b)
+        found[names, _grouped(record, tasks)] = record
+    return list(found.values())
+
+
+def by_boxes(runs: Sequence[Run]) -> list[tuple[Work, list[Run]]]:
+    """The newest runs of rungs that were measured with several numbers of boxes and are otherwise alike."""
+    tasks = _tasks(runs)
+    kinds: dict[Work, dict[str, list[Run]]] = {}
+    for run in (record for record in newest(runs) if isinstance(record, Run)):
+        if run.n_frames and run.settings.get("objects") is not None and tasks[run.rung] != "classify":
+            work = replace(_grouped(run, tasks), objects=None)
+            kinds.setdefault(work, {}).setdefault(run.rung, []).append(run)
+    found = []
+    for work, rungs in kinds.items():
+        several = [run for own in rungs.values() if len(own) > 1 for run in own]
+        if several:
+            found.append((work, several))
+    return found
+
+
+def _shared(record: Record) -> Work:
+    """What a record worked on, but for the rung; comparisons pull as fast as they can."""
+    settings, source = record.settings, record.source
+    return Work(
+        rung="",
+        size=tuple(settings.get("size") or ()),
+        objects=settings.get("objects"),
+        source=str(source.get("spec", "unknown")),
+        source_sha256=str(source.get("sha256")),
+        model_set=str(settings.get("model_set", "unknown")),
+        weights=str(settings.get("weights", "unknown")),
+        weights_sha256="",
+        scenario=record.scenario if isinstance(record, Run) else "closed",
+        paced_fps=settings.get("paced_fps"),
+        quick=False,
+    )
+
+
+def _grouped(record: Record, tasks: Mapping[str, str]) -> Work:
+    """The work by which a record is grouped: a camera shows other frames each time."""
+    work = _shared(record)
+    name = record.rung if isinstance(record, Run) else record.b
+    if tasks.get(name) == "classify":
+        work = replace(work, objects=None)
+    return replace(work, source_sha256="") if record.source.get("live") else work
+
+
+def _tasks(records: Iterable[Record]) -> dict[str, str]:
+    """What each rung does, as far as its runs say."""
+    return {
+        record.rung: str(record.settings.get("preparation", {}).get("task"))
+        for record in records
+        if isinstance(record, Run)
+    }

@@ -1,0 +1,141 @@
+"""The same rungs on several machines, side by side.
+
+Speeds of unlike fingerprints are never averaged: each kind of machine and software is a column of
+its own, and what differs is told. What makes fingerprints unlike is decided where they are taken
+(`labkit.core.machine`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from labkit.results.report.groups import Record, Work, work_of
+from labkit.results.run_record import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Machine:
+    """Records whose fingerprints agree in what matters.
+
+    Attributes:
+        letter: "A" for the first.
+        name: processor, cores and GPU.
+        fingerprint: of its newest record.
+        records: in the order given.
+    """
+
+    letter: str
+    name: str
+    fingerprint: Mapping[str, Any]
+    records: tuple[Record, ...]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Its runs."""
+        return [record for record in self.records if isinstance(record, Run)]
+
+    @property
+    def newest(self) -> str:
+        """When its last record was made; empty for records without a time."""
+        return max(record.created for record in self.records)
+
+    def has(self, record: Record) -> bool:
+        """Whether this very record is one of its own."""
+        return any(record is own for own in self.records)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one machine says of one rung.
+
+    Attributes:
+        n: number of runs.
+        fps: frames per second; the median of several runs.
+        interval: 95% interval of `fps`; of several runs from the lowest bound to the highest.
+            None where there were too few frames to tell.
+        agreement: with the reference rung, the lowest of all runs; None if it was not measured.
+        loses: whether any of them was found to lose too much against its reference.
+        noisy: whether there is a doubt about any of them.
+    """
+
+    n: int
+    fps: float
+    interval: tuple[float, float] | None
+    agreement: float | None
+    loses: bool
+    noisy: bool
+
+
+def machines(records: Iterable[Record]) -> list[Machine]:
+    """The records by like fingerprints, in the order in which each kind first appears."""
+    from labkit.core.machine import differences
+
+    groups: list[list[Record]] = []
+    for record in records:
+        mark = dict(record.fingerprint)
+        for group in groups:
+            if not differences(dict(group[0].fingerprint), mark):
+                group.append(record)
+                break
+        else:
+            groups.append([record])
+    found = []
+    for place, group in enumerate(groups):
+        newest = max(group, key=lambda record: record.created)
+        found.append(Machine(_letter(place), _name(newest.fingerprint), newest.fingerprint, tuple(group)))
+    return found
+
+
+def figure(runs: Sequence[Run]) -> Figure:
+    """One figure of one or more runs of the same work on the same machine."""
+    from labkit.results.plots.labels import loses
+
+    lows, highs = zip(*(run.fps_interval for run in runs), strict=True)
+    known = bool(np.isfinite(highs).all())
+    agreements = [run.fidelity.agreement for run in runs if run.fidelity is not None]
+    return Figure(
+        n=len(runs),
+        fps=median(run.fps for run in runs),
+        interval=(float(min(lows)), float(max(highs))) if known else None,
+        agreement=min(agreements, default=None),
+        loses=any(loses(run) for run in runs),
+        noisy=any(run.noisy for run in runs),
+    )
+
+
+def side_by_side(there: Sequence[Machine]) -> list[tuple[Work, dict[str, Figure]]]:
+    """Each work that two machines or more have done, with the figure of each by its letter."""
+    found: dict[Work, dict[str, list[Run]]] = {}
+    for machine in there:
+        for run in machine.runs:
+            if run.n_frames:
+                found.setdefault(work_of(run), {}).setdefault(machine.letter, []).append(run)
+    return [
+        (work, {letter: figure(runs) for letter, runs in cells.items()})
+        for work, cells in found.items()
+        if len(cells) > 1
+    ]
+
+
+def what_differs(there: Sequence[Machine]) -> list[tuple[Machine, list[str]]]:
+    """Each machine but the first with the lines in which it differs from the first."""
+    from labkit.core.machine import differences
+
+    first = dict(there[0].fingerprint)
+    return [(machine, differences(first, dict(machine.fingerprint))) for machine in there[1:]]
+
+
+def _letter(place: int) -> str:
+    return chr(ord("A") + place) if place < 26 else f"{_letter(place // 26 - 1)}{_letter(place % 26)}"
+
+
+def _name(mark: Mapping[str, Any]) -> str:
+    gpu = (mark.get("gpu") or {}).get("name")
+    if not mark.get("cpu"):
+        return gpu or "unknown machine"
+    return f"{mark['cpu']}, {mark.get('cores', '?')} cores" + (f", {gpu}" if gpu else "")

@@ -1,0 +1,197 @@
+"""One measurement of one rung."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.core import stats
+from labkit.core.errors import UsageError
+from labkit.results.fidelity import Fidelity
+from labkit.results.told import finite, machine_of
+
+Scenario = Literal["closed", "paced", "live"]
+Samples = NDArray[np.float64]
+
+IMPOSSIBLE = 1.05
+"""Share of a measured peak that no run reaches, but by an error of one of the two."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One measurement of one rung.
+
+    Attributes:
+        rung, stage: what was measured.
+        scenario: "closed" (as fast as it can), "paced" (frames fall due), "live" (a camera).
+        quick: warm-up was shortened; never compared with full runs.
+        latency_s: (n,) s per timed frame: from taken (closed) or due (paced) to its result.
+        done_s: (n,) s when each result was there, from the start of the timed part.
+        spans_s: host seconds per timed frame and span, each (n,), NaN where a frame had none.
+        spans_gpu_s: the same from CUDA events; empty without a GPU.
+        warmup_s: (m,) s latencies of the warm-up frames, the first one being the cold start.
+        offered, dropped, failed: frames of the timed part; offered = n + dropped + failed.
+        startup_s: from an empty process to networks ready for the first frame.
+        peak_bytes: largest resident memory of the measuring process.
+        settings: workload as used: model_set, weights, weights_sha256, size, objects, seed, ...
+        source: spec, sha256 of the frames, number of distinct frames, ...
+        limit: work per frame and measured peaks of the machine; see `share_of_limit`.
+        fidelity: agreement with the reference rung, measured before timing.
+        accuracy: mAP and top-1 where there is ground truth, else empty.
+        disturbances: what the machine did meanwhile that casts doubt (steal, throttling, ...).
+        fingerprint: machine, software and preparation.
+        id, created: given by the store; created is UTC in ISO format.
+    """
+
+    rung: str
+    stage: int
+    scenario: Scenario
+    quick: bool
+    latency_s: Samples
+    done_s: Samples
+    spans_s: Mapping[str, Samples]
+    warmup_s: Samples
+    offered: int
+    dropped: int
+    failed: int
+    startup_s: float
+    peak_bytes: int
+    settings: Mapping[str, Any]
+    source: Mapping[str, Any]
+    limit: Mapping[str, Any] = field(default_factory=dict)
+    fidelity: Fidelity | None = None
+    accuracy: Mapping[str, Any] = field(default_factory=dict)
+    disturbances: tuple[str, ...] = ()
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    spans_gpu_s: Mapping[str, Samples] = field(default_factory=dict)
+    id: int | None = None
+    created: str = ""
+
+    def __post_init__(self) -> None:
+        n = len(self.latency_s)
+        if len(self.done_s) != n or any(len(part) != n for part in self.spans_s.values()):
+            raise UsageError("latency_s, done_s and every span have one value per timed frame")
+        if self.offered != n + self.dropped + self.failed:
+            raise UsageError(
+                f"offered {self.offered} != processed {n} + dropped {self.dropped} + failed {self.failed}"
+            )
+
+    @property
+    def n_frames(self) -> int:
+        """Timed frames that have a result."""
+        return len(self.latency_s)
+
+    @property
+    def wall_s(self) -> float:
+        """Length of the timed part."""
+        return float(self.done_s[-1]) if self.n_frames else 0.0
+
+    @property
+    def fps(self) -> float:
+        """Throughput: frames / wall time of the timed part."""
+        return self.n_frames / self.wall_s if self.wall_s > 0 else 0.0
+
+    @cached_property
+    def fps_interval(self) -> tuple[float, float]:
+        """95% interval of `fps` (block bootstrap over frame times)."""
+        return stats.throughput_interval(self.done_s)
+
+    def percentile_ms(self, q: float) -> float | None:
+        """Latency percentile in ms, or None where there are too few frames for it."""
+        value = stats.percentile(self.latency_s, q)
+        return None if value is None else value * 1e3
+
+    @property
+    def iqr_ms(self) -> float:
+        """Interquartile range of latency in ms."""
+        low, high = np.percentile(self.latency_s, [25, 75]) if self.n_frames else (0.0, 0.0)
+        return float(high - low) * 1e3
+
+    @property
+    def spans_ms(self) -> dict[str, float]:
+        """Median host time per span in ms."""
+        return {name: float(np.nanmedian(part)) * 1e3 for name, part in self.spans_s.items()}
+
+    @property
+    def spans_gpu_ms(self) -> dict[str, float]:
+        """Median GPU time per span in ms."""
+        return {name: float(np.nanmedian(part)) * 1e3 for name, part in self.spans_gpu_s.items()}
+
+    @property
+    def noise(self) -> tuple[str, ...]:
+        """Reasons to doubt this run; empty when it is quiet."""
+        reasons = [*stats.noise_reasons(self.latency_s), *self.disturbances]
+        share = self.share_of_limit
+        if share is not None and share > IMPOSSIBLE:
+            reasons.append(f"it reaches {share:.0%} of the machine's peak, so the peak was measured too low")
+        return tuple(reasons)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether there is any reason to doubt this run."""
+        return bool(self.noise)
+
+    @property
+    def machine(self) -> str:
+        """What it was measured on, for captions: the GPU of a GPU rung, else the CPU."""
+        return machine_of(self.fingerprint, self.settings)
+
+    @property
+    def share_of_limit(self) -> float | None:
+        """Arithmetic done per second over the measured peak of the machine, in [0, 1]."""
+        work, peak = self.limit.get("gflop_per_frame"), self.limit.get("peak_gflops")
+        return self.fps * work / peak if work and peak else None
+
+    @property
+    def gpu_peak_bytes(self) -> int | None:
+        """Most GPU memory that torch held; None without a GPU, and for runs from before it was noted."""
+        return self.settings.get("gpu_peak_bytes")
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as plain data for `--json`: statistics, not samples."""
+        return {
+            "id": self.id,
+            "created": self.created,
+            "rung": self.rung,
+            "stage": self.stage,
+            "device": self.settings.get("device"),
+            "model_set": self.settings.get("model_set"),
+            "weights": self.settings.get("weights"),
+            "source": self.source.get("spec"),
+            "source_sha256": self.source.get("sha256"),
+            "objects": self.settings.get("objects"),
+            "scenario": self.scenario,
+            "quick": self.quick,
+            "n_frames": self.n_frames,
+            "offered": self.offered,
+            "dropped": self.dropped,
+            "failed": self.failed,
+            "fps": self.fps,
+            "fps_interval": finite(self.fps_interval),
+            "latency_ms": {
+                "p50": self.percentile_ms(50),
+                "p90": self.percentile_ms(90),
+                "p99": self.percentile_ms(99),
+                "max": float(self.latency_s.max()) * 1e3 if self.n_frames else None,
+                "iqr": self.iqr_ms,
+            },
+            "spans_ms": self.spans_ms,
+            "spans_gpu_ms": self.spans_gpu_ms,
+            "startup_s": self.startup_s,
+            "cold_start_ms": float(self.warmup_s[0]) * 1e3 if len(self.warmup_s) else None,
+            "peak_mib": self.peak_bytes / 2**20,
+            "gpu_peak_mib": None if self.gpu_peak_bytes is None else self.gpu_peak_bytes / 2**20,
+            "share_of_limit": self.share_of_limit,
+            "limit": dict(self.limit),
+            "fidelity": None if self.fidelity is None else vars(self.fidelity),
+            "accuracy": dict(self.accuracy),
+            "noisy": self.noisy,
+            "noise": list(self.noise),
+            "settings": dict(self.settings),
+            "fingerprint": dict(self.fingerprint),
+        }

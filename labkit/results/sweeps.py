@@ -1,0 +1,96 @@
+"""Which points of a sweep are settled: each has one row, written together with its run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from labkit.core.errors import UsageError
+from labkit.results import codec
+from labkit.results.run_record import Run
+from labkit.results.store import Store, insert, utc_now
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One point of a sweep that has been measured, or has failed for good.
+
+    Attributes:
+        sweep: name of the sweep.
+        point: key of the point; unique within its sweep.
+        about: what defines the point, as plain data.
+        run_id: of its run in the same store; None if it failed.
+        reason: why it failed, in a sentence; None if it was measured.
+        created: given by the store; UTC in ISO format.
+    """
+
+    sweep: str
+    point: str
+    about: Mapping[str, Any]
+    run_id: int | None = None
+    reason: str | None = None
+    created: str = ""
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is a run of it."""
+        return self.run_id is not None
+
+
+def keep_point(
+    store: Store, sweep: str, point: str, about: Mapping[str, Any], result: Run | str
+) -> tuple[SweepPoint, Run | None]:
+    """Saves how a point ended, its run included, in one transaction.
+
+    A point that has a run keeps it, and nothing is added: two drivers that measure the same
+    sweep leave one row. A point that had failed is replaced.
+
+    Args:
+        store: where to.
+        sweep, point: their names.
+        about: what defines the point.
+        result: its run, or why it failed.
+
+    Returns:
+        The row as it now stands, and the run if this call saved one.
+    """
+    created = utc_now()
+    run = replace(result, created=result.created or created) if isinstance(result, Run) else None
+    reason = None if isinstance(result, Run) else result
+    if reason is not None and not reason.strip():
+        raise UsageError(f"a failed point has a reason; {point} of sweep {sweep} has none")
+    text = codec.dump_json(about, "about")
+    with store.transaction() as db:
+        known = db.execute(
+            "SELECT * FROM sweep_points WHERE sweep = ? AND point = ?", (sweep, point)
+        ).fetchone()
+        if known is not None and known["run_id"] is not None:
+            return _from_row(dict(known)), None
+        if run is not None:
+            run = replace(run, id=insert(db, "runs", codec.run_to_row(run)))
+        db.execute("DELETE FROM sweep_points WHERE sweep = ? AND point = ?", (sweep, point))
+        row: codec.Row = {
+            "sweep": sweep, "point": point, "about": text, "run_id": run.id if run else None,
+            "reason": reason, "created": created,
+        }  # fmt: skip
+        insert(db, "sweep_points", row)
+    return _from_row(row), run
+
+
+def sweep_points(store: Store, sweep: str) -> dict[str, SweepPoint]:
+    """The settled points of a sweep by their keys, oldest first."""
+    with store.transaction() as db:
+        rows = db.execute("SELECT * FROM sweep_points WHERE sweep = ? ORDER BY rowid", (sweep,)).fetchall()
+    return {row["point"]: _from_row(dict(row)) for row in rows}
+
+
+def sweep_names(store: Store) -> list[str]:
+    """Names of all sweeps with a settled point, oldest first."""
+    with store.transaction() as db:
+        rows = db.execute("SELECT sweep FROM sweep_points GROUP BY sweep ORDER BY min(rowid)").fetchall()
+    return [row["sweep"] for row in rows]
+
+
+def _from_row(row: codec.Row) -> SweepPoint:
+    return SweepPoint(**(row | {"about": codec.load_json(row["about"])}))

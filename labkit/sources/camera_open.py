@@ -1,0 +1,113 @@
+"""How to connect to a webcam or a stream: what to ask for, and what was got."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.core.errors import SourceError
+from labkit.core.types import Size
+from labkit.sources.spec import redact
+
+
+class Capture(Protocol):
+    """The part of `cv2.VideoCapture` that is used."""
+
+    def grab(self) -> bool: ...  # noqa: D102
+    def retrieve(self) -> tuple[bool, NDArray[Any]]: ...  # noqa: D102
+    def get(self, prop: int) -> float: ...  # noqa: D102
+    def release(self) -> None: ...  # noqa: D102
+
+
+class ConnectError(SourceError):
+    """An address is no stream that the video library can open; it does not say why."""
+
+
+class RecordingError(SourceError):
+    """An address is a recording with an end: it is to be read in order, without loss."""
+
+
+Connect = Callable[[], tuple[Capture, dict[str, Any]]]
+"""Opens the camera: the capture, and plain data on what was got. Raises SourceError."""
+
+
+def stream_at(address: str, open_timeout_s: float, read_timeout_s: float) -> Connect:
+    """How to connect to the stream at an http, https or rtsp address."""
+
+    def connect() -> tuple[Capture, dict[str, Any]]:
+        import cv2
+
+        # FFMPEG is named because only it honours the deadlines.
+        deadlines = [
+            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+            round(open_timeout_s * 1000),
+            cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+            round(read_timeout_s * 1000),
+        ]
+        capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, deadlines)
+        if not capture.isOpened():
+            capture.release()
+            raise ConnectError(f"{redact(address)} cannot be opened")
+        if 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 1e9:
+            capture.release()
+            raise RecordingError(f"{redact(address)} is a recording, not a camera")
+        return capture, {"backend": "opencv/FFMPEG", **_properties(capture)}
+
+    return connect
+
+
+def webcam(index: int, size: Size | None, fps: float | None) -> Connect:
+    """How to connect to the webcam number `index`, asking for a size and rate."""
+
+    def connect() -> tuple[Capture, dict[str, Any]]:
+        import cv2
+
+        device = Path(f"/dev/video{index}")
+        linux = sys.platform.startswith("linux")
+        if linux and not device.exists():
+            raise SourceError(
+                f'there is no webcam {index} ({device} is missing); plug one in, or use "photos" or "scenes"'
+            )
+        capture = cv2.VideoCapture(index, cv2.CAP_V4L2 if linux else cv2.CAP_ANY)
+        if not capture.isOpened():
+            capture.release()
+            raise SourceError(
+                f"webcam:{index} cannot be opened; close other programs that use it, "
+                "check that you may read it (on Linux: the group video), or try another number"
+            )
+        asked = _ask(capture, size, fps)
+        return capture, {"backend": f"opencv/{capture.getBackendName()}", **asked, **_properties(capture)}
+
+    return connect
+
+
+def _ask(capture: Any, size: Size | None, fps: float | None) -> dict[str, Any]:
+    import cv2
+
+    # In this order: many cameras offer the size and rate only once they compress.
+    capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
+    if size is not None:
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
+    if fps is not None:
+        capture.set(cv2.CAP_PROP_FPS, fps)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+    return {"asked_size": None if size is None else list(size), "asked_fps": fps, "asked_fourcc": "MJPG"}
+
+
+def _properties(capture: Any) -> dict[str, Any]:
+    import cv2
+
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    code = int(capture.get(cv2.CAP_PROP_FOURCC))
+    fourcc = "".join(chr((code >> shift) & 0xFF) for shift in (0, 8, 16, 24))
+    return {
+        "camera_size": [int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)],
+        "fps": fps if np.isfinite(fps) and 0 < fps < 1000 else None,
+        "fourcc": fourcc if fourcc.isprintable() else None,
+    }

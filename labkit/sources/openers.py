@@ -1,0 +1,154 @@
+"""`open_source`: from what a source is called to the source."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from labkit.core.errors import SourceError, UsageError
+from labkit.core.types import Frame, Size
+from labkit.sources.camera_open import RecordingError
+from labkit.sources.source import Feed, Source
+from labkit.sources.spec import (
+    ADDRESS_SCHEMES,
+    IMAGE_SUFFIXES,
+    KNOWN,
+    RECORDED_SUFFIXES,
+    check_size,
+    redact,
+    scheme_of,
+    webcam_index,
+)
+
+DEFAULT_SIZE: Size = (640, 480)
+NOMINAL_FPS = 30.0
+"""Rate of the embedded sources, if no other is asked for."""
+
+
+def open_source(
+    spec: str | os.PathLike[str],
+    size: Size | None = DEFAULT_SIZE,
+    *,
+    seed: int = 0,
+    noise: float = 0.0,
+    fps: float | None = None,
+    loop: bool = False,
+    open_timeout_s: float = 5.0,
+    read_timeout_s: float = 2.0,
+    limit: int | None = None,
+) -> Source:
+    """Opens a stream of frames.
+
+    Args:
+        spec: "webcam:0", a video or image file, a folder of images, an http, https or rtsp
+            address, "photos" (a pan over photographs) or "scenes" (drawn, with ground truth).
+            For a file of such a name write "./photos".
+        size: (width, height) px of the frames: the centre of the image with this aspect is cut
+            out and resized. None keeps what the source has; a camera keeps its first size,
+            "photos" and "scenes" have 640x480.
+        seed: of the scenes.
+        noise: of the scenes.
+        fps: what a webcam is asked for; elsewhere the nominal rate that is reported, if the
+            source states none. Recordings are not paced by it.
+        loop: start over at the end of a recording.
+        open_timeout_s: longest wait for a camera or address to open.
+        read_timeout_s: longest wait for a frame; a live source without a frame for so long, or
+            for 2 s, is reported as lost.
+        limit: end after so many frames.
+
+    Raises:
+        UsageError: An argument is outside its range.
+        SourceError: The source is not there, or cannot be read.
+    """
+    name = os.fspath(spec)
+    size = check_size(size)
+    _check(noise=noise, fps=fps, limit=limit, open_timeout_s=open_timeout_s, read_timeout_s=read_timeout_s)
+    if noise and name != "scenes":
+        raise UsageError(f'noise is for the source "scenes" only, not for {redact(name)}')
+    if name == "browser":
+        raise SourceError(
+            "the browser's camera is available only in the live view of a notebook; "
+            'choose it there, or use "webcam:0" for a camera of the machine that runs Python'
+        )
+    if name in ("photos", "scenes"):
+        size = size or DEFAULT_SIZE
+        return Source(_embedded(name, size, seed, noise), name, size, fps=fps or NOMINAL_FPS, limit=limit)
+    feed, native = _feed(
+        name, size, fps, loop, {"open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s}
+    )
+    return Source(feed, redact(name), size or native, fps=fps, limit=limit)
+
+
+def first_frame(spec: str | os.PathLike[str], size: Size | None = DEFAULT_SIZE, *, seed: int = 0) -> Frame:
+    """The first frame of a source, see `open_source`.
+
+    Raises:
+        SourceError: there is none.
+    """
+    with open_source(spec, size, seed=seed, limit=1) as source:
+        for frame in source:
+            return frame
+    raise SourceError(f"{redact(os.fspath(spec))} has no frame")
+
+
+def _feed(
+    name: str, size: Size | None, fps: float | None, loop: bool, timeouts_s: dict[str, float]
+) -> tuple[Feed, Size | None]:
+    """What reads the source, and the size of its frames if they have one in common."""
+    index, scheme = webcam_index(name), scheme_of(name)
+    if scheme is not None and scheme not in ADDRESS_SCHEMES:
+        raise UsageError(f"{redact(name)}: addresses start with http, https or rtsp, not {scheme}")
+    from labkit.sources import camera, stills, video
+
+    if index is not None or (scheme is not None and not _is_recording(name)):
+        try:
+            live = camera.open_camera(name, size, fps, **timeouts_s)
+        except RecordingError:
+            pass  # nothing in the address says so, but it has an end: it is read as a file
+        else:
+            return live, live.size
+    elif scheme is None:
+        path = _existing(name)
+        if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+            return stills.Images(stills.images_in(path) if path.is_dir() else [path], loop=loop), None
+        name = str(path)
+    recording = video.Video(name, redact(name), loop=loop, **timeouts_s)
+    return recording, recording.size
+
+
+def _embedded(name: str, size: Size, seed: int, noise: float) -> Feed:
+    from labkit.sources import stills
+
+    return stills.Photos(size) if name == "photos" else stills.Scenes(size, seed=seed, noise=noise)
+
+
+def _is_recording(address: str) -> bool:
+    path = address.partition("?")[0].partition("#")[0]
+    return Path(path).suffix.lower() in RECORDED_SUFFIXES
+
+
+def _existing(name: str) -> Path:
+    try:
+        path = Path(name).expanduser()
+        there = bool(name) and path.exists()
+    except (OSError, RuntimeError, ValueError):  # a name that no file can have
+        there = False
+    if not there:
+        raise SourceError(f"there is no file or folder {name!r}; a source is {KNOWN}")
+    if not (path.is_dir() or path.is_file()):
+        raise SourceError(f"{name} is neither a file nor a folder; a source is {KNOWN}")
+    return path
+
+
+def _check(
+    *, noise: float, fps: float | None, limit: int | None, open_timeout_s: float, read_timeout_s: float
+) -> None:
+    if not noise >= 0:
+        raise UsageError(f"noise is 0 or more, not {noise}")
+    if fps is not None and not 0 < fps <= 1000:
+        raise UsageError(f"fps is above 0 and at most 1000, not {fps}")
+    if limit is not None and limit < 0:
+        raise UsageError(f"limit is a number of frames, 0 or more, not {limit}")
+    for name, value in (("open_timeout_s", open_timeout_s), ("read_timeout_s", read_timeout_s)):
+        if not 0 < value <= 3600:
+            raise UsageError(f"{name} is above 0 and at most 3600 s, not {value}")

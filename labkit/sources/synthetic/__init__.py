@@ -1,0 +1,1 @@
+"""Drawn scenes whose boxes and labels are known."""

@@ -1,0 +1,131 @@
+"""A synthetic world: labelled objects that move over textured grounds, with ground truth.
+
+Any frame of any world can be drawn on its own. A world is a run of shots of `SHOT_FRAMES` frames;
+each shot has a background, a light and one to eight objects, which sway along smooth paths. All of
+it is integer arithmetic on a fixed random stream, so the bytes are the same on every machine.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.core.errors import UsageError
+from labkit.core.types import Detections, Frame, Size
+from labkit.sources.synthetic.background import backdrop
+from labkit.sources.synthetic.objects import COARSE, FINE, Thing, cast
+from labkit.sources.synthetic.render import Stamp, paint, stamped
+from labkit.sources.synthetic.rng import Dice
+from labkit.sources.synthetic.shapes import FULL
+
+SHOT_FRAMES = 150
+MIN_VISIBLE = (1, 4)
+"""Objects of which less than this share (as a fraction) can be seen are not in the truth."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A drawn frame with what it is made of.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        things: the objects, back to front.
+        masks: for each object the (H, W) bool pixels that it would cover alone.
+        visible: for each object the share of its whole area that can be seen, as (seen, whole) px.
+    """
+
+    image: NDArray[np.uint8]
+    things: tuple[Thing, ...]
+    masks: tuple[NDArray[np.bool_], ...]
+    visible: tuple[tuple[int, int], ...]
+
+
+def scene(index: int, *, size: Size = (640, 480), seed: int = 0, noise: float = 0.0) -> Frame:
+    """Frame `index` of world `seed`, with ground truth.
+
+    Args:
+        index: position in the stream, from 0.
+        size: (width, height) in px, at least 64 x 48.
+        seed: which world.
+        noise: standard deviation of added noise in grey levels; seeded, independent per frame.
+
+    Returns:
+        A frame whose truth names every object of which at least a quarter can be seen: coarse
+        label and name, fine label and name, and the box of its pixels, hidden ones included,
+        clipped to the frame. All scores are 1. `t_s` is the time of drawing.
+
+    Raises:
+        UsageError: for a negative index or noise, or a size too small to draw in.
+    """
+    drawing = draw(index, size=size, seed=seed, noise=noise)
+    return Frame(drawing.image, index, time.perf_counter(), _truth(drawing, size))
+
+
+def draw(index: int, *, size: Size = (640, 480), seed: int = 0, noise: float = 0.0) -> Drawing:
+    """Draws frame `index` of world `seed`; see `scene` for arguments and errors."""
+    if index < 0:
+        raise UsageError(f"frames of a world are counted from 0, not {index}")
+    if size[0] < 64 or size[1] < 48 or max(size) > 8192:
+        raise UsageError(f"scenes are drawn from 64x48 to 8192x8192 px, not {size[0]}x{size[1]}")
+    if not 0 <= noise <= 255:
+        raise UsageError(f"noise is a standard deviation from 0 to 255 grey levels, not {noise}")
+    shot, step = divmod(index, SHOT_FRAMES)
+    ground, light = backdrop(seed, shot, (size[0], size[1]))
+    image = ground.copy()
+    things = cast(seed, shot, size)
+    stamps = [stamped(thing, step) for thing in things]
+    for thing, stamp in zip(things, stamps, strict=True):
+        paint(image, light, thing, stamp)
+    if noise:
+        _add_noise(image, Dice(seed, index, 3), noise)
+    masks, visible = _account(stamps, size)
+    return Drawing(image, things, masks, visible)
+
+
+def _add_noise(image: NDArray[np.uint8], dice: Dice, noise: float) -> None:
+    grain = dice.gaussian(*image.shape).astype(np.int32) * round(noise * 256)
+    image[...] = np.clip(image + ((grain + (1 << 15)) >> 16), 0, 255).astype(np.uint8)
+
+
+def _account(
+    stamps: list[Stamp], size: Size
+) -> tuple[tuple[NDArray[np.bool_], ...], tuple[tuple[int, int], ...]]:
+    """Masks, and (seen, whole) pixels of each object, given that later ones hide earlier ones."""
+    hidden = np.zeros((size[1], size[0]), bool)
+    masks, visible = [], []
+    for stamp in reversed(stamps):
+        on_frame, on_patch = stamp.on_frame(size)
+        solid = stamp.cover * 2 >= FULL
+        mask = np.zeros_like(hidden)
+        mask[on_frame] = solid[on_patch]
+        seen = int(np.count_nonzero(mask[on_frame] & ~hidden[on_frame]))
+        hidden[on_frame] |= mask[on_frame]
+        masks.append(mask)
+        visible.append((seen, int(np.count_nonzero(solid))))
+    return tuple(reversed(masks)), tuple(reversed(visible))
+
+
+def _truth(drawing: Drawing, size: Size) -> Detections:
+    share, of = MIN_VISIBLE
+    kept = [i for i, (seen, whole) in enumerate(drawing.visible) if whole and of * seen >= share * whole]
+    things = [drawing.things[i] for i in kept]
+    ones = np.ones(len(kept), np.float32)
+    return Detections(
+        xyxy=np.array([_box(drawing.masks[i]) for i in kept], np.float32).reshape(-1, 4),
+        score=ones,
+        label=np.array([thing.coarse for thing in things], np.int64),
+        name=tuple(COARSE[thing.coarse] for thing in things),
+        frame_size=(size[0], size[1]),
+        fine_label=np.array([thing.fine for thing in things], np.int64),
+        fine_score=ones.copy(),
+        fine_name=tuple(FINE[thing.fine] for thing in things),
+    )
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """(x_min, y_min, x_max, y_max) px around the True pixels."""
+    x, y = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(x[0]), int(y[0]), int(x[-1]) + 1, int(y[-1]) + 1
