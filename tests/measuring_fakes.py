@@ -17,7 +17,7 @@ from records_made_up import made_up_run
 from labkit.core.errors import SourceError, WorkerError
 from labkit.fleet.sweep.node_task import measure_point
 from labkit.fleet.sweep.point import Point
-from labkit.results.run_record import Run
+from labkit.results.records import Run
 
 SPECIAL = 2
 """Points with so many boxes are those that fail, die or wait."""
@@ -90,7 +90,7 @@ def waiting(point: Point) -> Run:
 
 def without_peaks(point: Point) -> Run:
     """Measured in earnest, but for the machine's peak, which takes several seconds."""
-    from labkit.bench import kept_peaks
+    from labkit.bench import peaks as kept_peaks
 
     kept_peaks.known_peaks = lambda device, tries: {"fp32": 100.0}  # an invented peak is not to be kept
     return measure_point(point)

@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from labkit.results.comparison import Comparison
-from labkit.results.fidelity import Fidelity
-from labkit.results.run_record import Run
+from labkit.results.records import Comparison, Fidelity, Run
 
 MACHINE = {"cpu": "Example CPU 3000", "cores": 8, "os": "Linux 6.1", "gpu": None}
 

@@ -8,13 +8,13 @@ import pytest
 
 from labkit.bench.interleave import FULL_TURNS, QUICK_TURNS, Turns, take_turns
 from labkit.bench.plan import Plan
-from labkit.bench.reporter import Reporter
+from labkit.bench.progress import Reporter
 from labkit.bench.run import bench, compare_two
 from labkit.core.errors import SourceError, UnavailableError, UsageError
 from labkit.core.lock import busy
 from labkit.core.types import Detections, Preparation, Rung, Workload
 from labkit.pipelines.ladder import rung
-from labkit.results.fidelity import Fidelity
+from labkit.results.records import Fidelity
 from labkit.results.store import Store
 
 from conftest import TINY  # isort: skip
@@ -213,7 +213,7 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
 
 
 def test_what_was_measured_before_the_time_was_up_is_not_left_out(monkeypatch, capsys):
-    from labkit.cli.cmd_bench import show
+    from labkit.cli.show_bench import show
 
     now = [0.0]
     monkeypatch.setattr("labkit.bench.context.time.perf_counter", lambda: now[0])

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from labkit.bench.progress import number
-from labkit.cli.cmd_bench import select
 from labkit.cli.main import parse_size
+from labkit.cli.show_bench import select
 from labkit.core.errors import UsageError
 from labkit.pipelines.ladder import LADDER
 
@@ -134,7 +134,7 @@ def test_the_report_of_a_benchmark_tells_the_forecasts_too(tmp_path, monkeypatch
     from records_made_up import made_up_run
 
     from labkit.bench.context import Outcome
-    from labkit.cli.cmd_bench import leave_pictures
+    from labkit.cli.show_bench import leave_pictures
     from labkit.results.store import Prediction, Store, default_path
 
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path))

@@ -11,8 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from labkit.cli.main import main
 from labkit.core.errors import UsageError
-from labkit.lessons.gallery import execute, write_gallery
-from labkit.lessons.pages import question_of, title_of
+from labkit.lessons.gallery import execute, question_of, title_of, write_gallery
 
 HOSTILE = "</main><script>alert(1)</script>&\"'"
 PICTURE = "data:image/png;base64,iVBORw0KGgo="

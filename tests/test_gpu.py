@@ -9,9 +9,8 @@ import torch
 from labkit.bench.agreement import fidelity
 from labkit.bench.session import Session
 from labkit.core.errors import UnavailableError
-from labkit.core.overlap import hidden_share
 from labkit.core.requirements import missing
-from labkit.core.trace import recording
+from labkit.core.trace import hidden_share, recording
 from labkit.core.types import Workload
 from labkit.filters.cuda_managed import guided_in_managed_memory
 from labkit.filters.image_filters import guided_filter

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from labkit.lessons.kernel_checks import check_kernel, kernel_to_complete
+from labkit.lessons.nb04_filter import check_kernel, kernel_to_complete
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to run kernels on the CPU")
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from labkit.lessons.fleet_checks import check_engines
+from labkit.lessons.nb09_fleet import check_engines
 
 
 def right(cameras, fps, frame_s, most_busy):

@@ -10,7 +10,7 @@ import pytest
 
 from labkit.core.errors import UsageError
 from labkit.lessons.hints import HINTS, hint_text
-from labkit.lessons.number_checks import check_fps, check_paced_latency
+from labkit.lessons.nb07_pitfalls import check_fps, check_paced_latency
 
 SOLUTIONS = Path(__file__).parent / "solutions"
 

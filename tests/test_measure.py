@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from labkit.bench.agreement import Answers, fidelity, iou, match, relative_error
-from labkit.bench.examiner import Examiner
+from labkit.bench.context import Examiner
 from labkit.bench.frames import collect, frames_sha256
 from labkit.bench.interleave import Turns, compare, take_turns
 from labkit.bench.load import Clock
@@ -25,7 +25,7 @@ from labkit.core.gpu import gpu_doubts
 from labkit.core.machine import differences, fingerprint, machine_name
 from labkit.core.types import Detections, Preparation, Rung, Workload
 from labkit.pipelines.ladder import rung
-from labkit.results.fidelity import Fidelity
+from labkit.results.records import Fidelity
 
 from conftest import TINY, make_frame  # isort: skip
 

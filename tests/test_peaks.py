@@ -10,8 +10,7 @@ import pytest
 
 from labkit.bench import kept_peaks as room
 from labkit.bench import peaks as peak
-from labkit.bench.kept_peaks import DOUBTED_S, KEPT_S, known_peaks
-from labkit.bench.peaks import measure_peaks
+from labkit.bench.peaks import DOUBTED_S, KEPT_S, known_peaks, measure_peaks
 from labkit.core.types import Workload
 from labkit.fleet.sweep.node_task import measure_point
 from labkit.fleet.sweep.point import Point

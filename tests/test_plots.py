@@ -16,12 +16,16 @@ from records_made_up import made_up_comparison, made_up_run
 
 from labkit.bench import accuracy
 from labkit.core.errors import UsageError
-from labkit.results import plots
-from labkit.results.comparison import Comparison
 from labkit.results.plots import labels as answers
 from labkit.results.plots import speedup, style
+from labkit.results.plots.breakdown import latency, throughput, where_time_goes
+from labkit.results.plots.by_boxes import cost_of_boxes
 from labkit.results.plots.fleet_plots import FleetPoint, fleet_chart
-from labkit.results.run_record import Run
+from labkit.results.plots.save import overview, save, save_all, svg_text
+from labkit.results.plots.speedup import compare_two, waterfall
+from labkit.results.plots.style import Chart
+from labkit.results.plots.tradeoffs import share_of_peak, speed_accuracy
+from labkit.results.records import Comparison, Run
 
 LONG = "a_rung with quite a long name that goes on and on, $x_1$ <b>&"
 
@@ -40,7 +44,7 @@ def steps(n: int, name: str = "rung") -> list[Comparison]:
     ]
 
 
-def axes_of(chart: plots.Chart) -> mpl.axes.Axes:
+def axes_of(chart: Chart) -> mpl.axes.Axes:
     (axes,) = chart.axes
     return axes
 
@@ -56,7 +60,7 @@ def lines_hollow(axes: mpl.axes.Axes) -> list[list[float]]:
     return [point.tolist() for line in hollow for point in line.get_xydata()]
 
 
-def visible_texts(chart: plots.Chart) -> list[Text]:
+def visible_texts(chart: Chart) -> list[Text]:
     axes = axes_of(chart)
     texts = [*chart.texts, *axes.texts, axes.xaxis.label, axes.yaxis.label]
     if axes.get_legend():
@@ -66,7 +70,7 @@ def visible_texts(chart: plots.Chart) -> list[Text]:
     return [text for text in texts if text.get_visible() and text.get_text().strip()]
 
 
-def assert_legible(chart: plots.Chart) -> None:
+def assert_legible(chart: Chart) -> None:
     """No two texts touch, and all lie on the paper."""
     chart.canvas.draw()
     boxes = [(text.get_text(), text.get_window_extent()) for text in visible_texts(chart)]
@@ -82,13 +86,13 @@ def assert_legible(chart: plots.Chart) -> None:
 @pytest.mark.parametrize("n", [1, 2, 7, 20])
 @pytest.mark.parametrize("name", ["r", LONG])
 def test_no_text_overlaps_another_or_leaves_the_paper(n: int, name: str) -> None:
-    for _, chart in plots.overview(ladder(n, name), steps(n, name)):
+    for _, chart in overview(ladder(n, name), steps(n, name)):
         assert_legible(chart)
-    assert_legible(plots.compare_two(steps(1, name)[0], theme="dark"))
+    assert_legible(compare_two(steps(1, name)[0], theme="dark"))
 
 
 def test_a_legibility_check_sees_an_overlap() -> None:
-    chart = plots.throughput(ladder(2))
+    chart = throughput(ladder(2))
     axes_of(chart).annotate("over", (50, 0))
     axes_of(chart).annotate("over", (50, 0))
     with pytest.raises(AssertionError, match="overlaps"):
@@ -97,7 +101,7 @@ def test_a_legibility_check_sees_an_overlap() -> None:
 
 def test_throughput_shows_fps_and_interval() -> None:
     runs = ladder(3)
-    axes = axes_of(plots.throughput(runs))
+    axes = axes_of(throughput(runs))
     for row, (run, point, interval) in enumerate(
         zip(runs, lines_with(axes, "o"), lines_with(axes, "|"), strict=True)
     ):
@@ -108,23 +112,23 @@ def test_throughput_shows_fps_and_interval() -> None:
 
 
 def test_throughput_of_few_frames_has_no_interval() -> None:
-    chart = plots.throughput([made_up_run(n=3)])
+    chart = throughput([made_up_run(n=3)])
     assert lines_with(axes_of(chart), "|") == []
     assert "interval 0.00 to ?" in chart.alt_text
 
 
 def test_latency_marks_a_percentile_only_with_frames_enough() -> None:
     runs = [made_up_run("few", n=40), made_up_run("many", n=700)]
-    axes = axes_of(plots.latency(runs))
+    axes = axes_of(latency(runs))
     assert [len(lines_with(axes, marker)) for marker in "o^s"] == [2, 1, 1]
     (p99,) = lines_with(axes, "s")
     assert p99.tolist() == [[pytest.approx(np.percentile(runs[1].latency_s, 99) * 1e3), 1]]
-    assert "not told (too few frames)" in plots.latency(runs).alt_text
+    assert "not told (too few frames)" in latency(runs).alt_text
 
 
 def test_spans_and_the_rest_add_up_to_the_mean_latency() -> None:
     run = made_up_run()
-    chart = plots.where_time_goes([run, made_up_run("none", spans_s={})])
+    chart = where_time_goes([run, made_up_run("none", spans_s={})])
     widths = [bar.get_width() for bar in axes_of(chart).patches]
     first = widths[0::2]
     assert sum(first) == pytest.approx(run.latency_s.mean() * 1e3)
@@ -136,13 +140,13 @@ def test_spans_and_the_rest_add_up_to_the_mean_latency() -> None:
 
 def test_overlapping_spans_leave_nothing_over() -> None:
     latency = made_up_run().latency_s
-    chart = plots.where_time_goes([made_up_run(spans_s={"infer": 2 * latency})])
+    chart = where_time_goes([made_up_run(spans_s={"infer": 2 * latency})])
     assert [bar.get_width() for bar in axes_of(chart).patches][1] == 0
 
 
 def test_compare_two_shows_each_round_the_median_and_the_interval() -> None:
     comparison = made_up_comparison()
-    chart = plots.compare_two(comparison)
+    chart = compare_two(comparison)
     axes = axes_of(chart)
     (points,) = lines_with(axes, "o")
     np.testing.assert_array_equal(points[:, 1], comparison.ratios)
@@ -161,7 +165,7 @@ def test_waterfall_steps_start_where_the_step_before_ended() -> None:
         made_up_comparison("x", "y", ratio=0.8),
         made_up_comparison("c", "d", ratio=1.2),
     ]
-    first, second, third, fourth = axes_of(plots.waterfall(comparisons)).patches
+    first, second, third, fourth = axes_of(waterfall(comparisons)).patches
     assert first.get_x() == 1
     assert first.get_width() == pytest.approx(comparisons[0].ratio - 1)
     assert second.get_x() == pytest.approx(comparisons[0].ratio)
@@ -188,7 +192,7 @@ def test_waterfall_marks_the_ceiling_of_the_part_that_changed_most() -> None:
     limit = speedup.ceiling(step, runs)
     assert limit is not None
     assert (limit.parts, limit.gain) == (("preprocess",), pytest.approx(1 / 0.7))
-    chart = plots.waterfall([step], runs=runs)
+    chart = waterfall([step], runs=runs)
     axes = axes_of(chart)
     (mark,) = [line.get_xydata() for line in axes.lines if line.get_linestyle() == "--"]
     assert mark[:, 0] == pytest.approx(1 / 0.7)
@@ -220,18 +224,18 @@ def test_the_preparation_says_what_a_change_is_about(change: dict[str, str], par
 
 def test_waterfall_tells_a_far_ceiling_in_words_and_an_unknown_one_not_at_all() -> None:
     step = made_up_comparison("a", "b", ratio=1.2)
-    far = plots.waterfall([step], runs=[parted("a", infer=0.95), parted("b", infer=0.5)])
+    far = waterfall([step], runs=[parted("a", infer=0.95), parted("b", infer=0.5)])
     assert "ceiling 20.0x \N{RIGHTWARDS ARROW} (infer)" in axes_of(far).texts[0].get_text()
     assert axes_of(far).get_xlim()[1] < 5
     overlapping = [parted("a", filter=0.7, infer=0.9), parted("b", infer=0.5)]
     for runs in ([], overlapping, overlapping[1:], [made_up_run("a", spans_s={}), parted("b", infer=1.0)]):
         assert speedup.ceiling(step, runs) is None
-        assert "ceiling" not in axes_of(plots.waterfall([step], runs=runs)).texts[0].get_text()
+        assert "ceiling" not in axes_of(waterfall([step], runs=runs)).texts[0].get_text()
 
 
 @pytest.mark.parametrize("n", [1, 6, 12])
 def test_a_waterfall_with_ceilings_is_legible(n: int) -> None:
-    for _, chart in plots.overview(ladder(n + 1), steps(n)):
+    for _, chart in overview(ladder(n + 1), steps(n)):
         assert_legible(chart)
     shares = {"preprocess": 0.1, "detect": 0.6, "crop": 0.1, "classify": 0.1}
     for engines, how in ((1, "alike"), (n + 1, "another preprocess each")):
@@ -241,7 +245,7 @@ def test_a_waterfall_with_ceilings_is_legible(n: int) -> None:
             )
             for k in range(n + 1)
         ]
-        assert_legible(plots.waterfall(steps(n), runs=runs, theme="dark"))
+        assert_legible(waterfall(steps(n), runs=runs, theme="dark"))
 
 
 def test_speed_accuracy_marks_the_front_and_takes_one_measure_for_all() -> None:
@@ -250,14 +254,14 @@ def test_speed_accuracy_marks_the_front_and_takes_one_measure_for_all() -> None:
         made_up_run("fast wrong", period_s=0.02, accuracy={"map_50": 0.5}),
         made_up_run("beaten", period_s=0.2, accuracy={"map_50": 0.4}),
     ]
-    chart = plots.speed_accuracy(runs)
+    chart = speed_accuracy(runs)
     labels = [text.get_text() for text in axes_of(chart).get_legend().get_texts()]
     assert labels[:3] == ["slow right  (front)", "fast wrong  (front)", "beaten"]
     assert "and as accurate" in labels[3]
     assert axes_of(chart).get_ylabel().startswith("mAP at IoU 0.5")
     upright = [line.get_xydata() for line in axes_of(chart).lines if len(set(line.get_xdata())) == 1]
     assert [[runs[0].fps, 0.88], [runs[0].fps, 0.92]] in [data.tolist() for data in upright]
-    mixed = plots.speed_accuracy([*runs, made_up_run("no truth")])
+    mixed = speed_accuracy([*runs, made_up_run("no truth")])
     assert axes_of(mixed).get_ylabel().startswith("agreement")
 
 
@@ -271,7 +275,7 @@ def judged(name: str, map_: float, loss: float, *, map_50: float = 0.995, **othe
 def test_speed_accuracy_shows_the_strict_measure_where_losses_do_not_hide() -> None:
     exact = judged("exact", 0.85, 0.0, period_s=0.1)
     int8 = judged("int8", 0.836, 0.014, map_50=0.996, period_s=0.02)
-    chart = plots.speed_accuracy([exact, int8])
+    chart = speed_accuracy([exact, int8])
     axes = axes_of(chart)
     assert axes.get_ylabel() == "mAP at IoU 0.5 to 0.95 (0 to 1)"
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
@@ -298,14 +302,14 @@ def test_who_loses_is_decided_by_the_examination_alone() -> None:
     told = made_up_run("told", accuracy={**just.accuracy, "loses": False})
     assert not answers.loses(told)
     assert not answers.loses(made_up_run("never examined"))
-    assert not plots.speed_accuracy([told, judged("b", 0.8, 0.0)]).alt_text.count("loses")
+    assert not speed_accuracy([told, judged("b", 0.8, 0.0)]).alt_text.count("loses")
     assert (accuracy.MAP_LOSS, accuracy.NAMES_CHANGED) == (0.01, 0.01)
     assert "1 point of mAP, or changes more than 1% of names" in answers.LOSES_WORDS
 
 
 def test_every_picture_of_a_rung_that_loses_bears_its_mark_and_says_why() -> None:
     runs = [judged("exact", 0.85, 0.0), judged("int8", 0.836, 0.014)]
-    for name, chart in plots.overview(runs, []):
+    for name, chart in overview(runs, []):
         labels = [text.get_text() for text in visible_texts(chart)]
         assert any(label.startswith("int8 !") for label in labels), name
         assert answers.LOSES_WORDS in chart.texts[1].get_text().replace("\n", " "), name
@@ -342,29 +346,29 @@ def test_it_is_told_on_what_answers_were_judged() -> None:
 
 def test_speeds_far_apart_stand_on_a_logarithmic_axis_that_says_so() -> None:
     far = [judged("a", 0.8, 0.0, period_s=0.1), judged("b", 0.8, 0.0, period_s=0.01)]
-    assert axes_of(plots.speed_accuracy(far)).get_xlabel() == "throughput (frames per second, logarithmic)"
-    assert axes_of(plots.speed_accuracy(far[:1])).get_xlabel() == "throughput (frames per second)"
+    assert axes_of(speed_accuracy(far)).get_xlabel() == "throughput (frames per second, logarithmic)"
+    assert axes_of(speed_accuracy(far[:1])).get_xlabel() == "throughput (frames per second)"
     wide = [made_up_run("a", period_s=0.2), made_up_run("b", period_s=0.01)]
-    assert "logarithmic" in axes_of(plots.throughput(wide)).get_xlabel()
-    assert "logarithmic" in axes_of(plots.latency(wide)).get_xlabel()
+    assert "logarithmic" in axes_of(throughput(wide)).get_xlabel()
+    assert "logarithmic" in axes_of(latency(wide)).get_xlabel()
 
 
 def test_speed_accuracy_and_share_of_peak_refuse_what_they_cannot_draw() -> None:
     bare = made_up_run(agreement=None, limit={})
     with pytest.raises(UsageError, match="none of the 1 runs"):
-        plots.speed_accuracy([bare])
+        speed_accuracy([bare])
     with pytest.raises(UsageError, match="peak"):
-        plots.share_of_peak([bare])
+        share_of_peak([bare])
     with pytest.raises(UsageError, match="no results were given"):
-        plots.throughput([])
+        throughput([])
     with pytest.raises(UsageError, match="theme"):
-        plots.throughput([bare], theme="pink")
-    assert [name for name, _ in plots.overview([bare], [])] == ["throughput", "latency", "where_time_goes"]
+        throughput([bare], theme="pink")
+    assert [name for name, _ in overview([bare], [])] == ["throughput", "latency", "where_time_goes"]
 
 
 def test_the_shares_of_the_peak_stand_beside_the_plot_and_its_axis_is_named_rightly() -> None:
     runs = [made_up_run(f"rung {k}", period_s=0.0101 + 0.002 * k) for k in range(6)]
-    chart = plots.share_of_peak(runs)
+    chart = share_of_peak(runs)
     axes = axes_of(chart)
     chart.canvas.draw()
     assert all(text.get_window_extent().x0 > axes.bbox.x1 for text in axes.texts)
@@ -383,7 +387,7 @@ def test_a_part_has_the_same_colour_in_every_picture() -> None:
     first, second = (
         {
             handle.get_label(): (handle.patches[0].get_facecolor(), handle.patches[0].get_hatch())
-            for handle in axes_of(plots.where_time_goes([run])).containers
+            for handle in axes_of(where_time_goes([run])).containers
         }
         for run in (one, other)
     )
@@ -394,12 +398,12 @@ def test_a_part_has_the_same_colour_in_every_picture() -> None:
 def test_thin_parts_have_no_seam_that_would_hide_them() -> None:
     latency = made_up_run().latency_s
     thin = made_up_run(spans_s={"infer": 0.99 * latency, "crop": 0.003 * latency})
-    infer, crop, _ = axes_of(plots.where_time_goes([thin])).patches
+    infer, crop, _ = axes_of(where_time_goes([thin])).patches
     assert infer.get_linewidth() > 0 == crop.get_linewidth()
 
 
 def test_latency_explains_what_it_draws_and_nothing_else() -> None:
-    told = [text.get_text() for text in axes_of(plots.latency(ladder(2))).get_legend().get_texts()]
+    told = [text.get_text() for text in axes_of(latency(ladder(2))).get_legend().get_texts()]
     assert told == ["how many frames", "fastest to slowest", "median", "p90"]
 
 
@@ -418,13 +422,13 @@ def test_time_against_boxes_has_its_key_outside_the_plot(theme: str) -> None:
         for k, rung in enumerate(("one by one", "together"))
         for boxes in (1, 5, 15)
     ]
-    chart = plots.cost_of_boxes(runs, theme=theme)
+    chart = cost_of_boxes(runs, theme=theme)
     axes = axes_of(chart)
     assert_legible(chart)
     assert axes.get_legend().get_window_extent().y0 >= axes.bbox.y1 - 1
     assert lines_hollow(axes) == []
     runs[2] = made_up_run("one by one", settings={**settings, "objects": 15}, disturbances=("loud",))
-    assert lines_hollow(axes_of(plots.cost_of_boxes(runs, theme=theme))) == [[15, 1e3 / runs[2].fps]]
+    assert lines_hollow(axes_of(cost_of_boxes(runs, theme=theme))) == [[15, 1e3 / runs[2].fps]]
     assert list(axes.get_xticks()) == [0, 1, 5, 15]
     assert axes.get_xlim()[0] == 0
     assert "together" in chart.alt_text and "ms at 15" in chart.alt_text
@@ -432,7 +436,7 @@ def test_time_against_boxes_has_its_key_outside_the_plot(theme: str) -> None:
 
 def test_a_bar_is_as_long_as_the_share_of_the_peak() -> None:
     run = made_up_run()
-    axes = axes_of(plots.share_of_peak([run]))
+    axes = axes_of(share_of_peak([run]))
     assert axes.patches[0].get_width() == pytest.approx(100 * run.share_of_limit)
     (interval,) = lines_with(axes, "|")
     assert interval[:, 0] == pytest.approx([bound * 10 / 1000 * 100 for bound in run.fps_interval])
@@ -441,9 +445,9 @@ def test_a_bar_is_as_long_as_the_share_of_the_peak() -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_figure_has_units_words_and_where_it_comes_from(theme: str) -> None:
     runs = [*ladder(2), made_up_run("restless", spread=0.3, quick=True)]
-    charts = [chart for _, chart in plots.overview(runs, steps(2), theme=theme)]
+    charts = [chart for _, chart in overview(runs, steps(2), theme=theme)]
     assert len(charts) == 6
-    for chart in [*charts, plots.compare_two(steps(1)[0], theme=theme)]:
+    for chart in [*charts, compare_two(steps(1)[0], theme=theme)]:
         assert re.search(r"\(.+\)$", axes_of(chart).get_xlabel()), chart.title
         assert len(chart.alt_text) > 40
         caption = chart.texts[1].get_text().replace("\n", " ")
@@ -476,12 +480,12 @@ def test_inks_stand_out_from_the_paper(theme: str) -> None:
 def test_the_settings_of_others_are_left_alone() -> None:
     names = [name for name in mpl.rcParams if name != "backend"]
     before = {name: mpl.rcParams[name] for name in names}
-    plots.throughput(ladder(1), theme="dark")
+    throughput(ladder(1), theme="dark")
     assert {name: mpl.rcParams[name] for name in names} == before
 
 
 def test_a_notebook_shows_a_figure_with_its_words() -> None:
-    shown = plots.throughput([made_up_run("<b>")])._repr_html_()
+    shown = throughput([made_up_run("<b>")])._repr_html_()
     assert shown.startswith('<img src="data:image/png;base64,iVBOR')
     assert "&lt;b&gt; 33" in shown
 
@@ -495,7 +499,7 @@ def test_names_are_shown_as_they_stand_or_lose_their_middle() -> None:
     assert folded.endswith("end 7")
     assert "…" in folded
     assert style.wrapped("bell\a\nline") == "bell��line"
-    axes = axes_of(plots.throughput([made_up_run("cost: $5 and $6")]))
+    axes = axes_of(throughput([made_up_run("cost: $5 and $6")]))
     assert axes.get_yticklabels()[0].get_text() == "cost: $5 and $6"
     assert not axes.get_yticklabels()[0].get_parse_math()
 
@@ -510,7 +514,7 @@ def test_rungs_that_come_twice_are_told_apart() -> None:
 
 def test_saved_svg_carries_its_words_and_is_the_same_each_time(tmp_path: Path) -> None:
     runs = [made_up_run("<script>&\"'\x00", disturbances=("loud",))]
-    svg_path, png_path = plots.save(plots.throughput(runs), tmp_path / "new" / "speed.v1")
+    svg_path, png_path = save(throughput(runs), tmp_path / "new" / "speed.v1")
     assert (svg_path.name, png_path.name) == ("speed.v1.svg", "speed.v1.png")
     assert png_path.read_bytes().startswith(b"\x89PNG")
     root = ET.fromstring(svg_path.read_text())
@@ -518,11 +522,11 @@ def test_saved_svg_carries_its_words_and_is_the_same_each_time(tmp_path: Path) -
     title, desc = list(root)[:2]
     assert title.text == "Throughput, with 95% intervals"
     assert desc.text.startswith("Throughput in frames per second: <script>&\"'\N{REPLACEMENT CHARACTER}")
-    assert plots.svg_text(plots.throughput(runs)) == svg_path.read_text()
+    assert svg_text(throughput(runs)) == svg_path.read_text()
 
 
 def test_save_all_writes_a_pair_of_files_per_figure(tmp_path: Path) -> None:
-    written = plots.save_all(ladder(2), [made_up_comparison("a/../b", "c")], tmp_path)
+    written = save_all(ladder(2), [made_up_comparison("a/../b", "c")], tmp_path)
     names = sorted(path.name for path in written)
     assert len(names) == len(set(names)) == 14
     assert all(path.parent == tmp_path and path.stat().st_size > 1000 for path in written)

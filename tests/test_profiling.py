@@ -20,7 +20,7 @@ from labkit.cli.main import main
 from labkit.core.errors import ResultsError, UnavailableError, UsageError
 from labkit.core.trace import span
 from labkit.core.types import Workload
-from labkit.lessons.profile_checks import check_one_read
+from labkit.lessons.nb08_profile import check_one_read
 from labkit.profiling import kernel, nsys, profiler
 from labkit.profiling.capture import Capture, GpuWork, Range, Read
 from labkit.profiling.cell import parse

@@ -15,8 +15,7 @@ from labkit.profiling.operators import KINDS, Kind, Operators
 from labkit.results.exports import load_export
 from labkit.results.plots.labels import LOSES_WORDS
 from labkit.results.plots.save import overview
-from labkit.results.readme import BEGIN, END, block, insert
-from labkit.results.readme_main import main
+from labkit.results.readme import BEGIN, END, block, insert, main
 from labkit.results.store import Store
 
 from records_made_up import made_up_comparison, made_up_run  # isort: skip

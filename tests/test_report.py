@@ -15,12 +15,11 @@ from records_made_up import MACHINE, made_up_run
 from records_made_up import made_up_comparison as bare_comparison
 
 from labkit.core.errors import ResultsError, UsageError
-from labkit.results.comparison import Comparison
 from labkit.results.plots.labels import LOSES_WORDS
+from labkit.results.records import Comparison, Run
 from labkit.results.report.groups import groups, newest
 from labkit.results.report.machines import figure, machines, side_by_side
 from labkit.results.report.report_page import write_report
-from labkit.results.run_record import Run
 from labkit.results.store import Prediction, Store, default_path
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=http://example.org/x onerror=alert(2)>"

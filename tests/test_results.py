@@ -22,9 +22,8 @@ from records_made_up import made_up_comparison, made_up_run
 from labkit.core.errors import ResultsError, UsageError
 from labkit.core.files import write_whole
 from labkit.results import codec, schema, store
-from labkit.results.comparison import Comparison
 from labkit.results.exports import export, import_reference, load_export, load_exports
-from labkit.results.run_record import Run
+from labkit.results.records import Comparison, Run
 from labkit.results.store import Prediction, Store, default_path
 from labkit.results.sweeps import keep_point, sweep_names, sweep_points
 from labkit.results.table import table

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from labkit.bench.session import Session
-from labkit.core.overlap import hidden_share, interval_ms, merged
-from labkit.core.trace import SpanRecord, recording
+from labkit.core.trace import SpanRecord, hidden_share, interval_ms, merged, recording
 from labkit.core.types import FilterStep, Workload
+from labkit.lessons.nb05_streams import check_launch
 from labkit.lessons.simulated_streams import (
     NOTHING,
     STEPS_MS,
@@ -18,7 +18,6 @@ from labkit.lessons.simulated_streams import (
     simulate,
     two_streams_no_waiting,
 )
-from labkit.lessons.stream_checks import check_launch
 from labkit.models.cuda_streams import InOrder
 from labkit.models.filter_stage import DeviceSmoothing, Filtered, host_smoothing
 from labkit.models.prepare import prepare

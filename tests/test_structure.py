@@ -16,8 +16,20 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "labkit"
 
 # from the ground up; a room imports the rooms before it, and itself
-ROOMS = ["core", "sources", "filters", "models", "pipelines", "results", "bench", "profiling", "live", "fleet",
-         "lessons", "cli"]  # fmt: skip
+ROOMS = [
+    "core",
+    "sources",
+    "filters",
+    "models",
+    "pipelines",
+    "results",
+    "bench",
+    "profiling",
+    "live",
+    "fleet",
+    "lessons",
+    "cli",
+]
 
 
 def module_name(path):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.types import Detections
-from labkit.results.fidelity import Fidelity
+from labkit.results.records import Fidelity
 
 IOU = 0.5
 

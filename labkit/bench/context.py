@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from labkit.bench.coco import Photographs
-from labkit.bench.examiner import Examiner
 from labkit.bench.frames import FrameSet
 from labkit.bench.interleave import Turns
 from labkit.bench.plan import Plan
-from labkit.bench.reporter import Reporter
+from labkit.bench.progress import Reporter
+from labkit.bench.worker import Worker
 from labkit.core.lock import busy_with
-from labkit.core.types import Workload
+from labkit.core.types import Frame, Rung, Workload
 from labkit.models.weights import Weights
-from labkit.results.comparison import Comparison
-from labkit.results.fidelity import Fidelity
-from labkit.results.run_record import Run
+from labkit.results.records import Comparison, Fidelity, Run
 from labkit.results.store import Store
 
 
@@ -98,3 +96,37 @@ class Job:
     def late(self, reserved_s: float = 0.0) -> bool:
         """Whether the time of this benchmark is up, but for `reserved_s` kept for something else."""
         return time.perf_counter() + reserved_s > self.until_s
+
+
+class Examiner:
+    """Prepares one rung after another in a child that is started when first needed."""
+
+    def __init__(self, report: Callable[[str], None] = lambda line: None) -> None:
+        self._report = report
+        self._worker: Worker | None = None
+
+    def __enter__(self) -> Examiner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def prepare(
+        self, rung: Rung, workload: Workload, frames: Sequence[Frame], weights: Mapping[str, Weights]
+    ) -> Worker:
+        """The rung, ready to be asked for answers until the next one is prepared.
+
+        Raises:
+            LabError: it cannot be prepared; the next one begins in a new process.
+        """
+        if self._worker is None or not self._worker.alive:
+            self._worker = Worker(rung, workload, frames, weights, report=self._report)
+        else:
+            self._worker.become(rung, workload, frames, weights)
+        return self._worker
+
+    def close(self) -> None:
+        """Ends the child, if there is one."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None

@@ -21,8 +21,7 @@ from labkit.core.machine import fingerprint
 from labkit.core.types import Rung
 from labkit.models.flops import gflop_per_frame, mb_per_frame
 from labkit.pipelines.ladder import rung as rung_named
-from labkit.results.fidelity import Fidelity
-from labkit.results.run_record import Run
+from labkit.results.records import Fidelity, Run
 
 TIME_IS_UP = "left out, the time of this benchmark was up"
 WORKER_BYTES = 1.8 * 2**30  # what one worker may need; decides how many live at once

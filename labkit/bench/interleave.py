@@ -10,8 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from labkit.core.errors import UsageError
-from labkit.results.comparison import Comparison
-from labkit.results.fidelity import Fidelity
+from labkit.results.records import Comparison, Fidelity
 
 MIN_ROUNDS = 9
 WARM_UP_FRAMES = 2

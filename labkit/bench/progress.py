@@ -1,4 +1,4 @@
-"""What the command line shows: tables of 80 columns, progress bars, lines of text."""
+"""Progress and results in the terminal: bars, tables of 80 columns, lines of text."""
 
 from __future__ import annotations
 
@@ -11,12 +11,26 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from labkit.bench.reporter import Reporter
-from labkit.results.comparison import Comparison
-from labkit.results.run_record import Run
+from labkit.results.records import Comparison, Run
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+
+class Reporter:
+    """Hears what a benchmark does; this one is silent. Screens override what they show."""
+
+    def step(self, text: str) -> None:
+        """A new step begins."""
+
+    def progress(self, share: float) -> None:
+        """The step is finished to this share, from 0 to 1."""
+
+    def note(self, text: str) -> None:
+        """One line that the user should see."""
+
+    def finished(self, result: Run | Comparison) -> None:
+        """A result is there, and stored if there is a store."""
 
 
 class Screen(Reporter):

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from labkit.bench.coco import N_IMAGES, CocoFolder, Photographs, detector_labels, find_coco, read_coco
-from labkit.bench.context import Job, Outcome
+from labkit.bench.context import Examiner, Job, Outcome
 from labkit.bench.evaluate import KEPT
-from labkit.bench.examiner import Examiner
 from labkit.bench.frames import collect
 from labkit.bench.group import measure_family
 from labkit.bench.interleave import FULL_TURNS, Turns
 from labkit.bench.peaks import PEAK_TRIES, measure_peaks
 from labkit.bench.plan import FULL, Plan
-from labkit.bench.reporter import Reporter
+from labkit.bench.progress import Reporter
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.lock import busy, busy_with
 from labkit.core.requirements import missing
@@ -28,7 +27,7 @@ from labkit.models.prepare import resolve_all
 from labkit.models.weights import Weights
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.pipelines.third_party_rungs import PEERS
-from labkit.results.comparison import Comparison
+from labkit.results.records import Comparison
 from labkit.results.store import Store
 
 

@@ -21,7 +21,7 @@ from labkit.core import stats
 from labkit.core.errors import LabError, UsageError
 from labkit.core.trace import Recording, SpanRecord, recording
 from labkit.core.types import Frame, Schedule
-from labkit.results.run_record import Samples
+from labkit.results.records import Samples
 
 MAX_FAILURES = 3
 

@@ -1,149 +1,99 @@
-"""Commands that measure: what they select, show and leave behind."""
+"""`labkit bench` and `labkit compare`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated
 
 import typer
 
-from labkit.bench.context import Outcome
-from labkit.bench.group import TIME_IS_UP
-from labkit.bench.plan import FULL, QUICK, Plan
-from labkit.bench.progress import Screen, err, legend, out, print_lines, runs_table
-from labkit.bench.reporter import Reporter
-from labkit.bench.run import bench, compare_two
-from labkit.core.errors import INTERRUPTED, UnavailableError, UsageError
-from labkit.core.types import Rung
-from labkit.pipelines.ladder import LADDER, rung, rungs_of_stage
-from labkit.results.comparison import Comparison
-from labkit.results.run_record import Run
-from labkit.results.store import Store, default_path
+from labkit.cli.options import (
+    JsonOption,
+    ModelSetOption,
+    ObjectsOption,
+    QuickOption,
+    RungNames,
+    Scenario,
+    SeedOption,
+    SizeOption,
+    SourceOption,
+    WeightsOption,
+    scenes_for,
+    turns_for,
+    workload_for,
+)
+from labkit.core.errors import UsageError
 
-T = TypeVar("T")
-
-
-def select(names: Sequence[str] | None, stage: int | None, device: str | None = None) -> list[Rung]:
-    """The named rungs, or a stage's, or all of them; those of a device, with their baselines.
-
-    Raises:
-        UsageError: a name or stage that does not exist.
-    """
-    if names:
-        return sorted((rung(name) for name in dict.fromkeys(names)), key=LADDER.index)
-    if device not in (None, "cpu", "cuda"):
-        raise UsageError(f"--device is cpu or cuda, not {device!r}")
-    if device is not None:
-        chosen = [r for r in LADDER if r.prepare.device == device and stage in (None, r.stage)]
-        wanted = {r.name for r in chosen} | {r.reference for r in chosen}
-        return [r for r in LADDER if r.name in wanted]
-    if stage is None:
-        return list(LADDER)
-    chosen = list(rungs_of_stage(stage))
-    if not chosen:
-        known = sorted({r.stage for r in LADDER})
-        raise UsageError(f"stage {stage} has no rungs; stages with rungs: {', '.join(map(str, known))}")
-    return chosen
+QUICK_MINUTES = 9.0  # what is under way is ended, and drawn: up to a minute more on two cores
 
 
-def plan_for(scenario: str, fps: float | None, quick: bool, seconds: float | None) -> Plan:
-    """The plan that the options describe."""
-    if fps is not None and scenario != "paced":
-        raise UsageError("--fps is the rate of the paced scenario; add --scenario paced")
-    plan = replace(QUICK if quick else FULL, scenario=scenario, fps=fps)
-    return plan if seconds is None else replace(plan, seconds=seconds)
+def bench(
+    rung: RungNames = None,
+    stage: Annotated[int | None, typer.Option(help="All rungs of this stage.")] = None,
+    device: Annotated[str | None, typer.Option(help="Only rungs on this device: cpu or cuda.")] = None,
+    source: SourceOption = "photos",
+    size: SizeOption = "640x480",
+    objects: ObjectsOption = 5,
+    scenario: Annotated[Scenario, typer.Option(help="As fast as it can, or at a rate.")] = Scenario.closed,
+    fps: Annotated[float | None, typer.Option(help="Rate at which frames fall due; paced only.")] = None,
+    quick: QuickOption = False,
+    seconds: Annotated[float | None, typer.Option(help="Length of each timed run.")] = None,
+    model_set: ModelSetOption = "full",
+    weights: WeightsOption = "auto",
+    seed: SeedOption = 0,
+    noise: Annotated[float, typer.Option(help="Noise added to scenes, in grey levels.")] = 0.0,
+    compare: Annotated[bool, typer.Option(help="Also compare the rungs in turns.")] = True,
+    accuracy: Annotated[bool, typer.Option(help="Also measure accuracy on scenes.")] = True,
+    coco: Annotated[
+        Path | None, typer.Option(help="COCO folder: its photographs judge what finds boxes.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="How many of its photographs.")] = 200,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin nothing new after this time; default 9 with --quick.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure rungs; leaves rows in the store, plots and a report."""
+    from labkit.cli.show_bench import bench_and_show, plan_for, select
 
-
-def bench_and_show(rungs: Sequence[Rung], as_json: bool, **options: Any) -> None:
-    """Runs a benchmark and shows it; options as for `labkit.bench.bench`.
-
-    Raises:
-        UnavailableError: not one rung could be measured.
-    """
-    outcome = measuring(lambda store, reporter: bench(rungs, store=store, reporter=reporter, **options))
-    if as_json:
-        for run in outcome.runs:
-            print(json.dumps(run.to_json(), default=str))
-    else:
-        show(outcome)
-        leave_pictures(outcome, default_path())
-    if not outcome.runs:
-        reasons = "; ".join(f"{name} {why}" for name, why in outcome.skipped.items())
-        raise UnavailableError(f"no rung was measured: {reasons}")
-
-
-def compare_and_show(a: str, b: str, as_json: bool, **options: Any) -> None:
-    """Runs one comparison and shows it; options as for `labkit.bench.bench`."""
-    select([a, b], None)
-    comparison = measuring(
-        lambda store, reporter: compare_two(a, b, store=store, reporter=reporter, **options)
-    )
-    if as_json:
-        print(json.dumps(comparison.to_json(), default=str))
-        return
-    low, high = comparison.interval
-    print_lines(
-        [
-            comparison.sentence,
-            f"verdict: {comparison.verdict} (ratio {comparison.ratio:.3f}, {low:.3f} to {high:.3f})",
-            *(f"doubt: {reason}" for reason in comparison.disturbances),
-        ]
+    if coco is not None and not accuracy:
+        raise UsageError("--coco is for accuracy, which --no-accuracy leaves out; drop one of them")
+    bench_and_show(
+        select(rung, stage, device),
+        as_json,
+        source=source,
+        workload=workload_for(model_set, weights, size, objects, seed),
+        plan=plan_for(scenario.value, fps, quick, seconds),
+        turns=turns_for(quick, None) if compare and scenario is Scenario.closed else None,
+        noise=noise,
+        scenes=scenes_for(quick, accuracy),
+        minutes=minutes if minutes is not None or not quick else QUICK_MINUTES,
+        coco=coco,
+        images=images,
     )
 
 
-def measuring(work: Callable[[Store, Reporter], T]) -> T:
-    """Runs `work` with the user's store and a progress bar; Ctrl-C says what is saved."""
-    path = default_path()
-    with Store(path) as store, Screen() as screen:
-        try:
-            return work(store, screen)
-        except KeyboardInterrupt:
-            stopped = f"labkit: stopped; {screen.saved} finished results are saved in {path}"
-    print_lines([stopped], console=err)
-    raise typer.Exit(INTERRUPTED)
+def compare(
+    a: Annotated[str, typer.Argument(help="The rung to compare with.")],
+    b: Annotated[str, typer.Argument(help="The rung that should be faster.")],
+    source: SourceOption = "photos",
+    size: SizeOption = "640x480",
+    objects: ObjectsOption = 5,
+    quick: QuickOption = False,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of turns, 9 or more.")] = None,
+    model_set: ModelSetOption = "full",
+    weights: WeightsOption = "auto",
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how many times faster rung B is than rung A, with an interval and a verdict."""
+    from labkit.cli.show_bench import compare_and_show
 
-
-def show(outcome: Outcome) -> None:
-    """The table, the sentences, and what was skipped."""
-    if outcome.runs:
-        out.print()
-        out.print(runs_table(outcome.runs))
-        out.print()
-        print_lines(legend(outcome.runs), style="dim")
-    if outcome.comparisons:
-        print_lines(["", "Measured in turns on the same frames:"], style="bold")
-        print_lines(f"  {comparison.sentence}" for comparison in outcome.comparisons)
-    if outcome.skipped:
-        print_lines(["", "Not measured:"], style="bold")
-        reasons: dict[str, list[str]] = {}
-        for name, why in outcome.skipped.items():
-            reasons.setdefault(why, []).append(name)
-        print_lines(f"  {', '.join(names)}: {why}" for why, names in reasons.items())
-        if late := reasons.get(TIME_IS_UP):
-            print_lines(["", "To measure what was left out:", f"  labkit bench {' '.join(late)}"])
-
-
-def leave_pictures(outcome: Outcome, store_path: Path) -> None:
-    """Writes the plots and the report of these results beside the store."""
-    from labkit.results.plots.save import save_all
-
-    if not outcome.runs:
-        return
-    folder = store_path.parent
-    saved = save_all(outcome.runs, outcome.comparisons, folder / "plots")
-    page = write_page(outcome.runs, outcome.comparisons, folder / "report.html")
-    print_lines(
-        ["", f"rows: {store_path}", f"plots: {folder / 'plots'} ({len(saved)} files)", f"report: {page}"]
+    compare_and_show(
+        a,
+        b,
+        as_json,
+        source=source,
+        workload=workload_for(model_set, weights, size, objects, seed),
+        turns=turns_for(quick, rounds),
     )
-
-
-def write_page(runs: Sequence[Run], comparisons: Sequence[Comparison], path: Path) -> Path:
-    """These results on one page, with the learner's forecasts of all times."""
-    from labkit.results.report.report_page import write_report
-
-    with Store(default_path()) as store:
-        predictions = store.predictions()
-    return write_report(runs, comparisons, path, predictions)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labkit.cli.main import JsonOption, ObjectsOption, SeedOption, SizeOption, WeightsOption, parse_size
+from labkit.cli.options import JsonOption, ObjectsOption, SeedOption, SizeOption, WeightsOption, parse_size
 from labkit.core.errors import INTERRUPTED, SourceError, UsageError
 
 if TYPE_CHECKING:

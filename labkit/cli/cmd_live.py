@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from labkit.cli.main import ObjectsOption, SizeOption, SourceOption, parse_size
+from labkit.cli.options import ObjectsOption, SizeOption, SourceOption, parse_size
 
 
 def live(

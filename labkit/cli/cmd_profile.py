@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from labkit.bench.progress import err, number, out, percent, print_lines
-from labkit.cli.main import (
+from labkit.cli.options import (
     ModelSetOption,
     ObjectsOption,
     SeedOption,

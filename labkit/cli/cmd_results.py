@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 
 from labkit.core.errors import ResultsError, UsageError
-from labkit.results.comparison import Comparison
 from labkit.results.exports import export, load_exports
-from labkit.results.run_record import Run
+from labkit.results.records import Comparison, Run
 from labkit.results.store import Store, default_path
 
 app = typer.Typer(help="List, show, export and delete stored results.", no_args_is_help=False)

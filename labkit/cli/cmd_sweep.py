@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from labkit.cli.main import (
+from labkit.cli.options import (
     JsonOption,
     ModelSetOption,
     QuickOption,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from labkit.fleet.sweep.grid import Grid
     from labkit.fleet.sweep.point import Point
     from labkit.fleet.sweep.run_sweep import Swept
-    from labkit.results.run_record import Run
+    from labkit.results.records import Run
     from labkit.results.sweeps import SweepPoint
 
 WIDTH = 80
@@ -58,7 +58,7 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Measure rungs over sizes, boxes and scenarios; goes on where it was stopped."""
-    from labkit.cli.cmd_bench import select
+    from labkit.cli.show_bench import select
     from labkit.fleet.sweep.grid import Grid
 
     grid = Grid(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from labkit.bench.progress import Screen, err, number, print_lines
-from labkit.cli.main import SeedOption
+from labkit.cli.options import SeedOption
 from labkit.core.errors import INTERRUPTED, UnavailableError
 
 

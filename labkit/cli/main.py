@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from labkit.cli.options import JsonOption
 from labkit.core.errors import LabError, UsageError
-from labkit.core.types import Size, Workload
-
-if TYPE_CHECKING:
-    from labkit.bench.interleave import Turns
-
-QUICK_MINUTES = 9.0  # what is under way is ended, and drawn: up to a minute more on two cores
 
 app = typer.Typer(
     name="labkit",
@@ -27,24 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure and understand real-time image classification and detection.",
 )
-
-
-class Scenario(StrEnum):
-    """How frames reach the pipeline."""
-
-    closed = "closed"
-    paced = "paced"
-
-
-RungNames = Annotated[list[str] | None, typer.Argument(metavar="[RUNG]...", help="Names; default: all.")]
-SourceOption = Annotated[str, typer.Option(help="photos, scenes, webcam:0, a file, a folder, an address.")]
-SizeOption = Annotated[str, typer.Option(metavar="WxH", help="Size of the frames in px.")]
-ObjectsOption = Annotated[int, typer.Option(help="Best boxes kept per frame.")]
-ModelSetOption = Annotated[str, typer.Option(help="full or lab.")]
-WeightsOption = Annotated[str, typer.Option(help="auto, pretrained or random.")]
-SeedOption = Annotated[int, typer.Option(help="Of random weights and scenes.")]
-QuickOption = Annotated[bool, typer.Option("--quick/--full", help="Short runs, marked as such.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
 
 
 @app.command()
@@ -90,80 +66,6 @@ def rungs(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def bench(
-    rung: RungNames = None,
-    stage: Annotated[int | None, typer.Option(help="All rungs of this stage.")] = None,
-    device: Annotated[str | None, typer.Option(help="Only rungs on this device: cpu or cuda.")] = None,
-    source: SourceOption = "photos",
-    size: SizeOption = "640x480",
-    objects: ObjectsOption = 5,
-    scenario: Annotated[Scenario, typer.Option(help="As fast as it can, or at a rate.")] = Scenario.closed,
-    fps: Annotated[float | None, typer.Option(help="Rate at which frames fall due; paced only.")] = None,
-    quick: QuickOption = False,
-    seconds: Annotated[float | None, typer.Option(help="Length of each timed run.")] = None,
-    model_set: ModelSetOption = "full",
-    weights: WeightsOption = "auto",
-    seed: SeedOption = 0,
-    noise: Annotated[float, typer.Option(help="Noise added to scenes, in grey levels.")] = 0.0,
-    compare: Annotated[bool, typer.Option(help="Also compare the rungs in turns.")] = True,
-    accuracy: Annotated[bool, typer.Option(help="Also measure accuracy on scenes.")] = True,
-    coco: Annotated[
-        Path | None, typer.Option(help="COCO folder: its photographs judge what finds boxes.")
-    ] = None,
-    images: Annotated[int, typer.Option(help="How many of its photographs.")] = 200,
-    minutes: Annotated[
-        float | None, typer.Option(help="Begin nothing new after this time; default 9 with --quick.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure rungs; leaves rows in the store, plots and a report."""
-    from labkit.cli.cmd_bench import bench_and_show, plan_for, select
-
-    if coco is not None and not accuracy:
-        raise UsageError("--coco is for accuracy, which --no-accuracy leaves out; drop one of them")
-    bench_and_show(
-        select(rung, stage, device),
-        as_json,
-        source=source,
-        workload=workload_for(model_set, weights, size, objects, seed),
-        plan=plan_for(scenario.value, fps, quick, seconds),
-        turns=turns_for(quick, None) if compare and scenario is Scenario.closed else None,
-        noise=noise,
-        scenes=scenes_for(quick, accuracy),
-        minutes=minutes if minutes is not None or not quick else QUICK_MINUTES,
-        coco=coco,
-        images=images,
-    )
-
-
-@app.command("compare")
-def compare_command(
-    a: Annotated[str, typer.Argument(help="The rung to compare with.")],
-    b: Annotated[str, typer.Argument(help="The rung that should be faster.")],
-    source: SourceOption = "photos",
-    size: SizeOption = "640x480",
-    objects: ObjectsOption = 5,
-    quick: QuickOption = False,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of turns, 9 or more.")] = None,
-    model_set: ModelSetOption = "full",
-    weights: WeightsOption = "auto",
-    seed: SeedOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Say how many times faster rung B is than rung A, with an interval and a verdict."""
-    from labkit.cli.cmd_bench import compare_and_show
-
-    compare_and_show(
-        a,
-        b,
-        as_json,
-        source=source,
-        workload=workload_for(model_set, weights, size, objects, seed),
-        turns=turns_for(quick, rounds),
-    )
-
-
-@app.command()
 def weights(
     fetch: Annotated[bool, typer.Option("--fetch", help="Download what is not cached.")] = False,
 ) -> None:
@@ -188,47 +90,22 @@ def lab(
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
-def workload_for(model_set: str, weights: str, size: str, objects: int, seed: int) -> Workload:
-    """The workload that the options describe; says which option is wrong."""
-    return Workload(
-        model_set=model_set,  # type: ignore[arg-type]
-        weights=weights,  # type: ignore[arg-type]
-        size=parse_size(size),
-        objects=objects,
-        seed=seed,
-    )
-
-
-def turns_for(quick: bool, rounds: int | None) -> Turns:
-    """Full or quick turns, with the asked number of rounds."""
-    from dataclasses import replace
-
-    from labkit.bench.interleave import FULL_TURNS, QUICK_TURNS
-
-    turns = QUICK_TURNS if quick else FULL_TURNS
-    return turns if rounds is None else replace(turns, rounds=rounds)
-
-
-def scenes_for(quick: bool, accuracy: bool) -> int:
-    """On how many scenes accuracy is measured."""
-    from labkit.bench.accuracy import FULL_SCENES, QUICK_SCENES
-
-    return (QUICK_SCENES if quick else FULL_SCENES) if accuracy else 0
-
-
-def parse_size(text: str) -> Size:
-    """Reads a size such as 640x480 as (640, 480)."""
-    width, cross, height = text.lower().partition("x")
-    if not (cross and width.isdigit() and height.isdigit()):
-        raise UsageError(f"a size is WIDTHxHEIGHT in px, such as 640x480, not {text!r}")
-    return int(width), int(height)
-
-
 @cache
 def _add_commands() -> None:
-    """Adds the commands of modules that read their options from this one, once."""
-    from labkit.cli import cmd_fleet, cmd_gallery, cmd_live, cmd_profile, cmd_results, cmd_sweep, cmd_train
+    """Adds the commands of the other modules, once."""
+    from labkit.cli import (
+        cmd_bench,
+        cmd_fleet,
+        cmd_gallery,
+        cmd_live,
+        cmd_profile,
+        cmd_results,
+        cmd_sweep,
+        cmd_train,
+    )
 
+    app.command()(cmd_bench.bench)
+    app.command()(cmd_bench.compare)
     app.add_typer(cmd_results.app, name="results")
     app.command()(cmd_gallery.gallery)
     app.command("profile")(cmd_profile.profile)

@@ -18,7 +18,7 @@ import numpy as np
 
 from labkit.bench.context import Outcome
 from labkit.bench.interleave import FULL_TURNS, QUICK_TURNS
-from labkit.bench.kept_peaks import known_peaks
+from labkit.bench.peaks import known_peaks
 from labkit.bench.plan import FULL, QUICK
 from labkit.bench.progress import Screen
 from labkit.bench.run import bench
@@ -27,12 +27,22 @@ from labkit.core.errors import LabError
 from labkit.core.types import Workload
 from labkit.lessons.attention import look_inside, picture
 from labkit.lessons.checks import check_corners, check_device_time, check_normalise, check_speed_up
-from labkit.lessons.fleet_checks import check_engines
 from labkit.lessons.gpu_work import gpu_work
-from labkit.lessons.kernel_checks import check_kernel, kernel_to_complete
-from labkit.lessons.nb07_pitfalls import calibration, hint, museum, museum_picture, museum_table, span_cost
+from labkit.lessons.nb04_filter import check_kernel, kernel_to_complete
+from labkit.lessons.nb05_streams import check_launch
+from labkit.lessons.nb07_pitfalls import (
+    calibration,
+    check_fps,
+    check_paced_latency,
+    hint,
+    museum,
+    museum_picture,
+    museum_table,
+    span_cost,
+)
 from labkit.lessons.nb09_fleet import (
     beside,
+    check_engines,
     fleet_picture,
     foretold,
     how_close,
@@ -41,12 +51,10 @@ from labkit.lessons.nb09_fleet import (
     service_table,
     service_times,
 )
-from labkit.lessons.number_checks import check_fps, check_paced_latency
 from labkit.lessons.predict import Forecast, predict
 from labkit.lessons.published import published
 from labkit.lessons.show_frame import look
 from labkit.lessons.source_diff import chain, show_change
-from labkit.lessons.stream_checks import check_launch
 from labkit.pipelines.ladder import rung
 from labkit.results.exports import import_reference
 from labkit.results.store import Store, default_path
@@ -125,9 +133,9 @@ def tell(outcome: Outcome) -> None:
 
 def plot(outcome: Outcome, kind: str = "throughput", theme: str = "light") -> Any:
     """One picture of the runs: "throughput", "latency", "where_time_goes", "share_of_peak", "roofline"."""
-    from labkit.results import plots
+    from labkit.results.plots.save import CHARTS
 
-    return getattr(plots, kind)(outcome.runs, theme=theme)
+    return CHARTS[kind](outcome.runs, theme=theme)
 
 
 def inside_detr(source: str = "scenes", index: int = 0, *, objects: int = 3, seed: int = 0) -> Any:
@@ -146,20 +154,20 @@ def cost_of_boxes(
         theme: of the plot.
         options: as for `measure`.
     """
-    from labkit.results import plots
+    from labkit.results.plots.by_boxes import cost_of_boxes
 
     with Screen() as screen:
         options |= {"turns": False, "screen": screen}
         runs = [run for n in counts for run in measure(*names, objects=n, **options).runs]
-    return plots.cost_of_boxes(runs, theme=theme) if runs else "nothing could be measured here"
+    return cost_of_boxes(runs, theme=theme) if runs else "nothing could be measured here"
 
 
 def waterfall(outcome: Outcome, theme: str = "light") -> Any:
     """The gain of each rung over the one that it changes, and what it could have been, as a figure."""
-    from labkit.results import plots
+    from labkit.results.plots.speedup import waterfall
 
     steps = [c for c in outcome.comparisons if rung(c.b).changes == c.a]
-    return plots.waterfall(steps, runs=outcome.runs, theme=theme) if steps else "nothing was compared here"
+    return waterfall(steps, runs=outcome.runs, theme=theme) if steps else "nothing was compared here"
 
 
 def ceilings(outcome: Outcome) -> pd.DataFrame:

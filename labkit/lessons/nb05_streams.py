@@ -6,15 +6,26 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.core import stats
-from labkit.core.overlap import hidden_share
+from labkit.core.trace import hidden_share
 from labkit.core.types import Rung, Size, Workload
-from labkit.lessons.simulated_streams import Simulation, one_after_the_other, simulate, two_streams_no_waiting
+from labkit.lessons.checks import Checked
+from labkit.lessons.simulated_streams import (
+    NOTHING,
+    STEPS_MS,
+    TORN,
+    Launch,
+    Simulation,
+    one_after_the_other,
+    simulate,
+    two_streams_no_waiting,
+)
 from labkit.pipelines.multi_stream import launch
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.results.plots.style import Chart
+
 
 THREADS = {
     "filter": "preprocess thread", "preprocess": "preprocess thread", "detect": "engine",
@@ -61,7 +72,7 @@ def timeline(
     from labkit.core.requirements import missing
     from labkit.core.trace import recording
     from labkit.pipelines.ladder import rung
-    from labkit.results import plots
+    from labkit.results.plots.timeline import timeline
 
     row = rung(rung_name)
     reason = missing(row.needs)
@@ -77,7 +88,7 @@ def timeline(
     share = hidden_share(spans, PREPARING, NETWORKS)
     about = (rung_name, "measured in this process", f"{session.prepared.settings['weights']} weights",
              f"{share:.0%} of preparing runs while a network does" if share is not None else "")  # fmt: skip
-    return plots.timeline(spans, rows, title=f"When each step ran: {rung_name}", about=about, theme=theme)
+    return timeline(spans, rows, title=f"When each step ran: {rung_name}", about=about, theme=theme)
 
 
 def _rows_of(row: Rung) -> dict[str, str]:
@@ -107,7 +118,7 @@ def simulated(
         frames, depth: how many, and how many under way at once.
         theme: "light" or "dark".
     """
-    from labkit.results import plots
+    from labkit.results.plots.timeline import timeline
 
     result = simulate(SCHEDULES[schedule], frames, depth=depth, delays_ms={late: late_ms} if late else None)
     for line in told(result):
@@ -118,7 +129,7 @@ def simulated(
         f"{depth} under way",
         f"{late} {late_ms:g} ms late" if late else "",
     )
-    return plots.timeline(
+    return timeline(
         result.spans, result.rows, title=f"Simulated: {schedule}", about=[a for a in about if a], theme=theme
     )
 
@@ -175,4 +186,73 @@ def side_by_side(outcome: Any) -> pd.DataFrame:
             }
             for run in outcome.runs
         ]
+    )
+
+
+FRAMES = 8
+DELAY_MS = 5.0
+HIDDEN_AT_LEAST = 0.5
+
+
+def check_launch(launch: Launch) -> Checked:
+    """Exercise of notebook 05: each step of a frame waits for the one before it, and for no more.
+
+    Runs `launch(frame, slot, net)` on a simulated GPU, as it is and with each step delayed in
+    turn, with one to three frames under way.
+    """
+    for depth in (2, 1, 3):
+        for late in (None, *STEPS_MS):
+            delays = {} if late is None else {late: DELAY_MS}
+            try:
+                result = simulate(launch, FRAMES, depth=depth, delays_ms=delays)
+            except Exception as error:  # whatever the learner's code raises is the answer to show
+                return Checked(False, f"your function raised {type(error).__name__}: {error}")
+            wrong = _wrong(result, late, depth)
+            if wrong is not None:
+                return wrong
+    return _quick(launch)
+
+
+def _wrong(result: Simulation, late: str | None, depth: int) -> Checked | None:
+    missing = [name for name in STEPS_MS if name not in {span.name for span in result.spans}]
+    if missing:
+        return Checked(False, f"no frame goes through {' and '.join(missing)}")
+    counts = {name: sum(span.name == name for span in result.spans) for name in STEPS_MS}
+    twice = [name for name, count in counts.items() if count != FRAMES]
+    if twice:
+        return Checked(False, f"{twice[0]} ran {counts[twice[0]]} times for {FRAMES} frames")
+    if result.right:
+        return None
+    frame, answer = next((frame, answer) for frame, answer in result.answers if frame != answer)
+    when = f"when {late} is {DELAY_MS:g} ms late" if late else "even when nothing is late"
+    what = {
+        NOTHING: "was read before it was written",
+        TORN: "was read while it was being written",
+    }.get(answer, f"is about frame {answer}")
+    next_step = _after(late)
+    advice = f"; {next_step} must wait for {late}" if late and next_step else "; what must wait for what?"
+    return Checked(False, f"{when}, the answer to frame {frame} {what} ({depth} under way){advice}")
+
+
+def _after(step: str | None) -> str | None:
+    steps = list(STEPS_MS)
+    if step is None or step == steps[-1]:
+        return None
+    return steps[steps.index(step) + 1]
+
+
+def _quick(launch: Launch) -> Checked:
+    """Right answers are not enough: waiting for everything is right and gains nothing."""
+    result, plain = (simulate(each, FRAMES, depth=2) for each in (launch, one_after_the_other))
+    hidden = hidden_share(result.spans, {"upload", "filter"}, {"infer"}) or 0.0
+    if hidden < HIDDEN_AT_LEAST:
+        return Checked(
+            False,
+            f"every answer is right, but only {hidden:.0%} of upload and filter run behind the network "
+            "of another frame: give them streams of their own, and wait for no more than needed",
+        )
+    return Checked(
+        True,
+        f"right whatever is late, and {hidden:.0%} of upload and filter run behind the network: "
+        f"{FRAMES} frames take {result.total_ms:.1f} ms of simulated time instead of {plain.total_ms:.1f}",
     )

@@ -23,12 +23,12 @@ from typing import Any
 
 from labkit.core.errors import LabError
 from labkit.live.browser_camera import BrowserCamera, PageClock
-from labkit.live.choices import choices
 from labkit.live.connection import Link
 from labkit.live.encode import found_in_words, jpeg, painted
 from labkit.live.messages import obey
 from labkit.live.player import Player
 from labkit.live.recorder import Recorder, live_folder
+from labkit.live.settings import choices
 
 Send = Callable[[dict[str, Any], list[bytes]], None]
 

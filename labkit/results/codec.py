@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 
 from labkit.core.errors import ResultsError, UsageError
-from labkit.results.comparison import Comparison
-from labkit.results.fidelity import Fidelity
-from labkit.results.run_record import Run, Samples
+from labkit.results.records import Comparison, Fidelity, Run, Samples
 
 Row = dict[str, Any]
 

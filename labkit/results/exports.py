@@ -21,8 +21,7 @@ from labkit import __version__
 from labkit.core.errors import ResultsError, UsageError
 from labkit.core.files import write_whole
 from labkit.results import codec
-from labkit.results.comparison import Comparison
-from labkit.results.run_record import Run, Samples
+from labkit.results.records import Comparison, Run, Samples
 from labkit.results.table import COLUMNS, table
 
 if TYPE_CHECKING:

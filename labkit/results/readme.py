@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from labkit.core.errors import UsageError
-from labkit.results.beside import (
-    around_engines,
-    engine_time,
-    filters,
-    fleets,
-    live_view,
-    observer,
-    small_models,
-)
-from labkit.results.exports import load_export
-from labkit.results.machine_table import climbs, elsewhere, with_other_boxes
+import numpy as np
+
+from labkit.core.errors import LabError, ResultsError, UsageError
+from labkit.core.files import write_whole
+from labkit.core.stats import told as interval_told
+from labkit.filters.filter_benchmark import Race
+from labkit.results.exports import Export, load_export
+from labkit.results.operator_times import Operators
 from labkit.results.plots.labels import PRECISION, names_told, precision_told, those_that_lose
 from labkit.results.plots.save import overview, save
-from labkit.results.run_record import Run
-from labkit.results.text import folded, number, percent
+from labkit.results.records import Comparison, Run
 
 BEGIN, END = "<!-- recorded: begin -->", "<!-- recorded: end -->"
 COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", PRECISION, "names", "of peak", "MiB", "start s")
@@ -102,3 +100,245 @@ def _row(run: Run) -> str:
         f"{run.startup_s:.1f}",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def folded(title: str, lines: Sequence[str]) -> list[str]:
+    """A list that opens on a click; nothing where there is nothing to list."""
+    return details(title, [f"- {line}" for line in lines]) if lines else []
+
+
+def details(title: str, lines: Sequence[str]) -> list[str]:
+    """Markdown that opens on a click."""
+    return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
+
+
+def number(value: float | None) -> str:
+    """Three digits, or a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def percent(value: float | None) -> str:
+    """A share as whole percent, or a dash."""
+    return "-" if value is None else f"{100 * value:.0f}%"
+
+
+def live_view(folder: Path) -> list[str]:
+    """What `python -m labkit.live.live_benchmark` and `tests/browser/figures.py` left there."""
+    alone, beside = folder / "figures.json", folder / "browser.json"
+    lines = []
+    if alone.is_file():
+        told = json.loads(alone.read_text())
+        slow = [100 * share for share in told["slowdown_per_round"]]
+        lines.append(
+            f"{told['rung']} with the {told['model_set']} models: {told['display_fps']:.1f} pictures "
+            f"shown per second (p99 of the interval {told['interval_p99_ms']:.0f} ms) to a client that "
+            f"costs nothing; detections slowed by {100 * told['slowdown']:.1f}% ({min(slow):.1f} to "
+            f"{max(slow):.1f} over {told['rounds']} rounds); a result is "
+            f"{told['result_age_in_detections']:.2f} detections and a frame old (p99); stopped within "
+            f"{told['stop_p99_ms']:.0f} ms (p99 of {told['stops']})."
+        )
+    if beside.is_file():
+        for told in json.loads(beside.read_text())["figures"]:
+            source = {"browser": "the browser's camera"}.get(told["source"], f"`{told['source']}`")
+            lines.append(
+                f"{told['rung']} with the {told['models']} models and Chromium on the same cores, "
+                f"{source}: {told['displayed_fps']:.1f} shown and {told['detections_per_s']:.1f} detections "
+                f"per second, a picture {told['picture_age_p50_ms']:.0f} ms old (p50) when it is painted."
+            )
+    return lines
+
+
+def small_models(folder: Path) -> list[str]:
+    """How fast the lab's own models are, from the runs in the folder `lab`."""
+    place = folder / "lab"
+    if not (place / "runs.parquet").is_file():
+        return []
+    lines = []
+    for run in load_export(place).runs:
+        low, high = run.fps_interval
+        width, height = run.settings["size"]
+        lines.append(
+            f"{run.rung}{'~' if run.noisy else ''} on frames of {width}x{height}: "
+            f"{number(run.percentile_ms(50))} ms per frame (p50), "
+            f"{number(run.fps)} FPS ({number(low)} to {number(high)})."
+        )
+    return lines
+
+
+def observer(folder: Path) -> list[str]:
+    """What the spans cost that measured all this, where `labkit.lessons.pitfalls.span_cost` left it."""
+    found = folder / "span_cost.json"
+    return [json.loads(found.read_text())["sentence"]] if found.is_file() else []
+
+
+def around_engines(runs: Sequence[Run]) -> list[str]:
+    """How much of a frame the pipeline takes around an engine that does nothing but detect."""
+    lines = []
+    for run in runs:
+        made = run.settings.get("preparation", {})
+        if made.get("engine") == "openvino" and made.get("task") == "detect" and "infer" in run.spans_s:
+            around = 1 - float(np.nanmedian(run.spans_s["infer"] / run.latency_s))
+            lines.append(
+                f"{100 * around:.1f}% of a frame of {run.rung} passes outside the engine (preprocessing, "
+                f"decoding, spans): OpenVINO called with nothing around it is ahead by that."
+            )
+    return lines
+
+
+def filters(folder: Path) -> list[str]:
+    """What `python -m labkit.filters.filter_benchmark` found."""
+    found = folder / "filters.json"
+    return Race.from_json(json.loads(found.read_text())).sentences() if found.is_file() else []
+
+
+def engine_time(folder: Path) -> list[str]:
+    """Where `python -m labkit.profiling.operators` found the engines' time."""
+    found = folder / "operators.json"
+    if not found.is_file():
+        return []
+    return [line for told in json.loads(found.read_text()) for line in Operators.from_json(told).sentences()]
+
+
+def fleets(figures: Path) -> list[str]:
+    """Sentences on a recorded fleet benchmark: its throughput beside a single process."""
+    if not figures.is_file():
+        return []
+    told = json.loads(figures.read_text())
+    lines = [
+        f"{each['streams']} {'stream' if each['streams'] == 1 else 'streams'} of {told['rung']} through Ray: "
+        f"{each['fps']:.2f} frames per second together, {_share(each)} of the {each['single_fps']:.2f} that "
+        "one process reaches which reads, finds and writes the same by itself."
+        for each in told["fleets"]
+    ]
+    most = told["fleets"][-1]
+    used = {who: cores for who, cores in most.get("cores_used", {}).items() if who != "engines"}
+    if used:
+        parts = ", ".join(
+            f"{who} {cores:.2f}" for who, cores in sorted(used.items(), key=lambda one: -one[1])
+        )
+        lines.append(
+            f"Beside the engine, {most['streams']} streams use {sum(used.values()):.2f} of "
+            f"{told['fingerprint']['cores']} cores ({parts}); where the engine wants all of them, that is "
+            "what a fleet costs."
+        )
+    return [
+        *lines,
+        f"A fleet's own work is {told['overhead_ms']:.1f} ms per frame; answers come again "
+        f"{told['recovery_s']:.1f} s after an engine was killed.",
+    ]
+
+
+def _share(fleet: Mapping[str, Any]) -> str:
+    """A fleet's share of what one process does; with its interval, where it was measured in rounds."""
+    share = f"{100 * fleet['share_of_single']:.0f}%"
+    if "share_interval" not in fleet:
+        return share
+    low, high = (100 * bound for bound in fleet["share_interval"])
+    return f"{share} ({interval_told((low, high), '.0f')}%, {len(fleet['rounds_fps'])} rounds)"
+
+
+CLIMBS_FROM = "origin_combined_cpu"
+
+
+def climbs(comparisons: Sequence[Comparison]) -> list[str]:
+    """Each rung against the first of its family."""
+    return [c.sentence for c in comparisons if c.a == c.settings.get("baseline")]
+
+
+def with_other_boxes(folder: Path) -> list[str]:
+    """What was compared with another number of boxes, in folders such as `15-boxes`."""
+    lines = []
+    for each in sorted(folder.glob("[0-9]*-boxes")):
+        comparisons = load_export(each).comparisons
+        boxes = each.name.partition("-")[0]
+        lines += folded(f"Compared in turns, {boxes} boxes per frame", climbs(comparisons))
+    return lines
+
+
+def elsewhere(folder: Path, here: Export) -> list[str]:
+    """The climb on every machine that has recorded the same work, as a table that opens on a click."""
+    there = [(folder, here), *_others(folder, here)]
+    table = _climbs_side_by_side([export for _, export in there])
+    if len(there) < 2 or not table:
+        return []
+    title = "The same climb on another machine" if len(there) == 2 else "The same climb on other machines"
+    for other, export in there[1:]:
+        told = [
+            *engine_time(other), *around_engines(export.runs), *small_models(other), *filters(other),
+            *fleets(other / "fleet.json"),
+        ]  # fmt: skip
+        if told:
+            table += ["", f"Also on {export.runs[0].machine}:", "", *(f"- {line}" for line in told)]
+    return details(title, table)
+
+
+def _others(folder: Path, here: Export) -> list[tuple[Path, Export]]:
+    """Other machines that have recorded the same work, and what they recorded."""
+    places = sorted(path for path in folder.parent.iterdir() if (path / "runs.parquet").is_file())
+    exports = [(place, load_export(place)) for place in places if place != folder]
+    return [(place, export) for place, export in exports if _workload(export) == _workload(here)]
+
+
+def _climbs_side_by_side(exports: Sequence[Export]) -> list[str]:
+    """A table of the rungs that all machines compared; empty if there are none."""
+    gains = [{c.b: c for c in export.comparisons if c.a == CLIMBS_FROM} for export in exports]
+    runs = [{run.rung: run for run in export.runs} for export in exports]
+    rungs = [name for name in gains[0] if all(name in each for each in gains)]
+    if not rungs:
+        return []
+    lines = [
+        f"Times as fast as `{CLIMBS_FROM}` on the same machine, with the share of that machine's peak that "
+        "the rung reaches in its own precision.",
+        "",
+        "| rung | " + " | ".join(f"{export.runs[0].machine} | of peak" for export in exports) + " |",
+        "|---" + "|---:|---:" * len(exports) + "|",
+    ]
+    for rung in rungs:
+        cells = []
+        for own, measured in zip(gains, runs, strict=True):
+            share = measured[rung].share_of_limit if rung in measured else None
+            cells += [_gain(own[rung]), percent(share)]
+        lines.append(f"| `{rung}` | " + " | ".join(cells) + " |")
+    if any(not own[rung].agrees for own in gains for rung in rungs):
+        lines += ["", "!: its answers differ from the reference's, so this is no like-for-like gain."]
+    return lines
+
+
+def _gain(comparison: Comparison) -> str:
+    low, high = comparison.interval
+    mark = "" if comparison.agrees else "!"
+    return f"{comparison.ratio:.2f}{mark} ({low:.2f}&nbsp;to&nbsp;{high:.2f})"
+
+
+def _workload(export: Export) -> tuple[Any, ...]:
+    first = export.runs[0]
+    boxes = max(run.settings.get("objects", 1) for run in export.runs)
+    return first.source.get("sha256"), tuple(first.settings["size"]), boxes, first.settings.get("model_set")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes pictures and, where a README is named, its block."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not 1 <= len(given) <= 2:
+        print("usage: python -m labkit.results.readme FOLDER [README.md]", file=sys.stderr)
+        return UsageError.exit_code
+    folder = Path(given[0])
+    try:
+        if len(given) == 2:
+            readme = Path(given[1])
+            write_whole(readme, insert(readme.read_text(), block(folder)))
+        for path in pictures(folder):
+            print(path)
+    except LabError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return ResultsError.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -19,9 +19,8 @@ from typing import Any, Self
 
 from labkit.core.errors import ResultsError, UsageError
 from labkit.results import codec, schema
-from labkit.results.comparison import Comparison
 from labkit.results.exports import FORMATS, export
-from labkit.results.run_record import Run
+from labkit.results.records import Comparison, Run
 
 BUSY_TIMEOUT_S = 30.0
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre"}

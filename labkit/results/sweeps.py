@@ -8,7 +8,7 @@ from typing import Any
 
 from labkit.core.errors import UsageError
 from labkit.results import codec
-from labkit.results.run_record import Run
+from labkit.results.records import Run
 from labkit.results.store import Store, insert, utc_now
 
 

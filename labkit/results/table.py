@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from labkit.results.run_record import Run
+from labkit.results.records import Run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from labkit.core.errors import UnavailableError, WorkerError
 
 if TYPE_CHECKING:
     from labkit.fleet.sweep.point import Point
-    from labkit.results.run_record import Run
+    from labkit.results.records import Run
 
 FAILED = "failed: "  # how `labkit.bench` marks a rung that broke, as against one that cannot run
 
@@ -38,8 +38,7 @@ def measure_point(point: Point) -> Run:
         UnavailableError: this machine cannot run the rung.
         LabError: the source or the weights cannot be had.
     """
-    from labkit.bench.kept_peaks import known_peaks
-    from labkit.bench.peaks import PEAK_TRIES
+    from labkit.bench.peaks import PEAK_TRIES, known_peaks
     from labkit.bench.run import bench
     from labkit.pipelines.ladder import rung
 

@@ -20,7 +20,7 @@ from labkit.fleet.sweep.grid import Grid
 from labkit.fleet.sweep.point import Point
 from labkit.fleet.sweep.run_sweep import sweep
 from labkit.fleet.sweep.sweep_progress import SweepReporter
-from labkit.results.run_record import Run
+from labkit.results.records import Run
 from labkit.results.store import Store
 from labkit.results.sweeps import SweepPoint
 

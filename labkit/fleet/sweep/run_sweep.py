@@ -18,7 +18,7 @@ from labkit.fleet.sweep.node_task import measure_point, on_node
 from labkit.fleet.sweep.point import Point
 from labkit.fleet.sweep.sweep_progress import SweepReporter
 from labkit.pipelines.ladder import rung
-from labkit.results.run_record import Run
+from labkit.results.records import Run
 from labkit.results.store import Store
 from labkit.results.sweeps import SweepPoint, keep_point, sweep_names, sweep_points
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from labkit.fleet.sweep.point import Point
-    from labkit.results.run_record import Run
+    from labkit.results.records import Run
     from labkit.results.sweeps import SweepPoint
 
 

@@ -22,7 +22,7 @@ from labkit.results.plots.style import (
     set_rows,
     wide_range,
 )
-from labkit.results.run_record import Run
+from labkit.results.records import Run
 
 THINNEST = 150  # parts of the plot's width: from here on a part has a seam of its own
 PARTS = ("preprocess", "infer", "decode", "detect", "crop", "classify", "name", "filter")

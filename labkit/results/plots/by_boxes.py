@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from labkit.results.plots.style import Chart, drawing, legend_above, number
-from labkit.results.run_record import Run
+from labkit.results.records import Run
 
 MARKERS = "os^Dv*"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from labkit.results.run_record import Run
+from labkit.results.records import Run
 
 METRICS = {
     "map": "mAP at IoU 0.5 to 0.95",

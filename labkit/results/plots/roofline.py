@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from labkit.core.errors import UsageError
 from labkit.results.plots.style import Chart, Theme, drawing, number, plain_log_ticks, row_labels
-from labkit.results.run_record import Run
+from labkit.results.records import Run
 
 PRECISIONS = {"fp32": "o", "bf16": "s", "fp16": "D", "int8": "^"}
 ROOM = 1.6  # factor that the axes go beyond what is drawn

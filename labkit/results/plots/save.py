@@ -12,13 +12,22 @@ from pathlib import Path
 import matplotlib as mpl
 
 from labkit.core.files import write_whole
-from labkit.results.comparison import Comparison
 from labkit.results.plots.breakdown import latency, throughput, where_time_goes
 from labkit.results.plots.roofline import has_roof, roofline
 from labkit.results.plots.speedup import compare_two, waterfall
 from labkit.results.plots.style import Chart
 from labkit.results.plots.tradeoffs import share_of_peak, speed_accuracy
-from labkit.results.run_record import Run
+from labkit.results.records import Comparison, Run
+
+CHARTS: dict[str, Callable[..., Chart]] = {
+    "throughput": throughput,
+    "latency": latency,
+    "where_time_goes": where_time_goes,
+    "share_of_peak": share_of_peak,
+    "roofline": roofline,
+    "speed_accuracy": speed_accuracy,
+}
+"""Charts of a sequence of runs, by name."""
 
 FEW = 8
 """Comparisons with a picture each; drawing one takes a third of a second."""

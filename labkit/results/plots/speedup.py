@@ -13,7 +13,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from labkit.core import stats
-from labkit.results.comparison import Comparison
 from labkit.results.plots.style import (
     Chart,
     Theme,
@@ -26,7 +25,7 @@ from labkit.results.plots.style import (
     shortened,
     wrapped,
 )
-from labkit.results.run_record import Run
+from labkit.results.records import Comparison, Run
 
 FURTHEST = 2.5
 """A ceiling beyond the axis by more than this factor is told in words; drawn, it would squeeze the bars."""

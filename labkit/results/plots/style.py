@@ -22,9 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from labkit.core.errors import UsageError
-from labkit.results.comparison import Comparison
 from labkit.results.plots.labels import LOSES, LOSES_WORDS, loses
-from labkit.results.run_record import Run
+from labkit.results.records import Comparison, Run
 
 ThemeName = Literal["light", "dark"]
 

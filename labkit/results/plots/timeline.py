@@ -8,8 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
 from labkit.core.errors import UsageError
-from labkit.core.overlap import Interval, interval_ms
-from labkit.core.trace import SpanRecord
+from labkit.core.trace import Interval, SpanRecord, interval_ms
 from labkit.results.plots.style import Chart, as_caption, legend_above, number, set_rows, sheet
 
 LETTERS_PER_CHART = 110  # of the font that steps are written in, across the plot

@@ -23,7 +23,7 @@ from labkit.results.plots.style import (
     set_rows,
     wide_range,
 )
-from labkit.results.run_record import Run
+from labkit.results.records import Run
 
 MARKERS = "osD^vP*X"
 TASKS = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from labkit.results.comparison import Comparison
-from labkit.results.run_record import Run
+from labkit.results.records import Comparison, Run
 
 Record = Run | Comparison
 

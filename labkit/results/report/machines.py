@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from labkit.results.records import Run
 from labkit.results.report.groups import Record, Work, work_of
-from labkit.results.run_record import Run
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,12 +11,11 @@ from pathlib import Path
 from labkit import __version__
 from labkit.core.errors import UsageError
 from labkit.core.files import write_whole
-from labkit.results.comparison import Comparison
 from labkit.results.predictions import Calibration, Noted, calibration
+from labkit.results.records import Comparison, Run
 from labkit.results.report.groups import Group, by_boxes, groups
 from labkit.results.report.machines import Machine, machines, side_by_side, what_differs
 from labkit.results.report.tables import machines_table, runs_table
-from labkit.results.run_record import Run
 
 MAX_MACHINES = 6
 """Columns that still fit side by side; of more, those with the newest records stay."""

@@ -17,9 +17,9 @@ from labkit.results.plots.labels import (
     names_told,
     those_that_lose,
 )
+from labkit.results.records import Run
 from labkit.results.report.groups import Work
 from labkit.results.report.machines import Figure, Machine
-from labkit.results.run_record import Run
 
 COLUMNS = (
     ("Rung", "what was measured"),
