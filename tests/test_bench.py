@@ -11,7 +11,7 @@ from labkit.bench.plan import Plan
 from labkit.bench.progress import Reporter
 from labkit.bench.run import bench, compare_two
 from labkit.core.errors import SourceError, UnavailableError, UsageError
-from labkit.core.lock import busy
+from labkit.core.lock import machine_lock
 from labkit.core.types import Detections, Preparation, Rung, Workload
 from labkit.pipelines.ladder import rung
 from labkit.results.records import Fidelity
@@ -232,7 +232,7 @@ def test_what_begins_during_a_benchmark_marks_what_is_measured_from_then_on(tmp_
     class Meanwhile(Heard):
         def step(self, text):
             if text == "resnet_opencv_cpu: measuring":
-                view.enter_context(busy("a live view"))
+                view.enter_context(machine_lock("a live view"))
 
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")]
     with ExitStack() as view:

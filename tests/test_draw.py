@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.core.annotate import COLOURS, caption, colour_of, draw
+from labkit.core.annotate import COLOURS, caption, draw_detections, label_colour
 from labkit.core.errors import FrameError, UsageError
 from labkit.core.types import Detections
 
@@ -46,7 +46,7 @@ def is_colour(image, colour) -> np.ndarray:
 @pytest.mark.parametrize("ground", [0, 128, 255])
 def test_the_box_lies_where_it_was_found(ground):
     image = np.full((240, 320, 3), ground, np.uint8)
-    drawn = draw(image, found([[100, 80, 200, 180]], (320, 240), labels=[1]))
+    drawn = draw_detections(image, found([[100, 80, 200, 180]], (320, 240), labels=[1]))
     changed = (drawn != image).any(axis=2)
     inside = np.zeros_like(changed)
     inside[80:180, 100:200] = True
@@ -54,7 +54,7 @@ def test_the_box_lies_where_it_was_found(ground):
     assert plate[:80].any(), "the name stands above the box"
     assert not plate[180:].any()
     assert not changed[90:170, 110:190].any(), "the inside stays as it was"
-    ring = is_colour(drawn, colour_of(1))
+    ring = is_colour(drawn, label_colour(1))
     for y, x in ((130, 101), (130, 198), (81, 150), (178, 150)):
         assert ring[y, x]
     assert not changed[130, 99]
@@ -66,7 +66,7 @@ def test_the_box_lies_where_it_was_found(ground):
 def test_boxes_show_on_any_ground(ground, label):
     """Somewhere across the line there is a step that everyone can see (WCAG asks for 3 to 1)."""
     image = np.full((120, 160, 3), ground, np.uint8)
-    drawn = draw(image, found([[40, 50, 120, 110]], (160, 120), labels=[label]))
+    drawn = draw_detections(image, found([[40, 50, 120, 110]], (160, 120), labels=[label]))
     across = drawn[80, 38:48].astype(int)
     assert max(contrast(a, b) for a in across for b in across) >= 3
 
@@ -75,17 +75,17 @@ def test_boxes_show_on_any_ground(ground, label):
 def test_names_are_readable(label):
     """The ink differs from its plate as WCAG asks for text (4.5 to 1)."""
     image = np.full((480, 640, 3), 128, np.uint8)
-    drawn = draw(image, found([[100, 100, 500, 400]], (640, 480), labels=[label]))
+    drawn = draw_detections(image, found([[100, 100, 500, 400]], (640, 480), labels=[label]))
     plate = drawn[80:100, 101:160].reshape(-1, 3)
     colours, counts = np.unique(plate, axis=0, return_counts=True)
     ground = colours[counts.argmax()]
-    assert tuple(ground) == colour_of(label)
+    assert tuple(ground) == label_colour(label)
     assert max(contrast(ground, ink) for ink in colours) >= 4.5
 
 
 def test_colours_belong_to_labels():
-    assert colour_of(3) == colour_of(3 + len(COLOURS))
-    assert len({colour_of(label) for label in range(len(COLOURS))}) == len(COLOURS)
+    assert label_colour(3) == label_colour(3 + len(COLOURS))
+    assert len({label_colour(label) for label in range(len(COLOURS))}) == len(COLOURS)
 
 
 def test_the_caption_holds_names_and_scores():
@@ -98,31 +98,32 @@ def test_different_names_look_different():
     image = np.zeros((100, 200, 3), np.uint8)
     box = [[20, 40, 180, 90]]
     drawn = [
-        draw(image, found(box, (200, 100), names=[name])).tobytes() for name in ("cat", "dog", "größe", "кот")
+        draw_detections(image, found(box, (200, 100), names=[name])).tobytes()
+        for name in ("cat", "dog", "größe", "кот")
     ]
-    drawn.append(draw(image, found(box, (200, 100), fine=["tabby"])).tobytes())
+    drawn.append(draw_detections(image, found(box, (200, 100), fine=["tabby"])).tobytes())
     assert len(set(drawn)) == 5
 
 
 def test_low_scores_are_left_out():
     image = np.zeros((60, 80, 3), np.uint8)
     both = found([[5, 20, 30, 50], [45, 20, 70, 50]], (80, 60), scores=[0.3, 0.8])
-    only = draw(image, both, min_score=0.5)
-    assert np.array_equal(only, draw(image, both.take([1])))
-    assert np.array_equal(draw(image, both, min_score=0.9), image)
+    only = draw_detections(image, both, min_score=0.5)
+    assert np.array_equal(only, draw_detections(image, both.take([1])))
+    assert np.array_equal(draw_detections(image, both, min_score=0.9), image)
 
 
 def test_the_best_lies_on_top():
     image = np.zeros((100, 100, 3), np.uint8)
     same = [[10, 40, 90, 90], [10, 40, 90, 90]]
-    drawn = draw(image, found(same, (100, 100), scores=[0.9, 0.2], labels=[0, 1]))
-    assert is_colour(drawn, colour_of(0)).any()
-    assert not is_colour(drawn[40:], colour_of(1)).any()
+    drawn = draw_detections(image, found(same, (100, 100), scores=[0.9, 0.2], labels=[0, 1]))
+    assert is_colour(drawn, label_colour(0)).any()
+    assert not is_colour(drawn[40:], label_colour(1)).any()
 
 
 def test_nothing_found_gives_an_equal_copy():
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    drawn = draw(image, Detections.empty((30, 20)))
+    drawn = draw_detections(image, Detections.empty((30, 20)))
     assert np.array_equal(drawn, image)
     assert not np.shares_memory(drawn, image)
 
@@ -134,9 +135,9 @@ def test_any_layout_is_read_and_none_is_changed():
     locked.setflags(write=False)
     for image in (base, base[::-1], base[:, ::-1], base.transpose(1, 0, 2), base[:, :, ::-1], locked):
         before = image.copy()
-        drawn = draw(image, one)
+        drawn = draw_detections(image, one)
         assert np.array_equal(image, before)
-        assert np.array_equal(drawn, draw(np.ascontiguousarray(image), one))
+        assert np.array_equal(drawn, draw_detections(np.ascontiguousarray(image), one))
         assert drawn.flags.c_contiguous
         assert drawn.flags.writeable
 
@@ -147,9 +148,9 @@ def test_any_layout_is_read_and_none_is_changed():
 )
 def test_boxes_at_the_edge_and_without_area_are_seen(box):
     image = np.full((30, 40, 3), 77, np.uint8)
-    drawn = draw(image, found([box], (40, 30)))
+    drawn = draw_detections(image, found([box], (40, 30)))
     assert drawn.shape == image.shape
-    assert is_colour(drawn, colour_of(0)).any()
+    assert is_colour(drawn, label_colour(0)).any()
 
 
 @st.composite
@@ -171,7 +172,7 @@ def frames_with_boxes(draw_value):
 def test_any_boxes_and_any_names_can_be_drawn(detections):
     width, height = detections.frame_size
     image = np.full((height, width, 3), 50, np.uint8)
-    drawn = draw(image, detections)
+    drawn = draw_detections(image, detections)
     assert drawn.shape == image.shape
     assert drawn.dtype == np.uint8
     assert (image == 50).all()
@@ -181,15 +182,17 @@ def test_any_boxes_and_any_names_can_be_drawn(detections):
 @pytest.mark.parametrize("name", ["", "a\nb\tc", "x" * 500, "ß🐈 猫", "\ud800", "e\u0301", "קט"])
 def test_odd_names(name):
     image = np.zeros((48, 64, 3), np.uint8)
-    drawn = draw(image, found([[5, 20, 60, 45]], (64, 48), names=[name]))
+    drawn = draw_detections(image, found([[5, 20, 60, 45]], (64, 48), names=[name]))
     assert drawn.any()
     assert "\n" not in caption(found([[5, 20, 60, 45]], (64, 48), names=[name]), 0)
 
 
 def test_long_names_end_within_the_frame():
     image = np.zeros((120, 160, 3), np.uint8)
-    drawn = draw(image, found([[100, 60, 150, 110]], (160, 120), names=["a very long name indeed " * 3]))
-    rows = np.flatnonzero(is_colour(drawn[:60], colour_of(0)).any(axis=1))
+    drawn = draw_detections(
+        image, found([[100, 60, 150, 110]], (160, 120), names=["a very long name indeed " * 3])
+    )
+    rows = np.flatnonzero(is_colour(drawn[:60], label_colour(0)).any(axis=1))
     assert len(rows), "the name stands above the box"
     edge = drawn[rows[0] : rows[-1], -1]
     assert (edge == 0).all(), "the right rim of the plate is drawn, so the plate is not cut off"
@@ -201,9 +204,9 @@ def test_long_names_end_within_the_frame():
 )
 def test_other_arrays_are_refused(image):
     with pytest.raises(FrameError, match="uint8 image"):
-        draw(image, Detections.empty((10, 10)))
+        draw_detections(image, Detections.empty((10, 10)))
 
 
 def test_detections_of_another_frame_are_refused():
     with pytest.raises(UsageError, match="refer to a frame"):
-        draw(np.zeros((10, 20, 3), np.uint8), Detections.empty((10, 20)))
+        draw_detections(np.zeros((10, 20, 3), np.uint8), Detections.empty((10, 20)))

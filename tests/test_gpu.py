@@ -9,7 +9,7 @@ import torch
 from labkit.bench.agreement import fidelity
 from labkit.bench.session import Session
 from labkit.core.errors import UnavailableError
-from labkit.core.requirements import missing
+from labkit.core.requirements import unmet_requirement
 from labkit.core.trace import hidden_share, recording
 from labkit.core.types import Workload
 from labkit.filters.cuda_managed import guided_in_managed_memory
@@ -83,8 +83,8 @@ def skip_what_is_missing(row, machine):
         needs = tuple(set(needs) - {"cuda", "cupy"})
         if row.name == RACES:
             pytest.skip("the pretended GPU tells of the race, in a test of its own")
-    if missing(needs):
-        pytest.skip(missing(needs))
+    if unmet_requirement(needs):
+        pytest.skip(unmet_requirement(needs))
 
 
 @pytest.mark.parametrize("row", CUDA_RUNGS, ids=lambda row: row.name)

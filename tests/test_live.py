@@ -17,7 +17,7 @@ from labkit.bench.plan import Plan
 from labkit.bench.run import bench
 from labkit.core import lock
 from labkit.core.errors import ResultsError, SourceError, SourceLost, UsageError
-from labkit.core.requirements import missing
+from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Frame, Workload
 from labkit.live.browser_camera import TROUBLES, BrowserCamera, PageClock, browser_source, trouble_in_words
 from labkit.live.inference import Ready, Tape
@@ -318,16 +318,16 @@ def test_a_hundred_runs_leave_nothing_behind():
     assert threading.active_count() <= threads
     assert process.num_fds() <= files
     assert process.memory_info().rss - memory < 20e6
-    assert lock.busy_with() is None
+    assert lock.lock_holder() is None
 
 
 def test_a_running_view_is_announced_to_benchmarks():
     player = player_of()
-    assert lock.busy_with() is None
+    assert lock.lock_holder() is None
     player.start()
-    assert lock.busy_with() == f"a live view (process {os.getpid()})"
+    assert lock.lock_holder() == f"a live view (process {os.getpid()})"
     player.stop()
-    assert lock.busy_with() is None
+    assert lock.lock_holder() is None
 
 
 def test_a_benchmark_beside_a_view_is_marked(tmp_path, monkeypatch):
@@ -347,7 +347,7 @@ def test_a_benchmark_beside_a_view_is_marked(tmp_path, monkeypatch):
 
 def test_a_view_beside_a_benchmark_says_what_it_does(page):
     view = view_of(page)
-    with lock.busy("a benchmark"):
+    with lock.machine_lock("a benchmark"):
         view.start()
         assert "a benchmark (process" in page.states[-1]["note"]
         assert "disturbs" in page.states[-1]["note"]
@@ -364,7 +364,7 @@ def test_notes_of_dead_processes_count_as_none(tmp_path):
     (folder / "1.json").write_text(json.dumps({"purpose": "x", "pid": 2**22 + 1, "began_s": 1.0}))
     (folder / "2.json").write_text(json.dumps({"purpose": "x", "pid": os.getpid(), "began_s": began_s - 99}))
     (folder / "3.json").write_text("{half")
-    assert lock.busy_with() is None
+    assert lock.lock_holder() is None
     assert [path.name for path in folder.iterdir()] == ["3.json"]
 
 
@@ -428,8 +428,8 @@ def test_the_best_rung_and_models_are_found(monkeypatch):
         assert (known.model_set, known.weights) == models
     assert known.rung in LIVE_RUNGS
     best = rung(known.rung)
-    assert missing(best.needs) is None
-    assert all(missing(rung(name).needs) for name in LIVE_RUNGS[: LIVE_RUNGS.index(known.rung)])
+    assert unmet_requirement(best.needs) is None
+    assert all(unmet_requirement(rung(name).needs) for name in LIVE_RUNGS[: LIVE_RUNGS.index(known.rung)])
     assert all(rung(name).prepare.filter is None for name in LIVE_RUNGS)  # the view has its own
     assert Knobs(second=known.rung).resolved().rung != known.rung  # compared with another one
     asked = Knobs(weights="random").resolved()
@@ -920,7 +920,7 @@ def test_a_cell_that_is_run_a_hundred_times_leaves_nothing_behind(cell):
     assert all(n <= b for n, b in zip(after, before, strict=True)), (before, after)
     assert process.memory_info().rss - memory < 20e6
     assert not process.children()
-    assert lock.busy_with() is None
+    assert lock.lock_holder() is None
 
 
 def test_without_the_javascript_plain_pictures_are_shown(monkeypatch):

@@ -21,8 +21,8 @@ from labkit.bench.plan import QUICK, Plan
 from labkit.bench.timing import drive
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, UsageError, WorkerError
-from labkit.core.gpu import gpu_doubts
-from labkit.core.machine import differences, fingerprint, machine_name
+from labkit.core.gpu import gpu_noise_reasons
+from labkit.core.machine import fingerprint, fingerprint_differences, machine_name
 from labkit.core.types import Detections, Preparation, Rung, Workload
 from labkit.pipelines.ladder import rung
 from labkit.results.records import Fidelity
@@ -325,9 +325,9 @@ def test_the_fingerprint_names_machine_and_software():
     ):
         assert key in mark
     assert mark["versions"]["torch"]
-    assert differences(mark, mark) == []
+    assert fingerprint_differences(mark, mark) == []
     other = {**mark, "cores": 96, "versions": {**mark["versions"], "torch": "1.0"}}
-    assert len(differences(mark, other)) == 2
+    assert len(fingerprint_differences(mark, other)) == 2
     assert machine_name({"cpu": "Intel(R) Xeon(R) E5 @ 2.0", "cores": 4}) == "intel-xeon-e5-2-0-4cores"
 
 
@@ -335,10 +335,17 @@ def test_a_gpu_is_judged_while_it_works():
     idle = {"utilization": 0, "sm_clock_mhz": 345, "sm_clock_max_mhz": 1980, "throttle_reasons": 1}
     full = {"utilization": 90, "sm_clock_mhz": 1900, "sm_clock_max_mhz": 1980, "throttle_reasons": 0}
     slow = {**full, "sm_clock_mhz": 1200}
-    assert gpu_doubts([]) == gpu_doubts([idle] * 9) == gpu_doubts([idle, full, full, slow]) == []
-    assert gpu_doubts([idle, slow, slow, full]) == ["the GPU's clock was at 61% of its maximum"]
-    assert gpu_doubts([full, {**full, "throttle_reasons": 0x20}]) == ["the GPU was throttled"]
-    assert gpu_doubts([{**full, "throttle_reasons": 0x2}]) == []  # clocks that an application asked for
+    assert (
+        gpu_noise_reasons([])
+        == gpu_noise_reasons([idle] * 9)
+        == gpu_noise_reasons([idle, full, full, slow])
+        == []
+    )
+    assert gpu_noise_reasons([idle, slow, slow, full]) == ["the GPU's clock was at 61% of its maximum"]
+    assert gpu_noise_reasons([full, {**full, "throttle_reasons": 0x20}]) == ["the GPU was throttled"]
+    assert (
+        gpu_noise_reasons([{**full, "throttle_reasons": 0x2}]) == []
+    )  # clocks that an application asked for
 
 
 class GpuByName:

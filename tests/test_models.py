@@ -11,7 +11,7 @@ from torch import nn
 
 from labkit.bench.frames import collect
 from labkit.core.errors import UnavailableError, UsageError, WeightsError
-from labkit.core.requirements import missing
+from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Preparation, Workload
 from labkit.models import decode
 from labkit.models.callables import Combined, cut
@@ -176,7 +176,7 @@ def test_an_engine_agrees_with_the_module(
     which, engine, precision, options, tolerance, request, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    reason = missing([ENGINES[engine][1]])
+    reason = unmet_requirement([ENGINES[engine][1]])
     if reason:
         pytest.skip(reason)
     network = request.getfixturevalue(which)

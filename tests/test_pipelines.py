@@ -13,7 +13,7 @@ from labkit.bench.plan import Plan
 from labkit.bench.session import Session
 from labkit.bench.timing import drive
 from labkit.core.errors import UsageError
-from labkit.core.requirements import missing
+from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Detections, Frame, Workload
 from labkit.models.callables import Combined
 from labkit.models.engines.build import ENGINES
@@ -86,7 +86,7 @@ def test_unknown_names_get_a_hint():
 
 
 def able(row):
-    reason = missing(row.needs)
+    reason = unmet_requirement(row.needs)
     return pytest.param(row, id=row.name, marks=[pytest.mark.skip(reason=reason)] if reason else [])
 
 
@@ -207,8 +207,8 @@ def test_frames_of_any_size(name, size):
 @pytest.mark.parametrize("name", ["origin_combined_cpu", "batched_cpu", "cpu_engine_fp32", "on_device_cuda"])
 def test_objects_are_named_in_frames_of_any_size(name, size, on_cpu):
     row = on_cpu(name) if "cuda" in rung(name).needs else rung(name)
-    if missing(row.needs):
-        pytest.skip(missing(row.needs))
+    if unmet_requirement(row.needs):
+        pytest.skip(unmet_requirement(row.needs))
     frame = make_frame(0, size)
     found = Session(row, Workload(model_set="lab", size=size, objects=3), [frame]).answers([frame]).found[0]
     assert found.frame_size == size

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from records_made_up import made_up_comparison, made_up_run
 
 from labkit.core.errors import ResultsError, UsageError
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.results import codec, schema, store
 from labkit.results.exports import export, import_reference, load_export, load_exports
 from labkit.results.records import Comparison, Run
@@ -318,7 +318,7 @@ def test_a_full_disk_keeps_the_earlier_rows(tmp_path: Path) -> None:
         assert "no space left" in message
         assert "free space" in message
         with pytest.raises(ResultsError, match="cannot write"):
-            write_whole(tmp_path / "big.bin", bytes(2**20))
+            write_atomic(tmp_path / "big.bin", bytes(2**20))
         assert not list(tmp_path.glob(".big*"))
         check = sqlite3.connect(tmp_path / "lab.sqlite")
         assert check.execute("SELECT count(*) FROM runs").fetchone()[0] == saved
@@ -491,14 +491,14 @@ def test_only_saved_records_in_known_formats_are_exported(lab: Store, tmp_path: 
 
 
 def test_a_file_is_written_whole_or_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_whole(tmp_path / "new" / "a.txt", "first")
+    path = write_atomic(tmp_path / "new" / "a.txt", "first")
 
     def broken(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(ResultsError, match="No space left"):
-        write_whole(path, "second")
+        write_atomic(path, "second")
     assert path.read_text() == "first"
     assert os.listdir(path.parent) == ["a.txt"]
     assert path.stat().st_mode & 0o044

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from labkit.bench.session import Session
-from labkit.core.trace import SpanRecord, hidden_share, interval_ms, merged, recording
+from labkit.core.trace import SpanRecord, hidden_share, merge_intervals, recording, span_interval_ms
 from labkit.core.types import FilterStep, Workload
 from labkit.lessons.nb05_streams import check_launch
 from labkit.lessons.simulated_streams import (
@@ -399,12 +399,12 @@ def test_hidden_share_is_arithmetic_on_intervals():
     assert hidden_share(spans, {"copy"}, {"net"}) == pytest.approx(1.5 / 4)
     assert hidden_share(spans, {"copy"}, {"nothing"}) == 0
     assert hidden_share(spans, {"nothing"}, {"net"}) is None
-    assert merged([(3, 4), (0, 1), (1, 2)]) == [(0, 2), (3, 4)]
+    assert merge_intervals([(3, 4), (0, 1), (1, 2)]) == [(0, 2), (3, 4)]
 
 
 def test_the_gpus_clock_counts_where_there_is_one():
-    assert interval_ms(SpanRecord("a", 0, 5_000_000, 6_000_000)) == (5, 6)
-    assert interval_ms(SpanRecord("a", 0, 5_000_000, 6_000_000, 2.0, 1.0)) == (1, 3)
+    assert span_interval_ms(SpanRecord("a", 0, 5_000_000, 6_000_000)) == (5, 6)
+    assert span_interval_ms(SpanRecord("a", 0, 5_000_000, 6_000_000, 2.0, 1.0)) == (1, 3)
 
 
 def test_in_order_lanes_do_nothing():

@@ -23,7 +23,7 @@ from labkit.bench.agreement import Answers, match
 from labkit.bench.frames import frames_sha256
 from labkit.bench.worker import Worker
 from labkit.core.errors import UnavailableError
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.core.types import Detections, Frame, Rung, Workload
 from labkit.models.engines.engine_cache import cache_folder
 from labkit.sources.synthetic.scene import scene
@@ -207,7 +207,7 @@ def remember(path: Path, result: Mapping[str, Any]) -> None:
     """Keeps a measured accuracy; a cache that cannot be written is no reason to fail."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(dict(result)))
+        write_atomic(path, json.dumps(dict(result)))
     except OSError:
         return
 

@@ -14,7 +14,7 @@ from labkit.bench.interleave import Turns
 from labkit.bench.plan import Plan
 from labkit.bench.progress import Reporter
 from labkit.bench.worker import Worker
-from labkit.core.lock import busy_with
+from labkit.core.lock import lock_holder
 from labkit.core.types import Frame, Rung, Workload
 from labkit.models.weights import Weights
 from labkit.results.records import Comparison, Fidelity, Run
@@ -90,7 +90,7 @@ class Job:
 
     def disturbed_by(self) -> tuple[str, ...]:
         """What else of the lab was running when the benchmark began, or runs now."""
-        now = busy_with(besides=self.announced)
+        now = lock_holder(besides=self.announced)
         return tuple(dict.fromkeys([*self.others, *([f"{now} was running"] if now else [])]))
 
     def late(self, reserved_s: float = 0.0) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from labkit.core.gpu import gpu_doubts, gpu_state, nvml
+from labkit.core.gpu import gpu_noise_reasons, gpu_state, nvml
 
 STEAL_LIMIT = 0.02
 LOAD_LIMIT = 0.15
@@ -73,7 +73,7 @@ class Watch:
             reasons.append(f"the host took {100 * self.steal:.0f}% of the CPU away (steal)")
         if self.foreign > LOAD_LIMIT:
             reasons.append(f"other programs used {100 * self.foreign:.0f}% of the CPU")
-        return (*reasons, *gpu_doubts(self._states))
+        return (*reasons, *gpu_noise_reasons(self._states))
 
     def _own_seconds(self) -> float:
         ended = psutil.Process().cpu_times()  # a child's time is added here once it has ended

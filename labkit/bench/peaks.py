@@ -23,9 +23,9 @@ from typing import Any
 
 from labkit.bench.noise import Watch
 from labkit.core.errors import LabError, WorkerError
-from labkit.core.files import user_cache, write_whole
+from labkit.core.files import user_cache, write_atomic
 from labkit.core.machine import fingerprint
-from labkit.core.threads import QUIET_POOLS
+from labkit.core.threads import PASSIVE_WAIT
 
 SIZE = {"cpu": 2048, "cuda": 8192}
 COPIED_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}  # beyond a GPU's cache, and long beside a launch
@@ -64,7 +64,7 @@ def measure_peaks(
 def _in_fresh_process(device: str) -> dict[str, float]:
     command = [sys.executable, "-m", "labkit.bench.peaks", device]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, **QUIET_POOLS}
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, **PASSIVE_WAIT}
     )
     if done.returncode != 0:
         raise WorkerError(f"measuring the machine's peak failed: {done.stderr.strip().splitlines()[-1:]}")
@@ -185,7 +185,7 @@ def known_peaks(
         report(doubt)
     told = {"unix_s": time.time(), "device": device, "doubted": bool(doubts), "peaks": peaks}
     with suppress(LabError):  # a folder that cannot be written: then the next one measures again
-        write_whole(path, json.dumps(told) + "\n")
+        write_atomic(path, json.dumps(told) + "\n")
     return peaks
 
 

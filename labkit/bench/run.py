@@ -19,8 +19,8 @@ from labkit.bench.peaks import PEAK_TRIES, measure_peaks
 from labkit.bench.plan import FULL, Plan
 from labkit.bench.progress import Reporter
 from labkit.core.errors import UnavailableError, UsageError
-from labkit.core.lock import busy, busy_with
-from labkit.core.requirements import missing
+from labkit.core.lock import lock_holder, machine_lock
+from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Rung, Workload
 from labkit.models.networks import MODELS
 from labkit.models.prepare import resolve_all
@@ -97,7 +97,7 @@ def bench(
     if plan is not None:
         measure = partial(measure_peaks, tries=1 if plan.quick else PEAK_TRIES, report=reporter.note)
         peaks = _peaks(able, peaks_of or measure, reporter)
-    with busy("a benchmark") as announced, Examiner(reporter.note) as examiner:
+    with machine_lock("a benchmark") as announced, Examiner(reporter.note) as examiner:
         job = Job(
             frames, workload, weights, plan, turns, peaks, reporter, store, examiner, scenes, until_s,
             others, announced, photographs,
@@ -151,7 +151,7 @@ def _photographs(
 def _able(rungs: Sequence[Rung], outcome: Outcome, reporter: Reporter) -> list[Rung]:
     able = []
     for rung in rungs:
-        reason = missing(rung.needs)
+        reason = unmet_requirement(rung.needs)
         if reason is None:
             able.append(rung)
         else:
@@ -197,7 +197,7 @@ def _others(reporter: Reporter) -> tuple[str, ...]:
     if os.environ.get("NSYS_PROFILING_SESSION_ID"):
         reporter.note("this process runs under a profiler: these measurements are marked as disturbed")
         return ("measured under a profiler",)
-    other = busy_with()
+    other = lock_holder()
     if other is None:
         return ()
     reporter.note(f"{other} is running: these measurements are marked as disturbed")

@@ -25,7 +25,7 @@ from labkit.bench.plan import Plan
 from labkit.bench.session import Ready, Session
 from labkit.bench.timing import Timed
 from labkit.core.errors import LabError, WorkerError
-from labkit.core.threads import QUIET_POOLS
+from labkit.core.threads import PASSIVE_WAIT
 from labkit.core.types import Frame, Rung, Workload
 from labkit.models.weights import Weights
 
@@ -55,7 +55,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, **QUIET_POOLS},
+            env={**os.environ, **PASSIVE_WAIT},
         )
         self._replies: queue.Queue[tuple[str, Any]] = queue.Queue()
         self._errors: list[bytes] = []

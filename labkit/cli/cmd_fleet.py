@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labkit.cli.options import JsonOption, ObjectsOption, SeedOption, SizeOption, WeightsOption, parse_size
-from labkit.core.errors import INTERRUPTED, SourceError, UsageError
+from labkit.core.errors import EXIT_INTERRUPTED, SourceError, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,7 +81,7 @@ def fleet(
         print_lines(lines(summary))
     if interrupted:
         print_lines(["labkit: stopped"], console=err)
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
     if all(state.failed for state in summary.streams):
         raise SourceError("no stream could be watched to its end; the lines above say why")
 
@@ -193,7 +193,7 @@ def batch_command(
         done = _process(job, address)
     except KeyboardInterrupt:
         print_lines(["labkit: stopped; what is finished is kept, and the same command goes on"], console=err)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if as_json:
         print(json.dumps(asdict(done)))
     else:
@@ -246,13 +246,13 @@ def _told(done: Any, out: Path) -> list[str]:
 
 def _rung(name: str, group: int | None) -> Rung:
     """The named rung, or the best of this machine that leaves frames unfiltered."""
-    from labkit.core.requirements import missing
+    from labkit.core.requirements import unmet_requirement
     from labkit.pipelines.ladder import rung as rung_named
 
     if name != "auto":
         return rung_named(name)
     on_gpu = "graph_cuda" if group is None else "grouped_cuda"
-    able = [r for r in map(rung_named, (on_gpu, "grouped_bf16_cpu")) if missing(r.needs) is None]
+    able = [r for r in map(rung_named, (on_gpu, "grouped_bf16_cpu")) if unmet_requirement(r.needs) is None]
     return able[0] if able else rung_named("grouped_cpu")
 
 

@@ -21,7 +21,7 @@ from labkit.cli.options import (
     parse_size,
     scenes_for,
 )
-from labkit.core.errors import INTERRUPTED, UnavailableError, UsageError
+from labkit.core.errors import EXIT_INTERRUPTED, UnavailableError, UsageError
 from labkit.fleet.sweep.sweep_progress import SweepReporter
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _measured(
             way = f"the same command with --name {name}, without --again," if again else "the same command"
             stopped = f"labkit: stopped; {bar.kept} of {bar.total} points are kept in {path}; {way} goes on"
     print_lines([stopped], console=err)
-    raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def _table(result: Swept) -> Table:

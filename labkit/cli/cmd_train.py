@@ -9,7 +9,7 @@ import typer
 
 from labkit.bench.progress import Screen, err, number, print_lines
 from labkit.cli.options import SeedOption
-from labkit.core.errors import INTERRUPTED, UnavailableError
+from labkit.core.errors import EXIT_INTERRUPTED, UnavailableError
 
 
 def train(
@@ -63,5 +63,5 @@ def train(
             folders = None
     if folders is None:
         print_lines([f"labkit: stopped; go on with: labkit train {which} --resume --out {out}"], console=err)
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
     print_lines(f"{name}: {folder}" for name, folder in folders.items())

@@ -42,13 +42,13 @@ def doctor(as_json: JsonOption = False) -> None:
 @app.command()
 def rungs(as_json: JsonOption = False) -> None:
     """List the rungs of the ladder and whether this machine can run them."""
-    from labkit.core.requirements import missing
+    from labkit.core.requirements import unmet_requirement
     from labkit.pipelines.ladder import LADDER
 
     rows = [
         {
             "rung": rung.name, "stage": rung.stage, "changes": rung.changes, "reference": rung.reference,
-            "about": rung.about, "unavailable": missing(rung.needs), **rung.prepare.describe(),
+            "about": rung.about, "unavailable": unmet_requirement(rung.needs), **rung.prepare.describe(),
         }
         for rung in LADDER
     ]  # fmt: skip

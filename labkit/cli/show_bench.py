@@ -15,7 +15,7 @@ from labkit.bench.group import TIME_IS_UP
 from labkit.bench.plan import FULL, QUICK, Plan
 from labkit.bench.progress import Reporter, Screen, err, legend, out, print_lines, runs_table
 from labkit.bench.run import bench, compare_two
-from labkit.core.errors import INTERRUPTED, UnavailableError, UsageError
+from labkit.core.errors import EXIT_INTERRUPTED, UnavailableError, UsageError
 from labkit.core.types import Rung
 from labkit.pipelines.ladder import LADDER, rung, rungs_of_stage
 from labkit.results.records import Comparison, Run
@@ -101,7 +101,7 @@ def measuring(work: Callable[[Store, Reporter], T]) -> T:
         except KeyboardInterrupt:
             stopped = f"labkit: stopped; {screen.saved} finished results are saved in {path}"
     print_lines([stopped], console=err)
-    raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def show(outcome: Outcome) -> None:

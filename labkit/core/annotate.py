@@ -34,7 +34,9 @@ Box = tuple[int, int, int, int]
 """x_min, y_min, x_max, y_max in whole pixels, the last ones included."""
 
 
-def draw(image: NDArray[np.uint8], detections: Detections, *, min_score: float = 0.0) -> NDArray[np.uint8]:
+def draw_detections(
+    image: NDArray[np.uint8], detections: Detections, *, min_score: float = 0.0
+) -> NDArray[np.uint8]:
     """A copy of the image with a box and a name for each detection.
 
     Boxes have a colour per label between two black lines, so that they show on light and dark
@@ -70,14 +72,14 @@ def draw(image: NDArray[np.uint8], detections: Detections, *, min_score: float =
     pen = ImageDraw.Draw(canvas)
     boxes = {i: _pixels(detections.xyxy[i], width, height) for i in shown}
     for i, box in boxes.items():
-        _draw_box(pen, box, colour_of(int(detections.label[i])), max(1, round(min(width, height) / 240)))
+        _draw_box(pen, box, label_colour(int(detections.label[i])), max(1, round(min(width, height) / 240)))
     # Names come last, so that no line runs through one.
     for i, box in boxes.items():
-        _draw_name(pen, box, caption(detections, i), colour_of(int(detections.label[i])), (width, height))
+        _draw_name(pen, box, caption(detections, i), label_colour(int(detections.label[i])), (width, height))
     return np.array(canvas)
 
 
-def colour_of(label: int) -> tuple[int, int, int]:
+def label_colour(label: int) -> tuple[int, int, int]:
     """The RGB colour in which a label is drawn, the same in every frame."""
     return COLOURS[label % len(COLOURS)]
 

@@ -6,7 +6,7 @@ line prints it as one line and exits with `exit_code`.
 
 from __future__ import annotations
 
-INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 """Exit code of a command that Ctrl-C has stopped, as shells have it."""
 
 

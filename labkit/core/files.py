@@ -9,7 +9,7 @@ from pathlib import Path
 from labkit.core.errors import ResultsError
 
 
-def write_whole(path: Path | str, content: bytes | str) -> Path:
+def write_atomic(path: Path | str, content: bytes | str) -> Path:
     """Writes a file so that a reader, a kill or a full disk never meets half of it.
 
     The content goes to a temporary file in the same folder, to the disk, and only then takes

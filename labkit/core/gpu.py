@@ -67,7 +67,7 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def gpu_doubts(states: Sequence[Mapping[str, Any]]) -> list[str]:
+def gpu_noise_reasons(states: Sequence[Mapping[str, Any]]) -> list[str]:
     """Reasons to doubt what a GPU did, from its states meanwhile.
 
     Between turns and on a rung of the CPU it idles at a low clock; so the clock is judged where the

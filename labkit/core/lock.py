@@ -19,7 +19,7 @@ from pathlib import Path
 from labkit.core.files import user_cache
 
 
-def busy_with(besides: Path | None = None) -> str | None:
+def lock_holder(besides: Path | None = None) -> str | None:
     """What occupies this machine, in words with its process; None if nothing does.
 
     Args:
@@ -35,7 +35,7 @@ def busy_with(besides: Path | None = None) -> str | None:
 
 
 @contextmanager
-def busy(purpose: str) -> Iterator[Path | None]:
+def machine_lock(purpose: str) -> Iterator[Path | None]:
     """Announces `purpose` ("a live view") to every process of this user until the block ends.
 
     Where the cache folder cannot be written, nothing is announced: that is no reason not to work.

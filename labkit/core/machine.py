@@ -23,7 +23,7 @@ PACKAGES = (
     "cupy-cuda13x", "openvino", "onnxruntime", "nncf", "numba", "nvtx", "triton", "nvidia-cudnn-cu13",
     "tensorrt",
 )  # fmt: skip
-WHAT_MATTERS = ("cpu", "cores", "gpu", "os", "python", "versions", "threads")
+COMPARED = ("cpu", "cores", "gpu", "os", "python", "versions", "threads")
 """Parts in which two fingerprints must agree for their speeds to be compared silently."""
 
 
@@ -38,10 +38,10 @@ def fingerprint() -> dict[str, Any]:
     }
 
 
-def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+def fingerprint_differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """What matters and differs between two fingerprints, one line each; empty if alike."""
     lines = []
-    for key in WHAT_MATTERS:
+    for key in COMPARED:
         left, right = a.get(key), b.get(key)
         if key == "gpu":
             left, right = ((side or {}).get("name") for side in (left, right))

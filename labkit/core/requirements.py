@@ -61,7 +61,7 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
 }
 
 
-def missing(needs: Iterable[str]) -> str | None:
+def unmet_requirement(needs: Iterable[str]) -> str | None:
     """Why this machine cannot run what has these needs, in words; None if it can."""
     for need in needs:
         reason = _CHECKS[need]() if need in _CHECKS else _no_package(need)

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 UNBOUNDED: Interval = (0.0, float("inf"))
 
 
-def told(interval: Interval, spec: str = ".2f") -> str:
+def format_interval(interval: Interval, spec: str = ".2f") -> str:
     """An interval in words: "1.20 to 1.35", or that there was too little to know one."""
     low, high = interval
     if not np.isfinite(high):

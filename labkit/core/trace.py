@@ -161,7 +161,7 @@ Interval = tuple[float, float]
 """(start, stop) in ms."""
 
 
-def interval_ms(span: SpanRecord) -> Interval:
+def span_interval_ms(span: SpanRecord) -> Interval:
     """When a span's work was done: on the GPU's clock where it has one, else on the host's."""
     if span.gpu_ms is not None and span.gpu_start_ms is not None:
         return span.gpu_start_ms, span.gpu_start_ms + span.gpu_ms
@@ -179,17 +179,17 @@ def hidden_share(spans: Sequence[SpanRecord], work: Collection[str], behind: Col
     Returns:
         0 (nothing overlaps) to 1 (all of it costs nothing); None where no time went into `work`.
     """
-    cover = merged([interval_ms(span) for span in spans if span.name in behind])
+    cover = merge_intervals([span_interval_ms(span) for span in spans if span.name in behind])
     total = hidden = 0.0
     for span in spans:
         if span.name in work:
-            start, stop = interval_ms(span)
+            start, stop = span_interval_ms(span)
             total += stop - start
             hidden += sum(max(0.0, min(stop, high) - max(start, low)) for low, high in cover)
     return hidden / total if total > 0 else None
 
 
-def merged(intervals: Sequence[Interval]) -> list[Interval]:
+def merge_intervals(intervals: Sequence[Interval]) -> list[Interval]:
     """The same stretches of time without overlaps, in order."""
     out: list[Interval] = []
     for start, stop in sorted(intervals):

@@ -171,7 +171,7 @@ class FilterStep:
         }
 
 
-MOST_FRAMES = 64
+MAX_GROUP = 64
 """Largest group of frames in one pass: more gain nothing, and wait long for one another."""
 
 
@@ -218,8 +218,8 @@ class Preparation:
     def group(self) -> int:
         """How many frames go through the detector at once."""
         frames = self.options.get("frames", 1)
-        if not (isinstance(frames, int) and 1 <= frames <= MOST_FRAMES):
-            raise UsageError(f"a group is a number of frames from 1 to {MOST_FRAMES}, not {frames!r}")
+        if not (isinstance(frames, int) and 1 <= frames <= MAX_GROUP):
+            raise UsageError(f"a group is a number of frames from 1 to {MAX_GROUP}, not {frames!r}")
         return frames
 
     @property

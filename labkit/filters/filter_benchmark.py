@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from labkit.core import stats
 from labkit.core.errors import UsageError
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.core.types import Size
 from labkit.filters.image_filters import guided_filter
 from labkit.sources.openers import first_frame
@@ -100,7 +100,7 @@ class Race:
                     "version": racer.version,
                     "median ms": round(racer.median_ms, 2),
                     "times faster": round(ratio, 2),
-                    "interval": stats.told(interval),
+                    "interval": stats.format_interval(interval),
                     "largest difference": racer.largest_difference,
                 }
             )
@@ -123,7 +123,7 @@ class Race:
             apart = f", within {most} grey level{'' if most == 1 else 's'} of float64{where}"
             lines.append(
                 f"{racer.version}: {racer.median_ms:.2f} ms, {ratio:.2f} times as fast "
-                f"({stats.told(interval)}){'' if racer.version == REFERENCE else apart}."
+                f"({stats.format_interval(interval)}){'' if racer.version == REFERENCE else apart}."
             )
         return lines
 
@@ -198,7 +198,7 @@ def main() -> None:
         raise SystemExit("usage: python -m labkit.filters.filter_benchmark FOLDER")
     found = race(rounds=31)
     told = {**found.to_json(), "fingerprint": fingerprint()}
-    write_whole(Path(sys.argv[1]) / "filters.json", json.dumps(told, indent=1, default=str) + "\n")
+    write_atomic(Path(sys.argv[1]) / "filters.json", json.dumps(told, indent=1, default=str) + "\n")
     print("\n".join(found.sentences()))
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.core.errors import UnavailableError, UsageError, first_line
-from labkit.core.threads import QUIET_POOLS
+from labkit.core.threads import PASSIVE_WAIT
 from labkit.fleet.guards import environment, whole
 
 MEASURING = "measuring"
@@ -50,7 +50,7 @@ SETTINGS = {
 LOCAL_SETTINGS = {
     **SETTINGS,
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: one machine only, so loopback only
-    **QUIET_POOLS,  # from a worker's start: what an actor is sent loads torch before its own first line
+    **PASSIVE_WAIT,  # from a worker's start: what an actor is sent loads torch before its own first line
     "RAY_worker_niceness": "0",  # Ray's own 15 would let everything else on the machine go first
     # Nobody reads what workers print, and one machine need not hear of itself ten times a second:
     # together with the log monitor's search for files these cost a core 1.5% of its time.

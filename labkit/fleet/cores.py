@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from labkit.core.threads import QUIET_POOLS
+from labkit.core.threads import PASSIVE_WAIT
 
 ASIDE = 10
 """Niceness of readers and recorders: the networks go first, and leave time enough between their passes."""
@@ -43,7 +43,7 @@ def use_threads(threads: int) -> None:
 
     To be called before torch is loaded, which reads its number of threads once.
     """
-    os.environ.update({**QUIET_POOLS, "OMP_NUM_THREADS": str(threads)})
+    os.environ.update({**PASSIVE_WAIT, "OMP_NUM_THREADS": str(threads)})
     import cv2
 
     cv2.setNumThreads(threads)

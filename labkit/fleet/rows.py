@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.core.errors import ResultsError
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.core.types import Detections
 
 FACTS = b"labkit"
@@ -45,7 +45,7 @@ def write_rows(
     table = pa.table(arrays).replace_schema_metadata({FACTS: json.dumps(dict(facts)).encode()})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    return write_whole(path, buffer.getvalue())
+    return write_atomic(path, buffer.getvalue())
 
 
 def load_writer() -> None:

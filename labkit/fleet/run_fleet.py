@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.core.errors import LabError, ResultsError, first_line
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.fleet.actors import check_room, count, start_engine, start_readers, start_recorders
 from labkit.fleet.fleet_plan import Plan, Summary
 from labkit.fleet.shared_actors import ReaderOf, RecorderOf
@@ -252,5 +252,5 @@ def _run_folder(plan: Plan, facts: dict[str, Any]) -> Path | None:
         "preparation": plan.rung.prepare.describe(),
         "networks": facts,
     }
-    write_whole(folder / "fleet.json", json.dumps(told, indent=2, default=str) + "\n")
+    write_atomic(folder / "fleet.json", json.dumps(told, indent=2, default=str) + "\n")
     return folder

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from labkit.core.errors import LabError
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.fleet.rows import load_writer, read_facts, write_rows
 from labkit.fleet.streams import Answer, Counts, End, Ledger, Stream, StreamState, Where
 
@@ -110,7 +110,7 @@ class Recorder:
         if self._folder is not None:
             told = {"ended": self._end[0], "failed": self._end[1], "ledger": self._ledger.to_json()}
             with suppress(LabError):  # of a disk that refuses too
-                write_whole(self._folder / CLOSED, json.dumps(told) + "\n")
+                write_atomic(self._folder / CLOSED, json.dumps(told) + "\n")
 
     def state(self) -> StreamState:
         """How the stream is doing."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from labkit.core.annotate import draw
+from labkit.core.annotate import draw_detections
 from labkit.core.types import Detections, Frame
 from labkit.lessons.show_frame import models_to_look_at
 from labkit.models import decode
@@ -94,7 +94,7 @@ def picture(inside: Inside) -> Picture:
     figure = Picture(figsize=(4.2 * columns, (4.2 * aspect + 0.35) * rows + 0.3), layout="constrained")
     for i, (title, heat) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
-        axes.imshow(draw(image, inside.found) if heat is None else image)
+        axes.imshow(draw_detections(image, inside.found) if heat is None else image)
         if heat is not None:
             extent = (0, image.shape[1], image.shape[0], 0)
             axes.imshow(heat, extent=extent, cmap="inferno", alpha=0.6, interpolation="bilinear")

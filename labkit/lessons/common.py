@@ -257,9 +257,9 @@ def origin_beside(outcome: Outcome, stage: int) -> pd.DataFrame:
         rows.append(
             {
                 "origin": figure.what,
-                "published FPS": stats.told(figure.fps, ".3g"),
+                "published FPS": stats.format_interval(figure.fps, ".3g"),
                 "rung": figure.rung,
-                "FPS here": stats.told(run.fps_interval, ".3g") if run else "not measured",
+                "FPS here": stats.format_interval(run.fps_interval, ".3g") if run else "not measured",
                 "agrees": run.fidelity.agreement if run and run.fidelity else None,
             }
         )

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 
 from labkit import __version__
 from labkit.core.errors import UnavailableError, UsageError
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.results.store import default_path
 
 MINUTES = 15.0
@@ -71,8 +71,8 @@ def write_gallery(
         done.append(executed)
         progress(f"{path.name}: {executed.trouble or 'complete'} ({executed.seconds:.0f} s)")
         names = [each.stem for each in found]
-        write_whole(folder / f"{path.stem}.html", page(executed, names))
-    return Gallery(write_whole(folder / "index.html", index(done)), tuple(done))
+        write_atomic(folder / f"{path.stem}.html", page(executed, names))
+    return Gallery(write_atomic(folder / "index.html", index(done)), tuple(done))
 
 
 def execute(path: Path, limit_s: float, parameters: Mapping[str, str] | None = None) -> Executed:

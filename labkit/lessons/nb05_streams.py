@@ -69,13 +69,13 @@ def timeline(
     """
     from labkit.bench.frames import collect
     from labkit.bench.session import Session
-    from labkit.core.requirements import missing
+    from labkit.core.requirements import unmet_requirement
     from labkit.core.trace import recording
     from labkit.pipelines.ladder import rung
     from labkit.results.plots.timeline import timeline
 
     row = rung(rung_name)
-    reason = missing(row.needs)
+    reason = unmet_requirement(row.needs)
     if reason is not None:
         return f"{rung_name} {reason}."
     pictures = collect(source, size, frames + 2, seed=seed).frames
@@ -177,7 +177,7 @@ def side_by_side(outcome: Any) -> pd.DataFrame:
         [
             {
                 "rung": run.rung,
-                "frames per second": f"{run.fps:.2f} ({stats.told(run.fps_interval)})",
+                "frames per second": f"{run.fps:.2f} ({stats.format_interval(run.fps_interval)})",
                 "p50 latency (ms)": round(run.percentile_ms(50) or float("nan"), 1),
                 "p90 latency (ms)": round(run.percentile_ms(90), 1)
                 if run.percentile_ms(90)
@@ -214,9 +214,9 @@ def check_launch(launch: Launch) -> Checked:
 
 
 def _wrong(result: Simulation, late: str | None, depth: int) -> Checked | None:
-    missing = [name for name in STEPS_MS if name not in {span.name for span in result.spans}]
-    if missing:
-        return Checked(False, f"no frame goes through {' and '.join(missing)}")
+    unmet_requirement = [name for name in STEPS_MS if name not in {span.name for span in result.spans}]
+    if unmet_requirement:
+        return Checked(False, f"no frame goes through {' and '.join(unmet_requirement)}")
     counts = {name: sum(span.name == name for span in result.spans) for name in STEPS_MS}
     twice = [name for name, count in counts.items() if count != FRAMES]
     if twice:

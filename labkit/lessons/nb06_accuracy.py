@@ -23,8 +23,8 @@ from labkit.bench import accuracy
 from labkit.bench.agreement import Answers
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, ResultsError, UsageError
-from labkit.core.files import write_whole
-from labkit.core.requirements import missing
+from labkit.core.files import write_atomic
+from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Detections, Frame, Rung, Size, Workload
 from labkit.pipelines.ladder import rung
 from labkit.results.ablation import NAMES, Estimate, Judged, Loss, Metric, from_csv, sentences, to_csv
@@ -122,7 +122,7 @@ def judge(
     rows: list[Judged] = []
     plain: dict[float, Answers] = {}
     for change in _chosen(names):
-        reason = missing(change.rung.needs)
+        reason = unmet_requirement(change.rung.needs)
         if reason is not None:
             progress(f"{change.name} cannot run here: {reason}")
             continue
@@ -180,7 +180,7 @@ def write(rows: Sequence[Judged], folder: Path) -> list[Path]:
     from labkit.core.machine import fingerprint
 
     text = json.dumps(fingerprint(), indent=2, default=str, ensure_ascii=False)
-    written = [write_whole(folder / TABLE, to_csv(rows)), write_whole(folder / MARK, text + "\n")]
+    written = [write_atomic(folder / TABLE, to_csv(rows)), write_atomic(folder / MARK, text + "\n")]
     return [*written, *redraw(folder)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from labkit.core.annotate import draw
+from labkit.core.annotate import draw_detections
 from labkit.core.types import Frame, Size, Workload
 from labkit.models.networks import MODELS
 from labkit.models.prepare import prepare, resolve_all
@@ -59,7 +59,7 @@ def look(
                 break
     prepared = prepare(chosen.prepare, workload, resolve_all(workload))
     seen = list(chosen.run(kept, prepared.net))
-    pictures = [draw(frame.image, found) for frame, found in seen]
+    pictures = [draw_detections(frame.image, found) for frame, found in seen]
     weights = f"{workload.model_set} models, {prepared.settings['weights']} weights"
     figure = _grid(pictures, f"{chosen.name} on {source}: {weights}")
     names = (f"{i}: {', '.join(found.name) or 'nothing'}" for i, (_, found) in enumerate(seen, 1))

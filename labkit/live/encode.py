@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.core.annotate import draw
+from labkit.core.annotate import draw_detections
 from labkit.live.player import Shot
 
 QUALITY = 80
@@ -19,7 +19,7 @@ def painted(shot: Shot, threshold: float) -> NDArray[np.uint8]:
         if answer is None or tuple(answer.found.frame_size) != shot.frame.size:
             parts.append(shot.frame.image)
         else:
-            parts.append(draw(shot.frame.image, answer.found, min_score=threshold))
+            parts.append(draw_detections(shot.frame.image, answer.found, min_score=threshold))
     return parts[0] if len(parts) == 1 else np.hstack(parts)
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from labkit.core.lock import busy, busy_with
+from labkit.core.lock import lock_holder, machine_lock
 from labkit.core.trace import span
 from labkit.core.types import Frame, Size
 from labkit.live.inference import Answer, Inference, Ready
@@ -92,9 +92,9 @@ class Player:
         with self._turn:
             if self.running:
                 return
-            other = busy_with() or ""
+            other = lock_holder() or ""
             self.disturbs = f"{other} is running, and this view disturbs it" if "benchmark" in other else ""
-            self._announcement.enter_context(busy("a live view"))
+            self._announcement.enter_context(machine_lock("a live view"))
             self._start_reader()
             self._start_inference()
 

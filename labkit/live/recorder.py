@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import ResultsError
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 
 RECORD_FPS = 30.0
 _QUEUE = 8
@@ -41,7 +41,7 @@ def save_picture(image: NDArray[np.uint8], folder: Path) -> Path:
     import cv2
 
     data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-    return write_whole(_free_name(folder, "picture", ".png"), data)
+    return write_atomic(_free_name(folder, "picture", ".png"), data)
 
 
 class Recorder:

@@ -125,10 +125,10 @@ def default_rung(but: str | None = None) -> Rung:
     Args:
         but: name of a rung that is shown already.
     """
-    from labkit.core.requirements import missing
+    from labkit.core.requirements import unmet_requirement
     from labkit.pipelines.ladder import rung
 
-    return next(r for r in map(rung, LIVE_RUNGS) if missing(r.needs) is None and r.name != but)
+    return next(r for r in map(rung, LIVE_RUNGS) if unmet_requirement(r.needs) is None and r.name != but)
 
 
 def default_models() -> tuple[ModelSet, WeightsWanted]:
@@ -171,7 +171,7 @@ def choices(knobs: Knobs) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _rungs() -> list[dict[str, Any]]:
-    from labkit.core.requirements import missing
+    from labkit.core.requirements import unmet_requirement
     from labkit.pipelines.ladder import LADDER
 
-    return [{"name": r.name, "about": r.about, "unavailable": missing(r.needs)} for r in LADDER]
+    return [{"name": r.name, "about": r.about, "unavailable": unmet_requirement(r.needs)} for r in LADDER]

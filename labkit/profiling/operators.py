@@ -22,8 +22,8 @@ from typing import Any
 
 from labkit.bench.peaks import measure_peaks
 from labkit.core.errors import LabError, UnavailableError, WorkerError
-from labkit.core.files import write_whole
-from labkit.core.threads import QUIET_POOLS
+from labkit.core.files import write_atomic
+from labkit.core.threads import PASSIVE_WAIT
 from labkit.core.types import Workload
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.results.operator_times import ATTENTION, KINDS, LARGE, POINTWISE, PRODUCTS, REST, Kind, Operators
@@ -62,7 +62,7 @@ def operators(
         capture_output=True,
         text=True,
         timeout=900,
-        env={**os.environ, **QUIET_POOLS},
+        env={**os.environ, **PASSIVE_WAIT},
     )
     if done.returncode:
         raise WorkerError((done.stderr.strip().splitlines() or ["no word from it"])[-1])
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = [operators(rung, peaks=peaks) for rung in options.rung]
         print("\n".join(line for each in found for line in each.sentences()))
         if options.out:
-            write_whole(options.out, json.dumps([each.to_json() for each in found], indent=1) + "\n")
+            write_atomic(options.out, json.dumps([each.to_json() for each in found], indent=1) + "\n")
     except LabError as error:
         print(f"labkit: {error}", file=sys.stderr)
         return error.exit_code

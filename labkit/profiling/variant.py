@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from labkit.core.errors import SourceError, UnavailableError, UsageError
-from labkit.core.requirements import missing
+from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Frame, Rung, Workload
 from labkit.models.prepare import Prepared, prepare
 from labkit.pipelines.ladder import rung as rung_named
@@ -64,7 +64,7 @@ def profile_rung(job: Job, engine: str = "auto") -> Capture:
     """
     if engine not in profiler.ENGINES:
         raise UsageError(f"engine is one of {', '.join(profiler.ENGINES)}, not {engine!r}")
-    if reason := missing(rung_named(job.rung).needs):
+    if reason := unmet_requirement(rung_named(job.rung).needs):
         raise UnavailableError(f"{job.rung} {reason}")
     why = profiler.why_not_nsys()
     found = nsys.find()

@@ -19,7 +19,7 @@ import numpy as np
 
 from labkit import __version__
 from labkit.core.errors import ResultsError, UsageError
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.results import codec
 from labkit.results.records import Comparison, Run, Samples
 from labkit.results.table import COLUMNS, table
@@ -75,7 +75,7 @@ def export(
     for stem, frame in frames.items():
         for kind in formats:
             content = _parquet(frame) if kind == "parquet" else frame.to_csv(index=False).encode()
-            path = write_whole(folder / f"{stem}.{kind}", content)
+            path = write_atomic(folder / f"{stem}.{kind}", content)
             written.append(path)
             if kind == "parquet":
                 hashes[path.name] = hashlib.sha256(content).hexdigest()
@@ -86,7 +86,7 @@ def export(
         "fingerprint": dict(newest.fingerprint) if newest else {},
     }
     text = json.dumps(json.loads(codec.dump_json(facts)), indent=2, ensure_ascii=False)
-    return [*written, write_whole(folder / "fingerprint.json", text + "\n")]
+    return [*written, write_atomic(folder / "fingerprint.json", text + "\n")]
 
 
 def load_export(folder: Path | str) -> Export:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from labkit.core.errors import LabError, ResultsError, UsageError
-from labkit.core.files import write_whole
-from labkit.core.stats import told as interval_told
+from labkit.core.files import write_atomic
+from labkit.core.stats import format_interval as interval_told
 from labkit.filters.filter_benchmark import Race
 from labkit.results.exports import Export, load_export
 from labkit.results.operator_times import Operators
@@ -328,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if len(given) == 2:
             readme = Path(given[1])
-            write_whole(readme, insert(readme.read_text(), block(folder)))
+            write_atomic(readme, insert(readme.read_text(), block(folder)))
         for path in pictures(folder):
             print(path)
     except LabError as error:

@@ -14,7 +14,7 @@ from itertools import cycle
 import torch
 
 from labkit.bench.session import Session
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.core.types import Rung, Workload
 from labkit.lessons.gpu_work import RECORDED
 from labkit.pipelines.ladder import LADDER
@@ -55,4 +55,4 @@ def counted(row: Rung, boxes: int) -> dict[str, float]:
 if __name__ == "__main__":
     told = {str(boxes): {row.name: counted(row, boxes) for row in rungs()} for boxes in BOXES}
     versions = {name: version(name) for name in ("torch", "torchvision", "transformers")}
-    print(write_whole(RECORDED, json.dumps({"versions": versions, "boxes": told}, indent=1) + "\n"))
+    print(write_atomic(RECORDED, json.dumps({"versions": versions, "boxes": told}, indent=1) + "\n"))

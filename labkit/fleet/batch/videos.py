@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.core.errors import ResultsError, SourceError, UsageError
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.core.types import Rung, Workload
 from labkit.fleet.fleet_plan import Open
 from labkit.fleet.rows import read_facts
@@ -146,7 +146,7 @@ def mark_finished(job: Batch, video: Video, frames: int, parts: Sequence[int]) -
     """Notes that every segment of a video is there, so that it need not be decoded again."""
     boxes = sum(read_facts(part_path(job, video.name, n))["boxes"] for n in parts)
     told = {"frames": frames, "boxes": boxes, "segments": len(parts), "stamp": list(video.stamp)}
-    write_whole(job.out / video.name / _DONE, json.dumps(told) + "\n")
+    write_atomic(job.out / video.name / _DONE, json.dumps(told) + "\n")
 
 
 def part_path(job: Batch, video: str, segment: int) -> Path:
@@ -186,7 +186,7 @@ def _check_same_work(job: Batch) -> None:
     wanted = json.loads(json.dumps(job.about()))
     known = _read_json(path)
     if known is None:
-        write_whole(path, json.dumps(wanted, indent=2) + "\n")
+        write_atomic(path, json.dumps(wanted, indent=2) + "\n")
     elif known != wanted:
         differing = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
         raise UsageError(

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labkit.core.errors import LabError
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.core.stats import ratio_interval
 from labkit.core.types import Detections, Frame, Preparation, Rung, Workload
 from labkit.fleet.benchmark.cpu_usage import Usage
@@ -284,7 +284,7 @@ def main() -> None:
     workload = Workload(model_set=given.model_set)
     say = partial(print, file=sys.stderr, flush=True)
     found = figures(rung(given.rung), workload, given.seconds, given.rounds, say)
-    write_whole(given.path, json.dumps(found, indent=2, default=str) + "\n")
+    write_atomic(given.path, json.dumps(found, indent=2, default=str) + "\n")
     print(json.dumps({key: value for key, value in found.items() if key != "fingerprint"}, indent=2))
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import WorkerError
-from labkit.core.threads import QUIET_POOLS
+from labkit.core.threads import PASSIVE_WAIT
 from labkit.core.types import Frame
 from labkit.fleet.benchmark.steady_state import rate
 from labkit.fleet.fleet_plan import Plan
@@ -49,7 +49,7 @@ class Alone:
     def __enter__(self) -> Alone:
         self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         try:
-            with environment(QUIET_POOLS):  # read as the process starts, which is at the first submission
+            with environment(PASSIVE_WAIT):  # read as the process starts, which is at the first submission
                 self._process.submit(_get_ready, self._plan).result()
         except BaseException:
             self._process.shutdown()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from labkit.core.requirements import missing
+from labkit.core.requirements import unmet_requirement
 from labkit.lessons.pitfalls.averages import FPS
 from labkit.lessons.pitfalls.pitfall import DEVICE_S, Stand
 from labkit.lessons.pitfalls.recorded import recorded_or_skipped
@@ -107,7 +107,7 @@ def gpu_not_synchronised(stand: Stand) -> Exhibit:
         explanation=NOT_WAITED,
         skipped="no figures yet",
     )
-    reason = missing(("cuda",))
+    reason = unmet_requirement(("cuda",))
     if reason is not None:
         return recorded_or_skipped(about, reason)
     return _on_gpu(about, stand, lambda torch, x, frames: _launched_and_done(stand, torch, x, frames))
@@ -124,7 +124,7 @@ def gpu_waited_too_often(stand: Stand) -> Exhibit:
         origin="calls item() on each of its detector's 100 scores, and int() on values of every box",
         skipped="no figures yet",
     )
-    reason = missing(("cuda",))
+    reason = unmet_requirement(("cuda",))
     if reason is not None:
         return recorded_or_skipped(about, reason)
     return _on_gpu(about, stand, lambda torch, x, frames: _often_and_once(stand, torch, x, frames))

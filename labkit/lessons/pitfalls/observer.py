@@ -175,14 +175,14 @@ def python_profiler() -> Iterator[None]:
 @contextmanager
 def painting(stand: Stand) -> Iterator[None]:
     """A thread that paints as a live view does, 30 pictures a second, until the block ends."""
-    from labkit.core.annotate import draw
+    from labkit.core.annotate import draw_detections
 
     over, painted = threading.Event(), threading.Event()
 
     def paint() -> None:
         while not over.is_set():
             for frame in stand.frames:
-                jpeg(draw(frame.image, Detections.empty(frame.size)))
+                jpeg(draw_detections(frame.image, Detections.empty(frame.size)))
                 painted.set()
                 if over.wait(1 / VIEW_FPS):
                     return

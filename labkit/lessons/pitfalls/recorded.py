@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from labkit.core.errors import ResultsError
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.lessons.pitfalls.result import Exhibit
 
 RECORDED = Path(__file__).with_name("recorded.json")
@@ -48,4 +48,4 @@ def read_recorded(path: Path) -> list[Exhibit]:
 def write_recorded(exhibits: Iterable[Exhibit], path: Path = RECORDED) -> Path:
     """Writes exhibits with their raw figures, for machines that cannot measure them."""
     plain = [exhibit.to_json() for exhibit in exhibits if exhibit.skipped is None]
-    return write_whole(path, json.dumps(plain, indent=1) + "\n")
+    return write_atomic(path, json.dumps(plain, indent=1) + "\n")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.lessons.pitfalls.observer import GOAL_US, SPANS, span_cost_us
 
 ROUNDS = 9
@@ -54,5 +54,5 @@ if __name__ == "__main__":
 
     cost = span_cost()
     told = {"sentence": cost.sentence, **asdict(cost), "fingerprint": fingerprint()}
-    write_whole(Path(sys.argv[1]) / "span_cost.json", json.dumps(told, indent=1, default=str))
+    write_atomic(Path(sys.argv[1]) / "span_cost.json", json.dumps(told, indent=1, default=str))
     print(cost.sentence)

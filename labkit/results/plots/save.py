@@ -11,7 +11,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.results.plots.breakdown import latency, throughput, where_time_goes
 from labkit.results.plots.roofline import has_roof, roofline
 from labkit.results.plots.speedup import compare_two, waterfall
@@ -37,8 +37,8 @@ def save(chart: Chart, path_stem: Path | str) -> list[Path]:
     """Writes `<stem>.svg` and `<stem>.png`, each whole; returns both paths."""
     stem = Path(path_stem)
     return [
-        write_whole(stem.with_name(stem.name + ".svg"), svg_text(chart)),
-        write_whole(stem.with_name(stem.name + ".png"), chart.png()),
+        write_atomic(stem.with_name(stem.name + ".svg"), svg_text(chart)),
+        write_atomic(stem.with_name(stem.name + ".png"), chart.png()),
     ]
 
 

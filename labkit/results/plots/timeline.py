@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
 from labkit.core.errors import UsageError
-from labkit.core.trace import Interval, SpanRecord, interval_ms
+from labkit.core.trace import Interval, SpanRecord, span_interval_ms
 from labkit.results.plots.style import Chart, as_caption, legend_above, number, set_rows, sheet
 
 LETTERS_PER_CHART = 110  # of the font that steps are written in, across the plot
@@ -34,7 +34,7 @@ def timeline(
     Raises:
         UsageError: no span belongs to a row.
     """
-    drawn = [(span, interval_ms(span)) for span in spans if span.name in rows]
+    drawn = [(span, span_interval_ms(span)) for span in spans if span.name in rows]
     if not drawn:
         raise UsageError(f"no span is named {' or '.join(rows)}; there is nothing to draw")
     names = list(dict.fromkeys(rows.values()))

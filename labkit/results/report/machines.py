@@ -73,13 +73,13 @@ class Figure:
 
 def machines(records: Iterable[Record]) -> list[Machine]:
     """The records by like fingerprints, in the order in which each kind first appears."""
-    from labkit.core.machine import differences
+    from labkit.core.machine import fingerprint_differences
 
     groups: list[list[Record]] = []
     for record in records:
         mark = dict(record.fingerprint)
         for group in groups:
-            if not differences(dict(group[0].fingerprint), mark):
+            if not fingerprint_differences(dict(group[0].fingerprint), mark):
                 group.append(record)
                 break
         else:
@@ -124,10 +124,10 @@ def side_by_side(there: Sequence[Machine]) -> list[tuple[Work, dict[str, Figure]
 
 def what_differs(there: Sequence[Machine]) -> list[tuple[Machine, list[str]]]:
     """Each machine but the first with the lines in which it differs from the first."""
-    from labkit.core.machine import differences
+    from labkit.core.machine import fingerprint_differences
 
     first = dict(there[0].fingerprint)
-    return [(machine, differences(first, dict(machine.fingerprint))) for machine in there[1:]]
+    return [(machine, fingerprint_differences(first, dict(machine.fingerprint))) for machine in there[1:]]
 
 
 def _letter(place: int) -> str:

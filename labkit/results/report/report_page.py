@@ -10,7 +10,7 @@ from pathlib import Path
 
 from labkit import __version__
 from labkit.core.errors import UsageError
-from labkit.core.files import write_whole
+from labkit.core.files import write_atomic
 from labkit.results.predictions import Calibration, Noted, calibration
 from labkit.results.records import Comparison, Run
 from labkit.results.report.groups import Group, by_boxes, groups
@@ -79,7 +79,7 @@ def write_report(
     """
     if not runs and not comparisons:
         raise UsageError("a report needs a run or a comparison; measure one first, or name other results")
-    return write_whole(path, _page(runs, comparisons, calibration(predictions), others))
+    return write_atomic(path, _page(runs, comparisons, calibration(predictions), others))
 
 
 def _page(
