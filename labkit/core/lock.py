@@ -1,8 +1,8 @@
-"""Who uses this machine right now: a live view and a benchmark must not disturb one another unseen.
+"""Advisory lock on the machine: a live view and a benchmark must not disturb one another unseen.
 
-    with busy("a live view"):
+    with machine_lock("a live view"):
         ...
-    other = busy_with()        # "a live view (process 4711)", or None
+    other = lock_holder()        # "a live view (process 4711)", or None
 
 One small file per use lies in the user's cache folder; one whose process has ended counts as none.
 """
@@ -23,7 +23,7 @@ def lock_holder(besides: Path | None = None) -> str | None:
     """What occupies this machine, in words with its process; None if nothing does.
 
     Args:
-        besides: what `busy` gave to who asks, which does not count.
+        besides: the caller's own lock file, as `machine_lock` gave it.
     """
     for path in sorted(_folder().glob("*.json")):
         if path == besides:

@@ -18,16 +18,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from labkit.core.errors import UsageError
 from labkit.live.browser_camera import trouble_in_words
 from labkit.live.encode import painted
 from labkit.live.recorder import save_picture
 
-if TYPE_CHECKING:
-    from labkit.live.view import View
-
+View = Any  # of labkit.live.view, which imports this module
 Message = Mapping[str, Any]
 
 
