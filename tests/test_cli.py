@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from labkit.bench.progress import number
-from labkit.cli.main import parse_size
+from labkit.cli.options import parse_size
 from labkit.cli.show_bench import select
 from labkit.core.errors import UsageError
 from labkit.pipelines.ladder import LADDER

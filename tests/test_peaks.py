@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.bench import kept_peaks as room
-from labkit.bench import peaks as peak
+from labkit.bench import peaks
 from labkit.bench.peaks import DOUBTED_S, KEPT_S, known_peaks, measure_peaks
 from labkit.core.types import Workload
 from labkit.fleet.sweep.node_task import measure_point
@@ -33,7 +32,7 @@ class Counted:
 @pytest.fixture
 def measure(monkeypatch):
     counted = Counted()
-    monkeypatch.setattr(room, "measure_peaks", counted)
+    monkeypatch.setattr(peaks, "measure_peaks", counted)
     return counted
 
 
@@ -53,8 +52,8 @@ def test_a_peak_is_measured_once_per_device(cache, measure):
 def test_a_peak_that_was_disturbed_is_measured_again(monkeypatch):
     rates = iter([{"fp32": 90.0, "copy": 9.0}, {"fp32": 200.0, "copy": 5.0}, {"fp32": 150.0, "copy": 6.0}])
     doubts = iter([("others",), (), ("others",)])
-    monkeypatch.setattr(peak.Watch, "disturbances", lambda self: next(doubts))
-    monkeypatch.setattr(peak, "_in_fresh_process", lambda device: next(rates))
+    monkeypatch.setattr(peaks.Watch, "disturbances", lambda self: next(doubts))
+    monkeypatch.setattr(peaks, "_in_fresh_process", lambda device: next(rates))
     heard: list[str] = []
     assert measure_peaks("cpu", 3, heard.append) == {"fp32": 200.0, "copy": 9.0}
     assert heard == []
@@ -75,9 +74,9 @@ def test_a_doubtful_peak_is_told_and_kept_for_less_long(cache, measure):
 
 def test_another_start_of_the_machine_or_other_software_measures_again(monkeypatch, measure):
     known_peaks("cpu")
-    monkeypatch.setattr(room, "_boot", lambda: "another start")
+    monkeypatch.setattr(peaks, "_boot", lambda: "another start")
     assert known_peaks("cpu") == {"fp32": 102.0}
-    monkeypatch.setattr(room, "fingerprint", lambda: {"versions": {"torch": "0"}})
+    monkeypatch.setattr(peaks, "fingerprint", lambda: {"versions": {"torch": "0"}})
     assert known_peaks("cpu") == {"fp32": 103.0}
 
 
