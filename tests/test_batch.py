@@ -12,8 +12,8 @@ import pytest
 
 from labkit.core.errors import LabError, SourceError, UnavailableError, UsageError, WeightsError
 from labkit.core.types import Workload
-from labkit.fleet.batch.segments import WHOLE_VIDEO, decoded
-from labkit.fleet.batch.videos import Batch, find_work
+from labkit.fleet.batch.segments import END_OF_VIDEO, decode_segments
+from labkit.fleet.batch.videos import Batch, scan_folder
 from labkit.pipelines.ladder import rung
 
 ray = pytest.importorskip("ray")
@@ -52,7 +52,7 @@ def job_of(folder, out, **changes):
 def run(job):
     from labkit.fleet.batch.run_batch import process
 
-    return process(job, find_work(job))
+    return process(job, scan_folder(job))
 
 
 def rows_of(out, video):
@@ -73,7 +73,7 @@ def tables(spec, parts=(), segment=8):
     import pyarrow as pa
 
     row = {"video": "a.avi", "path": str(spec), "stamp": [1, 2], "parts": list(parts)}
-    return [table.to_pylist()[0] for table in decoded(pa.Table.from_pylist([row]), SMALL, segment)]
+    return [table.to_pylist()[0] for table in decode_segments(pa.Table.from_pylist([row]), SMALL, segment)]
 
 
 # Decoding, in this process
@@ -82,7 +82,7 @@ def tables(spec, parts=(), segment=8):
 def test_segments_hold_the_frames_of_their_place(folder):
     found = tables(folder / "a.avi", parts=(1,))
     assert [(row["segment"], row["n"]) for row in found] == [
-        (0, 8), *((k, 8) for k in range(2, 8)), (8, 6), (WHOLE_VIDEO, 70),
+        (0, 8), *((k, 8) for k in range(2, 8)), (8, 6), (END_OF_VIDEO, 70),
     ]  # fmt: skip
     for row in found[:-1]:
         images = np.frombuffer(row["frames"], np.uint8).reshape(row["n"], SMALL[1], SMALL[0], 3)
@@ -94,7 +94,7 @@ def test_segments_hold_the_frames_of_their_place(folder):
 def test_a_file_that_is_no_video_is_a_fault_in_a_row(tmp_path):
     (tmp_path / "a.avi").write_bytes(b"not a video" * 100)
     (row,) = tables(tmp_path / "a.avi")
-    assert row["segment"] == WHOLE_VIDEO
+    assert row["segment"] == END_OF_VIDEO
     assert "a.avi" in row["fault"]
 
 
@@ -103,18 +103,18 @@ def test_a_file_that_is_no_video_is_a_fault_in_a_row(tmp_path):
 
 def test_folders_without_videos_are_told(tmp_path):
     with pytest.raises(SourceError, match="no folder"):
-        find_work(job_of(tmp_path / "none", tmp_path / "out"))
+        scan_folder(job_of(tmp_path / "none", tmp_path / "out"))
     with pytest.raises(SourceError, match="no video"):
-        find_work(job_of(tmp_path, tmp_path / "out"))
+        scan_folder(job_of(tmp_path, tmp_path / "out"))
 
 
 def test_a_folder_holds_the_work_of_one_rung(folder, tmp_path):
-    find_work(job_of(folder, tmp_path / "out"))
-    find_work(job_of(folder, tmp_path / "out", engines=3))
+    scan_folder(job_of(folder, tmp_path / "out"))
+    scan_folder(job_of(folder, tmp_path / "out", engines=3))
     with pytest.raises(UsageError, match="another segment"):
-        find_work(job_of(folder, tmp_path / "out", segment=9))
+        scan_folder(job_of(folder, tmp_path / "out", segment=9))
     with pytest.raises(UsageError, match="made with another rung"):
-        find_work(job_of(folder, tmp_path / "out", rung=TOUCHY))
+        scan_folder(job_of(folder, tmp_path / "out", rung=TOUCHY))
 
 
 def test_segments_that_would_not_fit_are_refused(folder, tmp_path):
@@ -215,14 +215,14 @@ DRIVER = """
 import sys
 from pathlib import Path
 from fleet_pipelines import CHEAP, open_slow
-from labkit.fleet.batch.run_batch.videos import Batch, find_work
+from labkit.fleet.batch.videos import Batch, scan_folder
 from labkit.core.types import Workload
 from labkit.fleet.cluster import cluster
 job = Batch(Path(sys.argv[1]), Path(sys.argv[2]), CHEAP, Workload(model_set="lab", size=(64, 48)), 8,
             open_net=open_slow)
 with cluster(sys.argv[3]):
-    from labkit.fleet.batch.run_batch.run_batch import process
-    print(process(job, find_work(job)).new_frames)
+    from labkit.fleet.batch.run_batch import process
+    print(process(job, scan_folder(job)).new_frames)
 """
 
 

@@ -14,12 +14,21 @@ import pytest
 
 from labkit.core.errors import LabError, SourceError, UnavailableError, UsageError
 from labkit.core.types import Detections, Workload
-from labkit.fleet.actors import dealt
+from labkit.fleet.actors import round_robin
 from labkit.fleet.fleet_plan import Plan, with_group
 from labkit.fleet.shared_actors import Readers, Recorders
 from labkit.fleet.stream_reader import Reader
 from labkit.fleet.stream_recorder import Recorder, folder_name
-from labkit.fleet.streams import Answer, Counts, End, Ledger, Nothing, Stream, Take, Where
+from labkit.fleet.streams import (
+    CapturedFrame,
+    Checkpoint,
+    Counts,
+    EndOfStream,
+    FrameResult,
+    Ledger,
+    NoFrame,
+    Stream,
+)
 from labkit.pipelines.ladder import rung
 
 ray = pytest.importorskip("ray")
@@ -50,7 +59,7 @@ def film(path, n, fps=20.0, first=0, level=grey):
 
 def answer_to(index, number, reader="r", age_s=0.01):
     found = Detections.empty(SMALL)
-    return Answer(index, reader, number, 1000.0, 1000.0 + index, age_s, "e", found)
+    return FrameResult(index, reader, number, 1000.0, 1000.0 + index, age_s, "e", found)
 
 
 # The account, without any actor
@@ -63,7 +72,7 @@ def test_every_frame_is_dropped_failed_or_processed():
     assert ledger.counts == Counts(10, 3, 5, 2)
     ledger = ledger.answered(answer_to(20, 2, reader="another"))  # its number 1 failed
     assert ledger.counts == Counts(21, 4, 14, 3)
-    ledger = ledger.ended(End(30, "another", 4, "over"))
+    ledger = ledger.ended(EndOfStream(30, "another", 4, "over"))
     assert ledger.counts == Counts(30, 4, 21, 5)
 
 
@@ -96,9 +105,9 @@ def takes_of(reader, every=lambda take: None):
     after, seen = -1, []
     while True:
         reply = reader.take(after)
-        if isinstance(reply, End):
+        if isinstance(reply, EndOfStream):
             return seen, reply
-        if isinstance(reply, Take):
+        if isinstance(reply, CapturedFrame):
             after = reply.index
             seen.append(reply)
             every(reply)
@@ -161,8 +170,8 @@ def test_a_stopped_reader_wakes_whoever_waits(tmp_path):
     timer = threading.Timer(0.2, reader.stop)
     timer.start()
     replies = [reader.take(0), reader.take(0)]
-    assert any(isinstance(reply, End) for reply in replies)
-    assert all(isinstance(reply, End | Nothing) for reply in replies)
+    assert any(isinstance(reply, EndOfStream) for reply in replies)
+    assert all(isinstance(reply, EndOfStream | NoFrame) for reply in replies)
     end = reader.stop()
     assert (end.offered, end.taken) == (1, 1)
 
@@ -181,13 +190,13 @@ def test_parts_hold_rows_in_order_and_a_new_start_goes_on(tmp_path):
     assert recorder.append([answer_to(0, 1), answer_to(1, 2)]) == 2
     assert recorder.append([answer_to(1, 2)]) == 0
     slow = Recorder(stream, str(tmp_path), period_s=3600)  # a new start: the old one was killed
-    assert slow.where() == Where(1, 1000.0, closed=False)
+    assert slow.where() == Checkpoint(1, 1000.0, closed=False)
     slow.append([answer_to(4, 4)])
     del slow  # and again, with a row in its open part
     (tmp_path / ".part-000001.parquet.x").write_bytes(b"half")
     last = Recorder(stream, str(tmp_path), period_s=3600)
     last.append([answer_to(9, 6)])
-    last.close(End(11, "r", 6, "over"))
+    last.close(EndOfStream(11, "r", 6, "over"))
     assert last.append([answer_to(12, 8)]) == 0  # of a reader that was started again in vain
     assert last.state().counts == Counts(11, 3, 5, 3)  # 4 was lost with its part; numbers 3 and 5 too
     rows, parts = rows_in(tmp_path)
@@ -195,7 +204,7 @@ def test_parts_hold_rows_in_order_and_a_new_start_goes_on(tmp_path):
     assert [part.name for part in parts] == ["part-000000.parquet", "part-000001.parquet"]
     assert not list(tmp_path.glob(".part-*"))
     again = Recorder(stream, str(tmp_path))  # its process was killed once more, after all was over
-    assert again.where() == Where(10, 1000.0, closed=True)
+    assert again.where() == Checkpoint(10, 1000.0, closed=True)
     assert again.state().counts == last.state().counts and again.state().ended == "over"
     assert again.append([answer_to(12, 8)]) == 0
 
@@ -207,8 +216,8 @@ def test_rows_hold_boxes(tmp_path):
         ("red cup", "blue disc"),
     )  # fmt: skip
     recorder = Recorder(Stream(0, "a.avi", "a.avi", SMALL), str(tmp_path), facts={"weights": "shipped"})
-    recorder.append([Answer(0, "r", 1, 0.0, 1.5e9, 0.02, "e", found), answer_to(1, 2)])
-    recorder.close(End(2, "r", 2, "over"))
+    recorder.append([FrameResult(0, "r", 1, 0.0, 1.5e9, 0.02, "e", found), answer_to(1, 2)])
+    recorder.close(EndOfStream(2, "r", 2, "over"))
     rows, _ = rows_in(tmp_path)
     assert rows[0]["name"] == ["cup", "disc"] and rows[0]["fine_name"] == ["red cup", "blue disc"]
     assert (rows[0]["x_min"], rows[0]["y_max"]) == ([1, 0], [40, 5])
@@ -221,7 +230,7 @@ def test_a_disk_that_refuses_costs_answers_and_is_told(tmp_path):
     (tmp_path / "taken").write_text("a file where the folder should be")
     recorder = Recorder(Stream(0, "a.avi", "a.avi", SMALL), str(tmp_path / "taken"), period_s=3600)
     recorder.append([answer_to(0, 1), answer_to(1, 2)])
-    recorder.close(End(3, "r", 2, "over"))
+    recorder.close(EndOfStream(3, "r", 2, "over"))
     state = recorder.state()
     assert state.counts == Counts(3, 0, 1, 2)
     assert state.failed and "could not be written" in state.ended
@@ -231,11 +240,11 @@ def test_a_disk_that_refuses_costs_answers_and_is_told(tmp_path):
 
 
 def test_streams_are_dealt_out_to_processes():
-    assert dealt("abcde", 8) == [["a", "b", "c", "d", "e"]]
-    assert dealt("abcde", 2) == [["a", "d"], ["b", "e"], ["c"]]
-    assert dealt("abcde", 8, 2) == [["a", "c", "e"], ["b", "d"]]  # a hand for each machine
-    assert dealt("ab", 8, 5) == [["a"], ["b"]]
-    assert dealt("", 8, 2) == []
+    assert round_robin("abcde", 8) == [["a", "b", "c", "d", "e"]]
+    assert round_robin("abcde", 2) == [["a", "d"], ["b", "e"], ["c"]]
+    assert round_robin("abcde", 8, 2) == [["a", "c", "e"], ["b", "d"]]  # a hand for each machine
+    assert round_robin("ab", 8, 5) == [["a"], ["b"]]
+    assert round_robin("", 8, 2) == []
 
 
 def test_readers_in_one_process_are_asked_by_stream(tmp_path):
@@ -246,7 +255,7 @@ def test_readers_in_one_process_are_asked_by_stream(tmp_path):
     assert abs(first.image.mean() - grey(0)) < 1.5
     assert abs(second.image.mean() - grey(30)) < 1.5
     assert readers.stop(0, "enough", False).why == "enough"
-    while not isinstance(reply := readers.take(1, second.index, None), End):
+    while not isinstance(reply := readers.take(1, second.index, None), EndOfStream):
         second = reply
     assert reply.offered == 4 and not reply.failed
 
@@ -257,7 +266,7 @@ def test_recorders_in_one_process_keep_streams_apart(tmp_path):
     assert recorders.append(0, [answer_to(0, 1), answer_to(1, 2)]) == 2
     assert recorders.append(1, [answer_to(5, 1)]) == 1
     assert recorders.where(0).last == 1 and recorders.where(1).last == 5
-    recorders.close(0, End(2, "r", 2, "over"))
+    recorders.close(0, EndOfStream(2, "r", 2, "over"))
     assert recorders.state(0).ended == "over" and recorders.state(1).ended is None
     assert len(rows_in(tmp_path / "0")[0]) == 2
     assert Recorders.groups([stream for stream, _ in streams]) == {"stream0": 1, "stream1": 1}
@@ -267,7 +276,7 @@ def test_recorders_in_one_process_keep_streams_apart(tmp_path):
 def test_all_threads_of_a_process_step_aside():
     code = (
         "import os, threading, time; from pathlib import Path\n"
-        "from labkit.fleet.cores import all_step_aside\n"
+        "from labkit.fleet.cores import lower_process_priority\n"
         "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
         "all_step_aside(4)\n"
         "all_step_aside(3)\n"
@@ -437,7 +446,7 @@ def test_a_node_that_goes_takes_no_stream_along(cluster_of_two, tmp_path):
 
 def test_a_node_that_goes_costs_a_batch_no_row(cluster_of_two, tmp_path):
     from labkit.fleet.batch.run_batch import process
-    from labkit.fleet.batch.videos import Batch, find_work
+    from labkit.fleet.batch.videos import Batch, scan_folder
 
     (tmp_path / "videos").mkdir()
     for name in "ab":
@@ -452,7 +461,7 @@ def test_a_node_that_goes_costs_a_batch_no_row(cluster_of_two, tmp_path):
             removed.append(share)
 
     job = Batch(tmp_path / "videos", tmp_path / "out", CHEAP, WORKLOAD, 8, engines=4, open_net=open_slow)
-    done = process(job, find_work(job), remove)
+    done = process(job, scan_folder(job), remove)
     assert removed and removed[0] < 1
     assert (done.frames, done.faults) == (140, ())
     for name in "ab":

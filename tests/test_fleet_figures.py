@@ -12,12 +12,12 @@ from labkit.core.errors import LabError, SourceError
 from labkit.core.types import Workload
 from labkit.fleet.benchmark import fleet_benchmark
 from labkit.fleet.benchmark import single_process as alone_room
-from labkit.fleet.benchmark.cpu_usage import DRIVER, RAY, Usage
-from labkit.fleet.benchmark.rounds import Contest, contest
-from labkit.fleet.benchmark.single_process import WARM_FRAMES, Alone
-from labkit.fleet.benchmark.steady_state import Answers, rate
+from labkit.fleet.benchmark.cpu_usage import DRIVER, RAY, CpuUsage
+from labkit.fleet.benchmark.rounds import Rounds, run_rounds
+from labkit.fleet.benchmark.single_process import WARM_FRAMES, SingleProcess
+from labkit.fleet.benchmark.steady_state import FleetResults, rate
 from labkit.fleet.fleet_plan import Plan
-from labkit.fleet.queueing import Service, Simulated
+from labkit.fleet.queueing import ServiceTime, SimulationResult
 from labkit.fleet.streams import Counts
 from labkit.lessons import nb09_fleet
 
@@ -32,7 +32,7 @@ def answers(*streams):
     done_s = np.concatenate([np.asarray(times, float) for times in streams])
     whose = np.concatenate([np.full(len(times), i) for i, times in enumerate(streams)])
     order = np.argsort(done_s, kind="stable")
-    return Answers(done_s[order], np.full(len(done_s), 0.1), whose[order])
+    return FleetResults(done_s[order], np.full(len(done_s), 0.1), whose[order])
 
 
 # The time that counts
@@ -50,7 +50,7 @@ def test_streams_that_never_ran_together_are_told():
     with pytest.raises(LabError, match="2 streams did not run together"):
         answers([0, 1, 2], [5, 6, 7]).steady(0.5)
     with pytest.raises(LabError, match="0 streams"):
-        Answers(np.empty(0), np.empty(0), np.empty(0, np.int64)).steady(0.5)
+        FleetResults(np.empty(0), np.empty(0), np.empty(0, np.int64)).steady(0.5)
 
 
 def test_answers_of_a_group_count_from_group_to_group():
@@ -69,7 +69,7 @@ def test_a_percentile_wants_answers_enough():
 
 
 def test_the_cores_in_use_are_told_by_kind():
-    cpu_usage = Usage()
+    cpu_usage = CpuUsage()
     assert cpu_usage.cores() == {}
     cpu_usage.look()
     until_s = time.process_time() + 0.2
@@ -122,7 +122,7 @@ def test_one_process_reads_in_turn_and_writes_what_a_fleet_writes(tmp_path, monk
 def test_a_process_of_its_own_watches_when_asked(tmp_path):
     spec = film(tmp_path / "a.avi", 20)
     plan = Plan((spec,), CHEAP, WORKLOAD, open_net=open_slow)  # which takes 0.05 s for each frame
-    with Alone(plan) as alone:
+    with SingleProcess(plan) as alone:
         assert 0 < alone.watch(plan, 0.5) <= 20
         missing = Plan((str(tmp_path / "no.avi"),), CHEAP, WORKLOAD, open_net=open_slow)
         with pytest.raises(SourceError, match="no file"):
@@ -134,27 +134,29 @@ def test_a_process_of_its_own_watches_when_asked(tmp_path):
 
 def test_a_fleet_stands_beside_one_process(cluster_of_two, tmp_path):  # noqa: F811
     plan = Plan((film(tmp_path / "a.avi", 90),), CHEAP, WORKLOAD, fps=20.0, open_net=open_nothing)
-    done = contest(plan, (2,), seconds=1.5)
-    assert set(done.fleets) == set(done.alone_fps) == {2}
+    done = run_rounds(plan, (2,), seconds=1.5)
+    assert set(done.fleets) == set(done.single_process_fps) == {2}
     assert set(done.fleets[2].stream) == {0, 1}
     assert 0 < done.shares[2] < 1.5
-    assert done.alone_fps[2] > 40  # at its own pace, not at the films'
+    assert done.single_process_fps[2] > 40  # at its own pace, not at the films'
 
 
 def test_a_number_of_streams_that_cannot_be_measured_is_told(cluster_of_two, tmp_path):  # noqa: F811
     missing, told = str(tmp_path / "missing.avi"), []
-    done = contest(Plan((missing,), CHEAP, WORKLOAD, fps=20.0, open_net=open_nothing), (1,), 1.0, told.append)
-    assert (done.fleets, done.alone_fps) == ({}, {})
+    done = run_rounds(
+        Plan((missing,), CHEAP, WORKLOAD, fps=20.0, open_net=open_nothing), (1,), 1.0, told.append
+    )
+    assert (done.fleets, done.single_process_fps) == ({}, {})
     assert "1 streams were not measured" in told[0] and "no file" in told[0]
 
 
 def test_rounds_are_summed_by_their_medians_and_tell_their_spread():
     def turn(fps, cores):
-        return fleet_benchmark._Turn(answers(np.arange(0, 70 / fps, 1 / fps)), Counts(100, 70, 30, 0), cores)
+        return fleet_benchmark._Round(answers(np.arange(0, 70 / fps, 1 / fps)), Counts(100, 70, 30, 0), cores)
 
     shares = (0.9, 0.95, 0.94, 1.0, 0.96)
     turns = [(turn(share * 20.0, {"engines": 1.8} if i else {}), 20.0) for i, share in enumerate(shares)]
-    told = fleet_benchmark._summed(1, turns)
+    told = fleet_benchmark._summary(1, turns)
     assert told["share_of_single"] == pytest.approx(0.95, rel=0.01)
     low, high = told["share_interval"]
     assert 0.88 < low < 0.95 < high < 1.02
@@ -182,11 +184,11 @@ def test_a_fleets_turn_stands_between_two_of_the_one_process(monkeypatch):
         found = next(seen)
         if isinstance(found, LabError):
             raise found
-        return fleet_benchmark._Turn(answers(np.arange(0, 4, 1 / found)), Counts(), {})
+        return fleet_benchmark._Round(answers(np.arange(0, 4, 1 / found)), Counts(), {})
 
     monkeypatch.setattr(fleet_benchmark, "_fleet", fleet)
     heard = []
-    told = fleet_benchmark._in_turns(Paced(20.0, 30.0, 10.0, 30.0), plans, 0.5, 2, heard.append)
+    told = fleet_benchmark._interleaved(Paced(20.0, 30.0, 10.0, 30.0), plans, 0.5, 2, heard.append)
     assert sorted(single for each in told for _, single in each["rounds_fps"]) == [20.0, 20.0, 25.0]
     assert any("was not measured: busy" in line for line in heard)
 
@@ -195,19 +197,19 @@ def test_a_fleets_turn_stands_between_two_of_the_one_process(monkeypatch):
 
 
 MEASURED = nb09_fleet.Measured(
-    "grouped_cpu", Workload(size=SMALL), "photos", {1: (0.01, 0.01)}, Service(0.0, 0.01), 100.0, 5e4, 300.0,
-    "made up, 2 cores", "shipped",
+    "grouped_cpu", Workload(size=SMALL), "photos", {1: (0.01, 0.01)}, ServiceTime(0.0, 0.01), 100.0, 5e4,
+    300.0, "made up, 2 cores", "shipped",
 )  # fmt: skip
 
 
 def simulated(fps):
-    return Simulated(fps, np.array([fps]), np.full(100, 0.05), 0.0, 0.5, 1.0)
+    return SimulationResult(fps, np.array([fps]), np.full(100, 0.05), 0.0, 0.5, 1.0)
 
 
 def test_simulation_fleet_and_one_process_stand_side_by_side():
     predicted = {1: simulated(30.0), 4: simulated(95.0), 8: simulated(95.0)}
     fleets = {1: answers(np.arange(0, 4, 1 / 30)), 4: answers(*[np.arange(0, 4, 0.05)] * 4)}
-    done = Contest(30.0, {1: fleets[1], 4: fleets[4]}, {1: 90.0, 4: 88.0, 8: 88.0})
+    done = Rounds(30.0, {1: fleets[1], 4: fleets[4]}, {1: 90.0, 4: 88.0, 8: 88.0})
     assert done.shares[1] == pytest.approx(1.0)  # all that one stream offers
     assert done.shares[4] == pytest.approx(fleets[4].fps / 88)
     table = nb09_fleet.beside(predicted, done).set_index("streams")
@@ -219,14 +221,14 @@ def test_simulation_fleet_and_one_process_stand_side_by_side():
     assert not [name for name in alone if "measured" in name or "one process" in name]
     words = nb09_fleet.how_close(MEASURED, predicted, done)
     assert f"{100 * done.shares[4]:.0f} to 100%" in words and "at 4 streams" in words and "100.0 per" in words
-    nothing = Contest(30.0, {}, {})
+    nothing = Rounds(30.0, {}, {})
     assert "unchecked" in nb09_fleet.how_close(MEASURED, predicted, nothing)
 
 
 @pytest.mark.parametrize("age", [False, True])
 def test_the_picture_holds_what_was_measured(age):
     predicted = {1: simulated(30.0), 4: simulated(95.0)}
-    done = Contest(30.0, {1: answers(np.arange(0, 4, 1 / 30))}, {1: 90.0})
+    done = Rounds(30.0, {1: answers(np.arange(0, 4, 1 / 30))}, {1: 90.0})
     chart = nb09_fleet.fleet_picture(MEASURED, predicted, done, age=age)
     lines = {line.get_label(): list(line.get_ydata()) for line in chart.axes[0].get_lines()}
     assert lines["measured, through Ray"] == pytest.approx([100.0 if age else 30.0])

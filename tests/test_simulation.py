@@ -4,87 +4,89 @@ import numpy as np
 import pytest
 
 from labkit.core.errors import UsageError
-from labkit.fleet.queueing import Fleet, Service, most_streams, placements, simulate
+from labkit.fleet.queueing import FleetModel, ServiceTime, deployments, max_streams, simulate
 
 
 def test_one_slow_camera_gets_every_frame_named_after_one_service():
-    out = simulate(Fleet(1, fps=10, transfer_s=0.0), Service(0.02, 0.01), seconds=20)
+    out = simulate(FleetModel(1, fps=10, transfer_s=0.0), ServiceTime(0.02, 0.01), seconds=20)
     assert out.fps == pytest.approx(10, rel=0.02)
     assert out.dropped == pytest.approx(0, abs=0.02)
     np.testing.assert_allclose(out.age_s, 0.03, atol=1e-9)
-    assert out.busy == pytest.approx(0.3, rel=0.02)
+    assert out.utilization == pytest.approx(0.3, rel=0.02)
 
 
 def test_transfer_adds_to_the_age():
-    out = simulate(Fleet(1, fps=10, transfer_s=0.005), Service(0.03, 0.0), seconds=20)
+    out = simulate(FleetModel(1, fps=10, transfer_s=0.005), ServiceTime(0.03, 0.0), seconds=20)
     np.testing.assert_allclose(out.age_s, 0.035, atol=1e-9)
 
 
 def test_a_full_engine_gives_what_its_service_time_allows_and_shares_it_fairly():
-    service = Service(0.01, 0.04)  # 50 ms alone, 42.5 ms per frame in fours
+    service = ServiceTime(0.01, 0.04)  # 50 ms alone, 42.5 ms per frame in fours
     for batch, fps in ((1, 1 / 0.05), (4, 4 / 0.17)):
-        out = simulate(Fleet(8, fps=30, batch=batch), service, seconds=60)
+        out = simulate(FleetModel(8, fps=30, batch=batch), service, seconds=60)
         assert out.fps == pytest.approx(fps, rel=0.01)
-        assert out.busy == pytest.approx(1, abs=0.01)
+        assert out.utilization == pytest.approx(1, abs=0.01)
         assert np.ptp(out.fps_per_stream) < 0.1 * out.fps_per_stream.mean()
         assert out.dropped == pytest.approx(1 - fps / 240, abs=0.01)
         assert out.mean_batch == batch
 
 
 def test_batching_buys_throughput_with_age():
-    service = Service(0.03, 0.01)
-    one, eight = (simulate(Fleet(8, fps=30, batch=k), service, seconds=60) for k in (1, 8))
+    service = ServiceTime(0.03, 0.01)
+    one, eight = (simulate(FleetModel(8, fps=30, batch=k), service, seconds=60) for k in (1, 8))
     assert eight.fps > 1.5 * one.fps
     assert eight.age_ms(50) > service.mean_s(1) * 1e3
     assert np.all(eight.age_s >= service.mean_s(1))
 
 
 def test_a_deadline_makes_batches_larger_and_frames_older():
-    service = Service(0.005, 0.001)
-    now, later = (simulate(Fleet(4, fps=5, batch=4, deadline_s=d), service, seconds=60) for d in (0, 0.1))
+    service = ServiceTime(0.005, 0.001)
+    now, later = (
+        simulate(FleetModel(4, fps=5, batch=4, deadline_s=d), service, seconds=60) for d in (0, 0.1)
+    )
     assert later.mean_batch > now.mean_batch
     assert later.age_ms(50) > now.age_ms(50)
     assert later.fps == pytest.approx(20, rel=0.02)
 
 
 def test_two_engines_serve_twice_as_much():
-    service = Service(0.0, 0.1)
-    one, two = (simulate(Fleet(8, fps=30, engines=n), service, seconds=60) for n in (1, 2))
+    service = ServiceTime(0.0, 0.1)
+    one, two = (simulate(FleetModel(8, fps=30, engines=n), service, seconds=60) for n in (1, 2))
     assert two.fps == pytest.approx(2 * one.fps, rel=0.02)
 
 
 def test_the_same_arguments_give_the_same_answer():
-    service = Service(0.0, 0.03, (0.9, 1.0, 1.3))
-    first, again = (simulate(Fleet(3), service, seed=4) for _ in range(2))
+    service = ServiceTime(0.0, 0.03, (0.9, 1.0, 1.3))
+    first, again = (simulate(FleetModel(3), service, seed=4) for _ in range(2))
     np.testing.assert_array_equal(first.age_s, again.age_s)
     assert first.age_ms(90) > first.age_ms(50)
 
 
 def test_a_service_time_is_fitted_to_measured_batches():
-    service = Service.fitted({n: [0.02 + 0.005 * n] * 5 for n in (1, 2, 4)})
+    service = ServiceTime.fitted({n: [0.02 + 0.005 * n] * 5 for n in (1, 2, 4)})
     assert (service.base_s, service.per_frame_s) == pytest.approx((0.02, 0.005))
-    assert Service.fitted({2: [0.1, 0.1]}).mean_s(1) == pytest.approx(0.05)
-    falling = Service.fitted({1: [0.05], 4: [0.04]})
+    assert ServiceTime.fitted({2: [0.1, 0.1]}).mean_s(1) == pytest.approx(0.05)
+    falling = ServiceTime.fitted({1: [0.05], 4: [0.04]})
     assert falling.per_frame_s == 0 and falling.mean_s(8) > 0
-    steep = Service.fitted({1: [0.01], 4: [0.08]})  # the line would meet the axis below 0
+    steep = ServiceTime.fitted({1: [0.01], 4: [0.08]})  # the line would meet the axis below 0
     assert steep.base_s == 0 and steep.mean_s(1) > 0
     with pytest.raises(UsageError, match="no measured batch"):
-        Service.fitted({})
+        ServiceTime.fitted({})
 
 
 def test_how_many_streams_fit():
-    service = Service(0.0, 0.01)  # 100 frames per second
-    fleet = Fleet(1, fps=10, transfer_s=0.0)
-    fit = most_streams(fleet, service, age_ms=1000, fps=10)
+    service = ServiceTime(0.0, 0.01)  # 100 frames per second
+    fleet = FleetModel(1, fps=10, transfer_s=0.0)
+    fit = max_streams(fleet, service, age_ms=1000, fps=10)
     assert 9 <= fit <= 11
-    tighter = most_streams(fleet, service, age_ms=30, fps=10)
+    tighter = max_streams(fleet, service, age_ms=30, fps=10)
     assert 1 <= tighter < fit
-    assert most_streams(fleet, service, age_ms=5, fps=10) == 0
+    assert max_streams(fleet, service, age_ms=5, fps=10) == 0
 
 
 def test_where_the_work_is_done_decides_what_the_network_carries():
     numbers = {"fps": 10, "jpeg_bytes": 50_000, "result_bytes": 500}
-    all_of_it, gated, at_the_edge = placements(10_000, 20, busy_share=0.1, **numbers)
+    all_of_it, gated, at_the_edge = deployments(10_000, 20, motion_share=0.1, **numbers)
     assert all_of_it.engines == 500
     assert all_of_it.network_mbit_s == pytest.approx(40_000)
     assert gated.engines == 50
@@ -92,9 +94,9 @@ def test_where_the_work_is_done_decides_what_the_network_carries():
     assert at_the_edge.engines == 0
     assert at_the_edge.network_mbit_s == pytest.approx(400)
     with pytest.raises(UsageError, match="no engine serves"):
-        placements(10, 0, busy_share=0.1, **numbers)
-    with pytest.raises(UsageError, match="busy_share"):
-        placements(10, 1, busy_share=0.0, **numbers)
+        deployments(10, 0, motion_share=0.1, **numbers)
+    with pytest.raises(UsageError, match="motion_share"):
+        deployments(10, 1, motion_share=0.0, **numbers)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +104,9 @@ def test_where_the_work_is_done_decides_what_the_network_carries():
 )
 def test_an_impossible_fleet_is_refused(wrong):
     with pytest.raises(UsageError):
-        Fleet(**wrong)
+        FleetModel(**wrong)
 
 
 def test_an_engine_takes_time():
     with pytest.raises(UsageError, match="takes time"):
-        Service(0.0, 0.0)
+        ServiceTime(0.0, 0.0)

@@ -28,11 +28,11 @@ from labkit.core.errors import UnavailableError, UsageError  # noqa: E402
 from labkit.core.machine import fingerprint  # noqa: E402
 from labkit.fleet import cluster as cluster_room  # noqa: E402
 from labkit.fleet.cluster import Node, cluster, measuring_nodes, nodes  # noqa: E402
-from labkit.fleet.guards import whole  # noqa: E402
+from labkit.fleet.guards import defer_interrupt  # noqa: E402
 from labkit.fleet.sweep import run_sweep as sweep_room  # noqa: E402
 from labkit.fleet.sweep.grid import Grid  # noqa: E402
-from labkit.fleet.sweep.run_sweep import free_name, sweep  # noqa: E402
-from labkit.fleet.sweep.sweep_progress import SweepReporter  # noqa: E402
+from labkit.fleet.sweep.run_sweep import sweep, unused_name  # noqa: E402
+from labkit.fleet.sweep.sweep_progress import SweepProgress  # noqa: E402
 from labkit.results.store import Store  # noqa: E402
 from labkit.results.sweeps import keep_point, sweep_points  # noqa: E402
 
@@ -337,7 +337,7 @@ def test_ctrl_c_waits_until_ray_is_whole_and_a_second_one_does_not():
     went_on = []
 
     def interrupted(times):
-        with whole():
+        with defer_interrupt():
             for number in range(times):
                 signal.raise_signal(signal.SIGINT)
                 went_on.append(number)
@@ -408,13 +408,13 @@ def test_a_mistake_on_the_command_line_is_one_sentence(arguments, words, capsys)
 
 
 def test_a_name_that_is_taken_gets_a_number(store):
-    assert free_name(store, "a") == "a"
+    assert unused_name(store, "a") == "a"
     for name in ("a", "a-2"):
         keep_point(store, name, "key", {}, made_up_run())
-    assert free_name(store, "a") == "a-3"
+    assert unused_name(store, "a") == "a-3"
 
 
-class Heard(SweepReporter):
+class Heard(SweepProgress):
     def __init__(self):
         self.plans, self.points = [], []
 
@@ -426,7 +426,7 @@ class Heard(SweepReporter):
         self.points.append(point.key)
 
 
-class Leaving(SweepReporter):
+class Leaving(SweepProgress):
     """Kills a node as soon as it has begun a point; then nothing waits any more."""
 
     def __init__(self, made, node, folder):

@@ -178,7 +178,7 @@ def batch_command(
 ) -> None:
     """Process a folder of recorded videos; a run that was stopped goes on where it was."""
     from labkit.bench.progress import err, print_lines
-    from labkit.fleet.batch.run_batch import Batch
+    from labkit.fleet.batch.videos import Batch
     from labkit.fleet.fleet_plan import with_group
 
     job = Batch(
@@ -205,10 +205,11 @@ def batch_command(
 def _process(job: Any, address: str | None) -> Any:
     """Runs a batch with a progress bar."""
     from labkit.bench.progress import err, print_lines
-    from labkit.fleet.batch.run_batch import find_work, process
+    from labkit.fleet.batch.run_batch import process
+    from labkit.fleet.batch.videos import scan_folder
     from labkit.fleet.cluster import cluster
 
-    work = find_work(job)
+    work = scan_folder(job)
     with _bar() as show:
         if not work.todo:
             return process(job, work)

@@ -22,12 +22,12 @@ from labkit.cli.options import (
     scenes_for,
 )
 from labkit.core.errors import EXIT_INTERRUPTED, UnavailableError, UsageError
-from labkit.fleet.sweep.sweep_progress import SweepReporter
+from labkit.fleet.sweep.sweep_progress import SweepProgress
 
 if TYPE_CHECKING:
     from labkit.fleet.sweep.grid import Grid
     from labkit.fleet.sweep.point import Point
-    from labkit.fleet.sweep.run_sweep import Swept
+    from labkit.fleet.sweep.run_sweep import SweepResult
     from labkit.results.records import Run
     from labkit.results.sweeps import SweepPoint
 
@@ -94,7 +94,7 @@ def parts(text: str, option: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def show(result: Swept) -> None:
+def show(result: SweepResult) -> None:
     """The table, its legend, and what failed; at most 80 columns."""
     from labkit.bench.progress import out, print_lines
     from labkit.results.report.machines import machines
@@ -121,7 +121,7 @@ def show(result: Swept) -> None:
     print_lines(["", f"sweep {result.name}: {len(result.runs)} points measured, {len(result.failed)} failed"])
 
 
-class _Bar(SweepReporter):
+class _Bar(SweepProgress):
     """Shows a sweep as a progress bar with the time to go."""
 
     def __init__(self) -> None:
@@ -172,16 +172,16 @@ class _Bar(SweepReporter):
 
 def _measured(
     grid: Grid, name: str | None, again: bool, *, address: str | None, retry_failed: bool, dashboard: bool
-) -> Swept:
+) -> SweepResult:
     """The sweep in the user's store; Ctrl-C says what is kept and how to go on."""
     from labkit.bench.progress import err, print_lines
-    from labkit.fleet.sweep.run_sweep import free_name
     from labkit.fleet.sweep.run_sweep import sweep as run_sweep
+    from labkit.fleet.sweep.run_sweep import unused_name
     from labkit.results.store import Store, default_path
 
     path = default_path()
     with Store(path) as store, _Bar() as bar:
-        name = free_name(store, name or grid.name) if again else name or grid.name
+        name = unused_name(store, name or grid.name) if again else name or grid.name
         try:
             return run_sweep(
                 grid, store=store, name=name, address=address, retry_failed=retry_failed,
@@ -194,7 +194,7 @@ def _measured(
     raise typer.Exit(EXIT_INTERRUPTED)
 
 
-def _table(result: Swept) -> Table:
+def _table(result: SweepResult) -> Table:
     """One row per point and machine, repetitions together."""
     from labkit.bench.progress import number, percent
     from labkit.results.report.machines import figure, machines
@@ -229,7 +229,7 @@ def _table(result: Swept) -> Table:
     return table
 
 
-def _together(result: Swept) -> dict[Point, list[Run]]:
+def _together(result: SweepResult) -> dict[Point, list[Run]]:
     """Runs by their point, its repetitions taken as one."""
     found: dict[Point, list[Run]] = {}
     for point, _, run in result.rows:

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from labkit.core.errors import UnavailableError
 from labkit.fleet.cluster import nodes
-from labkit.fleet.cores import ASIDE
+from labkit.fleet.cores import NICENESS
 from labkit.fleet.fleet_plan import Plan
-from labkit.fleet.shared_actors import ReaderOf, Readers, RecorderOf, Recorders
+from labkit.fleet.shared_actors import ReaderHandle, Readers, RecorderHandle, Recorders
 from labkit.fleet.streams import Stream
 from labkit.sources.spec import webcam_index
 
@@ -27,7 +27,7 @@ Keep = Callable[[Any], None]
 T = TypeVar("T")
 
 
-def check_room(plan: Plan) -> None:
+def check_capacity(plan: Plan) -> None:
     """An actor for which no machine has room would be waited for without end.
 
     Raises:
@@ -57,26 +57,26 @@ def start_engine(plan: Plan, keep: Keep) -> Any:
     return engine
 
 
-def start_readers(plan: Plan, streams: Sequence[Stream], keep: Keep) -> list[ReaderOf]:
+def start_readers(plan: Plan, streams: Sequence[Stream], keep: Keep) -> list[ReaderHandle]:
     """The readers of streams, in their order; started, and not waited for."""
     plugged_in = [stream for stream in streams if webcam_index(stream.spec) is not None]
     anywhere = [stream for stream in streams if webcam_index(stream.spec) is None]
     machines = sum(node.cpus >= 1 for node in nodes())
-    started: dict[int, ReaderOf] = {}
+    started: dict[int, ReaderHandle] = {}
     for hands, where in (
-        (dealt(plugged_in, MOST_READERS), _here()),
-        (dealt(anywhere, MOST_READERS, machines), "SPREAD"),
+        (round_robin(plugged_in, MOST_READERS), _here()),
+        (round_robin(anywhere, MOST_READERS, machines), "SPREAD"),
     ):
         for few in hands:
             actor = _readers(plan, few, where)
             keep(actor)
-            started |= {stream.position: ReaderOf(actor, stream.position) for stream in few}
+            started |= {stream.position: ReaderHandle(actor, stream.position) for stream in few}
     return [started[stream.position] for stream in streams]
 
 
 def start_recorders(
     plan: Plan, streams: Sequence[tuple[Stream, str | None]], facts: dict[str, Any], keep: Keep
-) -> list[RecorderOf]:
+) -> list[RecorderHandle]:
     """The recorders of streams, in their order.
 
     Args:
@@ -87,19 +87,19 @@ def start_recorders(
     """
     import ray
 
-    started: dict[int, RecorderOf] = {}
-    for few in dealt(streams, MOST_RECORDERS):
+    started: dict[int, RecorderHandle] = {}
+    for few in round_robin(streams, MOST_RECORDERS):
         groups = Recorders.groups([stream for stream, _ in few])
         actor: Any = ray.remote(concurrency_groups=groups)(Recorders).options(  # type: ignore[call-overload]
             num_cpus=0, scheduling_strategy=_here(), **_comes_back(plan)
         )
-        handle = actor.remote(plan.recorder, few, plan.period_s, facts, ASIDE)
+        handle = actor.remote(plan.recorder, few, plan.period_s, facts, NICENESS)
         keep(handle)
-        started |= {stream.position: RecorderOf(handle, stream.position) for stream, _ in few}
+        started |= {stream.position: RecorderHandle(handle, stream.position) for stream, _ in few}
     return [started[stream.position] for stream, _ in streams]
 
 
-def dealt(things: Sequence[T], most: int, least_hands: int = 1) -> list[list[T]]:
+def round_robin(things: Sequence[T], most: int, least_hands: int = 1) -> list[list[T]]:
     """Things dealt into hands of at most `most` each; as many hands as are wanted at least, none empty."""
     hands = max(-(-len(things) // most), min(least_hands, len(things)))
     return [list(things[i::hands]) for i in range(hands)]
@@ -119,7 +119,7 @@ def _readers(plan: Plan, streams: Sequence[Stream], where: Any) -> Any:
         scheduling_strategy=where,
         **_comes_back(plan),
     )
-    return actor.remote(streams, ASIDE)
+    return actor.remote(streams, NICENESS)
 
 
 def _here() -> Any:

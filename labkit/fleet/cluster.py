@@ -25,7 +25,7 @@ from typing import Any
 
 from labkit.core.errors import UnavailableError, UsageError, first_line
 from labkit.core.threads import PASSIVE_WAIT
-from labkit.fleet.guards import environment, whole
+from labkit.fleet.guards import defer_interrupt, environment
 
 MEASURING = "measuring"
 """Name of the resource that a node has one of, so that it measures one thing at a time."""
@@ -182,7 +182,7 @@ def _start(ray: Any, folder: Path, dashboard: bool, object_store_bytes: int) -> 
     if dashboard:
         _check_dashboard()
     advice = "free some memory and disk, end programs that keep all cores busy, then try again"
-    with _explained("Ray does not start on this machine", advice), whole():
+    with _explained("Ray does not start on this machine", advice), defer_interrupt():
         ray.init(
             "local",
             num_cpus=cores_available(),
@@ -203,7 +203,7 @@ def _connect(ray: Any, address: str) -> None:
             host, port = address.rsplit(":", 1)
             socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
         _answers(address)
-        with whole():
+        with defer_interrupt():
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
 
 

@@ -9,21 +9,21 @@ from pathlib import Path
 
 from labkit.core.threads import PASSIVE_WAIT
 
-ASIDE = 10
+NICENESS = 10
 """Niceness of readers and recorders: the networks go first, and leave time enough between their passes."""
 
 
-def step_aside(niceness: int) -> None:
+def lower_priority(niceness: int) -> None:
     """Lets whoever needs the cores more go first from now on; on Linux, before this thread alone."""
     if hasattr(os, "nice"):
         os.nice(niceness)
 
 
-def all_step_aside(niceness: int) -> None:
+def lower_process_priority(niceness: int) -> None:
     """The same for all threads of this process: those that are there, and those that they start."""
     threads = Path("/proc/self/task")
     if not threads.is_dir():
-        step_aside(niceness)
+        lower_priority(niceness)
         return
     for thread in threads.iterdir():
         with suppress(OSError):  # it has ended meanwhile
@@ -31,14 +31,14 @@ def all_step_aside(niceness: int) -> None:
             os.setpriority(os.PRIO_PROCESS, int(thread.name), min(19, now + niceness))
 
 
-def decode_alone() -> None:
+def use_one_opencv_thread() -> None:
     """One thread of OpenCV for this process; several would only fight with the networks."""
     import cv2
 
     cv2.setNumThreads(1)
 
 
-def use_threads(threads: int) -> None:
+def set_threads(threads: int) -> None:
     """Ray allows a process one thread unless it reserves more; the networks get their share.
 
     To be called before torch is loaded, which reads its number of threads once.

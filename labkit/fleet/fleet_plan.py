@@ -18,7 +18,7 @@ RESTARTS = 3
 """How often an actor is started again before its streams are given up."""
 DEADLINE_S = 0.02
 
-Open = Callable[[Rung, Workload], tuple[Any, dict[str, Any]]]
+OpenNetworks = Callable[[Rung, Workload], tuple[Any, dict[str, Any]]]
 """Makes a rung's networks ready: them, and plain data on what they are."""
 
 
@@ -50,7 +50,7 @@ class Plan:
     deadline_s: float = DEADLINE_S
     engines: int = 1
     restarts: int = RESTARTS
-    open_net: Open | None = None
+    open_net: OpenNetworks | None = None
     recorder: type = Recorder
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class Plan:
     def streams(self) -> list[Stream]:
         """The streams, numbered in the order of the sources."""
         return [
-            Stream(i, _everywhere(spec), redact(spec), self.workload.size, self.fps, self.seconds)
+            Stream(i, _absolute(spec), redact(spec), self.workload.size, self.fps, self.seconds)
             for i, spec in enumerate(self.sources)
         ]
 
@@ -116,7 +116,7 @@ def with_group(rung: Rung, frames: int | None) -> Rung:
     return replace(rung, prepare=replace(rung.prepare, options=options))
 
 
-def _everywhere(spec: str) -> str:
+def _absolute(spec: str) -> str:
     """A file by its whole path, since actors run in folders of their own."""
     if scheme_of(spec) is not None or webcam_index(spec) is not None or spec in ("photos", "scenes"):
         return spec

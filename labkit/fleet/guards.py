@@ -22,7 +22,7 @@ def environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def whole() -> Iterator[None]:
+def defer_interrupt() -> Iterator[None]:
     """Ctrl-C waits until the block is done, since Ray left half-started may crash; a second one does not."""
     before = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()

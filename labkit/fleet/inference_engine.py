@@ -20,11 +20,11 @@ import ray
 
 from labkit.core.errors import LabError
 from labkit.core.types import Detections, Frame, Rung, Workload
-from labkit.fleet.cores import use_threads
-from labkit.fleet.fleet_plan import Open
-from labkit.fleet.request_queue import Line, end_without, gone
-from labkit.fleet.shared_actors import ReaderOf, RecorderOf
-from labkit.fleet.streams import Answer, End, Nothing, Take
+from labkit.fleet.cores import set_threads
+from labkit.fleet.fleet_plan import OpenNetworks
+from labkit.fleet.request_queue import RequestQueue, end_without, gone
+from labkit.fleet.shared_actors import ReaderHandle, RecorderHandle
+from labkit.fleet.streams import CapturedFrame, EndOfStream, FrameResult, NoFrame
 
 MOST_UNCONFIRMED = 2
 """Parcels of a stream's answers that its recorder may still have to confirm when a frame is taken."""
@@ -67,7 +67,7 @@ class Engine:
         workload: Workload,
         deadline_s: float,
         threads: int | None = None,
-        open_net: Open | None = None,
+        open_net: OpenNetworks | None = None,
     ) -> None:
         self._rung, self._workload = rung, workload
         self._threads, self._open_net = threads, open_net or open_networks
@@ -77,12 +77,14 @@ class Engine:
         self._id = uuid.uuid4().hex[:12]
         self._net: Any = None
         self._facts: dict[str, Any] | None = None
-        self._lines: list[Line] = []
+        self._lines: list[RequestQueue] = []
         self._lost: dict[int, str] = {}  # streams without a reader, and why
         self._lost_s = 0.0  # since when
         self._guard = threading.Lock()  # a schedule may feed itself in a thread of its own
-        self._takes: dict[Any, Line] = {}  # asked for and not yet looked at, the oldest first
-        self._given: dict[int, tuple[Line, Take]] = {}  # what the schedule holds, by its frame's index
+        self._takes: dict[Any, RequestQueue] = {}  # asked for and not yet looked at, the oldest first
+        self._given: dict[
+            int, tuple[RequestQueue, CapturedFrame]
+        ] = {}  # what the schedule holds, by its frame's index
         self._asked = self._fed = 0
         self._pass_s = 0.0  # how long the networks had the last group
 
@@ -94,7 +96,7 @@ class Engine:
         """
         if self._facts is None:
             if self._threads is not None:
-                use_threads(self._threads)
+                set_threads(self._threads)
             self._net, facts = self._open_net(self._rung, self._workload)
             self._warm_up()
             self._facts = facts
@@ -104,7 +106,7 @@ class Engine:
         """Process id, and the id of the node that it runs on."""
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
-    def run(self, streams: Sequence[tuple[ReaderOf, RecorderOf]]) -> dict[int, str]:
+    def run(self, streams: Sequence[tuple[ReaderHandle, RecorderHandle]]) -> dict[int, str]:
         """Works until every stream is over, or readers are lost that Ray does not start again.
 
         Args:
@@ -119,7 +121,7 @@ class Engine:
         self.ready()  # here again where Ray has started the engine anew
         unconfirmed = {line.recorder: line.unconfirmed for line in self._lines}
         self._lines = [
-            Line(reader, recorder, recorder.where(), unconfirmed=unconfirmed.get(recorder, []))
+            RequestQueue(reader, recorder, recorder.where(), unconfirmed=unconfirmed.get(recorder, []))
             for reader, recorder in streams
         ]
         self._takes, self._lost = {}, {}  # what an earlier run asked for has failed, as its numbers tell
@@ -192,7 +194,7 @@ class Engine:
             timer.cancel()
             timer.join()  # from here on nobody else asks
 
-    def _frame(self, line: Line, take: Take) -> Frame:
+    def _frame(self, line: RequestQueue, take: CapturedFrame) -> Frame:
         with self._guard:
             line.in_hand += 1
             self._given[self._fed] = (line, take)
@@ -200,7 +202,7 @@ class Engine:
         # A copy: memory shared with other processes is not to be written, and is to be freed soon.
         return Frame(np.array(take.image), self._fed - 1, time.perf_counter())
 
-    def _gather(self) -> list[tuple[Line, Take]]:
+    def _gather(self) -> list[tuple[RequestQueue, CapturedFrame]]:
         """The next frames, at most a group; empty where there are none for now."""
         begun_s = time.perf_counter()
         self._ask(self._group - len(self._takes))
@@ -237,14 +239,14 @@ class Engine:
             line.asked = self._asked
             self._takes[line.reader.take(line.after, line.began_unix_s)] = line
 
-    def _may_ask(self, line: Line) -> bool:
+    def _may_ask(self, line: RequestQueue) -> bool:
         if line.closed or line.end is not None or self._lost:
             return False
         with self._guard:
             line.hear_recorder()
             return line.goes_on and len(line.unconfirmed) + line.in_hand <= MOST_UNCONFIRMED
 
-    def _reply(self, ref: Any, line: Line) -> Take | None:
+    def _reply(self, ref: Any, line: RequestQueue) -> CapturedFrame | None:
         """The frame of a reader's reply, if it is one."""
         try:
             reply = ray.get(ref)
@@ -257,12 +259,12 @@ class Engine:
             self._lost_s = self._lost_s if self._lost else time.perf_counter()
             self._lost[line.reader.position] = gone("reader", error)
             return None
-        if isinstance(reply, Take):
+        if isinstance(reply, CapturedFrame):
             line.after, line.began_unix_s = reply.index, reply.began_unix_s
             return reply
-        if isinstance(reply, Nothing) and reply.note:
+        if isinstance(reply, NoFrame) and reply.note:
             line.recorder.note(reply.note)
-        if isinstance(reply, End):
+        if isinstance(reply, EndOfStream):
             line.end = reply
         return None
 
@@ -271,7 +273,7 @@ class Engine:
             line, take = self._given.pop(index)
             line.in_hand -= 1
             line.parcel_s = line.parcel_s if line.parcel else time.perf_counter()
-            line.parcel.append(Answer(
+            line.parcel.append(FrameResult(
                 take.index, take.reader, take.number, take.began_unix_s, take.captured_unix_s,
                 time.time() - take.captured_unix_s, self._id, found,
             ))  # fmt: skip

@@ -24,7 +24,7 @@ from labkit.core.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Service:
+class ServiceTime:
     """How long an engine takes for a batch: `base_s + per_frame_s * n`, times a measured spread.
 
     Attributes:
@@ -48,7 +48,7 @@ class Service:
         return (self.base_s + self.per_frame_s * frames) * float(np.mean(self.spread))
 
     @classmethod
-    def fitted(cls, batch_s: Mapping[int, Sequence[float]]) -> Service:
+    def fitted(cls, batch_s: Mapping[int, Sequence[float]]) -> ServiceTime:
         """From measured times: batch size -> times of whole batches in s.
 
         The line goes through the medians (least squares, no negative part); the spread is that
@@ -75,7 +75,7 @@ class Service:
 
 
 @dataclass(frozen=True)
-class Fleet:
+class FleetModel:
     """What is simulated.
 
     Attributes:
@@ -101,7 +101,7 @@ class Fleet:
 
 
 @dataclass(frozen=True)
-class Simulated:
+class SimulationResult:
     """What came out; ages run from a frame's capture to its result.
 
     Attributes:
@@ -109,7 +109,7 @@ class Simulated:
         fps_per_stream: (streams,) 1/s.
         age_s: (results,) s.
         dropped: share of the offered frames that a newer one replaced.
-        busy: share of the time in which engines worked.
+        utilization: share of the time in which engines worked.
         mean_batch: frames per call.
     """
 
@@ -117,7 +117,7 @@ class Simulated:
     fps_per_stream: NDArray[np.float64]
     age_s: NDArray[np.float64]
     dropped: float
-    busy: float
+    utilization: float
     mean_batch: float
 
     def age_ms(self, q: float) -> float:
@@ -125,19 +125,21 @@ class Simulated:
         return 1e3 * float(np.percentile(self.age_s, q))
 
 
-def simulate(fleet: Fleet, service: Service, *, seconds: float = 20.0, seed: int = 0) -> Simulated:
+def simulate(
+    fleet: FleetModel, service: ServiceTime, *, seconds: float = 20.0, seed: int = 0
+) -> SimulationResult:
     """Runs a fleet for `seconds` of its own time; same arguments, same answer.
 
     Streams are dealt out to engines evenly. The first tenth is left out of the figures.
     """
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     results = [
         _one_engine(
-            dice.uniform(0, 1 / fleet.fps, size=len(range(k, fleet.streams, fleet.engines))),
+            rng.uniform(0, 1 / fleet.fps, size=len(range(k, fleet.streams, fleet.engines))),
             fleet,
             service,
             seconds,
-            dice,
+            rng,
         )
         for k in range(min(fleet.engines, fleet.streams))
     ]
@@ -145,22 +147,22 @@ def simulate(fleet: Fleet, service: Service, *, seconds: float = 20.0, seed: int
     ages = np.concatenate([one[1] for one in results])
     timed_s = 0.9 * seconds
     calls = sum(one[3] for one in results)
-    return Simulated(
+    return SimulationResult(
         fps=float(per_stream.sum() / timed_s),
         fps_per_stream=per_stream / timed_s,
         age_s=ages,
         dropped=max(0.0, 1 - float(per_stream.sum()) / (fleet.streams * fleet.fps * timed_s)),
-        busy=sum(one[2] for one in results) / (fleet.engines * timed_s),
+        utilization=sum(one[2] for one in results) / (fleet.engines * timed_s),
         mean_batch=len(ages) / calls if calls else 0.0,
     )
 
 
 def _one_engine(
     phases_s: NDArray[np.float64],
-    fleet: Fleet,
-    service: Service,
+    fleet: FleetModel,
+    service: ServiceTime,
     seconds: float,
-    dice: np.random.Generator,
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float, int]:
     """Results per stream, their ages in s, seconds at work, and calls, after the first tenth."""
     period_s, begin_s = 1 / fleet.fps, 0.1 * seconds
@@ -181,7 +183,7 @@ def _one_engine(
         if waiting and len(taken) < fleet.batch:
             now_s = until_s
         captured_s = [_newest(phases_s[k], period_s, now_s - fleet.transfer_s) for k in taken]
-        work_s = (service.base_s + service.per_frame_s * len(taken)) * float(dice.choice(service.spread))
+        work_s = (service.base_s + service.per_frame_s * len(taken)) * float(rng.choice(service.spread))
         now_s += work_s
         if begin_s <= now_s < seconds:
             busy_s, calls = busy_s + work_s, calls + 1
@@ -197,9 +199,9 @@ def _newest(phase_s: float, period_s: float, now_s: float) -> float:
     return phase_s + np.floor((now_s - phase_s) / period_s + 1e-9) * period_s
 
 
-def most_streams(
-    fleet: Fleet,
-    service: Service,
+def max_streams(
+    fleet: FleetModel,
+    service: ServiceTime,
     *,
     age_ms: float,
     fps: float,
@@ -236,7 +238,7 @@ def most_streams(
 
 
 @dataclass(frozen=True)
-class Placement:
+class Deployment:
     """Where the work is done, for a number of cameras.
 
     Attributes:
@@ -250,15 +252,15 @@ class Placement:
     network_mbit_s: float
 
 
-def placements(
+def deployments(
     cameras: int,
     per_engine: int,
     *,
     fps: float,
     jpeg_bytes: float,
     result_bytes: float,
-    busy_share: float,
-) -> tuple[Placement, ...]:
+    motion_share: float,
+) -> tuple[Deployment, ...]:
     """Three ways to serve many cameras, with what they cost.
 
     Args:
@@ -266,22 +268,22 @@ def placements(
         per_engine: streams that one engine serves; see `most_streams`.
         fps: results wanted per camera and second.
         jpeg_bytes, result_bytes: of one frame, and of its boxes and names.
-        busy_share: share of the frames in which something moves, in (0, 1].
+        motion_share: share of the frames in which something moves, in (0, 1].
 
     Raises:
         UsageError: not one stream fits an engine, or a share outside (0, 1].
     """
     if per_engine < 1:
         raise UsageError("no engine serves even one stream within these limits; loosen them")
-    if not 0 < busy_share <= 1:
-        raise UsageError(f"busy_share is a share of the frames, above 0 and at most 1, not {busy_share}")
+    if not 0 < motion_share <= 1:
+        raise UsageError(f"motion_share is a share of the frames, above 0 and at most 1, not {motion_share}")
     mbit = 8e-6 * cameras * fps
     return (
-        Placement("every frame goes to the servers", -(-cameras // per_engine), mbit * jpeg_bytes),
-        Placement(
+        Deployment("every frame goes to the servers", -(-cameras // per_engine), mbit * jpeg_bytes),
+        Deployment(
             "cameras send frames only while something moves",
-            max(1, -(-int(np.ceil(cameras * busy_share)) // per_engine)),
-            mbit * jpeg_bytes * busy_share,
+            max(1, -(-int(np.ceil(cameras * motion_share)) // per_engine)),
+            mbit * jpeg_bytes * motion_share,
         ),
-        Placement("cameras detect, and send boxes and names", 0, mbit * result_bytes),
+        Deployment("cameras detect, and send boxes and names", 0, mbit * result_bytes),
     )

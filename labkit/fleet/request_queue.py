@@ -8,12 +8,12 @@ from typing import Any
 import ray
 
 from labkit.core.errors import first_line
-from labkit.fleet.shared_actors import ReaderOf, RecorderOf
-from labkit.fleet.streams import Answer, End, Where
+from labkit.fleet.shared_actors import ReaderHandle, RecorderHandle
+from labkit.fleet.streams import Checkpoint, EndOfStream, FrameResult
 
 
 @dataclass(eq=False)
-class Line:
+class RequestQueue:
     """A stream as its engine sees it.
 
     Attributes:
@@ -26,17 +26,17 @@ class Line:
         unconfirmed: parcels that the recorder has not confirmed.
     """
 
-    reader: ReaderOf
-    recorder: RecorderOf
+    reader: ReaderHandle
+    recorder: RecorderHandle
     where: Any
     after: int = -1
     began_unix_s: float | None = None
     asked: int = 0
     in_hand: int = 0
-    parcel: list[Answer] = field(default_factory=list)
+    parcel: list[FrameResult] = field(default_factory=list)
     parcel_s: float = 0.0
     unconfirmed: list[Any] = field(default_factory=list)
-    end: End | None = None
+    end: EndOfStream | None = None
     closed: bool = False
 
     @property
@@ -63,10 +63,10 @@ class Line:
             else:
                 self.unconfirmed.remove(ref)
 
-    def _begin(self, where: Where) -> None:
+    def _begin(self, where: Checkpoint) -> None:
         self.after, self.began_unix_s = where.last, where.began_unix_s
         if where.closed:
-            self.end, self.closed = End(None, "", 0, "it was over before"), True
+            self.end, self.closed = EndOfStream(None, "", 0, "it was over before"), True
 
     def awaited(self) -> list[Any]:
         """Whatever its recorder has still to answer."""
@@ -78,6 +78,6 @@ def gone(actor: str, error: Exception) -> str:
     return f"its {actor} died too often or is broken ({first_line(error)})"
 
 
-def end_without(actor: str, error: Exception) -> End:
+def end_without(actor: str, error: Exception) -> EndOfStream:
     """The end of a stream whose reader or recorder failed for good."""
-    return End(None, "", 0, gone(actor, error), failed=True)
+    return EndOfStream(None, "", 0, gone(actor, error), failed=True)

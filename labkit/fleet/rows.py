@@ -12,8 +12,8 @@ from labkit.core.errors import ResultsError
 from labkit.core.files import write_atomic
 from labkit.core.types import Detections
 
-FACTS = b"labkit"
-LISTS = ("name", "score", "x_min", "y_min", "x_max", "y_max", "fine_name", "fine_score")
+METADATA_KEY = b"labkit"
+BOX_COLUMNS = ("name", "score", "x_min", "y_min", "x_max", "y_max", "fine_name", "fine_score")
 """Columns with one entry per box: names as strings, figures as float32, boxes in px of the frame."""
 
 
@@ -39,21 +39,21 @@ def write_rows(
 
     arrays: dict[str, Any] = {name: _column(name, values) for name, values in columns.items()}
     arrays["boxes"] = pa.array([len(each) for each in found], pa.int32())
-    for name in LISTS:
+    for name in BOX_COLUMNS:
         kind = pa.string() if name.endswith("name") else pa.float32()
         arrays[name] = pa.array([_of(each, name) for each in found], pa.list_(kind))
-    table = pa.table(arrays).replace_schema_metadata({FACTS: json.dumps(dict(facts)).encode()})
+    table = pa.table(arrays).replace_schema_metadata({METADATA_KEY: json.dumps(dict(facts)).encode()})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return write_atomic(path, buffer.getvalue())
 
 
-def load_writer() -> None:
+def preload_writer() -> None:
     """Loads what `write_rows` needs, which takes a good part of a second the first time."""
     import pyarrow.parquet  # noqa: F401
 
 
-def read_facts(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """What `write_rows` was told about all rows of a file, and their number as "rows".
 
     Raises:
@@ -64,7 +64,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 
     try:
         metadata = pq.read_metadata(path)
-        return {**json.loads(metadata.metadata[FACTS]), "rows": metadata.num_rows}
+        return {**json.loads(metadata.metadata[METADATA_KEY]), "rows": metadata.num_rows}
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise ResultsError(
             f"{path} is not a file that labkit wrote ({error}); move it out of the folder"

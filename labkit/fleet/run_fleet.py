@@ -17,11 +17,11 @@ from typing import Any
 
 from labkit.core.errors import LabError, ResultsError, first_line
 from labkit.core.files import write_atomic
-from labkit.fleet.actors import check_room, count, start_engine, start_readers, start_recorders
+from labkit.fleet.actors import check_capacity, count, start_engine, start_readers, start_recorders
 from labkit.fleet.fleet_plan import Plan, Summary
-from labkit.fleet.shared_actors import ReaderOf, RecorderOf
+from labkit.fleet.shared_actors import ReaderHandle, RecorderHandle
 from labkit.fleet.stream_recorder import folder_name
-from labkit.fleet.streams import End, Stream, StreamState
+from labkit.fleet.streams import EndOfStream, Stream, StreamState
 from labkit.sources.spec import redact
 
 READY_S = 900.0  # converting a network the first time takes minutes
@@ -47,8 +47,8 @@ class Fleet:
         self.plan = plan
         self.folder: Path | None = None
         self.facts: dict[str, Any] = {}
-        self.readers: list[ReaderOf] = []
-        self.recorders: list[RecorderOf] = []
+        self.readers: list[ReaderHandle] = []
+        self.recorders: list[RecorderHandle] = []
         self.engines: list[Any] = []
         self._report = report
         self._streams = plan.streams()
@@ -106,11 +106,11 @@ class Fleet:
     def _start(self) -> None:
         import ray
 
-        check_room(self.plan)
+        check_capacity(self.plan)
         self.engines = [start_engine(self.plan, self._actors.add) for _ in range(self.plan.engines)]
         self._report(f"preparing {self.plan.rung.name} on {count(self.plan.engines, 'engine')}")
         self.facts = self._when_ready()
-        self.folder = _run_folder(self.plan, self.facts)
+        self.folder = _make_run_folder(self.plan, self.facts)
         public = [(replace(s, spec=s.shown), self._folder_of(s)) for s in self._streams]
         self.recorders = start_recorders(self.plan, public, self._kept_facts(), self._actors.add)
         self.readers = start_readers(self.plan, self._streams, self._actors.add)
@@ -196,7 +196,7 @@ class Fleet:
         for i, why in lost.items():
             if i in self._alone:
                 self._over.add(i)
-                self.recorders[i].close(End(None, "", 0, why, failed=True))
+                self.recorders[i].close(EndOfStream(None, "", 0, why, failed=True))
                 continue
             self._alone.add(i)
             (self.readers[i],) = start_readers(self.plan, [self._streams[i]], self._actors.add)
@@ -205,7 +205,7 @@ class Fleet:
         import ray
 
         for i in self._of_engine(number):
-            end = End(None, "", 0, why, failed=True)
+            end = EndOfStream(None, "", 0, why, failed=True)
             try:
                 told = ray.get(self.readers[i].stop(why, True), timeout=LAST_WORDS_S)
                 end = replace(told, why=why, failed=True)
@@ -239,7 +239,7 @@ def _new_folder(root: Path, name: str) -> Path:
             raise ResultsError(f"{folder} cannot be made: {error.strerror or error}") from error
 
 
-def _run_folder(plan: Plan, facts: dict[str, Any]) -> Path | None:
+def _make_run_folder(plan: Plan, facts: dict[str, Any]) -> Path | None:
     """A new folder for this run: an earlier one's parts are left alone."""
     if plan.out is None:
         return None

@@ -13,10 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labkit.fleet.cores import all_step_aside, decode_alone
+from labkit.fleet.cores import lower_process_priority, use_one_opencv_thread
 from labkit.fleet.stream_reader import Reader
 from labkit.fleet.stream_recorder import Recorder
-from labkit.fleet.streams import Answer, End, Nothing, Stream, StreamState, Take, Where
+from labkit.fleet.streams import (
+    Checkpoint,
+    EndOfStream,
+    FrameResult,
+    Reply,
+    Stream,
+    StreamState,
+)
 
 
 class Readers:
@@ -31,7 +38,7 @@ class Readers:
 
     def __init__(self, streams: Sequence[Stream], niceness: int = 0) -> None:
         if niceness:
-            decode_alone()
+            use_one_opencv_thread()
         self._niceness = niceness
         self._streams = {stream.position: stream for stream in streams}
         self._readers: dict[int, Reader] = {}
@@ -42,11 +49,11 @@ class Readers:
         for reader in [self._of(position) for position in self._streams]:
             reader.ready()
 
-    def take(self, position: int, after: int, began_unix_s: float | None) -> Take | Nothing | End:
+    def take(self, position: int, after: int, began_unix_s: float | None) -> Reply:
         """See `Reader.take`."""
         return self._of(position).take(after, began_unix_s)
 
-    def stop(self, position: int, why: str, failed: bool) -> End:
+    def stop(self, position: int, why: str, failed: bool) -> EndOfStream:
         """See `Reader.stop`."""
         return self._of(position).stop(why, failed)
 
@@ -58,7 +65,7 @@ class Readers:
 
 
 @dataclass(frozen=True)
-class ReaderOf:
+class ReaderHandle:
     """A stream's reader, in whatever process it is; what is asked is answered by Ray's futures."""
 
     actor: Any
@@ -95,7 +102,7 @@ class Recorders:
         niceness: int = 0,
     ) -> None:
         if niceness:
-            all_step_aside(niceness)
+            lower_process_priority(niceness)
         self._kind = kind
         self._streams = {stream.position: (stream, folder) for stream, folder in streams}
         self._period_s, self._facts = period_s, dict(facts)
@@ -106,11 +113,11 @@ class Recorders:
         """Concurrency groups: one thread per stream."""
         return {_group(stream.position): 1 for stream in streams}
 
-    def where(self, position: int) -> Where:
+    def where(self, position: int) -> Checkpoint:
         """See `Recorder.where`."""
         return self._of(position).where()
 
-    def append(self, position: int, answers: Sequence[Answer]) -> int:
+    def append(self, position: int, answers: Sequence[FrameResult]) -> int:
         """See `Recorder.append`."""
         return self._of(position).append(answers)
 
@@ -118,7 +125,7 @@ class Recorders:
         """See `Recorder.note`."""
         self._of(position).note(text)
 
-    def close(self, position: int, end: End) -> None:
+    def close(self, position: int, end: EndOfStream) -> None:
         """See `Recorder.close`."""
         self._of(position).close(end)
 
@@ -134,7 +141,7 @@ class Recorders:
 
 
 @dataclass(frozen=True)
-class RecorderOf:
+class RecorderHandle:
     """A stream's recorder, in whatever process it is; what is asked is answered by Ray's futures."""
 
     actor: Any
@@ -144,7 +151,7 @@ class RecorderOf:
         """A future of `Recorder.where`."""
         return self._ask("where")
 
-    def append(self, answers: Sequence[Answer]) -> Any:
+    def append(self, answers: Sequence[FrameResult]) -> Any:
         """A future of `Recorder.append`."""
         return self._ask("append", answers)
 
@@ -152,7 +159,7 @@ class RecorderOf:
         """A future of `Recorder.note`."""
         return self._ask("note", text)
 
-    def close(self, end: End) -> Any:
+    def close(self, end: EndOfStream) -> Any:
         """A future of `Recorder.close`."""
         return self._ask("close", end)
 

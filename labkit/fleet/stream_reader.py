@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import LabError, SourceLost
-from labkit.fleet.cores import step_aside
-from labkit.fleet.streams import End, Nothing, Stream, Take
+from labkit.fleet.cores import lower_priority
+from labkit.fleet.streams import CapturedFrame, EndOfStream, NoFrame, Reply, Stream
 from labkit.sources.openers import open_source
 from labkit.sources.source import Source
 
@@ -67,7 +67,7 @@ class Reader:
         with self._news:
             self._news.wait_for(lambda: self._opened or self._over is not None)
 
-    def take(self, after: int = -1, began_unix_s: float | None = None) -> Take | Nothing | End:
+    def take(self, after: int = -1, began_unix_s: float | None = None) -> Reply:
         """The newest frame that nobody took, once there is one.
 
         Args:
@@ -80,13 +80,13 @@ class Reader:
                 self._news.notify_all()
             self._news.wait_for(lambda: self._slot is not None or self._over is not None, PATIENCE_S)
             if self._slot is None:
-                return self._end() if self._over is not None else Nothing(self._note)
+                return self._end() if self._over is not None else NoFrame(self._note)
             if self._base is None:
                 self._base = after + 1
             seen, self._slot = self._slot, None
             self._taken += 1
             assert self._began_unix_s is not None
-            return Take(
+            return CapturedFrame(
                 self._base + seen.offset,
                 self._id,
                 self._taken,
@@ -95,7 +95,7 @@ class Reader:
                 seen.image,
             )
 
-    def stop(self, why: str = "it was stopped", failed: bool = False) -> End:
+    def stop(self, why: str = "it was stopped", failed: bool = False) -> EndOfStream:
         """Ends the stream; whoever waits for a frame hears of it."""
         with self._news:
             self._stopping = True
@@ -104,11 +104,11 @@ class Reader:
             self._news.notify_all()
             return self._end()
 
-    def _end(self) -> End:
+    def _end(self) -> EndOfStream:
         assert self._over is not None
         base = self._base
         offered = None if base is None and not self._offered else (base or 0) + self._offered
-        return End(offered, self._id, self._taken, *self._over)
+        return EndOfStream(offered, self._id, self._taken, *self._over)
 
     # From here on everything runs in the reader's thread.
 
@@ -122,7 +122,7 @@ class Reader:
                 if self._stopping:
                     return
                 if self._niceness:
-                    step_aside(self._niceness)  # this thread: replies are as quick as ever
+                    lower_priority(self._niceness)  # this thread: replies are as quick as ever
                 self._began_unix_s = self._began_unix_s or time.time()
                 why = self._follow(source) if source.live else self._play(source)
             self._finish(why, False)

@@ -21,8 +21,8 @@ import numpy as np
 
 from labkit.core.errors import LabError
 from labkit.core.files import write_atomic
-from labkit.fleet.rows import load_writer, read_facts, write_rows
-from labkit.fleet.streams import Answer, Counts, End, Ledger, Stream, StreamState, Where
+from labkit.fleet.rows import preload_writer, read_metadata, write_rows
+from labkit.fleet.streams import Checkpoint, Counts, EndOfStream, FrameResult, Ledger, Stream, StreamState
 
 PERIOD_S = 60.0
 LATE_S = 10.0
@@ -57,13 +57,13 @@ class Recorder:
         facts: dict[str, Any] | None = None,
     ) -> None:
         if folder is not None:
-            load_writer()  # now, while nothing runs; the first part must not take it from the networks
+            preload_writer()  # now, while nothing runs; the first part must not take it from the networks
         self._position, self._shown = stream.position, stream.shown
         self._folder = None if folder is None else Path(folder)
         self._period_s = period_s
         self._facts = {"stream": stream.shown, "size": list(stream.size), **(facts or {})}
         self._ledger = Ledger()
-        self._open: list[Answer] = []
+        self._open: list[FrameResult] = []
         self._opened_s = 0.0
         self._parts = 0
         self._late: deque[tuple[float, float]] = deque(maxlen=LATE_ROWS)  # (when, age) of answers
@@ -75,11 +75,11 @@ class Recorder:
         if self._folder is not None:
             self._go_on_after(self._folder)
 
-    def where(self) -> Where:
+    def where(self) -> Checkpoint:
         """How far the account is."""
-        return Where(self._ledger.last, self._ledger.began_unix_s, self._end is not None)
+        return Checkpoint(self._ledger.last, self._ledger.began_unix_s, self._end is not None)
 
-    def append(self, answers: Sequence[Answer]) -> int:
+    def append(self, answers: Sequence[FrameResult]) -> int:
         """Takes answers that are newer than what is known; how many of these were. None once it is closed."""
         if self._end is not None:
             return 0
@@ -99,7 +99,7 @@ class Recorder:
         """What is the matter with the stream, in words."""
         self._note = text
 
-    def close(self, end: End) -> None:
+    def close(self, end: EndOfStream) -> None:
         """Closes the account; a second time changes nothing."""
         if self._end is not None:
             return
@@ -128,7 +128,7 @@ class Recorder:
             left.unlink(missing_ok=True)
         if numbers:
             self._parts = max(numbers) + 1
-            known = read_facts(self._path(max(numbers)))
+            known = read_metadata(self._path(max(numbers)))
             self._ledger = Ledger.from_json(known["ledger"])
             self._sender, self._restarts = tuple(known["sender"]), known["restarts"]
         if (folder / CLOSED).is_file():
@@ -136,7 +136,7 @@ class Recorder:
             self._ledger = Ledger.from_json(told["ledger"])
             self._end, self._ended_s = (told["ended"], told["failed"]), time.monotonic()
 
-    def _keep(self, answer: Answer) -> None:
+    def _keep(self, answer: FrameResult) -> None:
         now_s = time.monotonic()
         self._late.append((now_s, answer.age_s))
         sender = (answer.reader, answer.engine)

@@ -49,7 +49,7 @@ class Stream:
 
 
 @dataclass(frozen=True, eq=False)
-class Take:
+class CapturedFrame:
     """A frame that a reader hands out.
 
     Attributes:
@@ -70,14 +70,14 @@ class Take:
 
 
 @dataclass(frozen=True)
-class Nothing:
+class NoFrame:
     """A reader's reply where no frame came in time; `note` says why, if it knows."""
 
     note: str = ""
 
 
 @dataclass(frozen=True)
-class End:
+class EndOfStream:
     """A reader's reply once its stream is over.
 
     Attributes:
@@ -94,8 +94,12 @@ class End:
     failed: bool = False
 
 
+Reply = CapturedFrame | NoFrame | EndOfStream
+"""A reader's reply to a request for a frame."""
+
+
 @dataclass(frozen=True)
-class Where:
+class Checkpoint:
     """How far a stream's account is.
 
     Attributes:
@@ -110,7 +114,7 @@ class Where:
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class FrameResult:
     """What an engine found in a frame.
 
     Attributes:
@@ -168,7 +172,7 @@ class Ledger:
     number: int = 0
     began_unix_s: float | None = None
 
-    def answered(self, answer: Answer) -> Ledger | None:
+    def answered(self, answer: FrameResult) -> Ledger | None:
         """With one more answer; None for a frame that is not newer than what is known."""
         if answer.index <= self.last:
             return None
@@ -183,7 +187,7 @@ class Ledger:
             began_unix_s=answer.began_unix_s,
         )
 
-    def ended(self, end: End) -> Ledger:
+    def ended(self, end: EndOfStream) -> Ledger:
         """With the frames after the last answer, of which none will come."""
         before = self.number if end.reader == self.reader else 0
         offered = self.last + 1 + end.taken - before if end.offered is None else end.offered

@@ -16,9 +16,15 @@ from labkit.bench.worker import Worker
 from labkit.core.errors import UnavailableError
 from labkit.core.machine import fingerprint
 from labkit.core.types import Detections, Size, Workload
-from labkit.fleet.benchmark.rounds import Contest, contest
-from labkit.fleet.queueing import Fleet as Simulation
-from labkit.fleet.queueing import Service, Simulated, most_streams, placements, simulate
+from labkit.fleet.benchmark.rounds import Rounds, run_rounds
+from labkit.fleet.queueing import (
+    FleetModel,
+    ServiceTime,
+    SimulationResult,
+    deployments,
+    max_streams,
+    simulate,
+)
 from labkit.lessons.checks import Checked
 from labkit.models.prepare import resolve_all
 from labkit.pipelines.ladder import rung as rung_named
@@ -49,7 +55,7 @@ class Measured:
     workload: Workload
     source: str
     batch_s: dict[int, tuple[float, ...]]
-    service: Service
+    service: ServiceTime
     single_fps: float
     jpeg_bytes: float
     result_bytes: float
@@ -98,7 +104,7 @@ def service_times(
         workload,
         source,
         batch_s,
-        Service.fitted(batch_s),
+        ServiceTime.fitted(batch_s),
         single_fps,
         float(np.mean([_jpeg_bytes(frame.image) for frame in frames[:4]])),
         float(np.mean([_result_bytes(each) for each in found])),
@@ -128,10 +134,10 @@ def service_table(measured: Measured) -> pd.DataFrame:
 
 def foretold(
     measured: Measured, streams: Sequence[int] = (1, 2, 4, 8), *, fps: float = 30.0, group: int = 1
-) -> dict[int, Simulated]:
+) -> dict[int, SimulationResult]:
     """What the simulation says for so many streams of `fps`, on one engine."""
     return {
-        n: simulate(Simulation(n, fps=fps, batch=group, transfer_s=TRANSFER_S), measured.service)
+        n: simulate(FleetModel(n, fps=fps, batch=group, transfer_s=TRANSFER_S), measured.service)
         for n in streams
     }
 
@@ -143,7 +149,7 @@ def run_fleet(
     fps: float = 30.0,
     group: int = 1,
     seconds: float = 5.0,
-) -> Contest:
+) -> Rounds:
     """Real fleets of the same work on this machine, through Ray, one after the other.
 
     Before each of them a process alone does the same job: it is what a fleet has to match. Where
@@ -163,24 +169,24 @@ def run_fleet(
     plan = Plan((measured.source,), rung, measured.workload, fps=fps)
     try:
         with cluster():
-            return contest(plan, streams, seconds, print)
+            return run_rounds(plan, streams, seconds, print)
     except UnavailableError as error:
         print(f"No fleet was measured here: {error}")
-        return Contest(fps, {}, {})
+        return Rounds(fps, {}, {})
 
 
-def beside(predicted: dict[int, Simulated], done: Contest | None = None) -> pd.DataFrame:
+def beside(predicted: dict[int, SimulationResult], done: Rounds | None = None) -> pd.DataFrame:
     """Simulated and, where fleets ran, measured, with the difference."""
     import pandas as pd
 
     rows = []
     for point in _points(predicted, done):
         row: dict[str, Any] = {"streams": point.streams, "simulated FPS": round(point.predicted_fps, 1)}
-        if point.measured_fps is not None and point.alone_fps is not None:
+        if point.measured_fps is not None and point.single_process_fps is not None:
             row |= {
                 "measured FPS": round(point.measured_fps, 1),
                 "difference": f"{100 * (point.measured_fps / point.predicted_fps - 1):+.0f}%",
-                "one process FPS": round(point.alone_fps, 1),
+                "one process FPS": round(point.single_process_fps, 1),
             }
         row["simulated age p90 ms"] = round(point.predicted_age_ms)
         if point.measured_age_ms is not None:
@@ -189,7 +195,7 @@ def beside(predicted: dict[int, Simulated], done: Contest | None = None) -> pd.D
     return pd.DataFrame(rows)
 
 
-def how_close(measured: Measured, predicted: dict[int, Simulated], done: Contest) -> str:
+def how_close(measured: Measured, predicted: dict[int, SimulationResult], done: Rounds) -> str:
     """In sentences: how close the simulation came, and how the fleets stand to one process."""
     if not done.fleets:
         return "Nothing was measured, so the simulation stands unchecked here."
@@ -208,8 +214,8 @@ def how_close(measured: Measured, predicted: dict[int, Simulated], done: Contest
 
 def fleet_picture(
     measured: Measured,
-    predicted: dict[int, Simulated],
-    done: Contest | None = None,
+    predicted: dict[int, SimulationResult],
+    done: Rounds | None = None,
     *,
     age: bool = False,
     theme: str = "light",
@@ -240,8 +246,8 @@ def many_cameras(
     """
     import pandas as pd
 
-    fit = most_streams(
-        Simulation(1, fps=fps, batch=group, transfer_s=TRANSFER_S), measured.service, age_ms=age_ms, fps=fps
+    fit = max_streams(
+        FleetModel(1, fps=fps, batch=group, transfer_s=TRANSFER_S), measured.service, age_ms=age_ms, fps=fps
     )
     print(
         f"Assumed: {fps:g} results per second and camera, p90 age up to {age_ms:g} ms, JPEG of "
@@ -253,13 +259,13 @@ def many_cameras(
         return pd.DataFrame()
     rows = []
     for n in cameras:
-        for place in placements(
+        for place in deployments(
             n,
             fit,
             fps=fps,
             jpeg_bytes=measured.jpeg_bytes,
             result_bytes=measured.result_bytes,
-            busy_share=moving,
+            motion_share=moving,
         ):
             rows.append(
                 {
@@ -272,8 +278,8 @@ def many_cameras(
     return pd.DataFrame(rows)
 
 
-def _points(predicted: dict[int, Simulated], done: Contest | None) -> list[FleetPoint]:
-    fleets, alone_fps = (done.fleets, done.alone_fps) if done else ({}, {})
+def _points(predicted: dict[int, SimulationResult], done: Rounds | None) -> list[FleetPoint]:
+    fleets, single_process_fps = (done.fleets, done.single_process_fps) if done else ({}, {})
     points = []
     for n, out in predicted.items():
         seen = fleets.get(n)
@@ -284,7 +290,7 @@ def _points(predicted: dict[int, Simulated], done: Contest | None) -> list[Fleet
                 out.age_ms(90),
                 None if seen is None else seen.fps,
                 None if seen is None else seen.age_ms(90),
-                alone_fps.get(n),
+                single_process_fps.get(n),
             )
         )
     return points

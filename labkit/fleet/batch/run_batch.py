@@ -15,22 +15,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labkit.core.errors import LabError, UnavailableError, first_line
-from labkit.fleet.batch.segments import WHOLE_VIDEO, Finder, decoded
+from labkit.fleet.batch.segments import END_OF_VIDEO, SegmentDetector, decode_segments
 from labkit.fleet.batch.videos import (
     Batch,
-    Outcome,
+    BatchSummary,
     Video,
-    Work,
-    find_work,
-    known_video,
+    WorkList,
+    list_videos,
     mark_finished,
-    part_path,
-    videos_in,
+    scan_video,
+    segment_path,
 )
 from labkit.fleet.cluster import nodes
-from labkit.fleet.rows import read_facts
-
-__all__ = ["Batch", "Outcome", "Work", "find_work", "process"]
+from labkit.fleet.rows import read_metadata
 
 
 @dataclass
@@ -56,8 +53,8 @@ class _Progress:
 
 
 def process(
-    job: Batch, work: Work, progress: Callable[[float, str], None] = lambda share, text: None
-) -> Outcome:
+    job: Batch, work: WorkList, progress: Callable[[float, str], None] = lambda share, text: None
+) -> BatchSummary:
     """Processes what is left; Ray is running already, unless nothing is left.
 
     Args:
@@ -74,7 +71,7 @@ def process(
     return _outcome(job, seen, time.monotonic() - begun_s)
 
 
-def _stream(job: Batch, work: Work) -> Iterator[dict[str, Any]]:
+def _stream(job: Batch, work: WorkList) -> Iterator[dict[str, Any]]:
     """Results as they come: video, segment, n, boxes, expected, fault, fatal."""
     import ray
 
@@ -86,14 +83,14 @@ def _stream(job: Batch, work: Work) -> Iterator[dict[str, Any]]:
     engine, decoder, threads = _shares(job)
     videos: Any = ray.data.from_items(items, override_num_blocks=len(items))
     frames = videos.map_batches(
-        decoded,
+        decode_segments,
         batch_size=1,
         batch_format="pyarrow",
         fn_kwargs={"size": job.workload.size, "segment": job.segment},
         **decoder,
     )
     results = frames.map_batches(
-        Finder,
+        SegmentDetector,
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=job.engines),
@@ -118,7 +115,7 @@ def _note(job: Batch, seen: _Progress, row: dict[str, Any]) -> None:
     if row["fault"]:
         seen.faults.append(row["fault"])
         return
-    if segment == WHOLE_VIDEO:
+    if segment == END_OF_VIDEO:
         seen.lengths[name] = row["n"]
         seen.expected[name] = -(-row["n"] // job.segment)
     else:
@@ -132,19 +129,21 @@ def _note(job: Batch, seen: _Progress, row: dict[str, Any]) -> None:
             mark_finished(job, video, seen.lengths[name], sorted(parts))
 
 
-def _outcome(job: Batch, seen: _Progress, seconds: float) -> Outcome:
+def _outcome(job: Batch, seen: _Progress, seconds: float) -> BatchSummary:
     """What lies on disk, whoever made it."""
     finished = frames = boxes = parts = 0
-    for video in (known_video(job, path) for path in videos_in(job.folder)):
+    for video in (scan_video(job, path) for path in list_videos(job.folder)):
         facts = (
-            [read_facts(part_path(job, video.name, n)) for n in video.parts] if video.whole is None else []
+            [read_metadata(segment_path(job, video.name, n)) for n in video.parts]
+            if video.whole is None
+            else []
         )
         whole = video.whole or {}
         finished += video.whole is not None
         frames += whole.get("frames", 0) + sum(each["rows"] for each in facts)
         boxes += whole.get("boxes", 0) + sum(each["boxes"] for each in facts)
         parts += whole.get("segments", 0) + len(facts)
-    return Outcome(finished, frames, boxes, parts, seen.new_frames, seconds, tuple(seen.faults))
+    return BatchSummary(finished, frames, boxes, parts, seen.new_frames, seconds, tuple(seen.faults))
 
 
 def _shares(job: Batch) -> tuple[dict[str, Any], dict[str, Any], int]:

@@ -7,14 +7,14 @@ from typing import Any
 
 from labkit.core.errors import LabError
 from labkit.core.types import Frame
-from labkit.fleet.batch.videos import Batch, part_path
+from labkit.fleet.batch.videos import Batch, segment_path
 from labkit.fleet.rows import write_rows
 
-WHOLE_VIDEO = -1
+END_OF_VIDEO = -1
 """In place of a segment's number: a row about the whole video."""
 
 
-def decoded(rows: Any, size: tuple[int, int], segment: int) -> Iterator[Any]:
+def decode_segments(rows: Any, size: tuple[int, int], segment: int) -> Iterator[Any]:
     """The frames of videos, a table of one row per segment, and one at the end of each video.
 
     Args:
@@ -56,17 +56,17 @@ def _decoded_one(row: dict[str, Any], size: tuple[int, int], segment: int) -> It
         fault = f"{row['video']} cannot be read: {type(error).__name__}: {error}"
     if held:
         yield told(n // segment, held, len(held))
-    yield told(WHOLE_VIDEO, [], n, fault)
+    yield told(END_OF_VIDEO, [], n, fault)
 
 
-class Finder:
+class SegmentDetector:
     """An engine of the pool: networks, ready, that answer segments and write them."""
 
     def __init__(self, job: Batch, threads: int) -> None:
-        from labkit.fleet.cores import use_threads
+        from labkit.fleet.cores import set_threads
         from labkit.fleet.inference_engine import open_networks
 
-        use_threads(threads)
+        set_threads(threads)
         self._job = job
         self._fatal = ""
         self._net: Any = None
@@ -84,7 +84,7 @@ class Finder:
         for i in range(rows.num_rows):
             row = {name: rows[name][i].as_py() for name in rows.column_names if name != "frames"}
             boxes = 0
-            if row["segment"] != WHOLE_VIDEO and not self._fatal:
+            if row["segment"] != END_OF_VIDEO and not self._fatal:
                 try:
                     boxes = self._write(row, rows["frames"][i].as_buffer())
                 except Exception as error:  # one segment's fault is told, and the rest goes on
@@ -110,7 +110,7 @@ class Finder:
             "rung": self._job.rung.name,
             **{key: self._facts[key] for key in kept if key in self._facts},
         }
-        write_rows(part_path(self._job, row["video"], row["segment"]), columns, found, facts)
+        write_rows(segment_path(self._job, row["video"], row["segment"]), columns, found, facts)
         return boxes
 
     def _frames(self, row: dict[str, Any], content: Any) -> list[Frame]:

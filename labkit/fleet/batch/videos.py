@@ -11,8 +11,8 @@ from typing import Any
 from labkit.core.errors import ResultsError, SourceError, UsageError
 from labkit.core.files import write_atomic
 from labkit.core.types import Rung, Workload
-from labkit.fleet.fleet_plan import Open
-from labkit.fleet.rows import read_facts
+from labkit.fleet.fleet_plan import OpenNetworks
+from labkit.fleet.rows import read_metadata
 from labkit.sources.spec import RECORDED_SUFFIXES
 
 SEGMENT = 32
@@ -40,7 +40,7 @@ class Batch:
     workload: Workload
     segment: int = SEGMENT
     engines: int = 1
-    open_net: Open | None = None
+    open_net: OpenNetworks | None = None
 
     def __post_init__(self) -> None:
         width, height = self.workload.size
@@ -91,7 +91,7 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkList:
     """The videos of a batch, those that are finished apart."""
 
     todo: tuple[Video, ...]
@@ -99,7 +99,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BatchSummary:
     """What there is once a batch has run.
 
     Attributes:
@@ -118,7 +118,7 @@ class Outcome:
     faults: tuple[str, ...] = ()
 
 
-def find_work(job: Batch) -> Work:
+def scan_folder(job: Batch) -> WorkList:
     """The videos of the folder, with what earlier runs have finished; leftovers of a kill are removed.
 
     Raises:
@@ -128,15 +128,15 @@ def find_work(job: Batch) -> Work:
     """
     if not job.folder.is_dir():
         raise SourceError(f"there is no folder {job.folder}; name one that holds videos")
-    paths = videos_in(job.folder)
+    paths = list_videos(job.folder)
     if not paths:
         kinds = " ".join(sorted(RECORDED_SUFFIXES))
         raise SourceError(f"there is no video in {job.folder} ({kinds}); name another folder")
     _check_same_work(job)
     for left in job.out.rglob(".segment-*"):
         left.unlink(missing_ok=True)
-    videos = [known_video(job, path) for path in paths]
-    return Work(
+    videos = [scan_video(job, path) for path in paths]
+    return WorkList(
         tuple(video for video in videos if video.whole is None),
         tuple(video for video in videos if video.whole is not None),
     )
@@ -144,23 +144,23 @@ def find_work(job: Batch) -> Work:
 
 def mark_finished(job: Batch, video: Video, frames: int, parts: Sequence[int]) -> None:
     """Notes that every segment of a video is there, so that it need not be decoded again."""
-    boxes = sum(read_facts(part_path(job, video.name, n))["boxes"] for n in parts)
+    boxes = sum(read_metadata(segment_path(job, video.name, n))["boxes"] for n in parts)
     told = {"frames": frames, "boxes": boxes, "segments": len(parts), "stamp": list(video.stamp)}
     write_atomic(job.out / video.name / _DONE, json.dumps(told) + "\n")
 
 
-def part_path(job: Batch, video: str, segment: int) -> Path:
+def segment_path(job: Batch, video: str, segment: int) -> Path:
     """Where a segment's detections go."""
     return job.out.absolute() / video / f"segment-{segment:06d}.parquet"
 
 
-def videos_in(folder: Path) -> list[Path]:
+def list_videos(folder: Path) -> list[Path]:
     """The recordings of a folder and those below, in order."""
     return sorted(path for path in folder.rglob("*")
                   if path.suffix.lower() in RECORDED_SUFFIXES and path.is_file())  # fmt: skip
 
 
-def known_video(job: Batch, path: Path) -> Video:
+def scan_video(job: Batch, path: Path) -> Video:
     """A video with its finished segments; those of another file of that name are removed."""
     about = path.stat()
     video = Video(
@@ -172,7 +172,7 @@ def known_video(job: Batch, path: Path) -> Video:
         return replace(video, whole={key: int(whole[key]) for key in ("frames", "boxes", "segments")})
     parts = []
     for part in sorted(folder.glob("segment-*.parquet")):
-        facts = read_facts(part)
+        facts = read_metadata(part)
         if tuple(facts["stamp"]) == video.stamp:
             parts.append(int(facts["segment"]))
         else:

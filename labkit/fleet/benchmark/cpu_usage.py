@@ -12,7 +12,7 @@ KINDS = {"ray::Engine": "engines", "ray::Readers": "readers", "ray::Recorders": 
 DRIVER, RAY = "this process", "Ray itself"
 
 
-class Usage:
+class CpuUsage:
     """CPU time of this process and its children by kind, from one look to the next."""
 
     def __init__(self) -> None:

@@ -31,14 +31,14 @@ from labkit.core.errors import LabError
 from labkit.core.files import write_atomic
 from labkit.core.stats import ratio_interval
 from labkit.core.types import Detections, Frame, Preparation, Rung, Workload
-from labkit.fleet.benchmark.cpu_usage import Usage
-from labkit.fleet.benchmark.steady_state import Answers
+from labkit.fleet.benchmark.cpu_usage import CpuUsage
+from labkit.fleet.benchmark.steady_state import FleetResults
 from labkit.fleet.fleet_plan import Plan as FleetPlan
 from labkit.fleet.fleet_plan import with_group
 from labkit.fleet.streams import Counts
 
 if TYPE_CHECKING:
-    from labkit.fleet.benchmark.single_process import Alone
+    from labkit.fleet.benchmark.single_process import SingleProcess
 
 STREAMS = (1, 2, 4, 8)
 GROUPS = (1, 2, 4, 8)
@@ -51,18 +51,18 @@ OFFERED = 1.5
 MOST_FILM_FRAMES = 900
 
 
-def nothing(frames: Iterable[Frame], net: Any) -> Iterator[tuple[Frame, Detections]]:
+def no_op(frames: Iterable[Frame], net: Any) -> Iterator[tuple[Frame, Detections]]:
     """A pipeline that finds nothing in no time: what is left is the fleet's own work."""
     for frame in frames:
         yield frame, Detections.empty(frame.size)
 
 
-def open_nothing(rung: Rung, workload: Workload) -> tuple[None, dict[str, Any]]:
+def open_no_networks(rung: Rung, workload: Workload) -> tuple[None, dict[str, Any]]:
     """No networks."""
     return None, {}
 
 
-def figures(
+def run_benchmark(
     rung: Rung,
     workload: Workload,
     seconds: float,
@@ -80,7 +80,7 @@ def figures(
     from labkit.bench.frames import collect
     from labkit.bench.plan import Plan
     from labkit.core.machine import fingerprint
-    from labkit.fleet.benchmark.single_process import Alone
+    from labkit.fleet.benchmark.single_process import SingleProcess
     from labkit.fleet.cluster import cluster
 
     frames = collect("photos", workload.size).frames
@@ -89,13 +89,13 @@ def figures(
     groups = [_from_memory(one, workload, frames, plan) for one in rungs]
     memory_fps = next(group["fps"] for group in groups if group["frames"] == rung.prepare.group)
     length = min(MOST_FILM_FRAMES, int(OFFERED * memory_fps * (seconds + 2 * SETTLE_S)) + 30)
-    with _film(workload, length) as film, cluster():
+    with _test_video(workload, length) as film, cluster():
         one = FleetPlan((film,), rung, workload, seconds=seconds + 2 * SETTLE_S)
         plans = {
             n: replace(one, sources=(film,) * n, fps=min(1000.0, OFFERED * memory_fps / n)) for n in STREAMS
         }
-        with Alone(one) as alone:
-            fleets = _in_turns(alone, plans, seconds / 2, rounds, report)
+        with SingleProcess(one) as alone:
+            fleets = _interleaved(alone, plans, seconds / 2, rounds, report)
         recovery_s = _recovery(rung, workload, film, memory_fps)
         overhead_ms = _overhead(workload)
     return {
@@ -125,8 +125,8 @@ def _from_memory(rung: Rung, workload: Workload, frames: Sequence[Frame], plan: 
     }
 
 
-def _in_turns(
-    alone: Alone,
+def _interleaved(
+    alone: SingleProcess,
     plans: Mapping[int, FleetPlan],
     alone_s: float,
     rounds: int,
@@ -134,7 +134,7 @@ def _in_turns(
 ) -> list[dict[str, Any]]:
     """Fleets of several sizes in turns with the one process that does their job."""
     order = np.random.default_rng(0)
-    turns: dict[int, list[tuple[_Turn, float]]] = {n: [] for n in plans}
+    turns: dict[int, list[tuple[_Round, float]]] = {n: [] for n in plans}
     before_fps = alone.watch(next(iter(plans.values())), alone_s)
     for i in range(rounds):
         for n in order.permutation(list(plans)).tolist():
@@ -149,15 +149,15 @@ def _in_turns(
             report(f"round {i + 1} of {rounds}, {n} streams: {turn.answers.fps / turns[n][-1][1]:.3f}")
     if not all(turns.values()):
         raise LabError("some fleets could not be measured at all; let each run for longer")
-    return [_summed(n, turns[n]) for n in plans]
+    return [_summary(n, turns[n]) for n in plans]
 
 
-def _summed(n: int, turns: Sequence[tuple[_Turn, float]]) -> dict[str, Any]:
+def _summary(n: int, turns: Sequence[tuple[_Round, float]]) -> dict[str, Any]:
     fleets = [turn for turn, _ in turns]
     rates = [(turn.answers.fps, single_fps) for turn, single_fps in turns]
     shares = [fps / single_fps for fps, single_fps in rates]
     fps, single_fps = (float(np.median(each)) for each in zip(*rates, strict=True))
-    ages = Answers(*(np.concatenate([getattr(each.answers, name) for each in fleets])
+    ages = FleetResults(*(np.concatenate([getattr(each.answers, name) for each in fleets])
                      for name in ("done_s", "age_s", "stream")))  # fmt: skip
     offered, processed, dropped, failed = sum((each.counts for each in fleets), Counts()).row()
     kinds = sorted({kind for each in fleets for kind in each.cores})
@@ -184,21 +184,21 @@ def _summed(n: int, turns: Sequence[tuple[_Turn, float]]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Turn:
+class _Round:
     """One turn of a fleet: its answers while all streams ran, all its frames, and who used the cores."""
 
-    answers: Answers
+    answers: FleetResults
     counts: Counts
     cores: dict[str, float]
 
 
-def _fleet(plan: FleetPlan) -> _Turn:
+def _fleet(plan: FleetPlan) -> _Round:
     """What a fleet does that is offered more than it can take, while all of its streams run."""
-    from labkit.fleet.benchmark.steady_state import watched
+    from labkit.fleet.benchmark.steady_state import run_to_end
 
     seconds = plan.seconds
     assert seconds is not None
-    usage = Usage()
+    usage = CpuUsage()
     ends_s: list[float] = []
 
     def look(fleet: Any, states: Sequence[Any]) -> None:
@@ -210,15 +210,15 @@ def _fleet(plan: FleetPlan) -> _Turn:
         if (begun and not len(usage)) or (len(usage) == 1 and now_s >= ends_s[0] - LOOK_S):
             usage.look()
 
-    summary, answers = watched(plan, look)
-    return _Turn(answers.steady(SETTLE_S), summary.counts, usage.cores())
+    summary, answers = run_to_end(plan, look)
+    return _Round(answers.steady(SETTLE_S), summary.counts, usage.cores())
 
 
 def _recovery(rung: Rung, workload: Workload, film: str, single_fps: float) -> float:
     """Seconds without an answer after the engine of two streams was killed."""
     import ray
 
-    from labkit.fleet.benchmark.steady_state import watched
+    from labkit.fleet.benchmark.steady_state import run_to_end
 
     killed: list[float] = []
 
@@ -232,7 +232,7 @@ def _recovery(rung: Rung, workload: Workload, film: str, single_fps: float) -> f
     plan = FleetPlan(
         sources=(film,) * 2, rung=rung, workload=workload, fps=max(0.5, 0.2 * single_fps), seconds=90.0
     )
-    _, answers = watched(plan, kill_once, every_s=0.25)
+    _, answers = run_to_end(plan, kill_once, every_s=0.25)
     after = answers.done_s[answers.done_s > (killed or [np.inf])[0] + 0.5]
     if not len(after):
         raise LabError("no answer came after the engine was killed; use a longer film, or a faster rung")
@@ -241,19 +241,19 @@ def _recovery(rung: Rung, workload: Workload, film: str, single_fps: float) -> f
 
 def _overhead(workload: Workload) -> float:
     """Milliseconds per frame of a fleet whose pipeline does nothing; frames of the workload's size."""
-    from labkit.fleet.benchmark.steady_state import watched
+    from labkit.fleet.benchmark.steady_state import run_to_end
 
-    empty = Rung("nothing", 9, nothing, Preparation("classify"), None, "nothing", "no work")
+    empty = Rung("nothing", 9, no_op, Preparation("classify"), None, "nothing", "no work")
     plan = FleetPlan(
         sources=("photos",) * 4, rung=empty, workload=workload, fps=250.0, seconds=4 + 2 * SETTLE_S,
-        open_net=open_nothing,
+        open_net=open_no_networks,
     )  # fmt: skip
-    _, answers = watched(plan)
+    _, answers = run_to_end(plan)
     return 1e3 / answers.steady(SETTLE_S).fps
 
 
 @contextmanager
-def _film(workload: Workload, n: int) -> Iterator[str]:
+def _test_video(workload: Workload, n: int) -> Iterator[str]:
     """A recording of the photographs, so that readers have something to decode."""
     import cv2
 
@@ -283,7 +283,7 @@ def main() -> None:
     given = reader.parse_args()
     workload = Workload(model_set=given.model_set)
     say = partial(print, file=sys.stderr, flush=True)
-    found = figures(rung(given.rung), workload, given.seconds, given.rounds, say)
+    found = run_benchmark(rung(given.rung), workload, given.seconds, given.rounds, say)
     write_atomic(given.path, json.dumps(found, indent=2, default=str) + "\n")
     print(json.dumps({key: value for key, value in found.items() if key != "fingerprint"}, indent=2))
 

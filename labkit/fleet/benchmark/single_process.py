@@ -29,14 +29,14 @@ from labkit.fleet.benchmark.steady_state import rate
 from labkit.fleet.fleet_plan import Plan
 from labkit.fleet.guards import environment
 from labkit.fleet.stream_recorder import Recorder, folder_name
-from labkit.fleet.streams import Answer, End
+from labkit.fleet.streams import EndOfStream, FrameResult
 from labkit.sources.openers import open_source
 from labkit.sources.source import Source
 
 WARM_FRAMES = 8
 
 
-class Alone:
+class SingleProcess:
     """A process with a plan's networks ready, that watches streams when asked; idle otherwise.
 
     with Alone(plan) as alone:
@@ -46,7 +46,7 @@ class Alone:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
 
-    def __enter__(self) -> Alone:
+    def __enter__(self) -> SingleProcess:
         self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         try:
             with environment(PASSIVE_WAIT):  # read as the process starts, which is at the first submission
@@ -80,7 +80,7 @@ class Alone:
 
 
 @dataclass
-class _Turns:
+class _RoundRobin:
     """Frames of several sources, one of each in turn; what is not answered yet is remembered.
 
     Attributes:
@@ -123,13 +123,13 @@ def _watch(plan: Plan, seconds: float) -> NDArray[np.float64]:
             open_ones.enter_context(open_source(stream.spec, stream.size, fps=stream.fps, loop=True))
             for stream in streams
         ]
-        turns = _Turns(sources)
+        turns = _RoundRobin(sources)
         done_s = []
         until_s = float("inf")
         for n, (frame, found) in enumerate(plan.rung.run(iter(turns), _ready["net"]), 1):
             stream, place, read_s = turns.given.pop(frame.index)
             now_s = time.time()
-            answer = Answer(place, "alone", place + 1, 0.0, read_s, now_s - read_s, "alone", found)
+            answer = FrameResult(place, "alone", place + 1, 0.0, read_s, now_s - read_s, "alone", found)
             recorders[stream].append([answer])
             if n == WARM_FRAMES:
                 until_s = now_s + seconds
@@ -137,5 +137,5 @@ def _watch(plan: Plan, seconds: float) -> NDArray[np.float64]:
                 done_s.append(now_s)
             turns.open = now_s < until_s
     for recorder, source in zip(recorders, sources, strict=True):
-        recorder.close(End(source.delivered, "alone", source.delivered, "its time was over"))
+        recorder.close(EndOfStream(source.delivered, "alone", source.delivered, "its time was over"))
     return np.array(done_s)

@@ -19,11 +19,11 @@ FOR_P90 = 64  # answers that a 90th percentile needs
 SAME_GROUP_S = 0.01  # answers of one group come within this
 LEAST_S = 0.1
 
-At = Callable[[Fleet, Sequence[StreamState]], None]
+OnStates = Callable[[Fleet, Sequence[StreamState]], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class FleetResults:
     """A fleet's answers in the order of time.
 
     Attributes:
@@ -50,7 +50,7 @@ class Answers:
             return None
         return 1e3 * float(np.percentile(self.age_s, q))
 
-    def steady(self, settle_s: float) -> Answers:
+    def steady(self, settle_s: float) -> FleetResults:
         """Those from `settle_s` after the last stream's first answer to the first stream's last one.
 
         Raises:
@@ -65,7 +65,7 @@ class Answers:
                 f"{len(mine)} streams did not run together for much more than {settle_s:g} s; "
                 "let them run for longer"
             )
-        return Answers(self.done_s[which], self.age_s[which], self.stream[which])
+        return FleetResults(self.done_s[which], self.age_s[which], self.stream[which])
 
 
 def rate(done_s: NDArray[np.float64]) -> float:
@@ -83,9 +83,9 @@ def rate(done_s: NDArray[np.float64]) -> float:
     return float(last - first) / float(done_s[last] - done_s[first])
 
 
-def watched(
-    plan: Plan, at_each: At = lambda fleet, states: None, every_s: float = 1.0
-) -> tuple[Summary, Answers]:
+def run_to_end(
+    plan: Plan, at_each: OnStates = lambda fleet, states: None, every_s: float = 1.0
+) -> tuple[Summary, FleetResults]:
     """Runs a fleet to its end: what it has done, and all of its answers. Nothing stays on disk.
 
     Args:
@@ -108,7 +108,7 @@ def watched(
     return summary, answers
 
 
-def _answers(folder: Path) -> Answers:
+def _answers(folder: Path) -> FleetResults:
     import pyarrow.parquet as pq
 
     done_s, age_s, stream = [], [], []
@@ -119,7 +119,7 @@ def _answers(folder: Path) -> Answers:
         done_s.append(captured_s + age_s[-1])
         stream.append(np.full(len(captured_s), int(path.parent.name.partition("-")[0])))
     if not stream:
-        return Answers(np.empty(0), np.empty(0), np.empty(0, np.int64))
+        return FleetResults(np.empty(0), np.empty(0), np.empty(0, np.int64))
     done = np.concatenate(done_s)
     order = np.argsort(done, kind="stable")
-    return Answers(done[order], np.concatenate(age_s)[order], np.concatenate(stream)[order])
+    return FleetResults(done[order], np.concatenate(age_s)[order], np.concatenate(stream)[order])

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 FAILED = "failed: "  # how `labkit.bench` marks a rung that broke, as against one that cannot run
 
 
-def on_node(work: bytes) -> Run:
+def run_on_node(work: bytes) -> Run:
     """Unpacks a pickled (function, point) and calls the one with the other, as if without Ray."""
-    with _as_without_ray():
+    with _without_ray_limits():
         measure, point = pickle.loads(work)
         return measure(point)
 
@@ -61,7 +61,7 @@ def measure_point(point: Point) -> Run:
 
 
 @contextmanager
-def _as_without_ray() -> Iterator[None]:
+def _without_ray_limits() -> Iterator[None]:
     """Undoes what Ray does to a worker and a measurement would feel: thread bounds, low priority.
 
     Ray bounds the threads of a task by OMP_NUM_THREADS, unless its node was started with one.

@@ -14,9 +14,9 @@ from typing import Any
 from labkit.core.errors import LabError, WorkerError, first_line
 from labkit.fleet.cluster import MEASURING, Node, cluster, measuring_nodes, nodes
 from labkit.fleet.sweep.grid import Grid
-from labkit.fleet.sweep.node_task import measure_point, on_node
+from labkit.fleet.sweep.node_task import measure_point, run_on_node
 from labkit.fleet.sweep.point import Point
-from labkit.fleet.sweep.sweep_progress import SweepReporter
+from labkit.fleet.sweep.sweep_progress import SweepProgress
 from labkit.pipelines.ladder import rung
 from labkit.results.records import Run
 from labkit.results.store import Store
@@ -35,7 +35,7 @@ Measure = Callable[[Point], Run]
 
 
 @dataclass(frozen=True, eq=False)
-class Swept:
+class SweepResult:
     """A sweep as it stands in the store.
 
     Attributes:
@@ -67,11 +67,11 @@ def sweep(
     address: str | None = None,
     retry_failed: bool = False,
     dashboard: bool = False,
-    reporter: SweepReporter | None = None,
+    reporter: SweepProgress | None = None,
     measure: Measure = measure_point,
     retries: int = RETRIES,
     grace_s: float = GRACE_S,
-) -> Swept:
+) -> SweepResult:
     """Measures the points of a grid that its sweep does not have yet; each is stored at once.
 
     Args:
@@ -89,28 +89,28 @@ def sweep(
     Raises:
         UnavailableError: Ray is missing, the cluster does not answer, or no node of it measures.
     """
-    name, reporter = name or grid.name, reporter or SweepReporter()
+    name, reporter = name or grid.name, reporter or SweepProgress()
     known = sweep_points(store, name)
     todo = [p for p in grid.points if p.key not in known or (retry_failed and not known[p.key].measured)]
     reporter.planned(len(grid.points), len(grid.points) - len(todo))
     if todo:
         with cluster(address, dashboard=dashboard) as ray:
-            work = _Work(ray, measuring_nodes(), measure, retries, grace_s)
+            work = _Tasks(ray, measuring_nodes(), measure, retries, grace_s)
             for point, result in work.results(todo):
                 row, run = keep_point(store, name, point.key, point.describe(), result)
                 reporter.settled(point, row, run)
-    return swept(grid, store, name, reused=len(grid.points) - len(todo))
+    return load_sweep(grid, store, name, reused=len(grid.points) - len(todo))
 
 
-def swept(grid: Grid, store: Store, name: str, reused: int = 0) -> Swept:
+def load_sweep(grid: Grid, store: Store, name: str, reused: int = 0) -> SweepResult:
     """The grid's points of a sweep as far as the store has them."""
     known = sweep_points(store, name)
     rows = [(point, known[point.key]) for point in grid.points if point.key in known]
     full = ((p, row, None if row.run_id is None else store.run(row.run_id)) for p, row in rows)
-    return Swept(name, tuple(full), reused)
+    return SweepResult(name, tuple(full), reused)
 
 
-def free_name(store: Store, name: str) -> str:
+def unused_name(store: Store, name: str) -> str:
     """The name, or with -2, -3, ... behind it: the first that no sweep of the store has."""
     taken = set(sweep_names(store))
     tried, number = name, 1
@@ -121,7 +121,7 @@ def free_name(store: Store, name: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class _Work:
+class _Tasks:
     """Points on their way through Ray.
 
     Attributes:
@@ -141,7 +141,7 @@ class _Work:
             max_calls=1,  # a fresh process each time: nothing of the last point is left in it
             max_retries=self.retries,
             retry_exceptions=[WorkerError],
-        )(on_node)  # one function for all points, which Ray therefore takes in their order
+        )(run_on_node)  # one function for all points, which Ray therefore takes in their order
         try:
             for point in points:
                 if self._able(point, self.machines):

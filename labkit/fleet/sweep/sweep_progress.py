@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from labkit.results.sweeps import SweepPoint
 
 
-class SweepReporter:
+class SweepProgress:
     """Hears what a sweep does; this one is silent. Screens override what they show."""
 
     def planned(self, total: int, settled: int) -> None:

@@ -16,7 +16,7 @@ class FleetPoint:
         streams: how many.
         predicted_fps, predicted_age_ms: of the simulation; the age is a p90.
         measured_fps, measured_age_ms: of a real fleet; None where none was run.
-        alone_fps: of one process that does the fleet's job by itself; None where none did.
+        single_process_fps: of one process that does the fleet's job by itself; None where none did.
     """
 
     streams: int
@@ -24,7 +24,7 @@ class FleetPoint:
     predicted_age_ms: float
     measured_fps: float | None = None
     measured_age_ms: float | None = None
-    alone_fps: float | None = None
+    single_process_fps: float | None = None
 
 
 def fleet_chart(
@@ -39,7 +39,7 @@ def fleet_chart(
 
     Args:
         points: in rising order of streams.
-        single_fps: of the best single process, drawn as a line where no point has an `alone_fps`.
+        single_fps: of the best single process, drawn as a line where no point has an `single_process_fps`.
         age: draw the p90 of the results' age instead of the rate.
         about: parts of the caption: rung, weights, machine.
         theme: "light" or "dark".
@@ -60,7 +60,9 @@ def fleet_chart(
         ]
         if seen:
             axes.plot(*zip(*seen, strict=True), marker="s", label="measured, through Ray")
-        alone = [(p.streams, p.alone_fps) for p in points if p.alone_fps is not None and not age]
+        alone = [
+            (p.streams, p.single_process_fps) for p in points if p.single_process_fps is not None and not age
+        ]
         if alone:
             x, y = zip(*alone, strict=True)
             axes.plot(x, y, color=look.faint, linestyle=":", marker="_", label="one process, the same job")
