@@ -35,9 +35,6 @@ from labkit.lessons.nb07_pitfalls import (
     check_fps,
     check_paced_latency,
     hint,
-    museum,
-    museum_picture,
-    museum_table,
     span_cost,
 )
 from labkit.lessons.nb09_fleet import (
@@ -51,6 +48,8 @@ from labkit.lessons.nb09_fleet import (
     service_table,
     service_times,
 )
+from labkit.lessons.pitfalls.pitfall_plot import plot_pitfalls
+from labkit.lessons.pitfalls.registry import pitfall_table, run_pitfalls
 from labkit.lessons.predict import Forecast, predict
 from labkit.lessons.published import published
 from labkit.lessons.show_frame import look
@@ -64,12 +63,49 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "Forecast", "beside", "calibration", "ceilings", "chain", "check_corners", "check_device_time",
-    "check_engines", "check_fps", "check_kernel", "check_launch", "check_normalise", "check_paced_latency",
-    "check_speed_up", "cost_of_boxes", "doctor", "fleet_picture", "foretold", "gpu_work", "hint", "how_close",
-    "inside_detr", "kernel_to_complete", "look", "many_cameras", "measure", "museum", "museum_picture",
-    "museum_table", "operators", "origin_beside", "plot", "predict", "recorded", "recorded_gpu", "run_fleet",
-    "service_table", "service_times", "show_change", "span_cost", "summary", "tell", "waterfall",
+    "Forecast",
+    "beside",
+    "calibration",
+    "ceilings",
+    "chain",
+    "check_corners",
+    "check_device_time",
+    "check_engines",
+    "check_fps",
+    "check_kernel",
+    "check_launch",
+    "check_normalise",
+    "check_paced_latency",
+    "check_speed_up",
+    "cost_of_boxes",
+    "doctor",
+    "fleet_picture",
+    "foretold",
+    "gpu_work",
+    "hint",
+    "how_close",
+    "inside_detr",
+    "kernel_to_complete",
+    "look",
+    "many_cameras",
+    "measure",
+    "operators",
+    "origin_beside",
+    "pitfall_table",
+    "plot",
+    "plot_pitfalls",
+    "predict",
+    "recorded",
+    "recorded_gpu",
+    "run_fleet",
+    "run_pitfalls",
+    "service_table",
+    "service_times",
+    "show_change",
+    "span_cost",
+    "summary",
+    "tell",
+    "waterfall",
 ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ TOO_LATE = "The result is there: it is too late for a forecast."
 
 
 class Measured(Protocol):
-    """What a forecast is held against: a comparison, or an exhibit."""
+    """What a forecast is held against: a comparison, or a pitfall."""
 
     @property
     def ratio(self) -> float:
@@ -91,7 +91,7 @@ class Forecast:
         """Stores what came out, ends the asking, and says how near the forecast was.
 
         Args:
-            result: a comparison, or an exhibit; of several the first, and none if nothing was measured.
+            result: a comparison, or a pitfall; of several the first, and none if nothing was measured.
         """
         results = result if isinstance(result, Sequence) else [result]
         if not results:

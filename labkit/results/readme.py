@@ -168,7 +168,7 @@ def small_models(folder: Path) -> list[str]:
 
 
 def observer(folder: Path) -> list[str]:
-    """What the spans cost that measured all this, where `labkit.lessons.pitfalls.span_cost` left it."""
+    """What the spans cost that measured all this, where `labkit.lessons.pitfalls.overhead` left it."""
     found = folder / "span_cost.json"
     return [json.loads(found.read_text())["sentence"]] if found.is_file() else []
 

@@ -1,14 +1,9 @@
-"""Where the exhibits stand: frames in memory, a clock, and the work that is done on each frame.
-
-The work is a plain stand-in for a pipeline, on a real image: crops of it are resized as a
-classifier wants them, more of them in crowded frames. It needs no network, so an exhibit
-takes seconds.
-"""
+"""A wrong way of measuring beside the right one, and the size of the error."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,113 +11,182 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.bench.load import Clock
+from labkit.core import stats
 from labkit.core.errors import UsageError
-from labkit.core.types import Frame
+from labkit.core.machine import fingerprint
+from labkit.core.requirements import unmet_requirement
+from labkit.lessons.pitfalls.setup import Setup
 
-CROWDED_EVERY = 30
-CROWD = 40
-DEVICE_S = 0.002
-QUIET = (1, 3, 2, 4, 2)
+FPS = "frames per second"
+COLUMNS = 100
 
-
-def crops_in(index: int) -> int:
-    """How many crops frame `index` has: a few, and in one of thirty a crowd."""
-    return CROWD if index % CROWDED_EVERY == CROWDED_EVERY - 1 else QUIET[index % len(QUIET)]
+Samples = NDArray[np.float64]
+Measure = Callable[..., Iterable[tuple[float, float]]]
 
 
-def name_crops(frame: Frame) -> float:
-    """Cuts as many windows out of a frame as it has "objects" and readies each for a classifier."""
-    import cv2
+@dataclass(frozen=True)
+class Pitfall:
+    """A mistake of measurement, and the code that measures both ways on the same frames.
 
-    image = frame.image
-    height, width = image.shape[:2]
-    total = 0.0
-    for k in range(crops_in(frame.index)):
-        x, y = (37 * k) % max(1, width // 2), (23 * k) % max(1, height // 2)
-        window = image[y : y + height // 2, x : x + width // 2]
-        small = cv2.resize(window, (224, 224), interpolation=cv2.INTER_AREA)
-        total += float((small.astype(np.float32) / 255).mean())
-    return total
+    Attributes:
+        key: short name, to run it by.
+        name: of the mistake, as tables show it.
+        unit: of both figures.
+        wrong_way, right_way: what is done, in a few words each.
+        explanation: why the figures differ, and what to do.
+        origin: what the code that the lab retells does of this; empty where it does not.
+        needs: what the machine must have; see `labkit.core.requirements`.
+        measure: yields one (wrong, right) pair of figures per round of a `Setup`.
+    """
+
+    key: str
+    name: str
+    unit: str
+    wrong_way: str
+    right_way: str
+    explanation: str
+    measure: Measure
+    origin: str = ""
+    needs: tuple[str, ...] = ()
+
+    def run(self, setup: Setup, **options: Any) -> PitfallResult:
+        """Measure both ways; without what the pitfall needs, say so in `skipped`.
+
+        Args:
+            setup: frames, clock, and the work per frame.
+            options: passed on to `measure`.
+        """
+        reason = unmet_requirement(self.needs)
+        if reason is not None:
+            return PitfallResult(self, skipped=reason)
+        wrong, right = np.array(list(self.measure(setup, **options)), np.float64).T
+        return PitfallResult(self, wrong, right, machine=_this_machine())
 
 
-def jpeg(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image of any channel order as JPEG bytes; one thread's work."""
-    import cv2
-
-    return np.asarray(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 80])[1])
+def pitfall(**words: Any) -> Callable[[Measure], Pitfall]:
+    """Decorator that makes a `Pitfall` of its `measure` function, whose name becomes the key."""
+    return lambda measure: Pitfall(key=measure.__name__, measure=measure, **words)
 
 
-def away(order: Any) -> Any:
-    """A device at work: it takes 2 ms, in which the host's processor is free."""
-    time.sleep(DEVICE_S)
-    return order
+def _this_machine() -> str:
+    mark = fingerprint()
+    gpu = (mark.get("gpu") or {}).get("name")
+    cpu = f"{mark.get('cpu', 'unknown processor')}, {mark.get('cores', '?')} cores"
+    return f"{cpu}, {gpu}" if gpu else cpu
 
 
-def find_edges(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Work on the whole frame, so that its cost grows with the frame's size."""
-    import cv2
-
-    return np.asarray(cv2.Canny(cv2.GaussianBlur(image, (7, 7), 0), 60, 120))
+def _none() -> Samples:
+    return np.empty(0)
 
 
 @dataclass(frozen=True, eq=False)
-class Stand:
-    """What every exhibit is given.
+class PitfallResult:
+    """Both figures of a pitfall, round by round.
 
     Attributes:
-        frames: pictures in memory, repeated for as long as it takes.
-        rounds: how often each figure is taken; 5 or more give an interval.
-        per_round: frames per figure.
-        clock: tests put a simulated one in its place.
-        task: the work per frame.
-        edges: work on the whole of an image.
-        host, device: the two halves of a frame's work where a host and a device share it; the
-            device gets what the host made.
+        pitfall: the mistake.
+        wrong_rounds, right_rounds: (rounds,) the raw figures; nothing is dropped.
+        machine: where it was measured.
+        skipped: why there are no figures; None where there are.
+
+    Raises:
+        UsageError: the figures are not pairs of finite numbers above 0.
     """
 
-    frames: Sequence[Frame]
-    rounds: int = 7
-    per_round: int = 60
-    clock: Clock = field(default_factory=Clock)
-    task: Callable[[Frame], Any] = name_crops
-    edges: Callable[[NDArray[np.uint8]], Any] = find_edges
-    host: Callable[[NDArray[np.uint8]], Any] = jpeg
-    device: Callable[[Any], Any] = away
+    pitfall: Pitfall
+    wrong_rounds: Samples = field(default_factory=_none)
+    right_rounds: Samples = field(default_factory=_none)
+    machine: str = ""
+    skipped: str | None = None
 
     def __post_init__(self) -> None:
-        if not len(self.frames):
-            raise UsageError("an exhibit needs one frame or more; take them from a source with collect(...)")
-        if self.rounds < 1 or self.per_round < 2:
-            raise UsageError(
-                f"rounds is 1 or more and per_round 2 or more, not {self.rounds} and {self.per_round}"
-            )
+        wrong, right = self.wrong_rounds, self.right_rounds
+        if wrong.ndim != 1 or wrong.shape != right.shape:
+            raise UsageError(f"expected one pair of figures per round, not {wrong.shape} and {right.shape}")
+        if (len(wrong) == 0) != (self.skipped is not None):
+            raise UsageError("a result has figures, or says in `skipped` why it has none")
+        if not (np.isfinite([*wrong, *right]).all() and (wrong > 0).all() and (right > 0).all()):
+            raise UsageError(f"the figures of {self.name!r} must be finite and above 0; check the clock")
 
-    def stream(self, n: int) -> list[Frame]:
-        """`n` frames with indices from 0, the pictures repeated."""
-        return [Frame(self.frames[i % len(self.frames)].image, i, 0.0) for i in range(n)]
+    @property
+    def name(self) -> str:
+        """Name of the mistake."""
+        return self.pitfall.name
 
-    def alike(self, n: int) -> list[Frame]:
-        """The first frame `n` times: work that is the same each time."""
-        return [Frame(self.frames[0].image, 0, 0.0)] * n
+    @property
+    def wrong(self) -> float:
+        """The figure got the wrong way, in the round of `ratio`; NaN if skipped."""
+        return float(self.wrong_rounds[self._middle]) if len(self.wrong_rounds) else float("nan")
 
-    def time_each(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
-        """(n,) s that the task took for each frame."""
-        now = self.clock.now
-        times = np.empty(len(frames))
-        for i, frame in enumerate(frames):
-            began = now()
-            self.task(frame)
-            times[i] = now() - began
-        return times
+    @property
+    def right(self) -> float:
+        """The figure got the right way, in the round of `ratio`; NaN if skipped."""
+        return float(self.right_rounds[self._middle]) if len(self.right_rounds) else float("nan")
 
-    def time_of(self, work: Callable[[], Any]) -> float:
-        """Seconds that `work` took."""
-        began = self.clock.now()
-        work()
-        return self.clock.now() - began
+    @property
+    def ratio(self) -> float:
+        """Wrong over right in the round whose ratio is the median."""
+        return self.wrong / self.right
 
     @cached_property
-    def encoded(self) -> list[NDArray[np.uint8]]:
-        """The frames as a camera delivers them: JPEG."""
-        return [jpeg(frame.image[..., ::-1].copy()) for frame in self.frames]
+    def _middle(self) -> int:
+        """Index of the median round, so that the two figures shown belong together."""
+        order = np.argsort(self.wrong_rounds / self.right_rounds, kind="stable")
+        return int(order[len(order) // 2])
+
+    @property
+    def interval(self) -> stats.Interval:
+        """95% interval of `ratio`; without bounds for fewer than 5 rounds."""
+        return stats.ratio_interval(self.wrong_rounds / self.right_rounds)
+
+    @property
+    def error(self) -> float:
+        """Deviation of the wrong figure as a share of the right one: 0.26 is 26% too high."""
+        return self.ratio - 1
+
+    @property
+    def sentence(self) -> str:
+        """Both figures, the error and its interval, in one sentence."""
+        if self.skipped is not None:
+            return f"{self.name}: not measured here: it {self.skipped}."
+        low, high = self.interval
+        known = bool(np.isfinite(high))
+        spread = f"95% CI {ratio(low)}-{ratio(high)}" if known else "too few rounds for an interval"
+        spread = f"ratio {ratio(self.ratio)}, {spread}, n = {len(self.wrong_rounds)}"
+        doubt = "; no significant error on this machine" if known and low <= 1 <= high else ""
+        return (
+            f"{self.name}: {figure(self.wrong)} instead of {figure(self.right)} {self.pitfall.unit}, "
+            f"{size_of(self.ratio)} ({spread}){doubt}."
+        )
+
+    def __str__(self) -> str:
+        """The sentence, what was done either way, and where the error comes from."""
+        about = self.pitfall
+        parts = [(self.sentence, "", ""), (f"wrong: {about.wrong_way}", "  ", "    "),
+                 (f"right: {about.right_way}", "  ", "    "), (about.explanation, "  ", "  ")]  # fmt: skip
+        if about.origin:
+            parts.append((f"The origin {about.origin}.", "  ", "  "))
+        wrapped = (
+            textwrap.fill(text, COLUMNS, initial_indent=first, subsequent_indent=rest)
+            for text, first, rest in parts
+        )
+        return "\n".join(wrapped) + "\n"
+
+
+def size_of(ratio_: float) -> str:
+    """Format a ratio as an error: "26% too high", "39% too low", "12 times too high"."""
+    times = max(ratio_, 1 / ratio_)
+    direction = "high" if ratio_ >= 1 else "low"
+    if times >= 2:
+        return f"{figure(times)} times too {direction}"
+    return f"{abs(ratio_ - 1):.1%} too {direction}"
+
+
+def figure(value: float) -> str:
+    """Format a number with three significant digits and no exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def ratio(value: float) -> str:
+    """Format a ratio with the digits that matter near 1."""
+    return f"{value:.2f}" if 0.1 <= value < 10 else figure(value)

@@ -1,132 +1,117 @@
-"""All exhibits, in the order of a walk through the museum."""
+"""List of all pitfalls by group, and the function that runs them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from labkit.core.errors import UsageError
 from labkit.core.types import Size
-from labkit.lessons.pitfalls import averages, busy_machine, devices, loads, observer, pacing
-from labkit.lessons.pitfalls.pitfall import Stand
-from labkit.lessons.pitfalls.result import Exhibit, figure, ratio, size_of
+from labkit.lessons.pitfalls import async_device, averages, busy_machine, overhead, workloads
+from labkit.lessons.pitfalls.coordinated_omission import coordinated_omission
+from labkit.lessons.pitfalls.pitfall import Pitfall, PitfallResult, figure, ratio, size_of
+from labkit.lessons.pitfalls.setup import Setup
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-@dataclass(frozen=True)
-class Case:
-    """One exhibit as it stands in the list: a short key, a room, and how to run it."""
-
-    key: str
-    room: str
-    run: Callable[[Stand], Exhibit]
-
-
-EXHIBITS = (
-    Case("mean_of_rates", "arithmetic", averages.averaged_rates),
-    Case("best_of_n", "arithmetic", averages.best_of_n),
-    Case("one_run", "arithmetic", averages.one_run),
-    Case("empty_first_loop", "what is timed", averages.empty_first_loop),
-    Case("left_out", "what is timed", averages.left_out),
-    Case("no_warm_up", "what is timed", busy_machine.no_warm_up),
-    Case("not_synchronised", "what is timed", devices.not_synchronised),
-    Case("waited_too_often", "what is timed", devices.waited_too_often),
-    Case("gpu_not_synchronised", "what is timed", devices.gpu_not_synchronised),
-    Case("gpu_waited_too_often", "what is timed", devices.gpu_waited_too_often),
-    Case("coordinated_omission", "what is timed", pacing.coordinated_omission),
-    Case("unlike_workloads", "what is fed", loads.unlike_workloads),
-    Case("fed_zeros", "what is fed", loads.fed_zeros),
-    Case("hot_cache", "what is fed", loads.hot_cache),
-    Case("page_faults", "what is fed", loads.page_faults),
-    Case("busy_neighbour", "who else is there", busy_machine.busy_neighbour),
-    Case("fighting_pools", "who else is there", busy_machine.fighting_pools),
-    Case("timers", "the observer", observer.timers_on),
-    Case("spans", "the observer", observer.spans_on),
-    Case("profiler", "the observer", observer.profiler_on),
-    Case("view", "the observer", observer.view_on),
-)
+GROUPS: dict[str, tuple[Pitfall, ...]] = {
+    "arithmetic": (averages.averaged_rates, averages.best_of_n, averages.one_run),
+    "timing": (
+        averages.empty_first_loop,
+        averages.left_out,
+        busy_machine.no_warm_up,
+        async_device.not_synchronised,
+        async_device.synchronised_too_often,
+        async_device.gpu_not_synchronised,
+        async_device.gpu_synchronised_too_often,
+        coordinated_omission,
+    ),
+    "workload": (
+        workloads.unlike_workloads,
+        workloads.fed_zeros,
+        workloads.hot_cache,
+        workloads.page_faults,
+    ),
+    "contention": (busy_machine.busy_neighbour, busy_machine.fighting_pools),
+    "overhead": (
+        overhead.timer_overhead,
+        overhead.span_overhead,
+        overhead.profiler_overhead,
+        overhead.view_overhead,
+    ),
+}
+PITFALLS = {pitfall.key: pitfall for group in GROUPS.values() for pitfall in group}
 
 
-def case(key: str) -> Case:
-    """The exhibit of that key.
+def named(name: str) -> tuple[Pitfall, ...]:
+    """All pitfalls of the group of that name, or the one with that key.
 
     Raises:
         UsageError: there is none; the message lists all.
     """
-    for each in EXHIBITS:
-        if each.key == key:
-            return each
-    rooms = ", ".join(dict.fromkeys(repr(each.room) for each in EXHIBITS))
-    keys = ", ".join(each.key for each in EXHIBITS)
-    raise UsageError(f"there is no exhibit {key!r}; there are {keys}, and the rooms {rooms}")
+    if name in GROUPS:
+        return GROUPS[name]
+    if name in PITFALLS:
+        return (PITFALLS[name],)
+    raise UsageError(
+        f"there is no pitfall {name!r}; there are {', '.join(PITFALLS)}, and the groups {', '.join(GROUPS)}"
+    )
 
 
-def named(key: str) -> list[Case]:
-    """The exhibit of that key, or all exhibits of the room of that name."""
-    return [each for each in EXHIBITS if each.room == key] or [case(key)]
-
-
-def visit(
-    *keys: str,
+def run_pitfalls(
+    *names: str,
     source: str = "photos",
     size: Size = (640, 480),
     rounds: int = 7,
     per_round: int = 60,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda key: None,
-) -> list[Exhibit]:
-    """Runs exhibits on frames of a source, all of them unless some are named.
+    progress: Callable[[PitfallResult], object] = lambda result: None,
+) -> list[PitfallResult]:
+    """Run pitfalls on frames of a source.
 
     Args:
-        keys: of exhibits or rooms, as in `EXHIBITS`.
-        source, size, seed: of the frames; the same ones for every exhibit.
-        rounds, per_round: how often each figure is taken, and over how many frames.
-        progress: hears the key of each exhibit before it runs.
+        names: of pitfalls or groups; none runs all.
+        source, size, seed: of the frames; the same ones for every pitfall.
+        rounds: number of times that each figure is taken; 5 or more give an interval.
+        per_round: frames per figure.
+        progress: called with each result as soon as it is there, such as `print`.
+
+    Raises:
+        UsageError: there is no pitfall of that name.
     """
     from labkit.bench.frames import collect
 
-    chosen = [each for key in keys for each in named(key)] or list(EXHIBITS)
-    stand = Stand(collect(source, size, 8, seed=seed).frames, rounds, per_round)
-    here, shown = _this_machine(), []
-    for each in chosen:
-        progress(each.key)
-        exhibit = each.run(stand)
-        shown.append(exhibit if exhibit.recorded else replace(exhibit, machine=here))
-    return shown
+    chosen = [pitfall for name in names or GROUPS for pitfall in named(name)]
+    setup = Setup(collect(source, size, 8, seed=seed).frames, rounds, per_round)
+    results = []
+    for pitfall in chosen:
+        results.append(pitfall.run(setup))
+        progress(results[-1])
+    return results
 
 
-def _this_machine() -> str:
-    from labkit.core.machine import fingerprint
-
-    mark = fingerprint()
-    gpu = (mark.get("gpu") or {}).get("name")
-    return f"{mark.get('cpu', 'unknown processor')}, {mark.get('cores', '?')} cores" + (
-        f", {gpu}" if gpu else ""
-    )
-
-
-def table(exhibits: Sequence[Exhibit]) -> pd.DataFrame:
-    """One row per exhibit: both figures, the size of the error with its interval, and the reason."""
+def pitfall_table(results: Sequence[PitfallResult]) -> pd.DataFrame:
+    """One row per pitfall: both figures, the error, and the interval of their ratio."""
     import pandas as pd
 
-    columns = ["exhibit", "wrong", "right", "unit", "error", "wrong / right"]
-    return pd.DataFrame([_row(exhibit) for exhibit in exhibits], columns=columns).set_index("exhibit")
+    columns = ["pitfall", "wrong", "right", "unit", "error", "wrong / right"]
+    rows = [_row(result) for result in results]
+    return pd.DataFrame(rows, columns=columns).set_index("pitfall")
 
 
-def _row(exhibit: Exhibit) -> dict[str, str]:
-    if exhibit.skipped is not None:
+def _row(result: PitfallResult) -> dict[str, str]:
+    if result.skipped is not None:
         empty = dict.fromkeys(("wrong", "right", "unit", "wrong / right"), "")
-        return {"exhibit": exhibit.name, **empty, "error": "not shown here"}
-    low, high = exhibit.interval
-    bounded = high != float("inf")
+        return {"pitfall": result.name, **empty, "error": "not measured here"}
+    low, high = result.interval
     return {
-        "exhibit": exhibit.name + (" (recorded)" if exhibit.recorded else ""),
-        "wrong": figure(exhibit.wrong),
-        "right": figure(exhibit.right),
-        "unit": exhibit.unit,
-        "error": size_of(exhibit.ratio),
-        "wrong / right": f"{ratio(low)} to {ratio(high)}" if bounded else "too few rounds",
+        "pitfall": result.name,
+        "wrong": figure(result.wrong),
+        "right": figure(result.right),
+        "unit": result.pitfall.unit,
+        "error": size_of(result.ratio),
+        "wrong / right": f"{ratio(low)} to {ratio(high)}" if np.isfinite(high) else "too few rounds",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from labkit.bench.load import Clock
 from labkit.core import stats
 from labkit.core.types import Frame
-from labkit.lessons.pitfalls.pitfall import Stand
-from labkit.lessons.pitfalls.result import Exhibit
+from labkit.lessons.pitfalls.pitfall import pitfall
+from labkit.lessons.pitfalls.setup import Setup
 
 DUE_FPS = 150.0
 STALL_S = 0.15
@@ -29,32 +29,30 @@ def due_latency(done_s: ArrayLike, fps: float) -> NDArray[np.float64]:
     return done - np.arange(len(done)) / fps
 
 
-def coordinated_omission(stand: Stand, fps: float = DUE_FPS, stall_s: float = STALL_S) -> Exhibit:
-    """One stall, seen by a clock that starts late and by one that starts when the frame was due."""
-    n = max(stand.per_round, stats.frames_needed(90) + STALL_AT)
-    wrong, right = [], []
-    for _ in range(stand.rounds):
-        began_s, done_s = paced(stand.stream(n), stand.task, fps, stall_s, stand.clock)
-        wrong.append(_p90_ms(done_s - began_s))
-        right.append(_p90_ms(due_latency(done_s, fps)))
-    return Exhibit(
-        name="coordinated omission",
-        unit="ms (p90 of latency)",
-        wrong_way="clock started when the loop got round to a frame",
-        right_way="clock started when the frame was due",
-        explanation=f"Frames fall due {fps:g} times a second, and once the loop stands still for "
-        f"{stall_s * 1e3:g} ms. The frames that queued meanwhile were late for their viewer; a clock that "
-        "waits until the loop takes them up sees one slow frame in all.",
-        origin="times only the work on a frame that it has already taken",
-        wrong_rounds=np.array(wrong),
-        right_rounds=np.array(right),
-    )
+@pitfall(
+    name="coordinated omission",
+    unit="ms (p90 of latency)",
+    wrong_way="clock started when the loop got round to a frame",
+    right_way="clock started when the frame was due",
+    explanation=f"Frames fall due {DUE_FPS:g} times a second, and once the loop stands still for "
+    f"{STALL_S * 1e3:g} ms. The frames that queued meanwhile were late for their viewer; a clock that "
+    "waits until the loop takes them up sees one slow frame in all.",
+    origin="times only the work on a frame that it has already taken",
+)
+def coordinated_omission(
+    setup: Setup, fps: float = DUE_FPS, stall_s: float = STALL_S
+) -> Iterator[tuple[float, float]]:
+    """p90 latency around one stall, from when work began and from when each frame was due."""
+    n = max(setup.per_round, stats.frames_needed(90) + STALL_AT)
+    for _ in range(setup.rounds):
+        began_s, done_s = paced(setup.stream(n), setup.task, fps, stall_s, setup.clock)
+        yield _p90_ms(done_s - began_s), _p90_ms(due_latency(done_s, fps))
 
 
 def paced(
     frames: list[Frame], task: Callable[[Frame], object], fps: float, stall_s: float, clock: Clock
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Works off frames in order, none earlier than it is due, and stands still once.
+    """Process frames in order, none earlier than it is due, and stand still once.
 
     Returns:
         (n,) s when the work on each began and when it was done, from when the first was due.
