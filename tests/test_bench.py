@@ -166,11 +166,11 @@ def test_families_share_their_work_filter_included():
 def test_where_time_is_short_peers_come_last_beside_what_they_are_compared_with():
     from labkit.bench.run import _families
 
-    names = ["detr_pil_cpu", "detr_opencv_cpu", "origin_combined_cpu", "lut_cpu", "folded_cpu"]
+    names = ["detr_pil_cpu", "detr_opencv_cpu", "baseline_combined_cpu", "lut_cpu", "folded_cpu"]
     peers = ["peer_onnxruntime_fp32", "peer_pipeline_cpu", "peer_shipped_cpu"]
     families = _families([rung(name) for name in names + peers], short_of_time=True)
     assert [[row.name for row in family] for family in families] == [
-        names[:2], names[2:], ["origin_combined_cpu", "folded_cpu", "peer_onnxruntime_fp32"],
+        names[:2], names[2:], ["baseline_combined_cpu", "folded_cpu", "peer_onnxruntime_fp32"],
         ["detr_pil_cpu", "peer_pipeline_cpu"], ["peer_shipped_cpu"],
     ]  # fmt: skip
 
@@ -178,13 +178,13 @@ def test_where_time_is_short_peers_come_last_beside_what_they_are_compared_with(
 def test_where_time_is_short_what_compiles_for_minutes_comes_last():
     from labkit.bench.run import _families
 
-    names = ["origin_combined_cuda", "half_cuda", "graph_cuda"]
+    names = ["baseline_combined_cuda", "half_cuda", "graph_cuda"]
     names += ["compiled_cuda", "ahead_cuda", "filter_device_cuda"]
     families = _families([rung(name) for name in names], short_of_time=True)
     assert [[row.name for row in family] for family in families] == [
         names[:3],
         ["filter_device_cuda"],
-        ["origin_combined_cuda", "graph_cuda", "compiled_cuda", "ahead_cuda"],
+        ["baseline_combined_cuda", "graph_cuda", "compiled_cuda", "ahead_cuda"],
     ]  # fmt: skip
 
 

@@ -160,7 +160,7 @@ def exit_code():
 def test_a_device_brings_the_rungs_that_its_own_are_compared_with():
     chosen = select(None, None, "cuda")
     names = [rung.name for rung in chosen]
-    assert {"resnet_cuda", "graph_cuda", "streams_cuda", "origin_combined_cpu"} <= set(names)
+    assert {"resnet_cuda", "graph_cuda", "streams_cuda", "baseline_combined_cpu"} <= set(names)
     assert {rung.reference for rung in chosen if rung.prepare.device == "cuda"} <= set(names)
     assert names == sorted(set(names), key=[rung.name for rung in LADDER].index)
     assert all(rung.prepare.device == "cpu" for rung in select(None, None, "cpu"))

@@ -74,7 +74,7 @@ def machine(request):
 
 
 CUDA_RUNGS = [row for row in LADDER if "cuda" in row.needs]
-RACES = "origin_streams_cuda"  # on purpose: what it answers is luck
+RACES = "baseline_streams_cuda"  # on purpose: what it answers is luck
 
 
 def skip_what_is_missing(row, machine):
@@ -149,7 +149,7 @@ def test_the_filter_on_the_device_waits_for_nothing(name, machine):
 def test_the_origins_streams_race_when_preprocessing_is_late():
     frames = REAL.frames(3, seed=10)
     session = REAL.session(RACES, frames)
-    wanted = REAL.session("filter_origin_cuda", frames).answers(frames)
+    wanted = REAL.session("filter_baseline_cuda", frames).answers(frames)
     assert fidelity(wanted, session.answers(frames)).agreement >= 0.99  # luck, and it mostly holds
     detector = session.prepared.net.inner.detector
     detector.preprocess = written_late(detector.preprocess, CYCLES)
@@ -203,7 +203,7 @@ def test_the_origins_way_gives_the_right_filter(machine):
 
 @on_gpu
 def test_fp32_as_shipped_rounds_convolutions_and_finds_the_same():
-    frames, wanted = REAL.reference("origin_combined_cpu")
+    frames, wanted = REAL.reference("baseline_combined_cpu")
     assert torch.backends.cudnn.allow_tf32
     result = fidelity(wanted, REAL.session("batched_cuda", frames).answers(frames))
     assert result.agreement >= 0.99

@@ -83,8 +83,8 @@ def test_a_loop_that_stays_is_named_and_what_comes_before_it_is_shown():
     assert signed(text, "-") == []
     assert any("net.smooth(frame.image)" in line for line in signed(text, "+"))
     assert not any("net.classifier" in line for line in signed(text, "+"))
-    text = change("origin_combined_cuda", "filter_origin_cuda")
-    assert "the same in both: origin_combined" in text
+    text = change("baseline_combined_cuda", "filter_baseline_cuda")
+    assert "the same in both: baseline_combined" in text
 
 
 def test_a_loop_that_is_replaced_shows_what_it_hands_on_to():
@@ -105,7 +105,7 @@ def test_every_step_of_the_ladder_shows_some_difference(name):
 
 
 def test_a_chain_leads_from_the_first_rung_to_the_last():
-    assert chain("batched_cpu") == ["origin_combined_cpu", "combined_cpu", "batched_cpu"]
+    assert chain("batched_cpu") == ["baseline_combined_cpu", "combined_cpu", "batched_cpu"]
 
 
 def test_looking_gives_a_picture_per_frame_and_says_which_models_looked():
@@ -203,10 +203,10 @@ def test_speed_ups_are_checked():
 def test_work_for_a_gpu_is_counted_without_one():
     five, fifteen = gpu_work(), gpu_work(15)
     assert (five["waits"] == five[["values", "copies", "on purpose"]].sum(axis=1)).all()
-    per_box = (fifteen - five).loc["origin_combined_cuda"] / 10
+    per_box = (fifteen - five).loc["baseline_combined_cuda"] / 10
     assert per_box["values"] == 8  # four corners, score and label of a box; its name and how sure that is
     assert per_box["copies"] == 1  # its crop
-    assert five.loc["origin_combined_cuda", "values"] == 100 + 8 * 5 + 2  # and what the library reads
+    assert five.loc["baseline_combined_cuda", "values"] == 100 + 8 * 5 + 2  # and what the library reads
     for name in ("on_device_cuda", "half_cuda", "graph_cuda", "filter_fused_cuda", "streams_cuda"):
         assert five.loc[name, "waits"] == fifteen.loc[name, "waits"] == 1
     assert five.loc["graph_cuda", "launches"] < 10 < five.loc["half_cuda", "launches"]

@@ -19,6 +19,7 @@ from labkit.models.callables import Combined
 from labkit.models.engines.build import ENGINES
 from labkit.models.prepare import prepare
 from labkit.models.preprocess import IMPLEMENTATIONS
+from labkit.pipelines.former_names import FORMER_NAMES
 from labkit.pipelines.ladder import LADDER, rung, rungs_of_stage
 
 from conftest import TINY, make_frame  # isort: skip
@@ -83,6 +84,9 @@ def test_unknown_names_get_a_hint():
     with pytest.raises(UsageError, match="did you mean detr_pil_cpu"):
         rung("detr_pil_cp")
     assert rungs_of_stage(77) == ()
+    assert set(FORMER_NAMES.values()) <= set(NAMES)
+    with pytest.raises(UsageError, match="origin_combined_cpu is called baseline_combined_cpu now"):
+        rung("origin_combined_cpu")
 
 
 def able(row):
@@ -105,7 +109,7 @@ def answers(tmp_path_factory):
     return of
 
 
-RACES = "origin_streams_cuda"  # on purpose: what it answers is luck
+RACES = "baseline_streams_cuda"  # on purpose: what it answers is luck
 FP32 = [r for r in LADDER if r.prepare.precision == "fp32" and r.prepare.form == "parts" and r.name != RACES]
 LOWER = [r for r in LADDER if r.prepare.precision in ("bf16", "fp16")]
 
@@ -186,12 +190,12 @@ def test_any_number_of_boxes(objects):
     workload = Workload(weights="random", size=TINY, objects=objects)
     found = {
         name: Session(rung(name), workload, frames).answers(frames).found[0]
-        for name in ("origin_combined_cpu", "batched_cpu")
+        for name in ("baseline_combined_cpu", "batched_cpu")
     }
     for name, each in found.items():
         assert len(each) == len(each.fine_name) == objects, name
-        np.testing.assert_allclose(each.xyxy, found["origin_combined_cpu"].xyxy, atol=1e-3)
-        assert each.fine_name == found["origin_combined_cpu"].fine_name
+        np.testing.assert_allclose(each.xyxy, found["baseline_combined_cpu"].xyxy, atol=1e-3)
+        assert each.fine_name == found["baseline_combined_cpu"].fine_name
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 17), (3840, 2160)])
@@ -204,7 +208,9 @@ def test_frames_of_any_size(name, size):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 17), (3840, 2160)])
-@pytest.mark.parametrize("name", ["origin_combined_cpu", "batched_cpu", "cpu_engine_fp32", "on_device_cuda"])
+@pytest.mark.parametrize(
+    "name", ["baseline_combined_cpu", "batched_cpu", "cpu_engine_fp32", "on_device_cuda"]
+)
 def test_objects_are_named_in_frames_of_any_size(name, size, on_cpu):
     row = on_cpu(name) if "cuda" in rung(name).needs else rung(name)
     if unmet_requirement(row.needs):

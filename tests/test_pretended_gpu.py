@@ -185,7 +185,7 @@ WAITS = {
     "resnet_cuda": {"a copy from the host": 1, "a copy to the host": 1},
     "detr_cuda": {**LIBRARYS_OWN, "a copy from the host": 1, "a copy to the host": 1},
     # a score per query; corners, score and label per object; its crop, its name and how sure that is
-    "origin_combined_cuda": {
+    "baseline_combined_cuda": {
         "a value": 2 + QUERIES + (6 + 2) * OBJECTS,
         "a copy from the host": 2 + OBJECTS,
     },
@@ -212,7 +212,7 @@ def test_how_often_the_host_waits_per_frame(name, pretended):
 
 
 @pytest.mark.usefixtures("networks_once")
-@pytest.mark.parametrize("name", ["origin_combined_cuda", "batched_cuda", "graph_cuda"])
+@pytest.mark.parametrize("name", ["baseline_combined_cuda", "batched_cuda", "graph_cuda"])
 def test_what_the_notebook_shows_is_what_is_counted(name):
     recorded = json.loads(RECORDED.read_text())
     assert set(recorded["boxes"]["5"]) == {row.name for row in counting.rungs()}
@@ -233,7 +233,7 @@ def test_a_stream_per_step_waits_once_per_frame_and_at_the_end(pretended):
 def test_the_origins_streams_race(pretended):
     frames = [make_frame(i, SIZE) for i in range(2)]
     with pytest.raises(GpuError, match="may still be writing"):
-        Session(rung("origin_streams_cuda"), WORK, frames)
+        Session(rung("baseline_streams_cuda"), WORK, frames)
 
 
 @pytest.mark.parametrize("depth", [2, 3])

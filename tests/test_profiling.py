@@ -476,7 +476,7 @@ def test_a_profile_without_a_gpu_says_so():
 
 
 def test_a_rung_under_torch_profiler_shows_the_origins_reads():
-    capture = profile_rung(Job("origin_combined_cpu", TINY, "scenes", 2), "torch")
+    capture = profile_rung(Job("baseline_combined_cpu", TINY, "scenes", 2), "torch")
     assert capture.counts() == {
         "preprocess": 2,
         "detect": 2,
@@ -610,7 +610,7 @@ def test_mistakes_on_the_command_line(arguments, code, words, capsys):
 
 def test_profile_on_the_command_line():
     done = labkit(
-        "profile", "origin_combined_cpu", "--frames", "1", "--size", "160x128", "--source", "scenes",
+        "profile", "baseline_combined_cpu", "--frames", "1", "--size", "160x128", "--source", "scenes",
         "--weights", "random", "--objects", "2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -157,9 +157,9 @@ def test_the_same_climb_elsewhere_stands_beside_it(tmp_path):
     def record(folder, cpu, ratio, **other):
         machine = {"cpu": cpu, "cores": 2}
         with Store(tmp_path / f"{folder}.sqlite") as store:
-            for rung in ("origin_combined_cpu", "folded_cpu"):
+            for rung in ("baseline_combined_cpu", "folded_cpu"):
                 store.add_run(made_up_run(rung, fingerprint=machine, **other))
-            step = made_up_comparison("origin_combined_cpu", "folded_cpu", ratio=ratio, fingerprint=machine)
+            step = made_up_comparison("baseline_combined_cpu", "folded_cpu", ratio=ratio, fingerprint=machine)
             store.add_comparison(step)
             store.export(tmp_path / folder)
 

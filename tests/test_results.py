@@ -171,7 +171,7 @@ def test_the_file_is_written_ahead_and_synchronised(lab: Store) -> None:
 
 def test_version_1_is_migrated_with_its_rows(tmp_path: Path) -> None:
     path = tmp_path / "old.sqlite"
-    run = made_up_run("kept")
+    run = made_up_run("origin_combined_cpu", settings={"baseline": "origin_combined_cpu"})
     with sqlite3.connect(path) as db:
         db.executescript(V1_FILE)
         row = codec.run_to_row(run) | {"created": "2020-01-01T00:00:00.000+00:00"}
@@ -182,7 +182,21 @@ def test_version_1_is_migrated_with_its_rows(tmp_path: Path) -> None:
         assert lab.predictions() == []
         assert sweep_names(lab) == []
         np.testing.assert_array_equal(lab.run(1).latency_s, run.latency_s)
-        assert lab._db.execute("PRAGMA user_version").fetchone()[0] == schema.VERSION == 3
+        assert lab.run(1).settings["baseline"] == lab.run(1).rung == "baseline_combined_cpu"
+        assert lab.runs(rung="baseline_combined_cpu")
+        assert lab._db.execute("PRAGMA user_version").fetchone()[0] == schema.VERSION == 4
+
+
+def test_a_renamed_rung_is_read_from_an_export_under_its_new_name(lab: Store, tmp_path: Path) -> None:
+    lab.add_run(made_up_run("origin_streams_cuda"))
+    lab.add_comparison(made_up_comparison("origin_combined_cuda", "filter_origin_cuda"))
+    lab.export(tmp_path / "out")
+    found = load_export(tmp_path / "out")
+    assert found.runs[0].rung == "baseline_streams_cuda"
+    assert (found.comparisons[0].a, found.comparisons[0].b) == (
+        "baseline_combined_cuda",
+        "filter_baseline_cuda",
+    )
 
 
 def test_a_failed_migration_leaves_the_old_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +217,9 @@ def test_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
     path = tmp_path / "lab.sqlite"
     Store(path).close()
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 4")
+        db.execute("PRAGMA user_version = 5")
     db.close()
-    with pytest.raises(ResultsError, match="schema version 4, newer than the 3"):
+    with pytest.raises(ResultsError, match="schema version 5, newer than the 4"):
         Store(path)
 
 

@@ -114,7 +114,7 @@ def test_more_frames_under_way_cost_latency():
     assert table["upload and filter hidden"].iloc[0] == "0%"
 
 
-@pytest.mark.parametrize("name", ["streams_cpu", "filter_numba_cpu", "streams_cuda", "origin_streams_cuda"])
+@pytest.mark.parametrize("name", ["streams_cpu", "filter_numba_cpu", "streams_cuda", "baseline_streams_cuda"])
 def test_every_step_that_a_schedule_has_stands_on_a_thread_or_stream(name, frames):
     """The GPU's rungs are run here with nothing but their device taken from them."""
     row = rung(name)

@@ -28,7 +28,9 @@ def list_results(
     if context.invoked_subcommand is not None:
         return
     from labkit.bench.progress import number, out, print_lines
+    from labkit.pipelines.former_names import with_current_names
 
+    rung = None if rung is None else with_current_names(rung)
     with Store(default_path()) as store:
         runs, comparisons = store.runs(rung=rung, stage=stage), store.comparisons()
     if not runs and not comparisons:

@@ -93,7 +93,7 @@ def timeline(
 
 def _rows_of(row: Rung) -> dict[str, str]:
     """On which thread or stream each of a rung's steps runs."""
-    if row.run.__name__ == "origin_streams":
+    if row.run.__name__ == "baseline_streams":
         return ORIGINS_STREAMS
     if row.prepare.device == "cuda":
         return STREAMS

@@ -34,8 +34,8 @@ PUBLISHED = (
     Published(1, "DETR on the CPU, OpenCV", (8, 10), "detr_opencv_cpu"),
     Published(2, "DETR on the GPU", (60, 60), "detr_cuda"),
     Published(2, "ResNet-18 on the GPU", (300, 300), "resnet_cuda"),
-    Published(3, "DETR and ResNet-18 combined, GPU", (30, 40), "origin_combined_cuda"),
-    Published(5, "with filter and streams, GPU", (18, 20), "origin_streams_cuda"),
+    Published(3, "DETR and ResNet-18 combined, GPU", (30, 40), "baseline_combined_cuda"),
+    Published(5, "with filter and streams, GPU", (18, 20), "baseline_streams_cuda"),
     Published(6, "optimised, with filter, GPU", (25, 30), "filter_device_cuda"),
     Published(6, "optimised, without filter, GPU", (50, 55), "batched_cuda"),
 )

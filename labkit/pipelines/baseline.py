@@ -24,7 +24,7 @@ from labkit.models.filter_stage import Filtered
 from labkit.pipelines.filter_frames import smoothed
 
 
-def origin_combined(frames: Iterable[Frame], net: Combined) -> Iterator[tuple[Frame, Detections]]:
+def baseline_combined(frames: Iterable[Frame], net: Combined) -> Iterator[tuple[Frame, Detections]]:
     """Per-query host reads, per-box crops, uploads and classifier calls."""
     for frame in frames:
         with span("preprocess", frame):
@@ -36,7 +36,7 @@ def origin_combined(frames: Iterable[Frame], net: Combined) -> Iterator[tuple[Fr
         yield frame, _name_one_by_one(frame, found, net)
 
 
-def origin_streams(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
+def baseline_streams(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
     """The origin's two streams, both on the same frame, and nothing that makes one wait for the other.
 
     An exhibit. The network reads its input on one stream while another may still be writing it;

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 from labkit.core.trace import span
 from labkit.core.types import Detections, Frame
 from labkit.models.filter_stage import Filtered
-from labkit.pipelines.baseline import origin_combined
+from labkit.pipelines.baseline import baseline_combined
 from labkit.pipelines.combined import batched_crops
 from labkit.pipelines.filter_frames import smoothed
 
 
-def filtered_origin(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
+def filtered_baseline(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
     """The origin's loop with the filter before it; frames are answered as they were seen, smoothed."""
-    yield from origin_combined(smoothed(frames, net), net.inner)
+    yield from baseline_combined(smoothed(frames, net), net.inner)
 
 
 def filtered_batched(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:

@@ -10,9 +10,10 @@ from dataclasses import replace
 
 from labkit.core.errors import UsageError
 from labkit.core.types import FilterStep, Preparation, Rung
-from labkit.pipelines.baseline import origin_combined, origin_streams
+from labkit.pipelines.baseline import baseline_combined, baseline_streams
 from labkit.pipelines.combined import batched_crops, one_by_one
-from labkit.pipelines.filtered import filtered_batched, filtered_on_device, filtered_origin
+from labkit.pipelines.filtered import filtered_baseline, filtered_batched, filtered_on_device
+from labkit.pipelines.former_names import FORMER_NAMES
 from labkit.pipelines.grouped import grouped
 from labkit.pipelines.multi_stream import ring_of_streams, threaded
 from labkit.pipelines.overlapped import launched_ahead
@@ -64,23 +65,23 @@ STAGE_2 = (
 
 STAGE_3 = (
     Rung(
-        "origin_combined_cpu", 3, origin_combined, Preparation("combined", "opencv"),
-        changes=None, reference="origin_combined_cpu",
+        "baseline_combined_cpu", 3, baseline_combined, Preparation("combined", "opencv"),
+        changes=None, reference="baseline_combined_cpu",
         about="DETR's boxes, named one at a time by ResNet-18, as the origin wrote it",
     ),
     Rung(
         "combined_cpu", 3, one_by_one, Preparation("combined", "opencv"),
-        changes="origin_combined_cpu", reference="origin_combined_cpu",
+        changes="baseline_combined_cpu", reference="baseline_combined_cpu",
         about="the best queries are picked in one step instead of a read for each of 100",
     ),
     Rung(
-        "origin_combined_cuda", 3, origin_combined, Preparation("combined", "opencv", device="cuda"),
-        changes="origin_combined_cpu", reference="origin_combined_cpu",
+        "baseline_combined_cuda", 3, baseline_combined, Preparation("combined", "opencv", device="cuda"),
+        changes="baseline_combined_cpu", reference="baseline_combined_cpu",
         about="the origin's loop with its models on the GPU", needs=("cuda",),
     ),
     Rung(
         "combined_cuda", 3, one_by_one, Preparation("combined", "opencv", device="cuda"),
-        changes="origin_combined_cuda", reference="origin_combined_cpu",
+        changes="baseline_combined_cuda", reference="baseline_combined_cpu",
         about="boxes come back in one copy and names in another, instead of a wait for each query",
         needs=("cuda",),
     ),
@@ -89,35 +90,35 @@ STAGE_3 = (
 STAGE_6_CPU = (
     Rung(
         "batched_cpu", 6, batched_crops, Preparation("combined", "opencv"),
-        changes="combined_cpu", reference="origin_combined_cpu",
+        changes="combined_cpu", reference="baseline_combined_cpu",
         about="all crops of a frame in one batch",
     ),
     Rung(
         "lut_cpu", 6, batched_crops, Preparation("combined", "opencv_lut"),
-        changes="batched_cpu", reference="origin_combined_cpu",
+        changes="batched_cpu", reference="baseline_combined_cpu",
         about="normalising is a table look-up per byte",
     ),
     Rung(
         "folded_cpu", 6, batched_crops, Preparation("combined", "opencv_lut", options=_LEAN),
-        changes="lut_cpu", reference="origin_combined_cpu",
+        changes="lut_cpu", reference="baseline_combined_cpu",
         about="batch norms folded into convolutions, channels last in memory",
     ),
     Rung(
         "cpu_engine_fp32", 6, batched_crops, Preparation("combined", "bytes", engine="openvino"),
-        changes="folded_cpu", reference="origin_combined_cpu",
+        changes="folded_cpu", reference="baseline_combined_cpu",
         about="OpenVINO compiles the whole graph, normalisation included", needs=("openvino",),
     ),
     Rung(
         "cpu_engine_bf16", 6, batched_crops,
         Preparation("combined", "bytes", engine="openvino", precision="bf16"),
-        changes="cpu_engine_fp32", reference="origin_combined_cpu",
+        changes="cpu_engine_fp32", reference="baseline_combined_cpu",
         about="bfloat16 instead of float32 inside the engine", needs=("openvino",),
     ),
     Rung(
         "cpu_engine_int8", 6, batched_crops,
         Preparation("combined", "bytes", engine="openvino", precision="int8",
                     options={"rest_precision": "bf16"}),
-        changes="cpu_engine_bf16", reference="origin_combined_cpu",
+        changes="cpu_engine_bf16", reference="baseline_combined_cpu",
         about="8-bit convolutions and products, quantised after training",
         needs=("openvino", "nncf"),
     ),
@@ -126,17 +127,17 @@ STAGE_6_CPU = (
 STAGE_6_ORIGIN = (
     Rung(
         "preprocess_cuda", 6, one_by_one, Preparation("combined", "torch", device="cuda"),
-        changes="combined_cuda", reference="origin_combined_cpu",
+        changes="combined_cuda", reference="baseline_combined_cpu",
         about="bytes go up, the GPU resizes and normalises them", needs=("cuda",),
     ),
     Rung(
         "pinned_cuda", 6, one_by_one, Preparation("combined", "pinned", device="cuda"),
-        changes="preprocess_cuda", reference="origin_combined_cpu",
+        changes="preprocess_cuda", reference="baseline_combined_cpu",
         about="bytes go up from a ring of page-locked buffers", needs=("cuda",),
     ),
     Rung(
         "batched_cuda", 6, batched_crops, Preparation("combined", "pinned", device="cuda"),
-        changes="pinned_cuda", reference="origin_combined_cpu",
+        changes="pinned_cuda", reference="baseline_combined_cpu",
         about="all crops of a frame in one batch", needs=("cuda",),
     ),
 )  # fmt: skip
@@ -150,47 +151,47 @@ STAGE_6_GPU = (
     Rung(
         "slots_cuda", 6, batched_crops,
         Preparation("combined", "pinned", device="cuda", engine="cuda_graph", options={"lean": True}),
-        changes="batched_cuda", reference="origin_combined_cpu",
+        changes="batched_cuda", reference="baseline_combined_cpu",
         about="both networks recorded as CUDA graphs; crops fill the next slot of 1, 2, 4, 8 or 16",
         needs=("cuda",),
     ),
     Rung(
         "on_device_cuda", 6, sequential,
         Preparation("combined", "pinned", device="cuda", form="whole_frame"),
-        changes="batched_cuda", reference="origin_combined_cpu",
+        changes="batched_cuda", reference="baseline_combined_cpu",
         about="best queries, crops and names stay on the GPU; one copy back per frame",
         needs=("cuda",),
     ),
     Rung(
         "half_cuda", 6, sequential, _HALF,
-        changes="on_device_cuda", reference="origin_combined_cpu",
+        changes="on_device_cuda", reference="baseline_combined_cpu",
         about="half precision, batch norms folded, channels last", needs=("cuda",),
     ),
     Rung(
         "autotuned_cuda", 6, sequential, _AUTOTUNED,
-        changes="half_cuda", reference="origin_combined_cpu",
+        changes="half_cuda", reference="baseline_combined_cpu",
         about="cuDNN times its kernels for each convolution and keeps the fastest",
         needs=("cuda",),
     ),
     Rung(
         "graph_cuda", 6, sequential, _GRAPH,
-        changes="autotuned_cuda", reference="origin_combined_cpu",
+        changes="autotuned_cuda", reference="baseline_combined_cpu",
         about="the whole frame recorded as one CUDA graph", needs=("cuda",),
     ),
     Rung(
         "tensorrt_cuda", 6, sequential, replace(_HALF, engine="tensorrt", options={}),
-        changes="half_cuda", reference="origin_combined_cpu",
+        changes="half_cuda", reference="baseline_combined_cpu",
         about="TensorRT compiles the whole frame in half precision", needs=("cuda", "tensorrt"),
     ),
     Rung(
         "compiled_cuda", 6, sequential, _COMPILED,
-        changes="graph_cuda", reference="origin_combined_cpu",
+        changes="graph_cuda", reference="baseline_combined_cpu",
         about="torch.compile chooses and fuses the kernels that the graph holds",
         needs=("cuda", "c++", "triton"),
     ),
     Rung(
         "ahead_cuda", 6, launched_ahead, _COMPILED,
-        changes="compiled_cuda", reference="origin_combined_cpu",
+        changes="compiled_cuda", reference="baseline_combined_cpu",
         about="the next frame is launched before the answer to this one is fetched",
         needs=("cuda", "c++", "triton"),
     ),
@@ -215,9 +216,9 @@ STAGE_4 = (
         about="the filter is one fused pass, compiled by numba",
     ),
     Rung(
-        "filter_origin_cuda", 4, filtered_origin,
+        "filter_baseline_cuda", 4, filtered_baseline,
         Preparation("combined", "opencv", device="cuda", filter=_ORIGIN),
-        changes="origin_combined_cuda", reference="filter_opencv_cpu",
+        changes="baseline_combined_cuda", reference="filter_opencv_cpu",
         about="the right filter called the origin's way: to the GPU and back for each frame, memory "
         "made and freed, a wait after each launch",
         needs=("cuda", "cupy"),
@@ -243,9 +244,9 @@ STAGE_5 = (
         about="a thread filters and prepares the next frame while the engine works on this one",
     ),
     Rung(
-        "origin_streams_cuda", 5, origin_streams,
+        "baseline_streams_cuda", 5, baseline_streams,
         Preparation("combined", "torch", device="cuda", filter=_ORIGIN),
-        changes="filter_origin_cuda", reference="filter_opencv_cpu",
+        changes="filter_baseline_cuda", reference="filter_opencv_cpu",
         about="the origin's two streams: the GPU prepares a frame on one, the network reads it on the "
         "other, and nothing makes it wait",
         needs=("cuda", "cupy"),
@@ -262,19 +263,19 @@ STAGE_5 = (
 STAGE_9 = (
     Rung(
         "grouped_cpu", 9, grouped, Preparation("combined", "opencv", options={"frames": 4}),
-        changes="batched_cpu", reference="origin_combined_cpu",
+        changes="batched_cpu", reference="baseline_combined_cpu",
         about="four frames, of one stream or of several, go through the networks in one pass",
     ),
     Rung(
         "grouped_bf16_cpu", 9, grouped,
         Preparation("combined", "bytes", engine="openvino", precision="bf16", options={"frames": 4}),
-        changes="cpu_engine_bf16", reference="origin_combined_cpu",
+        changes="cpu_engine_bf16", reference="baseline_combined_cpu",
         about="four frames in one pass of the bfloat16 engine", needs=("openvino",),
     ),
     Rung(
         "grouped_cuda", 9, grouped,
         Preparation("combined", "pinned", device="cuda", options={"frames": 4}),
-        changes="batched_cuda", reference="origin_combined_cpu",
+        changes="batched_cuda", reference="baseline_combined_cpu",
         about="four frames in one pass on the GPU", needs=("cuda",),
     ),
 )  # fmt: skip
@@ -290,11 +291,13 @@ def rung(name: str) -> Rung:
     """The rung of that name.
 
     Raises:
-        UsageError: there is none; the message names the nearest.
+        UsageError: there is none; the message gives today's name of a renamed one, or the nearest.
     """
     for candidate in LADDER:
         if candidate.name == name:
             return candidate
+    if name in FORMER_NAMES:
+        raise UsageError(f"the rung {name} is called {FORMER_NAMES[name]} now")
     import difflib
 
     near = difflib.get_close_matches(name, [r.name for r in LADDER], n=3, cutoff=0.4)

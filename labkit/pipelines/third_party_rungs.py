@@ -13,7 +13,7 @@ PEERS = (
     Rung(
         "peer_onnxruntime_fp32", 6, batched_crops,
         Preparation("combined", "bytes", engine="onnxruntime"),
-        changes="folded_cpu", reference="origin_combined_cpu",
+        changes="folded_cpu", reference="baseline_combined_cpu",
         about="ONNX Runtime runs both networks", needs=("onnxruntime", "onnxscript"),
     ),
     Rung(

@@ -2,7 +2,7 @@
 
     %load_ext labkit.profiling
 
-    origin = story.pipeline("origin_combined_cpu")
+    origin = story.pipeline("baseline_combined_cpu")
 
     %%profile before
     for frame, found in origin():

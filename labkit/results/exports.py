@@ -20,6 +20,7 @@ import numpy as np
 from labkit import __version__
 from labkit.core.errors import ResultsError, UsageError
 from labkit.core.files import write_atomic
+from labkit.pipelines.former_names import with_current_names
 from labkit.results import codec
 from labkit.results.records import Comparison, Run, Samples
 from labkit.results.table import COLUMNS, table
@@ -206,4 +207,10 @@ def _read_parquet(content: bytes, stem: Path) -> pd.DataFrame:
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+    return [
+        {
+            str(key): with_current_names(value) if isinstance(value, str) else value
+            for key, value in row.items()
+        }
+        for row in frame.to_dict("records")
+    ]

@@ -239,7 +239,7 @@ def _share(fleet: Mapping[str, Any]) -> str:
     return f"{share} ({interval_told((low, high), '.0f')}%, {len(fleet['rounds_fps'])} rounds)"
 
 
-CLIMBS_FROM = "origin_combined_cpu"
+CLIMBS_FROM = "baseline_combined_cpu"
 
 
 def climbs(comparisons: Sequence[Comparison]) -> list[str]:

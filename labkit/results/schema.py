@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 
 from labkit.core.errors import ResultsError
+from labkit.pipelines.former_names import with_current_names
 
 APPLICATION_ID = 0x4C41424B  # "LABK"
 
@@ -44,6 +45,14 @@ MIGRATIONS = (
         """CREATE TRIGGER a_deleted_run_is_measured_again AFTER DELETE ON runs
             BEGIN DELETE FROM sweep_points WHERE run_id = OLD.id; END""",
     ),
+    (
+        """UPDATE runs SET rung = with_current_names(rung), settings = with_current_names(settings),
+            fidelity = with_current_names(fidelity)""",
+        """UPDATE comparisons SET a = with_current_names(a), b = with_current_names(b),
+            settings = with_current_names(settings), fidelity = with_current_names(fidelity)""",
+        "UPDATE predictions SET question = with_current_names(question)",
+        "UPDATE sweep_points SET about = with_current_names(about)",
+    ),
 )
 VERSION = len(MIGRATIONS)
 
@@ -56,6 +65,7 @@ def bring_up_to_date(db: sqlite3.Connection, path: object) -> None:
     """
     if _version(db, path) == VERSION:
         return
+    db.create_function("with_current_names", 1, with_current_names, deterministic=True)
     db.execute("BEGIN IMMEDIATE")
     try:
         for statements in MIGRATIONS[_version(db, path) :]:  # read again: another may have been first

@@ -24,7 +24,7 @@ from conftest import TINY, make_frame  # isort: skip
 
 FRAMES = 4  # a multiple of every group
 BOXES = (5, 15)
-RACES = "origin_streams_cuda"
+RACES = "baseline_streams_cuda"
 
 
 def rungs():
