@@ -80,12 +80,6 @@ def test_objects_keeps_the_best(objects, seed):
     np.testing.assert_allclose(found.score, scores.numpy(), rtol=1e-6)
 
 
-def test_boxes_that_reach_over_the_edge_are_clipped():
-    boxes = np.array([[0.5, 0.5, 3.0, 3.0], [-1, -1, 0.1, 0.1], [0.5, 0.5, 0, 0]], np.float32)
-    got = decode.cxcywh_to_xyxy(boxes, (100, 50))
-    np.testing.assert_allclose(got, [[0, 0, 100, 50], [0, 0, 0, 0], [50, 25, 50, 25]])
-
-
 @pytest.mark.parametrize(
     ("box", "shape"),
     [

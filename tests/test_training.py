@@ -13,12 +13,13 @@ import torch
 from torch import nn
 from torchvision.ops import box_convert, generalized_box_iou
 
+from labkit.core.boxes import xyxy_to_cxcywh
 from labkit.core.errors import UsageError, WeightsError
 from labkit.models.lab_resnet import build_lab_resnet
 from labkit.models.training import train
 from labkit.models.training.batches import scene_batch, zoom
 from labkit.models.training.curve import draw_curves, read_log
-from labkit.models.training.data import Chunk, World, album, draw_chunk, to_cxcywh
+from labkit.models.training.data import Chunk, World, album, draw_chunk
 from labkit.models.training.detr import Learner, build_detr, generalized_iou, match, set_losses
 from labkit.models.training.loop import Budget, Plan, Progress, fit, load_averaged, write_log
 from labkit.sources.synthetic.objects import COARSE, FINE
@@ -61,11 +62,6 @@ class TestAlbum:
         assert (first.images == again.images).all()
         assert (first.crops == again.crops).all()
 
-    def test_boxes_in_shares_agree_with_torchvision(self):
-        xyxy = np.array([[10, 20, 110, 60], [0, 0, 640, 480]], np.float32)
-        expected = box_convert(torch.from_numpy(xyxy), "xyxy", "cxcywh") / torch.tensor([640, 480, 640, 480])
-        assert np.allclose(to_cxcywh(xyxy, (640, 480)), expected)
-
     def test_a_world_without_truth_is_refused(self):
         bare = World(lambda *a, **k: SimpleNamespace(image=None, truth=None), COARSE, FINE)
         with pytest.raises(UsageError, match="truth"):
@@ -79,13 +75,13 @@ class TestAugmentation:
             image = np.zeros((192, 256, 3), np.uint8)
             image[60:110, 90:170] = 255
             boxes = np.zeros((8, 4), np.float32)
-            boxes[0] = to_cxcywh(np.array([[90, 60, 170, 110]], np.float32), (256, 192))[0]
+            boxes[0] = xyxy_to_cxcywh(np.array([[90, 60, 170, 110]], np.float32), (256, 192))[0]
             labels = np.array([3] + [-1] * 7)
             out, moved, kept = zoom(image, boxes, labels, np.random.default_rng(seed))
             assert kept[0] == 3
             y, x = np.nonzero(out[..., 0] > 127)
             seen = np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]], np.float32)
-            assert np.abs(to_cxcywh(seen, (256, 192))[0] - moved[0]).max() < 1.5 / 192
+            assert np.abs(xyxy_to_cxcywh(seen, (256, 192))[0] - moved[0]).max() < 1.5 / 192
 
     def test_flipping_moves_boxes_with_the_pixels(self):
         chunk = draw_chunk(WORLD, 0, 6, seed=5, size=(256, 192), crop_size=(8, 8))
@@ -93,7 +89,7 @@ class TestAugmentation:
         boxes = np.zeros_like(chunk.boxes)
         labels = np.full_like(chunk.labels, -1)
         marked[:, 60:110, 20:80] = 255
-        boxes[:, 0] = to_cxcywh(np.array([[20, 60, 80, 110]], np.float32), (256, 192))
+        boxes[:, 0] = xyxy_to_cxcywh(np.array([[20, 60, 80, 110]], np.float32), (256, 192))
         labels[:, 0] = 1
         chunks = [Chunk(marked, boxes, labels, chunk.crops, chunk.crop_labels)]
         images, found, _ = scene_batch(chunks, 40, np.random.default_rng(1))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.core.boxes import box_iou
 from labkit.core.types import Detections
 from labkit.results.records import Fidelity
 
@@ -29,27 +30,12 @@ class Answers:
     raw: Mapping[str, list[NDArray[np.float32]]]
 
 
-def iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Intersection over union of every pair of boxes: (N, 4), (M, 4) px -> (N, M).
-
-    Two boxes of zero area at the same place count as equal (1).
-    """
-    first, second = a[:, None].astype(np.float64), b[None].astype(np.float64)
-    low = np.maximum(first[..., :2], second[..., :2])
-    high = np.minimum(first[..., 2:], second[..., 2:])
-    shared = np.clip(high - low, 0, None).prod(-1)
-    areas = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1)
-    union = areas - shared
-    same = (first == second).all(-1)
-    return np.where(union > 0, shared / np.where(union > 0, union, 1), same.astype(np.float64))
-
-
 def match(reference: Detections, other: Detections) -> list[tuple[int, int]]:
     """Pairs (i in reference, j in other) of the same object; each box is used once.
 
     Best-overlapping pairs first; a pair has the same label and an IoU of at least 0.5.
     """
-    overlap = iou(reference.xyxy, other.xyxy)
+    overlap = box_iou(reference.xyxy, other.xyxy)
     overlap[reference.label[:, None] != other.label[None]] = 0
     pairs: list[tuple[int, int]] = []
     free_i, free_j = set(range(len(reference))), set(range(len(other)))

@@ -245,9 +245,9 @@ def _nsys() -> Check:
 
 
 def _disk() -> Check:
-    from labkit.results.store import default_path
+    from labkit.core.files import results_folder
 
-    folder = default_path().parent
+    folder = results_folder()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 2**30

@@ -133,7 +133,7 @@ def legend(runs: Sequence[Run]) -> list[str]:
     lines = [
         f"{first.scenario}{', quick' if first.quick else ''}; {first.source.get('spec')} {width}x{height}, "
         f"{first.settings.get('model_set')} models, {kinds} weights",
-        f"{first.fingerprint.get('cpu')}, {first.fingerprint.get('cores')} cores",
+        first.machine,
         "p50, p90, p99: latency in ms. ~: noisy, labkit results show ID says why",
         "agrees: detections also found by the reference rung. mAP@[.5:.95] and names:",
         "accuracy on scenes with the lab's small models, prepared alike;",

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from labkit.core.errors import ResultsError, UsageError
+from labkit.core.files import results_folder
 from labkit.results.exports import export, load_exports
 from labkit.results.records import Comparison, Run
 from labkit.results.store import Store, default_path
@@ -99,7 +100,7 @@ def report(
     newest_comparisons = [record for record in latest if isinstance(record, Comparison)]
     newest_runs.sort(key=lambda run: order.get(run.rung, len(order)))
     name = "machines.html" if folders else "report.html"
-    path = output or default_path().parent / name
+    path = output or results_folder() / name
     print(write_report(newest_runs, newest_comparisons, path, predictions, others=runs))
 
 

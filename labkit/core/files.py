@@ -1,35 +1,51 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes, and the folders that labkit writes to."""
 
 from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from labkit.core.errors import ResultsError
 
 
 def write_atomic(path: Path | str, content: bytes | str) -> Path:
-    """Writes a file so that a reader, a kill or a full disk never meets half of it.
-
-    The content goes to a temporary file in the same folder, to the disk, and only then takes
-    the name; the folder is made if need be.
+    """Write a file with this content, atomically as `open_atomic` does; returns its path.
 
     Raises:
-        ResultsError: the file cannot be written; one of that name is as it was.
+        ResultsError: the file cannot be written; an existing one is unchanged.
     """
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    with open_atomic(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file whose content appears under its name only when the block ends well.
+
+    Until then it is a temporary file in the same folder, so that no reader, crash or full disk
+    leaves half of it. It is synced to the disk; missing parent folders are made.
+
+    Raises:
+        ResultsError: the file cannot be written; an existing one is unchanged.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f".{path.name[:80]}.{secrets.token_hex(8)}"
-        # Not by mkstemp, whose files only their owner reads: here the user's own mask decides.
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        # Not tempfile.mkstemp, whose files only their owner can read: here the umask decides.
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
+        )
     except OSError as error:
         raise ResultsError(_cannot_write(path, error)) from error
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -38,11 +54,25 @@ def write_atomic(path: Path | str, content: bytes | str) -> Path:
         raise ResultsError(_cannot_write(path, error)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    return path
+
+
+def results_folder() -> Path:
+    """The folder of results: LABKIT_HOME, else the project's `results`, else ./results.
+
+    The project is found from any folder inside it, such as `notebooks`. The folder need not exist.
+    """
+    home = os.environ.get("LABKIT_HOME")
+    if home:
+        return Path(home).expanduser()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "labkit").is_dir():
+            return folder / "results"
+    return Path("results")
 
 
 def user_cache() -> Path:
-    """The folder of what can be made again; not made by asking."""
+    """The folder of files that can be made again, such as converted models. It need not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labkit"
 
 
@@ -51,10 +81,10 @@ def _cannot_write(path: Path, error: OSError) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # other systems cannot open a folder; there the rename stands alone
+    if os.name != "posix":  # other systems cannot open a folder; there the rename alone must do
         return
-    handle = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)

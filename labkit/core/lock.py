@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from labkit.core.files import user_cache
+from labkit.core.errors import ResultsError
+from labkit.core.files import user_cache, write_atomic
 
 
 def lock_holder(besides: Path | None = None) -> str | None:
@@ -58,13 +59,9 @@ def _announce(purpose: str) -> Path | None:
     note = {"purpose": purpose, "pid": os.getpid(), "began_s": psutil.Process().create_time()}
     path = _folder() / f"{os.getpid()}-{uuid.uuid4().hex}.json"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".part")
-        scratch.write_text(json.dumps(note))
-        scratch.rename(path)  # whoever reads meets a whole note or none
-    except OSError:
+        return write_atomic(path, json.dumps(note))
+    except ResultsError:
         return None
-    return path
 
 
 def _purpose_if_alive(path: Path) -> str | None:

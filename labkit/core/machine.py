@@ -8,8 +8,10 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +57,28 @@ def fingerprint_differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return lines
 
 
-def machine_name(mark: dict[str, Any]) -> str:
-    """A short name for a machine, fit for a folder: its GPU or else CPU, and its cores."""
-    gpu = (mark.get("gpu") or {}).get("name")
-    text = f"{gpu or mark.get('cpu', 'unknown')}-{mark.get('cores', '?')}cores"
-    text = text.replace("(R)", "").replace("(TM)", "").replace("Processor", "")
-    return "-".join("".join(c if c.isalnum() else " " for c in text).lower().split())
+def machine_name(fingerprint: Mapping[str, Any], device: str | None = None) -> str:
+    """The machine of a fingerprint in words: "CPU, 8 cores, GPU".
+
+    Args:
+        device: "cpu" or "cuda" to name only the part that does the work.
+    """
+    gpu = (fingerprint.get("gpu") or {}).get("name")
+    if gpu and device == "cuda":
+        return str(gpu)
+    cpu = fingerprint.get("cpu")
+    parts = [f"{cpu}, {fingerprint.get('cores', '?')} cores" if cpu else None, None if device else gpu]
+    return ", ".join(part for part in parts if part) or "unknown machine"
+
+
+def affinity_cores() -> int:
+    """Number of cores that this process may be scheduled on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_cores() -> int:
+    """Whole cores that this process may use: its affinity, bounded by the control group's quota."""
+    return max(1, int(min(affinity_cores(), _quota() or inf)))
 
 
 @lru_cache(maxsize=1)
@@ -75,7 +93,7 @@ def _fixed() -> dict[str, Any]:
         "threads": _threads(),
         "tf32": _tf32(),
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": affinity_cores(),
         "quota_cores": _quota(),
         "isa": _isa(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),

@@ -14,6 +14,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.core.machine import affinity_cores
+
 
 def band_limits(height: int) -> NDArray[np.int64]:
     """First rows of the bands of an image, and at the end its height.
@@ -49,7 +51,7 @@ def share_out(work: Callable[[int], None], n_bands: int) -> None:
         for band in left:
             work(band)
 
-    others = [_threads().submit(run) for _ in range(min(_cores(), n_bands) - 1)]
+    others = [_threads().submit(run) for _ in range(min(affinity_cores(), n_bands) - 1)]
     try:
         run()
     finally:
@@ -59,15 +61,8 @@ def share_out(work: Callable[[int], None], n_bands: int) -> None:
 
 
 @cache
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, _cores() - 1), thread_name_prefix="filter-band")
+    return ThreadPoolExecutor(max(1, affinity_cores() - 1), thread_name_prefix="filter-band")
 
 
 if hasattr(os, "register_at_fork"):

@@ -18,12 +18,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labkit.core.errors import UnavailableError, UsageError, first_line
+from labkit.core.machine import available_cores
 from labkit.core.threads import PASSIVE_WAIT
 from labkit.fleet.guards import defer_interrupt, environment
 
@@ -157,16 +158,6 @@ def measuring_nodes() -> list[Node]:
     return found
 
 
-def cores_available() -> int:
-    """Cores that this process may use: its affinity, bounded by the control group's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            cores = min(cores, int(quota) // int(period))
-    return max(1, cores)
-
-
 def _ray() -> Any:
     try:
         import ray
@@ -185,7 +176,7 @@ def _start(ray: Any, folder: Path, dashboard: bool, object_store_bytes: int) -> 
     with _explained("Ray does not start on this machine", advice), defer_interrupt():
         ray.init(
             "local",
-            num_cpus=cores_available(),
+            num_cpus=available_cores(),
             resources={MEASURING: 1},
             object_store_memory=object_store_bytes,
             include_dashboard=dashboard,

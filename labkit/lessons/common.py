@@ -24,6 +24,7 @@ from labkit.bench.progress import Screen
 from labkit.bench.run import bench
 from labkit.core import stats
 from labkit.core.errors import LabError
+from labkit.core.files import results_folder
 from labkit.core.types import Workload
 from labkit.lessons.attention import look_inside, picture
 from labkit.lessons.checks import check_corners, check_device_time, check_normalise, check_speed_up
@@ -262,7 +263,7 @@ def recorded(stage: int | None = None) -> pd.DataFrame | str:
     """Runs recorded on other machines, with machine and date; they ship with the project."""
     runs = [
         run
-        for folder in sorted(default_path().parent.glob("reference/*"))
+        for folder in sorted(results_folder().glob("reference/*"))
         if (folder / "runs.parquet").is_file()
         for run in import_reference(folder)
         if stage in (None, run.stage) or run.settings.get("device") == "cuda"

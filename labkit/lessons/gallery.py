@@ -22,8 +22,7 @@ from urllib.parse import unquote
 
 from labkit import __version__
 from labkit.core.errors import UnavailableError, UsageError
-from labkit.core.files import write_atomic
-from labkit.results.store import default_path
+from labkit.core.files import results_folder, write_atomic
 
 MINUTES = 15.0
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -63,7 +62,7 @@ def write_gallery(
     if not minutes > 0:
         raise UsageError(f"minutes is more than 0, not {minutes}")
     _check_parameters(parameters or {})
-    folder = Path(folder) if folder else default_path().parent / "gallery"
+    folder = Path(folder) if folder else results_folder() / "gallery"
     done = []
     for path in found:
         progress(f"{path.name} ...")
@@ -120,7 +119,7 @@ async def _run(notebook: Any, path: Path, limit_s: float) -> str | None:
 
 def _link_recorded(home: Path) -> None:
     """Recorded runs of other machines are looked for beside the store: let them be found there."""
-    recorded = default_path().parent / "reference"
+    recorded = results_folder() / "reference"
     if not recorded.is_dir():
         return
     try:
@@ -372,10 +371,9 @@ def _document(title: str, body: str) -> str:
 
 
 def _machine() -> str:
-    from labkit.core.machine import fingerprint
+    from labkit.core.machine import fingerprint, machine_name
 
-    mark = fingerprint()
-    return f"{mark.get('cpu', 'unknown processor')}, {mark.get('cores', '?')} cores"
+    return machine_name(fingerprint())
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from labkit.bench import accuracy
 from labkit.bench.agreement import Answers
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, ResultsError, UsageError
-from labkit.core.files import write_atomic
+from labkit.core.files import results_folder, write_atomic
+from labkit.core.machine import machine_name
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Detections, Frame, Rung, Size, Workload
 from labkit.pipelines.ladder import rung
 from labkit.results.ablation import NAMES, Estimate, Judged, Loss, Metric, from_csv, sentences, to_csv
-from labkit.results.store import default_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,7 +164,7 @@ def recorded(folder: Path | None = None) -> list[Judged]:
     Raises:
         ResultsError: it is not there, or is something else.
     """
-    folders = [folder] if folder else [default_path().parent / RECORDED, PROJECT / "results" / RECORDED]
+    folders = [folder] if folder else [results_folder() / RECORDED, PROJECT / "results" / RECORDED]
     path = next((each / TABLE for each in folders if (each / TABLE).is_file()), folders[0] / TABLE)
     try:
         return from_csv(path.read_text())
@@ -198,8 +198,7 @@ def redraw(folder: Path) -> list[Path]:
         mark = json.loads((folder / MARK).read_text())
     except (OSError, ValueError) as error:
         raise ResultsError(f"{folder / MARK} does not say on what was judged ({error})") from error
-    about = f"{mark.get('cpu')}, {mark.get('cores')} cores"
-    return save(robustness(rows, about=about), folder / "accuracy")
+    return save(robustness(rows, about=machine_name(mark)), folder / "accuracy")
 
 
 def _chosen(names: Sequence[str] | None) -> list[Change]:
@@ -268,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m labkit.lessons.nb06_accuracy", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--out", type=Path, default=default_path().parent / "accuracy", help="folder")
+    parser.add_argument("--out", type=Path, default=results_folder() / "accuracy", help="folder")
     parser.add_argument("--scenes", type=int, default=accuracy.FULL_SCENES, help="per strength of noise")
     parser.add_argument("--redraw", action="store_true", help="only draw the picture of the table in --out")
     options = parser.parse_args(arguments)

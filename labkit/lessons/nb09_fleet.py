@@ -14,7 +14,7 @@ from labkit.bench.frames import collect
 from labkit.bench.plan import QUICK
 from labkit.bench.worker import Worker
 from labkit.core.errors import UnavailableError
-from labkit.core.machine import fingerprint
+from labkit.core.machine import fingerprint, machine_name
 from labkit.core.types import Detections, Size, Workload
 from labkit.fleet.benchmark.rounds import Rounds, run_rounds
 from labkit.fleet.queueing import (
@@ -98,7 +98,6 @@ def service_times(
             if n == 1:
                 single_fps = float(1 / np.mean(batch_s[1]))
                 found = worker.answers(frames[:4]).found
-    mark = fingerprint()
     return Measured(
         name,
         workload,
@@ -108,7 +107,7 @@ def service_times(
         single_fps,
         float(np.mean([_jpeg_bytes(frame.image) for frame in frames[:4]])),
         float(np.mean([_result_bytes(each) for each in found])),
-        f"{mark.get('cpu')}, {mark.get('cores')} cores",
+        machine_name(fingerprint()),
         " and ".join(sorted({one.kind for one in weights.values()})),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
@@ -14,22 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import ResultsError
-from labkit.core.files import write_atomic
+from labkit.core.files import results_folder, write_atomic
 
 RECORD_FPS = 30.0
 _QUEUE = 8
 
 
 def live_folder() -> Path:
-    """Where pictures and recordings go: `live` in LABKIT_HOME, else in the project's `results`."""
-    home = os.environ.get("LABKIT_HOME")
-    if home:
-        return Path(home).expanduser() / "live"
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "labkit").is_dir():
-            return folder / "results" / "live"
-    return Path("results") / "live"
+    """The folder of pictures and recordings."""
+    return results_folder() / "live"
 
 
 def save_picture(image: NDArray[np.uint8], folder: Path) -> Path:

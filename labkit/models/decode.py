@@ -9,23 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from labkit.core.boxes import cxcywh_to_xyxy
 from labkit.core.types import Detections, Size
-
-
-def cxcywh_to_xyxy(boxes: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
-    """Relative centre boxes to pixel corners, clipped to the frame.
-
-    Args:
-        boxes: (N, 4) centre x, centre y, width, height in [0, 1].
-        size: (width, height) of the frame in px.
-
-    Returns:
-        (N, 4) float32 px: x_min, y_min, x_max, y_max.
-    """
-    cx, cy, w, h = boxes.astype(np.float32).T
-    corners = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], axis=1)
-    limit = np.array([*size, *size], np.float32)
-    return np.clip(corners * limit, 0, limit).astype(np.float32)
 
 
 def best_queries(logits: Tensor, objects: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labkit.core.errors import UnavailableError, UsageError
+from labkit.core.files import results_folder
 from labkit.core.trace import SpanRecord, recording
 from labkit.profiling import nsys
 from labkit.profiling.capture import ANCHOR, ANCHOR_DOMAIN, Capture, Range, Read
 from labkit.profiling.export import read_export
 from labkit.profiling.reads import Reads, noting_reads
 from labkit.profiling.torch_trace import read_trace, torch_profiled
-from labkit.results.store import default_path
 
 ENGINES = ("auto", "nsys", "torch")
 
@@ -124,7 +124,7 @@ def nsys_capture(found: nsys.Nsys, stem: Path, marked: Marked) -> Capture:
 
 def report_stem(name: str) -> Path:
     """A new file name, without its ending, in the folder of profiles beside the results."""
-    folder = default_path().parent / "profiles"
+    folder = results_folder() / "profiles"
     folder.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
     return (folder / f"{name}-{now}").absolute()

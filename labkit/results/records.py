@@ -12,16 +12,7 @@ from numpy.typing import NDArray
 
 from labkit.core import stats
 from labkit.core.errors import UsageError
-
-
-def machine_of(fingerprint: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """The GPU that did the work, or the processor with its cores."""
-    gpu = (fingerprint.get("gpu") or {}).get("name")
-    if gpu and settings.get("device") == "cuda":
-        return str(gpu)
-    if not fingerprint.get("cpu"):
-        return "unknown machine"
-    return f"{fingerprint['cpu']}, {fingerprint.get('cores', '?')} cores"
+from labkit.core.machine import machine_name
 
 
 def finite(interval: tuple[float, float]) -> list[float | None]:
@@ -182,7 +173,7 @@ class Run:
     @property
     def machine(self) -> str:
         """What it was measured on, for captions: the GPU of a GPU rung, else the CPU."""
-        return machine_of(self.fingerprint, self.settings)
+        return machine_name(self.fingerprint, self.settings.get("device", "cpu"))
 
     @property
     def share_of_limit(self) -> float | None:
@@ -302,7 +293,7 @@ class Comparison:
     @property
     def machine(self) -> str:
         """What it was measured on, for captions; see `Run.machine`."""
-        return machine_of(self.fingerprint, self.settings)
+        return machine_name(self.fingerprint, self.settings.get("device", "cpu"))
 
     @property
     def sentence(self) -> str:

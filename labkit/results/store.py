@@ -6,7 +6,6 @@ whatever is killed afterwards; other processes may write at the same time.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from labkit.core.errors import ResultsError, UsageError
+from labkit.core.files import results_folder
 from labkit.results import codec, schema
 from labkit.results.exports import FORMATS, export
 from labkit.results.records import Comparison, Run
@@ -27,19 +27,8 @@ NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ce
 
 
 def default_path() -> Path:
-    """Where results go: a file `lab.sqlite`.
-
-    It lies in the folder LABKIT_HOME, else in the project's `results` (found from any folder
-    inside the project, such as `notebooks`), else in ./results.
-    """
-    home = os.environ.get("LABKIT_HOME")
-    if home:
-        return Path(home).expanduser() / "lab.sqlite"
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "labkit").is_dir():
-            return folder / "results" / "lab.sqlite"
-    return Path("results") / "lab.sqlite"
+    """The file `lab.sqlite` in the folder of results."""
+    return results_folder() / "lab.sqlite"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ where it stopped. Every scene comes from a shot of its own.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.core.boxes import xyxy_to_cxcywh
 from labkit.core.errors import UsageError
+from labkit.core.files import open_atomic
 from labkit.core.types import Frame, Size
 
 SHOT_FRAMES = 150
@@ -70,15 +71,14 @@ def album(
         size: (width, height) of the shrunken scenes.
         crop_size: (width, height) of the crops.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     per_chunk = min(scenes, CHUNK_SCENES)
     name = f"{seed}-{size[0]}x{size[1]}-{crop_size[0]}x{crop_size[1]}-{per_chunk}"
     for number in range(-(-scenes // per_chunk)):
         path = folder / f"{name}-{number:04d}.npz"
         if not path.exists():
-            _write_whole(
-                path, draw_chunk(world, number, per_chunk, seed=seed, size=size, crop_size=crop_size)
-            )
+            chunk = draw_chunk(world, number, per_chunk, seed=seed, size=size, crop_size=crop_size)
+            with open_atomic(path) as file:
+                np.savez(file, **{key: getattr(chunk, key) for key in Chunk.__dataclass_fields__})
         with np.load(path) as parts:
             yield Chunk(**{key: parts[key] for key in parts.files})
 
@@ -100,7 +100,7 @@ def draw_chunk(world: World, number: int, scenes: int, *, seed: int, size: Size,
             raise UsageError("models are trained on a world whose frames carry coarse and fine truth")
         images[i] = shrink(frame.image, size, rng)
         n = len(truth)
-        boxes[i, :n] = to_cxcywh(truth.xyxy, frame.size)
+        boxes[i, :n] = xyxy_to_cxcywh(truth.xyxy, frame.size)
         labels[i, :n] = truth.label
         for box, fine in zip(truth.xyxy, truth.fine_label, strict=True):
             crops.append(shrink(loose_crop(frame.image, box, rng), crop_size, rng))
@@ -128,27 +128,3 @@ def loose_crop(
     left, top = int(max(0, np.floor(moved[0]))), int(max(0, np.floor(moved[1])))
     right, bottom = int(min(width, np.ceil(moved[2]))), int(min(height, np.ceil(moved[3])))
     return image[top : max(bottom, top + 1), left : max(right, left + 1)]
-
-
-def to_cxcywh(xyxy: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
-    """(N, 4) corners in px to (cx, cy, w, h) as shares of a frame of (width, height)."""
-    x_min, y_min, x_max, y_max = xyxy.T
-    width, height = size
-    return np.stack(
-        [
-            (x_min + x_max) / (2 * width),
-            (y_min + y_max) / (2 * height),
-            (x_max - x_min) / width,
-            (y_max - y_min) / height,
-        ],
-        axis=1,
-    ).astype(np.float32)
-
-
-def _write_whole(path: Path, chunk: Chunk) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    with partial.open("wb") as file:
-        np.savez(file, **{key: getattr(chunk, key) for key in Chunk.__dataclass_fields__})
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

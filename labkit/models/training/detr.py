@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import box_convert, generalized_box_iou_loss
 
 from labkit.core.types import Size
 
@@ -190,12 +191,8 @@ def match(
 
 def generalized_iou(one: Tensor, other: Tensor) -> Tensor:
     """Generalised IoU (Rezatofighi et al. 2019) of (..., 4) boxes (cx, cy, w, h), pair by pair."""
-    low_a, high_a = one[..., :2] - one[..., 2:] / 2, one[..., :2] + one[..., 2:] / 2
-    low_b, high_b = other[..., :2] - other[..., 2:] / 2, other[..., :2] + other[..., 2:] / 2
-    both = (torch.minimum(high_a, high_b) - torch.maximum(low_a, low_b)).clamp(min=0).prod(-1)
-    hull = (torch.maximum(high_a, high_b) - torch.minimum(low_a, low_b)).prod(-1)
-    union = one[..., 2:].prod(-1) + other[..., 2:].prod(-1) - both
-    return both / union.clamp(min=1e-9) - (hull - union) / hull.clamp(min=1e-9)
+    pairs = torch.broadcast_tensors(one, other)
+    return 1 - generalized_box_iou_loss(*(box_convert(boxes, "cxcywh", "xyxy") for boxes in pairs))
 
 
 def _box_losses(found: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import csv
+import io
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.core.errors import UsageError, WeightsError
+from labkit.core.files import open_atomic, write_atomic
 
 
 @dataclass(frozen=True)
@@ -174,14 +175,13 @@ def load_averaged(model: Module, plan: Plan) -> Module:
 
 
 def write_log(path: Path, rows: list[dict[str, float]]) -> None:
-    """Writes the log of a training run as CSV, whole."""
+    """Write the log of a training run as CSV."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    partial = path.with_suffix(".part")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in r.items()} for r in rows)
-    os.replace(partial, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in r.items()} for r in rows)
+    write_atomic(path, text.getvalue())
 
 
 def _warmth(step: int) -> float:
@@ -229,12 +229,8 @@ def _save(
         "rows": rows,
         "seed": plan.seed,
     }
-    partial = plan.checkpoint.with_suffix(".part")
-    with partial.open("wb") as file:
+    with open_atomic(plan.checkpoint) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, plan.checkpoint)
     write_log(plan.log, rows)
 
 

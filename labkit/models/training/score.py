@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from labkit.core.boxes import box_iou
 from labkit.core.errors import UnavailableError, WeightsError
 from labkit.core.types import Detections, Size
 from labkit.models.lab_resnet import build_lab_resnet
@@ -156,7 +157,7 @@ def matched(
     boxes: NDArray[np.float32], label: NDArray[np.int64], score: NDArray[np.float32], truth: Detections
 ) -> list[tuple[int, int, float]]:
     """Pairs (found, true, IoU) with IoU >= 0.5 and the same label, best score first, one to one."""
-    overlap = iou(boxes, truth.xyxy)
+    overlap = box_iou(boxes, truth.xyxy)
     overlap[label[:, None] != truth.label[None]] = 0
     pairs: list[tuple[int, int, float]] = []
     for mine in np.argsort(-score):
@@ -167,15 +168,6 @@ def matched(
             pairs.append((int(mine), theirs, float(overlap[mine, theirs])))
             overlap[:, theirs] = 0
     return pairs
-
-
-def iou(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, M) intersection over union of boxes (x_min, y_min, x_max, y_max)."""
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    both = (high - low).clip(0).prod(axis=2)
-    area = [(b[:, 2:] - b[:, :2]).prod(axis=1) for b in (one, other)]
-    return both / np.maximum(area[0][:, None] + area[1][None] - both, 1e-6)
 
 
 def _frames(world: World, scenes: int, seed: int) -> Iterator[tuple[NDArray[np.uint8], Detections]]:

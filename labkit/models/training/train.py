@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import box_convert, box_iou
 
 from labkit.core.errors import UsageError
 from labkit.models.lab_resnet import build_lab_resnet
@@ -190,7 +191,11 @@ def score_detector(detr: Any, chunks: list[Chunk], device: str = "cpu") -> dict[
             labels = torch.from_numpy(chunk.labels[part]).to(device)
             score, label = out.logits.softmax(-1)[..., :-1].max(-1)
             _, batch, query, target = match(out.logits[None], out.pred_boxes[None], boxes, labels)
-            iou = _iou(out.pred_boxes[batch, query], boxes[batch, target])
+            pairs = (
+                box_convert(each, "cxcywh", "xyxy")
+                for each in (out.pred_boxes[batch, query], boxes[batch, target])
+            )
+            iou = box_iou(*pairs).diagonal()
             hit = (iou >= 0.5) & (label[batch, query] == labels[batch, target])
             hit &= score[batch, query] >= 0.5
             found += int((score >= 0.5).sum())
@@ -256,13 +261,6 @@ def _drop_crops(chunks: list[Chunk]) -> list[Chunk]:
 def _crops(chunks: list[Chunk]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     images = np.concatenate([chunk.crops for chunk in chunks])
     return images, np.concatenate([chunk.crop_labels for chunk in chunks])
-
-
-def _iou(one: Tensor, other: Tensor) -> Tensor:
-    low = torch.maximum(one[:, :2] - one[:, 2:] / 2, other[:, :2] - other[:, 2:] / 2)
-    high = torch.minimum(one[:, :2] + one[:, 2:] / 2, other[:, :2] + other[:, 2:] / 2)
-    both = (high - low).clamp(min=0).prod(1)
-    return both / (one[:, 2:].prod(1) + other[:, 2:].prod(1) - both).clamp(min=1e-9)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -73,7 +73,7 @@ class Figure:
 
 def machines(records: Iterable[Record]) -> list[Machine]:
     """The records by like fingerprints, in the order in which each kind first appears."""
-    from labkit.core.machine import fingerprint_differences
+    from labkit.core.machine import fingerprint_differences, machine_name
 
     groups: list[list[Record]] = []
     for record in records:
@@ -87,7 +87,9 @@ def machines(records: Iterable[Record]) -> list[Machine]:
     found = []
     for place, group in enumerate(groups):
         newest = max(group, key=lambda record: record.created)
-        found.append(Machine(_letter(place), _name(newest.fingerprint), newest.fingerprint, tuple(group)))
+        found.append(
+            Machine(_letter(place), machine_name(newest.fingerprint), newest.fingerprint, tuple(group))
+        )
     return found
 
 
@@ -132,10 +134,3 @@ def what_differs(there: Sequence[Machine]) -> list[tuple[Machine, list[str]]]:
 
 def _letter(place: int) -> str:
     return chr(ord("A") + place) if place < 26 else f"{_letter(place // 26 - 1)}{_letter(place % 26)}"
-
-
-def _name(mark: Mapping[str, Any]) -> str:
-    gpu = (mark.get("gpu") or {}).get("name")
-    if not mark.get("cpu"):
-        return gpu or "unknown machine"
-    return f"{mark['cpu']}, {mark.get('cores', '?')} cores" + (f", {gpu}" if gpu else "")
