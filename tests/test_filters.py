@@ -20,14 +20,14 @@ from hypothesis.extra import numpy as hnp
 
 from labkit.core.errors import FrameError, UnavailableError, UsageError
 from labkit.filters import baseline_formula, jit, numba_bands, quality, reference
-from labkit.filters.filter_benchmark import Race
+from labkit.filters.filter_benchmark import FilterTimes
 from labkit.filters.image_filters import edge_filter, guided_filter
 from labkit.filters.torch_filter import edges_tensor, guided_tensor
 from labkit.filters.versions import VERSIONS, find_version
 
 ROOT = Path(__file__).parents[1]
 CONTRIB = ROOT / ".venv" / "contrib"
-GUIDED = [v for v in VERSIONS.values() if v.filter == "guided" and v.output == "image" and not v.exhibit]
+GUIDED = [v for v in VERSIONS.values() if v.filter == "guided" and v.output == "image" and v.correct]
 EDGES = [v for v in VERSIONS.values() if v.filter == "edge"]
 WITH_GUIDE = [v for v in GUIDED if v.guide]
 FAST_CPU = ["numba", "opencv", "torch"]
@@ -230,7 +230,7 @@ def test_bands_cover_every_row_once():
 def test_every_band_is_done_once(monkeypatch, cores):
     monkeypatch.setattr(numba_bands, "affinity_cores", lambda: cores)
     done = []
-    numba_bands.share_out(done.append, 7)
+    numba_bands.run_bands(done.append, 7)
     assert sorted(done) == list(range(7))
 
 
@@ -245,7 +245,7 @@ def test_bands_run_at_the_same_time_and_a_failing_one_is_reported(monkeypatch):
             raise FrameError(f"band {band}")
 
     with pytest.raises(FrameError, match="band"):
-        numba_bands.share_out(fail_elsewhere, 2)
+        numba_bands.run_bands(fail_elsewhere, 2)
 
 
 def test_a_busy_pool_is_not_waited_for(monkeypatch):
@@ -254,7 +254,7 @@ def test_a_busy_pool_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(numba_bands, "_threads", lambda: pool)
     blocker = pool.submit(release.wait, 30)
     done = []
-    numba_bands.share_out(done.append, 4)  # all here, while the only other thread is busy
+    numba_bands.run_bands(done.append, 4)  # all here, while the only other thread is busy
     assert done == [0, 1, 2, 3]
     assert not blocker.done()
     release.set()
@@ -310,7 +310,7 @@ def test_tensors_stay_tensors(photo):
 def test_opencvs_own_filter_agrees_away_from_the_border():
     """It is in a package that takes cv2's place, so it is imported in a process of its own."""
     code = (
-        "import json; from labkit.filters.filter_benchmark import has_peer, race; "
+        "import json; from labkit.filters.filter_benchmark import has_ximgproc, time_versions; "
         "print(json.dumps(race(size=(96, 64), rounds=5).to_json() if has_peer() else None))"
     )
     paths = [str(CONTRIB), str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -325,7 +325,7 @@ def test_opencvs_own_filter_agrees_away_from_the_border():
     told = json.loads(done.stdout)
     if told is None:
         pytest.skip("no opencv-contrib-python here; .ci/get_contrib fetches it")
-    found = Race.from_json(told)
+    found = FilterTimes.from_json(told)
     assert found.of("ximgproc").largest_difference <= 1
     assert len(found.of("ximgproc").seconds) == 5
 
@@ -396,7 +396,7 @@ def test_a_wrong_guide_is_refused(photo):
 
 
 def test_unknown_versions_are_refused_with_those_there_are(photo):
-    with pytest.raises(UsageError, match="there are reference, origin, opencv"):
+    with pytest.raises(UsageError, match="there are reference, baseline, opencv"):
         guided_filter(photo, version="fast")
     with pytest.raises(UsageError, match="no version 'guided-numba' of the edge filter"):
         edge_filter(photo, version="guided-numba")
@@ -436,7 +436,7 @@ def step():
 
 def test_exhibit_blurs_the_edge_that_the_filter_keeps(step):
     kept = guided_filter(step, 4, 0.01)
-    blurred = guided_filter(step, 4, 0.1, version="origin")
+    blurred = guided_filter(step, 4, 0.1, version="baseline")
     assert levels_apart(kept, step) <= 30
     assert levels_apart(blurred, step) >= 50
     box = reference.to_bytes(reference.box_mean(step / 255, 4))
@@ -446,7 +446,7 @@ def test_exhibit_blurs_the_edge_that_the_filter_keeps(step):
 
 
 def test_exhibit_is_a_box_blur_on_a_photograph(photo):
-    found = guided_filter(photo, 2, 0.1, version="origin").astype(float)
+    found = guided_filter(photo, 2, 0.1, version="baseline").astype(float)
     box = 255 * reference.box_mean(photo / 255, 2)
     filtered = 255 * reference.guided_float(photo, 2, 0.01)
     assert np.abs(found - box).mean() < 0.8  # of which 0.5 is the cut to whole levels
@@ -458,12 +458,12 @@ def test_exhibit_hardly_knows_its_eps(photo):
         a, b = (guided_filter(photo, 2, eps, version=version).astype(float) for eps in (low, high))
         return np.abs(a - b).mean()
 
-    assert change("origin", 0.1, 0.4) < 0.1
-    assert change("numba", 0.001, 0.004) > 5 * change("origin", 0.1, 0.4)
+    assert change("baseline", 0.1, 0.4) < 0.1
+    assert change("numba", 0.001, 0.004) > 5 * change("baseline", 0.1, 0.4)
 
 
 def test_exhibit_is_half_a_level_dark(photo):
-    found = guided_filter(photo, 2, 0.1, version="origin").astype(float)
+    found = guided_filter(photo, 2, 0.1, version="baseline").astype(float)
     box = 255 * reference.box_mean(photo / 255, 2)
     assert (found - box).mean() == pytest.approx(-0.5, abs=0.1)
 
@@ -472,7 +472,7 @@ def test_exhibit_is_half_a_level_dark(photo):
 
 
 def test_psnr_is_that_of_scikit_image(photo):
-    noisy = quality.with_noise(photo, 12)
+    noisy = quality.add_noise(photo, 12)
     expected = skimage.metrics.peak_signal_noise_ratio(photo, noisy)
     assert quality.measure_quality(photo, noisy).psnr_db == pytest.approx(expected)
 
@@ -493,10 +493,10 @@ def test_edge_retention_of_known_changes(photo):
 
 
 def test_filter_removes_noise_and_keeps_more_edge_than_a_blur(photo):
-    noisy = quality.with_noise(photo, 12)
-    rows = quality.sweep(photo, noisy, radii=(2,), eps_values=(1e-6, 0.01))
+    noisy = quality.add_noise(photo, 12)
+    rows = quality.quality_sweep(photo, noisy, radii=(2,), eps_values=(1e-6, 0.01))
     before, idle, helped = (row.quality for row in rows)
-    blurred = quality.measure_quality(photo, guided_filter(noisy, 2, 0.1, version="origin"))
+    blurred = quality.measure_quality(photo, guided_filter(noisy, 2, 0.1, version="baseline"))
     assert helped.psnr_db > before.psnr_db + 1
     assert helped.ssim > before.ssim
     assert idle.psnr_db == pytest.approx(before.psnr_db, abs=0.1)

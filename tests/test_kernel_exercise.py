@@ -80,7 +80,7 @@ def test_a_wrong_body_fails_with_its_reason(reason, monkeypatch):
     from labkit.filters import emulate
 
     if reason == "endless loop":
-        monkeypatch.setattr(emulate.emulate, "__kwdefaults__", {"timeout_s": 3.0})
+        monkeypatch.setattr(emulate.emulate_launch, "__kwdefaults__", {"timeout_s": 3.0})
     checked = check_kernel(WRONG[reason])
     assert not checked
     assert re.search(reason, str(checked)), str(checked)

@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +10,12 @@ import torch
 from labkit.core.errors import FrameError, UnavailableError, UsageError
 from labkit.filters import compile as compiler
 from labkit.filters import cuda, emulate, reference
-from labkit.filters.kernel_source import kernel_files, kernel_names, kernel_source, nvrtc_options
-from labkit.filters.launch_config import RECIPES, Array, plan
+from labkit.filters.kernel_source import kernel_files, kernel_names, kernel_source
+from labkit.filters.launch_config import PLANNERS, Array, launch_plan
 from labkit.filters.versions import VERSIONS
 
-IMAGE_FILES = [file for file in RECIPES if file != "guided_5_detr.cu"]
-GUIDED_FILES = [file for file in RECIPES if file.startswith("guided")]
+IMAGE_FILES = [file for file in PLANNERS if file != "guided_5_detr.cu"]
+GUIDED_FILES = [file for file in PLANNERS if file.startswith("guided")]
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 needs_gcc = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile kernels for the CPU")
@@ -64,7 +62,7 @@ def assert_close(file, found, expected):
 
 
 @needs_gcc
-@pytest.mark.parametrize("file", RECIPES)
+@pytest.mark.parametrize("file", PLANNERS)
 @pytest.mark.parametrize(
     "shape",
     # one pixel; smaller than the window; odd; several tiles in x, in y; 1 to 4 channels
@@ -75,7 +73,7 @@ def test_kernel_equals_the_reference(file, shape):
     if file == "guided_5_detr.cu":
         shape = (*shape[:2], 3)
     image = structured_image(shape)
-    made = plan(file, shape, 4)
+    made = launch_plan(file, shape, 4)
     assert_close(file, emulate.emulate_plan(made, image), expected_result(file, image, 4))
 
 
@@ -86,7 +84,7 @@ def test_kernel_equals_the_reference(file, shape):
 )
 def test_kernel_at_other_radii(file, radius):
     image = structured_image((29, 41, 3))
-    made = plan(file, image.shape, radius)
+    made = launch_plan(file, image.shape, radius)
     for eps in (1e-4, 0.1):
         found = emulate.emulate_plan(made, image, eps)
         assert_close(file, found, expected_result(file, image, radius, eps))
@@ -97,15 +95,15 @@ def test_largest_window_on_the_brightest_image_does_not_overflow():
     image = np.full((40, 40, 1), 255, np.uint8)
     image[::2] = 254
     for file in ("guided_1_global.cu", "guided_4_fused.cu"):
-        found = emulate.emulate_plan(plan(file, image.shape, 16), image, 1e-6)
+        found = emulate.emulate_plan(launch_plan(file, image.shape, 16), image, 1e-6)
         assert_close(file, found, expected_result(file, image, 16, 1e-6))
 
 
 @needs_gcc
 def test_half_precision_is_the_rounded_float():
     image = structured_image((20, 34, 3))
-    single = emulate.emulate_plan(plan("guided_5_detr.cu", image.shape, 4), image)
-    half = emulate.emulate_plan(plan("guided_5_detr.cu", image.shape, 4, half=True), image)
+    single = emulate.emulate_plan(launch_plan("guided_5_detr.cu", image.shape, 4), image)
+    half = emulate.emulate_plan(launch_plan("guided_5_detr.cu", image.shape, 4, half=True), image)
     assert half.dtype == np.float16
     assert (half == single.astype(np.float16)).all()
 
@@ -115,7 +113,7 @@ def test_layout_of_the_image_does_not_matter():
     wide = structured_image((20, 70, 3))
     image = wide[::-1, ::2]
     before = wide.copy()
-    made = plan("guided_4_fused.cu", image.shape, 4)
+    made = launch_plan("guided_4_fused.cu", image.shape, 4)
     assert_close(made.file, emulate.emulate_plan(made, image), expected_result(made.file, image, 4))
     assert (wide == before).all()
 
@@ -149,7 +147,7 @@ WITH_BARRIERS = ["guided_2_shared.cu", "guided_3_separable.cu", "guided_4_fused.
 
 
 def barriers_of(file):
-    return plan(file, (20, 20, 1), 2).source.count(BARRIER)
+    return launch_plan(file, (20, 20, 1), 2).source.count(BARRIER)
 
 
 def without_barrier(source, which):
@@ -161,7 +159,7 @@ def without_barrier(source, which):
 @needs_gcc
 @pytest.mark.parametrize("file", WITH_BARRIERS)
 def test_kernel_has_no_race(file):
-    made = plan(file, (20, 20, 1), 2)
+    made = launch_plan(file, (20, 20, 1), 2)
     assert race_report(made, made.source) == ""
 
 
@@ -169,7 +167,7 @@ def test_kernel_has_no_race(file):
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["guided_2_shared.cu", "guided_3_separable.cu", "guided_5_detr.cu"])
 def test_kernels_with_three_channels_have_no_race(file):
-    made = plan(file, (20, 20, 3), 2)
+    made = launch_plan(file, (20, 20, 3), 2)
     assert race_report(made, made.source) == ""
 
 
@@ -178,7 +176,7 @@ def test_kernels_with_three_channels_have_no_race(file):
     ("file", "which"), [(file, which) for file in WITH_BARRIERS for which in range(barriers_of(file))]
 )
 def test_a_missing_barrier_is_reported(file, which):
-    made = plan(file, (20, 20, 1), 2)
+    made = launch_plan(file, (20, 20, 1), 2)
     assert "data race" in race_report(made, without_barrier(made.source, which))
 
 
@@ -186,7 +184,7 @@ def test_a_missing_barrier_is_reported(file, which):
 @pytest.mark.parametrize("barrier", [True, False])
 def test_without_its_barrier_a_kernel_is_wrong_once_a_thread_is_late(barrier):
     """The first thread of each block sleeps before it has filled its part of the tile."""
-    made = plan("edge_2_shared.cu", (20, 20, 1), 1)
+    made = launch_plan("edge_2_shared.cu", (20, 20, 1), 1)
     source = made.source if barrier else without_barrier(made.source, 0)
     late = "if (threadIdx.x + threadIdx.y == 0) std::this_thread::sleep_for(std::chrono::milliseconds(30));"
     begin = "int c = blockIdx.z;"
@@ -218,7 +216,7 @@ extern "C" __global__ void scale(const float *in, double *out, float by, double 
 @needs_gcc
 def test_blocks_threads_and_shared_memory():
     values = np.arange(128, dtype=np.int32)
-    emulate.emulate(REVERSE, "reverse", [values, 64], [2], [64])
+    emulate.emulate_launch(REVERSE, "reverse", [values, 64], [2], [64])
     assert (values.reshape(2, 64) == np.arange(128).reshape(2, 64)[:, ::-1]).all()
 
 
@@ -227,7 +225,7 @@ def test_types_of_arguments_and_source_from_a_file(tmp_path):
     (tmp_path / "mine.cu").write_text(REVERSE)
     given, out = np.arange(6, dtype=np.float32), np.zeros(6)
     given.flags.writeable = False
-    emulate.emulate(tmp_path / "mine.cu", "scale", [given, out, 2.0, np.float64(0.5)], (1, 2), (3,))
+    emulate.emulate_launch(tmp_path / "mine.cu", "scale", [given, out, 2.0, np.float64(0.5)], (1, 2), (3,))
     assert out.tolist() == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5]
 
 
@@ -244,7 +242,7 @@ def test_types_of_arguments_and_source_from_a_file(tmp_path):
 )
 def test_arguments_that_do_not_fit_are_refused(kernel, args, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        emulate.emulate(REVERSE, kernel, args, [1], [4])
+        emulate.emulate_launch(REVERSE, kernel, args, [1], [4])
 
 
 @pytest.mark.parametrize(
@@ -253,7 +251,7 @@ def test_arguments_that_do_not_fit_are_refused(kernel, args, message):
 )
 def test_impossible_launches_are_refused(grid, block, message):
     with pytest.raises(UsageError, match=message):
-        emulate.emulate(REVERSE, "reverse", [np.zeros(4, np.int32), 4], grid, block)
+        emulate.emulate_launch(REVERSE, "reverse", [np.zeros(4, np.int32), 4], grid, block)
 
 
 @needs_gcc
@@ -262,14 +260,14 @@ def test_a_kernel_that_does_not_compile_shows_the_compilers_message():
     with pytest.raises(
         UsageError, match=r"does not compile:\n(.|\n)*kernel\.cu:3:12: error: .b. was not declared"
     ):
-        emulate.emulate(source, "k", [np.zeros(1, np.int32)], [1], [1])
+        emulate.emulate_launch(source, "k", [np.zeros(1, np.int32)], [1], [1])
 
 
 @needs_gcc
 def test_an_endless_loop_ends():
     source = 'extern "C" __global__ void k(volatile int *a)\n{\n    while (a[0] == 0) {}\n}\n'
     with pytest.raises(UsageError, match=r"did not end within 0\.5 s"):
-        emulate.emulate(source, "k", [np.zeros(1, np.int32)], [1], [1], timeout_s=0.5)
+        emulate.emulate_launch(source, "k", [np.zeros(1, np.int32)], [1], [1], timeout_s=0.5)
 
 
 OUTSIDE = 'extern "C" __global__ void k(int *a, int i)\n{\n    a[i] = 1;\n}\n'
@@ -279,7 +277,7 @@ OUTSIDE = 'extern "C" __global__ void k(int *a, int i)\n{\n    a[i] = 1;\n}\n'
 def test_a_crash_is_an_error_and_harms_nothing():
     values = np.zeros(4, np.int32)
     with pytest.raises(UsageError, match=r"k crashed \(signal 11\)"):
-        emulate.emulate(OUTSIDE, "k", [values, 1 << 30], [1], [1])
+        emulate.emulate_launch(OUTSIDE, "k", [values, 1 << 30], [1], [1])
     assert (values == 0).all()
 
 
@@ -299,20 +297,22 @@ def test_writing_past_an_array_is_diagnosed():
 def test_without_gcc_the_emulation_says_so(monkeypatch):
     monkeypatch.setattr(emulate.shutil, "which", lambda name: None)
     with pytest.raises(UnavailableError, match=r"needs g\+\+"):
-        emulate.emulate(REVERSE + "// not compiled before", "reverse", [np.zeros(4, np.int32), 4], [1], [4])
+        emulate.emulate_launch(
+            REVERSE + "// not compiled before", "reverse", [np.zeros(4, np.int32), 4], [1], [4]
+        )
 
 
 def test_a_plan_is_for_its_own_shape():
     with pytest.raises(UsageError, match=r"uint8 \(4, 4, 1\)"):
-        emulate.emulate_plan(plan("edge_1_global.cu", (4, 4, 1)), np.zeros((4, 5, 1), np.uint8))
+        emulate.emulate_plan(launch_plan("edge_1_global.cu", (4, 4, 1)), np.zeros((4, 5, 1), np.uint8))
 
 
 # Compiled for GPUs, with none
 
 
-@pytest.mark.parametrize("file", RECIPES)
+@pytest.mark.parametrize("file", PLANNERS)
 def test_kernel_compiles_for_every_architecture(nvrtc, file):
-    made = plan(file, (480, 640, 3), 4)
+    made = launch_plan(file, (480, 640, 3), 4)
     for arch in compiler.ARCHITECTURES:
         rows = compiler.compile_plan(made, arch)
         assert [row.kernel for row in rows] == [launch.kernel for launch in made.launches]
@@ -325,7 +325,7 @@ def test_kernel_compiles_for_every_architecture(nvrtc, file):
 
 def test_fused_kernels_fit_shared_memory_at_every_radius(nvrtc):
     for radius in range(1, 17):
-        (row,) = compiler.compile_plan(plan("guided_4_fused.cu", (480, 640, 3), radius), 90)
+        (row,) = compiler.compile_plan(launch_plan("guided_4_fused.cu", (480, 640, 3), radius), 90)
         assert row.shared_bytes <= 48 * 1024
         assert row.stack_bytes == 0
 
@@ -333,7 +333,7 @@ def test_fused_kernels_fit_shared_memory_at_every_radius(nvrtc):
 def test_shared_memory_is_what_the_source_declares(nvrtc):
     side = 16 + 2 * 4
     for arch in (75, 90, 120):
-        first, second = compiler.compile_plan(plan("guided_2_shared.cu", (480, 640, 3), 4), arch)
+        first, second = compiler.compile_plan(launch_plan("guided_2_shared.cu", (480, 640, 3), 4), arch)
         assert first.shared_bytes == side**2
         assert second.shared_bytes == 2 * 4 * side**2
 
@@ -342,7 +342,7 @@ def test_spilled_registers_are_seen(nvrtc):
     source = """extern "C" __global__ void k(float *a, int i)
     { float kept[256]; for (int j = 0; j < 256; j++) kept[j] = a[j]; a[i] = kept[a[0] > 0 ? i : i + 1]; }"""
     for arch in (75, 90, 120):
-        assert compiler.resources(compiler.compile_cubin(source, {}, arch), arch)["k"]["stack_bytes"] >= 1024
+        assert compiler.compile_source(source, {}, arch)["k"]["stack_bytes"] >= 1024
 
 
 def test_the_table_is_printed_for_every_architecture(nvrtc, capsys):
@@ -354,9 +354,9 @@ def test_the_table_is_printed_for_every_architecture(nvrtc, capsys):
 
 
 def test_table_has_a_row_for_each_kernel_and_architecture(nvrtc):
-    rows = compiler.table((80, 90))
+    rows = compiler.compile_all((80, 90))
     assert len(rows) == 2 * (2 + 2 + 4 + 1 + 1 + 1 + 1)
-    assert {row.file for row in rows} == set(RECIPES)
+    assert {row.file for row in rows} == set(PLANNERS)
     moved = {
         row.file: row.bytes_per_pixel for row in rows if row.arch == 90 and row.kernel in ("fused", "edges")
     }
@@ -364,43 +364,13 @@ def test_table_has_a_row_for_each_kernel_and_architecture(nvrtc):
     assert moved["guided_5_detr.cu"] == 15
 
 
-def test_registers_agree_with_ptxas(nvrtc, tmp_path):
-    """The compiler's own report, where its assembler is at hand (it comes with Triton)."""
-    triton = pytest.importorskip("triton")
-    ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas-blackwell"
-    if not ptxas.exists():
-        pytest.skip("no ptxas for this architecture beside Triton")
-    made = plan("guided_2_shared.cu", (480, 640, 3), 4)
-    program = nvrtc.createProgram(made.source, "k.cu", (), ())
-    nvrtc.compileProgram(program, ("-arch=compute_120", *nvrtc_options(made.defines)))
-    text = nvrtc.getPTX(program)
-    text = text.decode() if isinstance(text, bytes) else text
-    (tmp_path / "k.ptx").write_text(text.rstrip("\0"))
-    command = [str(ptxas), "-v", "-arch=sm_120", "k.ptx", "-o", "k.cubin"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode:
-        pytest.skip(f"ptxas is older than NVRTC: {done.stderr.strip()[:100]}")
-    report = {
-        name: {"registers": int(registers), "shared_bytes": int(shared), "stack_bytes": int(stack)}
-        for name, stack, registers, shared in re.findall(
-            r"properties for (\w+)\n\s+(\d+) bytes stack.*\n.*Used (\d+) registers.* (\d+) bytes smem",
-            done.stderr,
-        )
-    }
-    assert set(report) == {"coefficients", "apply"}
-    for name, found in compiler.resources((tmp_path / "k.cubin").read_bytes(), 120).items():
-        assert report[name].items() <= found.items()
-
-
 def test_what_does_not_compile_shows_the_message(nvrtc):
     with pytest.raises(UsageError, match=r"does not compile for sm_90:\n(.|\n)*undefined"):
-        compiler.compile_cubin('extern "C" __global__ void k(int *a) { a[0] = b; }', {}, 90)
-    with pytest.raises(UsageError, match="no CUBIN"):
-        compiler.resources(b"text", 90)
+        compiler.compile_source('extern "C" __global__ void k(int *a) { a[0] = b; }', {}, 90)
 
 
 def compiled(registers, shared_bytes, threads, arch=80):
-    return compiler.Compiled("f.cu", "k", arch, registers, shared_bytes, 0, threads, 100, 6.0)
+    return compiler.CompiledKernel("f.cu", "k", arch, registers, shared_bytes, 0, threads, 100, 6.0)
 
 
 @pytest.mark.parametrize(
@@ -423,24 +393,24 @@ def test_occupancy_by_hand(row, blocks, limit):
 
 
 def test_every_kernel_file_has_a_launch_and_a_version():
-    assert set(kernel_files()) == set(RECIPES)
-    assert {version.kernel for version in VERSIONS.values() if version.kernel} == set(RECIPES)
+    assert set(kernel_files()) == set(PLANNERS)
+    assert {version.kernel for version in VERSIONS.values() if version.kernel} == set(PLANNERS)
 
 
 def test_sources_are_self_contained():
     for file in kernel_files():
         assert '#include "' not in kernel_source(file)
-        launched = {launch.kernel for launch in plan(file, (8, 8, 3)).launches}
+        launched = {launch.kernel for launch in launch_plan(file, (8, 8, 3)).launches}
         assert launched == set(kernel_names(kernel_source(file)))
     with pytest.raises(UsageError, match=r"no kernel file '\.\./compile\.py'"):
         kernel_source("../compile.py")
 
 
-@pytest.mark.parametrize("file", RECIPES)
+@pytest.mark.parametrize("file", PLANNERS)
 @pytest.mark.parametrize("shape", [(1, 1, 3), (480, 640, 3), (1081, 1921, 3)], ids=str)
 def test_grids_cover_the_image_and_no_more(file, shape):
-    for launch in plan(file, shape).launches:
-        defines = plan(file, shape).defines
+    for launch in launch_plan(file, shape).launches:
+        defines = launch_plan(file, shape).defines
         tile = defines.get("TILE", launch.block[0])
         assert (launch.grid[0] - 1) * tile < shape[1] <= launch.grid[0] * tile
         assert launch.grid[2] == 3
@@ -460,7 +430,7 @@ def test_grids_cover_the_image_and_no_more(file, shape):
     ],
 )
 def test_bytes_per_value_by_hand(file, half, expected):
-    assert plan(file, (48, 64, 3), half=half).bytes_per_value == expected
+    assert launch_plan(file, (48, 64, 3), half=half).bytes_per_value == expected
 
 
 @pytest.mark.parametrize(
@@ -478,7 +448,7 @@ def test_bytes_per_value_by_hand(file, half, expected):
 )
 def test_impossible_plans_are_refused(file, shape, radius, half, message):
     with pytest.raises(UsageError, match=message):
-        plan(file, shape, radius, half=half)
+        launch_plan(file, shape, radius, half=half)
 
 
 # Launching from torch's memory: everything but the GPU
@@ -583,7 +553,7 @@ def any_gpu(request):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("file", RECIPES)
+@pytest.mark.parametrize("file", PLANNERS)
 @pytest.mark.parametrize("radius", [1, 4, 9, 16])
 def test_gpu_equals_the_reference(gpu, file, radius):
     for shape in ((1, 1, 3), (37, 131, 3), (480, 640, 3)):

@@ -10,7 +10,7 @@ import pytest
 
 from labkit.bench.progress import _cells
 from labkit.core.errors import UsageError
-from labkit.filters.filter_benchmark import Race, Racer
+from labkit.filters.filter_benchmark import FilterTimes, VersionTimes
 from labkit.profiling.operators import KINDS, Kind, Operators
 from labkit.results.exports import load_export
 from labkit.results.plots.labels import LOSES_WORDS
@@ -76,9 +76,11 @@ def test_what_lies_beside_the_runs_is_told_in_folded_lists(tmp_path):
     found = [Operators("detr_engine_bf16", "bf16", kinds, 41.0, 1000.0).to_json()]
     (tmp_path / "a machine" / "operators.json").write_text(json.dumps(found))
     racers = {"reference": 0.05, "opencv": 0.008, "ximgproc": 0.006, "numba": 0.002}
-    entries = tuple(Racer(name, (s, 1.5 * s) * 5, 1 + (name == "ximgproc")) for name, s in racers.items())
+    entries = tuple(
+        VersionTimes(name, (s, 1.5 * s) * 5, 1 + (name == "ximgproc")) for name, s in racers.items()
+    )
     (tmp_path / "a machine" / "filters.json").write_text(
-        json.dumps({**Race((640, 480), 4, 0.01, entries).to_json(), "fingerprint": {}})
+        json.dumps({**FilterTimes((640, 480), 4, 0.01, entries).to_json(), "fingerprint": {}})
     )
     fleets = [{"streams": 1, "fps": 9.6, "single_fps": 10.0, "share_of_single": 0.96}]
     told = {"rung": "grouped_bf16_cpu", "fleets": fleets, "overhead_ms": 2.5, "recovery_s": 7.0}

@@ -1,24 +1,25 @@
-"""What the compiler makes of the kernels, with no GPU and no driver: NVRTC to machine code.
+"""The CUDA kernels compiled by NVRTC, with no GPU and no driver: registers, memory, occupancy.
 
-Registers, shared memory and stack are read from the compiled code itself (an ELF file). What
-follows from them by arithmetic alone, such as occupancy, is marked "worked out".
+Registers, shared memory and stack come from the compiler's own report, the size of the code from
+the compiled file. What follows from them by arithmetic alone, such as occupancy, is marked
+"worked out".
 
     python -m labkit.filters.compile
 
-prints it for every kernel and every architecture.
+prints a table of every kernel for every architecture.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.filters.kernel_source import nvrtc_options
-from labkit.filters.launch_config import RECIPES, Plan, Shape, plan
+from labkit.filters.launch_config import PLANNERS, LaunchPlan, Shape, launch_plan
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 """Compute capabilities x 10: Turing, Ampere (A100, RTX 30), Ada, Hopper, Blackwell (B200, RTX 50)."""
@@ -26,7 +27,7 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 @dataclass(frozen=True)
 class Multiprocessor:
-    """What one streaming multiprocessor (SM) holds at once (CUDA C++ Programming Guide)."""
+    """Limits of one streaming multiprocessor (SM), from the CUDA C++ Programming Guide."""
 
     threads: int
     blocks: int
@@ -34,6 +35,13 @@ class Multiprocessor:
     registers: int = 65536
     shared_reserved_bytes: int = 1024  # per block, taken by the system from 8.0 on
 
+
+_PTXAS_ENTRY = re.compile(
+    r"Compiling entry function '(?P<kernel>\w+)'.*?(?P<stack>\d+) bytes stack frame"
+    r".*?Used (?P<registers>\d+) registers(?:[^\n]*?(?P<shared>\d+) bytes smem)?",
+    re.DOTALL,
+)
+"""One kernel in the report of `ptxas -v`."""
 
 MULTIPROCESSORS: dict[int, Multiprocessor] = {
     75: Multiprocessor(1024, 16, 64 * 1024, shared_reserved_bytes=0),
@@ -47,7 +55,7 @@ MULTIPROCESSORS: dict[int, Multiprocessor] = {
 
 
 @dataclass(frozen=True)
-class Compiled:
+class CompiledKernel:
     """One kernel, compiled for one architecture.
 
     Attributes:
@@ -79,7 +87,7 @@ class Compiled:
 
     @property
     def limited_by(self) -> str:
-        """What keeps one more block out: registers, shared memory, threads or blocks. Worked out."""
+        """The resource that runs out first: registers, shared memory, threads or blocks. Worked out."""
         limits = self._limits()
         return min(limits, key=lambda name: limits[name])
 
@@ -102,62 +110,78 @@ class Compiled:
         }
 
 
-def compile_cubin(source: str, defines: Mapping[str, int | str], arch: int) -> bytes:
-    """Compiles a kernel's text to machine code with NVRTC; needs neither a GPU nor a driver.
+def compile_source(source: str, defines: Mapping[str, int | str], arch: int) -> dict[str, dict[str, int]]:
+    """Compile kernels to machine code and return what each needs; takes neither GPU nor driver.
 
     Args:
         source: self-contained CUDA C++.
         defines: macros, as -Dname=value.
         arch: compute capability x 10, e.g. 90.
 
+    Returns:
+        By kernel name: registers, shared_bytes, stack_bytes, code_bytes; see `CompiledKernel`.
+
     Raises:
         UsageError: it does not compile; the compiler's message is in the error.
         UnavailableError: NVRTC is not installed.
     """
     nvrtc = _nvrtc()
-    options = (f"-arch=sm_{arch}", *nvrtc_options(defines))
+    options = (f"-arch=sm_{arch}", "--ptxas-options=-v", *nvrtc_options(defines))
     program = nvrtc.createProgram(source, "kernel.cu", (), ())
     try:
         nvrtc.compileProgram(program, options)
-        return bytes(nvrtc.getCUBIN(program))
+        report, cubin = nvrtc.getProgramLog(program), bytes(nvrtc.getCUBIN(program))
     except nvrtc.NVRTCError as error:
         log = nvrtc.getProgramLog(program).strip()
         raise UsageError(f"the kernel does not compile for sm_{arch}:\n{log or error}") from error
     finally:
         nvrtc.destroyProgram(program)
+    from llvmlite.binding import ObjectFileRef  # comes with numba
+
+    # A CUBIN is an ELF file with a section .text.<kernel> for each kernel's instructions.
+    section_bytes = {section.name(): section.size() for section in ObjectFileRef.from_data(cubin).sections()}
+    return {
+        entry["kernel"]: {
+            "registers": int(entry["registers"]),
+            "shared_bytes": int(entry["shared"] or 0),
+            "stack_bytes": int(entry["stack"]),
+            "code_bytes": section_bytes[b".text." + entry["kernel"].encode()],
+        }
+        for entry in _PTXAS_ENTRY.finditer(report)
+    }
 
 
-def compile_plan(made: Plan, arch: int) -> tuple[Compiled, ...]:
-    """The kernels of one plan for one architecture, in launch order; raises as `compile_cubin`."""
-    measured = resources(compile_cubin(made.source, made.defines, arch), arch)
+def compile_plan(made: LaunchPlan, arch: int) -> tuple[CompiledKernel, ...]:
+    """Compile the kernels of a plan for one architecture, in launch order; raises as `compile_source`."""
+    resources = compile_source(made.source, made.defines, arch)
     pixels = made.shape[0] * made.shape[1]
     return tuple(
-        Compiled(
+        CompiledKernel(
             made.file,
             launch.kernel,
             arch,
             threads=launch.threads,
             bytes_per_pixel=made.bytes_moved(launch) / pixels,
-            **measured[launch.kernel],
+            **resources[launch.kernel],
         )
         for launch in made.launches
     )
 
 
-def table(
+def compile_all(
     architectures: Sequence[int] = ARCHITECTURES, *, shape: Shape = (480, 640, 3), radius: int = 4
-) -> tuple[Compiled, ...]:
-    """Every kernel of every file for each architecture; raises as `compile_cubin`."""
+) -> tuple[CompiledKernel, ...]:
+    """Compile every kernel file for each architecture; raises as `compile_source`."""
     return tuple(
         row
-        for file in RECIPES
+        for file in PLANNERS
         for arch in architectures
-        for row in compile_plan(plan(file, shape, radius), arch)
+        for row in compile_plan(launch_plan(file, shape, radius), arch)
     )
 
 
-def as_text(rows: Sequence[Compiled]) -> str:
-    """Compiled kernels as a table of at most 80 columns."""
+def format_table(rows: Sequence[CompiledKernel]) -> str:
+    """Format compiled kernels as a table of at most 80 columns."""
     head = f"{'file':<19}{'kernel':<21}{'sm':>4}{'regs':>5}{'shared B':>9}{'spilled':>8}{'code B':>7}"
     head += f"{'occup.':>7}"
     lines = [
@@ -165,102 +189,7 @@ def as_text(rows: Sequence[Compiled]) -> str:
         f"{row.shared_bytes:>9}{row.stack_bytes:>8}{row.code_bytes:>7}{row.occupancy:>7.0%}"
         for row in rows
     ]
-    return "\n".join([head, *lines, "Read from the compiled code, for radius 4; occupancy is worked out."])
-
-
-# The ELF file of a kernel: per kernel a section .text.<name> (instructions) and, where it has any,
-# .nv.shared.<name> (static shared memory, size only); .nv.info lists registers and stack per symbol.
-_SHT_SYMTAB = 2
-_INFO_SIZED_VALUE = 4  # format byte of an .nv.info entry whose payload follows its length
-_INFO_FRAME_SIZE = 0x11
-_INFO_REGISTERS = 0x2F
-
-
-@dataclass(frozen=True)
-class _Section:
-    name: str
-    kind: int
-    link: int
-    size: int
-    data: bytes
-
-
-def resources(cubin: bytes, arch: int) -> dict[str, dict[str, int]]:
-    """Registers, shared memory, stack and code size of each kernel in a CUBIN.
-
-    Args:
-        cubin: as `compile_cubin` returns it.
-        arch: what it was compiled for. From 90 on, the shared memory that the system takes for
-            itself stands in the file too and is left out here, as ptxas does in its report.
-
-    Returns:
-        By kernel name: registers, shared_bytes, stack_bytes, code_bytes.
-
-    Raises:
-        UsageError: it is no CUBIN.
-    """
-    if cubin[:5] != b"\x7fELF\x02":
-        raise UsageError("this is no CUBIN: machine code of the CUDA compiler is a 64-bit ELF file")
-    sections = _sections(cubin)
-    sizes = {section.name: section.size for section in sections}
-    reserved = 1024 if arch >= 90 else 0
-    symbols = _symbols(sections)
-    found = {
-        name.removeprefix(".text."): {
-            "registers": 0,
-            "shared_bytes": max(sizes.get(f".nv.shared.{name.removeprefix('.text.')}", 0) - reserved, 0),
-            "stack_bytes": 0,
-            "code_bytes": size,
-        }
-        for name, size in sizes.items()
-        if name.startswith(".text.")
-    }
-    fields = {_INFO_REGISTERS: "registers", _INFO_FRAME_SIZE: "stack_bytes"}
-    for section in sections:
-        if section.name == ".nv.info":
-            for attribute, symbol, value in _info_entries(section.data):
-                if attribute in fields and symbols.get(symbol) in found:
-                    found[symbols[symbol]][fields[attribute]] = value
-    return found
-
-
-def _sections(elf: bytes) -> list[_Section]:
-    (offset,) = struct.unpack_from("<Q", elf, 0x28)
-    entry_size, count, names_at = struct.unpack_from("<HHH", elf, 0x3A)
-    headers = [struct.unpack_from("<IIQQQQIIQQ", elf, offset + i * entry_size) for i in range(count)]
-    names = elf[headers[names_at][4] :]
-    return [
-        _Section(_c_string(names, name), kind, link, size, b"" if kind == 8 else elf[start : start + size])
-        for name, kind, _flags, _address, start, size, link, _info, _align, _entry in headers
-    ]
-
-
-def _symbols(sections: list[_Section]) -> dict[int, str]:
-    for section in sections:
-        if section.kind == _SHT_SYMTAB:
-            names = sections[section.link].data
-            return {
-                i: _c_string(names, struct.unpack_from("<I", section.data, 24 * i)[0])
-                for i in range(len(section.data) // 24)
-            }
-    return {}
-
-
-def _info_entries(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(attribute, symbol, value) of the entries that hold two 32-bit numbers."""
-    at = 0
-    while at + 4 <= len(data):
-        layout, attribute, size = struct.unpack_from("<BBH", data, at)
-        at += 4
-        if layout == _INFO_SIZED_VALUE:
-            if size == 8:
-                symbol, value = struct.unpack_from("<II", data, at)
-                yield attribute, symbol, value
-            at += size
-
-
-def _c_string(data: bytes, start: int) -> str:
-    return data[start : data.index(b"\0", start)].decode()
+    return "\n".join([head, *lines, "As the compiler reports, for radius 4; occupancy is worked out."])
 
 
 @cache
@@ -277,9 +206,9 @@ def _nvrtc() -> Any:
 
 
 def main() -> None:
-    """Prints the table, or why there is none."""
+    """Print the table, or why there is none."""
     try:
-        print(as_text(table()))
+        print(format_table(compile_all()))
     except UnavailableError as error:
         raise SystemExit(f"labkit: {error}") from error
 

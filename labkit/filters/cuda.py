@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from labkit.core.errors import FrameError, UnavailableError, UsageError
 from labkit.filters.kernel_source import nvrtc_options
-from labkit.filters.launch_config import IMAGE, OUT, Array, Plan, Shape, plan
+from labkit.filters.launch_config import IMAGE, OUT, Array, LaunchPlan, Shape, launch_plan
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ class DeviceFilter:
         """
         import torch
 
-        self.plan = plan(file, shape, radius, half=half)
+        self.plan = launch_plan(file, shape, radius, half=half)
         require_gpu()
         import cupy
 
@@ -180,7 +180,7 @@ def _filter_for(file: str, shape: Shape, radius: int) -> DeviceFilter:
     return DeviceFilter(file, shape, radius)
 
 
-def kernel_function(made: Plan, kernel: str) -> Any:
+def kernel_function(made: LaunchPlan, kernel: str) -> Any:
     """One kernel of a plan as CuPy launches it; compiled when it is first asked for."""
     return _module(made.source, nvrtc_options(made.defines)).get_function(kernel)
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.filters.cuda import kernel_function, require_gpu
-from labkit.filters.launch_config import IMAGE, OUT, Array, Plan, Shape, plan
+from labkit.filters.launch_config import IMAGE, OUT, Array, LaunchPlan, Shape, launch_plan
 
 Image = NDArray[np.uint8]
 
@@ -49,8 +49,8 @@ def guided_in_managed_memory(file: str, image: Image, radius: int, eps: float) -
 
 
 @lru_cache(maxsize=4)
-def _plan(file: str, shape: Shape, radius: int) -> Plan:
-    return plan(file, shape, radius)
+def _plan(file: str, shape: Shape, radius: int) -> LaunchPlan:
+    return launch_plan(file, shape, radius)
 
 
 def _host_view(pointer: int, array: Array) -> NDArray[Any]:

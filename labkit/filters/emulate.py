@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.filters.kernel_source import KERNELS, kernel_names
-from labkit.filters.launch_config import IMAGE, OUT, Dim3, Plan
+from labkit.filters.launch_config import IMAGE, OUT, Dim3, LaunchPlan
 
 Sanitizer = Literal["thread", "address"]
 Defines = Mapping[str, int | str]
@@ -31,7 +31,7 @@ COMPILE_TIMEOUT_S = 120.0
 _REFUSED = 3
 
 
-def emulate(
+def emulate_launch(
     source: str | Path,
     kernel: str,
     args: Sequence[Any],
@@ -108,7 +108,7 @@ def diagnose(
 
 
 def emulate_plan(
-    plan: Plan, image: NDArray[np.uint8], eps: float = 0.01, *, source: str | None = None
+    plan: LaunchPlan, image: NDArray[np.uint8], eps: float = 0.01, *, source: str | None = None
 ) -> NDArray[Any]:
     """All launches of a plan, on the CPU.
 
@@ -132,7 +132,7 @@ def emulate_plan(
     named = {**arrays, **plan.scalars(eps)}
     for launch in plan.launches:
         args = [named[name] for name in launch.args]
-        emulate(source or plan.source, launch.kernel, args, launch.grid, launch.block, plan.defines)
+        emulate_launch(source or plan.source, launch.kernel, args, launch.grid, launch.block, plan.defines)
     return arrays[OUT]
 
 

@@ -52,7 +52,7 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """All launches of one kernel file for one shape of image.
 
     Attributes:
@@ -102,7 +102,7 @@ class Plan:
         }
 
 
-def plan(file: str, shape: Shape, radius: int = 4, *, half: bool = False) -> Plan:
+def launch_plan(file: str, shape: Shape, radius: int = 4, *, half: bool = False) -> LaunchPlan:
     """The launches of `kernels/<file>` for an image.
 
     Args:
@@ -114,8 +114,8 @@ def plan(file: str, shape: Shape, radius: int = 4, *, half: bool = False) -> Pla
     Raises:
         UsageError: no recipe for the file, or the kernel cannot take this shape or radius.
     """
-    if file not in RECIPES:
-        raise UsageError(f"no launch is known for the kernel file {file!r}; there are {', '.join(RECIPES)}")
+    if file not in PLANNERS:
+        raise UsageError(f"no launch is known for the kernel file {file!r}; there are {', '.join(PLANNERS)}")
     if len(shape) != 3 or min(shape) < 1 or shape[2] > 4:
         raise UsageError(f"kernels take images of shape (H, W, C) with 1 to 4 channels, not {tuple(shape)}")
     if prod(shape) >= 2**31:
@@ -126,17 +126,17 @@ def plan(file: str, shape: Shape, radius: int = 4, *, half: bool = False) -> Pla
         raise UsageError(f"radius is 1 to {GUIDED_MAX_RADIUS} px, not {radius}")
     if half and file != "guided_5_detr.cu":
         raise UsageError(f"{file} writes bytes; half precision is for guided_5_detr.cu")
-    made = RECIPES[file](shape, radius)
+    made = PLANNERS[file](shape, radius)
     if not half:
         return made
     arrays = {**made.arrays, OUT: Array(made.arrays[OUT].shape, "float16")}
-    return Plan(file, shape, {**made.defines, "HALF": 1}, arrays, made.launches)
+    return LaunchPlan(file, shape, {**made.defines, "HALF": 1}, arrays, made.launches)
 
 
-def _guided_in_two(file: str, shape: Shape, radius: int, defines: dict[str, int], block: Dim3) -> Plan:
+def _guided_in_two(file: str, shape: Shape, radius: int, defines: dict[str, int], block: Dim3) -> LaunchPlan:
     grid = _tiles(shape, block[0], block[1])
     floats, size = Array(shape, "float32"), ("width", "height", "channels")
-    return Plan(
+    return LaunchPlan(
         file,
         shape,
         {"R": radius, **defines},
@@ -148,22 +148,22 @@ def _guided_in_two(file: str, shape: Shape, radius: int, defines: dict[str, int]
     )
 
 
-def _guided_global(shape: Shape, radius: int) -> Plan:
+def _guided_global(shape: Shape, radius: int) -> LaunchPlan:
     return _guided_in_two("guided_1_global.cu", shape, radius, {}, (32, 8, 1))
 
 
-def _guided_shared(shape: Shape, radius: int) -> Plan:
+def _guided_shared(shape: Shape, radius: int) -> LaunchPlan:
     return _guided_in_two("guided_2_shared.cu", shape, radius, {"TILE": 16}, (16, 16, 1))
 
 
-def _guided_separable(shape: Shape, radius: int) -> Plan:
+def _guided_separable(shape: Shape, radius: int) -> LaunchPlan:
     tile, strip = 128, 16
     height, width, channels = shape
     across = -(-width // tile)
     rows, columns = (across, height, channels), (across, -(-height // strip), channels)
     floats, whole = Array(shape, "float32"), Array(shape, "int32")
     size, block = ("width", "height", "channels"), (tile, 1, 1)
-    return Plan(
+    return LaunchPlan(
         "guided_3_separable.cu",
         shape,
         {"R": radius, "TILE": tile, "STRIP": strip},
@@ -186,10 +186,10 @@ def _guided_separable(shape: Shape, radius: int) -> Plan:
     )
 
 
-def _fused(file: str, shape: Shape, radius: int, out: Array) -> Plan:
+def _fused(file: str, shape: Shape, radius: int, out: Array) -> LaunchPlan:
     tile = 32 if radius <= 8 else 24 if radius <= 12 else 16  # what 48 KB of shared memory hold
     threads = 256
-    return Plan(
+    return LaunchPlan(
         file,
         shape,
         {"R": radius, "TILE": tile, "THREADS": threads},
@@ -205,19 +205,19 @@ def _fused(file: str, shape: Shape, radius: int, out: Array) -> Plan:
     )
 
 
-def _guided_fused(shape: Shape, radius: int) -> Plan:
+def _guided_fused(shape: Shape, radius: int) -> LaunchPlan:
     return _fused("guided_4_fused.cu", shape, radius, _bytes(shape))
 
 
-def _guided_detr(shape: Shape, radius: int) -> Plan:
+def _guided_detr(shape: Shape, radius: int) -> LaunchPlan:
     height, width, channels = shape
     if channels != 3:
         raise UsageError(f"the detector's input has 3 channels, RGB; this image has {channels}")
     return _fused("guided_5_detr.cu", shape, radius, Array((3, height, width), "float32"))
 
 
-def _edges(file: str, shape: Shape, defines: dict[str, int], block: Dim3) -> Plan:
-    return Plan(
+def _edges(file: str, shape: Shape, defines: dict[str, int], block: Dim3) -> LaunchPlan:
+    return LaunchPlan(
         file,
         shape,
         defines,
@@ -233,11 +233,11 @@ def _edges(file: str, shape: Shape, defines: dict[str, int], block: Dim3) -> Pla
     )
 
 
-def _edge_global(shape: Shape, radius: int) -> Plan:
+def _edge_global(shape: Shape, radius: int) -> LaunchPlan:
     return _edges("edge_1_global.cu", shape, {}, (32, 8, 1))
 
 
-def _edge_shared(shape: Shape, radius: int) -> Plan:
+def _edge_shared(shape: Shape, radius: int) -> LaunchPlan:
     return _edges("edge_2_shared.cu", shape, {"TILE": 16}, (16, 16, 1))
 
 
@@ -250,7 +250,7 @@ def _bytes(shape: Shape) -> Array:
     return Array(shape, "uint8")
 
 
-RECIPES: dict[str, Callable[[Shape, int], Plan]] = {
+PLANNERS: dict[str, Callable[[Shape, int], LaunchPlan]] = {
     "guided_1_global.cu": _guided_global,
     "guided_2_shared.cu": _guided_shared,
     "guided_3_separable.cu": _guided_separable,

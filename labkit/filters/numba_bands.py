@@ -38,7 +38,7 @@ def read_only_rows(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return rows
 
 
-def share_out(work: Callable[[int], None], n_bands: int) -> None:
+def run_bands(work: Callable[[int], None], n_bands: int) -> None:
     """Runs work(band) for the bands 0 ... n_bands - 1, here and in other threads.
 
     Each thread takes the next band when it has done one, so a thread that the system holds up

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.filters.jit import compiled
-from labkit.filters.numba_bands import band_limits, read_only_rows, share_out
+from labkit.filters.numba_bands import band_limits, read_only_rows, run_bands
 from labkit.filters.reference import window_counts
 
 Image = NDArray[np.uint8]
@@ -42,7 +42,7 @@ def guided(image: Image, radius: int, eps: float, guide: Image | None = None) ->
         first, last = limits[band], limits[band + 1]
         _filter_band(rows, guide_rows, out, first, last, radius, channels, eps_gray2, column_share, row_share)
 
-    share_out(work, len(limits) - 1)
+    run_bands(work, len(limits) - 1)
     return out.reshape(image.shape)
 
 

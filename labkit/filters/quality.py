@@ -80,7 +80,7 @@ def edge_retention(clean: Image, image: Image) -> float:
     return float(along.sum() / strength[edges].sum())
 
 
-def sweep(
+def quality_sweep(
     clean: Image,
     noisy: Image,
     radii: Sequence[int] = (2, 4, 8),
@@ -114,7 +114,7 @@ def sweep(
     return (before, *after)
 
 
-def with_noise(clean: Image, sigma_gray: float, seed: int = 0) -> Image:
+def add_noise(clean: Image, sigma_gray: float, seed: int = 0) -> Image:
     """The image with Gaussian noise of standard deviation `sigma_gray` grey levels, rounded and clipped."""
     noise = np.random.default_rng(seed).normal(0, sigma_gray, clean.shape)
     return np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)

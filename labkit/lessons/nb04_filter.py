@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.types import Size
 from labkit.filters.emulate import diagnose, emulate_plan
-from labkit.filters.filter_benchmark import race
+from labkit.filters.filter_benchmark import time_versions
 from labkit.filters.image_filters import guided_filter
 from labkit.filters.kernel_source import kernel_source
-from labkit.filters.launch_config import plan
-from labkit.filters.quality import sweep, with_noise
+from labkit.filters.launch_config import launch_plan
+from labkit.filters.quality import add_noise, quality_sweep
 from labkit.filters.reference import box_mean, window_counts
 from labkit.lessons.checks import Checked
 from labkit.lessons.figure import Picture
@@ -56,7 +56,7 @@ def edge_profile(radius: int = 4, eps: float = 0.01, noise: float = 8.0, *, them
         "input": image,
         "box blur": _box_blur(image, radius),
         "guided filter": guided_filter(image, radius, eps),
-        "the origin's": guided_filter(image, radius, ORIGIN_EPS, version="origin"),
+        "the origin's": guided_filter(image, radius, ORIGIN_EPS, version="baseline"),
     }
     about = (f"radius {radius} px", f"eps {eps:g} (origin's: {ORIGIN_EPS:g} on 0-255 values)",
              f"noise of {noise:g} grey levels", "drawn edge from 70 to 180")  # fmt: skip
@@ -85,12 +85,12 @@ def smooth_pictures(
     seed: int = 0,
 ) -> Picture:
     """A frame with noise added, and what three filters make of it; below, the middle enlarged."""
-    image = with_noise(first_frame(source, size, seed=seed).image, noise, seed)
+    image = add_noise(first_frame(source, size, seed=seed).image, noise, seed)
     panels = {
         f"with noise of {noise:g} grey levels": image,
         f"box blur, radius {radius}": _box_blur(image, radius),
         f"guided, eps {eps:g}": guided_filter(image, radius, eps),
-        f"the origin's, eps {ORIGIN_EPS:g}": guided_filter(image, radius, ORIGIN_EPS, version="origin"),
+        f"the origin's, eps {ORIGIN_EPS:g}": guided_filter(image, radius, ORIGIN_EPS, version="baseline"),
     }
     height, width = image.shape[:2]
     middle = np.s_[height * 3 // 8 : height * 5 // 8, width * 3 // 8 : width * 5 // 8]
@@ -115,7 +115,7 @@ def try_filter(source: str = "photos", *, size: Size = (640, 480), noise: float 
     import cv2
     import ipywidgets
 
-    image = with_noise(first_frame(source, size, seed=seed).image, noise, seed)
+    image = add_noise(first_frame(source, size, seed=seed).image, noise, seed)
     radius = ipywidgets.IntSlider(4, 1, 16, description="radius")
     eps = ipywidgets.FloatLogSlider(0.01, base=10, min=-5, max=0, step=0.25, description="eps")
     picture = ipywidgets.Image(format="jpeg", layout={"max_width": "100%"})
@@ -144,7 +144,7 @@ def origin_eps(source: str = "photos", radius: int = 4, *, size: Size = (640, 48
     image = first_frame(source, size).image
     rows = []
     for version, values, scale in (
-        ("origin", (0.1, 0.2, 0.4), 1.0),
+        ("baseline", (0.1, 0.2, 0.4), 1.0),
         ("numba", (0.0001, 0.01, 0.1), 255.0**2),
     ):
         first = guided_filter(image, radius, values[0], version=version).astype(int)
@@ -152,7 +152,7 @@ def origin_eps(source: str = "photos", radius: int = 4, *, size: Size = (640, 48
             result = guided_filter(image, radius, eps, version=version)
             rows.append(
                 {
-                    "filter": "the origin's" if version == "origin" else "guided",
+                    "filter": "the origin's" if version == "baseline" else "guided",
                     "eps": eps,
                     "median a": round(float(np.median(coefficient_a(image, radius, eps * scale))), 3),
                     "change in grey levels": round(float(np.abs(result - first).mean()), 3),
@@ -169,7 +169,7 @@ def filter_times(
     The interval is that of the ratio (95%, over rounds); "largest difference" is in grey levels
     from the float64 reference.
     """
-    return race(radius, eps, size=size, rounds=rounds, source=source).table()
+    return time_versions(radius, eps, size=size, rounds=rounds, source=source).table()
 
 
 def kernel_table(arch: int = 90, radius: int = 4, size: Size = (640, 480)) -> pd.DataFrame | str:
@@ -182,12 +182,12 @@ def kernel_table(arch: int = 90, radius: int = 4, size: Size = (640, 480)) -> pd
     import pandas as pd
 
     from labkit.filters.compile import compile_plan
-    from labkit.filters.launch_config import RECIPES, plan
+    from labkit.filters.launch_config import PLANNERS, launch_plan
 
     rows = []
-    for file in (name for name in RECIPES if name.startswith("guided")):
+    for file in (name for name in PLANNERS if name.startswith("guided")):
         try:
-            kernels = compile_plan(plan(file, (size[1], size[0], 3), radius), arch)
+            kernels = compile_plan(launch_plan(file, (size[1], size[0], 3), radius), arch)
         except UnavailableError as error:
             return f"The kernels cannot be compiled here: {error}"
         per_pixel = sum(kernel.bytes_per_pixel for kernel in kernels)
@@ -231,10 +231,10 @@ def help_table(
     clean = first_frame(source, size).image
     rows = {}
     for noise in noises:
-        noisy = with_noise(clean, noise) if noise else clean
+        noisy = add_noise(clean, noise) if noise else clean
         rows[noise] = {
             "no filter" if row.radius == 0 else f"eps {row.eps:g}": getattr(row.quality, measure)
-            for row in sweep(clean, noisy, (radius,), tuple(eps_values))
+            for row in quality_sweep(clean, noisy, (radius,), tuple(eps_values))
         }
     frame = pd.DataFrame.from_dict(rows, orient="index").round(3)
     frame.index.name = f"noise; {FACTORS[measure]}"
@@ -284,7 +284,7 @@ def _with_interval(value: float, interval: Sequence[float] | None) -> str:
 
 def _noisy_edge(noise: float) -> Image:
     clean = np.where(np.arange(64) < 32, 70, 180)[None, :, None] * np.ones((64, 1, 1))
-    return with_noise(clean.astype(np.uint8), noise, seed=3)
+    return add_noise(clean.astype(np.uint8), noise, seed=3)
 
 
 def _box_blur(image: Image, radius: int) -> Image:
@@ -351,7 +351,7 @@ def check_kernel(body: str) -> Checked:
 
 
 def _wrong(source: str, image: Image) -> Checked | None:
-    got = emulate_plan(plan(FILE, image.shape, RADIUS), image, EPS, source=source)  # type: ignore[arg-type]
+    got = emulate_plan(launch_plan(FILE, image.shape, RADIUS), image, EPS, source=source)  # type: ignore[arg-type]
     wanted = guided_filter(image, RADIUS, EPS, version="reference")
     error = got.astype(int) - wanted
     if abs(error).max() <= 1 and abs(error.mean()) < 0.2:
@@ -362,7 +362,7 @@ def _wrong(source: str, image: Image) -> Checked | None:
 def _outside(source: str) -> str:
     """A sentence if the kernel touches memory outside its arrays, else ""; "" where nobody can tell."""
     image = _image(SHAPES[0])
-    made = plan(FILE, image.shape, RADIUS)  # type: ignore[arg-type]
+    made = launch_plan(FILE, image.shape, RADIUS)  # type: ignore[arg-type]
     launch = made.launches[1]
     floats = np.full(image.shape, 0.5, np.float32)
     named = {"image": image, "a": floats, "b": floats.copy(), "out": np.zeros_like(image)}

@@ -13,7 +13,7 @@ import numpy as np
 from labkit.core.errors import LabError, ResultsError, UsageError
 from labkit.core.files import write_atomic
 from labkit.core.stats import format_interval as interval_told
-from labkit.filters.filter_benchmark import Race
+from labkit.filters.filter_benchmark import FilterTimes
 from labkit.results.exports import Export, load_export
 from labkit.results.operator_times import Operators
 from labkit.results.plots.labels import PRECISION, names_told, precision_told, those_that_lose
@@ -190,7 +190,7 @@ def around_engines(runs: Sequence[Run]) -> list[str]:
 def filters(folder: Path) -> list[str]:
     """What `python -m labkit.filters.filter_benchmark` found."""
     found = folder / "filters.json"
-    return Race.from_json(json.loads(found.read_text())).sentences() if found.is_file() else []
+    return FilterTimes.from_json(json.loads(found.read_text())).sentences() if found.is_file() else []
 
 
 def engine_time(folder: Path) -> list[str]:

@@ -64,7 +64,7 @@ def _function(made, kernel):
             values.append(value)
 
         def run():
-            emulate.emulate(made.source, kernel, values, grid, block, made.defines)
+            emulate.emulate_launch(made.source, kernel, values, grid, block, made.defines)
 
         image = [tensors.pop(IMAGE, None)]
         gpu.launch(kernel, run, [*filter(is_there, image)], [*filter(is_there, tensors.values())])
