@@ -9,7 +9,7 @@ import pytest
 from labkit.bench.interleave import FULL_TURNS, QUICK_TURNS, Turns, take_turns
 from labkit.bench.plan import Plan
 from labkit.bench.progress import Reporter
-from labkit.bench.run import bench, compare_two
+from labkit.bench.run import run_benchmark, run_comparison
 from labkit.core.errors import SourceError, UnavailableError, UsageError
 from labkit.core.lock import machine_lock
 from labkit.core.types import Detections, Preparation, Rung, Workload
@@ -49,7 +49,7 @@ def outcome(tmp_path_factory):
     heard = Heard()
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu"), rung("resnet_cuda")]
     with Store(path) as store:
-        result = bench(rungs, workload=WORK, plan=PLAN, turns=TURNS, store=store, reporter=heard)
+        result = run_benchmark(rungs, workload=WORK, plan=PLAN, turns=TURNS, store=store, reporter=heard)
     return result, path, heard
 
 
@@ -117,14 +117,14 @@ def test_a_rung_that_fails_leaves_the_others_intact(monkeypatch):
 
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
     broken = Rung("broken", 1, breaking, Preparation("classify"), None, "resnet_pil_cpu", "a test")
-    result = bench([broken, rung("resnet_pil_cpu")], workload=WORK, plan=PLAN, turns=None)
+    result = run_benchmark([broken, rung("resnet_pil_cpu")], workload=WORK, plan=PLAN, turns=None)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu"]
     assert "broke half-way" in result.skipped["broken"]
 
 
 def test_paced_runs_count_what_they_drop():
     plan = Plan("paced", seconds=1.0, fps=500, warm_frames=2, warm_s=0, warm_limit_s=1, quick=True)
-    run = bench([rung("resnet_pil_cpu")], workload=WORK, plan=plan, turns=None).runs[0]
+    run = run_benchmark([rung("resnet_pil_cpu")], workload=WORK, plan=plan, turns=None).runs[0]
     assert run.scenario == "paced"
     assert run.offered == 500
     assert run.dropped > 0
@@ -134,21 +134,21 @@ def test_paced_runs_count_what_they_drop():
 def test_comparing_two_by_name():
     """Each of them by two processes, one after the other."""
     twice = replace(TURNS, processes=2)
-    result = compare_two("resnet_opencv_cpu", "resnet_linear_cpu", workload=WORK, turns=twice)
+    result = run_comparison("resnet_opencv_cpu", "resnet_linear_cpu", workload=WORK, turns=twice)
     assert (result.a, result.b) == ("resnet_opencv_cpu", "resnet_linear_cpu")
     assert result.fidelity.reference == "resnet_pil_cpu"
 
 
 def test_different_work_is_not_compared():
     with pytest.raises(UnavailableError, match="different work"):
-        compare_two("resnet_pil_cpu", "detr_pil_cpu", workload=WORK, turns=TURNS)
+        run_comparison("resnet_pil_cpu", "detr_pil_cpu", workload=WORK, turns=TURNS)
 
 
 def test_bad_requests_are_said_before_anything_runs():
     with pytest.raises(UsageError, match="no rung"):
-        bench([])
+        run_benchmark([])
     with pytest.raises(SourceError, match="nowhere"):
-        bench([rung("resnet_pil_cpu")], source="nowhere.mp4", workload=WORK)
+        run_benchmark([rung("resnet_pil_cpu")], source="nowhere.mp4", workload=WORK)
 
 
 def test_families_share_their_work_filter_included():
@@ -160,7 +160,7 @@ def test_families_share_their_work_filter_included():
         ["folded_cpu", "batched_cpu"], ["filter_opencv_cpu", "filter_numba_cpu"], ["detr_pil_cpu"]
     ]  # fmt: skip
     with pytest.raises(UnavailableError, match=r"combined; combined, smoothed \(radius 4 px, eps 0.01\)"):
-        compare_two("folded_cpu", "filter_opencv_cpu", workload=WORK, turns=TURNS)
+        run_comparison("folded_cpu", "filter_opencv_cpu", workload=WORK, turns=TURNS)
 
 
 def test_where_time_is_short_peers_come_last_beside_what_they_are_compared_with():
@@ -193,7 +193,7 @@ def test_a_rung_that_was_measured_before_only_takes_turns(monkeypatch):
 
     first, second, third = (rung(f"resnet_{name}_cpu") for name in ("pil", "opencv", "linear"))
     monkeypatch.setattr("labkit.bench.run._families", lambda *_, **__: [[first], [first, second]])
-    result = bench([first, second], workload=WORK, plan=PLAN, turns=TURNS)
+    result = run_benchmark([first, second], workload=WORK, plan=PLAN, turns=TURNS)
     assert [run.rung for run in result.runs] == [first.name, second.name]
     assert [(c.a, c.b) for c in result.comparisons] == [(first.name, second.name)]
     assert room._pairs([first, second, third], {first.name, second.name}) == [
@@ -207,7 +207,7 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
     monkeypatch.setattr("labkit.bench.context.time.perf_counter", lambda: now[0])
     monkeypatch.setattr("labkit.bench.group._check", lambda *_: now.__setitem__(0, 1e9) or perfect())
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")]
-    result = bench(rungs, workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
+    result = run_benchmark(rungs, workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu"]  # what had begun is finished
     assert "time of this benchmark was up" in result.skipped["resnet_opencv_cpu"]
 
@@ -220,7 +220,7 @@ def test_what_was_measured_before_the_time_was_up_is_not_left_out(monkeypatch, c
     monkeypatch.setattr("labkit.bench.group._check", lambda *_: now.__setitem__(0, 1e9) or perfect())
     first, second = rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")
     monkeypatch.setattr("labkit.bench.run._families", lambda *_, **__: [[first], [first, second]])
-    result = bench([first, second], workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
+    result = run_benchmark([first, second], workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
     assert list(result.skipped) == [second.name]
     show(result)
     assert "labkit bench resnet_opencv_cpu" in " ".join(capsys.readouterr().out.split())
@@ -236,7 +236,7 @@ def test_what_begins_during_a_benchmark_marks_what_is_measured_from_then_on(tmp_
 
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")]
     with ExitStack() as view:
-        result = bench(rungs, workload=WORK, plan=PLAN, turns=TURNS, reporter=Meanwhile())
+        result = run_benchmark(rungs, workload=WORK, plan=PLAN, turns=TURNS, reporter=Meanwhile())
     seen = f"a live view (process {os.getpid()}) was running"
     assert [seen in each.disturbances for each in (*result.runs, *result.comparisons)] == [False, True, True]
     assert not any("a benchmark" in reason for each in result.runs for reason in each.disturbances)
@@ -251,7 +251,7 @@ def test_time_is_kept_for_comparing_what_has_been_measured(monkeypatch):
     monkeypatch.setattr(
         "labkit.bench.group._check", lambda *_: now.__setitem__(0, next(checked)) or perfect()
     )
-    result = bench(rungs, workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
+    result = run_benchmark(rungs, workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu", "resnet_opencv_cpu"]
     assert "time of this benchmark was up" in result.skipped["resnet_linear_cpu"]
     assert [(c.a, c.b) for c in result.comparisons] == [("resnet_pil_cpu", "resnet_opencv_cpu")]

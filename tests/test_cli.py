@@ -15,9 +15,8 @@ import torch
 
 from labkit.bench.progress import number
 from labkit.cli.options import parse_size
-from labkit.cli.show_bench import select
 from labkit.core.errors import UsageError
-from labkit.pipelines.ladder import LADDER
+from labkit.pipelines.ladder import LADDER, select_rungs
 
 TINY = [
     "--size",
@@ -133,15 +132,15 @@ def test_commands_are_there_once_however_often_the_program_starts(monkeypatch, c
 def test_the_report_of_a_benchmark_tells_the_forecasts_too(tmp_path, monkeypatch):
     from records_made_up import made_up_run
 
-    from labkit.bench.context import Outcome
     from labkit.cli.show_bench import leave_pictures
+    from labkit.results.result_set import ResultSet
     from labkit.results.store import Prediction, Store, default_path
 
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
     with Store(default_path()) as store:
         note = store.add_prediction(Prediction("How much faster?", ("number",), 2.0))
         store.settle_prediction(note.id, {"ratio": 1.9, "ci": [1.8, 2.1]})
-    leave_pictures(Outcome([made_up_run()]), default_path())
+    leave_pictures(ResultSet([made_up_run()]), default_path())
     page = (tmp_path / "report.html").read_text()
     assert "How much faster?" in page
     assert "inside the interval" in page
@@ -158,17 +157,17 @@ def exit_code():
 
 
 def test_a_device_brings_the_rungs_that_its_own_are_compared_with():
-    chosen = select(None, None, "cuda")
+    chosen = select_rungs(device="cuda")
     names = [rung.name for rung in chosen]
     assert {"resnet_cuda", "graph_cuda", "streams_cuda", "baseline_combined_cpu"} <= set(names)
     assert {rung.reference for rung in chosen if rung.prepare.device == "cuda"} <= set(names)
     assert names == sorted(set(names), key=[rung.name for rung in LADDER].index)
-    assert all(rung.prepare.device == "cpu" for rung in select(None, None, "cpu"))
-    assert [rung.name for rung in select(None, 2, "cuda")] == [
+    assert all(rung.prepare.device == "cpu" for rung in select_rungs(device="cpu"))
+    assert [rung.name for rung in select_rungs((), 2, "cuda")] == [
         "resnet_opencv_cpu", "detr_opencv_cpu", "resnet_cuda", "detr_cuda",
     ]  # fmt: skip
     with pytest.raises(UsageError, match="cpu or cuda"):
-        select(None, None, "tpu")
+        select_rungs(device="tpu")
 
 
 def test_a_text_file_is_not_a_video(tmp_path, here):

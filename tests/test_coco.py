@@ -12,7 +12,7 @@ from labkit.bench import accuracy
 from labkit.bench.agreement import Answers
 from labkit.bench.coco import detector_labels, find_coco, letterbox, read_coco
 from labkit.bench.progress import legend
-from labkit.bench.run import bench
+from labkit.bench.run import run_benchmark
 from labkit.core.errors import UsageError, WeightsError
 from labkit.core.types import Detections, Workload
 from labkit.models.networks import lab_weights
@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
 
 
 def test_detectors_are_examined_on_the_photographs_with_their_own_weights(folder):
-    outcome = bench(
+    outcome = run_benchmark(
         [rung("detr_opencv_cpu"), rung("combined_cpu")],
         source="scenes",
         workload=Workload(model_set="lab", objects=3),
@@ -192,14 +192,14 @@ def test_a_damaged_folder_is_one_sentence(words, tmp_path):
 
 def test_a_folder_that_is_none_is_said_before_anything_is_measured(tmp_path):
     with pytest.raises(UsageError, match="there is no folder"):
-        bench([rung("detr_opencv_cpu")], coco=tmp_path / "nowhere")
+        run_benchmark([rung("detr_opencv_cpu")], coco=tmp_path / "nowhere")
     with pytest.raises(UsageError, match="holds no annotations"):
-        bench([rung("detr_opencv_cpu")], coco=tmp_path)
+        run_benchmark([rung("detr_opencv_cpu")], coco=tmp_path)
 
 
 def test_a_classifier_has_no_use_for_boxes(folder):
     with pytest.raises(UsageError, match="none of resnet_pil_cpu"):
-        bench([rung("resnet_pil_cpu")], coco=folder)
+        run_benchmark([rung("resnet_pil_cpu")], coco=folder)
 
 
 def test_the_legend_tells_where_the_figures_come_from():
@@ -212,7 +212,7 @@ def test_the_legend_tells_where_the_figures_come_from():
 
 def test_random_weights_are_not_examined(folder):
     with pytest.raises(WeightsError, match="random"):
-        bench(
+        run_benchmark(
             [rung("detr_opencv_cpu")],
             workload=Workload(weights="random"),
             plan=None,

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from labkit.bench.plan import Plan
-from labkit.bench.run import bench
+from labkit.bench.run import run_benchmark
 from labkit.core import lock
 from labkit.core.errors import ResultsError, SourceError, SourceLost, UsageError
 from labkit.core.requirements import unmet_requirement
@@ -337,7 +337,9 @@ def test_a_benchmark_beside_a_view_is_marked(tmp_path, monkeypatch):
     player = player_of()
     player.start()
     with Store(tmp_path / "lab.sqlite") as store:
-        outcome = bench([rung("resnet_linear_cpu")], workload=work, plan=plan, turns=None, store=store)
+        outcome = run_benchmark(
+            [rung("resnet_linear_cpu")], workload=work, plan=plan, turns=None, store=store
+        )
         stored = store.runs()
     player.stop()
     assert len(outcome.runs) == 1 == len(stored)

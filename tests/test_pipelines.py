@@ -20,7 +20,7 @@ from labkit.models.engines.build import ENGINES
 from labkit.models.prepare import prepare
 from labkit.models.preprocess import IMPLEMENTATIONS
 from labkit.pipelines.former_names import FORMER_NAMES
-from labkit.pipelines.ladder import LADDER, rung, rungs_of_stage
+from labkit.pipelines.ladder import LADDER, ladder, rung
 
 from conftest import TINY, make_frame  # isort: skip
 
@@ -83,7 +83,7 @@ def test_a_rung_changes_one_thing(row):
 def test_unknown_names_get_a_hint():
     with pytest.raises(UsageError, match="did you mean detr_pil_cpu"):
         rung("detr_pil_cp")
-    assert rungs_of_stage(77) == ()
+    assert ladder(stage=77) == ()
     assert set(FORMER_NAMES.values()) <= set(NAMES)
     with pytest.raises(UsageError, match="origin_combined_cpu is called baseline_combined_cpu now"):
         rung("origin_combined_cpu")

@@ -1,6 +1,7 @@
 """The shape of the project: layers, lightness, one list of requirements, notebooks without output."""
 
 import ast
+import doctest
 import json
 import subprocess
 import sys
@@ -108,6 +109,34 @@ def test_packages_import_nothing_when_they_are_imported(path):
     imports = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
     heavy = [node.module for node in imports if node.module.split(".")[0] == "labkit"]
     assert not heavy, f"{module_name(path)} re-exports from {heavy}"
+
+
+def test_public_names_stay_functions_when_their_packages_are_imported():
+    code = """if True:
+    import importlib, pkgutil, types, labkit
+    public = {name: getattr(labkit, name) for name in labkit.__all__}
+    for package in ("bench", "live", "results", "profiling", "core"):
+        importlib.import_module(f"labkit.{package}")
+    from labkit.results import store
+    import labkit.bench.plan
+    assert public == {name: getattr(labkit, name) for name in labkit.__all__}
+    assert not any(isinstance(value, types.ModuleType) for value in public.values())
+    assert all(value.__doc__ for value in public.values())
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_examples_of_the_public_face_run():
+    import labkit
+
+    finder = doctest.DocTestFinder(recurse=False)
+    ran = 0
+    for name in labkit.__all__:
+        for example in finder.find(getattr(labkit, name), name, globs={}):
+            result = doctest.DocTestRunner().run(example)
+            assert not result.failed, name
+            ran += result.attempted > 0
+    assert ran >= 8
 
 
 def test_importing_labkit_is_light():

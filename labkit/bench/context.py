@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,8 @@ from labkit.bench.worker import Worker
 from labkit.core.lock import lock_holder
 from labkit.core.types import Frame, Rung, Workload
 from labkit.models.weights import Weights
-from labkit.results.records import Comparison, Fidelity, Run
+from labkit.results.records import Fidelity
 from labkit.results.store import Store
-
-
-@dataclass
-class Outcome:
-    """What a benchmark gave.
-
-    Attributes:
-        skipped: rung name -> why it cannot run here, or how it failed.
-    """
-
-    runs: list[Run] = field(default_factory=list)
-    comparisons: list[Comparison] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib.metadata
 import importlib.util
 import os
@@ -9,6 +10,7 @@ import platform
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +43,31 @@ class Check:
     advice: str = ""
 
 
+class DoctorReport(tuple[Check, ...]):
+    """All checks of a machine; prints as lines of 80 columns."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "\n".join(line for line, _ in lines(self))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def doctor() -> DoctorReport:
+    """Says what this machine has for the lab, what it lacks, and what to do about it.
+
+    Nothing raises, and no camera stays open.
+
+    Example:
+        >>> import labkit
+        >>> "python" in {check.what for check in labkit.doctor()}
+        True
+    """
+    return DoctorReport(examine())
+
+
 def examine() -> list[Check]:
     """Looks at everything; nothing here raises and no camera is kept open."""
     checks = []
@@ -66,7 +93,7 @@ def examine() -> list[Check]:
     return checks
 
 
-def lines(checks: list[Check]) -> list[tuple[str, str]]:
+def lines(checks: Sequence[Check]) -> list[tuple[str, str]]:
     """The examination as (line, style) pairs; advice stands under its line."""
     shown = []
     indent = " " * INDENT

@@ -11,7 +11,7 @@ import psutil
 
 from labkit.bench.accuracy import for_a_row
 from labkit.bench.agreement import Answers, fidelity
-from labkit.bench.context import Checks, Job, Outcome
+from labkit.bench.context import Checks, Job
 from labkit.bench.evaluate import examine
 from labkit.bench.interleave import compare
 from labkit.bench.noise import Watch
@@ -22,12 +22,13 @@ from labkit.core.types import Rung
 from labkit.models.flops import gflop_per_frame, mb_per_frame
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.results.records import Fidelity, Run
+from labkit.results.result_set import ResultSet
 
 TIME_IS_UP = "left out, the time of this benchmark was up"
 WORKER_BYTES = 1.8 * 2**30  # what one worker may need; decides how many live at once
 
 
-def measure_family(family: Sequence[Rung], job: Job, outcome: Outcome) -> None:
+def measure_family(family: Sequence[Rung], job: Job, outcome: ResultSet) -> None:
     """All rungs of one kind of work. Their workers stay alive for the comparison if memory allows.
 
     A rung that has a run in the outcome already only takes turns with the others.
@@ -165,7 +166,7 @@ def _compare(
     pairs: Sequence[tuple[str, str]],
     checks: Checks,
     job: Job,
-    outcome: Outcome,
+    outcome: ResultSet,
     stack: ExitStack,
 ) -> None:
     """All rungs in turns; whatever new processes they get is ended with the stack."""

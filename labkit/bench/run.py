@@ -1,37 +1,185 @@
-"""A benchmark from beginning to end."""
+"""Benchmarks: rungs in, stored runs and comparisons out.
+
+Every rung runs in a process of its own; its answers are compared with its reference's before it is
+timed; each finished run is stored at once, so that an interruption loses only what was under way.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from labkit.bench.accuracy import FULL_SCENES, QUICK_SCENES
 from labkit.bench.coco import N_IMAGES, CocoFolder, Photographs, detector_labels, find_coco, read_coco
-from labkit.bench.context import Examiner, Job, Outcome
+from labkit.bench.context import Examiner, Job
 from labkit.bench.evaluate import KEPT
 from labkit.bench.frames import collect
 from labkit.bench.group import measure_family
-from labkit.bench.interleave import FULL_TURNS, Turns
-from labkit.bench.peaks import PEAK_TRIES, measure_peaks
-from labkit.bench.plan import FULL, Plan
-from labkit.bench.progress import Reporter
+from labkit.bench.interleave import FULL_TURNS, QUICK_TURNS, Turns
+from labkit.bench.peaks import PEAK_TRIES, known_peaks, measure_peaks
+from labkit.bench.plan import FULL, QUICK, Plan
+from labkit.bench.progress import Reporter, Screen
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.lock import lock_holder, machine_lock
 from labkit.core.requirements import unmet_requirement
-from labkit.core.types import Rung, Workload
+from labkit.core.types import Rung, Size, Workload
 from labkit.models.networks import MODELS
 from labkit.models.prepare import resolve_all
 from labkit.models.weights import Weights
 from labkit.pipelines.ladder import rung as rung_named
+from labkit.pipelines.ladder import select_rungs
 from labkit.pipelines.third_party_rungs import PEERS
 from labkit.results.records import Comparison
-from labkit.results.store import Store
+from labkit.results.result_set import ResultSet
+from labkit.results.store import Store, default_path
 
 
 def bench(
+    *rungs: str | Rung,
+    stage: int | None = None,
+    device: str | None = None,
+    source: str = "photos",
+    size: Size = (640, 480),
+    objects: int = 5,
+    model_set: str = "full",
+    weights: str = "auto",
+    seed: int = 0,
+    noise: float = 0.0,
+    scenario: str = "closed",
+    fps: float | None = None,
+    quick: bool = False,
+    seconds: float | None = None,
+    compare: bool = True,
+    accuracy: bool = False,
+    coco: Path | str | None = None,
+    images: int = N_IMAGES,
+    minutes: float | None = None,
+    progress: Reporter | None = None,
+) -> ResultSet:
+    """Measures rungs and compares each with the one that it changes and with the first of its kind.
+
+    Each rung runs in a process of its own; its detections are compared with its reference's before
+    it is timed; each finished run is saved in the store at once.
+
+    Args:
+        rungs: names or rungs; none means the whole ladder, or a stage or device of it.
+        stage: all rungs of this stage.
+        device: all rungs on "cpu" or "cuda", with their references.
+        source: see `open_source`.
+        size: (width, height) px of the frames.
+        objects: best boxes kept per frame.
+        model_set: "full" (DETR-R50 and ResNet-18) or "lab" (small models that ship with labkit).
+        weights: "auto", "pretrained" or "random".
+        seed: of random weights, drawn scenes and the order of rounds.
+        noise: standard deviation of noise added to drawn scenes, in grey levels.
+        scenario: "closed" (as fast as it can) or "paced" (frames fall due at `fps` per second).
+        fps: rate of the paced scenario.
+        quick: shorter runs and fewer rounds, marked as such.
+        seconds: length of each timed run.
+        compare: also measure the rungs in interleaved rounds; closed scenario only.
+        accuracy: also measure mAP and top-1 on drawn scenes whose truth is known.
+        coco: a folder in COCO's format; detectors are evaluated on its photographs instead.
+        images: how many of its photographs, the same ones each time.
+        minutes: begin nothing new after this time.
+        progress: hears of steps and results; None shows a progress bar on standard error.
+
+    Returns:
+        Runs and comparisons; `skipped` says why a rung was not measured.
+
+    Raises:
+        UsageError: a rung, stage or option does not exist.
+        SourceError: the source gives no frames.
+        WeightsError: weights that were asked for cannot be had.
+        ResultsError: the store cannot be written.
+
+    Example:
+        >>> import labkit
+        >>> result = labkit.bench(
+        ...     "resnet_opencv_cpu", size=(160, 128), model_set="lab", quick=True, seconds=0.2
+        ... )
+        >>> result.runs[0].rung
+        'resnet_opencv_cpu'
+    """
+    if fps is not None and scenario != "paced":
+        raise UsageError("fps is the rate of the paced scenario; add scenario='paced'")
+    if coco is not None and not accuracy:
+        raise UsageError("coco is for accuracy, which is switched off; drop one of them")
+    chosen = select_rungs(rungs, stage, device)
+    plan = replace(QUICK if quick else FULL, scenario=scenario, fps=fps)
+    with Store(default_path()) as store, _shown(progress) as reporter:
+        return run_benchmark(
+            chosen,
+            source=source,
+            workload=Workload(model_set, weights, size, objects, seed=seed),  # type: ignore[arg-type]
+            plan=plan if seconds is None else replace(plan, seconds=seconds),
+            turns=_turns(quick) if compare and scenario == "closed" else None,
+            store=store,
+            reporter=reporter,
+            noise=noise,
+            scenes=(QUICK_SCENES if quick else FULL_SCENES) if accuracy else 0,
+            minutes=minutes,
+            coco=coco,
+            images=images,
+            peaks_of=partial(known_peaks, tries=1, report=reporter.note) if quick else None,
+        )
+
+
+def compare(
+    a: str,
+    b: str,
+    *,
+    source: str = "photos",
+    size: Size = (640, 480),
+    objects: int = 5,
+    model_set: str = "full",
+    weights: str = "auto",
+    seed: int = 0,
+    quick: bool = False,
+    rounds: int | None = None,
+    progress: Reporter | None = None,
+) -> Comparison:
+    """Compares rung `b` with rung `a` in interleaved rounds on the same frames.
+
+    Args:
+        a, b: names of two rungs that do the same work.
+        source, size, objects, model_set, weights, seed, quick, progress: as in `bench`.
+        rounds: 9 or more; default 15, or 9 where `quick`.
+
+    Returns:
+        The speed-up of b over a with its 95% interval and verdict; it is saved in the store.
+
+    Raises:
+        UsageError: a rung does not exist.
+        UnavailableError: the two do different work, or one of them cannot run here.
+    """
+    with Store(default_path()) as store, _shown(progress) as reporter:
+        return run_comparison(
+            a,
+            b,
+            source=source,
+            workload=Workload(model_set, weights, size, objects, seed=seed),  # type: ignore[arg-type]
+            turns=_turns(quick, rounds),
+            store=store,
+            reporter=reporter,
+        )
+
+
+def _shown(progress: Reporter | None) -> AbstractContextManager[Reporter]:
+    return Screen() if progress is None else nullcontext(progress)
+
+
+def _turns(quick: bool, rounds: int | None = None) -> Turns:
+    turns = QUICK_TURNS if quick else FULL_TURNS
+    return turns if rounds is None else replace(turns, rounds=rounds)
+
+
+def run_benchmark(
     rungs: Sequence[Rung],
     *,
     source: str = "photos",
@@ -46,7 +194,7 @@ def bench(
     coco: Path | str | None = None,
     images: int = N_IMAGES,
     peaks_of: Callable[[str], Mapping[str, float]] | None = None,
-) -> Outcome:
+) -> ResultSet:
     """Measures rungs and compares them with what they change and with their family's baseline.
 
     Args:
@@ -79,7 +227,7 @@ def bench(
     until_s = float("inf") if minutes is None else time.perf_counter() + 60 * minutes
     reporter = reporter or Reporter()
     workload = workload or Workload()
-    outcome = Outcome()
+    outcome = ResultSet()
     able = _able(rungs, outcome, reporter)
     if not able:
         return outcome
@@ -107,7 +255,7 @@ def bench(
     return outcome
 
 
-def compare_two(a: str, b: str, **options: Any) -> Comparison:
+def run_comparison(a: str, b: str, **options: Any) -> Comparison:
     """Compares rung `b` with rung `a`, by name; options as for `bench`.
 
     Raises:
@@ -116,7 +264,7 @@ def compare_two(a: str, b: str, **options: Any) -> Comparison:
     rungs = [rung_named(a), rung_named(b)]
     if rungs[0].prepare.work != rungs[1].prepare.work or a == b:
         raise UnavailableError(f"{a} and {b} cannot be compared: they {_not_comparable(rungs)}")
-    outcome = bench(rungs, **{"plan": None, **options})
+    outcome = run_benchmark(rungs, **{"plan": None, **options})
     for comparison in outcome.comparisons:
         if (comparison.a, comparison.b) == (a, b):
             return comparison
@@ -148,7 +296,7 @@ def _photographs(
     return photographs
 
 
-def _able(rungs: Sequence[Rung], outcome: Outcome, reporter: Reporter) -> list[Rung]:
+def _able(rungs: Sequence[Rung], outcome: ResultSet, reporter: Reporter) -> list[Rung]:
     able = []
     for rung in rungs:
         reason = unmet_requirement(rung.needs)

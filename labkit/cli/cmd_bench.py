@@ -18,9 +18,7 @@ from labkit.cli.options import (
     SizeOption,
     SourceOption,
     WeightsOption,
-    scenes_for,
-    turns_for,
-    workload_for,
+    parse_size,
 )
 from labkit.core.errors import UsageError
 
@@ -54,23 +52,37 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Measure rungs; leaves rows in the store, plots and a report."""
-    from labkit.cli.show_bench import bench_and_show, plan_for, select
+    from labkit.bench.run import bench as measure
+    from labkit.cli.show_bench import show_benchmark, stored_as_measured
 
     if coco is not None and not accuracy:
         raise UsageError("--coco is for accuracy, which --no-accuracy leaves out; drop one of them")
-    bench_and_show(
-        select(rung, stage, device),
-        as_json,
-        source=source,
-        workload=workload_for(model_set, weights, size, objects, seed),
-        plan=plan_for(scenario.value, fps, quick, seconds),
-        turns=turns_for(quick, None) if compare and scenario is Scenario.closed else None,
-        noise=noise,
-        scenes=scenes_for(quick, accuracy),
-        minutes=minutes if minutes is not None or not quick else QUICK_MINUTES,
-        coco=coco,
-        images=images,
-    )
+    if fps is not None and scenario is not Scenario.paced:
+        raise UsageError("--fps is the rate of the paced scenario; add --scenario paced")
+    with stored_as_measured() as progress:
+        result = measure(
+            *(rung or ()),
+            stage=stage,
+            device=device,
+            source=source,
+            size=parse_size(size),
+            objects=objects,
+            model_set=model_set,
+            weights=weights,
+            seed=seed,
+            noise=noise,
+            scenario=scenario.value,
+            fps=fps,
+            quick=quick,
+            seconds=seconds,
+            compare=compare,
+            accuracy=accuracy,
+            coco=coco,
+            images=images,
+            minutes=minutes if minutes is not None or not quick else QUICK_MINUTES,
+            progress=progress,
+        )
+    show_benchmark(result, as_json)
 
 
 def compare(
@@ -87,13 +99,21 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Say how many times faster rung B is than rung A, with an interval and a verdict."""
-    from labkit.cli.show_bench import compare_and_show
+    from labkit.bench.run import compare as measure
+    from labkit.cli.show_bench import show_comparison, stored_as_measured
 
-    compare_and_show(
-        a,
-        b,
-        as_json,
-        source=source,
-        workload=workload_for(model_set, weights, size, objects, seed),
-        turns=turns_for(quick, rounds),
-    )
+    with stored_as_measured() as progress:
+        comparison = measure(
+            a,
+            b,
+            source=source,
+            size=parse_size(size),
+            objects=objects,
+            model_set=model_set,
+            weights=weights,
+            seed=seed,
+            quick=quick,
+            rounds=rounds,
+            progress=progress,
+        )
+    show_comparison(comparison, as_json)

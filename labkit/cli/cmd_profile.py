@@ -16,7 +16,7 @@ from labkit.cli.options import (
     SizeOption,
     SourceOption,
     WeightsOption,
-    workload_for,
+    parse_size,
 )
 from labkit.core.errors import UsageError
 
@@ -47,13 +47,21 @@ def profile(
         return _install_kernel()
     if rung is None:
         raise UsageError("name a rung to profile; labkit rungs lists them")
-    from labkit.profiling.profile import Profile
-    from labkit.profiling.variant import Job, profile_rung
+    from labkit.profiling.variant import profile as profile_rung
     from labkit.results.plots.save import save
 
-    job = Job(rung, workload_for(model_set, weights, size, objects, seed), source, frames)
     print_lines([f"profiling {frames} frames of {rung}, after a warm-up"], console=err)
-    found = Profile(profile_rung(job, engine))
+    found = profile_rung(
+        rung,
+        frames,
+        source=source,
+        size=parse_size(size),
+        objects=objects,
+        model_set=model_set,
+        weights=weights,
+        seed=seed,
+        engine=engine,
+    )
     if found.capture.command:
         out.print(shlex.join(found.capture.command), markup=False, soft_wrap=True)
     _show(found)

@@ -19,7 +19,6 @@ from labkit.cli.options import (
     SourceOption,
     WeightsOption,
     parse_size,
-    scenes_for,
 )
 from labkit.core.errors import EXIT_INTERRUPTED, UnavailableError, UsageError
 from labkit.fleet.sweep.sweep_progress import SweepProgress
@@ -58,11 +57,12 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Measure rungs over sizes, boxes and scenarios; goes on where it was stopped."""
-    from labkit.cli.show_bench import select
+    from labkit.bench.accuracy import FULL_SCENES, QUICK_SCENES
     from labkit.fleet.sweep.grid import Grid
+    from labkit.pipelines.ladder import select_rungs
 
     grid = Grid(
-        rungs=[one.name for one in select(rung, None)],
+        rungs=[one.name for one in select_rungs(rung or ())],
         sizes=[parse_size(part) for part in parts(size, "--size")],
         objects=[_whole(part) for part in parts(objects, "--objects")],
         scenarios=parts(scenario, "--scenario"),
@@ -74,7 +74,7 @@ def sweep(
         model_set=model_set,
         weights=weights,
         seed=seed,
-        scenes=scenes_for(quick, accuracy),
+        scenes=(QUICK_SCENES if quick else FULL_SCENES) if accuracy else 0,
     )
     result = _measured(grid, name, again, address=address, retry_failed=retry_failed, dashboard=dashboard)
     if as_json:

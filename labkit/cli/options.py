@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from labkit.core.errors import UsageError
-from labkit.core.types import Size, Workload
-
-if TYPE_CHECKING:
-    from labkit.bench.interleave import Turns
+from labkit.core.types import Size
 
 
 class Scenario(StrEnum):
@@ -30,34 +27,6 @@ WeightsOption = Annotated[str, typer.Option(help="auto, pretrained or random.")]
 SeedOption = Annotated[int, typer.Option(help="Of random weights and scenes.")]
 QuickOption = Annotated[bool, typer.Option("--quick/--full", help="Short runs, marked as such.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
-
-
-def workload_for(model_set: str, weights: str, size: str, objects: int, seed: int) -> Workload:
-    """The workload that the options describe; says which option is wrong."""
-    return Workload(
-        model_set=model_set,  # type: ignore[arg-type]
-        weights=weights,  # type: ignore[arg-type]
-        size=parse_size(size),
-        objects=objects,
-        seed=seed,
-    )
-
-
-def turns_for(quick: bool, rounds: int | None) -> Turns:
-    """Full or quick turns, with the asked number of rounds."""
-    from dataclasses import replace
-
-    from labkit.bench.interleave import FULL_TURNS, QUICK_TURNS
-
-    turns = QUICK_TURNS if quick else FULL_TURNS
-    return turns if rounds is None else replace(turns, rounds=rounds)
-
-
-def scenes_for(quick: bool, accuracy: bool) -> int:
-    """On how many scenes accuracy is measured."""
-    from labkit.bench.accuracy import FULL_SCENES, QUICK_SCENES
-
-    return (QUICK_SCENES if quick else FULL_SCENES) if accuracy else 0
 
 
 def parse_size(text: str) -> Size:

@@ -10,16 +10,10 @@ lesson.tell(outcome)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labkit.bench.context import Outcome
-from labkit.bench.interleave import FULL_TURNS, QUICK_TURNS
-from labkit.bench.peaks import known_peaks
-from labkit.bench.plan import FULL, QUICK
 from labkit.bench.progress import Screen
 from labkit.bench.run import bench
 from labkit.core import stats
@@ -57,7 +51,8 @@ from labkit.lessons.show_frame import look
 from labkit.lessons.source_diff import chain, show_change
 from labkit.pipelines.ladder import rung
 from labkit.results.exports import import_reference
-from labkit.results.store import Store, default_path
+from labkit.results.result_set import ResultSet
+from labkit.results.store import default_path
 from labkit.results.table import table
 
 if TYPE_CHECKING:
@@ -129,7 +124,7 @@ def measure(
     full: bool = False,
     turns: bool = True,
     screen: Screen | None = None,
-) -> Outcome:
+) -> ResultSet:
     """Measures and compares rungs; each result is stored as soon as it is there.
 
     Args:
@@ -139,28 +134,20 @@ def measure(
         turns: also compare the rungs in turns.
         screen: where progress is shown; for several calls that belong together.
     """
-    workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
-    with Store(default_path()) as store, nullcontext(screen) if screen else Screen() as shown:
-        return bench(
-            [rung(name) for name in names],
-            source=source,
-            workload=workload,
-            plan=FULL if full else QUICK,
-            turns=(FULL_TURNS if full else QUICK_TURNS) if turns else None,
-            store=store,
-            reporter=shown,
-            peaks_of=None if full else partial(known_peaks, tries=1, report=shown.note),
-        )
+    return bench(
+        *names, source=source, size=size, objects=objects, model_set=model_set, weights=weights, seed=seed,
+        quick=not full, compare=turns, progress=screen,
+    )  # fmt: skip
 
 
-def summary(outcome: Outcome) -> pd.DataFrame:
+def summary(outcome: ResultSet) -> pd.DataFrame:
     """The main figures of the runs, one row per rung; empty cells had too few frames."""
     columns = ["rung", "fps", "fps_lo", "fps_hi", "p50_ms", "p90_ms", "p99_ms", "agreement",
                "share_of_limit", "noisy", "weights"]  # fmt: skip
     return table(outcome.runs)[columns].round(2)
 
 
-def tell(outcome: Outcome) -> None:
+def tell(outcome: ResultSet) -> None:
     """Prints every comparison as a sentence with its interval, and what was not measured."""
     for comparison in outcome.comparisons:
         print(comparison.sentence)
@@ -168,7 +155,7 @@ def tell(outcome: Outcome) -> None:
         print(f"{name} was not measured: {why}.")
 
 
-def plot(outcome: Outcome, kind: str = "throughput", theme: str = "light") -> Any:
+def plot(outcome: ResultSet, kind: str = "throughput", theme: str = "light") -> Any:
     """One picture of the runs: "throughput", "latency", "where_time_goes", "share_of_peak", "roofline"."""
     from labkit.results.plots.save import CHARTS
 
@@ -199,7 +186,7 @@ def cost_of_boxes(
     return cost_of_boxes(runs, theme=theme) if runs else "nothing could be measured here"
 
 
-def waterfall(outcome: Outcome, theme: str = "light") -> Any:
+def waterfall(outcome: ResultSet, theme: str = "light") -> Any:
     """The gain of each rung over the one that it changes, and what it could have been, as a figure."""
     from labkit.results.plots.speedup import waterfall
 
@@ -207,7 +194,7 @@ def waterfall(outcome: Outcome, theme: str = "light") -> Any:
     return waterfall(steps, runs=outcome.runs, theme=theme) if steps else "nothing was compared here"
 
 
-def ceilings(outcome: Outcome) -> pd.DataFrame:
+def ceilings(outcome: ResultSet) -> pd.DataFrame:
     """Amdahl's ceiling of each part of each rung: the gain if that part took no time at all."""
     import pandas as pd
 
@@ -230,7 +217,7 @@ def ceilings(outcome: Outcome) -> pd.DataFrame:
 
 def operators(
     name: str,
-    outcome: Outcome | None = None,
+    outcome: ResultSet | None = None,
     *,
     model_set: str = "full",
     weights: str = "auto",
@@ -283,7 +270,7 @@ def recorded_gpu() -> pd.DataFrame | str:
     return on_gpu if len(on_gpu) else "No recorded run on a GPU ships with the project yet."
 
 
-def origin_beside(outcome: Outcome, stage: int) -> pd.DataFrame:
+def origin_beside(outcome: ResultSet, stage: int) -> pd.DataFrame:
     """What the origin published, beside what was measured here."""
     import pandas as pd
 

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labkit.core.types import Detections, Frame, Size, Workload
 from labkit.lessons.checks import Checked
 from labkit.profiling.profile import Profile
 from labkit.profiling.range_table import side_by_side
 from labkit.profiling.reads import noting_reads
-from labkit.profiling.variant import Job, ready
+from labkit.profiling.variant import pipeline
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 __all__ = ["beside", "check_one_read", "pipeline"]
-
-
-def pipeline(
-    rung: str,
-    source: str = "photos",
-    frames: int = 6,
-    *,
-    size: Size = (640, 480),
-    objects: int = 5,
-    weights: str = "auto",
-    seed: int = 0,
-) -> Callable[[], Iterator[tuple[Frame, Detections]]]:
-    """Makes a rung ready and warm, with its frames in memory, so that a profile holds nothing else.
-
-    Args:
-        rung: name.
-        source: see `open_source`.
-        frames: how many.
-        size, objects, weights, seed: as in `Workload`.
-
-    Returns:
-        A function; each call gives the rung's generator over the same frames.
-    """
-    workload = Workload(weights=weights, size=size, objects=objects, seed=seed)  # type: ignore[arg-type]
-    chosen, prepared, kept = ready(Job(rung, workload, source, frames))
-    return lambda: chosen.run(kept, prepared.net)
 
 
 def beside(before: Profile, after: Profile, names: tuple[str, str] = ("before", "after")) -> pd.DataFrame:

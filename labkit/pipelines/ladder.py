@@ -6,9 +6,12 @@ row; a new schedule is a new generator in this folder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from labkit.core.errors import UsageError
+from labkit.core.requirements import unmet_requirement
 from labkit.core.types import FilterStep, Preparation, Rung
 from labkit.pipelines.baseline import baseline_combined, baseline_streams
 from labkit.pipelines.combined import batched_crops, one_by_one
@@ -19,6 +22,9 @@ from labkit.pipelines.multi_stream import ring_of_streams, threaded
 from labkit.pipelines.overlapped import launched_ahead
 from labkit.pipelines.sequential import sequential
 from labkit.pipelines.third_party_rungs import PEERS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LEAN = {"fold_batch_norm": True, "channels_last": True}
 
@@ -280,10 +286,31 @@ STAGE_9 = (
     ),
 )  # fmt: skip
 
-LADDER: tuple[Rung, ...] = (
+
+class Ladder(tuple[Rung, ...]):
+    """Rungs in order; shows itself as a table."""
+
+    __slots__ = ()
+
+    def table(self) -> pd.DataFrame:
+        """One row per rung: stage, what it changes, and why this machine cannot run it, if so."""
+        import pandas as pd
+
+        columns = ["rung", "stage", "changes", "about", "unavailable"]
+        rows = [(r.name, r.stage, r.changes or "", r.about, unmet_requirement(r.needs) or "") for r in self]
+        return pd.DataFrame(rows, columns=columns)
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html(index=False, border=0)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{rung.name:<24} {rung.about}" for rung in self)
+
+
+LADDER = Ladder((
     *STAGE_1, *STAGE_2, *STAGE_3, *STAGE_6_CPU, *STAGE_6_ORIGIN, *STAGE_6_GPU,
     *STAGE_9, *STAGE_4, *STAGE_5, *PEERS,
-)  # fmt: skip
+))  # fmt: skip
 """Every rung, each after the one that it changes. Filter and streams are put onto the best loop."""
 
 
@@ -305,6 +332,38 @@ def rung(name: str) -> Rung:
     raise UsageError(f"no rung named {name!r}{hint}")
 
 
-def rungs_of_stage(stage: int) -> tuple[Rung, ...]:
-    """The rungs whose story a stage tells; empty where a stage has none."""
-    return tuple(r for r in LADDER if r.stage == stage)
+def ladder(stage: int | None = None, device: str | None = None) -> Ladder:
+    """The rungs, each after the one that it changes.
+
+    Args:
+        stage: only those of this stage (notebook).
+        device: only those on "cpu" or "cuda".
+
+    Example:
+        >>> import labkit
+        >>> [rung.name for rung in labkit.ladder(stage=1)][:2]
+        ['resnet_pil_cpu', 'resnet_opencv_cpu']
+    """
+    return Ladder(r for r in LADDER if stage in (None, r.stage) and device in (None, r.prepare.device))
+
+
+def select_rungs(
+    rungs: Sequence[str | Rung] = (), stage: int | None = None, device: str | None = None
+) -> Ladder:
+    """The named rungs, or a stage's, or all of them; those of a device come with their references.
+
+    Raises:
+        UsageError: a name, stage or device that does not exist.
+    """
+    if rungs:
+        named = [rung(each) if isinstance(each, str) else each for each in rungs]
+        chosen = {each.name: each for each in named}
+        return Ladder(sorted(chosen.values(), key=lambda r: LADDER.index(r) if r in LADDER else len(LADDER)))
+    if device not in (None, "cpu", "cuda"):
+        raise UsageError(f"a device is cpu or cuda, not {device!r}")
+    found = ladder(stage, device)
+    if not found and device is None:
+        known = sorted({r.stage for r in LADDER})
+        raise UsageError(f"stage {stage} has no rungs; stages with rungs: {', '.join(map(str, known))}")
+    wanted = {r.name for r in found} | {r.reference for r in found if device is not None}
+    return Ladder(r for r in LADDER if r.name in wanted)

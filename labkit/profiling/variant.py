@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from labkit.core.errors import SourceError, UnavailableError, UsageError
 from labkit.core.requirements import unmet_requirement
-from labkit.core.types import Frame, Rung, Workload
+from labkit.core.types import Detections, Frame, Rung, Size, Workload
 from labkit.models.prepare import Prepared, prepare
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.profiling import nsys, profiler
 from labkit.profiling.capture import Capture, Range, Read
+from labkit.profiling.profile import Profile
 from labkit.sources.openers import open_source
 
 WARM_UP_FRAMES = 2
@@ -49,6 +50,71 @@ class Job:
             "--model-set", w.model_set, "--weights", w.weights, "--seed", str(w.seed),
             "--notes", str(notes),
         ]  # fmt: skip
+
+
+def profile(
+    rung: str,
+    frames: int = 5,
+    *,
+    source: str = "photos",
+    size: Size = (640, 480),
+    objects: int = 5,
+    model_set: str = "full",
+    weights: str = "auto",
+    seed: int = 0,
+    engine: str = "auto",
+) -> Profile:
+    """Profiles a few frames of a rung after a warm-up: where the time goes, and what waits for what.
+
+    Args:
+        rung: name.
+        frames: how many are profiled, 1 to 1000.
+        source, size, objects, model_set, weights, seed: as in `bench`.
+        engine: "nsys" (Nsight Systems), "torch" (torch.profiler), or "auto" (nsys where it is found).
+
+    Returns:
+        A profile: `.table()` per range, `.timeline()`, `.reads()` (source lines at which the host
+        reads a tensor), and the report's file.
+
+    Raises:
+        UsageError: there is no such rung or engine.
+        UnavailableError: the rung needs what this machine lacks, or nsys was asked for and failed.
+    """
+    workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
+    return Profile(profile_rung(Job(rung, workload, source, frames), engine))
+
+
+def pipeline(
+    rung: str,
+    source: str = "photos",
+    frames: int = 6,
+    *,
+    size: Size = (640, 480),
+    objects: int = 5,
+    model_set: str = "full",
+    weights: str = "auto",
+    seed: int = 0,
+) -> Callable[[], Iterator[tuple[Frame, Detections]]]:
+    """Makes a rung ready and warm, with its frames in memory, so that a loop over it holds nothing else.
+
+    Args:
+        rung: name.
+        source: see `open_source`.
+        frames: how many.
+        size, objects, model_set, weights, seed: as in `bench`.
+
+    Returns:
+        A function; each call gives the rung's generator over the same frames.
+
+    Example:
+        >>> import labkit
+        >>> loop = labkit.pipeline("detr_opencv_cpu", "scenes", 1, size=(160, 128), model_set="lab")
+        >>> [len(found.xyxy) <= 5 for frame, found in loop()]
+        [True]
+    """
+    workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
+    chosen, prepared, kept = ready(Job(rung, workload, source, frames))
+    return lambda: chosen.run(kept, prepared.net)
 
 
 def profile_rung(job: Job, engine: str = "auto") -> Capture:

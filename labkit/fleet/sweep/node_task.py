@@ -39,10 +39,10 @@ def measure_point(point: Point) -> Run:
         LabError: the source or the weights cannot be had.
     """
     from labkit.bench.peaks import PEAK_TRIES, known_peaks
-    from labkit.bench.run import bench
+    from labkit.bench.run import run_benchmark
     from labkit.pipelines.ladder import rung
 
-    outcome = bench(
+    outcome = run_benchmark(
         [rung(point.rung)],
         source=point.source,
         workload=point.workload,

@@ -1,0 +1,203 @@
+"""Results of a benchmark or of the store: runs and comparisons with their tables and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from labkit.core.errors import UsageError
+from labkit.results.exports import load_exports
+from labkit.results.records import Comparison, Run
+from labkit.results.store import Store, default_path
+from labkit.results.table import table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labkit.results.plots.style import Chart
+
+MAIN_COLUMNS = ["rung", "fps", "fps_lo", "fps_hi", "p50_ms", "p90_ms", "p99_ms", "agreement",
+                "share_of_limit", "noisy", "weights"]  # fmt: skip
+RECORDED_COLUMNS = ["machine", "created", "rung", "fps", "fps_lo", "fps_hi", "p50_ms", "agreement", "weights"]
+
+
+@dataclass
+class ResultSet:
+    """Runs and comparisons that belong together.
+
+    Attributes:
+        runs: one per rung that was measured alone.
+        comparisons: pairs of rungs that were measured in interleaved rounds.
+        skipped: rung name -> the reason why it was not measured.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def table(self) -> pd.DataFrame:
+        """One row per run with its main figures; empty where there were too few frames for one.
+
+        Runs of several machines, such as recorded ones, name machine and date.
+        """
+        several = len({run.machine for run in self.runs}) > 1
+        return table(self.runs)[RECORDED_COLUMNS if several else MAIN_COLUMNS].round(2)
+
+    def gains(self) -> pd.DataFrame:
+        """One row per comparison: how many times faster b is than a, with interval and verdict."""
+        import pandas as pd
+
+        columns = ["a", "b", "ratio", "ci_low", "ci_high", "verdict", "agrees", "rounds"]
+        rows = [
+            (c.a, c.b, round(c.ratio, 3), *np.round(c.interval, 3), c.verdict, c.agrees, c.rounds)
+            for c in self.comparisons
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def sentences(self) -> list[str]:
+        """Each comparison in words with its interval, then what was not measured."""
+        return [
+            *(comparison.sentence for comparison in self.comparisons),
+            *(f"{name} was not measured: {reason}." for name, reason in self.skipped.items()),
+        ]
+
+    def ceilings(self) -> pd.DataFrame:
+        """Amdahl's ceiling of each span of each run: the speed-up if that span took no time at all."""
+        import pandas as pd
+
+        columns = ["rung", "part", "ms per frame", "share of the frame", "ceiling"]
+        rows = []
+        for run in self.runs:
+            for name, seconds in run.spans_s.items():
+                spent_s = float(np.nansum(seconds))
+                share = spent_s / run.wall_s
+                ceiling = 1 / max(1e-9, 1 - share)
+                rows.append(
+                    (
+                        run.rung,
+                        name,
+                        round(1e3 * spent_s / run.n_frames, 2),
+                        round(share, 3),
+                        round(ceiling, 2),
+                    )
+                )
+        return pd.DataFrame(rows, columns=columns)
+
+    def plot(self, kind: str = "throughput", theme: str = "light") -> Chart:
+        """One figure with a caption and a text for those who cannot see it.
+
+        Args:
+            kind: "throughput", "latency", "where_time_goes", "share_of_peak", "roofline",
+                "speed_accuracy", "by_boxes" (the same rungs with different numbers of boxes), or
+                "gains" (each rung's gain over the one that it changes).
+            theme: "light" or "dark".
+
+        Raises:
+            UsageError: there is no such plot, or nothing in these results to draw it from.
+        """
+        from labkit.results.plots.by_boxes import cost_of_boxes
+        from labkit.results.plots.save import CHARTS
+        from labkit.results.plots.speedup import waterfall
+
+        steps = self.steps() or self.comparisons
+        charts = {
+            **{name: partial(chart, self.runs) for name, chart in CHARTS.items()},
+            "by_boxes": partial(cost_of_boxes, self.runs),
+            "gains": partial(waterfall, steps, runs=self.runs),
+        }
+        if kind not in charts:
+            raise UsageError(f"no plot named {kind!r}; there are {', '.join(charts)}")
+        if not (steps if kind == "gains" else self.runs):
+            raise UsageError(f"nothing to plot: no rung was {'compared' if kind == 'gains' else 'measured'}")
+        return charts[kind](theme=theme)
+
+    def steps(self) -> list[Comparison]:
+        """The comparisons of a rung with the one that it changes one thing of."""
+        changes = {run.rung: run.settings.get("changes") for run in self.runs}
+        return [comparison for comparison in self.comparisons if changes.get(comparison.b) == comparison.a]
+
+    def comparison(self, a: str, b: str) -> Comparison:
+        """The newest comparison of rung `b` with rung `a`.
+
+        Raises:
+            UsageError: these two were not compared.
+        """
+        for comparison in reversed(self.comparisons):
+            if (comparison.a, comparison.b) == (a, b):
+                return comparison
+        raise UsageError(f"{b} was not compared with {a} here")
+
+    def run(self, rung: str) -> Run:
+        """The newest run of a rung.
+
+        Raises:
+            UsageError: it was not measured.
+        """
+        for run in reversed(self.runs):
+            if run.rung == rung:
+                return run
+        raise UsageError(f"{rung} was not measured here")
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.runs)
+
+    def __add__(self, other: ResultSet) -> ResultSet:
+        return ResultSet(
+            self.runs + other.runs, self.comparisons + other.comparisons, self.skipped | other.skipped
+        )
+
+    def __str__(self) -> str:
+        figures = self.table().to_string(index=False, na_rep="-") if self.runs else "no runs"
+        return "\n".join([figures, *self.sentences()])
+
+    def _repr_html_(self) -> str:
+        figures = self.table().to_html(index=False, na_rep="", border=0) if self.runs else "<p>no runs</p>"
+        sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.sentences())
+        return f"{figures}<ul>{sentences}</ul>" if sentences else figures
+
+
+def results(rung: str | None = None, stage: int | None = None, *, recorded: bool = False) -> ResultSet:
+    """What was measured before, oldest first.
+
+    Args:
+        rung: only runs of this rung, and comparisons that it takes part in.
+        stage: only runs of this stage.
+        recorded: what was recorded on other machines and ships with the project, instead of the
+            store of this one.
+
+    Returns:
+        The runs and comparisons; empty where there are none.
+
+    Raises:
+        ResultsError: the store cannot be read.
+
+    Example:
+        >>> import labkit
+        >>> found = labkit.results(rung="no_such_rung")
+        >>> len(found)
+        0
+    """
+    if recorded:
+        reference = default_path().parent / "reference"
+        folders = sorted(path.parent for path in reference.glob("*/runs.parquet"))
+        exports = [export for folder in folders for export in load_exports(folder)]
+        runs = [run for export in exports for run in export.runs]
+        comparisons = [comparison for export in exports for comparison in export.comparisons]
+    elif not Path(default_path()).is_file():
+        return ResultSet()
+    else:
+        with Store(default_path()) as store:
+            runs, comparisons = store.runs(), store.comparisons()
+    runs = [run for run in runs if rung in (None, run.rung) and stage in (None, run.stage)]
+    names = {run.rung for run in runs}
+    chosen = [c for c in comparisons if rung in (c.a, c.b) or (rung is None and {c.a, c.b} & names)]
+    return ResultSet(runs, chosen if (rung or stage) else comparisons)
