@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from labkit.bench import context as context_module
+from labkit.bench import group as group_module
+from labkit.bench import run as run_module
 from labkit.bench.interleave import FULL_TURNS, QUICK_TURNS, Turns, take_turns
 from labkit.bench.plan import Plan
 from labkit.bench.progress import Reporter
@@ -192,7 +195,7 @@ def test_a_rung_that_was_measured_before_only_takes_turns(monkeypatch):
     from labkit.bench import group as room
 
     first, second, third = (rung(f"resnet_{name}_cpu") for name in ("pil", "opencv", "linear"))
-    monkeypatch.setattr("labkit.bench.run._families", lambda *_, **__: [[first], [first, second]])
+    monkeypatch.setattr(run_module, "_families", lambda *_, **__: [[first], [first, second]])
     result = run_benchmark([first, second], workload=WORK, plan=PLAN, turns=TURNS)
     assert [run.rung for run in result.runs] == [first.name, second.name]
     assert [(c.a, c.b) for c in result.comparisons] == [(first.name, second.name)]
@@ -204,8 +207,8 @@ def test_a_rung_that_was_measured_before_only_takes_turns(monkeypatch):
 
 def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("labkit.bench.context.time.perf_counter", lambda: now[0])
-    monkeypatch.setattr("labkit.bench.group._check", lambda *_: now.__setitem__(0, 1e9) or perfect())
+    monkeypatch.setattr(context_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(group_module, "_check", lambda *_: now.__setitem__(0, 1e9) or perfect())
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")]
     result = run_benchmark(rungs, workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu"]  # what had begun is finished
@@ -216,10 +219,10 @@ def test_what_was_measured_before_the_time_was_up_is_not_left_out(monkeypatch, c
     from labkit.cli.show_bench import show
 
     now = [0.0]
-    monkeypatch.setattr("labkit.bench.context.time.perf_counter", lambda: now[0])
-    monkeypatch.setattr("labkit.bench.group._check", lambda *_: now.__setitem__(0, 1e9) or perfect())
+    monkeypatch.setattr(context_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(group_module, "_check", lambda *_: now.__setitem__(0, 1e9) or perfect())
     first, second = rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")
-    monkeypatch.setattr("labkit.bench.run._families", lambda *_, **__: [[first], [first, second]])
+    monkeypatch.setattr(run_module, "_families", lambda *_, **__: [[first], [first, second]])
     result = run_benchmark([first, second], workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
     assert list(result.skipped) == [second.name]
     show(result)
@@ -245,12 +248,10 @@ def test_what_begins_during_a_benchmark_marks_what_is_measured_from_then_on(tmp_
 def test_time_is_kept_for_comparing_what_has_been_measured(monkeypatch):
     """The third rung would begin in time, but the comparison of the first two would not."""
     now = [0.0]
-    monkeypatch.setattr("labkit.bench.context.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(context_module.time, "perf_counter", lambda: now[0])
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu"), rung("resnet_linear_cpu")]
     checked = iter([0.0, 59.99])
-    monkeypatch.setattr(
-        "labkit.bench.group._check", lambda *_: now.__setitem__(0, next(checked)) or perfect()
-    )
+    monkeypatch.setattr(group_module, "_check", lambda *_: now.__setitem__(0, next(checked)) or perfect())
     result = run_benchmark(rungs, workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu", "resnet_opencv_cpu"]
     assert "time of this benchmark was up" in result.skipped["resnet_linear_cpu"]

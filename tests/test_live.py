@@ -13,12 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from labkit.bench import run as run_module
 from labkit.bench.plan import Plan
 from labkit.bench.run import run_benchmark
 from labkit.core import lock
 from labkit.core.errors import ResultsError, SourceError, SourceLost, UsageError
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Frame, Workload
+from labkit.live import fallback as fallback_module
+from labkit.live import player as player_module
+from labkit.live import recorder as recorder_module
+from labkit.live import start as start_module
+from labkit.live import view as view_module
 from labkit.live.browser_camera import TROUBLES, BrowserCamera, PageClock, browser_source, trouble_in_words
 from labkit.live.inference import Ready, Tape
 from labkit.live.latest_frame import Newest
@@ -331,7 +337,7 @@ def test_a_running_view_is_announced_to_benchmarks():
 
 
 def test_a_benchmark_beside_a_view_is_marked(tmp_path, monkeypatch):
-    monkeypatch.setattr("labkit.bench.run._peaks", lambda *_: {"cpu": {}})  # they take long to measure
+    monkeypatch.setattr(run_module, "_peaks", lambda *_: {"cpu": {}})  # they take long to measure
     work = Workload(weights="random", size=(64, 48), objects=1)
     plan = Plan(seconds=0.1, min_frames=2, warm_frames=1, warm_s=0, warm_limit_s=1, quick=True)
     player = player_of()
@@ -528,7 +534,7 @@ def test_silence_that_nobody_could_hear_proves_nothing(page):
 
 
 def test_without_any_page_the_last_resort_is_taken_and_then_it_stops(monkeypatch):
-    monkeypatch.setattr("labkit.live.view.NOBODY_S", 0.3)
+    monkeypatch.setattr(view_module, "NOBODY_S", 0.3)
     calls = []
     view = view_of(FakePage(pongs=False))
     view.on_nobody = lambda: calls.append(1)
@@ -583,7 +589,7 @@ def test_a_recording_lasts_as_long_as_what_it_shows(tmp_path, monkeypatch):
 
     clock = iter([10.0, 10.5, 12.0])
     recorder = Recorder(tmp_path, SIZE)
-    monkeypatch.setattr("labkit.live.recorder.time.perf_counter", lambda: next(clock, 12.0))
+    monkeypatch.setattr(recorder_module.time, "perf_counter", lambda: next(clock, 12.0))
     for value in (0, 100, 200):
         recorder.add(np.full((SIZE[1], SIZE[0], 3), value, np.uint8))
     recorder.close()
@@ -634,7 +640,7 @@ def test_pictures_that_cannot_be_shown_stop_the_view_and_say_why(page, monkeypat
     def fails(shot, threshold):
         raise ValueError("no memory for a picture")
 
-    monkeypatch.setattr("labkit.live.view.painted", fails)
+    monkeypatch.setattr(view_module, "painted", fails)
     view = view_of(page)
     page.say("hello", visible=True)
     view.start()
@@ -863,7 +869,7 @@ def test_a_script_cannot_use_the_browsers_camera():
 def cell(monkeypatch):
     """`live()` as in a notebook cell, with a made-up camera; `cell.opened` lists what it opened."""
     pytest.importorskip("anywidget")
-    monkeypatch.setattr("labkit.live.start.has_front_end", lambda: True)
+    monkeypatch.setattr(start_module, "has_front_end", lambda: True)
     opened = []
 
     def open_it(source, size, **_):
@@ -871,8 +877,8 @@ def cell(monkeypatch):
         return opened[-1].source(size)
 
     monkeypatch.setattr("labkit.sources.open_source", open_it)
-    monkeypatch.setattr("labkit.live.player.prepare_rungs", lambda knobs, *_: preparing()(knobs, None))
-    monkeypatch.setattr("labkit.live.fallback.place_for_fallback", lambda widget: None)
+    monkeypatch.setattr(player_module, "prepare_rungs", lambda knobs, *_: preparing()(knobs, None))
+    monkeypatch.setattr(fallback_module, "place_for_fallback", lambda widget: None)
 
     def run():
         return live("photos", rung="lut_cpu", model_set="lab", size=SIZE)

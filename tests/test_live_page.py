@@ -11,6 +11,7 @@ import tornado.websocket
 from labkit.cli.main import main
 from labkit.core.errors import UsageError
 from labkit.live import page
+from labkit.live import player as player_module
 from labkit.live.settings import Knobs
 
 from live_fakes import SIZE, preparing, ticking  # isort: skip
@@ -21,7 +22,7 @@ def visit(monkeypatch, tmp_path):
     """Runs a coroutine function with the address of a served page."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("labkit.sources.open_source", lambda source, size, **_: ticking(size))
-    monkeypatch.setattr("labkit.live.player.prepare_rungs", lambda knobs, *_: preparing()(knobs, None))
+    monkeypatch.setattr(player_module, "prepare_rungs", lambda knobs, *_: preparing()(knobs, None))
 
     def run(visitor, port=0):
         async def main():

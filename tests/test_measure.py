@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from labkit.bench import noise as noise_module
 from labkit.bench.agreement import Answers, fidelity, match, relative_error
 from labkit.bench.context import Examiner
 from labkit.bench.frames import collect, frames_sha256
@@ -377,7 +378,7 @@ class GpuByName:
 def test_a_gpu_is_watched_without_opening_its_library_at_each_look(monkeypatch):
     library = GpuByName()
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    monkeypatch.setattr("labkit.bench.noise.GPU_LOOK_S", 0.01)
+    monkeypatch.setattr(noise_module, "GPU_LOOK_S", 0.01)
     with Watch() as watch:
         while len(watch._states) < 5:
             threading.Event().wait(0.01)
