@@ -106,7 +106,20 @@ def recording(*, taps: bool = False) -> Iterator[Recording]:
 
 
 class span:  # noqa: N801 - used as a statement: `with span("infer", frame):`
-    """Marks the enclosed work as `name`, done for `frame`."""
+    """Marks the enclosed work as `name`, done for `frame`; an NVTX range of the same name.
+
+    Args:
+        name: of the span: "preprocess", "infer", "decode", or one of your own.
+        frame: the frame that it works on; times are kept per frame.
+
+    Example:
+        >>> import labkit
+        >>> def loop(frames, net):
+        ...     for frame in frames:
+        ...         with labkit.span("infer", frame):
+        ...             found = net(frame.image)
+        ...         yield frame, found
+    """
 
     __slots__ = ("_first", "_index", "_name", "_recording", "_start")
 

@@ -28,6 +28,14 @@ class Frame:
         index: position in the stream, from 0; spans and results are keyed by it.
         t_s: when it was captured or was due, in seconds on `time.perf_counter`.
         truth: what is really in it, where the source knows (synthetic scenes).
+
+    Raises:
+        FrameError: the image has another shape, type or layout.
+
+    Example:
+        >>> import labkit, numpy as np
+        >>> labkit.Frame(np.zeros((480, 640, 3), np.uint8), index=0, t_s=0.0).size
+        (640, 480)
     """
 
     image: NDArray[np.uint8]
@@ -65,6 +73,11 @@ class Detections:
         frame_size: (width, height) of the frame that the boxes refer to.
         fine_label, fine_score, fine_name: the second opinion of a classifier on each crop,
             or None where there was none.
+
+    Example:
+        >>> import labkit
+        >>> len(labkit.Detections.empty((640, 480)))
+        0
     """
 
     xyxy: NDArray[np.float32]

@@ -59,6 +59,13 @@ def open_source(
     Raises:
         UsageError: An argument is outside its range.
         SourceError: The source is not there, or cannot be read.
+
+    Example:
+        >>> import labkit
+        >>> with labkit.open_source("scenes", size=(320, 240)) as source:
+        ...     frame = next(source)
+        >>> frame.image.shape
+        (240, 320, 3)
     """
     name = os.fspath(spec)
     size = check_size(size)
