@@ -318,16 +318,12 @@ def rung(name: str) -> Rung:
     """The rung of that name.
 
     Raises:
-<<<<<<< HEAD
         UsageError: there is none; the message gives today's name of a renamed one, or the nearest.
-=======
-        UsageError: there is none; the message names the nearest.
 
     Example:
         >>> import labkit
         >>> labkit.rung("detr_opencv_cpu").changes
         'detr_pil_cpu'
->>>>>>> c500c98 (labkit: examples of the public names run as doctests)
     """
     for candidate in LADDER:
         if candidate.name == name:
