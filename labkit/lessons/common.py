@@ -52,7 +52,6 @@ from labkit.lessons.source_diff import chain, show_change
 from labkit.pipelines.ladder import rung
 from labkit.results.exports import import_reference
 from labkit.results.result_set import ResultSet
-from labkit.results.store import default_path
 from labkit.results.table import table
 
 if TYPE_CHECKING:
