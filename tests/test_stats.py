@@ -105,6 +105,13 @@ def test_smoothed_bootstrap_equals_one_drawn_at_random() -> None:
     assert np.log(stats.ratio_interval(np.exp(samples))) == pytest.approx(expected, abs=0.002)
 
 
+def test_quantile_of_the_medians_rank() -> None:
+    """Beta(1, 1) is uniform; Beta(2, 2) has the distribution function 3 x^2 - 2 x^3."""
+    assert stats._median_rank(1, 0.025) == pytest.approx(0.025)
+    x = stats._median_rank(3, 0.025)
+    assert 3 * x**2 - 2 * x**3 == pytest.approx(0.025)
+
+
 def test_ratio_interval_is_deterministic_and_turns_over_with_the_question() -> None:
     ratios = np.array([1.1, 1.2, 1.15, 1.3, 1.05, 1.22, 1.18, 1.12, 1.25])
     low, high = stats.ratio_interval(ratios)

@@ -255,8 +255,9 @@ def _folds(
 
 def _half_width(values: NDArray[np.float64]) -> float:
     """Half of the 95% interval of a mean over folds (Student's t)."""
-    t = {7: 2.365, 6: 2.447, 5: 2.571, 4: 2.776, 3: 3.182, 2: 4.303, 1: 12.706}[len(values) - 1]
-    return t * float(values.std(ddof=1)) / len(values) ** 0.5
+    from scipy.special import stdtrit
+
+    return float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / len(values) ** 0.5)
 
 
 def _map(
@@ -295,7 +296,7 @@ def _map(
 
 def _share_interval(right: Sequence[int]) -> list[float]:
     """Wilson's 95% interval of a share (E. B. Wilson, 1927)."""
-    n, share, z = len(right), float(np.mean(right)), 1.96
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return [float(middle - half), float(middle + half)]
+    from scipy.stats import binomtest
+
+    interval = binomtest(int(sum(right)), len(right)).proportion_ci(method="wilson")
+    return [float(interval.low), float(interval.high)]

@@ -1,7 +1,6 @@
-"""The statistics of a measurement; numpy only, pure functions, the same answer every time.
+"""Statistics of a measurement: deterministic functions of NumPy arrays.
 
-Nothing here drops a sample. Where too few samples allow no statement, the answer is None
-or an interval without bounds, never a guess.
+No function drops a sample. With too few samples the result is None or an interval without bounds.
 """
 
 from __future__ import annotations
@@ -19,17 +18,7 @@ Interval = tuple[float, float]
 Floats = NDArray[np.float64]
 
 UNBOUNDED: Interval = (0.0, float("inf"))
-
-
-def format_interval(interval: Interval, spec: str = ".2f") -> str:
-    """An interval in words: "1.20 to 1.35", or that there was too little to know one."""
-    low, high = interval
-    if not np.isfinite(high):
-        return "too few for an interval"
-    return f"{low:{spec}}" if low == high else f"{low:{spec}} to {high:{spec}}"
-
-
-"""The interval of a positive quantity about which too few samples say nothing."""
+"""The interval of a positive quantity for which there are too few samples."""
 
 SAME = (0.98, 1.02)
 """Ratios in this band count as the same speed."""
@@ -57,7 +46,7 @@ def percentile(latency_s: ArrayLike, q: float) -> float | None:
 
 @cache
 def frames_needed(q: float) -> int:
-    """Fewest frames from which a percentile of latency may be told: p90 64, p99 662.
+    """Fewest frames from which a percentile of latency is reported: p90 64, p99 662.
 
     With that many, at least two frames lie beyond the true percentile with 99% certainty,
     whatever the distribution (the number beyond is binomial), so no lone frame decides it.
@@ -69,6 +58,14 @@ def frames_needed(q: float) -> int:
     while (1 - tail) ** n + n * tail * (1 - tail) ** (n - 1) > 0.01:
         n += 1
     return n
+
+
+def format_interval(interval: Interval, spec: str = ".2f") -> str:
+    """An interval as text: "1.20 to 1.35", or "too few for an interval"."""
+    low, high = interval
+    if not np.isfinite(high):
+        return "too few for an interval"
+    return f"{low:{spec}}" if low == high else f"{low:{spec}} to {high:{spec}}"
 
 
 def ratio_interval(ratios: ArrayLike) -> Interval:
@@ -111,7 +108,7 @@ def median_interval(samples: Floats) -> Floats:
 
 
 def verdict(interval: Interval) -> Literal["faster", "slower", "same", "cannot tell"]:
-    """What an interval of a speed ratio allows to say; "same" (within 2%) is tested first."""
+    """Classify the interval of a speed ratio; "same" (within 2%) is tested first."""
     low, high = interval
     if low >= SAME[0] and high <= SAME[1]:
         return "same"
@@ -151,7 +148,7 @@ def throughput_interval(done_s: ArrayLike) -> Interval:
 
 
 def noise_reasons(latency_s: ArrayLike) -> tuple[str, ...]:
-    """Why a series of latencies is called noisy, in words; empty when it is quiet.
+    """Reasons to call a series of latencies noisy, as sentences; empty when there is none.
 
     Args:
         latency_s: (n,) s in the order of the frames.
@@ -189,7 +186,7 @@ def outliers(latency_s: ArrayLike) -> NDArray[np.bool_]:
 def warm_up_done(
     latencies_s: ArrayLike, elapsed_s: float, *, min_frames: int = 20, min_s: float = 2.0
 ) -> bool:
-    """Whether warm-up may end: enough frames and time, and two successive medians within 2%.
+    """True once warm-up may end: enough frames and time, and two successive medians within 2%.
 
     Args:
         latencies_s: (n,) s of all warm-up frames so far.
@@ -235,10 +232,9 @@ def _samples(name: str, values: ArrayLike) -> Floats:
 @cache
 def _median_rank(n: int, tail: float) -> float:
     """Quantile of the median's rank: Beta((n+1)/2, (n+1)/2) at `tail`."""
-    x = (np.arange(20_000) + 0.5) / 20_000
-    log_density = (n - 1) / 2 * (np.log(x) + np.log1p(-x))
-    share = np.cumsum(np.exp(log_density - log_density.max()))
-    return float(np.interp(tail, share / share[-1], x))
+    from scipy.special import betaincinv  # here, since importing it takes longer than labkit itself
+
+    return float(betaincinv((n + 1) / 2, (n + 1) / 2, tail))
 
 
 def _smoothed_quantile(samples: Floats, width: Floats, q: float) -> Floats:
@@ -263,7 +259,7 @@ def _bursts(gaps_s: Floats) -> tuple[Floats, Floats]:
 
 
 def _mean_deviations(series: Floats) -> Floats:
-    """(RESAMPLES,) how far the mean of a series around 0 may lie from the truth; seeded."""
+    """(RESAMPLES,) bootstrapped deviations of the mean of a series around 0; seeded."""
     n = len(series)
     block = max(1, round(sqrt(n)))
     total = np.concatenate([[0.0], np.cumsum(np.concatenate([series, series[: block - 1]]))])
@@ -273,7 +269,7 @@ def _mean_deviations(series: Floats) -> Floats:
 
 
 def _memory_factor(series: Floats, block: int) -> float:
-    """How much wider a mean spreads than blocks of this length show, if autoregressive."""
+    """Ratio of a mean's spread to what blocks of this length show, for an autoregressive series."""
     n, energy = len(series), float(series @ series)
     rho = float(series[1:] @ series[:-1]) / energy if energy > 0 else 0.0
     if rho <= 0:
