@@ -66,24 +66,24 @@ def answer_to(index, number, reader="r", age_s=0.01):
 
 
 def test_every_frame_is_dropped_failed_or_processed():
-    ledger = Ledger().answered(answer_to(0, 1)).answered(answer_to(3, 2))
+    ledger = Ledger().with_result(answer_to(0, 1)).with_result(answer_to(3, 2))
     assert ledger.counts == Counts(4, 2, 2, 0)  # 1 and 2 were never handed out
-    ledger = ledger.answered(answer_to(9, 5))  # numbers 3 and 4 were handed out and never answered
+    ledger = ledger.with_result(answer_to(9, 5))  # numbers 3 and 4 were handed out and never answered
     assert ledger.counts == Counts(10, 3, 5, 2)
-    ledger = ledger.answered(answer_to(20, 2, reader="another"))  # its number 1 failed
+    ledger = ledger.with_result(answer_to(20, 2, reader="another"))  # its number 1 failed
     assert ledger.counts == Counts(21, 4, 14, 3)
-    ledger = ledger.ended(EndOfStream(30, "another", 4, "over"))
+    ledger = ledger.with_end(EndOfStream(30, "another", 4, "over"))
     assert ledger.counts == Counts(30, 4, 21, 5)
 
 
 def test_an_answer_that_is_not_new_is_refused():
-    ledger = Ledger().answered(answer_to(5, 1))
-    assert ledger.answered(answer_to(5, 1)) is None
-    assert ledger.answered(answer_to(4, 2)) is None
+    ledger = Ledger().with_result(answer_to(5, 1))
+    assert ledger.with_result(answer_to(5, 1)) is None
+    assert ledger.with_result(answer_to(4, 2)) is None
 
 
 def test_a_ledger_survives_json():
-    ledger = Ledger().answered(answer_to(3, 2))
+    ledger = Ledger().with_result(answer_to(3, 2))
     assert Ledger.from_json(json.loads(json.dumps(ledger.to_json()))) == ledger
 
 
@@ -190,7 +190,7 @@ def test_parts_hold_rows_in_order_and_a_new_start_goes_on(tmp_path):
     assert recorder.append([answer_to(0, 1), answer_to(1, 2)]) == 2
     assert recorder.append([answer_to(1, 2)]) == 0
     slow = Recorder(stream, str(tmp_path), period_s=3600)  # a new start: the old one was killed
-    assert slow.where() == Checkpoint(1, 1000.0, closed=False)
+    assert slow.checkpoint() == Checkpoint(1, 1000.0, closed=False)
     slow.append([answer_to(4, 4)])
     del slow  # and again, with a row in its open part
     (tmp_path / ".part-000001.parquet.x").write_bytes(b"half")
@@ -204,7 +204,7 @@ def test_parts_hold_rows_in_order_and_a_new_start_goes_on(tmp_path):
     assert [part.name for part in parts] == ["part-000000.parquet", "part-000001.parquet"]
     assert not list(tmp_path.glob(".part-*"))
     again = Recorder(stream, str(tmp_path))  # its process was killed once more, after all was over
-    assert again.where() == Checkpoint(10, 1000.0, closed=True)
+    assert again.checkpoint() == Checkpoint(10, 1000.0, closed=True)
     assert again.state().counts == last.state().counts and again.state().ended == "over"
     assert again.append([answer_to(12, 8)]) == 0
 
@@ -251,11 +251,11 @@ def test_readers_in_one_process_are_asked_by_stream(tmp_path):
     films = [film(tmp_path / "a.avi", 3), film(tmp_path / "b.avi", 4, first=30)]
     readers = Readers([Stream(i, spec, spec, SMALL) for i, spec in enumerate(films)])
     readers.ready()
-    first, second = readers.take(0, -1, None), readers.take(1, -1, None)
+    first, second = (readers.call(i, "take", -1, None) for i in range(2))
     assert abs(first.image.mean() - grey(0)) < 1.5
     assert abs(second.image.mean() - grey(30)) < 1.5
-    assert readers.stop(0, "enough", False).why == "enough"
-    while not isinstance(reply := readers.take(1, second.index, None), EndOfStream):
+    assert readers.call(0, "stop", "enough", False).why == "enough"
+    while not isinstance(reply := readers.call(1, "take", second.index, None), EndOfStream):
         second = reply
     assert reply.offered == 4 and not reply.failed
 
@@ -263,13 +263,12 @@ def test_readers_in_one_process_are_asked_by_stream(tmp_path):
 def test_recorders_in_one_process_keep_streams_apart(tmp_path):
     streams = [(Stream(i, "a.avi", "a.avi", SMALL), str(tmp_path / str(i))) for i in range(2)]
     recorders = Recorders(Recorder, streams, 3600, {"weights": "none"})
-    assert recorders.append(0, [answer_to(0, 1), answer_to(1, 2)]) == 2
-    assert recorders.append(1, [answer_to(5, 1)]) == 1
-    assert recorders.where(0).last == 1 and recorders.where(1).last == 5
-    recorders.close(0, EndOfStream(2, "r", 2, "over"))
-    assert recorders.state(0).ended == "over" and recorders.state(1).ended is None
+    assert recorders.call(0, "append", [answer_to(0, 1), answer_to(1, 2)]) == 2
+    assert recorders.call(1, "append", [answer_to(5, 1)]) == 1
+    assert recorders.call(0, "checkpoint").last == 1 and recorders.call(1, "checkpoint").last == 5
+    recorders.call(0, "close", EndOfStream(2, "r", 2, "over"))
+    assert recorders.call(0, "state").ended == "over" and recorders.call(1, "state").ended is None
     assert len(rows_in(tmp_path / "0")[0]) == 2
-    assert Recorders.groups([stream for stream, _ in streams]) == {"stream0": 1, "stream1": 1}
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads step aside one by one on Linux")

@@ -1,4 +1,4 @@
-"""Who gets the cores of a machine that networks, readers and recorders share."""
+"""CPU cores of a machine: capacity, threads per engine, thread settings and priorities."""
 
 from __future__ import annotations
 
@@ -7,20 +7,50 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from labkit.core.errors import UnavailableError
 from labkit.core.threads import PASSIVE_WAIT
+from labkit.core.types import Rung
+from labkit.fleet.cluster import nodes
 
 NICENESS = 10
-"""Niceness of readers and recorders: the networks go first, and leave time enough between their passes."""
+"""Of readers and recorders: the networks get the cores first, and leave time enough between passes."""
+
+
+def check_capacity(rung: Rung, engines: int) -> None:
+    """Check that the cluster has a GPU or core for each engine; Ray would wait for one without end.
+
+    Raises:
+        UnavailableError: it has fewer.
+    """
+    device, kind = ("gpus", "GPU") if rung.prepare.device == "cuda" else ("cpus", "core")
+    available = int(sum(getattr(node, device) for node in nodes()))
+    if available < engines:
+        raise UnavailableError(
+            f"{pluralize(engines, 'engine')} of {rung.name} need a {kind} each, and the cluster "
+            f"has {available}; use fewer --engines, or a rung for another device"
+        )
+
+
+def threads_per_engine(engines: int) -> int:
+    """Each engine's share of its machine's cores."""
+    cpus = [node.cpus for node in nodes() if node.cpus >= 1]
+    engines_per_machine = -(-engines // max(1, len(cpus)))
+    return max(1, int(min(cpus, default=1)) // engines_per_machine)
+
+
+def pluralize(n: int, noun: str) -> str:
+    """A number and its noun, such as "1 engine" or "2 engines"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def lower_priority(niceness: int) -> None:
-    """Lets whoever needs the cores more go first from now on; on Linux, before this thread alone."""
+    """Add to the niceness of this thread (on Linux; elsewhere of the whole process)."""
     if hasattr(os, "nice"):
         os.nice(niceness)
 
 
 def lower_process_priority(niceness: int) -> None:
-    """The same for all threads of this process: those that are there, and those that they start."""
+    """Add to the niceness of all threads of this process and of those that they will start."""
     threads = Path("/proc/self/task")
     if not threads.is_dir():
         lower_priority(niceness)
@@ -32,16 +62,16 @@ def lower_process_priority(niceness: int) -> None:
 
 
 def use_one_opencv_thread() -> None:
-    """One thread of OpenCV for this process; several would only fight with the networks."""
+    """Decode with one OpenCV thread in this process; several would compete with the networks."""
     import cv2
 
     cv2.setNumThreads(1)
 
 
 def set_threads(threads: int) -> None:
-    """Ray allows a process one thread unless it reserves more; the networks get their share.
+    """Set the number of threads of torch and OpenCV, which Ray bounds at one per reserved core.
 
-    To be called before torch is loaded, which reads its number of threads once.
+    Call it before torch is imported, which reads its environment once.
     """
     os.environ.update({**PASSIVE_WAIT, "OMP_NUM_THREADS": str(threads)})
     import cv2

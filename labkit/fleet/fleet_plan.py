@@ -1,10 +1,9 @@
-"""What a fleet is asked to do, and what it has done."""
+"""Settings and summary of a fleet."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +14,32 @@ from labkit.fleet.streams import Counts, Stream, StreamState
 from labkit.sources.spec import redact, scheme_of, webcam_index
 
 RESTARTS = 3
-"""How often an actor is started again before its streams are given up."""
+"""Restarts of an actor before its streams are given up."""
 DEADLINE_S = 0.02
 
 OpenNetworks = Callable[[Rung, Workload], tuple[Any, dict[str, Any]]]
-"""Makes a rung's networks ready: them, and plain data on what they are."""
+"""Prepares a rung's networks; returns them and plain data on them."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a fleet does.
+    """Settings of a fleet.
 
     Attributes:
         sources: as for `labkit.sources.open_source`; files must have the same path on every machine.
-        rung, workload: what is done with every frame.
+        rung, workload: the processing of every frame.
         fps: rate at which recordings play; None for their own.
-        seconds: end after so long; None for when all streams are over.
-        out: where detections go, in a folder for this run; None keeps none.
-        period_s: a part holds a stream's detections of so long.
+        seconds: duration; None to run until all streams are over.
+        out: folder in which this run's detections get a folder of their own; None keeps none.
+        period_s: time span of a part of a stream's detections.
         deadline_s: longest wait of a frame for those of other streams, with a rung for groups.
-        engines: how many; each has a GPU, or its share of the cores.
-        restarts: how often an actor is started again.
-        open_net: makes the networks ready; None prepares the rung's own.
-        recorder: the class that records.
+        engines: number of engines; each has a GPU, or its share of the cores.
+        restarts: of an actor that dies.
+        open_net: prepares the networks; None prepares the rung's own.
+        recorder: class of the recorders.
+
+    Raises:
+        UsageError: a value is out of range.
     """
 
     sources: tuple[str, ...]
@@ -55,16 +57,16 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.sources:
-            raise UsageError("a fleet has one source or more; name files, addresses or cameras")
+            raise UsageError("a fleet needs at least one source; name files, addresses or cameras")
         if not 1 <= self.engines <= len(self.sources):
             raise UsageError(
-                f"a fleet of {len(self.sources)} streams has from 1 to {len(self.sources)} engines, "
+                f"a fleet of {len(self.sources)} streams can have from 1 to {len(self.sources)} engines, "
                 f"not {self.engines}"
             )
         if not 0 <= self.deadline_s <= 10:
-            raise UsageError(f"a deadline is from 0 to 10 s, not {self.deadline_s:g}")
+            raise UsageError(f"a deadline must be from 0 to 10 s, not {self.deadline_s:g}")
         if not self.period_s > 0:
-            raise UsageError(f"a part's period is more than 0 s, not {self.period_s:g}")
+            raise UsageError(f"a part's period must be above 0 s, not {self.period_s:g}")
 
     def streams(self) -> list[Stream]:
         """The streams, numbered in the order of the sources."""
@@ -76,12 +78,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a fleet has done.
+    """Frames processed by a fleet.
 
     Attributes:
         streams: their last states.
-        seconds: from the first take to the end.
-        folder: where the parts are; None if none were kept.
+        seconds: from the first frame request to the end.
+        folder: of the parts; None if none were kept.
     """
 
     streams: tuple[StreamState, ...]
@@ -90,17 +92,17 @@ class Summary:
 
     @property
     def counts(self) -> Counts:
-        """All frames of all streams."""
-        return reduce(lambda a, b: a + b, (state.counts for state in self.streams), Counts())
+        """Frames of all streams."""
+        return sum((state.counts for state in self.streams), Counts())
 
     @property
     def fps(self) -> float:
-        """Answers per second, of all streams together."""
+        """Results per second, of all streams together."""
         return self.counts.processed / self.seconds if self.seconds > 0 else 0.0
 
 
 def with_group(rung: Rung, frames: int | None) -> Rung:
-    """The rung with another number of frames per pass.
+    """The rung with so many frames per pass; None leaves it as it is.
 
     Raises:
         UsageError: it takes one frame at a time.
@@ -109,7 +111,7 @@ def with_group(rung: Rung, frames: int | None) -> Rung:
         return rung
     if "frames" not in rung.prepare.options:
         raise UsageError(
-            f"{rung.name} takes one frame at a time; --batch goes with a rung for groups, "
+            f"{rung.name} takes one frame at a time; use --batch with a rung for groups, "
             "such as grouped_bf16_cpu"
         )
     options = {**rung.prepare.options, "frames": frames}
@@ -117,7 +119,7 @@ def with_group(rung: Rung, frames: int | None) -> Rung:
 
 
 def _absolute(spec: str) -> str:
-    """A file by its whole path, since actors run in folders of their own."""
+    """A file by its absolute path, since actors run in folders of their own."""
     if scheme_of(spec) is not None or webcam_index(spec) is not None or spec in ("photos", "scenes"):
         return spec
     return str(Path(spec).expanduser().absolute())

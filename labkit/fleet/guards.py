@@ -1,4 +1,4 @@
-"""What holds while processes are started: their environment, and that Ctrl-C does not cut in half."""
+"""Context managers for starting processes: environment variables and a deferred Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for processes that are started here; what the user has set wins."""
+    """Set environment variables for processes started in the block; those the user has set win."""
     added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -23,23 +23,24 @@ def environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def defer_interrupt() -> Iterator[None]:
-    """Ctrl-C waits until the block is done, since Ray left half-started may crash; a second one does not."""
+    """Defer Ctrl-C to the end of the block, as a half-started Ray may crash; a second one acts at once."""
     before = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or before is None or before == signal.SIG_IGN:
         yield
         return
-    heard: list[int] = []
+    interrupted = False
 
-    def hear(number: int, frame: object) -> None:
-        if heard:
+    def handle(number: int, frame: object) -> None:
+        nonlocal interrupted
+        if interrupted:
             raise KeyboardInterrupt
-        heard.append(number)
+        interrupted = True
 
-    signal.signal(signal.SIGINT, hear)
+    signal.signal(signal.SIGINT, handle)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if heard:
+    if interrupted:
         raise KeyboardInterrupt

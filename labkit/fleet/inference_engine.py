@@ -1,13 +1,12 @@
-"""An engine: takes the newest frames of its streams, works on several at once, hands out answers.
+"""Inference on the newest frames of several streams, in groups, as an actor.
 
-It runs as an actor, one per GPU or share of cores. It has no queue of its own: what it asked of
-readers and what recorders have not yet confirmed are Ray's futures. A stream whose recorder is
-behind is asked for nothing, so that its frames are dropped and no other stream's.
+One engine runs per GPU or share of cores. It has no queue of frames: what it requested from readers
+and what recorders have not yet confirmed are Ray's futures. A stream whose recorder is behind gets no
+requests, so only its own frames are dropped.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import uuid
@@ -19,29 +18,31 @@ import numpy as np
 import ray
 
 from labkit.core.errors import LabError
-from labkit.core.types import Detections, Frame, Rung, Workload
+from labkit.core.types import Frame, Rung, Workload
 from labkit.fleet.cores import set_threads
 from labkit.fleet.fleet_plan import OpenNetworks
-from labkit.fleet.request_queue import RequestQueue, end_without, gone
-from labkit.fleet.shared_actors import ReaderHandle, RecorderHandle
+from labkit.fleet.request_queue import RequestQueue, describe_failure, failed_end
+from labkit.fleet.shared_actors import StreamHandle
 from labkit.fleet.streams import CapturedFrame, EndOfStream, FrameResult, NoFrame
 
-MOST_UNCONFIRMED = 2
-"""Parcels of a stream's answers that its recorder may still have to confirm when a frame is taken."""
-MOST_FAILURES = 3
-REPLY_S = 0.01  # a frame that is there is handed out within this
-LEAD_S = 0.05
-"""Frames are asked for so long before the networks are free: on their way they cost no time."""
-PARCEL_S = 0.1  # answers travel together that came within this; each message costs a core its time
+MAX_UNCONFIRMED = 2
+"""Batches and frames of a stream that may be under way when another frame is requested."""
+MAX_FAILURES = 3
+"""Failures of the rung in a row after which the engine gives up."""
+REPLY_S = 0.01
+"""A reader that has a frame replies within this."""
+PREFETCH_S = 0.05
+"""Frames are requested so long before the networks are free, which hides their transfer."""
+BATCH_S = 0.1
+"""Results of this long travel together, since each message costs CPU time."""
 IDLE_S = 0.5
-
 CLOSE_S = 10.0
 DRAIN_S = 3.0
-"""Longest wait for frames that are on their way when a reader is lost; those that are late have failed."""
+"""Longest wait for requested frames once a reader is lost; those that come later have failed."""
 
 
 def open_networks(rung: Rung, workload: Workload) -> tuple[Any, dict[str, Any]]:
-    """The networks of a rung, as the benchmark prepares them, and its settings."""
+    """Prepare a rung's networks as the benchmark does; returns them and their settings."""
     from labkit.models.cuda_errors import faults_explained
     from labkit.models.prepare import prepare
 
@@ -51,14 +52,14 @@ def open_networks(rung: Rung, workload: Workload) -> tuple[Any, dict[str, Any]]:
 
 
 class Engine:
-    """A rung over the frames of several streams.
+    """Runs a rung on the frames of several streams.
 
     Args:
-        rung: whose schedule and preparation. One with the option "frames" works on so many at once.
+        rung: schedule and preparation. One with the option "frames" processes so many at once.
         workload: model set, size, number of boxes, threshold.
-        deadline_s: longest wait of a frame for others to make up a group.
-        threads: of the networks; None leaves it to them.
-        open_net: makes the networks ready.
+        deadline_s: longest wait of a frame for others to fill a group.
+        threads: of the networks; None keeps their default.
+        open_net: prepares the networks.
     """
 
     def __init__(
@@ -77,22 +78,20 @@ class Engine:
         self._id = uuid.uuid4().hex[:12]
         self._net: Any = None
         self._facts: dict[str, Any] | None = None
-        self._lines: list[RequestQueue] = []
-        self._lost: dict[int, str] = {}  # streams without a reader, and why
-        self._lost_s = 0.0  # since when
-        self._guard = threading.Lock()  # a schedule may feed itself in a thread of its own
-        self._takes: dict[Any, RequestQueue] = {}  # asked for and not yet looked at, the oldest first
-        self._given: dict[
-            int, tuple[RequestQueue, CapturedFrame]
-        ] = {}  # what the schedule holds, by its frame's index
-        self._asked = self._fed = 0
-        self._pass_s = 0.0  # how long the networks had the last group
+        self._queues: list[RequestQueue] = []
+        self._lost: dict[int, str] = {}  # position of each stream that lost its reader -> why
+        self._lost_s = 0.0  # time of the first loss
+        self._lock = threading.Lock()  # a schedule may read its frames in a thread of its own
+        self._requests: dict[Any, RequestQueue] = {}  # futures of frames, the oldest first
+        self._in_flight: dict[int, tuple[RequestQueue, CapturedFrame]] = {}  # by index in the schedule
+        self._n_requested = self._n_frames = 0
+        self._pass_s = 0.0  # duration of the last group's pass through the networks
 
     def ready(self) -> dict[str, Any]:
-        """Returns once the networks are ready: plain data on what they are.
+        """Prepare the networks and warm them up, the first time; returns plain data on them.
 
         Raises:
-            LabError: they cannot be had on this machine.
+            LabError: they cannot be prepared on this machine.
         """
         if self._facts is None:
             if self._threads is not None:
@@ -102,201 +101,182 @@ class Engine:
             self._facts = facts
         return self._facts
 
-    def process(self) -> tuple[int, str]:
-        """Process id, and the id of the node that it runs on."""
-        return os.getpid(), ray.get_runtime_context().get_node_id()
-
-    def run(self, streams: Sequence[tuple[ReaderHandle, RecorderHandle]]) -> dict[int, str]:
-        """Works until every stream is over, or readers are lost that Ray does not start again.
+    def run(self, streams: Sequence[tuple[StreamHandle, StreamHandle]]) -> dict[int, str]:
+        """Process frames until every stream is over, or readers are lost that Ray does not restart.
 
         Args:
             streams: the reader and the recorder of each.
 
         Returns:
-            Positions of the streams whose readers are lost, and why; their accounts are open.
+            Position of each stream whose reader is lost -> why; their accounts are still open.
 
         Raises:
-            LabError: the schedule failed several times in a row.
+            LabError: the rung failed several times in a row.
         """
-        self.ready()  # here again where Ray has started the engine anew
-        unconfirmed = {line.recorder: line.unconfirmed for line in self._lines}
-        self._lines = [
-            RequestQueue(reader, recorder, recorder.where(), unconfirmed=unconfirmed.get(recorder, []))
+        self.ready()  # again, where Ray has restarted the engine
+        unconfirmed = {queue.recorder: queue.unconfirmed for queue in self._queues}
+        self._queues = [
+            RequestQueue(
+                reader, recorder, recorder.call("checkpoint"), unconfirmed=unconfirmed.get(recorder, [])
+            )
             for reader, recorder in streams
         ]
-        self._takes, self._lost = {}, {}  # what an earlier run asked for has failed, as its numbers tell
+        self._requests, self._lost = {}, {}  # frames of an earlier run's requests count as failed
         failures = 0
-        while any(not line.closed for line in self._lines) and not self._lost:
-            before = self._fed
+        while any(not queue.closed for queue in self._queues) and not self._lost:
+            before = self._n_frames
             try:
-                for frame, found in self._rung.run(self._feed(), self._net):  # type: ignore[arg-type]
-                    self._answer(frame.index, found)
+                for frame, found in self._rung.run(self._frames(), self._net):  # type: ignore[arg-type]
+                    self._add_result(frame.index, found)
                     failures = 0
-            except Exception as error:  # whatever a network raises: its frames have failed, others may not
+            except Exception as error:  # whatever a network raises: the next frames may succeed
                 failures += 1
-                if failures >= MOST_FAILURES or self._fed == before:
-                    self._send_parcels(least_s=0.0)
+                if failures >= MAX_FAILURES or self._n_frames == before:
+                    self._send_batches(min_age_s=0.0)
                     raise LabError(f"{self._rung.name} failed: {type(error).__name__}: {error}") from error
-            self._forget_held()
-            self._send_parcels()
-            self._close_ended()
-        self._send_parcels(least_s=0.0)
-        self._close_ended()
-        if self._lost:  # the others are not to wait for it, nor for a recorder that is behind
+            self._drop_in_flight()
+            self._send_and_close()
+        self._send_and_close(min_age_s=0.0)
+        if self._lost:  # the other streams are to go on at once, even if a recorder is behind
             return self._lost
-        pending = [ack for line in self._lines for ack in line.unconfirmed]
+        pending = [ref for queue in self._queues for ref in queue.unconfirmed]
         if pending:
             ray.wait(pending, num_returns=len(pending), timeout=CLOSE_S)
         return {}
 
     def _warm_up(self) -> None:
-        """The first frames of any size of group are slow; they are not a camera's."""
+        """Run blank groups of every size, whose first pass is slow."""
         width, height = self._workload.size
         for n in range(1, self._group + 1):
             blank = [Frame(np.zeros((height, width, 3), np.uint8), i, 0.0) for i in range(n)]
             for _ in self._rung.run(blank, self._net):
                 pass
 
-    def _feed(self) -> Iterator[Frame | None]:
-        """Frames for the schedule; None where a group is to be worked off as it is."""
+    def _frames(self) -> Iterator[Frame | None]:
+        """Frames for the schedule; None where a group is to be processed although it is not full."""
         while self._goes_on():
             taken = self._gather()
             if taken:
                 begun_s = time.perf_counter()
-                with self._asking_ahead():
-                    for line, take in taken:
-                        yield self._frame(line, take)
+                with self._prefetching():
+                    for queue, captured in taken:
+                        yield self._start_frame(queue, captured)
                     if self._in_groups:
                         yield None
                 self._pass_s = time.perf_counter() - begun_s
-            self._send_parcels()
-            self._close_ended()
+            self._send_and_close()
 
     def _goes_on(self) -> bool:
-        """Once a reader is lost no more is asked for, and what was asked for is waited for, for a while."""
+        """Once a reader is lost, only frames that were requested before are awaited, for a while."""
         if self._lost:
-            return bool(self._takes) and time.perf_counter() < self._lost_s + DRAIN_S
-        return any(line.end is None for line in self._lines)
+            return bool(self._requests) and time.perf_counter() < self._lost_s + DRAIN_S
+        return any(queue.end is None for queue in self._queues)
 
     @contextmanager
-    def _asking_ahead(self) -> Iterator[None]:
-        """Asks for the next frames shortly before the networks are free: in time, and still fresh."""
-        wait_s = self._pass_s - LEAD_S
+    def _prefetching(self) -> Iterator[None]:
+        """Request the next frames shortly before the networks are free: in time, and still fresh."""
+        wait_s = self._pass_s - PREFETCH_S
         if wait_s <= 0:
-            self._ask(self._group)
+            self._request(self._group)
             yield
             return
-        timer = threading.Timer(wait_s, self._ask, [self._group])
+        timer = threading.Timer(wait_s, self._request, [self._group])
         timer.start()
         try:
             yield
         finally:
             timer.cancel()
-            timer.join()  # from here on nobody else asks
+            timer.join()  # no request is made elsewhere from here on
 
-    def _frame(self, line: RequestQueue, take: CapturedFrame) -> Frame:
-        with self._guard:
-            line.in_hand += 1
-            self._given[self._fed] = (line, take)
-            self._fed += 1
-        # A copy: memory shared with other processes is not to be written, and is to be freed soon.
-        return Frame(np.array(take.image), self._fed - 1, time.perf_counter())
+    def _start_frame(self, queue: RequestQueue, captured: CapturedFrame) -> Frame:
+        with self._lock:
+            queue.in_flight += 1
+            index = self._n_frames
+            self._in_flight[index] = (queue, captured)
+            self._n_frames += 1
+        # A copy: Ray's shared memory is read-only, and is to be freed soon.
+        return Frame(np.array(captured.image), index, time.perf_counter())
 
     def _gather(self) -> list[tuple[RequestQueue, CapturedFrame]]:
-        """The next frames, at most a group; empty where there are none for now."""
+        """The next frames, at most a group; empty if none came in time."""
         begun_s = time.perf_counter()
-        self._ask(self._group - len(self._takes))
+        self._request(self._group - len(self._requests))
         ready = self._wait(REPLY_S)
-        if len(ready) < self._group:  # there is time: whoever has a frame may send it
-            self._ask(len(self._lines))
+        if len(ready) < self._group:  # there is time: any stream may fill the group
+            self._request(len(self._queues))
             ready = self._wait(max(0.0, begun_s + self._deadline_s - time.perf_counter()))
         if not ready:
-            waiting = [*self._takes, *(ref for line in self._lines for ref in line.awaited())]
-            if waiting:
-                ray.wait(waiting, num_returns=1, timeout=IDLE_S)
+            awaited = [*self._requests, *(ref for queue in self._queues for ref in queue.awaited)]
+            if awaited:
+                ray.wait(awaited, num_returns=1, timeout=IDLE_S)
             return []
-        taken = []
-        for ref in ready:
-            line = self._takes.pop(ref)
-            take = self._reply(ref, line)
-            if take is not None:
-                taken.append((line, take))
-        return taken
+        replies = [(queue := self._requests.pop(ref), self._read_reply(ref, queue)) for ref in ready]
+        return [(queue, captured) for queue, captured in replies if captured is not None]
 
     def _wait(self, timeout_s: float) -> list[Any]:
-        """Up to a group of replies of readers, the oldest asked first."""
-        if not self._takes:
+        """Futures of up to a group of replies, the oldest requests first."""
+        if not self._requests:
             return []
-        n = min(self._group, len(self._takes))
-        return ray.wait(list(self._takes), num_returns=n, timeout=timeout_s)[0]
+        n = min(self._group, len(self._requests))
+        return ray.wait(list(self._requests), num_returns=n, timeout=timeout_s)[0]
 
-    def _ask(self, most: int) -> None:
-        """Asks up to `most` readers for a frame, those first that were asked longest ago."""
-        asked = set(map(id, self._takes.values()))
-        idle = [line for line in self._lines if id(line) not in asked and self._may_ask(line)]
-        for line in sorted(idle, key=lambda line: line.asked)[: max(0, most)]:
-            self._asked += 1
-            line.asked = self._asked
-            self._takes[line.reader.take(line.after, line.began_unix_s)] = line
+    def _request(self, most: int) -> None:
+        """Request a frame from up to `most` idle readers, the longest idle first."""
+        if self._lost:
+            return
+        pending = set(map(id, self._requests.values()))
+        idle = [q for q in self._queues if id(q) not in pending and self._may_request(q)]
+        for queue in sorted(idle, key=lambda queue: queue.requested)[: max(0, most)]:
+            self._n_requested += 1
+            queue.requested = self._n_requested
+            self._requests[queue.reader.call("take", queue.after, queue.began_unix_s)] = queue
 
-    def _may_ask(self, line: RequestQueue) -> bool:
-        if line.closed or line.end is not None or self._lost:
-            return False
-        with self._guard:
-            line.hear_recorder()
-            return line.goes_on and len(line.unconfirmed) + line.in_hand <= MOST_UNCONFIRMED
+    def _may_request(self, queue: RequestQueue) -> bool:
+        with self._lock:
+            return queue.may_request(MAX_UNCONFIRMED)
 
-    def _reply(self, ref: Any, line: RequestQueue) -> CapturedFrame | None:
-        """The frame of a reader's reply, if it is one."""
+    def _read_reply(self, ref: Any, queue: RequestQueue) -> CapturedFrame | None:
+        """The frame of a reader's reply, if it holds one."""
         try:
             reply = ray.get(ref)
         except (ray.exceptions.ObjectLostError, ray.exceptions.ActorUnavailableError):
-            return None  # a frame went down with its machine; the next one is asked for
+            return None  # the frame was lost with its machine; the next one is requested
         except ray.exceptions.RayTaskError as error:
-            line.end = end_without("reader", error)
+            queue.end = failed_end("reader", error)
             return None
         except ray.exceptions.RayError as error:  # it died, or was killed for its memory, too often
             self._lost_s = self._lost_s if self._lost else time.perf_counter()
-            self._lost[line.reader.position] = gone("reader", error)
+            self._lost[queue.reader.position] = describe_failure("reader", error)
             return None
         if isinstance(reply, CapturedFrame):
-            line.after, line.began_unix_s = reply.index, reply.began_unix_s
+            queue.after, queue.began_unix_s = reply.index, reply.began_unix_s
             return reply
         if isinstance(reply, NoFrame) and reply.note:
-            line.recorder.note(reply.note)
+            queue.recorder.call("note", reply.note)
         if isinstance(reply, EndOfStream):
-            line.end = reply
+            queue.end = reply
         return None
 
-    def _answer(self, index: int, found: Detections) -> None:
-        with self._guard:
-            line, take = self._given.pop(index)
-            line.in_hand -= 1
-            line.parcel_s = line.parcel_s if line.parcel else time.perf_counter()
-            line.parcel.append(FrameResult(
-                take.index, take.reader, take.number, take.began_unix_s, take.captured_unix_s,
-                time.time() - take.captured_unix_s, self._id, found,
-            ))  # fmt: skip
+    def _add_result(self, index: int, found: Any) -> None:
+        with self._lock:
+            queue, captured = self._in_flight.pop(index)
+            age_s = time.time() - captured.captured_unix_s
+            queue.add(FrameResult.of(captured, age_s, self._id, found))
 
-    def _send_parcels(self, least_s: float = PARCEL_S) -> None:
-        """Answers that have waited for so long go to the recorders, and of an ended stream all."""
-        now_s = time.perf_counter()
-        with self._guard:
-            for line in self._lines:
-                if line.parcel and (line.end is not None or now_s - line.parcel_s >= least_s):
-                    line.unconfirmed.append(line.recorder.append(line.parcel))
-                    line.parcel = []
+    def _drop_in_flight(self) -> None:
+        """Frames without a result after the schedule ended have failed; recorders see it by the numbers."""
+        with self._lock:
+            for queue, _ in self._in_flight.values():
+                queue.in_flight -= 1
+            self._in_flight.clear()
 
-    def _forget_held(self) -> None:
-        """Frames that a schedule took and did not answer have failed; their numbers tell the recorder."""
-        with self._guard:
-            for line, _ in self._given.values():
-                line.in_hand -= 1
-            self._given.clear()
+    def _send_batches(self, min_age_s: float = BATCH_S) -> None:
+        with self._lock:
+            for queue in self._queues:
+                queue.send_batch(min_age_s)
 
-    def _close_ended(self) -> None:
-        with self._guard:
-            for line in self._lines:
-                if line.end is not None and not line.in_hand and not line.parcel and not line.closed:
-                    line.closed = True
-                    line.unconfirmed.append(line.recorder.close(line.end))
+    def _send_and_close(self, min_age_s: float = BATCH_S) -> None:
+        self._send_batches(min_age_s)
+        with self._lock:
+            for queue in self._queues:
+                queue.close_if_ended()

@@ -1,4 +1,4 @@
-"""Detections as Parquet: one row per frame, its boxes in lists, written whole."""
+"""Detections as Parquet files: one row per frame, its boxes in list columns."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from labkit.core.files import write_atomic
 from labkit.core.types import Detections
 
 METADATA_KEY = b"labkit"
-BOX_COLUMNS = ("name", "score", "x_min", "y_min", "x_max", "y_max", "fine_name", "fine_score")
-"""Columns with one entry per box: names as strings, figures as float32, boxes in px of the frame."""
+CORNERS = ("x_min", "y_min", "x_max", "y_max")
+BOX_COLUMNS = ("name", "score", *CORNERS, "fine_name", "fine_score")
+"""Columns with one entry per box: names as strings, scores and corners (px of the frame) as float32."""
 
 
 def write_rows(
@@ -23,13 +24,13 @@ def write_rows(
     found: Sequence[Detections],
     facts: Mapping[str, Any],
 ) -> Path:
-    """Writes frames and what was found in them.
+    """Write the detections of frames atomically, replacing a file of that name.
 
     Args:
-        path: takes the place of a file of that name.
+        path: of the file.
         columns: values per frame; a name that ends in "_utc" holds seconds since 1970.
         found: the detections of each frame.
-        facts: plain data about all of them, kept with the file.
+        facts: plain data about all frames, stored in the file's metadata.
 
     Raises:
         ResultsError: the file cannot be written.
@@ -41,7 +42,7 @@ def write_rows(
     arrays["boxes"] = pa.array([len(each) for each in found], pa.int32())
     for name in BOX_COLUMNS:
         kind = pa.string() if name.endswith("name") else pa.float32()
-        arrays[name] = pa.array([_of(each, name) for each in found], pa.list_(kind))
+        arrays[name] = pa.array([_entries(each, name) for each in found], pa.list_(kind))
     table = pa.table(arrays).replace_schema_metadata({METADATA_KEY: json.dumps(dict(facts)).encode()})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
@@ -49,15 +50,15 @@ def write_rows(
 
 
 def preload_writer() -> None:
-    """Loads what `write_rows` needs, which takes a good part of a second the first time."""
+    """Import what `write_rows` needs, which takes a good part of a second the first time."""
     import pyarrow.parquet  # noqa: F401
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What `write_rows` was told about all rows of a file, and their number as "rows".
+    """Read the facts that `write_rows` stored with a file, and its number of rows as "rows".
 
     Raises:
-        ResultsError: the file cannot be read, or is of another program.
+        ResultsError: the file cannot be read, or another program wrote it.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -81,9 +82,9 @@ def _column(name: str, values: Sequence[Any]) -> Any:
     return pa.array(values)
 
 
-def _of(found: Detections, name: str) -> Any:
-    """A column's entries for one frame; None where there was no second opinion."""
-    if name in ("x_min", "y_min", "x_max", "y_max"):
-        return found.xyxy[:, ("x_min", "y_min", "x_max", "y_max").index(name)]
+def _entries(found: Detections, name: str) -> Any:
+    """A box column's entries for one frame; None without fine names."""
+    if name in CORNERS:
+        return found.xyxy[:, CORNERS.index(name)]
     value = getattr(found, name)
     return list(value) if isinstance(value, tuple) else value

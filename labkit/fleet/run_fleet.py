@@ -1,7 +1,7 @@
-"""A fleet: many cameras and recordings, watched by the engines of a cluster at the same time.
+"""Fleet of cameras and recordings, processed together by the engines of a Ray cluster.
 
-Here its actors are set to work and looked after; what they are and where they run stands in
-`labkit.fleet.actors`.
+Starts the actors, polls their state, and restarts or gives up those that are lost. What the actors are
+and where they run is in `labkit.fleet.actors`.
 """
 
 from __future__ import annotations
@@ -17,47 +17,49 @@ from typing import Any
 
 from labkit.core.errors import LabError, ResultsError, first_line
 from labkit.core.files import write_atomic
-from labkit.fleet.actors import check_capacity, count, start_engine, start_readers, start_recorders
+from labkit.fleet.actors import start_engine, start_readers, start_recorders
+from labkit.fleet.cores import check_capacity, pluralize
 from labkit.fleet.fleet_plan import Plan, Summary
-from labkit.fleet.shared_actors import ReaderHandle, RecorderHandle
+from labkit.fleet.shared_actors import StreamHandle
 from labkit.fleet.stream_recorder import folder_name
 from labkit.fleet.streams import EndOfStream, Stream, StreamState
 from labkit.sources.spec import redact
 
 READY_S = 900.0  # converting a network the first time takes minutes
-LAST_WORDS_S = 10.0
-TOGETHER_S = 30.0  # so long streams wait for one another before they begin
+LAST_REPLY_S = 10.0
+OPEN_SOURCES_S = 30.0
+"""Longest wait for all sources to open, so that the streams begin together."""
 
 
 class Fleet:
-    """A running fleet; a context manager that leaves no actor behind.
+    """A running fleet; a context manager that stops all of its actors.
 
         with cluster() as ray, Fleet(plan) as fleet:
             for states in fleet.states(): ...
         fleet.summary()
 
     Attributes:
-        folder: where this run's parts go, or None.
-        facts: plain data on the networks, as used.
+        folder: of this run's parts, or None.
+        facts: plain data on the networks, as prepared.
         readers, recorders: of the streams, in their order.
-        engines: the actors; the streams are dealt out to them in turn.
+        engines: actor handles; streams are assigned to them round-robin.
     """
 
     def __init__(self, plan: Plan, report: Callable[[str], None] = lambda line: None) -> None:
         self.plan = plan
         self.folder: Path | None = None
         self.facts: dict[str, Any] = {}
-        self.readers: list[ReaderHandle] = []
-        self.recorders: list[RecorderHandle] = []
+        self.readers: list[StreamHandle] = []
+        self.recorders: list[StreamHandle] = []
         self.engines: list[Any] = []
         self._report = report
         self._streams = plan.streams()
         self._states = [StreamState(s.position, s.shown) for s in self._streams]
-        self._asked: dict[Any, int] = {}  # states that were asked for: whose
-        self._runs: dict[Any, int] = {}  # what engines are doing: which engine
+        self._requests: dict[Any, int] = {}  # futures of states -> stream
+        self._runs: dict[Any, int] = {}  # futures of engines' runs -> engine
         self._actors: set[Any] = set()
-        self._alone: set[int] = set()  # streams whose readers have a process of their own
-        self._over: set[int] = set()  # and those of them that even then died too often
+        self._own_process: set[int] = set()  # streams whose readers share their process with no other
+        self._given_up: set[int] = set()  # those of them whose readers died too often even so
         self._stopping = False
         self._begun_s = self._ended_s = time.monotonic()
 
@@ -65,85 +67,85 @@ class Fleet:
         try:
             self._start()
         except BaseException:
-            self._end()
+            self._kill_actors()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._kill_actors()
 
     def states(self, every_s: float = 1.0) -> Iterator[list[StreamState]]:
-        """How the streams are doing, again and again until all of them are over."""
+        """Yield the state of all streams about every `every_s`, until all of them are over."""
         import ray
 
         while self._runs:
             done, _ = ray.wait(list(self._runs), num_returns=1, timeout=every_s)
             for run in done:
-                self._finished(run, self._runs.pop(run))
+                self._engine_done(run, self._runs.pop(run))
             if self._stopping:
-                self._stop_those_that_go_on()
+                self._stop_readers()
             self._ended_s = time.monotonic()
             if not self._runs:
-                self._asked.clear()  # the last word is asked for now: an earlier question knows of no end
-            self._poll(min(every_s, 0.5) if self._runs else LAST_WORDS_S)
+                self._requests.clear()  # ask once more: an earlier request may predate the end
+            self._poll(min(every_s, 0.5) if self._runs else LAST_REPLY_S)
             yield list(self._states)
 
     def stop(self) -> None:
-        """Asks every stream to end; `states` goes on until they have."""
+        """Ask every stream to end; `states` goes on until they have."""
         self._stopping = True
-        self._stop_those_that_go_on()
-
-    def _stop_those_that_go_on(self) -> None:
-        """Again and again, since a reader that was started anew knows of no earlier word."""
-        for reader, state in zip(self.readers, self._states, strict=False):
-            if state.ended is None:
-                reader.stop()
+        self._stop_readers()
 
     def summary(self) -> Summary:
-        """What was done so far."""
+        """The frames processed so far, and the time they took."""
         return Summary(tuple(self._states), self._ended_s - self._begun_s, self.folder)
 
     def _start(self) -> None:
         import ray
 
-        check_capacity(self.plan)
+        check_capacity(self.plan.rung, self.plan.engines)
         self.engines = [start_engine(self.plan, self._actors.add) for _ in range(self.plan.engines)]
-        self._report(f"preparing {self.plan.rung.name} on {count(self.plan.engines, 'engine')}")
-        self.facts = self._when_ready()
+        self._report(f"preparing {self.plan.rung.name} on {pluralize(self.plan.engines, 'engine')}")
+        self.facts = self._wait_for_engines()
         self.folder = _make_run_folder(self.plan, self.facts)
-        public = [(replace(s, spec=s.shown), self._folder_of(s)) for s in self._streams]
-        self.recorders = start_recorders(self.plan, public, self._kept_facts(), self._actors.add)
+        public = [(replace(s, spec=s.shown), self._stream_folder(s)) for s in self._streams]
+        self.recorders = start_recorders(self.plan, public, self._part_facts(), self._actors.add)
         self.readers = start_readers(self.plan, self._streams, self._actors.add)
         sharing = Counter(reader.actor for reader in self.readers)
-        self._alone = {reader.position for reader in self.readers if sharing[reader.actor] == 1}
+        self._own_process = {reader.position for reader in self.readers if sharing[reader.actor] == 1}
         starting = [actor.ready.remote() for actor in sharing]
-        ray.get([recorder.where() for recorder in self.recorders])
-        ray.wait(starting, num_returns=len(starting), timeout=TOGETHER_S)
+        ray.get([recorder.call("checkpoint") for recorder in self.recorders])
+        ray.wait(starting, num_returns=len(starting), timeout=OPEN_SOURCES_S)
         self._begun_s = time.monotonic()
         for number in range(self.plan.engines):
             self._run(number)
 
-    def _of_engine(self, number: int) -> range:
-        """Positions of the streams that an engine has."""
+    def _stop_readers(self) -> None:
+        """Stop all running streams; repeated, since a restarted reader knows of no earlier call."""
+        for reader, state in zip(self.readers, self._states, strict=False):
+            if state.ended is None:
+                reader.call("stop")
+
+    def _positions(self, number: int) -> range:
+        """Positions of the streams of an engine."""
         return range(number, len(self._streams), self.plan.engines)
 
     def _run(self, number: int) -> None:
-        """Sets an engine to work on those of its streams that are not over."""
-        lines = [
+        """Start an engine on those of its streams that are not over."""
+        streams = [
             (self.readers[i], self.recorders[i])
-            for i in self._of_engine(number)
-            if i not in self._over and self._states[i].ended is None
+            for i in self._positions(number)
+            if i not in self._given_up and self._states[i].ended is None
         ]
-        self._runs[self.engines[number].run.remote(lines)] = number
+        self._runs[self.engines[number].run.remote(streams)] = number
 
-    def _folder_of(self, stream: Stream) -> str | None:
+    def _stream_folder(self, stream: Stream) -> str | None:
         return None if self.folder is None else str(self.folder / folder_name(stream))
 
-    def _kept_facts(self) -> dict[str, Any]:
+    def _part_facts(self) -> dict[str, Any]:
         kept = ("model_set", "weights", "weights_sha256", "threshold", "objects")
         return {"rung": self.plan.rung.name, **{key: self.facts[key] for key in kept if key in self.facts}}
 
-    def _when_ready(self) -> dict[str, Any]:
+    def _wait_for_engines(self) -> dict[str, Any]:
         import ray
 
         try:
@@ -151,69 +153,69 @@ class Fleet:
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, LabError):
                 raise error.cause from None
-            raise LabError(f"{self.plan.rung.name} cannot be prepared: {error.cause}") from error
+            raise LabError(f"cannot prepare {self.plan.rung.name}: {error.cause}") from error
         except ray.exceptions.RayError as error:
-            raise LabError(f"{self.plan.rung.name} cannot be prepared: {first_line(error)}") from error
+            raise LabError(f"cannot prepare {self.plan.rung.name}: {first_line(error)}") from error
 
-    def _poll(self, patience_s: float) -> None:
-        """Asks recorders how they are; one that is busy keeps its last state for now."""
+    def _poll(self, timeout_s: float) -> None:
+        """Update the states; a stream whose recorder is busy keeps its last one for now."""
         import ray
 
-        waiting = set(self._asked.values())
+        waiting = set(self._requests.values())
         for i, recorder in enumerate(self.recorders):
-            if i not in waiting and self._states[i].ended is None:  # what is over stays as it was told
-                self._asked[recorder.state()] = i
-        if not self._asked:
+            if i not in waiting and self._states[i].ended is None:
+                self._requests[recorder.call("state")] = i
+        if not self._requests:
             return
-        done, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=patience_s)
+        done, _ = ray.wait(list(self._requests), num_returns=len(self._requests), timeout=timeout_s)
         for ref in done:
-            i = self._asked.pop(ref)
+            i = self._requests.pop(ref)
             try:
                 self._states[i] = ray.get(ref)
             except ray.exceptions.RayError as error:
                 why = f"its recorder died too often ({first_line(error)})"
                 self._states[i] = replace(self._states[i], ended=why, failed=True)
 
-    def _finished(self, run: Any, number: int) -> None:
-        """An engine is done; where it is so for good by a fault, its streams end with the reason."""
+    def _engine_done(self, run: Any, number: int) -> None:
+        """Start an engine again that lost readers; end the streams of one that failed."""
         import ray
 
         try:
             lost = ray.get(run)
             if lost:
-                self._read_alone(lost)
+                self._isolate_readers(lost)
                 self._run(number)
         except ray.exceptions.RayTaskError as error:
-            self._give_up(number, str(error.cause))
+            self._end_streams(number, str(error.cause))
         except ray.exceptions.RayError as error:
-            self._give_up(number, f"its engine died too often ({first_line(error)})")
+            self._end_streams(number, f"its engine died too often ({first_line(error)})")
 
-    def _read_alone(self, lost: Mapping[int, str]) -> None:
-        """Streams whose readers died too often get a process each; one that had it already is over.
+    def _isolate_readers(self, lost: Mapping[int, str]) -> None:
+        """Restart lost readers in a process each, so that one that crashes it takes no other along.
 
-        Whichever of them takes a process down with it then does so to no other.
+        A stream whose reader had a process of its own already is over.
         """
         for i, why in lost.items():
-            if i in self._alone:
-                self._over.add(i)
-                self.recorders[i].close(EndOfStream(None, "", 0, why, failed=True))
+            if i in self._own_process:
+                self._given_up.add(i)
+                self.recorders[i].call("close", EndOfStream(None, "", 0, why, failed=True))
                 continue
-            self._alone.add(i)
+            self._own_process.add(i)
             (self.readers[i],) = start_readers(self.plan, [self._streams[i]], self._actors.add)
 
-    def _give_up(self, number: int, why: str) -> None:
+    def _end_streams(self, number: int, why: str) -> None:
         import ray
 
-        for i in self._of_engine(number):
+        for i in self._positions(number):
             end = EndOfStream(None, "", 0, why, failed=True)
             try:
-                told = ray.get(self.readers[i].stop(why, True), timeout=LAST_WORDS_S)
-                end = replace(told, why=why, failed=True)
+                stopped = ray.get(self.readers[i].call("stop", why, True), timeout=LAST_REPLY_S)
+                end = replace(stopped, why=why, failed=True)
             except ray.exceptions.RayError:
-                pass  # it is gone too: nobody knows of more frames than were answered
-            self.recorders[i].close(end)
+                pass  # the reader is gone too: only frames with results are known
+            self.recorders[i].call("close", end)
 
-    def _end(self) -> None:
+    def _kill_actors(self) -> None:
         import ray
 
         if not ray.is_initialized():
@@ -221,12 +223,27 @@ class Fleet:
         for actor in self._actors:
             ray.kill(actor, no_restart=True)
         if self.folder is not None:
-            for half in self.folder.glob("*/.part-*"):  # of a recorder that was not let finish
-                half.unlink(missing_ok=True)
+            for partial in self.folder.glob("*/.part-*"):  # of a recorder that was killed while writing
+                partial.unlink(missing_ok=True)
+
+
+def _make_run_folder(plan: Plan, facts: dict[str, Any]) -> Path | None:
+    """Create this run's folder, named by the time, and describe the run in it; None keeps no parts."""
+    if plan.out is None:
+        return None
+    folder = _new_folder(Path(plan.out).absolute(), datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
+    metadata = {
+        "sources": [redact(spec) for spec in plan.sources],
+        "rung": plan.rung.name,
+        "preparation": plan.rung.prepare.describe(),
+        "networks": facts,
+    }
+    write_atomic(folder / "fleet.json", json.dumps(metadata, indent=2, default=str) + "\n")
+    return folder
 
 
 def _new_folder(root: Path, name: str) -> Path:
-    """A folder of that name, or of the first with a number after it that nobody else has."""
+    """Create a folder of that name, or with the first free number appended."""
     number = 0
     while True:
         folder = root / (f"{name}-{number}" if number else name)
@@ -236,21 +253,4 @@ def _new_folder(root: Path, name: str) -> Path:
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise ResultsError(f"{folder} cannot be made: {error.strerror or error}") from error
-
-
-def _make_run_folder(plan: Plan, facts: dict[str, Any]) -> Path | None:
-    """A new folder for this run: an earlier one's parts are left alone."""
-    if plan.out is None:
-        return None
-    name = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    root = Path(plan.out).absolute()
-    folder = _new_folder(root, name)
-    told = {
-        "sources": [redact(spec) for spec in plan.sources],
-        "rung": plan.rung.name,
-        "preparation": plan.rung.prepare.describe(),
-        "networks": facts,
-    }
-    write_atomic(folder / "fleet.json", json.dumps(told, indent=2, default=str) + "\n")
-    return folder
+            raise ResultsError(f"cannot create {folder}: {error.strerror or error}") from error

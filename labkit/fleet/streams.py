@@ -1,9 +1,8 @@
-"""What travels between the actors of a fleet, and the account of every frame.
+"""Messages between a fleet's actors, and exactly-once accounting of every frame.
 
-A stream's frames are numbered by `index` as the camera offers them, taken or not. What a reader
-hands out is also numbered by `number`, from 1. From the two follows what became of every frame,
-whichever actor died meanwhile: indices without a number were dropped, numbers without an answer
-have failed.
+`index` numbers a stream's frames as the camera offers them, taken or not; `number` those that a
+reader hands out, from 1. Together they tell what became of every frame, whichever actor died
+meanwhile: an index without a number was dropped, a number without a result has failed.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ class Stream:
     """One camera or recording of a fleet.
 
     Attributes:
-        position: its place among the fleet's streams, from 0.
-        spec: what is opened, with credentials if there are any: for the reader's eyes only.
+        position: index among the fleet's streams, from 0.
+        spec: source specification, possibly with credentials: for the reader alone.
         shown: the same without credentials.
         size: (width, height) px of its frames.
         fps: rate at which a recording plays; None for its own.
-        seconds: end after so long; None for a recording's own end.
+        seconds: duration after which it ends; None for a recording's own end.
     """
 
     position: int
@@ -40,9 +39,9 @@ class Stream:
 
     def __post_init__(self) -> None:
         if self.fps is not None and not 0 < self.fps <= 1000:
-            raise UsageError(f"fps is above 0 and at most 1000, not {self.fps}")
+            raise UsageError(f"fps must be above 0 and at most 1000, not {self.fps}")
         if self.seconds is not None and not self.seconds > 0:
-            raise UsageError(f"seconds is more than 0, not {self.seconds}")
+            raise UsageError(f"seconds must be above 0, not {self.seconds}")
 
     def __repr__(self) -> str:  # a traceback or log must not show what spec may hold
         return f"Stream({self.position}, {self.shown!r})"
@@ -50,13 +49,13 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class CapturedFrame:
-    """A frame that a reader hands out.
+    """A reader's reply that holds a frame.
 
     Attributes:
         index: among all frames that the stream offered.
-        reader: which start of the reader hands it out.
-        number: how many frames that reader has handed out, this one included.
-        began_unix_s: when the stream began, whoever read it then.
+        reader: id of the reader; a restarted reader has another one.
+        number: frames that this reader has handed out, this one included.
+        began_unix_s: when the stream began, also before a restart.
         captured_unix_s: when the frame was captured or was due.
         image: (H, W, 3) uint8 RGB.
     """
@@ -71,7 +70,7 @@ class CapturedFrame:
 
 @dataclass(frozen=True)
 class NoFrame:
-    """A reader's reply where no frame came in time; `note` says why, if it knows."""
+    """A reader's reply if no frame came in time; `note` is the reason, if it is known."""
 
     note: str = ""
 
@@ -81,10 +80,10 @@ class EndOfStream:
     """A reader's reply once its stream is over.
 
     Attributes:
-        offered: frames that the stream offered in all; None if nobody can know.
-        reader, taken: which start of the reader, and how many frames it has handed out.
-        why: in a sentence.
-        failed: whether it ended by a fault.
+        offered: frames that the stream offered in all; None if unknown.
+        reader, taken: id of the reader, and frames that it has handed out.
+        why: reason, as a sentence.
+        failed: True if it ended by an error.
     """
 
     offered: int | None
@@ -100,12 +99,12 @@ Reply = CapturedFrame | NoFrame | EndOfStream
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """How far a stream's account is.
+    """The state from which a restarted engine continues a stream.
 
     Attributes:
         last: index of the last frame that is accounted for; -1 for none.
-        began_unix_s: when the stream began; None if that is not known yet.
-        closed: whether it is over.
+        began_unix_s: when the stream began; None if not known yet.
+        closed: True once the stream is over.
     """
 
     last: int
@@ -115,12 +114,12 @@ class Checkpoint:
 
 @dataclass(frozen=True, eq=False)
 class FrameResult:
-    """What an engine found in a frame.
+    """The detections of an engine in a frame.
 
     Attributes:
-        index, reader, number, began_unix_s, captured_unix_s: as in `Take`.
-        age_s: from capture to answer, by the clocks of both machines.
-        engine: which start of which engine answered.
+        index, reader, number, began_unix_s, captured_unix_s: as in `CapturedFrame`.
+        age_s: from capture to result, by the clocks of both machines.
+        engine: id of the engine; a restarted engine has another one.
         found: the detections.
     """
 
@@ -133,10 +132,22 @@ class FrameResult:
     engine: str
     found: Detections
 
+    @classmethod
+    def of(cls, frame: CapturedFrame, age_s: float, engine: str, found: Detections) -> FrameResult:
+        """The result of a captured frame."""
+        return cls(
+            frame.index, frame.reader, frame.number, frame.began_unix_s, frame.captured_unix_s,
+            age_s, engine, found,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Counts:
-    """Frames of a stream, every one accounted for: offered = processed + dropped + failed."""
+    """Number of a stream's frames by outcome: offered = processed + dropped + failed.
+
+    Raises:
+        LabError: they do not add up, or one is negative.
+    """
 
     offered: int = 0
     processed: int = 0
@@ -157,13 +168,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class Ledger:
-    """A stream's account up to a frame, as one start after another of its actors continues it.
+    """Accounting of a stream up to a frame, continued across restarts of its actors.
 
     Attributes:
         counts: of all frames up to and including `last`.
-        last: index of the newest frame that was answered, or offered at the end; -1 at first.
+        last: index of the newest frame with a result, or offered at the end; -1 at first.
         reader, number: of that frame.
-        began_unix_s: when the stream began; None before its first answer.
+        began_unix_s: when the stream began; None before its first result.
     """
 
     counts: Counts = Counts()
@@ -172,23 +183,15 @@ class Ledger:
     number: int = 0
     began_unix_s: float | None = None
 
-    def answered(self, answer: FrameResult) -> Ledger | None:
-        """With one more answer; None for a frame that is not newer than what is known."""
-        if answer.index <= self.last:
+    def with_result(self, result: FrameResult) -> Ledger | None:
+        """The ledger with one more result; None for a frame that is not newer than the last."""
+        if result.index <= self.last:
             return None
-        gap = self._gap(answer.index, answer.reader, answer.number - 1)
-        counts = self.counts + gap + Counts(1, 1)
-        return replace(
-            self,
-            counts=counts,
-            last=answer.index,
-            reader=answer.reader,
-            number=answer.number,
-            began_unix_s=answer.began_unix_s,
-        )
+        counts = self.counts + self._gap(result.index, result.reader, result.number - 1) + Counts(1, 1)
+        return Ledger(counts, result.index, result.reader, result.number, result.began_unix_s)
 
-    def ended(self, end: EndOfStream) -> Ledger:
-        """With the frames after the last answer, of which none will come."""
+    def with_end(self, end: EndOfStream) -> Ledger:
+        """The ledger with the frames after the last result, which will have none."""
         before = self.number if end.reader == self.reader else 0
         offered = self.last + 1 + end.taken - before if end.offered is None else end.offered
         if offered <= self.last + 1:
@@ -197,36 +200,36 @@ class Ledger:
         return replace(self, counts=counts, last=offered - 1, reader=end.reader, number=end.taken)
 
     def _gap(self, index: int, reader: str, taken: int) -> Counts:
-        """The frames between the last answer and `index`: handed out in vain, or never."""
+        """The frames between the last result and `index`: handed out in vain (failed), or never (dropped)."""
         n = index - self.last - 1
         before = self.number if reader == self.reader else 0
         failed = min(max(0, taken - before), n)
         return Counts(n, 0, n - failed, failed)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, kept in each part on disk."""
+        """Convert to plain data, as stored in each part."""
         return {**vars(self), "counts": self.counts.row()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Ledger:
-        """Reads `to_json` back."""
+        """Convert from the data of `to_json`."""
         return cls(**{**data, "counts": Counts(*data["counts"])})
 
 
 @dataclass(frozen=True)
 class StreamState:
-    """How a stream is doing.
+    """Current state of a stream.
 
     Attributes:
-        position, shown: which.
+        position, shown: of the stream.
         counts: its frames so far.
-        fps: answers per second of late; None before there are two.
-        age_ms: median and 90th percentile of the answers' age of late, each None where too few.
+        fps: recent results per second; None before there are two.
+        age_ms: median and 90th percentile of the recent results' age, each None if there are too few.
         parts: files written.
-        restarts: how often the reader or engine that its answers come from was another one than before.
-        note: what is the matter, in words; empty while all is well.
-        ended: why it is over, in a sentence; None while it goes on.
-        failed: whether it ended by a fault.
+        restarts: changes of the reader or engine that its results come from.
+        note: current problem, in words; empty if there is none.
+        ended: why it is over, as a sentence; None while it runs.
+        failed: True if it ended by an error.
     """
 
     position: int
