@@ -130,7 +130,7 @@ def test_what_is_stored_of_an_address_has_no_credentials():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"repeats": 0}, "not 0 times"), ({"fps": 5.0}, "--scenario paced"), ({"sizes": ()}, "its sizes"),
+        ({"repeats": 0}, "1 or more, not 0"), ({"fps": 5.0}, "--scenario paced"), ({"sizes": ()}, "value in sizes"),
         ({"scenarios": ("paced",)}, "needs a rate"), ({"scenarios": ("live",)}, "not 'live'"),
         ({"seconds": 0.0}, "more than 0"), ({"rungs": ("nosuch",)}, "nosuch"), ({"objects": (900,)}, "900"),
         ({"repeats": 20_000}, "20000"),
@@ -396,7 +396,7 @@ def test_ray_that_is_missing_is_told_with_how_to_install_it(monkeypatch):
         (["nosuch"], "nosuch"), (["--size", "64"], "WIDTHxHEIGHT"),
         (["--size", "64x48,"], "--size is a list"),
         (["--objects", "1,many"], "'many'"), (["--scenario", "live"], "not 'live'"),
-        (["--fps", "5"], "--scenario paced"), (["--repeats", "0"], "not 0 times"),
+        (["--fps", "5"], "--scenario paced"), (["--repeats", "0"], "1 or more, not 0"),
         (["--address", "nonsense"], "HOST:PORT"),
     ],
 )  # fmt: skip
@@ -418,10 +418,10 @@ class Heard(SweepProgress):
     def __init__(self):
         self.plans, self.points = [], []
 
-    def planned(self, total, settled):
-        self.plans.append((total, settled))
+    def planned(self, total, stored):
+        self.plans.append((total, stored))
 
-    def settled(self, point, row, run):
+    def stored(self, point, row, run):
         assert (run is None) == (row.reason is not None)
         self.points.append(point.key)
 

@@ -147,18 +147,18 @@ class _Bar(SweepProgress):
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def planned(self, total: int, settled: int) -> None:
-        """The length of the bar; what was settled before is no part of it."""
-        self.total, self.kept = total, settled
-        self._progress.update(self._task, total=total - settled)
-        if settled:
-            self._note(f"{settled} of {total} points are there from before")
+    def planned(self, total: int, stored: int) -> None:
+        """Set the length of the bar to the number of points that are not stored yet."""
+        self.total, self.kept = total, stored
+        self._progress.update(self._task, total=total - stored)
+        if stored:
+            self._note(f"{stored} of {total} points are there from before")
 
     def _note(self, text: str) -> None:
         """A line above the bar."""
         self._progress.console.print(escape(text), style="yellow")
 
-    def settled(self, point: Point, row: SweepPoint, run: Run | None) -> None:
+    def stored(self, point: Point, row: SweepPoint, run: Run | None) -> None:
         """A line with the point's main figure, or why it failed."""
         from labkit.bench.progress import number
 
@@ -234,7 +234,7 @@ def _together(result: SweepResult) -> dict[Point, list[Run]]:
     found: dict[Point, list[Run]] = {}
     for point, _, run in result.rows:
         if run is not None:
-            found.setdefault(point.once, []).append(run)
+            found.setdefault(point.first_repeat, []).append(run)
     return found
 
 

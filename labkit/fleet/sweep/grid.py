@@ -1,4 +1,4 @@
-"""What a sweep measures: rungs times sizes times boxes times scenarios, a few times over."""
+"""Parameter grid of a sweep: rungs x sizes x boxes x scenarios x repeats."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ MAX_POINTS = 10_000
 
 @dataclass(frozen=True)
 class Grid:
-    """The points of a sweep, as lists of what varies.
+    """The points of a sweep: the product of its lists.
 
     Attributes:
-        rungs: names; in the order in which they are measured.
+        rungs: names, in the order in which they are measured.
         sizes: (width, height) in px.
-        objects: numbers of boxes kept per frame; rungs that name the whole frame use the first only.
+        objects: numbers of boxes kept per frame; classifiers of the whole frame use the first only.
         scenarios: "closed", "paced" or both.
         fps: rate of the paced scenario.
-        seconds: length of each timed run; None for the usual one.
-        quick: whether the warm-ups are shortened, which marks the runs.
-        repeats: how often each is measured; a whole round ends before the next begins, so that a
-            machine's drift falls on all alike.
+        seconds: length of each timed run; None for the default.
+        quick: shorten the warm-ups, which marks the runs.
+        repeats: measurements of each point; every point is measured once before any is repeated, so
+            that a machine's drift affects all alike.
         source, model_set, weights, seed, scenes: the same for all points.
-        points: what follows from the above, in the order of measuring.
+        points: the product, in the order of measuring.
 
     Raises:
         UsageError: a list is empty, a value is out of range, or a rung does not exist.
@@ -55,28 +55,28 @@ class Grid:
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
-            raise UsageError(f"a point is measured once or more (--repeats), not {self.repeats} times")
+            raise UsageError(f"--repeats must be 1 or more, not {self.repeats}")
         if self.fps is not None and "paced" not in self.scenarios:
             raise UsageError("--fps is the rate of the paced scenario; add --scenario paced")
         for what in ("rungs", "sizes", "objects", "scenarios"):
             if not getattr(self, what):
-                raise UsageError(f"a sweep needs at least one of its {what}")
+                raise UsageError(f"a sweep needs at least one value in {what}")
         points = tuple(dict.fromkeys(self._all()))
         if len(points) > MAX_POINTS:
             raise UsageError(f"a sweep has {MAX_POINTS} points at most, not {len(points)}; split it")
         for point in points:
-            _ = point.plan  # says what is wrong with it
+            _ = point.plan  # raises what is wrong with it
         object.__setattr__(self, "points", points)
 
     @property
     def name(self) -> str:
-        """A name for the sweep that depends on its points, and on nothing else."""
+        """Name of the sweep, derived from its points alone."""
         return digest([point.key for point in self.points])[:8]
 
     def _all(self) -> Iterator[Point]:
-        source = _whole_path(self.source)
-        usual = QUICK if self.quick else FULL
-        seconds = usual.seconds if self.seconds is None else self.seconds
+        source = _absolute_path(self.source)
+        default = QUICK if self.quick else FULL
+        seconds = default.seconds if self.seconds is None else self.seconds
         for repeat, scenario, size, name in product(
             range(self.repeats), self.scenarios, self.sizes, self.rungs
         ):
@@ -96,7 +96,7 @@ class Grid:
         )
 
 
-def _whole_path(source: str) -> str:
-    """A file or folder by its whole path: a node's working folder is another one."""
+def _absolute_path(source: str) -> str:
+    """A file or folder by its absolute path, since a node has another working folder."""
     recorded = source not in ("photos", "scenes") and scheme_of(source) is None and Path(source).exists()
     return str(Path(source).resolve()) if recorded else source

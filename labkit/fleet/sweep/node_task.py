@@ -1,7 +1,7 @@
-"""What a node does for a sweep: one point, in a process that Ray started for it alone.
+"""Measurement of one point of a sweep on a node, in a process that Ray starts for it alone.
 
-Nothing heavy is imported before the environment is as it would be without Ray: torch reads it
-once. So what Ray calls is `on_node`, and what it hands over are bytes.
+torch reads its environment once, so nothing heavy may be imported before the environment is as it
+would be without Ray. Ray therefore calls `run_on_node`, and passes it bytes.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from labkit.fleet.sweep.point import Point
     from labkit.results.records import Run
 
-FAILED = "failed: "  # how `labkit.bench` marks a rung that broke, as against one that cannot run
+FAILED = "failed: "  # prefix of `labkit.bench` for a rung that broke, unlike one that cannot run
 
 
 def run_on_node(work: bytes) -> Run:
-    """Unpacks a pickled (function, point) and calls the one with the other, as if without Ray."""
+    """Unpickle (function, point) and call the function with the point, without Ray's limits."""
     with _without_ray_limits():
         measure, point = pickle.loads(work)
         return measure(point)
 
 
 def measure_point(point: Point) -> Run:
-    """Measures a point on this machine, as `labkit bench` would.
+    """Measure a point on this machine, as `labkit bench` would.
 
     Raises:
-        WorkerError: the process that measures it died or broke; another try may succeed.
+        WorkerError: the process that measures it died or broke; a retry may succeed.
         UnavailableError: this machine cannot run the rung.
         LabError: the source or the weights cannot be had.
     """
@@ -62,7 +62,7 @@ def measure_point(point: Point) -> Run:
 
 @contextmanager
 def _without_ray_limits() -> Iterator[None]:
-    """Undoes what Ray does to a worker and a measurement would feel: thread bounds, low priority.
+    """Lift the limits on a Ray worker that would change a measurement: thread bound, low priority.
 
     Ray bounds the threads of a task by OMP_NUM_THREADS, unless its node was started with one.
     """
@@ -81,9 +81,9 @@ def _without_ray_limits() -> Iterator[None]:
 
 
 def _with_niceness(run: Run) -> Run:
-    """The run, with a doubt if everything else on the machine went first."""
+    """The run, marked as disturbed if its process had a low priority."""
     niceness = os.nice(0) if hasattr(os, "nice") else 0
     if niceness <= 0:
         return run
-    doubt = f"Ray ran it at niceness {niceness}; start the node with RAY_worker_niceness=0"
-    return replace(run, disturbances=(*run.disturbances, doubt))
+    warning = f"Ray ran it at niceness {niceness}; start the node with RAY_worker_niceness=0"
+    return replace(run, disturbances=(*run.disturbances, warning))

@@ -1,6 +1,6 @@
-"""One measurement of a sweep, as data that travels to the node that makes it.
+"""One measurement of a sweep, as data sent to the node that makes it.
 
-Nothing heavy is imported here: a node reads a point before it undoes what Ray set (see
+Imports nothing heavy: a node unpickles a point before it lifts Ray's limits (see
 `labkit.fleet.sweep.node_task`).
 """
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """What is measured, once.
+    """Settings of one measurement.
 
     Attributes:
         rung: name of the rung.
-        source: see `open_source`.
+        source: as for `open_source`.
         workload: model set, weights, frame size, boxes.
         scenario: "closed" or "paced".
         fps: rate at which frames fall due; paced only.
         seconds: length of the timed run.
-        quick: whether the warm-up is shortened, which marks the run.
-        scenes: scenes on which accuracy is measured; 0 for none.
-        repeat: which of the repetitions this is, from 0.
+        quick: shorten the warm-up, which marks the run.
+        scenes: number of scenes for accuracy; 0 for none.
+        repeat: number of the repetition, from 0.
     """
 
     rung: str
@@ -46,24 +46,24 @@ class Point:
 
     @cached_property
     def key(self) -> str:
-        """A name that depends on what defines the point, and on nothing else."""
+        """Hash of what defines the point, under which it is stored."""
         return digest(asdict(self))[:16]
 
     @property
     def plan(self) -> Plan:
-        """How its run is timed."""
+        """Timing of its run."""
         from labkit.bench.plan import FULL, QUICK
 
         plan = QUICK if self.quick else FULL
         return replace(plan, scenario=self.scenario, fps=self.fps, seconds=self.seconds)
 
     @property
-    def once(self) -> Point:
-        """The same whichever repetition it is."""
+    def first_repeat(self) -> Point:
+        """The point's first repetition, by which its repetitions are grouped."""
         return replace(self, repeat=0)
 
     def describe(self) -> dict[str, Any]:
-        """What defines the point, as plain data; an address without its credentials."""
+        """Convert to plain data; an address loses its credentials."""
         from labkit.sources.spec import redact
 
         return json.loads(json.dumps(asdict(self))) | {"source": redact(self.source)}

@@ -1,7 +1,7 @@
-"""A sweep: every point of a grid measured once, on whichever nodes there are.
+"""Measure every point of a grid once, on the nodes of a Ray cluster.
 
-Ray places the points, repeats those whose worker or node died, and brings the results back;
-what is kept here is what Ray does not have: which points are settled, in the store.
+Ray places the points, retries those whose worker or node died, and returns the results. The store
+keeps which points are done, so that a sweep that was stopped can be resumed.
 """
 
 from __future__ import annotations
@@ -23,25 +23,32 @@ from labkit.results.store import Store
 from labkit.results.sweeps import SweepPoint, keep_point, sweep_names, sweep_points
 
 RETRIES = 2
-"""How often a point is tried again after its process or its node died."""
+"""Retries of a point whose process or node died."""
 
 GRACE_S = 60.0
 """How long a point waits for a node that can measure it, once the last one has left."""
 
 POLL_S = 2.0
 REASON_CHARACTERS = 300
+DEATHS = {
+    "WorkerCrashedError": "the process measuring it died, as when memory runs out",
+    "NodeDiedError": "its node left",
+    "OutOfMemoryError": "its node ran out of memory",
+    "ObjectLostError": "its result was lost with its node",
+}
+"""Ray's errors for lost tasks, in words."""
 
 Measure = Callable[[Point], Run]
 
 
 @dataclass(frozen=True, eq=False)
 class SweepResult:
-    """A sweep as it stands in the store.
+    """A sweep as stored.
 
     Attributes:
         name: of the sweep.
         rows: the grid's points in its order, each with its row and its run (None if it failed).
-        reused: how many of them were settled before.
+        reused: number of points that were stored before.
     """
 
     name: str
@@ -50,12 +57,12 @@ class SweepResult:
 
     @property
     def runs(self) -> list[Run]:
-        """The runs of the measured points."""
+        """Runs of the measured points."""
         return [run for *_, run in self.rows if run is not None]
 
     @property
     def failed(self) -> list[tuple[Point, str]]:
-        """The points that failed, with the reason."""
+        """Points that failed, with the reason."""
         return [(point, row.reason) for point, row, _ in self.rows if row.reason is not None]
 
 
@@ -72,18 +79,18 @@ def sweep(
     retries: int = RETRIES,
     grace_s: float = GRACE_S,
 ) -> SweepResult:
-    """Measures the points of a grid that its sweep does not have yet; each is stored at once.
+    """Measure the points of a grid that its sweep lacks, and store each at once.
 
     Args:
-        grid: what to measure.
-        store: where the points and their runs go; written by this process alone.
-        name: of the sweep; the grid's own if None.
+        grid: points to measure.
+        store: of the points and their runs; written by this process alone.
+        name: of the sweep; None derives it from the grid.
         address: of a Ray cluster; None starts Ray on this machine.
         retry_failed: also measure the points that failed before.
         dashboard: see `labkit.fleet.cluster.cluster`.
-        reporter: hears of each point.
-        measure: what a node does for a point; a function of a module.
-        retries: how often a point is tried again after a `WorkerError` or a death.
+        reporter: told of each point.
+        measure: measures a point on a node; a function at the top level of a module.
+        retries: of a point after a `WorkerError` or a death.
         grace_s: how long a point waits when no node that could measure it is left.
 
     Raises:
@@ -95,37 +102,32 @@ def sweep(
     reporter.planned(len(grid.points), len(grid.points) - len(todo))
     if todo:
         with cluster(address, dashboard=dashboard) as ray:
-            work = _Tasks(ray, measuring_nodes(), measure, retries, grace_s)
-            for point, result in work.results(todo):
+            tasks = _Tasks(ray, measuring_nodes(), measure, retries, grace_s)
+            for point, result in tasks.results(todo):
                 row, run = keep_point(store, name, point.key, point.describe(), result)
-                reporter.settled(point, row, run)
-    return load_sweep(grid, store, name, reused=len(grid.points) - len(todo))
-
-
-def load_sweep(grid: Grid, store: Store, name: str, reused: int = 0) -> SweepResult:
-    """The grid's points of a sweep as far as the store has them."""
+                reporter.stored(point, row, run)
     known = sweep_points(store, name)
     rows = [(point, known[point.key]) for point in grid.points if point.key in known]
     full = ((p, row, None if row.run_id is None else store.run(row.run_id)) for p, row in rows)
-    return SweepResult(name, tuple(full), reused)
+    return SweepResult(name, tuple(full), reused=len(grid.points) - len(todo))
 
 
 def unused_name(store: Store, name: str) -> str:
-    """The name, or with -2, -3, ... behind it: the first that no sweep of the store has."""
+    """The first of NAME, NAME-2, NAME-3, ... that no sweep of the store has."""
     taken = set(sweep_names(store))
-    tried, number = name, 1
-    while tried in taken:
+    candidate, number = name, 1
+    while candidate in taken:
         number += 1
-        tried = f"{name}-{number}"
-    return tried
+        candidate = f"{name}-{number}"
+    return candidate
 
 
 @dataclass(frozen=True, eq=False)
 class _Tasks:
-    """Points on their way through Ray.
+    """Points as Ray tasks.
 
     Attributes:
-        machines: the nodes that may measure, as the sweep begins.
+        machines: the nodes that may measure when the sweep begins.
     """
 
     ray: Any
@@ -135,62 +137,58 @@ class _Tasks:
     grace_s: float
 
     def results(self, points: Sequence[Point]) -> Iterator[tuple[Point, Run | str]]:
-        """Each point once, as it ends, with its run or why it failed."""
-        waiting: dict[Any, Point] = {}
+        """Yield each point once, as it ends, with its run or why it failed."""
+        pending: dict[Any, Point] = {}
         task = self.ray.remote(
             max_calls=1,  # a fresh process each time: nothing of the last point is left in it
             max_retries=self.retries,
             retry_exceptions=[WorkerError],
-        )(run_on_node)  # one function for all points, which Ray therefore takes in their order
+        )(run_on_node)  # one function for all points, which Ray therefore starts in their order
         try:
             for point in points:
-                if self._able(point, self.machines):
-                    waiting[self._submit(task, point)] = point
+                if self._can_run(point, self.machines):
+                    pending[self._submit(task, point)] = point
                 else:
-                    yield (
-                        point,
-                        f"no node that may measure has what it needs ({_wanted(self._demand(point))})",
-                    )
-            yield from self._collect(waiting)
+                    demand = self._demand(point)
+                    needs = "a GPU" if demand["GPU"] else f"{demand['CPU']:g} cores"
+                    yield point, f"no node that may measure has what it needs ({needs})"
+            yield from self._collect(pending)
         finally:
-            for ref in waiting:
+            for ref in pending:
                 self.ray.cancel(ref, force=True)
 
-    def _collect(self, waiting: dict[Any, Point]) -> Iterator[tuple[Point, Run | str]]:
-        alone_since_s: dict[Any, float] = {}
-        while waiting:
-            ready, _ = self.ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
+    def _collect(self, pending: dict[Any, Point]) -> Iterator[tuple[Point, Run | str]]:
+        without_node_since_s: dict[Any, float] = {}
+        while pending:
+            ready, _ = self.ray.wait(list(pending), num_returns=1, timeout=POLL_S)
             for ref in ready:
-                yield waiting.pop(ref), self._result(ref)
+                yield pending.pop(ref), self._result(ref)
             if ready:
                 continue
-            alive = nodes()
-            for ref, point in list(waiting.items()):
-                if self._able(point, alive):
-                    alone_since_s.pop(ref, None)
-                elif time.monotonic() - alone_since_s.setdefault(ref, time.monotonic()) >= self.grace_s:
+            alive, now_s = nodes(), time.monotonic()
+            for ref, point in list(pending.items()):
+                if self._can_run(point, alive):
+                    without_node_since_s.pop(ref, None)
+                elif now_s - without_node_since_s.setdefault(ref, now_s) >= self.grace_s:
                     self.ray.cancel(ref, force=True)
-                    yield waiting.pop(ref), f"no node that can measure it was left for {self.grace_s:.0f} s"
+                    yield pending.pop(ref), f"no node that can measure it was left for {self.grace_s:.0f} s"
 
     def _submit(self, task: Any, point: Point) -> Any:
         demand = self._demand(point)
-        placed = task.options(
-            num_cpus=demand["CPU"],
-            num_gpus=demand["GPU"],
-            resources={MEASURING: demand[MEASURING]},
-        )
+        resources = {MEASURING: demand[MEASURING]}
+        placed = task.options(num_cpus=demand["CPU"], num_gpus=demand["GPU"], resources=resources)
         return placed.remote(self.ray.cloudpickle.dumps((self.measure, point)))
 
     def _demand(self, point: Point) -> dict[str, float]:
-        """What a point takes of a node: its GPU, or as many cores as the smallest node has."""
+        """Resources of a point: a GPU, or as many cores as the smallest node has."""
         on_gpu = rung(point.rung).prepare.device == "cuda"
         cores = 1 if on_gpu else min(node.cpus for node in self.machines)
         return {"CPU": cores, "GPU": int(on_gpu), MEASURING: 1}
 
-    def _able(self, point: Point, machines: Sequence[Node]) -> bool:
-        want = self._demand(point)
+    def _can_run(self, point: Point, machines: Sequence[Node]) -> bool:
+        need = self._demand(point)
         return any(
-            node.cpus >= want["CPU"] and node.gpus >= want["GPU"] and node.measuring >= want[MEASURING]
+            node.cpus >= need["CPU"] and node.gpus >= need["GPU"] and node.measuring >= need[MEASURING]
             for node in machines
         )
 
@@ -201,27 +199,17 @@ class _Tasks:
             return _reason(error, self.retries + 1)
 
 
-def _wanted(demand: dict[str, float]) -> str:
-    return "a GPU" if demand["GPU"] else f"{demand['CPU']:g} cores"
-
-
 def _reason(error: Exception, attempts: int) -> str:
-    """Why a point failed, in a sentence without Ray's tracebacks."""
+    """Why a point failed, as a sentence without Ray's tracebacks."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, LabError):
         tried = f" ({attempts} attempts)" if isinstance(cause, WorkerError) else ""
-        return f"{_shortly(cause)}{tried}"
+        return f"{_short(cause)}{tried}"
     if isinstance(cause, Exception):
-        return f"{type(cause).__name__}: {_shortly(cause)}"
-    deaths = {
-        "WorkerCrashedError": "the process measuring it died, as when memory runs out",
-        "NodeDiedError": "its node left",
-        "OutOfMemoryError": "its node ran out of memory",
-        "ObjectLostError": "its result was lost with its node",
-    }
+        return f"{type(cause).__name__}: {_short(cause)}"
     kind = type(error).__name__
-    return f"{deaths.get(kind) or f'{kind}: {_shortly(error)}'} ({attempts} attempts)"
+    return f"{DEATHS.get(kind) or f'{kind}: {_short(error)}'} ({attempts} attempts)"
 
 
-def _shortly(error: Exception) -> str:
+def _short(error: Exception) -> str:
     return first_line(error)[:REASON_CHARACTERS]

@@ -1,4 +1,4 @@
-"""Who hears what a sweep does."""
+"""Callbacks for the progress of a sweep."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class SweepProgress:
-    """Hears what a sweep does; this one is silent. Screens override what they show."""
+    """Receives a sweep's progress and shows nothing; override what is to be shown."""
 
-    def planned(self, total: int, settled: int) -> None:
-        """The sweep has so many points, of which so many are settled already."""
+    def planned(self, total: int, stored: int) -> None:
+        """The sweep has `total` points, of which `stored` are there from before."""
 
-    def settled(self, point: Point, row: SweepPoint, run: Run | None) -> None:
+    def stored(self, point: Point, row: SweepPoint, run: Run | None) -> None:
         """A point is stored, with its run unless it failed."""
