@@ -44,15 +44,15 @@ def ray_here():
             yield started
 
 
-def job_of(folder, out, **changes):
+def batch_of(folder, out, **changes):
     changes = {"rung": CHEAP, "open_net": open_nothing, "segment": 8, **changes}
     return Batch(folder=folder, out=out, workload=WORKLOAD, **changes)
 
 
-def run(job):
+def run(batch):
     from labkit.fleet.batch.run_batch import process
 
-    return process(job, scan_folder(job))
+    return process(batch, scan_folder(batch))
 
 
 def rows_of(out, video):
@@ -103,18 +103,18 @@ def test_a_file_that_is_no_video_is_a_fault_in_a_row(tmp_path):
 
 def test_folders_without_videos_are_told(tmp_path):
     with pytest.raises(SourceError, match="no folder"):
-        scan_folder(job_of(tmp_path / "none", tmp_path / "out"))
+        scan_folder(batch_of(tmp_path / "none", tmp_path / "out"))
     with pytest.raises(SourceError, match="no video"):
-        scan_folder(job_of(tmp_path, tmp_path / "out"))
+        scan_folder(batch_of(tmp_path, tmp_path / "out"))
 
 
 def test_a_folder_holds_the_work_of_one_rung(folder, tmp_path):
-    scan_folder(job_of(folder, tmp_path / "out"))
-    scan_folder(job_of(folder, tmp_path / "out", engines=3))
+    scan_folder(batch_of(folder, tmp_path / "out"))
+    scan_folder(batch_of(folder, tmp_path / "out", engines=3))
     with pytest.raises(UsageError, match="another segment"):
-        scan_folder(job_of(folder, tmp_path / "out", segment=9))
+        scan_folder(batch_of(folder, tmp_path / "out", segment=9))
     with pytest.raises(UsageError, match="made with another rung"):
-        scan_folder(job_of(folder, tmp_path / "out", rung=TOUCHY))
+        scan_folder(batch_of(folder, tmp_path / "out", rung=TOUCHY))
 
 
 def test_segments_that_would_not_fit_are_refused(folder, tmp_path):
@@ -128,7 +128,7 @@ def test_segments_that_would_not_fit_are_refused(folder, tmp_path):
 def test_every_frame_has_its_row_and_nothing_is_done_twice(ray_here, folder, tmp_path):
     (folder / "broken.mp4").write_bytes(b"not a video" * 100)
     out = tmp_path / "out"
-    done = run(job_of(folder, out, rung=CHEAP_GROUPS))
+    done = run(batch_of(folder, out, rung=CHEAP_GROUPS))
     assert (done.videos, done.frames, done.boxes, done.parts) == (2, 103, 103, 9 + 5)
     assert done.new_frames == 103
     assert len(done.faults) == 1 and "broken.mp4" in done.faults[0]
@@ -136,7 +136,7 @@ def test_every_frame_has_its_row_and_nothing_is_done_twice(ray_here, folder, tmp
     assert_whole(out, "below/b.avi", 33, first=20)
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
     (folder / "broken.mp4").unlink()
-    again = run(job_of(folder, out, rung=CHEAP_GROUPS))
+    again = run(batch_of(folder, out, rung=CHEAP_GROUPS))
     assert (again.videos, again.frames, again.new_frames, again.faults) == (2, 103, 0, ())
     assert stamps == {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
 
@@ -149,10 +149,10 @@ def test_children_of_this_process_still_tell_how_they_ended(ray_here):
 
 def test_another_file_of_that_name_is_processed_anew(ray_here, folder, tmp_path):
     out = tmp_path / "out"
-    run(job_of(folder, out))
+    run(batch_of(folder, out))
     film(folder / "a.avi", 9, first=50)
     os.utime(folder / "a.avi", (1e9, 1e9))
-    done = run(job_of(folder, out))
+    done = run(batch_of(folder, out))
     assert (done.frames, done.new_frames) == (42, 9)
     assert_whole(out, "a.avi", 9, first=50)
     assert_whole(out, "below/b.avi", 33, first=20)
@@ -160,10 +160,10 @@ def test_another_file_of_that_name_is_processed_anew(ray_here, folder, tmp_path)
 
 def test_a_segment_that_fails_is_told_and_tried_again(ray_here, folder, tmp_path):
     film(folder / "a.avi", 70)  # from frame 62 on too bright, in segments 7 and 8
-    done = run(job_of(folder, tmp_path / "out", rung=TOUCHY))
+    done = run(batch_of(folder, tmp_path / "out", rung=TOUCHY))
     assert [fault.split(":")[0] for fault in sorted(done.faults)] == ["a.avi, segment 7", "a.avi, segment 8"]
     assert (done.videos, done.frames) == (1, 56 + 33)
-    again = run(job_of(folder, tmp_path / "out", rung=TOUCHY))
+    again = run(batch_of(folder, tmp_path / "out", rung=TOUCHY))
     assert (len(again.faults), again.new_frames) == (2, 0)
 
 
@@ -190,7 +190,7 @@ def test_an_actor_that_dies_costs_no_row(ray_here, folder, tmp_path):
     marker = Path(os.environ.get("TMPDIR", "/tmp")) / f"labkit-test-died-{token}"
     try:
         done = run(
-            job_of(folder, tmp_path / "out", rung=replace(CHEAP, run=kill_the_finder), open_net=open_token)
+            batch_of(folder, tmp_path / "out", rung=replace(CHEAP, run=kill_the_finder), open_net=open_token)
         )
         assert marker.exists()
     finally:
@@ -206,9 +206,9 @@ def open_without_weights(rung, workload):
 
 def test_networks_that_cannot_be_had_end_the_batch_with_the_reason(ray_here, folder, tmp_path):
     with pytest.raises(LabError, match="fetch them"):
-        run(job_of(folder, tmp_path / "out", open_net=open_without_weights))
+        run(batch_of(folder, tmp_path / "out", open_net=open_without_weights))
     with pytest.raises(UnavailableError, match="GPU"):
-        run(job_of(folder, tmp_path / "out2", rung=rung("resnet_cuda"), open_net=None))
+        run(batch_of(folder, tmp_path / "out2", rung=rung("resnet_cuda"), open_net=None))
 
 
 DRIVER = """
@@ -218,11 +218,11 @@ from fleet_pipelines import CHEAP, open_slow
 from labkit.fleet.batch.videos import Batch, scan_folder
 from labkit.core.types import Workload
 from labkit.fleet.cluster import cluster
-job = Batch(Path(sys.argv[1]), Path(sys.argv[2]), CHEAP, Workload(model_set="lab", size=(64, 48)), 8,
+batch = Batch(Path(sys.argv[1]), Path(sys.argv[2]), CHEAP, Workload(model_set="lab", size=(64, 48)), 8,
             open_net=open_slow)
 with cluster(sys.argv[3]):
     from labkit.fleet.batch.run_batch import process
-    print(process(job, scan_folder(job)).new_frames)
+    print(process(batch, scan_folder(batch)).new_frames)
 """
 
 

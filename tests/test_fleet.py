@@ -459,8 +459,8 @@ def test_a_node_that_goes_costs_a_batch_no_row(cluster_of_two, tmp_path):
             cluster_of_two.remove_node(second, allow_graceful=False)
             removed.append(share)
 
-    job = Batch(tmp_path / "videos", tmp_path / "out", CHEAP, WORKLOAD, 8, engines=4, open_net=open_slow)
-    done = process(job, scan_folder(job), remove)
+    batch = Batch(tmp_path / "videos", tmp_path / "out", CHEAP, WORKLOAD, 8, engines=4, open_net=open_slow)
+    done = process(batch, scan_folder(batch), remove)
     assert removed and removed[0] < 1
     assert (done.frames, done.faults) == (140, ())
     for name in "ab":

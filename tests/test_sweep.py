@@ -130,7 +130,8 @@ def test_what_is_stored_of_an_address_has_no_credentials():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"repeats": 0}, "1 or more, not 0"), ({"fps": 5.0}, "--scenario paced"), ({"sizes": ()}, "value in sizes"),
+        ({"repeats": 0}, "1 or more, not 0"), ({"fps": 5.0}, "--scenario paced"),
+        ({"sizes": ()}, "value in sizes"),
         ({"scenarios": ("paced",)}, "needs a rate"), ({"scenarios": ("live",)}, "not 'live'"),
         ({"seconds": 0.0}, "more than 0"), ({"rungs": ("nosuch",)}, "nosuch"), ({"objects": (900,)}, "900"),
         ({"repeats": 20_000}, "20000"),

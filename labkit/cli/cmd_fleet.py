@@ -214,7 +214,7 @@ def _process(job: Any, address: str | None) -> Any:
         if not work.todo:
             return process(job, work)
         with cluster(address):
-            done = process(job, work, progress=show)
+            done = process(job, work, show)
     for fault in done.faults:
         print_lines([fault], console=err, style="yellow")
     return done

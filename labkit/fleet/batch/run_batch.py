@@ -1,9 +1,9 @@
-"""Recorded videos, processed as fast as a cluster can, a segment of frames at a time.
+"""Detections of recorded videos, as fast as a cluster can, one segment of frames at a time.
 
-Ray Data streams the work: tasks decode, each video from its start, since only that is exact for
-every container; a pool of actors finds and names; a segment's detections become one file of a
-name that depends on nothing but video and segment. A file is there whole or not at all, so the
-files are the record of what is done, whoever is killed, and the same run again goes on.
+Ray Data streams the work: tasks decode each video from its start, since only that is exact for every
+container, and a pool of actors detects. A segment's detections become one file, named by video and
+segment alone and written atomically. So the files record what is done, whoever is killed, and the same
+batch started again continues.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from labkit.core.errors import LabError, UnavailableError, first_line
+from labkit.core.errors import LabError, first_line
 from labkit.fleet.batch.segments import END_OF_VIDEO, SegmentDetector, decode_segments
 from labkit.fleet.batch.videos import (
     Batch,
@@ -27,74 +27,117 @@ from labkit.fleet.batch.videos import (
     segment_path,
 )
 from labkit.fleet.cluster import nodes
+from labkit.fleet.cores import check_capacity, threads_per_engine
 from labkit.fleet.rows import read_metadata
 
 
 @dataclass
 class _Progress:
-    """How far the videos of a run are, and what went wrong."""
+    """Progress and errors of the videos of a run.
+
+    Attributes:
+        todo: videos by name.
+        done: segments of each video that were finished in this run.
+        expected: number of segments of each video, as its container states or as counted.
+        lengths: frames of each video that was decoded to its end.
+        faults: errors, as sentences.
+        new_frames: frames processed in this run.
+    """
 
     todo: dict[str, Video]
-    came: dict[str, set[int]] = field(default_factory=dict)  # segments finished in this run
-    expected: dict[str, int] = field(default_factory=dict)  # segments, as stated or counted
-    lengths: dict[str, int] = field(default_factory=dict)  # frames, counted
+    done: dict[str, set[int]] = field(default_factory=dict)
+    expected: dict[str, int] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     new_frames: int = 0
 
     def share(self) -> float:
-        """By segments, each video weighing as much as it has bytes."""
+        """Finished share from 0 to 1, by segments; videos are weighted by their bytes."""
         weight = sum(video.stamp[0] for video in self.todo.values()) or 1
-        done = 0.0
+        finished = 0.0
         for name, video in self.todo.items():
-            segments = self.expected.get(name, 0)
-            here = len(self.came.get(name, ())) + len(video.parts)
-            done += video.stamp[0] * (min(1.0, here / segments) if segments else 0.0)
-        return done / weight
+            expected = self.expected.get(name, 0)
+            segments = len(self.done.get(name, ())) + len(video.parts)
+            finished += video.stamp[0] * (min(1.0, segments / expected) if expected else 0.0)
+        return finished / weight
+
+    def add(self, batch: Batch, row: dict[str, Any]) -> None:
+        """Add a result; marks a video as finished once all of its segments are there.
+
+        Raises:
+            LabError: the networks cannot be prepared.
+        """
+        if row["fatal"]:
+            raise LabError(row["fatal"])
+        name, segment = row["video"], row["segment"]
+        if row["fault"]:
+            self.faults.append(row["fault"])
+            return
+        if segment == END_OF_VIDEO:
+            self.lengths[name] = row["n"]
+            self.expected[name] = -(-row["n"] // batch.segment)
+        else:
+            self.expected.setdefault(name, row["expected"])
+            self.done.setdefault(name, set()).add(segment)
+            self.new_frames += row["n"]
+        if name in self.lengths:
+            video = self.todo[name]
+            parts = self.done.get(name, set()) | set(video.parts)
+            if parts == set(range(self.expected[name])):
+                mark_finished(batch, video, self.lengths[name], sorted(parts))
 
 
 def process(
-    job: Batch, work: WorkList, progress: Callable[[float, str], None] = lambda share, text: None
+    batch: Batch, work: WorkList, report: Callable[[float, str], None] = lambda share, text: None
 ) -> BatchSummary:
-    """Processes what is left; Ray is running already, unless nothing is left.
+    """Process the videos that are not finished; Ray must be running unless there are none.
 
     Args:
-        progress: called with the finished share, from 0 to 1, and a line of text.
+        batch: settings.
+        work: videos, from `scan_folder`.
+        report: called with the finished share, from 0 to 1, and a line of text.
 
     Raises:
-        LabError: the networks cannot be prepared, or Ray gave the work up.
+        LabError: the networks cannot be prepared, or Ray gave up.
+        UnavailableError: the cluster has too few GPUs or cores for the engines.
     """
     begun_s = time.monotonic()
-    seen = _Progress({video.name: video for video in work.todo})
-    for row in _stream(job, work) if work.todo else ():
-        _note(job, seen, row)
-        progress(seen.share(), f"{seen.new_frames} frames")
-    return _outcome(job, seen, time.monotonic() - begun_s)
+    progress = _Progress({video.name: video for video in work.todo})
+    for row in _results(batch, work) if work.todo else ():
+        progress.add(batch, row)
+        report(progress.share(), f"{progress.new_frames} frames")
+    return _summary(batch, progress, time.monotonic() - begun_s)
 
 
-def _stream(job: Batch, work: WorkList) -> Iterator[dict[str, Any]]:
-    """Results as they come: video, segment, n, boxes, expected, fault, fatal."""
+def _results(batch: Batch, work: WorkList) -> Iterator[dict[str, Any]]:
+    """Yield results as they come: video, segment, n, boxes, expected, fault, fatal."""
     import ray
 
-    _quieten(ray.data.DataContext.get_current(), job)
+    check_capacity(batch.rung, batch.engines)
+    _configure(ray.data.DataContext.get_current(), batch)
     items = [
         {"video": video.name, "path": video.path, "stamp": list(video.stamp), "parts": list(video.parts)}
         for video in work.todo
     ]
-    engine, decoder, threads = _shares(job)
+    # An engine and a decoder have to fit beside each other, also on a machine with one core. With equal
+    # shares, Ray Data would decode inside the engines.
+    share = 1.0 if sum(node.cpus for node in nodes()) > batch.engines else 0.5
+    on_gpu = batch.rung.prepare.device == "cuda"
+    engine = {"num_gpus": 1, "num_cpus": 0} if on_gpu else {"num_cpus": share}
     videos: Any = ray.data.from_items(items, override_num_blocks=len(items))
     frames = videos.map_batches(
         decode_segments,
         batch_size=1,
         batch_format="pyarrow",
-        fn_kwargs={"size": job.workload.size, "segment": job.segment},
-        **decoder,
+        fn_kwargs={"size": batch.workload.size, "segment": batch.segment},
+        num_cpus=0.5 * share,
     )
     results = frames.map_batches(
         SegmentDetector,
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=job.engines),
-        fn_constructor_kwargs={"job": job, "threads": threads},
+        compute=ray.data.ActorPoolStrategy(size=batch.engines),
+        fn_constructor_kwargs={"batch": batch, "threads": threads_per_engine(batch.engines)},
         **engine,
     )
     try:
@@ -104,77 +147,32 @@ def _stream(job: Batch, work: WorkList) -> Iterator[dict[str, Any]]:
             raise error.cause from None
         raise LabError(f"the batch failed: {error.cause}") from error
     except ray.exceptions.RayError as error:
-        raise LabError(f"the batch was given up ({first_line(error)}); start it again to go on") from error
+        raise LabError(f"Ray gave the batch up ({first_line(error)}); start it again to continue") from error
 
 
-def _note(job: Batch, seen: _Progress, row: dict[str, Any]) -> None:
-    """Takes a result into account; a video whose segments are all there is marked as finished."""
-    if row["fatal"]:
-        raise LabError(row["fatal"])
-    name, segment = row["video"], row["segment"]
-    if row["fault"]:
-        seen.faults.append(row["fault"])
-        return
-    if segment == END_OF_VIDEO:
-        seen.lengths[name] = row["n"]
-        seen.expected[name] = -(-row["n"] // job.segment)
-    else:
-        seen.expected.setdefault(name, row["expected"])
-        seen.came.setdefault(name, set()).add(segment)
-        seen.new_frames += row["n"]
-    if name in seen.lengths:
-        video = seen.todo[name]
-        parts = seen.came.get(name, set()) | set(video.parts)
-        if parts == set(range(seen.expected[name])):
-            mark_finished(job, video, seen.lengths[name], sorted(parts))
-
-
-def _outcome(job: Batch, seen: _Progress, seconds: float) -> BatchSummary:
-    """What lies on disk, whoever made it."""
+def _summary(batch: Batch, progress: _Progress, seconds: float) -> BatchSummary:
+    """Totals of what is on disk, of this run and earlier ones."""
     finished = frames = boxes = parts = 0
-    for video in (scan_video(job, path) for path in list_videos(job.folder)):
-        facts = (
-            [read_metadata(segment_path(job, video.name, n)) for n in video.parts]
-            if video.whole is None
-            else []
-        )
-        whole = video.whole or {}
-        finished += video.whole is not None
-        frames += whole.get("frames", 0) + sum(each["rows"] for each in facts)
-        boxes += whole.get("boxes", 0) + sum(each["boxes"] for each in facts)
-        parts += whole.get("segments", 0) + len(facts)
-    return BatchSummary(finished, frames, boxes, parts, seen.new_frames, seconds, tuple(seen.faults))
+    for video in (scan_video(batch, path) for path in list_videos(batch.folder)):
+        if video.totals is not None:
+            finished += 1
+            frames += video.totals["frames"]
+            boxes += video.totals["boxes"]
+            parts += video.totals["segments"]
+            continue
+        for part in video.parts:
+            metadata = read_metadata(segment_path(batch, video.name, part))
+            frames += metadata["rows"]
+            boxes += metadata["boxes"]
+            parts += 1
+    return BatchSummary(finished, frames, boxes, parts, progress.new_frames, seconds, tuple(progress.faults))
 
 
-def _shares(job: Batch) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """What an engine and a decoder reserve, and how many threads an engine has.
-
-    Raises:
-        UnavailableError: the cluster has too few GPUs or cores for the engines.
-    """
-    machines = nodes()
-    on_gpu = job.rung.prepare.device == "cuda"
-    cores = sum(node.cpus for node in machines)
-    there = int(sum(node.gpus for node in machines) if on_gpu else cores)
-    if there < job.engines:
-        raise UnavailableError(
-            f"{job.engines} engines of {job.rung.name} want a {'GPU' if on_gpu else 'core'} each, and the "
-            f"cluster has {there}; use fewer --engines, or a rung for another device"
-        )
-    # An engine and a decoder have to fit beside each other, on a machine of one core too; and were
-    # their shares alike, Ray Data would decode inside the engines.
-    share = 1.0 if cores > job.engines else 0.5
-    engine = {"num_gpus": 1, "num_cpus": 0} if on_gpu else {"num_cpus": share}
-    per_machine = -(-job.engines // max(1, len(machines)))
-    threads = max(1, int(min((node.cpus for node in machines), default=1)) // per_machine)
-    return engine, {"num_cpus": 0.5 * share}, threads
-
-
-def _quieten(context: Any, job: Batch) -> None:
-    """Ray Data's own bars and lines give way to ours; a block is about a segment, so memory stays bounded."""
-    width, height = job.workload.size
+def _configure(context: Any, batch: Batch) -> None:
+    """Silence Ray Data's own output, and make a block about a segment, which bounds memory."""
+    width, height = batch.workload.size
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.target_max_block_size = max(2**20, job.segment * width * height * 3)
+    context.target_max_block_size = max(2**20, batch.segment * width * height * 3)
     for name in ("ray.data", "ray.data._internal"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,8 +1,8 @@
-"""Segments of frames: decoded by tasks, answered and written by a pool of actors."""
+"""Segments of frames: decoding as a Ray task, detection and writing as an actor of a pool."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from labkit.core.errors import LabError
@@ -11,36 +11,42 @@ from labkit.fleet.batch.videos import Batch, segment_path
 from labkit.fleet.rows import write_rows
 
 END_OF_VIDEO = -1
-"""In place of a segment's number: a row about the whole video."""
+"""Segment number of the row that ends a video: `n` is its length in frames."""
 
 
 def decode_segments(rows: Any, size: tuple[int, int], segment: int) -> Iterator[Any]:
-    """The frames of videos, a table of one row per segment, and one at the end of each video.
+    """Decode videos into tables of one row: each segment, and the end of each video.
 
     Args:
         rows: table of video, path, stamp, parts (segments to leave out).
+        size: (width, height) px of the frames.
+        segment: frames per segment.
+
+    Yields:
+        Tables of video, stamp, segment, n (frames), fps, expected (segments), fault, frames
+        (n * height * width * 3 bytes RGB).
     """
     for row in rows.to_pylist():
-        yield from _decoded_one(row, size, segment)
+        yield from _decode_video(row, size, segment)
 
 
-def _decoded_one(row: dict[str, Any], size: tuple[int, int], segment: int) -> Iterator[Any]:
+def _decode_video(video: dict[str, Any], size: tuple[int, int], segment: int) -> Iterator[Any]:
     from labkit.sources.openers import open_source
 
     held: list[bytes] = []
     n, expected, fps, fault = 0, 0, 0.0, ""
-    finished = set(row["parts"])
+    finished = set(video["parts"])
 
-    def told(number: int, frames: Sequence[bytes], count: int, why: str = "") -> Any:
+    def row(number: int, count: int, why: str = "") -> Any:
         import pyarrow as pa
 
-        plain = {"video": row["video"], "stamp": row["stamp"], "segment": number, "n": count, "fps": fps,
-                 "expected": expected, "fault": why}  # fmt: skip
+        plain = {"video": video["video"], "stamp": video["stamp"], "segment": number, "n": count,
+                 "fps": fps, "expected": expected, "fault": why}  # fmt: skip
         columns = {key: pa.array([value]) for key, value in plain.items()}
-        return pa.table({**columns, "frames": pa.array([b"".join(frames)], pa.large_binary())})
+        return pa.table({**columns, "frames": pa.array([b"".join(held)], pa.large_binary())})
 
     try:
-        with open_source(row["path"], size) as source:
+        with open_source(video["path"], size) as source:
             fps = source.fps or 0.0
             expected = -(-(source.length or 0) // segment)
             for frame in source:
@@ -48,36 +54,37 @@ def _decoded_one(row: dict[str, Any], size: tuple[int, int], segment: int) -> It
                     held.append(frame.image.tobytes())
                 n += 1
                 if n % segment == 0 and held:
-                    yield told(n // segment - 1, held, len(held))
+                    yield row(n // segment - 1, len(held))
                     held = []
     except LabError as error:
         fault = str(error)
     except Exception as error:  # whatever a decoder raises concerns this video alone
-        fault = f"{row['video']} cannot be read: {type(error).__name__}: {error}"
+        fault = f"cannot read {video['video']}: {type(error).__name__}: {error}"
     if held:
-        yield told(n // segment, held, len(held))
-    yield told(END_OF_VIDEO, [], n, fault)
+        yield row(n // segment, len(held))
+        held = []
+    yield row(END_OF_VIDEO, n, fault)
 
 
 class SegmentDetector:
-    """An engine of the pool: networks, ready, that answer segments and write them."""
+    """Detects in segments and writes their files; an actor that keeps the networks ready."""
 
-    def __init__(self, job: Batch, threads: int) -> None:
+    def __init__(self, batch: Batch, threads: int) -> None:
         from labkit.fleet.cores import set_threads
         from labkit.fleet.inference_engine import open_networks
 
         set_threads(threads)
-        self._job = job
+        self._batch = batch
         self._fatal = ""
         self._net: Any = None
         self._facts: dict[str, Any] = {}
         try:
-            self._net, self._facts = (job.open_net or open_networks)(job.rung, job.workload)
-        except LabError as error:  # raised here it would be tried again and again
+            self._net, self._facts = (batch.open_net or open_networks)(batch.rung, batch.workload)
+        except LabError as error:  # if it were raised here, Ray would retry again and again
             self._fatal = str(error)
 
     def __call__(self, rows: Any) -> Any:
-        """A table of segments -> what became of each."""
+        """Process a table of segments; returns one of video, segment, n, expected, fault, boxes, fatal."""
         import pyarrow as pa
 
         results = []
@@ -86,19 +93,19 @@ class SegmentDetector:
             boxes = 0
             if row["segment"] != END_OF_VIDEO and not self._fatal:
                 try:
-                    boxes = self._write(row, rows["frames"][i].as_buffer())
-                except Exception as error:  # one segment's fault is told, and the rest goes on
+                    boxes = self._process(row, rows["frames"][i].as_buffer())
+                except Exception as error:  # reported as this segment's fault; the others go on
                     row["fault"] = f"{row['video']}, segment {row['segment']}: {error}"
             kept = ("video", "segment", "n", "expected", "fault")
             results.append({**{key: row[key] for key in kept}, "boxes": boxes, "fatal": self._fatal})
         return pa.Table.from_pylist(results)
 
-    def _write(self, row: dict[str, Any], content: Any) -> int:
-        """Finds what is in a segment's frames and writes it; the number of boxes."""
-        found = [found for _, found in self._job.rung.run(self._frames(row, content), self._net)]
+    def _process(self, row: dict[str, Any], content: Any) -> int:
+        """Detect in a segment's frames and write its file; returns the number of boxes."""
+        found = [found for _, found in self._batch.rung.run(self._frames(row, content), self._net)]
         if len(found) != row["n"]:
-            raise LabError(f"{self._job.rung.name} answered {len(found)} of {row['n']} frames")
-        first = row["segment"] * self._job.segment
+            raise LabError(f"{self._batch.rung.name} returned results for {len(found)} of {row['n']} frames")
+        first = row["segment"] * self._batch.segment
         columns: dict[str, list[Any]] = {"frame": list(range(first, first + row["n"]))}
         if row["fps"] > 0:
             columns["time_s"] = [index / row["fps"] for index in columns["frame"]]
@@ -107,16 +114,16 @@ class SegmentDetector:
         facts = {
             **{key: row[key] for key in ("video", "segment", "stamp")},
             "boxes": boxes,
-            "rung": self._job.rung.name,
+            "rung": self._batch.rung.name,
             **{key: self._facts[key] for key in kept if key in self._facts},
         }
-        write_rows(segment_path(self._job, row["video"], row["segment"]), columns, found, facts)
+        write_rows(segment_path(self._batch, row["video"], row["segment"]), columns, found, facts)
         return boxes
 
     def _frames(self, row: dict[str, Any], content: Any) -> list[Frame]:
         import numpy as np
 
-        width, height = self._job.workload.size
-        # A copy: memory shared with other processes is not to be written.
+        width, height = self._batch.workload.size
+        # A copy: Ray's shared memory is read-only.
         images = np.frombuffer(content, np.uint8).reshape(row["n"], height, width, 3).copy()
         return [Frame(image, i, 0.0) for i, image in enumerate(images)]

@@ -1,4 +1,4 @@
-"""The videos of a batch and what lies on disk of each: files that are there whole are the record."""
+"""Videos of a batch, and their finished segments on disk."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from labkit.fleet.rows import read_metadata
 from labkit.sources.spec import RECORDED_SUFFIXES
 
 SEGMENT = 32
-MOST_SEGMENT_BYTES = 100_000_000
-_ABOUT = "batch.json"
-_DONE = "video.json"
+MAX_SEGMENT_BYTES = 100_000_000
+_SETTINGS_FILE = "batch.json"
+_FINISHED_FILE = "video.json"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What is processed, how, and where to.
+    """Settings of a batch.
 
     Attributes:
-        folder: of videos, searched below too.
-        out: one folder per video, one file per segment.
-        rung, workload: what is done with every frame.
+        folder: of videos, searched recursively.
+        out: folder of the detections: a folder per video, a file per segment.
+        rung, workload: the processing of every frame.
         segment: frames per file.
-        engines: how many; each has a GPU, or its share of the cores.
-        open_net: makes the networks ready; None prepares the rung's own.
+        engines: number of engines; each has a GPU, or its share of the cores.
+        open_net: prepares the networks; None prepares the rung's own.
+
+    Raises:
+        UsageError: a value is out of range.
     """
 
     folder: Path
@@ -45,18 +48,18 @@ class Batch:
     def __post_init__(self) -> None:
         width, height = self.workload.size
         if self.segment < 1:
-            raise UsageError(f"a segment has one frame or more, not {self.segment}")
+            raise UsageError(f"a segment needs at least one frame, not {self.segment}")
         if self.engines < 1:
-            raise UsageError(f"a batch has one engine or more, not {self.engines}")
-        if self.segment * width * height * 3 > MOST_SEGMENT_BYTES:
-            most = max(1, MOST_SEGMENT_BYTES // (width * height * 3))
+            raise UsageError(f"a batch needs at least one engine, not {self.engines}")
+        if self.segment * width * height * 3 > MAX_SEGMENT_BYTES:
+            most = max(1, MAX_SEGMENT_BYTES // (width * height * 3))
             raise UsageError(
-                f"a segment of {self.segment} frames of {width}x{height} is too large to travel; "
+                f"a segment of {self.segment} frames of {width}x{height} is too large to send; "
                 f"use --segment {most} or fewer, or a smaller --size"
             )
 
-    def about(self) -> dict[str, Any]:
-        """What decides the content of every file."""
+    def settings(self) -> dict[str, Any]:
+        """Settings that the content of the files depends on, as plain data."""
         workload = self.workload
         return {
             "rung": self.rung.name,
@@ -73,26 +76,26 @@ class Batch:
 
 @dataclass(frozen=True)
 class Video:
-    """A recording and what there is of it.
+    """A recording and its finished segments.
 
     Attributes:
-        name: its path inside the folder, with slashes.
-        path: from the root.
-        stamp: size in bytes and time of change, by which another file of that name is noticed.
-        parts: segments that are finished.
-        whole: frames, boxes and segments, once all are.
+        name: path inside the folder, with slashes.
+        path: absolute path.
+        stamp: size in bytes and modification time; they detect another file of that name.
+        parts: numbers of finished segments.
+        totals: frames, boxes and segments of a finished video, else None.
     """
 
     name: str
     path: str
     stamp: tuple[int, int]
     parts: tuple[int, ...] = ()
-    whole: dict[str, int] | None = None
+    totals: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
 class WorkList:
-    """The videos of a batch, those that are finished apart."""
+    """Videos of a batch that are to be processed, and those that are finished."""
 
     todo: tuple[Video, ...]
     finished: tuple[Video, ...]
@@ -100,10 +103,10 @@ class WorkList:
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """What there is once a batch has run.
+    """Totals after a batch has run.
 
     Attributes:
-        videos: finished ones.
+        videos: number of finished videos.
         frames, boxes, parts: on disk, of all videos and runs.
         new_frames, seconds: of this run.
         faults: a sentence for each video or segment that could not be processed.
@@ -118,58 +121,57 @@ class BatchSummary:
     faults: tuple[str, ...] = ()
 
 
-def scan_folder(job: Batch) -> WorkList:
-    """The videos of the folder, with what earlier runs have finished; leftovers of a kill are removed.
+def scan_folder(batch: Batch) -> WorkList:
+    """Find the folder's videos and what earlier runs finished of them; removes partial files.
 
     Raises:
         SourceError: there is no folder, or no video in it.
-        UsageError: `out` holds the work of another rung, size, ... .
+        UsageError: `out` holds detections made with other settings.
         ResultsError: `out` holds files that cannot be read.
     """
-    if not job.folder.is_dir():
-        raise SourceError(f"there is no folder {job.folder}; name one that holds videos")
-    paths = list_videos(job.folder)
+    if not batch.folder.is_dir():
+        raise SourceError(f"there is no folder {batch.folder}; name one that holds videos")
+    paths = list_videos(batch.folder)
     if not paths:
         kinds = " ".join(sorted(RECORDED_SUFFIXES))
-        raise SourceError(f"there is no video in {job.folder} ({kinds}); name another folder")
-    _check_same_work(job)
-    for left in job.out.rglob(".segment-*"):
-        left.unlink(missing_ok=True)
-    videos = [scan_video(job, path) for path in paths]
+        raise SourceError(f"there is no video in {batch.folder} ({kinds}); name another folder")
+    _check_settings(batch)
+    for partial in batch.out.rglob(".segment-*"):  # of a process that was killed while writing
+        partial.unlink(missing_ok=True)
+    videos = [scan_video(batch, path) for path in paths]
     return WorkList(
-        tuple(video for video in videos if video.whole is None),
-        tuple(video for video in videos if video.whole is not None),
+        tuple(video for video in videos if video.totals is None),
+        tuple(video for video in videos if video.totals is not None),
     )
 
 
-def mark_finished(job: Batch, video: Video, frames: int, parts: Sequence[int]) -> None:
-    """Notes that every segment of a video is there, so that it need not be decoded again."""
-    boxes = sum(read_metadata(segment_path(job, video.name, n))["boxes"] for n in parts)
-    told = {"frames": frames, "boxes": boxes, "segments": len(parts), "stamp": list(video.stamp)}
-    write_atomic(job.out / video.name / _DONE, json.dumps(told) + "\n")
+def mark_finished(batch: Batch, video: Video, frames: int, parts: Sequence[int]) -> None:
+    """Write a video's totals, so that it is not decoded again."""
+    boxes = sum(read_metadata(segment_path(batch, video.name, n))["boxes"] for n in parts)
+    totals = {"frames": frames, "boxes": boxes, "segments": len(parts), "stamp": list(video.stamp)}
+    write_atomic(batch.out / video.name / _FINISHED_FILE, json.dumps(totals) + "\n")
 
 
-def segment_path(job: Batch, video: str, segment: int) -> Path:
-    """Where a segment's detections go."""
-    return job.out.absolute() / video / f"segment-{segment:06d}.parquet"
+def segment_path(batch: Batch, video: str, segment: int) -> Path:
+    """The file of a segment's detections."""
+    return batch.out.absolute() / video / f"segment-{segment:06d}.parquet"
 
 
 def list_videos(folder: Path) -> list[Path]:
-    """The recordings of a folder and those below, in order."""
+    """Recordings in a folder and its subfolders, sorted."""
     return sorted(path for path in folder.rglob("*")
                   if path.suffix.lower() in RECORDED_SUFFIXES and path.is_file())  # fmt: skip
 
 
-def scan_video(job: Batch, path: Path) -> Video:
-    """A video with its finished segments; those of another file of that name are removed."""
-    about = path.stat()
-    video = Video(
-        path.relative_to(job.folder).as_posix(), str(path.absolute()), (about.st_size, int(about.st_mtime))
-    )
-    folder = job.out / video.name
-    whole = _read_json(folder / _DONE)
-    if whole is not None and tuple(whole.get("stamp", ())) == video.stamp:
-        return replace(video, whole={key: int(whole[key]) for key in ("frames", "boxes", "segments")})
+def scan_video(batch: Batch, path: Path) -> Video:
+    """Find a video's finished segments; removes those of another file of that name."""
+    stat = path.stat()
+    stamp = (stat.st_size, int(stat.st_mtime))
+    video = Video(path.relative_to(batch.folder).as_posix(), str(path.absolute()), stamp)
+    folder = batch.out / video.name
+    known = _read_json(folder / _FINISHED_FILE)
+    if known is not None and tuple(known.get("stamp", ())) == stamp:
+        return replace(video, totals={key: int(known[key]) for key in ("frames", "boxes", "segments")})
     parts = []
     for part in sorted(folder.glob("segment-*.parquet")):
         facts = read_metadata(part)
@@ -180,17 +182,17 @@ def scan_video(job: Batch, path: Path) -> Video:
     return replace(video, parts=tuple(parts))
 
 
-def _check_same_work(job: Batch) -> None:
-    """A folder holds the work of one rung, size, ...; said in a file that is written first."""
-    path = job.out / _ABOUT
-    wanted = json.loads(json.dumps(job.about()))
+def _check_settings(batch: Batch) -> None:
+    """Check that a folder's detections were made with the same settings; writes them the first time."""
+    path = batch.out / _SETTINGS_FILE
+    wanted = json.loads(json.dumps(batch.settings()))
     known = _read_json(path)
     if known is None:
         write_atomic(path, json.dumps(wanted, indent=2) + "\n")
     elif known != wanted:
         differing = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
         raise UsageError(
-            f"{job.out} holds detections made with another {' and '.join(differing)}; "
+            f"{batch.out} holds detections made with another {' and '.join(differing)}; "
             "choose another --out, or the options of that run"
         )
 
