@@ -1,19 +1,19 @@
-"""A small simulation of a camera fleet: from measured service times to how many cameras fit.
+"""Discrete-event simulation of a camera fleet: from measured service times to the number of cameras.
 
-It follows the fleet's own rules (`labkit.fleet`): every stream offers frames at its rate and
-keeps only the newest; an engine gathers frames of several streams, at most `batch` of them and
-no longer than a deadline, works them off at once, and asks again.
+It follows the rules of `labkit.fleet`: every stream offers frames at its rate and keeps only the
+latest; an engine gathers frames of several streams, at most `batch` of them and no longer than a
+deadline, processes them at once, and starts again. No closed form describes batch service of streams
+that replace their waiting frame, so it is simulated.
 
-What it assumes, and leaves out: cameras start at random moments and keep their rate exactly;
-an engine's time depends on the number of frames alone, with the spread that was measured; a
-frame costs the host and the network a fixed `transfer_s` before an engine can have it; writing
-results costs nothing; nothing breaks. So it is an upper bound that the measured fleet is
-compared with, and the difference is shown.
+Assumptions: cameras start at random times and keep their rate exactly; an engine's time depends on the
+number of frames alone, with the measured spread; a frame takes a fixed `transfer_s` to reach an engine;
+writing results costs nothing; nothing fails. So the result is an upper bound for a measured fleet.
 """
 
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,11 +25,14 @@ from labkit.core.errors import UsageError
 
 @dataclass(frozen=True)
 class ServiceTime:
-    """How long an engine takes for a batch: `base_s + per_frame_s * n`, times a measured spread.
+    """Service time of a batch of n frames: `base_s + per_frame_s * n`, times a random factor.
 
     Attributes:
-        base_s, per_frame_s: s; what a call costs whatever its size, and each frame in it.
-        spread: factors around 1, drawn from at random; (1.0,) for no spread.
+        base_s, per_frame_s: cost of a call, and of each frame in it.
+        spread: factors around 1 to draw from; (1.0,) for no spread.
+
+    Raises:
+        UsageError: a time is negative, or both are 0.
     """
 
     base_s: float
@@ -39,51 +42,48 @@ class ServiceTime:
     def __post_init__(self) -> None:
         if self.base_s < 0 or self.per_frame_s < 0 or self.base_s + self.per_frame_s <= 0:
             raise UsageError(
-                f"a batch takes time: base_s {self.base_s} and per_frame_s {self.per_frame_s} are 0 or "
+                f"a batch takes time: base_s {self.base_s} and per_frame_s {self.per_frame_s} must be 0 or "
                 "more, and not both 0"
             )
 
     def mean_s(self, frames: int) -> float:
-        """Mean time of a batch of so many frames in s."""
+        """Mean service time of a batch of so many frames in s."""
         return (self.base_s + self.per_frame_s * frames) * float(np.mean(self.spread))
 
     @classmethod
     def fitted(cls, batch_s: Mapping[int, Sequence[float]]) -> ServiceTime:
-        """From measured times: batch size -> times of whole batches in s.
+        """Fit measured times: batch size -> times of batches in s.
 
-        The line goes through the medians (least squares, no negative part); the spread is that
-        of the smallest batch around its median.
+        The line is the non-negative least-squares fit of the medians; the spread is that of the
+        smallest batch size around its median.
 
         Raises:
             UsageError: nothing was measured.
         """
+        from scipy.optimize import nnls
+
         medians = {n: float(np.median(times)) for n, times in batch_s.items() if len(times)}
         if not medians:
             raise UsageError("no measured batch to fit a service time to")
-        sizes = np.array(sorted(medians), float)
-        times = np.array([medians[int(n)] for n in sizes])
-        if len(sizes) == 1:
-            base_s, per_frame_s = 0.0, float(times[0] / sizes[0])
-        else:
-            per_frame_s, base_s = (float(v) for v in np.polyfit(sizes, times, 1))
-            if base_s < 0:
-                base_s, per_frame_s = 0.0, float((times @ sizes) / (sizes @ sizes))
-            elif per_frame_s < 0:
-                base_s, per_frame_s = float(times.mean()), 0.0
-        first = np.asarray(batch_s[int(sizes[0])], float) / medians[int(sizes[0])]
-        return cls(base_s, per_frame_s, tuple(float(f) for f in first))
+        sizes = sorted(medians)
+        (per_frame_s, base_s), _ = nnls(np.array([[n, 1.0] for n in sizes]), [medians[n] for n in sizes])
+        factors = np.asarray(batch_s[sizes[0]], float) / medians[sizes[0]]
+        return cls(float(base_s), float(per_frame_s), tuple(map(float, factors)))
 
 
 @dataclass(frozen=True)
 class FleetModel:
-    """What is simulated.
+    """Parameters of a simulated fleet.
 
     Attributes:
-        streams, engines: how many.
+        streams, engines: their numbers.
         fps: frames per second that each stream offers.
-        batch: most frames of different streams in one call.
-        deadline_s: longest an engine waits for more frames once it has one.
-        transfer_s: from a camera's frame to the engine that gets it.
+        batch: largest number of frames in one call, each of another stream.
+        deadline_s: longest wait of an engine for more frames once it has one.
+        transfer_s: from the capture of a frame to its arrival at an engine.
+
+    Raises:
+        UsageError: a value is out of range.
     """
 
     streams: int
@@ -95,21 +95,21 @@ class FleetModel:
 
     def __post_init__(self) -> None:
         if min(self.streams, self.engines, self.batch) < 1:
-            raise UsageError("a fleet has at least one stream, one engine and one frame per batch")
+            raise UsageError(f"a fleet needs at least one stream, one engine and one frame per batch: {self}")
         if not self.fps > 0 or self.deadline_s < 0 or self.transfer_s < 0:
-            raise UsageError("fps is above 0, times are 0 s or more")
+            raise UsageError(f"fps must be above 0 and times 0 s or more: {self}")
 
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What came out; ages run from a frame's capture to its result.
+    """Results of a simulation; ages run from a frame's capture to its result.
 
     Attributes:
-        fps: results per second, of all streams together.
+        fps: results per second of all streams together.
         fps_per_stream: (streams,) 1/s.
         age_s: (results,) s.
-        dropped: share of the offered frames that a newer one replaced.
-        utilization: share of the time in which engines worked.
+        dropped: share of the offered frames that a later one replaced.
+        utilization: share of the time that engines were busy.
         mean_batch: frames per call.
     """
 
@@ -128,9 +128,9 @@ class SimulationResult:
 def simulate(
     fleet: FleetModel, service: ServiceTime, *, seconds: float = 20.0, seed: int = 0
 ) -> SimulationResult:
-    """Runs a fleet for `seconds` of its own time; same arguments, same answer.
+    """Simulate `seconds` of a fleet; the same arguments give the same result.
 
-    Streams are dealt out to engines evenly. The first tenth is left out of the figures.
+    Streams are distributed evenly over engines. The first tenth is left out of the figures.
     """
     rng = np.random.default_rng(seed)
     results = [
@@ -164,12 +164,12 @@ def _one_engine(
     seconds: float,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float, int]:
-    """Results per stream, their ages in s, seconds at work, and calls, after the first tenth."""
+    """Results per stream, their ages in s, busy seconds and calls, after the first tenth."""
     period_s, begin_s = 1 / fleet.fps, 0.1 * seconds
     counts = np.zeros(len(phases_s))
     ages: list[float] = []
     busy_s, calls, now_s = 0.0, 0, 0.0
-    # When each stream has a frame that was not taken yet; the longest waiting one goes first.
+    # When each stream's next frame reaches the engine; the frame that waits longest is taken first.
     waiting = [(float(phase) + fleet.transfer_s, k) for k, phase in enumerate(phases_s)]
     heapq.heapify(waiting)
     while now_s < seconds:
@@ -182,7 +182,7 @@ def _one_engine(
             taken.append(k)
         if waiting and len(taken) < fleet.batch:
             now_s = until_s
-        captured_s = [_newest(phases_s[k], period_s, now_s - fleet.transfer_s) for k in taken]
+        captured_s = [_latest_capture(phases_s[k], period_s, now_s - fleet.transfer_s) for k in taken]
         work_s = (service.base_s + service.per_frame_s * len(taken)) * float(rng.choice(service.spread))
         now_s += work_s
         if begin_s <= now_s < seconds:
@@ -194,8 +194,8 @@ def _one_engine(
     return counts, np.asarray(ages), busy_s, calls
 
 
-def _newest(phase_s: float, period_s: float, now_s: float) -> float:
-    """When the newest frame up to now was captured."""
+def _latest_capture(phase_s: float, period_s: float, now_s: float) -> float:
+    """Capture time of the latest frame up to now."""
     return phase_s + np.floor((now_s - phase_s) / period_s + 1e-9) * period_s
 
 
@@ -208,43 +208,35 @@ def max_streams(
     most: int = 4096,
     seconds: float = 10.0,
 ) -> int:
-    """How many streams fit: the p90 of the age and the slowest stream's rate keep their limits.
+    """The largest number of streams for which the p90 age and the slowest stream's rate meet limits.
 
     Args:
-        fleet: everything but the number of streams.
+        fleet: parameters; its number of streams is ignored.
         service: of one engine.
-        age_ms: longest p90 of a result's age.
-        fps: fewest results per second of any stream, with 5% of tolerance.
-        most: where the search ends.
+        age_ms: upper limit of the p90 of results' ages.
+        fps: lower limit of any stream's results per second, with 5% of tolerance.
+        most: upper end of the search.
         seconds: of simulated time per trial.
 
     Returns:
         0 if not even one stream fits.
     """
 
-    def fits(streams: int) -> bool:
+    def too_many(streams: int) -> bool:
         out = simulate(replace(fleet, streams=streams), service, seconds=seconds)
-        return bool(out.fps_per_stream.min() >= 0.95 * fps and out.age_ms(90) <= age_ms)
+        return not (out.fps_per_stream.min() >= 0.95 * fps and out.age_ms(90) <= age_ms)
 
-    if not fits(1):
-        return 0
-    low, high = 1, 2
-    while high <= most and fits(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return bisect_left(range(1, most + 1), True, key=too_many)
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """Where the work is done, for a number of cameras.
+    """Resources of one way to serve a number of cameras.
 
     Attributes:
-        name: in words.
-        engines: servers' engines needed.
-        network_mbit_s: what the cameras send, in all.
+        name: where the work is done, in words.
+        engines: engines needed on servers.
+        network_mbit_s: sent by all cameras together.
     """
 
     name: str
@@ -261,13 +253,13 @@ def deployments(
     result_bytes: float,
     motion_share: float,
 ) -> tuple[Deployment, ...]:
-    """Three ways to serve many cameras, with what they cost.
+    """Resources of three ways to serve many cameras.
 
     Args:
-        cameras: how many.
+        cameras: number of cameras.
         per_engine: streams that one engine serves; see `most_streams`.
         fps: results wanted per camera and second.
-        jpeg_bytes, result_bytes: of one frame, and of its boxes and names.
+        jpeg_bytes, result_bytes: size of a frame, and of its boxes and names.
         motion_share: share of the frames in which something moves, in (0, 1].
 
     Raises:
@@ -276,7 +268,7 @@ def deployments(
     if per_engine < 1:
         raise UsageError("no engine serves even one stream within these limits; loosen them")
     if not 0 < motion_share <= 1:
-        raise UsageError(f"motion_share is a share of the frames, above 0 and at most 1, not {motion_share}")
+        raise UsageError(f"motion_share must be above 0 and at most 1, not {motion_share}")
     mbit = 8e-6 * cameras * fps
     return (
         Deployment("every frame goes to the servers", -(-cameras // per_engine), mbit * jpeg_bytes),
