@@ -501,7 +501,7 @@ def test_recorders_that_are_killed_remember_what_is_over(cluster_of_two, tmp_pat
 def test_an_engine_comes_back_though_a_recorder_is_stuck_and_another_dead(
     cluster_of_two, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("labkit.fleet.actors.MOST_RECORDERS", 1)
+    monkeypatch.setattr("labkit.fleet.actors.MAX_RECORDERS", 1)
     films = [film(tmp_path / f"{name}.avi", 900) for name in ("a", "stuck", "c")]
     at_death = []
 

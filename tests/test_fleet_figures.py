@@ -11,7 +11,7 @@ import pytest
 from labkit.core.errors import LabError, SourceError
 from labkit.core.types import Workload
 from labkit.fleet.benchmark import fleet_benchmark
-from labkit.fleet.benchmark import single_process as alone_room
+from labkit.fleet.benchmark import single_process as single_process_module
 from labkit.fleet.benchmark.cpu_usage import DRIVER, RAY, CpuUsage
 from labkit.fleet.benchmark.rounds import Rounds, run_rounds
 from labkit.fleet.benchmark.single_process import WARM_FRAMES, SingleProcess
@@ -71,11 +71,11 @@ def test_a_percentile_wants_answers_enough():
 def test_the_cores_in_use_are_told_by_kind():
     cpu_usage = CpuUsage()
     assert cpu_usage.cores() == {}
-    cpu_usage.look()
+    cpu_usage.sample()
     until_s = time.process_time() + 0.2
     while time.process_time() < until_s:
         sum(range(1000))
-    cpu_usage.look()
+    cpu_usage.sample()
     assert 0 < cpu_usage.cores()[DRIVER] <= psutil.cpu_count()
 
 
@@ -102,8 +102,8 @@ def test_processes_are_known_by_their_titles(title, kind, monkeypatch):
 def test_one_process_reads_in_turn_and_writes_what_a_fleet_writes(tmp_path, monkeypatch, rung):
     films = [film(tmp_path / "a.avi", 9), film(tmp_path / "b.avi", 30, first=30)]
     plan = Plan(tuple(films), rung, WORKLOAD, out=tmp_path / "out")
-    monkeypatch.setitem(alone_room._ready, "net", 0.005)
-    done_s = alone_room._watch(plan, 0.5)
+    monkeypatch.setitem(single_process_module._ready, "net", 0.005)
+    done_s = single_process_module._process_streams(plan, 0.5)
     assert (np.diff(done_s) >= 0).all()
     assert done_s[-1] - done_s[0] < 30
     rows = []
@@ -122,12 +122,12 @@ def test_one_process_reads_in_turn_and_writes_what_a_fleet_writes(tmp_path, monk
 def test_a_process_of_its_own_watches_when_asked(tmp_path):
     spec = film(tmp_path / "a.avi", 20)
     plan = Plan((spec,), CHEAP, WORKLOAD, open_net=open_slow)  # which takes 0.05 s for each frame
-    with SingleProcess(plan) as alone:
-        assert 0 < alone.watch(plan, 0.5) <= 20
+    with SingleProcess(plan) as process:
+        assert 0 < process.measure_fps(plan, 0.5) <= 20
         missing = Plan((str(tmp_path / "no.avi"),), CHEAP, WORKLOAD, open_net=open_slow)
         with pytest.raises(SourceError, match="no file"):
-            alone.watch(missing, 0.5)
-        assert 0 < alone.watch(plan, 0.2) <= 20  # one missing file is not the end
+            process.measure_fps(missing, 0.5)
+        assert 0 < process.measure_fps(plan, 0.2) <= 20  # one missing file is not the end
         assert multiprocessing.active_children()
     assert not multiprocessing.active_children()
 
@@ -147,7 +147,7 @@ def test_a_number_of_streams_that_cannot_be_measured_is_told(cluster_of_two, tmp
         Plan((missing,), CHEAP, WORKLOAD, fps=20.0, open_net=open_nothing), (1,), 1.0, told.append
     )
     assert (done.fleets, done.single_process_fps) == ({}, {})
-    assert "1 streams were not measured" in told[0] and "no file" in told[0]
+    assert "1 streams could not be measured" in told[0] and "no file" in told[0]
 
 
 def test_rounds_are_summed_by_their_medians_and_tell_their_spread():
@@ -172,7 +172,7 @@ class Paced:
     def __init__(self, *rates):
         self.rates = iter(rates)
 
-    def watch(self, plan, seconds):
+    def measure_fps(self, plan, seconds):
         return next(self.rates)
 
 
@@ -186,11 +186,11 @@ def test_a_fleets_turn_stands_between_two_of_the_one_process(monkeypatch):
             raise found
         return fleet_benchmark._Round(answers(np.arange(0, 4, 1 / found)), Counts(), {})
 
-    monkeypatch.setattr(fleet_benchmark, "_fleet", fleet)
+    monkeypatch.setattr(fleet_benchmark, "_measure_fleet", fleet)
     heard = []
     told = fleet_benchmark._interleaved(Paced(20.0, 30.0, 10.0, 30.0), plans, 0.5, 2, heard.append)
     assert sorted(single for each in told for _, single in each["rounds_fps"]) == [20.0, 20.0, 25.0]
-    assert any("was not measured: busy" in line for line in heard)
+    assert any("could not be measured: busy" in line for line in heard)
 
 
 # The words

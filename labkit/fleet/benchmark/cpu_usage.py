@@ -1,4 +1,4 @@
-"""Which processes of a fleet use how much of the machine's cores."""
+"""CPU usage of a fleet by kind of process."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from contextlib import suppress
 import psutil
 
 KINDS = {"ray::Engine": "engines", "ray::Readers": "readers", "ray::Recorders": "recorders"}
-"""What the processes of actors are called, by the start of their title."""
+"""Start of the title of an actor's process -> kind."""
 DRIVER, RAY = "this process", "Ray itself"
 
 
 class CpuUsage:
-    """CPU time of this process and its children by kind, from one look to the next."""
+    """CPU time of this process and its children, by kind, sampled at several times."""
 
     def __init__(self) -> None:
-        self._looks: list[tuple[float, dict[str, float]]] = []
+        self._samples: list[tuple[float, dict[str, float]]] = []
 
     def __len__(self) -> int:
-        return len(self._looks)
+        return len(self._samples)
 
-    def look(self) -> None:
-        """Reads the clocks of all processes, which costs some milliseconds."""
+    def sample(self) -> None:
+        """Read the CPU time of all processes, which takes some milliseconds."""
         used_s: dict[str, float] = {}
         here = psutil.Process()
         for process in (here, *here.children(recursive=True)):
@@ -30,13 +30,13 @@ class CpuUsage:
                 times = process.cpu_times()
                 kind = DRIVER if process == here else _kind(process)
                 used_s[kind] = used_s.get(kind, 0.0) + times.user + times.system
-        self._looks.append((time.monotonic(), used_s))
+        self._samples.append((time.monotonic(), used_s))
 
     def cores(self) -> dict[str, float]:
-        """Cores in use on average between the first look and the last; empty without two looks."""
-        if len(self._looks) < 2:
+        """Mean number of cores in use between the first and last sample; empty before there are two."""
+        if len(self._samples) < 2:
             return {}
-        (begun_s, before), (ended_s, after) = self._looks[0], self._looks[-1]
+        (begun_s, before), (ended_s, after) = self._samples[0], self._samples[-1]
         return {
             kind: round((after[kind] - before.get(kind, 0.0)) / (ended_s - begun_s), 3)
             for kind in sorted(after)

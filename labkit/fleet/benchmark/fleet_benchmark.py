@@ -1,14 +1,13 @@
-"""What a fleet costs and gains, measured: `python -m labkit.fleet.benchmark.fleet_benchmark FILE.json`.
+"""Benchmark of a fleet: `python -m labkit.fleet.benchmark.fleet_benchmark FILE.json`.
 
-The same rung and the same recordings of photographs, 1, 2, 4 and 8 of them at once. A fleet, which
-is offered more than it can take, is compared with the best that one process does of the same job:
-it reads the recordings in turn at its own pace, finds, and writes the same files. The two take
-turns for several rounds, the process before and after each fleet, the fleets in random order, and
-only that time counts in which all streams run: how fast a shared machine is changes by more than what
-a fleet costs. Beside them stands a process that has its frames in memory, and neither reads nor writes.
+Fleets of 1, 2, 4 and 8 streams of the same recording, offered more than they can take, are compared
+with a single process that reads the recordings in turn at its own pace, detects, and writes the same
+files. Rounds are interleaved, the process before and after each fleet and the fleets in random order,
+because the speed of a shared machine changes by more than what a fleet costs. Only time in which all
+streams run counts. A process with its frames in memory, which neither reads nor writes, is also measured.
 
-Also measured: which processes of a fleet use how much of the cores; groups of 1 to 8 frames; the
-fleet's own work per frame; how long it takes until answers come again after an engine was killed.
+Further figures: cores used by each kind of process; groups of 1 to 8 frames; the fleet's overhead per
+frame; the time until results come again after an engine was killed.
 """
 
 from __future__ import annotations
@@ -43,16 +42,16 @@ if TYPE_CHECKING:
 STREAMS = (1, 2, 4, 8)
 GROUPS = (1, 2, 4, 8)
 SETTLE_S = 3.0
-"""Left out once the last stream has begun; streams also end up to so much later than the first."""
+"""Left out once the last stream has begun; streams may also end so much later than the first."""
 ROUNDS = 9
-LOOK_S = 1.0  # states come so often
+STATES_S = 1.0  # interval of a fleet's states
 OFFERED = 1.5
-"""How much more than its engine can take a fleet is offered."""
-MOST_FILM_FRAMES = 900
+"""Frames offered to a fleet, as a multiple of what its engine can take."""
+MAX_VIDEO_FRAMES = 900
 
 
 def no_op(frames: Iterable[Frame], net: Any) -> Iterator[tuple[Frame, Detections]]:
-    """A pipeline that finds nothing in no time: what is left is the fleet's own work."""
+    """A pipeline without detections that takes no time, which leaves the fleet's overhead."""
     for frame in frames:
         yield frame, Detections.empty(frame.size)
 
@@ -69,13 +68,13 @@ def run_benchmark(
     rounds: int = ROUNDS,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """All figures of a rung on this machine; Ray runs only while fleets do.
+    """Measure all figures of a rung on this machine; Ray runs only while fleets do.
 
     Args:
-        rung, workload: what fleets and the one process do with each frame.
-        seconds: measured part of each fleet's turn.
-        rounds: turns of each fleet; fewer than 5 give no interval.
-        report: hears how far it is, and of turns that could not be measured.
+        rung, workload: the processing of every frame.
+        seconds: measured part of each fleet's run.
+        rounds: runs of each fleet; fewer than 5 give no interval.
+        report: called with progress, and with an error for each run that could not be measured.
     """
     from labkit.bench.frames import collect
     from labkit.bench.plan import Plan
@@ -88,15 +87,15 @@ def run_benchmark(
     rungs = [with_group(rung, n) for n in GROUPS] if "frames" in rung.prepare.options else [rung]
     groups = [_from_memory(one, workload, frames, plan) for one in rungs]
     memory_fps = next(group["fps"] for group in groups if group["frames"] == rung.prepare.group)
-    length = min(MOST_FILM_FRAMES, int(OFFERED * memory_fps * (seconds + 2 * SETTLE_S)) + 30)
-    with _test_video(workload, length) as film, cluster():
-        one = FleetPlan((film,), rung, workload, seconds=seconds + 2 * SETTLE_S)
+    n_frames = min(MAX_VIDEO_FRAMES, int(OFFERED * memory_fps * (seconds + 2 * SETTLE_S)) + 30)
+    with _test_video(workload, n_frames) as video, cluster():
+        one = FleetPlan((video,), rung, workload, seconds=seconds + 2 * SETTLE_S)
         plans = {
-            n: replace(one, sources=(film,) * n, fps=min(1000.0, OFFERED * memory_fps / n)) for n in STREAMS
+            n: replace(one, sources=(video,) * n, fps=min(1000.0, OFFERED * memory_fps / n)) for n in STREAMS
         }
-        with SingleProcess(one) as alone:
-            fleets = _interleaved(alone, plans, seconds / 2, rounds, report)
-        recovery_s = _recovery(rung, workload, film, memory_fps)
+        with SingleProcess(one) as process:
+            fleets = _interleaved(process, plans, seconds / 2, rounds, report)
+        recovery_s = _recovery(rung, workload, video, memory_fps)
         overhead_ms = _overhead(workload)
     return {
         "rung": rung.name,
@@ -112,7 +111,7 @@ def run_benchmark(
 
 
 def _from_memory(rung: Rung, workload: Workload, frames: Sequence[Frame], plan: Any) -> dict[str, Any]:
-    """A closed run in a process of its own, which neither reads nor writes."""
+    """Measure a closed run in a process of its own, which neither reads nor writes."""
     from labkit.bench.worker import Worker
 
     with Worker(rung, workload, frames) as worker:
@@ -126,38 +125,38 @@ def _from_memory(rung: Rung, workload: Workload, frames: Sequence[Frame], plan: 
 
 
 def _interleaved(
-    alone: SingleProcess,
+    process: SingleProcess,
     plans: Mapping[int, FleetPlan],
-    alone_s: float,
+    process_s: float,
     rounds: int,
     report: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Fleets of several sizes in turns with the one process that does their job."""
+    """Measure fleets of several sizes, each between two measurements of the single process."""
     order = np.random.default_rng(0)
-    turns: dict[int, list[tuple[_Round, float]]] = {n: [] for n in plans}
-    before_fps = alone.watch(next(iter(plans.values())), alone_s)
+    measured: dict[int, list[tuple[_Round, float]]] = {n: [] for n in plans}
+    before_fps = process.measure_fps(next(iter(plans.values())), process_s)
     for i in range(rounds):
         for n in order.permutation(list(plans)).tolist():
             try:
-                turn = _fleet(plans[n])
-            except LabError as error:  # as where others keep the machine busy
-                report(f"a turn of {n} streams was not measured: {error}")
+                one = _measure_fleet(plans[n])
+            except LabError as error:  # such as too few results, on a busy machine
+                report(f"a run of {n} streams could not be measured: {error}")
                 continue
-            after_fps = alone.watch(plans[n], alone_s)
-            turns[n].append((turn, (before_fps + after_fps) / 2))
+            after_fps = process.measure_fps(plans[n], process_s)
+            measured[n].append((one, (before_fps + after_fps) / 2))
             before_fps = after_fps
-            report(f"round {i + 1} of {rounds}, {n} streams: {turn.answers.fps / turns[n][-1][1]:.3f}")
-    if not all(turns.values()):
-        raise LabError("some fleets could not be measured at all; let each run for longer")
-    return [_summary(n, turns[n]) for n in plans]
+            report(f"round {i + 1} of {rounds}, {n} streams: {one.results.fps / measured[n][-1][1]:.3f}")
+    if not all(measured.values()):
+        raise LabError("some fleets could not be measured at all; let each run for longer (--seconds)")
+    return [_summary(n, measured[n]) for n in plans]
 
 
-def _summary(n: int, turns: Sequence[tuple[_Round, float]]) -> dict[str, Any]:
-    fleets = [turn for turn, _ in turns]
-    rates = [(turn.answers.fps, single_fps) for turn, single_fps in turns]
+def _summary(n: int, rounds: Sequence[tuple[_Round, float]]) -> dict[str, Any]:
+    fleets = [one for one, _ in rounds]
+    rates = [(one.results.fps, single_fps) for one, single_fps in rounds]
     shares = [fps / single_fps for fps, single_fps in rates]
     fps, single_fps = (float(np.median(each)) for each in zip(*rates, strict=True))
-    ages = FleetResults(*(np.concatenate([getattr(each.answers, name) for each in fleets])
+    ages = FleetResults(*(np.concatenate([getattr(each.results, name) for each in fleets])
                      for name in ("done_s", "age_s", "stream")))  # fmt: skip
     offered, processed, dropped, failed = sum((each.counts for each in fleets), Counts()).row()
     kinds = sorted({kind for each in fleets for kind in each.cores})
@@ -185,15 +184,15 @@ def _summary(n: int, turns: Sequence[tuple[_Round, float]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Round:
-    """One turn of a fleet: its answers while all streams ran, all its frames, and who used the cores."""
+    """One run of a fleet: results while all streams ran, counts of all frames, cores used by kind."""
 
-    answers: FleetResults
+    results: FleetResults
     counts: Counts
     cores: dict[str, float]
 
 
-def _fleet(plan: FleetPlan) -> _Round:
-    """What a fleet does that is offered more than it can take, while all of its streams run."""
+def _measure_fleet(plan: FleetPlan) -> _Round:
+    """Run a fleet that is offered more than it can take."""
     from labkit.fleet.benchmark.steady_state import run_to_end
 
     seconds = plan.seconds
@@ -201,21 +200,21 @@ def _fleet(plan: FleetPlan) -> _Round:
     usage = CpuUsage()
     ends_s: list[float] = []
 
-    def look(fleet: Any, states: Sequence[Any]) -> None:
-        """From when all streams have begun to before the first may end, which writes its last part."""
+    def sample(fleet: Any, states: Sequence[Any]) -> None:
+        """Sample when all streams have begun, and before the first may end and write its last part."""
         now_s = time.monotonic()
         if not ends_s:
             ends_s.append(now_s + seconds - SETTLE_S)
         begun = all(state.counts.processed for state in states)
-        if (begun and not len(usage)) or (len(usage) == 1 and now_s >= ends_s[0] - LOOK_S):
-            usage.look()
+        if (begun and not len(usage)) or (len(usage) == 1 and now_s >= ends_s[0] - STATES_S):
+            usage.sample()
 
-    summary, answers = run_to_end(plan, look)
-    return _Round(answers.steady(SETTLE_S), summary.counts, usage.cores())
+    summary, results = run_to_end(plan, sample)
+    return _Round(results.steady(SETTLE_S), summary.counts, usage.cores())
 
 
-def _recovery(rung: Rung, workload: Workload, film: str, single_fps: float) -> float:
-    """Seconds without an answer after the engine of two streams was killed."""
+def _recovery(rung: Rung, workload: Workload, video: str, single_fps: float) -> float:
+    """Seconds without a result after the engine of two streams was killed."""
     import ray
 
     from labkit.fleet.benchmark.steady_state import run_to_end
@@ -230,17 +229,17 @@ def _recovery(rung: Rung, workload: Workload, film: str, single_fps: float) -> f
             ray.kill(fleet.engines[0], no_restart=False)
 
     plan = FleetPlan(
-        sources=(film,) * 2, rung=rung, workload=workload, fps=max(0.5, 0.2 * single_fps), seconds=90.0
+        sources=(video,) * 2, rung=rung, workload=workload, fps=max(0.5, 0.2 * single_fps), seconds=90.0
     )
-    _, answers = run_to_end(plan, kill_once, every_s=0.25)
-    after = answers.done_s[answers.done_s > (killed or [np.inf])[0] + 0.5]
+    _, results = run_to_end(plan, kill_once, every_s=0.25)
+    after = results.done_s[results.done_s > (killed or [np.inf])[0] + 0.5]
     if not len(after):
-        raise LabError("no answer came after the engine was killed; use a longer film, or a faster rung")
+        raise LabError("no result came after the engine was killed; use a faster rung")
     return float(after[0] - killed[0])
 
 
 def _overhead(workload: Workload) -> float:
-    """Milliseconds per frame of a fleet whose pipeline does nothing; frames of the workload's size."""
+    """Milliseconds per frame of a fleet whose pipeline does nothing."""
     from labkit.fleet.benchmark.steady_state import run_to_end
 
     empty = Rung("nothing", 9, no_op, Preparation("classify"), None, "nothing", "no work")
@@ -248,19 +247,19 @@ def _overhead(workload: Workload) -> float:
         sources=("photos",) * 4, rung=empty, workload=workload, fps=250.0, seconds=4 + 2 * SETTLE_S,
         open_net=open_no_networks,
     )  # fmt: skip
-    _, answers = run_to_end(plan)
-    return 1e3 / answers.steady(SETTLE_S).fps
+    _, results = run_to_end(plan)
+    return 1e3 / results.steady(SETTLE_S).fps
 
 
 @contextmanager
 def _test_video(workload: Workload, n: int) -> Iterator[str]:
-    """A recording of the photographs, so that readers have something to decode."""
+    """A recording of the photographs, for readers to decode."""
     import cv2
 
     from labkit.sources.openers import open_source
 
     with tempfile.TemporaryDirectory() as folder, open_source("photos", workload.size, limit=n) as photos:
-        path = str(Path(folder) / "film.avi")
+        path = str(Path(folder) / "video.avi")
         writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 30.0, workload.size)
         for frame in photos:
             writer.write(np.ascontiguousarray(frame.image[..., ::-1]))
@@ -269,22 +268,22 @@ def _test_video(workload: Workload, n: int) -> Iterator[str]:
 
 
 def main() -> None:
-    """Reads the arguments, measures, writes."""
+    """Run the benchmark from the command line."""
     from labkit.pipelines.ladder import rung
 
-    reader = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m labkit.fleet.benchmark.fleet_benchmark", description=__doc__
     )
-    reader.add_argument("path", type=Path, help="JSON file to write")
-    reader.add_argument("--rung", default="grouped_bf16_cpu")
-    reader.add_argument("--model-set", default="full", choices=("full", "lab"))
-    reader.add_argument("--seconds", type=float, default=10.0, help="measured part of each fleet's turn")
-    reader.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each fleet")
-    given = reader.parse_args()
-    workload = Workload(model_set=given.model_set)
-    say = partial(print, file=sys.stderr, flush=True)
-    found = run_benchmark(rung(given.rung), workload, given.seconds, given.rounds, say)
-    write_atomic(given.path, json.dumps(found, indent=2, default=str) + "\n")
+    parser.add_argument("path", type=Path, help="JSON file to write")
+    parser.add_argument("--rung", default="grouped_bf16_cpu")
+    parser.add_argument("--model-set", default="full", choices=("full", "lab"))
+    parser.add_argument("--seconds", type=float, default=10.0, help="measured part of each fleet's run")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each fleet")
+    args = parser.parse_args()
+    workload = Workload(model_set=args.model_set)
+    report = partial(print, file=sys.stderr, flush=True)
+    found = run_benchmark(rung(args.rung), workload, args.seconds, args.rounds, report)
+    write_atomic(args.path, json.dumps(found, indent=2, default=str) + "\n")
     print(json.dumps({key: value for key, value in found.items() if key != "fingerprint"}, indent=2))
 
 

@@ -1,4 +1,4 @@
-"""Fleets of a few sizes beside one process that does the same job."""
+"""Fleets of several sizes compared with a single process that does the same work."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from labkit.fleet.benchmark.steady_state import FleetResults
 from labkit.fleet.fleet_plan import Plan
 
 SETTLE_S = 1.0
-"""Left out of a fleet's figures, once its last stream has begun."""
+"""Left out of a fleet's figures after its last stream has begun."""
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """What came out, by the number of streams.
+    """Measured rates, by number of streams.
 
     Attributes:
         stream_fps: frames per second that each stream of a fleet offered.
-        fleets: the answers of the time in which all streams ran.
-        single_process_fps: answers per second of a process that read the streams in turn at its own pace,
-            found and wrote, all by itself.
+        fleets: results from the time in which all streams ran.
+        single_process_fps: results per second of one process that reads the streams in turn at its own
+            pace, detects and writes.
     """
 
     stream_fps: float
@@ -30,34 +30,34 @@ class Rounds:
 
     @property
     def shares(self) -> dict[int, float]:
-        """What each fleet answered of all that was offered, or of what one process can if that is less."""
-        possible = {n: min(n * self.stream_fps, self.single_process_fps[n]) for n in self.fleets}
-        return {n: answers.fps / possible[n] for n, answers in self.fleets.items()}
+        """Each fleet's rate relative to the offered rate, or to the single process's if that is lower."""
+        attainable = {n: min(n * self.stream_fps, self.single_process_fps[n]) for n in self.fleets}
+        return {n: results.fps / attainable[n] for n, results in self.fleets.items()}
 
 
 def run_rounds(
     plan: Plan, streams: Sequence[int], seconds: float, report: Callable[[str], None] = lambda line: None
 ) -> Rounds:
-    """Runs fleets of so many streams, each after a turn of the one process; Ray is running already.
+    """Measure a single process and then a fleet, for each number of streams; Ray must be running.
 
     Args:
-        plan: of one source, which all streams show, at a rate of its own.
-        streams: how many, of each fleet.
-        seconds: how long a fleet's streams run; the one process has half of it.
-        report: hears of a number of streams that could not be measured.
+        plan: of one source, which all streams read, with a rate.
+        streams: number of streams of each fleet.
+        seconds: duration of a fleet; the single process runs for half of it.
+        report: called with an error for each number of streams that could not be measured.
     """
     from labkit.fleet.benchmark.single_process import SingleProcess
     from labkit.fleet.benchmark.steady_state import run_to_end
 
     assert plan.fps is not None
     done = Rounds(plan.fps, {}, {})
-    with SingleProcess(plan) as alone:
+    with SingleProcess(plan) as process:
         for n in streams:
-            many = replace(plan, sources=plan.sources * n, seconds=seconds + SETTLE_S)
+            fleet = replace(plan, sources=plan.sources * n, seconds=seconds + SETTLE_S)
             try:
-                single_process_fps = alone.watch(many, seconds / 2)
-                done.fleets[n] = run_to_end(many)[1].steady(SETTLE_S)
+                single_process_fps = process.measure_fps(fleet, seconds / 2)
+                done.fleets[n] = run_to_end(fleet)[1].steady(SETTLE_S)
                 done.single_process_fps[n] = single_process_fps
-            except LabError as error:  # as on a machine that others keep busy
-                report(f"{n} streams were not measured: {error}")
+            except LabError as error:  # such as too few results, on a busy machine
+                report(f"{n} streams could not be measured: {error}")
     return done

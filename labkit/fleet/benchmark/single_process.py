@@ -1,7 +1,7 @@
-"""A fleet's work without a fleet: one process reads the streams in turn, finds, and writes the same parts.
+"""Baseline of a fleet: one process reads the streams in turn, detects, and writes the same parts.
 
-It is what a fleet has to be measured against: whoever has one machine could do without Ray. It
-reads at its own pace, so it decodes no frame that it does not look at, and it has all cores.
+On one machine it is the alternative to Ray. It reads at its own pace, so it decodes no frame in vain,
+and it has all cores.
 """
 
 from __future__ import annotations
@@ -34,39 +34,41 @@ from labkit.sources.openers import open_source
 from labkit.sources.source import Source
 
 WARM_FRAMES = 8
+ID = "single process"
+"""In place of the ids of a fleet's readers and engines."""
 
 
 class SingleProcess:
-    """A process with a plan's networks ready, that watches streams when asked; idle otherwise.
+    """A process with a plan's networks ready, idle between measurements.
 
-    with Alone(plan) as alone:
-        fps = alone.watch(plan, seconds=5)
+    with SingleProcess(plan) as process:
+        fps = process.measure_fps(plan, seconds=5)
     """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
 
     def __enter__(self) -> SingleProcess:
-        self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         try:
             with environment(PASSIVE_WAIT):  # read as the process starts, which is at the first submission
-                self._process.submit(_get_ready, self._plan).result()
+                self._pool.submit(_prepare, self._plan).result()
         except BaseException:
-            self._process.shutdown()
+            self._pool.shutdown()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self._process.shutdown()
+        self._pool.shutdown()
 
-    def watch(self, plan: Plan, seconds: float) -> float:
-        """Answers per second, over so many seconds of watching the plan's sources.
+    def measure_fps(self, plan: Plan, seconds: float) -> float:
+        """Measure results per second on the plan's sources.
 
         Args:
             plan: of the same rung and workload as the first.
-            seconds: counted once a few frames are done.
+            seconds: duration, after a few warm-up frames.
 
         Raises:
             LabError: a source cannot be read.
@@ -74,68 +76,70 @@ class SingleProcess:
         """
         try:
             with tempfile.TemporaryDirectory() as out:
-                return rate(self._process.submit(_watch, replace(plan, out=Path(out)), seconds).result())
+                return rate(
+                    self._pool.submit(_process_streams, replace(plan, out=Path(out)), seconds).result()
+                )
         except BrokenProcessPool as error:
-            raise WorkerError(f"the process that watches alone died: {error}") from error
+            raise WorkerError(f"the single process died: {error}") from error
 
 
 @dataclass
 class _RoundRobin:
-    """Frames of several sources, one of each in turn; what is not answered yet is remembered.
+    """Frames of several sources, one of each in turn.
 
     Attributes:
-        sources: loops, so that none ends.
-        open: whether there is a next frame.
-        given: index of a frame -> (its stream, its place there, when it was read).
+        sources: opened in a loop, so that none ends.
+        open: False ends the iteration.
+        pending: index of a frame without a result -> (its stream, its index there, when it was read).
     """
 
     sources: list[Source]
     open: bool = True
-    given: dict[int, tuple[int, int, float]] = field(default_factory=dict)
+    pending: dict[int, tuple[int, int, float]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Frame]:
         index = 0
         while self.open:
             stream = index % len(self.sources)
             frame = next(self.sources[stream])
-            self.given[index] = (stream, frame.index, time.time())
+            self.pending[index] = (stream, frame.index, time.time())
             yield Frame(frame.image, index, frame.t_s)
             index += 1
 
 
 _ready: dict[str, Any] = {}
-"""In the process that watches: its networks."""
+"""The networks, in the process that runs them."""
 
 
-def _get_ready(plan: Plan) -> None:
+def _prepare(plan: Plan) -> None:
     from labkit.fleet.inference_engine import open_networks
 
-    with redirect_stderr(io.StringIO()):  # bars of libraries; what goes wrong is raised
+    with redirect_stderr(io.StringIO()):  # progress bars of libraries; errors are raised
         _ready["net"], _ = (plan.open_net or open_networks)(plan.rung, plan.workload)
 
 
-def _watch(plan: Plan, seconds: float) -> NDArray[np.float64]:
-    """When each answer was there, in s since 1970."""
+def _process_streams(plan: Plan, seconds: float) -> NDArray[np.float64]:
+    """Process the streams; reframes the time of each result in s since 1970."""
     streams = plan.streams()
     recorders = [Recorder(stream, str(Path(str(plan.out)) / folder_name(stream))) for stream in streams]
-    with ExitStack() as open_ones:
+    with ExitStack() as stack:
         sources = [
-            open_ones.enter_context(open_source(stream.spec, stream.size, fps=stream.fps, loop=True))
+            stack.enter_context(open_source(stream.spec, stream.size, fps=stream.fps, loop=True))
             for stream in streams
         ]
-        turns = _RoundRobin(sources)
+        frames = _RoundRobin(sources)
         done_s = []
         until_s = float("inf")
-        for n, (frame, found) in enumerate(plan.rung.run(iter(turns), _ready["net"]), 1):
-            stream, place, read_s = turns.given.pop(frame.index)
+        for n, (frame, found) in enumerate(plan.rung.run(iter(frames), _ready["net"]), 1):
+            stream, index, read_s = frames.pending.pop(frame.index)
             now_s = time.time()
-            answer = FrameResult(place, "alone", place + 1, 0.0, read_s, now_s - read_s, "alone", found)
-            recorders[stream].append([answer])
+            result = FrameResult(index, ID, index + 1, 0.0, read_s, now_s - read_s, ID, found)
+            recorders[stream].append([result])
             if n == WARM_FRAMES:
                 until_s = now_s + seconds
             elif n > WARM_FRAMES:
                 done_s.append(now_s)
-            turns.open = now_s < until_s
+            frames.open = now_s < until_s
     for recorder, source in zip(recorders, sources, strict=True):
-        recorder.close(EndOfStream(source.delivered, "alone", source.delivered, "its time was over"))
+        recorder.close(EndOfStream(source.delivered, ID, source.delivered, "its time was over"))
     return np.array(done_s)

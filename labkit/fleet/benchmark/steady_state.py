@@ -1,4 +1,4 @@
-"""What a fleet does while all of its streams run: neither how it begins nor how it ends."""
+"""Results of a fleet while all of its streams run, without its start and its end."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from labkit.fleet.fleet_plan import Plan, Summary
 from labkit.fleet.run_fleet import Fleet
 from labkit.fleet.streams import StreamState
 
-FOR_P90 = 64  # answers that a 90th percentile needs
-SAME_GROUP_S = 0.01  # answers of one group come within this
-LEAST_S = 0.1
+MIN_FOR_P90 = 64  # results
+SAME_GROUP_S = 0.01  # the results of a group come within this
+MIN_SPAN_S = 0.1
 
 OnStates = Callable[[Fleet, Sequence[StreamState]], None]
 
 
 @dataclass(frozen=True, eq=False)
 class FleetResults:
-    """A fleet's answers in the order of time.
+    """Times of a fleet's results, sorted.
 
     Attributes:
-        done_s: (N,) when each was there, in s since 1970.
-        age_s: (N,) how old its frame was by then.
+        done_s: (N,) time of each result, in s since 1970.
+        age_s: (N,) age of its frame at that time.
         stream: (N,) position of its stream.
     """
 
@@ -41,74 +41,74 @@ class FleetResults:
 
     @property
     def fps(self) -> float:
-        """Answers per second, see `rate`."""
+        """Results per second, see `rate`."""
         return rate(self.done_s)
 
     def age_ms(self, q: float) -> float | None:
-        """A percentile of the ages in ms; None where the answers are too few for one that high."""
-        if q > 50 and len(self) < FOR_P90:
+        """A percentile of the ages in ms; None if there are too few results for one that high."""
+        if q > 50 and len(self) < MIN_FOR_P90:
             return None
         return 1e3 * float(np.percentile(self.age_s, q))
 
     def steady(self, settle_s: float) -> FleetResults:
-        """Those from `settle_s` after the last stream's first answer to the first stream's last one.
+        """Results from `settle_s` after the last stream's first result to the first stream's last one.
 
         Raises:
-            LabError: there is no such time, or hardly an answer in it.
+            LabError: there is no such time, or fewer than two results in it.
         """
-        mine = [self.done_s[self.stream == one] for one in np.unique(self.stream)]
-        begun_s = max((one[0] for one in mine), default=np.inf) + settle_s
-        ended_s = min((one[-1] for one in mine), default=-np.inf)
+        streams = [self.done_s[self.stream == one] for one in np.unique(self.stream)]
+        begun_s = max((one[0] for one in streams), default=np.inf) + settle_s
+        ended_s = min((one[-1] for one in streams), default=-np.inf)
         which = (self.done_s >= begun_s) & (self.done_s <= ended_s)
         if which.sum() < 2:
             raise LabError(
-                f"{len(mine)} streams did not run together for much more than {settle_s:g} s; "
+                f"{len(streams)} streams did not run together for much more than {settle_s:g} s; "
                 "let them run for longer"
             )
         return FleetResults(self.done_s[which], self.age_s[which], self.stream[which])
 
 
 def rate(done_s: NDArray[np.float64]) -> float:
-    """Answers per second. Answers of one group come at once; the first group's time is not known.
+    """Results per second, from group to group: a group's results come at once.
 
     Raises:
-        LabError: they are too few to tell.
+        LabError: there are too few results.
     """
     new_group = np.flatnonzero(np.diff(done_s) > SAME_GROUP_S)
     if len(new_group) < 2:
-        if len(done_s) < 2 or done_s[-1] - done_s[0] < LEAST_S:
-            raise LabError(f"{len(done_s)} answers are too few to tell their rate; measure for longer")
+        if len(done_s) < 2 or done_s[-1] - done_s[0] < MIN_SPAN_S:
+            raise LabError(f"{len(done_s)} results are too few for a rate; measure for longer")
         return (len(done_s) - 1) / float(done_s[-1] - done_s[0])
     first, last = new_group[0], new_group[-1]
     return float(last - first) / float(done_s[last] - done_s[first])
 
 
 def run_to_end(
-    plan: Plan, at_each: OnStates = lambda fleet, states: None, every_s: float = 1.0
+    plan: Plan, on_states: OnStates = lambda fleet, states: None, every_s: float = 1.0
 ) -> tuple[Summary, FleetResults]:
-    """Runs a fleet to its end: what it has done, and all of its answers. Nothing stays on disk.
+    """Run a fleet to its end; returns its summary and all of its results. Nothing stays on disk.
 
     Args:
-        plan: what it does.
-        at_each: called now and then with the fleet and the states of its streams.
-        every_s: how often.
+        plan: settings of the fleet; its folder is replaced by a temporary one.
+        on_states: called about every `every_s` with the fleet and the states of its streams.
+        every_s: interval of the states.
 
     Raises:
-        LabError: there was hardly an answer; the message says how the streams ended.
+        LabError: there were fewer than two results; the message says how the streams ended.
     """
     with tempfile.TemporaryDirectory() as out:
         with Fleet(replace(plan, out=Path(out))) as fleet:
             for states in fleet.states(every_s):
-                at_each(fleet, states)
+                on_states(fleet, states)
             summary = fleet.summary()
         assert summary.folder is not None
-        answers = _answers(summary.folder)
-    if len(answers) < 2:
+        results = _read_results(summary.folder)
+    if len(results) < 2:
         raise LabError("; ".join(str(state.ended) for state in summary.streams))
-    return summary, answers
+    return summary, results
 
 
-def _answers(folder: Path) -> FleetResults:
+def _read_results(folder: Path) -> FleetResults:
     import pyarrow.parquet as pq
 
     done_s, age_s, stream = [], [], []
