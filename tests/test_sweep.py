@@ -306,7 +306,7 @@ def test_ctrl_c_ends_cleanly_and_leaves_nothing_behind(store, folder):
     assert driver.returncode == 130
     told = " ".join(err.split())  # lines are wrapped
     assert "1 of 2 points are kept" in told
-    assert "the same command goes on" in told
+    assert "the same command resumes" in told
     assert "Traceback" not in out + err
     _, left = psutil.wait_procs(family, timeout=20)
     assert not left
@@ -395,7 +395,7 @@ def test_ray_that_is_missing_is_told_with_how_to_install_it(monkeypatch):
     ("arguments", "words"),
     [
         (["nosuch"], "nosuch"), (["--size", "64"], "WIDTHxHEIGHT"),
-        (["--size", "64x48,"], "--size is a list"),
+        (["--size", "64x48,"], "--size must be a list"),
         (["--objects", "1,many"], "'many'"), (["--scenario", "live"], "not 'live'"),
         (["--fps", "5"], "--scenario paced"), (["--repeats", "0"], "1 or more, not 0"),
         (["--address", "nonsense"], "HOST:PORT"),

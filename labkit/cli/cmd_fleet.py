@@ -1,11 +1,10 @@
-"""`labkit fleet` and `labkit batch`: many cameras at once, and recordings as fast as a cluster can."""
+"""`labkit fleet` and `labkit batch`: many streams at once, and folders of recordings, on Ray."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,18 +22,20 @@ if TYPE_CHECKING:
     from labkit.fleet.run_fleet import Fleet
     from labkit.fleet.streams import StreamState
 
-LAST_S = 15.0
+STOP_S = 15.0
 """Longest wait after Ctrl-C for streams to end and parts to be written."""
 NAME_COLUMNS = 24
 
-RungOption = Annotated[str, typer.Option(help="Whose answers; auto: the best one here.")]
-ModelsOption = Annotated[str, typer.Option(help="full, lab, or auto: what can recognise something.")]
+RungOption = Annotated[str, typer.Option(help="Rung to run; auto: the best one on this machine.")]
+ModelsOption = Annotated[str, typer.Option(help="full, lab, or auto: those whose weights are here.")]
 ThresholdOption = Annotated[float, typer.Option(help="Lowest score that is kept.")]
 GroupOption = Annotated[int | None, typer.Option(help="Frames per pass, with a rung for groups.")]
 AddressOption = Annotated[
     str | None, typer.Option(help="A Ray cluster, HOST:PORT or auto; default: this machine.")
 ]
-EnginesOption = Annotated[int, typer.Option(help="How many; each has a GPU, or its share of the cores.")]
+EnginesOption = Annotated[
+    int, typer.Option(help="Number of engines; each has a GPU, or its share of the cores.")
+]
 
 
 def fleet(
@@ -47,7 +48,7 @@ def fleet(
     threshold: ThresholdOption = 0.5,
     seed: SeedOption = 0,
     fps: Annotated[float | None, typer.Option(help="Rate of recordings; default: their own.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="End after so long.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Duration; default: until all streams end.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for detections, as Parquet.")] = None,
     batch: GroupOption = None,
     deadline_ms: Annotated[
@@ -57,7 +58,7 @@ def fleet(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Watch many cameras and recordings at once; Ctrl-C ends it."""
+    """Run a rung on many cameras and recordings at once, until Ctrl-C."""
     from labkit.bench.progress import err, print_lines
     from labkit.bench.progress import out as screen
     from labkit.fleet.fleet_plan import Plan, with_group
@@ -72,22 +73,22 @@ def fleet(
         deadline_s=deadline_ms / 1e3,
         engines=engines,
     )
-    plan.streams()  # a rate or time out of range is told before anything starts
-    summary, interrupted = _watch(plan, address)
+    plan.streams()  # raises if a rate or time is out of range, before anything starts
+    summary, interrupted = _run(plan, address)
     if as_json:
-        print(json.dumps(_plain(summary)))
+        print(json.dumps(_to_json(summary)))
     else:
         screen.print(table(summary.streams))
-        print_lines(lines(summary))
+        print_lines(describe(summary))
     if interrupted:
         print_lines(["labkit: stopped"], console=err)
         raise typer.Exit(EXIT_INTERRUPTED)
     if all(state.failed for state in summary.streams):
-        raise SourceError("no stream could be watched to its end; the lines above say why")
+        raise SourceError("every stream failed; the lines above say why")
 
 
-def _watch(plan: Any, address: str | None) -> tuple[Summary, bool]:
-    """Runs the fleet with a live table; its summary, and whether Ctrl-C ended it."""
+def _run(plan: Any, address: str | None) -> tuple[Summary, bool]:
+    """Run a fleet with a live table; returns its summary, and True if Ctrl-C ended it."""
     from rich.live import Live
 
     from labkit.bench.progress import err, print_lines
@@ -103,13 +104,13 @@ def _watch(plan: Any, address: str | None) -> tuple[Summary, bool]:
                         live.update(table(states), refresh=True)
                 return running.summary(), False
             except KeyboardInterrupt:
-                _wind_up(running)
+                _stop(running)
                 return running.summary(), True
 
 
-def _wind_up(running: Fleet) -> None:
-    """Lets every stream close its account and write its last part, for a while; Ctrl-C again skips it."""
-    until_s = time.monotonic() + LAST_S
+def _stop(running: Fleet) -> None:
+    """Wait for every stream to end and write its last part; Ctrl-C again skips it."""
+    until_s = time.monotonic() + STOP_S
     try:
         running.stop()
         for _ in running.states(every_s=0.2):
@@ -120,7 +121,7 @@ def _wind_up(running: Fleet) -> None:
 
 
 def table(states: Sequence[StreamState]) -> Table:
-    """Streams as a table of at most 80 columns, with a line for all of them."""
+    """Format streams as a table of at most 80 columns, with a row for their sum."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -143,26 +144,26 @@ def table(states: Sequence[StreamState]) -> Table:
     return shown
 
 
-def lines(summary: Summary) -> list[str]:
-    """What became of the streams, in sentences."""
-    told = [f"{state.position} {state.shown}: {state.ended or state.note or 'it goes on'}"
-            for state in summary.streams]  # fmt: skip
+def describe(summary: Summary) -> list[str]:
+    """Describe how each stream ended, and all frames, in lines."""
+    lines = [f"{state.position} {state.shown}: {state.ended or state.note or 'still running'}"
+             for state in summary.streams]  # fmt: skip
     counts = summary.counts
-    told.append(
+    lines.append(
         f"{counts.processed} of {counts.offered} frames in {summary.seconds:.1f} s, "
         f"{summary.fps:.1f} FPS of all streams; {counts.dropped} dropped, {counts.failed} failed"
     )
     restarts = sum(state.restarts for state in summary.streams)
     if restarts:
-        told.append(f"readers and engines were started again: {restarts} streams had to go on")
+        lines.append(f"readers or engines were restarted {restarts} times")
     if summary.folder is not None:
-        told.append(f"detections: {summary.folder} ({sum(s.parts for s in summary.streams)} parts)")
-    return told
+        lines.append(f"detections: {summary.folder} ({sum(s.parts for s in summary.streams)} parts)")
+    return lines
 
 
 def batch_command(
     folder: Annotated[Path, typer.Argument(help="Folder of recorded videos, searched below too.")],
-    out: Annotated[Path, typer.Option(help="Folder for detections; the same again goes on.")],
+    out: Annotated[Path, typer.Option(help="Folder for detections; the same one again resumes.")],
     rung: RungOption = "auto",
     model_set: ModelsOption = "auto",
     weights: WeightsOption = "auto",
@@ -176,12 +177,12 @@ def batch_command(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Process a folder of recorded videos; a run that was stopped goes on where it was."""
+    """Process a folder of recorded videos; a run that was stopped is resumed."""
     from labkit.bench.progress import err, print_lines
     from labkit.fleet.batch.videos import Batch
     from labkit.fleet.fleet_plan import with_group
 
-    job = Batch(
+    settings = Batch(
         folder=folder,
         out=out,
         rung=with_group(_rung(rung, batch), batch),
@@ -190,53 +191,42 @@ def batch_command(
         engines=engines,
     )
     try:
-        done = _process(job, address)
+        done = _process(settings, address)
     except KeyboardInterrupt:
-        print_lines(["labkit: stopped; what is finished is kept, and the same command goes on"], console=err)
+        print_lines(["labkit: stopped; what is finished is kept, and the same command resumes"], console=err)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if as_json:
         print(json.dumps(asdict(done)))
     else:
-        print_lines(_told(done, out))
+        print_lines(_describe_batch(done, out))
     if done.faults and not done.frames:
-        raise SourceError("no video could be read; the lines above say why")
+        raise SourceError("no video could be processed; the lines above say why")
 
 
-def _process(job: Any, address: str | None) -> Any:
-    """Runs a batch with a progress bar."""
+def _process(settings: Any, address: str | None) -> Any:
+    """Run a batch with a progress bar."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     from labkit.bench.progress import err, print_lines
     from labkit.fleet.batch.run_batch import process
     from labkit.fleet.batch.videos import scan_folder
     from labkit.fleet.cluster import cluster
 
-    work = scan_folder(job)
-    with _bar() as show:
-        if not work.todo:
-            return process(job, work)
-        with cluster(address):
-            done = process(job, work, show)
+    work = scan_folder(settings)
+    if not work.todo:
+        return process(settings, work)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar, cluster(address):
+        task = bar.add_task("starting", total=1.0)
+        done = process(
+            settings, work, lambda share, text: bar.update(task, completed=share, description=text)
+        )
     for fault in done.faults:
         print_lines([fault], console=err, style="yellow")
     return done
 
 
-@contextmanager
-def _bar() -> Iterator[Any]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from labkit.bench.progress import err
-
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task("starting", total=1.0)
-
-        def show(share: float, text: str) -> None:
-            progress.update(task, completed=share, description=text)
-
-        yield show
-
-
-def _told(done: Any, out: Path) -> list[str]:
+def _describe_batch(done: Any, out: Path) -> list[str]:
     rate = f", {done.new_frames / done.seconds:.1f} FPS" if done.new_frames and done.seconds > 0 else ""
     return [
         f"{done.frames} frames with {done.boxes} boxes in {done.parts} parts; {done.videos} videos finished",
@@ -271,7 +261,7 @@ def _workload(model_set: str, weights: str, size: str, objects: int, threshold: 
     return replace(base, model_set=model_set, weights=weights)  # type: ignore[arg-type]
 
 
-def _plain(summary: Summary) -> dict[str, Any]:
+def _to_json(summary: Summary) -> dict[str, Any]:
     return {
         "streams": [asdict(state) for state in summary.streams],
         "seconds": summary.seconds,

@@ -1,4 +1,4 @@
-"""`labkit sweep`: a grid of measurements on whichever machines there are."""
+"""`labkit sweep`: a grid of measurements, on one machine or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sweep(
     objects: Annotated[str, typer.Option(metavar="N,...", help="Best boxes kept per frame.")] = "5",
     scenario: Annotated[str, typer.Option(metavar="NAME,...", help="closed, paced.")] = "closed",
     fps: Annotated[float | None, typer.Option(help="Rate at which paced frames fall due.")] = None,
-    repeats: Annotated[int, typer.Option(help="How often each point is measured.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Measurements of each point.")] = 1,
     quick: QuickOption = False,
     seconds: Annotated[float | None, typer.Option(help="Length of each timed run.")] = None,
     model_set: ModelSetOption = "full",
@@ -56,7 +56,7 @@ def sweep(
     dashboard: Annotated[bool, typer.Option("--dashboard", help="Serve Ray's dashboard here.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure rungs over sizes, boxes and scenarios; goes on where it was stopped."""
+    """Measure rungs over sizes, boxes and scenarios; a sweep that was stopped is resumed."""
     from labkit.bench.accuracy import FULL_SCENES, QUICK_SCENES
     from labkit.fleet.sweep.grid import Grid
     from labkit.pipelines.ladder import select_rungs
@@ -64,7 +64,7 @@ def sweep(
     grid = Grid(
         rungs=[one.name for one in select_rungs(rung or ())],
         sizes=[parse_size(part) for part in parts(size, "--size")],
-        objects=[_whole(part) for part in parts(objects, "--objects")],
+        objects=[_to_int(part) for part in parts(objects, "--objects")],
         scenarios=parts(scenario, "--scenario"),
         fps=fps,
         seconds=seconds,
@@ -79,7 +79,7 @@ def sweep(
     result = _measured(grid, name, again, address=address, retry_failed=retry_failed, dashboard=dashboard)
     if as_json:
         for point, row, run in result.rows:
-            print(json.dumps(_plain(point, row, run), default=str))
+            print(json.dumps(_to_json(point, row, run), default=str))
     else:
         show(result)
     if not result.runs:
@@ -87,15 +87,15 @@ def sweep(
 
 
 def parts(text: str, option: str) -> list[str]:
-    """The parts of a list such as 320x240,640x480."""
+    """Split a list such as 320x240,640x480; drops repetitions."""
     found = [part.strip() for part in text.split(",")]
     if not all(found):
-        raise UsageError(f"{option} is a list with commas, such as a,b; not {text!r}")
+        raise UsageError(f"{option} must be a list with commas, such as a,b; not {text!r}")
     return list(dict.fromkeys(found))
 
 
 def show(result: SweepResult) -> None:
-    """The table, its legend, and what failed; at most 80 columns."""
+    """Print the table, its legend and the failures, in at most 80 columns."""
     from labkit.bench.progress import out, print_lines
     from labkit.results.report.machines import machines
 
@@ -122,7 +122,7 @@ def show(result: SweepResult) -> None:
 
 
 class _Bar(SweepProgress):
-    """Shows a sweep as a progress bar with the time to go."""
+    """Progress bar of a sweep with the time to go."""
 
     def __init__(self) -> None:
         from labkit.bench.progress import err
@@ -135,7 +135,7 @@ class _Bar(SweepProgress):
             TextColumn("to go"),
             console=err,
             transient=True,
-            speed_estimate_period=24 * 3600,  # a point may take minutes: all of them tell the pace
+            speed_estimate_period=24 * 3600,  # estimate from all points, since one may take minutes
         )
         self._task = self._progress.add_task("measuring", total=None)
         self.total, self.kept = 0, 0
@@ -155,11 +155,11 @@ class _Bar(SweepProgress):
             self._note(f"{stored} of {total} points are there from before")
 
     def _note(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._progress.console.print(escape(text), style="yellow")
 
     def stored(self, point: Point, row: SweepPoint, run: Run | None) -> None:
-        """A line with the point's main figure, or why it failed."""
+        """Print the point's FPS, or why it failed."""
         from labkit.bench.progress import number
 
         self.kept += 1
@@ -173,7 +173,7 @@ class _Bar(SweepProgress):
 def _measured(
     grid: Grid, name: str | None, again: bool, *, address: str | None, retry_failed: bool, dashboard: bool
 ) -> SweepResult:
-    """The sweep in the user's store; Ctrl-C says what is kept and how to go on."""
+    """Run the sweep in the user's store; after Ctrl-C, print what is kept and how to resume."""
     from labkit.bench.progress import err, print_lines
     from labkit.fleet.sweep.run_sweep import sweep as run_sweep
     from labkit.fleet.sweep.run_sweep import unused_name
@@ -189,13 +189,13 @@ def _measured(
             )  # fmt: skip
         except KeyboardInterrupt:
             way = f"the same command with --name {name}, without --again," if again else "the same command"
-            stopped = f"labkit: stopped; {bar.kept} of {bar.total} points are kept in {path}; {way} goes on"
+            stopped = f"labkit: stopped; {bar.kept} of {bar.total} points are kept in {path}; {way} resumes"
     print_lines([stopped], console=err)
     raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def _table(result: SweepResult) -> Table:
-    """One row per point and machine, repetitions together."""
+    """Format one row per point and machine, with repetitions combined."""
     from labkit.bench.progress import number, percent
     from labkit.results.report.machines import figure, machines
 
@@ -206,7 +206,7 @@ def _table(result: SweepResult) -> Table:
         ("n", "right"), ("FPS", "right"), ("95% interval", "right"), ("agrees", "right"), ("", "left"),
     ):  # fmt: skip
         table.add_column(heading, justify=justify, no_wrap=heading != "rung", overflow="fold")  # type: ignore[arg-type]
-    for point, runs in _together(result).items():
+    for point, runs in _group_repeats(result).items():
         width, height = point.workload.size
         for machine in there:
             mine = [run for run in runs if machine.has(run)]
@@ -229,8 +229,8 @@ def _table(result: SweepResult) -> Table:
     return table
 
 
-def _together(result: SweepResult) -> dict[Point, list[Run]]:
-    """Runs by their point, its repetitions taken as one."""
+def _group_repeats(result: SweepResult) -> dict[Point, list[Run]]:
+    """Group runs by point, whatever their repetition."""
     found: dict[Point, list[Run]] = {}
     for point, _, run in result.rows:
         if run is not None:
@@ -238,7 +238,7 @@ def _together(result: SweepResult) -> dict[Point, list[Run]]:
     return found
 
 
-def _plain(point: Point, row: SweepPoint, run: Run | None) -> dict[str, object]:
+def _to_json(point: Point, row: SweepPoint, run: Run | None) -> dict[str, object]:
     return {
         "sweep": row.sweep,
         "point": row.point,
@@ -248,7 +248,7 @@ def _plain(point: Point, row: SweepPoint, run: Run | None) -> dict[str, object]:
     }
 
 
-def _whole(text: str) -> int:
+def _to_int(text: str) -> int:
     if not text.isdigit():
-        raise UsageError(f"--objects is a list of whole numbers, such as 1,5,20; {text!r} is none")
+        raise UsageError(f"--objects must be a list of whole numbers, such as 1,5,20; {text!r} is not one")
     return int(text)
