@@ -1,4 +1,4 @@
-"""The lab on more than one machine, on Ray: sweeps over many settings, and fleets of cameras.
+"""Work on several machines with Ray: camera fleets, batches of recordings, and sweeps.
 
-Ray is an extra (`pip install 'labkit[scale]'`) and is imported only when one of these is used.
+Ray is an extra (`pip install 'labkit[scale]'`) and is imported only when one of these runs.
 """

@@ -1,10 +1,10 @@
-"""Ray for as long as it is needed: started here, or a cluster that is already there.
+"""Connection to Ray: started on this machine, or a running cluster.
 
     with cluster() as ray:                      # this machine alone
     with cluster("192.0.2.7:6379") as ray:      # a cluster that this machine belongs to
 
-What is started here listens on this machine only, sends no statistics anywhere, holds a bounded
-share of memory, and is gone when the block ends.
+A Ray started here listens on this machine only, sends no usage statistics, has bounded shared memory,
+and is shut down at the end of the block.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from labkit.core.threads import PASSIVE_WAIT
 from labkit.fleet.guards import defer_interrupt, environment
 
 MEASURING = "measuring"
-"""Name of the resource that a node has one of, so that it measures one thing at a time."""
+"""Resource of which a measuring node has one, so that it measures one thing at a time."""
 
 _RESOURCES = f"""--resources='{{"{MEASURING}": 1}}'"""
 HEAD_LINE = f"ray start --head {_RESOURCES}"
@@ -42,19 +42,19 @@ ANSWER_TIMEOUT_S = 20.0
 FOLDER_PREFIX = "labkit-ray-"
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_task_oom_retries": "2",  # Ray's own default is to go on for ever
+    "RAY_task_oom_retries": "2",  # Ray's default is to retry for ever
     "RAY_gcs_rpc_server_connect_timeout_s": "10",
-    # What Ray has to say of actors and workers would land among a table's lines, or in --json; what
-    # concerns a fleet, a sweep or a batch is told by them, and Ray keeps its own logs in its folder.
+    # Ray's messages on actors and workers would appear within tables and --json output; fleets, sweeps
+    # and batches report what concerns them, and Ray keeps its own logs in its folder.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
 }
 LOCAL_SETTINGS = {
     **SETTINGS,
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: one machine only, so loopback only
-    **PASSIVE_WAIT,  # from a worker's start: what an actor is sent loads torch before its own first line
-    "RAY_worker_niceness": "0",  # Ray's own 15 would let everything else on the machine go first
-    # Nobody reads what workers print, and one machine need not hear of itself ten times a second:
-    # together with the log monitor's search for files these cost a core 1.5% of its time.
+    **PASSIVE_WAIT,  # before an actor's first line, since unpickling its arguments imports torch
+    "RAY_worker_niceness": "0",  # with Ray's 15, everything else on the machine would go first
+    # Nobody reads what workers print, and one machine need not report to itself ten times a second:
+    # with the log monitor's file search, both cost 1.5% of a core.
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
     "LOG_NAME_UPDATE_INTERVAL_S": "3600",
     "RAY_raylet_report_resources_period_milliseconds": "1000",
@@ -63,12 +63,12 @@ LOCAL_SETTINGS = {
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of the cluster, or what stands for one.
+    """A node of the cluster.
 
     Attributes:
-        id: Ray's own, hexadecimal.
-        host: its name or address, for people.
-        cpus, gpus, measuring: how much of each it offers in total.
+        id: Ray's, hexadecimal.
+        host: name or address.
+        cpus, gpus, measuring: total amount of each resource.
     """
 
     id: str
@@ -85,25 +85,25 @@ def cluster(
     dashboard: bool = False,
     object_store_bytes: int = OBJECT_STORE_BYTES,
 ) -> Iterator[Any]:
-    """Gives the `ray` module, connected; starts Ray on this machine unless there is an address.
+    """Connect to Ray, and yield the `ray` module; starts Ray on this machine unless there is an address.
 
-    A connection that this process already has to the same cluster is used and left open.
+    A connection of this process to the same cluster is used and left open.
 
     Args:
         address: HOST:PORT of a running cluster that this machine belongs to, or "auto" to find
-            it; None starts Ray here.
-        dashboard: also serve Ray's dashboard (on this machine only; local start only).
-        object_store_bytes: bound of the shared memory of a local start.
+            it; None starts Ray on this machine.
+        dashboard: serve Ray's dashboard, on this machine only; local start only.
+        object_store_bytes: size of the shared memory; local start only.
 
     Raises:
         UnavailableError: Ray is not installed, does not start, or nothing answers at the address.
-        UsageError: the address cannot be read.
+        UsageError: the address is malformed, or this process is connected to another cluster.
     """
     if address is not None:
         _check_address(address)
     settings = SETTINGS if address is not None else LOCAL_SETTINGS
-    with environment(settings):  # before the import, which reads some of it
-        ray = _ray()
+    with environment(settings):  # before the import, which reads some of them
+        ray = _import_ray()
         if ray.is_initialized():
             if address not in (None, "auto", ray.get_runtime_context().gcs_address):
                 raise UsageError(f"this process is connected to another Ray cluster than {address}")
@@ -116,7 +116,7 @@ def cluster(
             finally:
                 ray.shutdown()
             return
-        folder = _own_folder()
+        folder = _make_folder()
         try:
             _start(ray, folder, dashboard, object_store_bytes)
             yield ray
@@ -128,18 +128,10 @@ def cluster(
 def nodes() -> list[Node]:
     """The nodes that are alive, in a stable order."""
     found = []
-    for one in _ray().nodes():
-        if one["Alive"]:
-            has = one["Resources"]
-            found.append(
-                Node(
-                    one["NodeID"],
-                    one["NodeManagerHostname"],
-                    float(has.get("CPU", 0)),
-                    float(has.get("GPU", 0)),
-                    float(has.get(MEASURING, 0)),
-                )
-            )
+    for node in _import_ray().nodes():
+        if node["Alive"]:
+            amounts = (float(node["Resources"].get(name, 0)) for name in ("CPU", "GPU", MEASURING))
+            found.append(Node(node["NodeID"], node["NodeManagerHostname"], *amounts))
     return sorted(found, key=lambda node: (node.host, node.id))
 
 
@@ -152,28 +144,28 @@ def measuring_nodes() -> list[Node]:
     found = [node for node in nodes() if node.measuring >= 1]
     if not found:
         raise UnavailableError(
-            f"no node of this cluster has the resource {MEASURING!r}, of which each node that may measure "
-            f"has 1; start such a node with: {START_LINE}"
+            f"no node of this cluster may measure, since none has the resource {MEASURING!r}; start one "
+            f"with: {START_LINE}"
         )
     return found
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
         raise UnavailableError(
-            f"this needs Ray ({error}); install it with: pip install 'labkit[scale]'"
+            f"Ray is needed ({error}); install it with: pip install 'labkit[scale]'"
         ) from error
     return ray
 
 
 def _start(ray: Any, folder: Path, dashboard: bool, object_store_bytes: int) -> None:
-    _have_token()
+    _set_token()
     if dashboard:
         _check_dashboard()
     advice = "free some memory and disk, end programs that keep all cores busy, then try again"
-    with _explained("Ray does not start on this machine", advice), defer_interrupt():
+    with _explained("cannot start Ray on this machine", advice), defer_interrupt():
         ray.init(
             "local",
             num_cpus=available_cores(),
@@ -193,18 +185,18 @@ def _connect(ray: Any, address: str) -> None:
         if address != "auto":
             host, port = address.rsplit(":", 1)
             socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
-        _answers(address)
+        _check_health(address)
         with defer_interrupt():
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
 
 
-def _answers(address: str) -> None:
-    """Asks in a process of its own, since Ray itself waits for minutes where something else answers."""
+def _check_health(address: str) -> None:
+    """Check in another process that Ray answers, since `ray.init` waits minutes if something else does."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        raise ConnectionError(f"what is there does not answer as Ray within {ANSWER_TIMEOUT_S:g} s") from None
+        raise ConnectionError(f"it does not answer as Ray within {ANSWER_TIMEOUT_S:g} s") from None
     if done.returncode != 0:
         raise ConnectionError((done.stderr.strip().splitlines() or ["it is not healthy"])[-1])
 
@@ -214,14 +206,14 @@ def _check_dashboard() -> None:
         import ray.dashboard.optional_deps  # noqa: F401
     except ImportError as error:
         raise UnavailableError(
-            f"Ray's dashboard needs more packages ({error}); pip install 'ray[default]', or go without it"
+            f"Ray's dashboard needs more packages ({error}); pip install 'ray[default]', or leave it out"
         ) from error
 
 
-def _have_token() -> None:
-    """A secret for this process and its Ray, unless the user has one; else Ray writes one to the home.
+def _set_token() -> None:
+    """Set a secret for this process and its Ray, unless the user has one; else Ray writes one to the home.
 
-    It stays for as long as the process lives, since Ray reads it once.
+    It is never unset, since Ray reads it once per process.
     """
     known = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
     if not known and not (Path.home() / ".ray" / "auth_token").exists():
@@ -230,7 +222,7 @@ def _have_token() -> None:
 
 @contextmanager
 def _explained(what: str, advice: str) -> Iterator[None]:
-    """Any of the many ways in which Ray fails to come up, in one sentence."""
+    """Turn any exception of a failing Ray into an `UnavailableError` of one sentence."""
     try:
         yield
     except Exception as error:
@@ -240,32 +232,26 @@ def _explained(what: str, advice: str) -> Iterator[None]:
 def _check_address(address: str) -> None:
     if "://" in address:
         raise UsageError(
-            f"{address} is an address of Ray's client; run this on a machine of the cluster, with "
+            f"{address} is an address of Ray's client; run labkit on a machine of the cluster, with "
             "--address HOST:PORT or --address auto"
         )
     host, colon, port = address.rpartition(":")
     if address != "auto" and not (host and colon and port.isdigit() and 0 < int(port) < 65536):
-        raise UsageError(
-            f"an address of a cluster is HOST:PORT, such as 192.0.2.7:6379, or auto; not {address!r}"
-        )
+        raise UsageError(f"--address must be HOST:PORT, such as 192.0.2.7:6379, or auto; not {address!r}")
 
 
-def _own_folder() -> Path:
-    """A new folder for Ray's sockets and logs; those that a killed process left are removed.
+def _make_folder() -> Path:
+    """Create a folder for Ray's sockets and logs; removes those of killed processes.
 
-    Its name is short, since the path of a socket has at most 107 characters.
+    Its path is short, since that of a socket has at most 107 characters.
     """
+    import psutil
+
     root = Path(tempfile.gettempdir())
     if len(str(root)) > 24 and Path("/tmp").is_dir():
         root = Path("/tmp")
     for left in root.glob(f"{FOLDER_PREFIX}*"):
         owner = left.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
-        if owner.isdigit() and not _alive(int(owner)):
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=root))
-
-
-def _alive(pid: int) -> bool:
-    import psutil
-
-    return psutil.pid_exists(pid)
