@@ -1,4 +1,4 @@
-"""Cheap pipelines for fleets and batches: no network, answers that tell which frame they belong to."""
+"""Cheap pipelines for fleets and batches: no network, results that encode their frame."""
 
 import time
 
@@ -13,7 +13,7 @@ def mean_colour(frames, net):
     for frame in frames:
         if net:
             time.sleep(net)  # a network's time, without its work
-        yield frame, answer(frame)
+        yield frame, detect(frame)
 
 
 def mean_colours(frames, net):
@@ -24,12 +24,12 @@ def mean_colours(frames, net):
             held.append(frame)
         if held and (frame is None or len(held) == 4):
             time.sleep(net)
-            yield from ((each, answer(each)) for each in held)
+            yield from ((each, detect(each)) for each in held)
             held = []
-    yield from ((each, answer(each)) for each in held)
+    yield from ((each, detect(each)) for each in held)
 
 
-def answer(frame):
+def detect(frame):
     width, height = frame.size
     label = np.array([round(float(frame.image.mean()))], np.int64)
     box = np.array([[0, 0, width, height]], np.float32)
@@ -37,11 +37,11 @@ def answer(frame):
 
 
 def fails_on_bright(frames, net):
-    """Raises at the brightest of the tests' frames, whose number in a film is 62 to 69."""
+    """Raises at the brightest frames, whose index in a film is 62 to 69."""
     for frame in frames:
         if frame.image.mean() > 204.5:
             raise RuntimeError("too bright")
-        yield frame, answer(frame)
+        yield frame, detect(frame)
 
 
 def open_nothing(rung, workload):
@@ -53,21 +53,21 @@ def open_slow(rung, workload):
 
 
 class SlowRecorder(Recorder):
-    """Takes a quarter of a second for each answer of the film "slow.avi"."""
+    """Takes a quarter of a second for each result of the film "slow.avi"."""
 
-    def append(self, answers):
+    def append(self, results):
         if self._shown.endswith("slow.avi"):
-            time.sleep(0.25 * len(answers))
-        return super().append(answers)
+            time.sleep(0.25 * len(results))
+        return super().append(results)
 
 
 class StuckRecorder(Recorder):
-    """Never takes an answer of the film "stuck.avi"."""
+    """Blocks at the first result of the film "stuck.avi"."""
 
-    def append(self, answers):
+    def append(self, results):
         if self._shown.endswith("stuck.avi"):
             time.sleep(3600)
-        return super().append(answers)
+        return super().append(results)
 
 
 CHEAP = Rung("cheap", 9, mean_colour, Preparation("classify"), None, "cheap", "no network")

@@ -1,6 +1,6 @@
-"""What stands in for measuring a point in the tests of sweeps: cheap, and able to die.
+"""Fake measurements of sweep points that are cheap, and fail or die on purpose.
 
-Each takes its point's source as a folder, where it leaves a file per execution.
+Each writes a file per execution into the folder that its point has as source.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from labkit.fleet.sweep.point import Point
 from labkit.results.records import Run
 
 SPECIAL = 2
-"""Points with so many boxes are those that fail, die or wait."""
+"""Number of boxes of the points that fail, die or wait."""
 
 
 def quick(point: Point) -> Run:
@@ -30,7 +30,7 @@ def quick(point: Point) -> Run:
 
 
 def failing_once(point: Point) -> Run:
-    """The first time its process is killed at special points, and breaks at those with one box more."""
+    """Kills its process at special points and raises at those with one box more, the first time."""
     if not executions(point.source, point.key):
         if point.workload.objects == SPECIAL:
             _note(point)
@@ -42,7 +42,7 @@ def failing_once(point: Point) -> Run:
 
 
 def dying(point: Point) -> Run:
-    """Its process is killed each time, at special points."""
+    """Kills its process at special points, each time."""
     if point.workload.objects == SPECIAL:
         _note(point)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -50,19 +50,19 @@ def dying(point: Point) -> Run:
 
 
 def hungry(point: Point) -> Run:
-    """Special points take memory until somebody stops them, at 6 GiB they stop themselves."""
+    """Special points allocate memory until they are killed, up to 6 GiB."""
     if point.workload.objects == SPECIAL:
         _note(point)
         taken = []
         for _ in range(6 * 16):
             taken.append(bytearray(os.urandom(2**20) * 64))  # of no two pages the same
             time.sleep(0.02)
-        raise WorkerError("nobody minded")
+        raise WorkerError("it was not killed")
     return quick(point)
 
 
 def without_source(point: Point) -> Run:
-    """The source cannot be had, at special points."""
+    """The source of special points is missing."""
     if point.workload.objects == SPECIAL:
         _note(point)
         raise SourceError("film.mp4 is not on this machine; copy it there")
@@ -70,7 +70,7 @@ def without_source(point: Point) -> Run:
 
 
 def broken(point: Point) -> Run:
-    """The code is wrong, at special points."""
+    """Raises a `KeyError` at special points."""
     if point.workload.objects == SPECIAL:
         _note(point)
         return {}[point.key]
@@ -83,13 +83,13 @@ def waiting(point: Point) -> Run:
     _note(point)
     while point.workload.objects == SPECIAL and not (Path(point.source) / "go").exists():
         if time.time() > begun_s + 60:
-            raise WorkerError("nobody said go")
+            raise WorkerError("there was no file `go`")
         time.sleep(0.02)
     return _run(point, begun_s)
 
 
 def without_peaks(point: Point) -> Run:
-    """Measured in earnest, but for the machine's peak, which takes several seconds."""
+    """A real measurement, except for the machine's peak, which takes several seconds."""
     from labkit.bench import peaks as kept_peaks
 
     kept_peaks.known_peaks = lambda device, tries: {"fp32": 100.0}  # an invented peak is not to be kept
@@ -97,13 +97,13 @@ def without_peaks(point: Point) -> Run:
 
 
 def executions(folder: str | Path, key: str = "") -> list[dict]:
-    """What was begun, by the notes in the folder; all points or one."""
+    """Executions that began, of all points or one."""
     notes = [json.loads(path.read_text()) for path in sorted(Path(folder).glob(f"{key or '*'}.*.json"))]
     return [note for note in notes if "ended_s" not in note]
 
 
 def ended(folder: str | Path) -> list[dict]:
-    """What was finished, with when it began and ended and on which node."""
+    """Executions that ended, with their times and nodes."""
     notes = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
     return [note for note in notes if "ended_s" in note]
 

@@ -1,4 +1,4 @@
-"""The command line with a sweep that measures nothing: sweep_driver.py FAKE ARGUMENT..."""
+"""The command line with a fake measurement: sweep_driver.py FAKE ARGUMENT..."""
 
 from __future__ import annotations
 

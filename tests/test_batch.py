@@ -1,4 +1,4 @@
-"""Batches of recordings: every frame's row exactly once, whoever is killed, and a run that goes on."""
+"""Batches of recordings: every frame's row exactly once across kills and resumed runs."""
 
 import os
 import signal
@@ -79,7 +79,7 @@ def tables(spec, parts=(), segment=8):
 # Decoding, in this process
 
 
-def test_segments_hold_the_frames_of_their_place(folder):
+def test_segments_hold_their_frames(folder):
     found = tables(folder / "a.avi", parts=(1,))
     assert [(row["segment"], row["n"]) for row in found] == [
         (0, 8), *((k, 8) for k in range(2, 8)), (8, 6), (END_OF_VIDEO, 70),
@@ -91,24 +91,24 @@ def test_segments_hold_the_frames_of_their_place(folder):
     assert found[0]["expected"] == 9
 
 
-def test_a_file_that_is_no_video_is_a_fault_in_a_row(tmp_path):
+def test_a_file_that_is_not_a_video_is_reported_in_a_row(tmp_path):
     (tmp_path / "a.avi").write_bytes(b"not a video" * 100)
     (row,) = tables(tmp_path / "a.avi")
     assert row["segment"] == END_OF_VIDEO
     assert "a.avi" in row["fault"]
 
 
-# What is to do
+# Pending work
 
 
-def test_folders_without_videos_are_told(tmp_path):
+def test_folders_without_videos_are_an_error(tmp_path):
     with pytest.raises(SourceError, match="no folder"):
         scan_folder(batch_of(tmp_path / "none", tmp_path / "out"))
     with pytest.raises(SourceError, match="no video"):
         scan_folder(batch_of(tmp_path, tmp_path / "out"))
 
 
-def test_a_folder_holds_the_work_of_one_rung(folder, tmp_path):
+def test_an_output_folder_belongs_to_one_set_of_settings(folder, tmp_path):
     scan_folder(batch_of(folder, tmp_path / "out"))
     scan_folder(batch_of(folder, tmp_path / "out", engines=3))
     with pytest.raises(UsageError, match="another segment"):
@@ -117,7 +117,7 @@ def test_a_folder_holds_the_work_of_one_rung(folder, tmp_path):
         scan_folder(batch_of(folder, tmp_path / "out", rung=TOUCHY))
 
 
-def test_segments_that_would_not_fit_are_refused(folder, tmp_path):
+def test_segments_that_are_too_large_are_refused(folder, tmp_path):
     with pytest.raises(UsageError, match="--segment 4 or fewer"):
         Batch(folder, tmp_path, CHEAP, Workload(size=(3840, 2160)), segment=64)
 
@@ -141,13 +141,13 @@ def test_every_frame_has_its_row_and_nothing_is_done_twice(ray_here, folder, tmp
     assert stamps == {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
 
 
-def test_children_of_this_process_still_tell_how_they_ended(ray_here):
+def test_exit_codes_of_child_processes_are_still_known(ray_here):
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
         child.kill()
         assert child.wait(PATIENCE_S) == -signal.SIGKILL
 
 
-def test_another_file_of_that_name_is_processed_anew(ray_here, folder, tmp_path):
+def test_a_replaced_video_is_processed_again(ray_here, folder, tmp_path):
     out = tmp_path / "out"
     run(batch_of(folder, out))
     film(folder / "a.avi", 9, first=50)
@@ -158,7 +158,7 @@ def test_another_file_of_that_name_is_processed_anew(ray_here, folder, tmp_path)
     assert_whole(out, "below/b.avi", 33, first=20)
 
 
-def test_a_segment_that_fails_is_told_and_tried_again(ray_here, folder, tmp_path):
+def test_a_failed_segment_is_reported_and_retried_by_the_next_run(ray_here, folder, tmp_path):
     film(folder / "a.avi", 70)  # from frame 62 on too bright, in segments 7 and 8
     done = run(batch_of(folder, tmp_path / "out", rung=TOUCHY))
     assert [fault.split(":")[0] for fault in sorted(done.faults)] == ["a.avi, segment 7", "a.avi, segment 8"]
@@ -168,18 +168,18 @@ def test_a_segment_that_fails_is_told_and_tried_again(ray_here, folder, tmp_path
 
 
 def kill_the_finder(frames, net):
-    """Dies once, in the middle of a segment."""
+    """Kills its process once, in the middle of a segment."""
     for frame in frames:
         marker = Path(os.environ.get("TMPDIR", "/tmp")) / f"labkit-test-died-{net}"
         if frame.image.mean() > 60 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        from fleet_pipelines import answer
+        from fleet_pipelines import detect
 
-        yield frame, answer(frame)
+        yield frame, detect(frame)
 
 
-def test_an_actor_that_dies_costs_no_row(ray_here, folder, tmp_path):
+def test_a_killed_actor_costs_no_row(ray_here, folder, tmp_path):
     from dataclasses import replace
 
     token = f"{os.getpid()}-{time.time_ns()}"
@@ -204,7 +204,7 @@ def open_without_weights(rung, workload):
     raise WeightsError("the weights are not there; fetch them")
 
 
-def test_networks_that_cannot_be_had_end_the_batch_with_the_reason(ray_here, folder, tmp_path):
+def test_unavailable_networks_end_the_batch_with_the_reason(ray_here, folder, tmp_path):
     with pytest.raises(LabError, match="fetch them"):
         run(batch_of(folder, tmp_path / "out", open_net=open_without_weights))
     with pytest.raises(UnavailableError, match="GPU"):
@@ -226,7 +226,7 @@ with cluster(sys.argv[3]):
 """
 
 
-def test_a_driver_that_is_killed_goes_on_when_started_again(ray_here, folder, tmp_path, monkeypatch):
+def test_a_killed_batch_is_resumed(ray_here, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     out = tmp_path / "out"
     address = ray_here.get_runtime_context().gcs_address
@@ -247,7 +247,7 @@ def test_a_driver_that_is_killed_goes_on_when_started_again(ray_here, folder, tm
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
 
 
-def test_a_batch_from_the_shell(tmp_path, capsys):
+def test_batch_command(tmp_path, capsys):
     from labkit.cli.main import main
 
     ray.shutdown()

@@ -1,4 +1,4 @@
-"""Camera fleets: every frame accounted for, whoever dies; streams that do not touch one another."""
+"""Camera fleets: exactly-once accounting across deaths of actors and nodes; independent streams."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from labkit.core.errors import LabError, SourceError, UnavailableError, UsageError
+from labkit.core.errors import LabError, UnavailableError, UsageError
 from labkit.core.types import Detections, Workload
 from labkit.fleet.actors import round_robin
 from labkit.fleet.fleet_plan import Plan, with_group
@@ -47,7 +47,7 @@ def grey(index):
 
 
 def film(path, n, fps=20.0, first=0, level=grey):
-    """Writes n frames, each of one grey that tells its number: 20, 23, 26, ... and again from 20."""
+    """Write n frames of a grey level that encodes their index: 20, 23, 26, ... and again from 20."""
     import cv2
 
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, SMALL)
@@ -57,33 +57,33 @@ def film(path, n, fps=20.0, first=0, level=grey):
     return str(path)
 
 
-def answer_to(index, number, reader="r", age_s=0.01):
+def result_of(index, number, reader="r", age_s=0.01):
     found = Detections.empty(SMALL)
     return FrameResult(index, reader, number, 1000.0, 1000.0 + index, age_s, "e", found)
 
 
-# The account, without any actor
+# Accounting, without actors
 
 
 def test_every_frame_is_dropped_failed_or_processed():
-    ledger = Ledger().with_result(answer_to(0, 1)).with_result(answer_to(3, 2))
+    ledger = Ledger().with_result(result_of(0, 1)).with_result(result_of(3, 2))
     assert ledger.counts == Counts(4, 2, 2, 0)  # 1 and 2 were never handed out
-    ledger = ledger.with_result(answer_to(9, 5))  # numbers 3 and 4 were handed out and never answered
+    ledger = ledger.with_result(result_of(9, 5))  # numbers 3 and 4 were handed out and never answered
     assert ledger.counts == Counts(10, 3, 5, 2)
-    ledger = ledger.with_result(answer_to(20, 2, reader="another"))  # its number 1 failed
+    ledger = ledger.with_result(result_of(20, 2, reader="another"))  # its number 1 failed
     assert ledger.counts == Counts(21, 4, 14, 3)
     ledger = ledger.with_end(EndOfStream(30, "another", 4, "over"))
     assert ledger.counts == Counts(30, 4, 21, 5)
 
 
-def test_an_answer_that_is_not_new_is_refused():
-    ledger = Ledger().with_result(answer_to(5, 1))
-    assert ledger.with_result(answer_to(5, 1)) is None
-    assert ledger.with_result(answer_to(4, 2)) is None
+def test_a_result_that_is_not_newer_is_refused():
+    ledger = Ledger().with_result(result_of(5, 1))
+    assert ledger.with_result(result_of(5, 1)) is None
+    assert ledger.with_result(result_of(4, 2)) is None
 
 
 def test_a_ledger_survives_json():
-    ledger = Ledger().with_result(answer_to(3, 2))
+    ledger = Ledger().with_result(result_of(3, 2))
     assert Ledger.from_json(json.loads(json.dumps(ledger.to_json()))) == ledger
 
 
@@ -113,7 +113,7 @@ def takes_of(reader, every=lambda take: None):
             every(reply)
 
 
-def test_a_recording_plays_in_its_own_time_and_whole(tmp_path):
+def test_a_recording_plays_at_its_rate_to_its_end(tmp_path):
     spec = film(tmp_path / "a.avi", 12, fps=25)
     begun_s = time.monotonic()
     seen, end = takes_of(Reader(Stream(0, spec, spec, SMALL)))
@@ -126,7 +126,7 @@ def test_a_recording_plays_in_its_own_time_and_whole(tmp_path):
         assert take.captured_unix_s == pytest.approx(take.began_unix_s + take.index / 25)
 
 
-def test_a_reader_that_starts_again_goes_on_where_a_camera_would_be(tmp_path):
+def test_a_restarted_reader_continues_where_a_camera_would_be(tmp_path):
     spec = film(tmp_path / "a.avi", 40, fps=20)
     began_unix_s = time.time() - 1.0  # twenty frames ago, in another life
     first = Reader(Stream(0, spec, spec, SMALL)).take(15, began_unix_s)
@@ -142,18 +142,18 @@ def test_a_time_limit_ends_a_recording_early(tmp_path):
     assert "0.5 s" in end.why
 
 
-def test_what_cannot_be_read_is_said_in_a_sentence_without_credentials():
+def test_read_errors_are_sentences_without_credentials():
     spec = "http://me:secret@127.0.0.1:9/cam"
     _, end = takes_of(Reader(Stream(0, spec, "http://***@127.0.0.1:9/cam", SMALL)))
     assert end.failed
     assert "127.0.0.1" in end.why and "secret" not in end.why
 
 
-def test_a_source_is_open_before_the_first_frame_is_asked_for_and_does_not_play_yet(tmp_path):
+def test_a_source_opens_before_the_first_request_and_plays_from_it(tmp_path):
     spec = film(tmp_path / "a.avi", 3, fps=50)
     reader = Reader(Stream(0, spec, spec, SMALL))
     reader.ready()
-    Path(spec).unlink()  # from here on it could not be opened
+    Path(spec).unlink()  # it could not be opened any more
     time.sleep(0.2)  # more than the film lasts
     seen, end = takes_of(reader)
     assert seen[0].index == 0
@@ -163,7 +163,7 @@ def test_a_source_is_open_before_the_first_frame_is_asked_for_and_does_not_play_
     assert missing.take().failed
 
 
-def test_a_stopped_reader_wakes_whoever_waits(tmp_path):
+def test_stop_ends_a_waiting_request(tmp_path):
     spec = film(tmp_path / "a.avi", 3, fps=0.2)
     reader = Reader(Stream(0, spec, spec, SMALL))
     assert reader.take().index == 0
@@ -184,20 +184,20 @@ def rows_in(folder):
     return [row for part in parts for row in pq.read_table(part).to_pylist()], parts
 
 
-def test_parts_hold_rows_in_order_and_a_new_start_goes_on(tmp_path):
+def test_a_restarted_recorder_continues_after_the_last_part(tmp_path):
     stream = Stream(0, "a.avi", "a.avi", SMALL)
     recorder = Recorder(stream, str(tmp_path), period_s=1e-9)
-    assert recorder.append([answer_to(0, 1), answer_to(1, 2)]) == 2
-    assert recorder.append([answer_to(1, 2)]) == 0
+    assert recorder.append([result_of(0, 1), result_of(1, 2)]) == 2
+    assert recorder.append([result_of(1, 2)]) == 0
     slow = Recorder(stream, str(tmp_path), period_s=3600)  # a new start: the old one was killed
     assert slow.checkpoint() == Checkpoint(1, 1000.0, closed=False)
-    slow.append([answer_to(4, 4)])
+    slow.append([result_of(4, 4)])
     del slow  # and again, with a row in its open part
     (tmp_path / ".part-000001.parquet.x").write_bytes(b"half")
     last = Recorder(stream, str(tmp_path), period_s=3600)
-    last.append([answer_to(9, 6)])
+    last.append([result_of(9, 6)])
     last.close(EndOfStream(11, "r", 6, "over"))
-    assert last.append([answer_to(12, 8)]) == 0  # of a reader that was started again in vain
+    assert last.append([result_of(12, 8)]) == 0  # of a reader that was started again in vain
     assert last.state().counts == Counts(11, 3, 5, 3)  # 4 was lost with its part; numbers 3 and 5 too
     rows, parts = rows_in(tmp_path)
     assert [row["frame"] for row in rows] == [0, 1, 9]
@@ -206,7 +206,7 @@ def test_parts_hold_rows_in_order_and_a_new_start_goes_on(tmp_path):
     again = Recorder(stream, str(tmp_path))  # its process was killed once more, after all was over
     assert again.checkpoint() == Checkpoint(10, 1000.0, closed=True)
     assert again.state().counts == last.state().counts and again.state().ended == "over"
-    assert again.append([answer_to(12, 8)]) == 0
+    assert again.append([result_of(12, 8)]) == 0
 
 
 def test_rows_hold_boxes(tmp_path):
@@ -216,7 +216,7 @@ def test_rows_hold_boxes(tmp_path):
         ("red cup", "blue disc"),
     )  # fmt: skip
     recorder = Recorder(Stream(0, "a.avi", "a.avi", SMALL), str(tmp_path), facts={"weights": "shipped"})
-    recorder.append([FrameResult(0, "r", 1, 0.0, 1.5e9, 0.02, "e", found), answer_to(1, 2)])
+    recorder.append([FrameResult(0, "r", 1, 0.0, 1.5e9, 0.02, "e", found), result_of(1, 2)])
     recorder.close(EndOfStream(2, "r", 2, "over"))
     rows, _ = rows_in(tmp_path)
     assert rows[0]["name"] == ["cup", "disc"] and rows[0]["fine_name"] == ["red cup", "blue disc"]
@@ -226,20 +226,20 @@ def test_rows_hold_boxes(tmp_path):
     assert (rows[1]["boxes"], rows[1]["name"], rows[1]["fine_name"]) == (0, [], None)
 
 
-def test_a_disk_that_refuses_costs_answers_and_is_told(tmp_path):
+def test_results_that_cannot_be_written_count_as_failed(tmp_path):
     (tmp_path / "taken").write_text("a file where the folder should be")
     recorder = Recorder(Stream(0, "a.avi", "a.avi", SMALL), str(tmp_path / "taken"), period_s=3600)
-    recorder.append([answer_to(0, 1), answer_to(1, 2)])
+    recorder.append([result_of(0, 1), result_of(1, 2)])
     recorder.close(EndOfStream(3, "r", 2, "over"))
     state = recorder.state()
     assert state.counts == Counts(3, 0, 1, 2)
     assert state.failed and "could not be written" in state.ended
 
 
-# Processes that streams share
+# Actors shared by streams
 
 
-def test_streams_are_dealt_out_to_processes():
+def test_streams_are_distributed_round_robin():
     assert round_robin("abcde", 8) == [["a", "b", "c", "d", "e"]]
     assert round_robin("abcde", 2) == [["a", "d"], ["b", "e"], ["c"]]
     assert round_robin("abcde", 8, 2) == [["a", "c", "e"], ["b", "d"]]  # a hand for each machine
@@ -247,7 +247,7 @@ def test_streams_are_dealt_out_to_processes():
     assert round_robin("", 8, 2) == []
 
 
-def test_readers_in_one_process_are_asked_by_stream(tmp_path):
+def test_readers_in_one_process_are_called_by_stream(tmp_path):
     films = [film(tmp_path / "a.avi", 3), film(tmp_path / "b.avi", 4, first=30)]
     readers = Readers([Stream(i, spec, spec, SMALL) for i, spec in enumerate(films)])
     readers.ready()
@@ -263,16 +263,16 @@ def test_readers_in_one_process_are_asked_by_stream(tmp_path):
 def test_recorders_in_one_process_keep_streams_apart(tmp_path):
     streams = [(Stream(i, "a.avi", "a.avi", SMALL), str(tmp_path / str(i))) for i in range(2)]
     recorders = Recorders(Recorder, streams, 3600, {"weights": "none"})
-    assert recorders.call(0, "append", [answer_to(0, 1), answer_to(1, 2)]) == 2
-    assert recorders.call(1, "append", [answer_to(5, 1)]) == 1
+    assert recorders.call(0, "append", [result_of(0, 1), result_of(1, 2)]) == 2
+    assert recorders.call(1, "append", [result_of(5, 1)]) == 1
     assert recorders.call(0, "checkpoint").last == 1 and recorders.call(1, "checkpoint").last == 5
     recorders.call(0, "close", EndOfStream(2, "r", 2, "over"))
     assert recorders.call(0, "state").ended == "over" and recorders.call(1, "state").ended is None
     assert len(rows_in(tmp_path / "0")[0]) == 2
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads step aside one by one on Linux")
-def test_all_threads_of_a_process_step_aside():
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="Linux sets the priority of single threads")
+def test_all_threads_of_a_process_get_a_lower_priority():
     code = (
         "import os, threading, time; from pathlib import Path\n"
         "from labkit.fleet.cores import lower_process_priority\n"
@@ -292,7 +292,7 @@ def test_all_threads_of_a_process_step_aside():
 
 @pytest.fixture(scope="module")
 def two_nodes():
-    """A cluster on this machine, to which a second node may be added and taken from again."""
+    """A cluster on this machine; tests may add a second node and remove it."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -315,7 +315,7 @@ def cluster_of_two(two_nodes):
 
 
 def run_fleet(plan, at_each=lambda fleet, states: None):
-    """Runs a fleet to its end; calls `at_each` with every state on the way."""
+    """Run a fleet to its end; calls `at_each` with every state on the way."""
     from labkit.fleet.run_fleet import Fleet
 
     until_s = time.monotonic() + PATIENCE_S
@@ -332,7 +332,7 @@ def plan_of(sources, out, **changes):
 
 
 def assert_rows_are_right(summary, lengths):
-    """Every row belongs to its frame; in order, once; as many as were processed."""
+    """Assert that rows are in order, unique, as many as were processed, and each of its own frame."""
     folders = sorted(path for path in summary.folder.iterdir() if path.is_dir())
     for state in summary.streams:
         counts = state.counts
@@ -346,7 +346,7 @@ def assert_rows_are_right(summary, lengths):
             assert abs(int(row["name"][0]) - grey(row["frame"])) < 2
 
 
-def test_streams_run_beside_one_another_and_every_frame_is_accounted_for(cluster_of_two, tmp_path):
+def test_streams_run_in_parallel_and_every_frame_is_accounted_for(cluster_of_two, tmp_path):
     films = [film(tmp_path / f"{name}.avi", n) for name, n in (("a", 60), ("b", 15), ("c", 60))]
     films.append(str(tmp_path / "missing.avi"))
     summary = run_fleet(plan_of(films, tmp_path / "out", rung=CHEAP_GROUPS, engines=2))
@@ -359,7 +359,7 @@ def test_streams_run_beside_one_another_and_every_frame_is_accounted_for(cluster
 
 
 def once(condition, act):
-    """Calls `act` at the first state for which `condition` holds."""
+    """A callback that calls `act` at the first state for which `condition` holds."""
     done = []
 
     def at_each(fleet, states):
@@ -374,12 +374,12 @@ def half_way(states):
     return all(state.counts.processed >= 8 for state in states)
 
 
-def test_actors_that_are_killed_come_back_with_their_streams(cluster_of_two, tmp_path):
+def test_killed_actors_restart_with_their_streams(cluster_of_two, tmp_path):
     films = [film(tmp_path / f"{name}.avi", 400) for name in "abc"]
     victims = ["engines", "readers", "recorders"]
 
     def kill(fleet, states):
-        """One after another, each once all streams have gone on for a while."""
+        """Kill one actor after another, each once all streams have progressed for a while."""
         goal = 8 * (4 - len(victims)) + sum(state.restarts for state in states)
         if victims and all(state.counts.processed >= goal for state in states):
             victim = getattr(fleet, victims.pop(0))[0]
@@ -395,7 +395,7 @@ def test_actors_that_are_killed_come_back_with_their_streams(cluster_of_two, tmp
     assert all(state.restarts in (1, 2) for state in summary.streams)
 
 
-def test_readers_that_died_too_often_together_go_on_each_alone(cluster_of_two, tmp_path):
+def test_readers_that_died_together_restart_in_a_process_each(cluster_of_two, tmp_path):
     films = [film(tmp_path / f"{name}.avi", 900) for name in "abc"]
     since = []
 
@@ -421,7 +421,7 @@ def test_readers_that_died_too_often_together_go_on_each_alone(cluster_of_two, t
     assert first.ended == third.ended == "it was stopped"
 
 
-def test_a_node_that_goes_takes_no_stream_along(cluster_of_two, tmp_path):
+def test_a_lost_node_ends_no_stream(cluster_of_two, tmp_path):
     films = [film(tmp_path / f"{name}.avi", 1800) for name in "abc"]
     second = cluster_of_two.add_node(num_cpus=3, object_store_memory=80 * 2**20)
     cluster_of_two.wait_for_nodes()
@@ -434,7 +434,7 @@ def test_a_node_that_goes_takes_no_stream_along(cluster_of_two, tmp_path):
             at_removal.extend(done)
             return
         went_on = bool(at_removal) and all(map(lambda now, then: now > then + 20, done, at_removal))
-        if went_on and any(state.restarts for state in states):  # something was there to lose
+        if went_on and any(state.restarts for state in states):  # it ran a part of the fleet
             fleet.stop()
 
     summary = run_fleet(plan_of(films, tmp_path / "out", engines=2), remove)
@@ -443,7 +443,7 @@ def test_a_node_that_goes_takes_no_stream_along(cluster_of_two, tmp_path):
     assert all(state.ended == "it was stopped" for state in summary.streams)
 
 
-def test_a_node_that_goes_costs_a_batch_no_row(cluster_of_two, tmp_path):
+def test_a_lost_node_costs_a_batch_no_row(cluster_of_two, tmp_path):
     from labkit.fleet.batch.run_batch import process
     from labkit.fleet.batch.videos import Batch, scan_folder
 
@@ -478,7 +478,7 @@ def test_a_slow_recorder_slows_its_own_stream_only(cluster_of_two, tmp_path):
     assert 2 * slow.counts.processed < min(a.counts.processed, c.counts.processed)
 
 
-def test_recorders_that_are_killed_remember_what_is_over(cluster_of_two, tmp_path):
+def test_restarted_recorders_know_which_streams_are_over(cluster_of_two, tmp_path):
     films = [film(tmp_path / "short.avi", 10), film(tmp_path / "long.avi", 400)]
     killed = []
 
@@ -498,9 +498,7 @@ def test_recorders_that_are_killed_remember_what_is_over(cluster_of_two, tmp_pat
     assert_rows_are_right(summary, [10, long.counts.offered])
 
 
-def test_an_engine_comes_back_though_a_recorder_is_stuck_and_another_dead(
-    cluster_of_two, tmp_path, monkeypatch
-):
+def test_an_engine_restarts_with_one_recorder_stuck_and_one_dead(cluster_of_two, tmp_path, monkeypatch):
     monkeypatch.setattr("labkit.fleet.actors.MAX_RECORDERS", 1)
     films = [film(tmp_path / f"{name}.avi", 900) for name in ("a", "stuck", "c")]
     at_death = []
@@ -525,13 +523,13 @@ def test_an_engine_comes_back_though_a_recorder_is_stuck_and_another_dead(
             kill(fleet, states)
             assert time.monotonic() < until_s, states
             if states[0].ended:
-                break  # nobody can close the account of the one that is stuck
+                break  # the account of the stuck recorder cannot be closed
     first, _, third = fleet.summary().streams
     assert first.ended == "it was stopped" and first.restarts == 1
     assert third.failed and "recorder died" in third.ended
 
 
-def test_a_reader_that_comes_back_after_the_stop_is_stopped_too(cluster_of_two, tmp_path):
+def test_a_reader_restarted_after_stop_is_stopped_too(cluster_of_two, tmp_path):
     films = [film(tmp_path / f"{name}.avi", 900) for name in ("a", "slow")]
 
     def stop_and_kill(fleet):
@@ -545,13 +543,13 @@ def test_a_reader_that_comes_back_after_the_stop_is_stopped_too(cluster_of_two, 
     assert_rows_are_right(summary, [state.counts.offered for state in summary.streams])
 
 
-def test_engines_may_have_every_core(cluster_of_two, tmp_path):
+def test_engines_may_use_every_core(cluster_of_two, tmp_path):
     films = [film(tmp_path / f"{name}.avi", 10) for name in "abc"]
     summary = run_fleet(plan_of(films, tmp_path / "out", engines=3))  # of the 3 that there are
     assert_rows_are_right(summary, [10, 10, 10])
 
 
-def test_a_network_that_fails_costs_the_frames_it_held(cluster_of_two, tmp_path):
+def test_a_failing_network_costs_the_frames_it_held(cluster_of_two, tmp_path):
     too_bright = {"level": lambda i: 60 if i < 12 else 220}  # and stays so, however slow the machine
     films = [film(tmp_path / f"{name}.avi", 600, **too_bright) for name in "ab"]
     summary = run_fleet(plan_of(films, tmp_path / "out", rung=TOUCHY))
@@ -571,23 +569,23 @@ def test_stop_closes_every_account(cluster_of_two, tmp_path):
     assert_rows_are_right(summary, [state.counts.offered for state in summary.streams])
 
 
-def test_a_real_rung_watches_real_frames(cluster_of_two, tmp_path):
+def test_a_fleet_runs_a_real_rung(cluster_of_two, tmp_path):
     changes = {"rung": rung("resnet_linear_cpu"), "open_net": None, "seconds": 2.0, "fps": 10}
     plan = plan_of(["scenes", "photos"], tmp_path / "out", **changes)
     summary = run_fleet(plan)
     for state in summary.streams:
         assert state.counts.offered == 20
         assert 0 < state.counts.processed <= 20
-    told = json.loads((summary.folder / "fleet.json").read_text())
-    assert told["networks"]["weights"] == "shipped" or "lab" in str(told["networks"]["weights"])
+    weights = json.loads((summary.folder / "fleet.json").read_text())["networks"]["weights"]
+    assert weights == "shipped" or "lab" in str(weights)
 
 
-def test_networks_that_cannot_be_had_are_told_at_once(cluster_of_two, tmp_path):
+def test_unavailable_networks_are_reported_at_once(cluster_of_two, tmp_path):
     with pytest.raises(UnavailableError, match="GPU"):
         run_fleet(plan_of(["scenes"], tmp_path / "out", rung=rung("resnet_cuda"), open_net=None))
 
 
-def test_groups_are_for_rungs_that_take_them():
+def test_group_size_is_set_for_rungs_with_groups_only():
     assert with_group(rung("grouped_cpu"), 2).prepare.options["frames"] == 2
     with pytest.raises(UsageError, match="one frame at a time"):
         with_group(rung("batched_cpu"), 2)
@@ -601,7 +599,7 @@ def test_more_engines_than_streams_are_refused():
 # The command line
 
 
-def test_the_table_fits_eighty_columns_and_shows_no_markup():
+def test_the_table_fits_eighty_columns_and_escapes_markup():
     from rich.console import Console
 
     from labkit.cli.cmd_fleet import table
@@ -618,7 +616,7 @@ def test_the_table_fits_eighty_columns_and_shows_no_markup():
     assert "1234567" in lines[1] and "2469134" in lines[3] and "stream.sdp" in lines[1]
 
 
-def test_a_fleet_from_the_shell(tmp_path, capsys, monkeypatch):
+def test_fleet_command(tmp_path, capsys, monkeypatch):
     from labkit.cli.main import main
 
     spec = film(tmp_path / "a.avi", 20, fps=10)
@@ -637,9 +635,8 @@ def test_a_fleet_from_the_shell(tmp_path, capsys, monkeypatch):
     assert not ray.is_initialized()
 
 
-def test_a_fleet_of_nothing_but_missing_files_fails(tmp_path, capsys):
+def test_fleet_command_refuses_an_unknown_rung(tmp_path, capsys):
     from labkit.cli.main import main
 
     assert main(["fleet", str(tmp_path / "no.mp4"), "--rung", "nonsense"]) == UsageError.exit_code
     assert "no rung named" in capsys.readouterr().err
-    assert SourceError.exit_code == 3

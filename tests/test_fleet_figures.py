@@ -1,4 +1,4 @@
-"""What is measured of fleets: the time that counts, the one process beside them, and the words on both."""
+"""Benchmark of fleets: steady state, CPU usage, the single-process baseline, and how they are shown."""
 
 import multiprocessing
 import time
@@ -27,48 +27,48 @@ from fleet_pipelines import CHEAP, CHEAP_GROUPS, open_nothing, open_slow  # isor
 from test_fleet import SMALL, WORKLOAD, cluster_of_two, film, grey, two_nodes  # noqa: F401  # isort: skip
 
 
-def answers(*streams):
-    """From the times of each stream's answers, each a tenth of a second old."""
+def results(*streams):
+    """Results at the given times of each stream, each a tenth of a second old."""
     done_s = np.concatenate([np.asarray(times, float) for times in streams])
     whose = np.concatenate([np.full(len(times), i) for i, times in enumerate(streams)])
     order = np.argsort(done_s, kind="stable")
     return FleetResults(done_s[order], np.full(len(done_s), 0.1), whose[order])
 
 
-# The time that counts
+# Steady state
 
 
-def test_only_the_time_counts_in_which_all_streams_run():
+def test_steady_keeps_the_time_in_which_all_streams_run():
     first, second = np.arange(0, 10, 0.5), np.arange(3, 14, 0.5)
-    steady = answers(first, second).steady(settle_s=1.0)
+    steady = results(first, second).steady(settle_s=1.0)
     assert (steady.done_s[0], steady.done_s[-1]) == (4.0, 9.5)
     assert steady.fps == pytest.approx(4.0)
-    assert answers(first).fps == pytest.approx(2.0)
+    assert results(first).fps == pytest.approx(2.0)
 
 
-def test_streams_that_never_ran_together_are_told():
+def test_streams_that_never_ran_together_are_an_error():
     with pytest.raises(LabError, match="2 streams did not run together"):
-        answers([0, 1, 2], [5, 6, 7]).steady(0.5)
+        results([0, 1, 2], [5, 6, 7]).steady(0.5)
     with pytest.raises(LabError, match="0 streams"):
         FleetResults(np.empty(0), np.empty(0), np.empty(0, np.int64)).steady(0.5)
 
 
-def test_answers_of_a_group_count_from_group_to_group():
+def test_the_rate_is_measured_from_group_to_group():
     groups = np.repeat(np.arange(0, 2, 0.4), 4) + np.tile([0, 0.001, 0.002, 0.003], 5)
     assert rate(groups) == pytest.approx(10.0)
 
 
-def test_a_percentile_wants_answers_enough():
-    few, many = answers(np.arange(60)), answers(np.arange(64))
+def test_a_high_percentile_needs_enough_results():
+    few, many = results(np.arange(60)), results(np.arange(64))
     assert few.age_ms(50) == pytest.approx(100)
     assert few.age_ms(90) is None
     assert many.age_ms(90) == pytest.approx(100)
 
 
-# Who uses the cores
+# CPU usage
 
 
-def test_the_cores_in_use_are_told_by_kind():
+def test_cpu_usage_is_measured_by_kind():
     cpu_usage = CpuUsage()
     assert cpu_usage.cores() == {}
     cpu_usage.sample()
@@ -87,7 +87,7 @@ def test_the_cores_in_use_are_told_by_kind():
         (["/usr/bin/raylet", "--head"], RAY), ([], RAY),
     ],
 )  # fmt: skip
-def test_processes_are_known_by_their_titles(title, kind, monkeypatch):
+def test_processes_are_classified_by_title(title, kind, monkeypatch):
     from labkit.fleet.benchmark import cpu_usage
 
     process = psutil.Process()
@@ -95,11 +95,11 @@ def test_processes_are_known_by_their_titles(title, kind, monkeypatch):
     assert cpu_usage._kind(process) == kind
 
 
-# One process that does a fleet's job
+# The single-process baseline
 
 
 @pytest.mark.parametrize("rung", [CHEAP, CHEAP_GROUPS], ids=lambda rung: rung.name)
-def test_one_process_reads_in_turn_and_writes_what_a_fleet_writes(tmp_path, monkeypatch, rung):
+def test_a_single_process_reads_in_turn_and_writes_the_parts_of_a_fleet(tmp_path, monkeypatch, rung):
     films = [film(tmp_path / "a.avi", 9), film(tmp_path / "b.avi", 30, first=30)]
     plan = Plan(tuple(films), rung, WORKLOAD, out=tmp_path / "out")
     monkeypatch.setitem(single_process_module._ready, "net", 0.005)
@@ -119,7 +119,7 @@ def test_one_process_reads_in_turn_and_writes_what_a_fleet_writes(tmp_path, monk
         assert abs(int(row["name"][0]) - grey(30 + row["frame"] % 30)) < 2
 
 
-def test_a_process_of_its_own_watches_when_asked(tmp_path):
+def test_a_single_process_is_measured_several_times(tmp_path):
     spec = film(tmp_path / "a.avi", 20)
     plan = Plan((spec,), CHEAP, WORKLOAD, open_net=open_slow)  # which takes 0.05 s for each frame
     with SingleProcess(plan) as process:
@@ -132,7 +132,7 @@ def test_a_process_of_its_own_watches_when_asked(tmp_path):
     assert not multiprocessing.active_children()
 
 
-def test_a_fleet_stands_beside_one_process(cluster_of_two, tmp_path):  # noqa: F811
+def test_a_fleet_is_compared_with_a_single_process(cluster_of_two, tmp_path):  # noqa: F811
     plan = Plan((film(tmp_path / "a.avi", 90),), CHEAP, WORKLOAD, fps=20.0, open_net=open_nothing)
     done = run_rounds(plan, (2,), seconds=1.5)
     assert set(done.fleets) == set(done.single_process_fps) == {2}
@@ -141,33 +141,33 @@ def test_a_fleet_stands_beside_one_process(cluster_of_two, tmp_path):  # noqa: F
     assert done.single_process_fps[2] > 40  # at its own pace, not at the films'
 
 
-def test_a_number_of_streams_that_cannot_be_measured_is_told(cluster_of_two, tmp_path):  # noqa: F811
-    missing, told = str(tmp_path / "missing.avi"), []
+def test_streams_that_cannot_be_measured_are_reported(cluster_of_two, tmp_path):  # noqa: F811
+    missing, reported = str(tmp_path / "missing.avi"), []
     done = run_rounds(
-        Plan((missing,), CHEAP, WORKLOAD, fps=20.0, open_net=open_nothing), (1,), 1.0, told.append
+        Plan((missing,), CHEAP, WORKLOAD, fps=20.0, open_net=open_nothing), (1,), 1.0, reported.append
     )
     assert (done.fleets, done.single_process_fps) == ({}, {})
-    assert "1 streams could not be measured" in told[0] and "no file" in told[0]
+    assert "1 streams could not be measured" in reported[0] and "no file" in reported[0]
 
 
-def test_rounds_are_summed_by_their_medians_and_tell_their_spread():
-    def turn(fps, cores):
-        return fleet_benchmark._Round(answers(np.arange(0, 70 / fps, 1 / fps)), Counts(100, 70, 30, 0), cores)
+def test_rounds_are_summarised_by_median_and_interval():
+    def measured(fps, cores):
+        return fleet_benchmark._Round(results(np.arange(0, 70 / fps, 1 / fps)), Counts(100, 70, 30, 0), cores)
 
     shares = (0.9, 0.95, 0.94, 1.0, 0.96)
-    turns = [(turn(share * 20.0, {"engines": 1.8} if i else {}), 20.0) for i, share in enumerate(shares)]
-    told = fleet_benchmark._summary(1, turns)
-    assert told["share_of_single"] == pytest.approx(0.95, rel=0.01)
-    low, high = told["share_interval"]
+    rounds = [(measured(share * 20.0, {"engines": 1.8} if i else {}), 20.0) for i, share in enumerate(shares)]
+    summary = fleet_benchmark._summary(1, rounds)
+    assert summary["share_of_single"] == pytest.approx(0.95, rel=0.01)
+    low, high = summary["share_interval"]
     assert 0.88 < low < 0.95 < high < 1.02
-    assert (told["offered"], told["processed"], told["dropped"]) == (500, 350, 150)
-    assert told["cores_used"] == {"engines": 1.8}
-    assert told["age_p90_ms"] == pytest.approx(100)
-    assert told["extra_ms_per_frame"] == pytest.approx(1e3 * (1 / 19 - 1 / 20), rel=0.05)
+    assert (summary["offered"], summary["processed"], summary["dropped"]) == (500, 350, 150)
+    assert summary["cores_used"] == {"engines": 1.8}
+    assert summary["age_p90_ms"] == pytest.approx(100)
+    assert summary["extra_ms_per_frame"] == pytest.approx(1e3 * (1 / 19 - 1 / 20), rel=0.05)
 
 
 class Paced:
-    """Stands in for the one process: a rate of its own at each turn."""
+    """A fake of the single process with a given rate at each measurement."""
 
     def __init__(self, *rates):
         self.rates = iter(rates)
@@ -176,7 +176,7 @@ class Paced:
         return next(self.rates)
 
 
-def test_a_fleets_turn_stands_between_two_of_the_one_process(monkeypatch):
+def test_a_fleet_is_measured_between_two_single_process_runs(monkeypatch):
     plans = {n: Plan(("photos",) * n, CHEAP, WORKLOAD, seconds=1.0) for n in (1, 2)}
     seen = iter([20.0, 20.0, LabError("busy"), 20.0])
 
@@ -184,16 +184,16 @@ def test_a_fleets_turn_stands_between_two_of_the_one_process(monkeypatch):
         found = next(seen)
         if isinstance(found, LabError):
             raise found
-        return fleet_benchmark._Round(answers(np.arange(0, 4, 1 / found)), Counts(), {})
+        return fleet_benchmark._Round(results(np.arange(0, 4, 1 / found)), Counts(), {})
 
     monkeypatch.setattr(fleet_benchmark, "_measure_fleet", fleet)
-    heard = []
-    told = fleet_benchmark._interleaved(Paced(20.0, 30.0, 10.0, 30.0), plans, 0.5, 2, heard.append)
-    assert sorted(single for each in told for _, single in each["rounds_fps"]) == [20.0, 20.0, 25.0]
-    assert any("could not be measured: busy" in line for line in heard)
+    reported = []
+    summaries = fleet_benchmark._interleaved(Paced(20.0, 30.0, 10.0, 30.0), plans, 0.5, 2, reported.append)
+    assert sorted(single for each in summaries for _, single in each["rounds_fps"]) == [20.0, 20.0, 25.0]
+    assert any("could not be measured: busy" in line for line in reported)
 
 
-# The words
+# Tables and charts
 
 
 MEASURED = nb09_fleet.Measured(
@@ -206,9 +206,9 @@ def simulated(fps):
     return SimulationResult(fps, np.array([fps]), np.full(100, 0.05), 0.0, 0.5, 1.0)
 
 
-def test_simulation_fleet_and_one_process_stand_side_by_side():
+def test_simulation_fleet_and_single_process_are_compared():
     predicted = {1: simulated(30.0), 4: simulated(95.0), 8: simulated(95.0)}
-    fleets = {1: answers(np.arange(0, 4, 1 / 30)), 4: answers(*[np.arange(0, 4, 0.05)] * 4)}
+    fleets = {1: results(np.arange(0, 4, 1 / 30)), 4: results(*[np.arange(0, 4, 0.05)] * 4)}
     done = Rounds(30.0, {1: fleets[1], 4: fleets[4]}, {1: 90.0, 4: 88.0, 8: 88.0})
     assert done.shares[1] == pytest.approx(1.0)  # all that one stream offers
     assert done.shares[4] == pytest.approx(fleets[4].fps / 88)
@@ -226,9 +226,9 @@ def test_simulation_fleet_and_one_process_stand_side_by_side():
 
 
 @pytest.mark.parametrize("age", [False, True])
-def test_the_picture_holds_what_was_measured(age):
+def test_the_chart_shows_the_measurements(age):
     predicted = {1: simulated(30.0), 4: simulated(95.0)}
-    done = Rounds(30.0, {1: answers(np.arange(0, 4, 1 / 30))}, {1: 90.0})
+    done = Rounds(30.0, {1: results(np.arange(0, 4, 1 / 30))}, {1: 90.0})
     chart = nb09_fleet.fleet_picture(MEASURED, predicted, done, age=age)
     lines = {line.get_label(): list(line.get_ydata()) for line in chart.axes[0].get_lines()}
     assert lines["measured, through Ray"] == pytest.approx([100.0 if age else 30.0])

@@ -1,4 +1,4 @@
-"""The fleet's simulation against what can be worked out by hand."""
+"""Simulation of a fleet, compared with closed forms."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from labkit.core.errors import UsageError
 from labkit.fleet.queueing import FleetModel, ServiceTime, deployments, max_streams, simulate
 
 
-def test_one_slow_camera_gets_every_frame_named_after_one_service():
+def test_a_camera_slower_than_the_engine_loses_no_frame():
     out = simulate(FleetModel(1, fps=10, transfer_s=0.0), ServiceTime(0.02, 0.01), seconds=20)
     assert out.fps == pytest.approx(10, rel=0.02)
     assert out.dropped == pytest.approx(0, abs=0.02)
@@ -20,7 +20,7 @@ def test_transfer_adds_to_the_age():
     np.testing.assert_allclose(out.age_s, 0.035, atol=1e-9)
 
 
-def test_a_full_engine_gives_what_its_service_time_allows_and_shares_it_fairly():
+def test_a_saturated_engine_runs_at_its_service_rate_and_is_fair():
     service = ServiceTime(0.01, 0.04)  # 50 ms alone, 42.5 ms per frame in fours
     for batch, fps in ((1, 1 / 0.05), (4, 4 / 0.17)):
         out = simulate(FleetModel(8, fps=30, batch=batch), service, seconds=60)
@@ -31,7 +31,7 @@ def test_a_full_engine_gives_what_its_service_time_allows_and_shares_it_fairly()
         assert out.mean_batch == batch
 
 
-def test_batching_buys_throughput_with_age():
+def test_batching_trades_age_for_throughput():
     service = ServiceTime(0.03, 0.01)
     one, eight = (simulate(FleetModel(8, fps=30, batch=k), service, seconds=60) for k in (1, 8))
     assert eight.fps > 1.5 * one.fps
@@ -49,13 +49,13 @@ def test_a_deadline_makes_batches_larger_and_frames_older():
     assert later.fps == pytest.approx(20, rel=0.02)
 
 
-def test_two_engines_serve_twice_as_much():
+def test_two_engines_double_the_throughput():
     service = ServiceTime(0.0, 0.1)
     one, two = (simulate(FleetModel(8, fps=30, engines=n), service, seconds=60) for n in (1, 2))
     assert two.fps == pytest.approx(2 * one.fps, rel=0.02)
 
 
-def test_the_same_arguments_give_the_same_answer():
+def test_the_same_arguments_give_the_same_result():
     service = ServiceTime(0.0, 0.03, (0.9, 1.0, 1.3))
     first, again = (simulate(FleetModel(3), service, seed=4) for _ in range(2))
     np.testing.assert_array_equal(first.age_s, again.age_s)
@@ -74,7 +74,7 @@ def test_a_service_time_is_fitted_to_measured_batches():
         ServiceTime.fitted({})
 
 
-def test_how_many_streams_fit():
+def test_max_streams_meets_age_and_rate():
     service = ServiceTime(0.0, 0.01)  # 100 frames per second
     fleet = FleetModel(1, fps=10, transfer_s=0.0)
     fit = max_streams(fleet, service, age_ms=1000, fps=10)
@@ -84,7 +84,7 @@ def test_how_many_streams_fit():
     assert max_streams(fleet, service, age_ms=5, fps=10) == 0
 
 
-def test_where_the_work_is_done_decides_what_the_network_carries():
+def test_deployments_differ_in_engines_and_network_load():
     numbers = {"fps": 10, "jpeg_bytes": 50_000, "result_bytes": 500}
     all_of_it, gated, at_the_edge = deployments(10_000, 20, motion_share=0.1, **numbers)
     assert all_of_it.engines == 500
@@ -102,7 +102,7 @@ def test_where_the_work_is_done_decides_what_the_network_carries():
 @pytest.mark.parametrize(
     "wrong", [{"streams": 0}, {"streams": 1, "fps": 0}, {"streams": 1, "deadline_s": -1}], ids=str
 )
-def test_an_impossible_fleet_is_refused(wrong):
+def test_impossible_parameters_are_refused(wrong):
     with pytest.raises(UsageError):
         FleetModel(**wrong)
 

@@ -1,4 +1,4 @@
-"""Sweeps on real Ray, two nodes on one machine: every point exactly once, whatever dies."""
+"""Sweeps on a real Ray cluster of two nodes: every point exactly once, across deaths."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from records_made_up import made_up_run  # noqa: E402
 from labkit.cli.main import main  # noqa: E402
 from labkit.core.errors import UnavailableError, UsageError  # noqa: E402
 from labkit.core.machine import fingerprint  # noqa: E402
-from labkit.fleet import cluster as cluster_room  # noqa: E402
+from labkit.fleet import cluster as cluster_module  # noqa: E402
 from labkit.fleet.cluster import Node, cluster, measuring_nodes, nodes  # noqa: E402
 from labkit.fleet.guards import defer_interrupt  # noqa: E402
-from labkit.fleet.sweep import run_sweep as sweep_room  # noqa: E402
+from labkit.fleet.sweep import run_sweep as sweep_module  # noqa: E402
 from labkit.fleet.sweep.grid import Grid  # noqa: E402
 from labkit.fleet.sweep.run_sweep import sweep, unused_name  # noqa: E402
 from labkit.fleet.sweep.sweep_progress import SweepProgress  # noqa: E402
@@ -43,7 +43,7 @@ PATIENCE_S = 60.0
 
 @pytest.fixture(scope="module")
 def two_nodes():
-    """Two nodes that may measure, and this process connected to them."""
+    """A cluster of two measuring nodes that this process is connected to."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -64,7 +64,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Where the fakes leave their notes; the source of the points."""
+    """Folder of the fakes' notes; the source of the points."""
     path = tmp_path / "notes"
     path.mkdir()
     return path
@@ -77,12 +77,12 @@ def grid_of(folder, objects=(1, 2, 3, 4), **other):
 def until(true, patience_s=PATIENCE_S):
     deadline_s = time.monotonic() + patience_s
     while not true():
-        assert time.monotonic() < deadline_s, "what was waited for did not happen"
+        assert time.monotonic() < deadline_s, "the condition did not become true in time"
         time.sleep(0.02)
 
 
 def check_once(grid, store, name=None):
-    """Every point of the grid stands in the store exactly once, and so does every run."""
+    """Assert that the store holds every point of the grid exactly once, and so every run."""
     rows = sweep_points(store, name or grid.name)
     assert Counter(list(rows)) == Counter(point.key for point in grid.points)
     runs = Counter(row.run_id for row in rows.values() if row.measured)
@@ -93,7 +93,7 @@ def check_once(grid, store, name=None):
 # the grid
 
 
-def test_a_grid_is_the_product_of_its_lists_with_whole_rounds_one_after_another():
+def test_a_grid_is_the_product_of_its_lists_repeated_in_rounds():
     grid = Grid(
         (RUNG, "resnet_linear_cpu"), sizes=((64, 48), (96, 64)), objects=(1, 5),
         scenarios=("closed", "paced"), fps=5, repeats=2,
@@ -104,7 +104,7 @@ def test_a_grid_is_the_product_of_its_lists_with_whole_rounds_one_after_another(
     assert len({point.key for point in grid.points}) == 24
 
 
-def test_a_key_depends_on_what_defines_the_point_and_on_nothing_else():
+def test_a_key_depends_on_the_settings_of_a_point_alone():
     one, same = (Grid((RUNG,), objects=(3,)).points[0] for _ in range(2))
     assert one.key == same.key
     workload = one.workload
@@ -120,7 +120,7 @@ def test_a_key_depends_on_what_defines_the_point_and_on_nothing_else():
     assert one.key == "3322ad2fcf253095"  # as in the stores that there are: sweeps go on
 
 
-def test_what_is_stored_of_an_address_has_no_credentials():
+def test_stored_addresses_have_no_credentials():
     hidden = Grid((RUNG,), source="rtsp://user:secret@camera/1?key=secret").points[0]
     assert "secret" not in json.dumps(hidden.describe())
     other = Grid((RUNG,), source="rtsp://user:secret@camera/1?key=other").points[0]
@@ -137,7 +137,7 @@ def test_what_is_stored_of_an_address_has_no_credentials():
         ({"repeats": 20_000}, "20000"),
     ],
 )  # fmt: skip
-def test_a_wrong_grid_is_refused_in_words(wrong, words):
+def test_a_wrong_grid_is_refused_with_the_reason(wrong, words):
     with pytest.raises(UsageError, match=words):
         Grid(**({"rungs": (RUNG,)} | wrong))
 
@@ -145,21 +145,21 @@ def test_a_wrong_grid_is_refused_in_words(wrong, words):
 # on two nodes
 
 
-def test_the_nodes_of_the_cluster_are_seen(two_nodes):
+def test_the_nodes_of_a_cluster_are_listed(two_nodes):
     assert [(node.cpus, node.measuring) for node in nodes()] == [(1, 1), (1, 1)]
     assert measuring_nodes() == nodes()
 
 
 def test_every_point_is_measured_once_and_one_at_a_time_per_node(two_nodes, store, folder):
     grid = grid_of(folder, objects=(1, 3), repeats=2)
-    heard = Heard()
-    result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.quick, reporter=heard)
+    progress = RecordedProgress()
+    result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.quick, progress=progress)
     check_once(grid, store)
     assert [point for point, *_ in result.rows] == list(grid.points)
     assert [run.settings["objects"] for run in result.runs] == [p.workload.objects for p in grid.points]
     assert not result.failed
-    assert heard.plans == [(4, 0)]
-    assert sorted(heard.points) == sorted(point.key for point in grid.points)
+    assert progress.plans == [(4, 0)]
+    assert sorted(progress.points) == sorted(point.key for point in grid.points)
     done = fakes.ended(folder)
     assert len({note["node"] for note in done}) == 2
     assert len({note["pid"] for note in done}) == len(grid.points)  # a fresh process each
@@ -168,7 +168,7 @@ def test_every_point_is_measured_once_and_one_at_a_time_per_node(two_nodes, stor
         assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
 
 
-def test_what_is_settled_is_not_measured_again(two_nodes, store, folder):
+def test_stored_points_are_not_measured_again(two_nodes, store, folder):
     grid = grid_of(folder, objects=(1, 2))
     first = sweep(grid, store=store, address=two_nodes.address, measure=fakes.without_source)
     assert [(str(p), why) for p, why in first.failed] == [
@@ -189,7 +189,7 @@ def test_what_is_settled_is_not_measured_again(two_nodes, store, folder):
     check_once(wider, store, grid.name)
 
 
-def test_a_point_whose_process_dies_or_breaks_is_tried_again(two_nodes, store, folder):
+def test_a_point_whose_process_dies_or_breaks_is_retried(two_nodes, store, folder):
     grid = grid_of(folder, objects=(1, 2, 3))
     result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.failing_once)
     assert not result.failed
@@ -198,7 +198,7 @@ def test_a_point_whose_process_dies_or_breaks_is_tried_again(two_nodes, store, f
     assert begun == {1: 1, 2: 2, 3: 2}
 
 
-def test_a_point_that_always_dies_is_recorded_as_failed_with_its_reason(two_nodes, store, folder):
+def test_a_point_that_always_dies_is_stored_as_failed_with_the_reason(two_nodes, store, folder):
     grid = grid_of(folder, objects=(1, 2))
     result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.dying, retries=1)
     check_once(grid, store)
@@ -209,19 +209,19 @@ def test_a_point_that_always_dies_is_recorded_as_failed_with_its_reason(two_node
     assert len(fakes.executions(folder, point.key)) == 2
 
 
-def test_a_mistake_in_the_code_is_told_in_one_line(two_nodes, store, folder):
+def test_a_programming_error_is_reported_in_one_line(two_nodes, store, folder):
     grid = grid_of(folder, objects=(2,))
     result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.broken)
     assert result.failed[0][1] == f"KeyError: '{grid.points[0].key}'"
     assert len(fakes.executions(folder)) == 1
 
 
-def test_a_node_that_leaves_takes_no_point_with_it(two_nodes, store, folder):
+def test_a_lost_node_costs_no_point(two_nodes, store, folder):
     grid = grid_of(folder, objects=(2, 1), repeats=3)
     third = two_nodes.add_node(num_cpus=1, resources={"measuring": 1})
     try:
         gone = Leaving(two_nodes, third, folder)
-        result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.waiting, reporter=gone)
+        result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.waiting, progress=gone)
     finally:
         if third in two_nodes.worker_nodes:
             two_nodes.remove_node(third, allow_graceful=False)
@@ -237,14 +237,14 @@ def test_points_that_no_node_can_measure_fail_with_the_reason(two_nodes, store, 
     result = sweep(cuda, store=store, address=two_nodes.address, measure=fakes.quick)
     assert "a GPU" in result.failed[0][1]
     grid = grid_of(folder, objects=(2,))
-    monkeypatch.setattr(sweep_room, "nodes", list)  # as if every node had left
-    monkeypatch.setattr(sweep_room, "POLL_S", 0.1)
+    monkeypatch.setattr(sweep_module, "nodes", list)  # as if every node had left
+    monkeypatch.setattr(sweep_module, "POLL_S", 0.1)
     result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.waiting, grace_s=0.3)
     assert "no node that can measure it was left" in result.failed[0][1]
 
 
-def test_without_a_measuring_node_the_line_that_starts_one_is_told(two_nodes, store, folder, monkeypatch):
-    monkeypatch.setattr(cluster_room, "nodes", lambda: [Node("a", "host", 4, 0, 0)])
+def test_without_a_measuring_node_the_error_says_how_to_start_one(two_nodes, store, folder, monkeypatch):
+    monkeypatch.setattr(cluster_module, "nodes", lambda: [Node("a", "host", 4, 0, 0)])
     with pytest.raises(UnavailableError, match=r"ray start .*--resources='\{\"measuring\": 1\}'"):
         sweep(grid_of(folder), store=store, address=two_nodes.address, measure=fakes.quick)
 
@@ -266,7 +266,7 @@ def test_a_real_rung_is_measured_as_without_ray(two_nodes, store, tmp_path):
     assert run.fingerprint["cpu"] == here["cpu"]
 
 
-def test_a_driver_killed_half_way_goes_on_with_what_is_left(two_nodes, store, folder):
+def test_a_killed_sweep_is_resumed(two_nodes, store, folder):
     sizes, boxes = "64x48", "1,3,4,2"  # the last one waits
     arguments = ["sweep", RUNG, "--size", sizes, "--objects", boxes, "--source", str(folder)]
     arguments += ["--model-set", "lab", "--name", "killed", "--address", two_nodes.address]
@@ -297,25 +297,25 @@ def test_ctrl_c_ends_cleanly_and_leaves_nothing_behind(store, folder):
     with running("waiting", *arguments, home=store.path.parent) as driver:
         until(lambda: len(sweep_points(store, name)) == 1 and len(fakes.executions(folder)) >= 2)
         started = psutil.Process(driver.pid)
-        family = started.children(recursive=True)
-        assert any("raylet" in process.name() for process in family)
-        places = {c.laddr for p in [started, *family] for c in connections(p) if c.status == "LISTEN"}
+        processes = started.children(recursive=True)
+        assert any("raylet" in process.name() for process in processes)
+        places = {c.laddr for p in [started, *processes] for c in connections(p) if c.status == "LISTEN"}
         assert {place.ip for place in places} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
         driver.send_signal(signal.SIGINT)
         out, err = driver.communicate(timeout=60)
     assert driver.returncode == 130
-    told = " ".join(err.split())  # lines are wrapped
-    assert "1 of 2 points are kept" in told
-    assert "the same command resumes" in told
+    message = " ".join(err.split())  # lines are wrapped
+    assert "1 of 2 points are kept" in message
+    assert "the same command resumes" in message
     assert "Traceback" not in out + err
-    _, left = psutil.wait_procs(family, timeout=20)
+    _, left = psutil.wait_procs(processes, timeout=20)
     assert not left
     assert not list(Path("/tmp").glob(f"labkit-ray-{driver.pid}-*"))
 
 
 @pytest.mark.skipif(psutil.virtual_memory().available < 12 * 2**30, reason="needs 12 GiB of free memory")
-def test_a_point_for_which_memory_runs_out_fails_with_the_reason_and_no_other(store, folder):
-    """Ray kills it for real, at a bound not far above what the machine holds now."""
+def test_only_the_point_that_runs_out_of_memory_fails(store, folder):
+    """Ray kills its process at a memory threshold a little above the current use."""
     memory = psutil.virtual_memory()
     bound = (memory.total - memory.available + 3 * 2**30) / memory.total
     arguments = ["sweep", RUNG, "--size", "64x48", "--objects", "1,2,3", "--source", str(folder)]
@@ -334,7 +334,7 @@ def test_a_point_for_which_memory_runs_out_fails_with_the_reason_and_no_other(st
     assert "Traceback" not in out + err
 
 
-def test_ctrl_c_waits_until_ray_is_whole_and_a_second_one_does_not():
+def test_ctrl_c_is_deferred_and_a_second_one_is_not():
     went_on = []
 
     def interrupted(times):
@@ -350,7 +350,7 @@ def test_ctrl_c_waits_until_ray_is_whole_and_a_second_one_does_not():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_what_ray_says_of_its_workers_stays_out_of_the_users_output(tmp_path):
+def test_messages_of_ray_stay_out_of_the_output(tmp_path):
     code = """
 import time
 from labkit.fleet.cluster import cluster
@@ -372,20 +372,20 @@ def test_a_wrong_address_is_refused(address):
         pass
 
 
-def test_an_address_where_nothing_answers_is_told_soon():
+def test_an_address_without_a_server_is_reported_soon():
     with pytest.raises(UnavailableError, match=r"reached at 127.0.0.1:9 .*a cluster begins with: ray start"):
-        cluster_room._connect(ray, "127.0.0.1:9")
+        cluster_module._connect(ray, "127.0.0.1:9")
 
 
-def test_something_else_at_the_address_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(cluster_room, "ANSWER_TIMEOUT_S", 3.0)
+def test_a_server_that_is_not_ray_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(cluster_module, "ANSWER_TIMEOUT_S", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         address = f"127.0.0.1:{deaf.getsockname()[1]}"
         with pytest.raises(UnavailableError, match=r"does not answer as Ray within 3 s"):
-            cluster_room._connect(ray, address)
+            cluster_module._connect(ray, address)
 
 
-def test_ray_that_is_missing_is_told_with_how_to_install_it(monkeypatch):
+def test_without_ray_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UnavailableError, match=r"pip install 'labkit\[scale\]'"), cluster():
         pass
@@ -401,21 +401,21 @@ def test_ray_that_is_missing_is_told_with_how_to_install_it(monkeypatch):
         (["--address", "nonsense"], "HOST:PORT"),
     ],
 )  # fmt: skip
-def test_a_mistake_on_the_command_line_is_one_sentence(arguments, words, capsys):
+def test_command_line_errors_are_one_sentence(arguments, words, capsys):
     assert main(["sweep", *arguments]) == 2
-    told = capsys.readouterr()
-    assert words in told.err
-    assert "Traceback" not in told.err + told.out
+    shown = capsys.readouterr()
+    assert words in shown.err
+    assert "Traceback" not in shown.err + shown.out
 
 
-def test_a_name_that_is_taken_gets_a_number(store):
+def test_a_name_that_is_used_gets_a_number(store):
     assert unused_name(store, "a") == "a"
     for name in ("a", "a-2"):
         keep_point(store, name, "key", {}, made_up_run())
     assert unused_name(store, "a") == "a-3"
 
 
-class Heard(SweepProgress):
+class RecordedProgress(SweepProgress):
     def __init__(self):
         self.plans, self.points = [], []
 
@@ -428,7 +428,7 @@ class Heard(SweepProgress):
 
 
 class Leaving(SweepProgress):
-    """Kills a node as soon as it has begun a point; then nothing waits any more."""
+    """Kills a node once it has begun a point, and then ends all waiting."""
 
     def __init__(self, made, node, folder):
         import threading
@@ -455,7 +455,7 @@ class Leaving(SweepProgress):
 
 @contextmanager
 def running(fake, *arguments, home, **settings):
-    """The command line in a process of its own, with a fake in place of measuring; ended with the test."""
+    """Run the command line in another process with a fake measurement; killed at the end."""
     driver = subprocess.Popen(
         [sys.executable, str(TESTS / "sweep_driver.py"), fake, *arguments],
         stdout=subprocess.PIPE,

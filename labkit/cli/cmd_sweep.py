@@ -185,7 +185,7 @@ def _measured(
         try:
             return run_sweep(
                 grid, store=store, name=name, address=address, retry_failed=retry_failed,
-                dashboard=dashboard, reporter=bar,
+                dashboard=dashboard, progress=bar,
             )  # fmt: skip
         except KeyboardInterrupt:
             way = f"the same command with --name {name}, without --again," if again else "the same command"

@@ -165,7 +165,7 @@ def _start(ray: Any, folder: Path, dashboard: bool, object_store_bytes: int) -> 
     if dashboard:
         _check_dashboard()
     advice = "free some memory and disk, end programs that keep all cores busy, then try again"
-    with _explained("cannot start Ray on this machine", advice), defer_interrupt():
+    with _unavailable_if_failed("cannot start Ray on this machine", advice), defer_interrupt():
         ray.init(
             "local",
             num_cpus=available_cores(),
@@ -181,7 +181,7 @@ def _start(ray: Any, folder: Path, dashboard: bool, object_store_bytes: int) -> 
 
 
 def _connect(ray: Any, address: str) -> None:
-    with _explained(f"no Ray cluster can be reached at {address}", JOIN_LINES):
+    with _unavailable_if_failed(f"no Ray cluster can be reached at {address}", JOIN_LINES):
         if address != "auto":
             host, port = address.rsplit(":", 1)
             socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
@@ -221,12 +221,12 @@ def _set_token() -> None:
 
 
 @contextmanager
-def _explained(what: str, advice: str) -> Iterator[None]:
+def _unavailable_if_failed(problem: str, advice: str) -> Iterator[None]:
     """Turn any exception of a failing Ray into an `UnavailableError` of one sentence."""
     try:
         yield
     except Exception as error:
-        raise UnavailableError(f"{what} ({first_line(error).rstrip('.')}); {advice}") from error
+        raise UnavailableError(f"{problem} ({first_line(error).rstrip('.')}); {advice}") from error
 
 
 def _check_address(address: str) -> None:

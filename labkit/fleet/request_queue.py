@@ -26,7 +26,7 @@ class RequestQueue:
         batch, batch_begun_s: results to be sent together, and when the first of them was added.
         unconfirmed: futures of batches that the recorder has not confirmed.
         end: how the stream ended; None while it runs.
-        closed: whether the recorder was told of the end.
+        closed: True once the recorder has been sent the end, or is lost.
     """
 
     reader: StreamHandle

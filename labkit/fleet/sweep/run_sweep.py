@@ -74,7 +74,7 @@ def sweep(
     address: str | None = None,
     retry_failed: bool = False,
     dashboard: bool = False,
-    reporter: SweepProgress | None = None,
+    progress: SweepProgress | None = None,
     measure: Measure = measure_point,
     retries: int = RETRIES,
     grace_s: float = GRACE_S,
@@ -88,7 +88,7 @@ def sweep(
         address: of a Ray cluster; None starts Ray on this machine.
         retry_failed: also measure the points that failed before.
         dashboard: see `labkit.fleet.cluster.cluster`.
-        reporter: told of each point.
+        progress: called for each point.
         measure: measures a point on a node; a function at the top level of a module.
         retries: of a point after a `WorkerError` or a death.
         grace_s: how long a point waits when no node that could measure it is left.
@@ -96,16 +96,16 @@ def sweep(
     Raises:
         UnavailableError: Ray is missing, the cluster does not answer, or no node of it measures.
     """
-    name, reporter = name or grid.name, reporter or SweepProgress()
+    name, progress = name or grid.name, progress or SweepProgress()
     known = sweep_points(store, name)
     todo = [p for p in grid.points if p.key not in known or (retry_failed and not known[p.key].measured)]
-    reporter.planned(len(grid.points), len(grid.points) - len(todo))
+    progress.planned(len(grid.points), len(grid.points) - len(todo))
     if todo:
         with cluster(address, dashboard=dashboard) as ray:
             tasks = _Tasks(ray, measuring_nodes(), measure, retries, grace_s)
             for point, result in tasks.results(todo):
                 row, run = keep_point(store, name, point.key, point.describe(), result)
-                reporter.stored(point, row, run)
+                progress.stored(point, row, run)
     known = sweep_points(store, name)
     rows = [(point, known[point.key]) for point in grid.points if point.key in known]
     full = ((p, row, None if row.run_id is None else store.run(row.run_id)) for p, row in rows)
