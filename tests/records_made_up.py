@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from labkit.results.records import Comparison, Fidelity, Run
+from labkit.results.records import Agreement, Comparison, Run
 
 MACHINE = {"cpu": "Example CPU 3000", "cores": 8, "os": "Linux 6.1", "gpu": None}
 
@@ -42,7 +42,7 @@ def made_up_run(
         "settings": {"device": "cpu", "weights": "random", "model_set": "full", "size": [640, 480]},
         "source": {"spec": "scenes", "sha256": "ab" * 32},
         "limit": {"gflop_per_frame": 10.0, "peak_gflops": 1000.0},
-        "fidelity": None if agreement is None else Fidelity("opencv", 32, agreement, None, 1e-4, 0),
+        "agreement": None if agreement is None else Agreement("opencv", 32, agreement, None, 1e-4, 0),
         "accuracy": {},
         "fingerprint": MACHINE,
     }

@@ -10,7 +10,7 @@ from labkit.bench import accuracy
 from labkit.bench.agreement import Answers
 from labkit.core.errors import ResultsError, UsageError
 from labkit.lessons import nb06_accuracy as judging
-from labkit.results.ablation import Estimate, Judged, from_csv, sentences, to_csv
+from labkit.results.ablation import AblationRow, Estimate, from_csv, sentences, to_csv
 from labkit.results.plots.robustness import robustness
 
 pytest.importorskip("torchmetrics")
@@ -19,7 +19,7 @@ pytest.importorskip("pycocotools")
 
 def made_up(change="as it is", noise=0.0, lost=(0.0, 0.0, 0.0), value=0.9):
     figure = Estimate(value, value - 0.02, value + 0.02)
-    return Judged(
+    return AblationRow(
         change, f"what {change} is", noise, 100, figure, figure, figure, Estimate(0.001), Estimate(*lost)
     )
 
@@ -59,7 +59,7 @@ def test_a_table_reads_back_and_another_file_is_refused():
     assert [row.lost_map for row in read] == [row.lost_map for row in ROWS]
     assert [row.change for row in read] == [row.change for row in ROWS]
     for text in ("a,b\n1,2\n", to_csv(ROWS).replace("0.900000", "x"), to_csv(ROWS)[:-60]):
-        with pytest.raises(ResultsError, match="no table of judged changes"):
+        with pytest.raises(ResultsError, match="no ablation table"):
             from_csv(text)
 
 

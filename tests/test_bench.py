@@ -17,7 +17,7 @@ from labkit.core.errors import SourceError, UnavailableError, UsageError
 from labkit.core.lock import machine_lock
 from labkit.core.types import Detections, Preparation, Rung, Workload
 from labkit.pipelines.ladder import rung
-from labkit.results.records import Fidelity
+from labkit.results.records import Agreement
 from labkit.results.store import Store
 
 from conftest import TINY  # isort: skip
@@ -65,7 +65,7 @@ def test_every_rung_leaves_a_row_with_all_that_belongs_to_it(outcome):
         row = run.to_json()
         for key in (
             "rung", "stage", "device", "model_set", "weights", "source", "source_sha256", "objects",
-            "scenario", "n_frames", "fps", "latency_ms", "spans_ms", "fidelity", "noisy", "fingerprint",
+            "scenario", "n_frames", "fps", "latency_ms", "spans_ms", "agreement", "noisy", "fingerprint",
         ):  # fmt: skip
             assert row[key] is not None, key
         assert set(row["latency_ms"]) >= {"p50", "p90", "p99"}
@@ -77,11 +77,11 @@ def test_every_rung_leaves_a_row_with_all_that_belongs_to_it(outcome):
         assert run.offered == run.n_frames + run.dropped + run.failed
 
 
-def test_fidelity_is_measured_against_the_reference(outcome):
+def test_agreement_is_measured_against_the_reference(outcome):
     runs = {run.rung: run for run in outcome[0].runs}
-    assert runs["resnet_pil_cpu"].fidelity.relative_error == 0
-    assert runs["resnet_opencv_cpu"].fidelity.reference == "resnet_pil_cpu"
-    assert runs["resnet_opencv_cpu"].fidelity.relative_error > 0
+    assert runs["resnet_pil_cpu"].agreement.relative_error == 0
+    assert runs["resnet_opencv_cpu"].agreement.reference == "resnet_pil_cpu"
+    assert runs["resnet_opencv_cpu"].agreement.relative_error > 0
 
 
 def test_comparisons_follow_what_a_rung_changes(outcome):
@@ -139,7 +139,7 @@ def test_comparing_two_by_name():
     twice = replace(TURNS, processes=2)
     result = run_comparison("resnet_opencv_cpu", "resnet_linear_cpu", workload=WORK, turns=twice)
     assert (result.a, result.b) == ("resnet_opencv_cpu", "resnet_linear_cpu")
-    assert result.fidelity.reference == "resnet_pil_cpu"
+    assert result.agreement.reference == "resnet_pil_cpu"
 
 
 def test_different_work_is_not_compared():
@@ -276,4 +276,4 @@ def test_how_long_turns_will_take_is_what_they_take():
 
 
 def perfect():
-    return Fidelity("resnet_pil_cpu", 1, 1.0, None, 0.0, 0)
+    return Agreement("resnet_pil_cpu", 1, 1.0, None, 0.0, 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.bench.agreement import fidelity
+from labkit.bench.agreement import measure_agreement
 from labkit.bench.session import Session
 from labkit.core.errors import UnavailableError
 from labkit.core.requirements import unmet_requirement
@@ -93,10 +93,10 @@ def test_a_gpu_rung_agrees_with_its_reference(row, machine, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as shipped, convolutions round to it
     frames, wanted = machine.reference(row.reference)
     got = machine.session(row, frames).answers(frames)
-    result = fidelity(wanted, got)
+    result = measure_agreement(wanted, got)
     assert result.nan_count == 0
     if row.prepare.precision == "fp32":
-        assert result.agreement >= 0.99
+        assert result.share >= 0.99
     else:  # of two queries nearly alike rounding decides which one wins, not how high the best scores are
         for a, b in zip(wanted.found, got.found, strict=True):
             np.testing.assert_allclose(np.sort(a.score), np.sort(b.score), atol=0.02)
@@ -150,10 +150,10 @@ def test_the_origins_streams_race_when_preprocessing_is_late():
     frames = REAL.frames(3, seed=10)
     session = REAL.session(RACES, frames)
     wanted = REAL.session("filter_baseline_cuda", frames).answers(frames)
-    assert fidelity(wanted, session.answers(frames)).agreement >= 0.99  # luck, and it mostly holds
+    assert measure_agreement(wanted, session.answers(frames)).share >= 0.99  # luck, and it mostly holds
     detector = session.prepared.net.inner.detector
     detector.preprocess = written_late(detector.preprocess, CYCLES)
-    assert fidelity(wanted, session.answers(frames)).relative_error > 0.05
+    assert measure_agreement(wanted, session.answers(frames)).relative_error > 0.05
 
 
 def streams_of(depth):
@@ -205,8 +205,8 @@ def test_the_origins_way_gives_the_right_filter(machine):
 def test_fp32_as_shipped_rounds_convolutions_and_finds_the_same():
     frames, wanted = REAL.reference("baseline_combined_cpu")
     assert torch.backends.cudnn.allow_tf32
-    result = fidelity(wanted, REAL.session("batched_cuda", frames).answers(frames))
-    assert result.agreement >= 0.99
+    result = measure_agreement(wanted, REAL.session("batched_cuda", frames).answers(frames))
+    assert result.share >= 0.99
     assert 1e-6 < result.relative_error < 2e-2
 
 

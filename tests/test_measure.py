@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from labkit.bench import noise as noise_module
-from labkit.bench.agreement import Answers, fidelity, match, relative_error
+from labkit.bench.agreement import Answers, match, measure_agreement, relative_error
 from labkit.bench.context import Examiner
 from labkit.bench.frames import collect, frames_sha256
 from labkit.bench.interleave import Turns, compare, take_turns
@@ -26,7 +26,7 @@ from labkit.core.gpu import gpu_noise_reasons
 from labkit.core.machine import fingerprint, fingerprint_differences, machine_name
 from labkit.core.types import Detections, Preparation, Rung, Workload
 from labkit.pipelines.ladder import rung
-from labkit.results.records import Fidelity
+from labkit.results.records import Agreement
 
 from conftest import TINY, make_frame  # isort: skip
 
@@ -231,9 +231,9 @@ def test_turns_come_in_random_order_and_equal_number():
 
 
 def test_a_rung_that_disagrees_claims_no_gain():
-    fidelities = {"b": Fidelity("a", 8, 0.5, None, 0.9, 0)}
+    agreements = {"b": Agreement("a", 8, 0.5, None, 0.9, 0)}
     turners = {"a": Noisy(0.010, 1), "b": Noisy(0.005, 2)}
-    result = compare("a", turners, Turns(rounds=9, frames=4), fidelities=fidelities)[0]
+    result = compare("a", turners, Turns(rounds=9, frames=4), agreements=agreements)[0]
     assert not result.agrees
     assert "no like-for-like gain" in result.sentence
 
@@ -267,20 +267,20 @@ def test_matching_uses_each_box_once_and_respects_labels():
     assert match(found(), b) == []
 
 
-def test_fidelity_counts_boxes_names_and_nan():
+def test_agreement_counts_boxes_names_and_nan():
     a = Answers(
         "a", [found((0, 0, 10, 10), (20, 20, 30, 30), fine=[5, 6])], {"x": [np.ones((2, 4), np.float32)]}
     )
     raw = np.ones((2, 4), np.float32)
     raw[0, 0] = 1.2
     b = Answers("b", [found((0, 0, 10, 9), (70, 70, 80, 80), fine=[5, 6])], {"x": [raw]})
-    result = fidelity(a, b)
-    assert (result.agreement, result.same_name, result.nan_count) == (0.5, 1.0, 0)
+    result = measure_agreement(a, b)
+    assert (result.share, result.same_name, result.nan_count) == (0.5, 1.0, 0)
     assert result.relative_error == pytest.approx(0.2 / np.sqrt(8))
     assert not result.agrees
     raw[1, 1] = np.nan
-    assert fidelity(a, b).nan_count == 1
-    assert fidelity(a, a).agrees
+    assert measure_agreement(a, b).nan_count == 1
+    assert measure_agreement(a, a).agrees
 
 
 def test_relative_error_of_batched_and_single_outputs_is_that_of_all_rows():

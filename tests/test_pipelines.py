@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.bench.agreement import Answers, fidelity
+from labkit.bench.agreement import Answers, measure_agreement
 from labkit.bench.load import Clock
 from labkit.bench.plan import Plan
 from labkit.bench.session import Session
@@ -116,9 +116,9 @@ LOWER = [r for r in LADDER if r.prepare.precision in ("bf16", "fp16")]
 
 @pytest.mark.parametrize("row", [able(r) for r in FP32 if r.prepare.task != "classify"])
 def test_fp32_rungs_agree_with_their_reference_to_a_thousandth(row, answers):
-    result = fidelity(answers(row.reference), answers(row.name))
+    result = measure_agreement(answers(row.reference), answers(row.name))
     assert result.nan_count == 0
-    assert result.agreement == 1
+    assert result.share == 1
     if row.prepare.preprocess in ("torch", "pinned"):  # torch shrinks crops in another way than OpenCV
         assert result.relative_error < 0.05
     else:  # a GPU adds up in another order
@@ -146,8 +146,8 @@ def test_gpu_rungs_give_their_references_answers_on_the_cpu(row, on_cpu, answers
     workload = Workload(weights="random", size=TINY, objects=3)
     got = Session(on_cpu(row.name), workload, frames).answers(frames)
     reference = "resnet_opencv_cpu" if row.prepare.task == "classify" else row.reference
-    result = fidelity(answers(reference), got)
-    assert result.agreement == 1
+    result = measure_agreement(answers(reference), got)
+    assert result.share == 1
     assert result.nan_count == 0
     assert result.same_name in (None, 1.0)
     if row.prepare.form == "parts":
@@ -170,7 +170,7 @@ def test_the_whole_frame_module_is_the_parts_in_one(objects, size, on_cpu):
 
 @pytest.mark.parametrize("row", [able(r) for r in LOWER])
 def test_half_precision_rungs_stay_near_their_reference(row, answers):
-    result = fidelity(answers(row.reference), answers(row.name))
+    result = measure_agreement(answers(row.reference), answers(row.name))
     assert result.nan_count == 0
     if (
         row.prepare.form == "parts"
@@ -180,7 +180,7 @@ def test_half_precision_rungs_stay_near_their_reference(row, answers):
 
 @pytest.mark.parametrize("name", ["resnet_opencv_cpu", "resnet_linear_cpu"])
 def test_other_resizing_is_measured_and_not_nothing(name, answers):
-    result = fidelity(answers("resnet_pil_cpu"), answers(name))
+    result = measure_agreement(answers("resnet_pil_cpu"), answers(name))
     assert 0 < result.relative_error < 0.5
 
 
@@ -292,8 +292,8 @@ def test_an_engine_answers_groups_as_it_answers_single_frames(precision, error, 
     for together in (2, 4):
         row = in_groups("grouped_bf16_cpu", together)
         row = dataclasses.replace(row, prepare=dataclasses.replace(row.prepare, precision=precision))
-        result = fidelity(single, Session(row, workload, frames).answers(frames))
-        assert result.agreement >= agree
+        result = measure_agreement(single, Session(row, workload, frames).answers(frames))
+        assert result.share >= agree
         assert result.nan_count == 0
         assert result.relative_error < error
 

@@ -318,18 +318,18 @@ def test_every_picture_of_a_rung_that_loses_bears_its_mark_and_says_why() -> Non
 
 def test_what_answers_are_worth_is_told_in_cells() -> None:
     run = judged("int8", 0.836, 0.014)
-    assert answers.precision_told(run) == "0.836! (0.816 to 0.856)"
-    assert answers.names_told(run) == "-"
+    assert answers.format_precision(run) == "0.836! (0.816 to 0.856)"
+    assert answers.format_names(run) == "-"
     fewer = made_up_run("a", accuracy={"top1": 0.9, "top1_loss": 0.03, "loses": True})
-    assert (answers.precision_told(fewer), answers.names_told(fewer)) == ("-", "90.0%!")
-    assert answers.those_that_lose([fewer, run]).endswith(
+    assert (answers.format_precision(fewer), answers.format_names(fewer)) == ("-", "90.0%!")
+    assert answers.describe_losses([fewer, run]).endswith(
         "(a 3.0% of right names; int8 1.4 points of mAP@[.5:.95])"
     )
-    assert answers.those_that_lose([judged("exact", 0.85, 0.0)]) == ""
+    assert answers.describe_losses([judged("exact", 0.85, 0.0)]) == ""
     other_names = made_up_run("c", accuracy={"map_loss": 0.001, "names_changed": 0.021, "loses": True})
-    assert answers.loss_told(other_names) == "2.1% of names changed"
+    assert answers.format_loss(other_names) == "2.1% of names changed"
     loose = made_up_run("b", accuracy={"map_50_loss": 0.02, "map_loss": 0.01, "loses": True})
-    assert answers.loss_told(loose) == "2.0 points of mAP@0.5"
+    assert answers.format_loss(loose) == "2.0 points of mAP@0.5"
 
 
 def test_it_is_told_on_what_answers_were_judged() -> None:
@@ -337,11 +337,11 @@ def test_it_is_told_on_what_answers_were_judged() -> None:
         settings={"preparation": {"task": "classify"}}, accuracy={"n_scenes": 466, "top1": 1.0}
     )
     photographs = made_up_run(accuracy={"on": "photographs", "n_images": 50, "map": 0.4})
-    assert answers.judged_on([judged("a", 0.8, 0.0), judged("b", 0.8, 0.0), whole, photographs]) == (
+    assert answers.evaluated_on([judged("a", 0.8, 0.0), judged("b", 0.8, 0.0), whole, photographs]) == (
         "the lab's small models, prepared alike, on 100 drawn scenes and 466 objects cut from drawn "
         "scenes; the same weights on 50 photographs"
     )
-    assert answers.judged_on([made_up_run()]) == ""
+    assert answers.evaluated_on([made_up_run()]) == ""
 
 
 def test_speeds_far_apart_stand_on_a_logarithmic_axis_that_says_so() -> None:

@@ -155,7 +155,7 @@ def test_a_forecast_made_after_a_result_is_shown_and_not_counted():
     (outcome,) = known.outcomes
     assert outcome.seen
     assert "after a result was known" in outcome.verdict
-    assert known.judged == ()
+    assert known.settled == ()
     assert "1 made too late" in known.sentence
 
 
@@ -172,7 +172,7 @@ def test_old_notes_of_another_kind_do_no_harm():
 
 
 def test_nothing_asked_is_said():
-    assert calibration([]).sentence == "No forecast has been judged yet."
+    assert calibration([]).sentence == "No forecast has been measured yet."
     with pytest.raises(UsageError, match="no question"):
         forecasts(calibration([]))
 

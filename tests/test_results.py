@@ -51,7 +51,7 @@ def lab(tmp_path: Path) -> Store:
 
 
 def assert_same_run(a: Run, b: Run) -> None:
-    for name in (*codec.RUN_PLAIN, "settings", "source", "limit", "fidelity", "accuracy", "disturbances"):
+    for name in (*codec.RUN_PLAIN, "settings", "source", "limit", "agreement", "accuracy", "disturbances"):
         assert getattr(a, name) == getattr(b, name), name
     one, other = codec.run_series(a), codec.run_series(b)
     assert one.keys() == other.keys()
@@ -75,10 +75,10 @@ def test_a_run_comes_back_as_it_was(lab: Store) -> None:
 
 
 def test_a_comparison_comes_back_as_it_was(lab: Store) -> None:
-    saved = lab.add_comparison(made_up_comparison(fidelity=made_up_run().fidelity))
+    saved = lab.add_comparison(made_up_comparison(agreement=made_up_run().agreement))
     back = lab.comparisons(a="opencv", b="tuned")[0]
     assert back.sentence == saved.sentence
-    assert back.fidelity == saved.fidelity
+    assert back.agreement == saved.agreement
     assert (back.id, back.created) == (saved.id, saved.created)
     np.testing.assert_array_equal(back.a_s, saved.a_s)
     np.testing.assert_array_equal(lab.comparison(1).b_s, saved.b_s)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from labkit.core.boxes import box_iou
 from labkit.core.types import Detections
-from labkit.results.records import Fidelity
+from labkit.results.records import Agreement
 
 IOU = 0.5
 
@@ -50,7 +50,7 @@ def match(reference: Detections, other: Detections) -> list[tuple[int, int]]:
     return pairs
 
 
-def fidelity(reference: Answers, other: Answers) -> Fidelity:
+def measure_agreement(reference: Answers, other: Answers) -> Agreement:
     """Agreement of `other` with `reference` on the same frames."""
     wanted = matched = named = same_name = 0
     for a, b in zip(reference.found, other.found, strict=True):
@@ -60,10 +60,10 @@ def fidelity(reference: Answers, other: Answers) -> Fidelity:
         if a.fine_label is not None and b.fine_label is not None:
             named += len(pairs)
             same_name += sum(int(a.fine_label[i] == b.fine_label[j]) for i, j in pairs)
-    return Fidelity(
+    return Agreement(
         reference=reference.rung,
         n_frames=len(reference.found),
-        agreement=matched / wanted if wanted else 1.0,
+        share=matched / wanted if wanted else 1.0,
         same_name=same_name / named if named else None,
         relative_error=relative_error(reference.raw, other.raw),
         nan_count=sum(int((~np.isfinite(x)).sum()) for parts in other.raw.values() for x in parts),

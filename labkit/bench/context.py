@@ -17,7 +17,7 @@ from labkit.bench.worker import Worker
 from labkit.core.lock import lock_holder
 from labkit.core.types import Frame, Rung, Workload
 from labkit.models.weights import Weights
-from labkit.results.records import Fidelity
+from labkit.results.records import Agreement
 from labkit.results.store import Store
 
 
@@ -25,7 +25,7 @@ from labkit.results.store import Store
 class Checks:
     """What is known of the rungs' answers when their speeds are compared."""
 
-    fidelities: Mapping[str, Fidelity]
+    agreements: Mapping[str, Agreement]
     scores: Mapping[str, Mapping[str, Any]]
 
     def agrees(self, name: str, settings: Mapping[str, Any]) -> bool:
@@ -35,10 +35,10 @@ class Checks:
         weights are random. With random weights the best queries differ by less than rounding, so
         which of them win says nothing; there only numbers that are no numbers count.
         """
-        fidelity_, score = self.fidelities[name], self.scores.get(name) or {}
+        agreement, score = self.agreements[name], self.scores.get(name) or {}
         if settings.get("weights") == "random" and "loses" in score:
-            return not score["loses"] and fidelity_.nan_count == 0
-        return fidelity_.agrees and not score.get("loses", False)
+            return not score["loses"] and agreement.nan_count == 0
+        return agreement.agrees and not score.get("loses", False)
 
 
 @dataclass(frozen=True)

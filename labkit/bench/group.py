@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from labkit.bench.accuracy import for_a_row
-from labkit.bench.agreement import Answers, fidelity
+from labkit.bench.agreement import Answers, measure_agreement
 from labkit.bench.context import Checks, Job
 from labkit.bench.evaluate import examine
 from labkit.bench.interleave import compare
@@ -21,7 +21,7 @@ from labkit.core.machine import fingerprint
 from labkit.core.types import Rung
 from labkit.models.flops import gflop_per_frame, mb_per_frame
 from labkit.pipelines.ladder import rung as rung_named
-from labkit.results.records import Fidelity, Run
+from labkit.results.records import Agreement, Run
 from labkit.results.result_set import ResultSet
 
 TIME_IS_UP = "left out, the time of this benchmark was up"
@@ -35,7 +35,7 @@ def measure_family(family: Sequence[Rung], job: Job, outcome: ResultSet) -> None
     """
     before = {run.rung for run in outcome.runs}
     known: dict[str, Answers] = {}
-    fidelities: dict[str, Fidelity] = {}
+    agreements: dict[str, Agreement] = {}
     scores: dict[str, dict[str, Any]] = {}
     roomy = psutil.virtual_memory().available > WORKER_BYTES * len(family)
     with ExitStack() as stack:
@@ -47,10 +47,10 @@ def measure_family(family: Sequence[Rung], job: Job, outcome: ResultSet) -> None
                 continue
             try:
                 worker = stack.enter_context(_start(rung, job))
-                fidelities[rung.name] = _check(rung, worker, known, job)
+                agreements[rung.name] = _check(rung, worker, known, job)
                 scores[rung.name] = examine(rung, scores, job)
                 if job.plan is not None and rung.name not in before:
-                    run = _run(rung, worker, fidelities[rung.name], job)
+                    run = _run(rung, worker, agreements[rung.name], job)
                     _finish(replace(run, accuracy=for_a_row(scores[rung.name])), outcome.runs, job)
             except LabError as error:
                 outcome.skipped[rung.name] = f"failed: {error}"
@@ -67,14 +67,14 @@ def measure_family(family: Sequence[Rung], job: Job, outcome: ResultSet) -> None
             outcome.skipped[f"comparing {', '.join(workers)}"] = f"{TIME_IS_UP}: labkit compare A B"
             return
         if roomy:
-            _compare(done, workers, pairs, Checks(fidelities, scores), job, outcome, stack)
+            _compare(done, workers, pairs, Checks(agreements, scores), job, outcome, stack)
             return
     by_name = {rung.name: rung for rung in done}
     for a, b in pairs:
         with ExitStack() as stack:
             pair = [by_name[a], by_name[b]]
             workers = {rung.name: stack.enter_context(_start(rung, job)) for rung in pair}
-            _compare(pair, workers, [(a, b)], Checks(fidelities, scores), job, outcome, stack)
+            _compare(pair, workers, [(a, b)], Checks(agreements, scores), job, outcome, stack)
 
 
 def _comparing_s(runs: Sequence[Run], measured: Mapping[str, Worker], job: Job) -> float:
@@ -99,7 +99,7 @@ def _start(rung: Rung, job: Job) -> Worker:
     return Worker(rung, job.workload, job.frames.frames, job.weights, report=job.reporter.note)
 
 
-def _check(rung: Rung, worker: Worker, known: dict[str, Answers], job: Job) -> Fidelity:
+def _check(rung: Rung, worker: Worker, known: dict[str, Answers], job: Job) -> Agreement:
     """Agreement with the reference rung; known answers are used again."""
     job.reporter.step(f"{rung.name}: comparing answers with {rung.reference}")
     frames = job.frames.spread()
@@ -107,10 +107,10 @@ def _check(rung: Rung, worker: Worker, known: dict[str, Answers], job: Job) -> F
     if rung.reference not in known:
         with _start(rung_named(rung.reference), job) as reference:
             known[rung.reference] = reference.answers(frames)
-    return fidelity(known[rung.reference], known[rung.name])
+    return measure_agreement(known[rung.reference], known[rung.name])
 
 
-def _run(rung: Rung, worker: Worker, agreement: Fidelity, job: Job) -> Run:
+def _run(rung: Rung, worker: Worker, agreement: Agreement, job: Job) -> Run:
     assert job.plan is not None
     job.reporter.step(f"{rung.name}: measuring")
     with Watch((worker.pid,)) as watch:
@@ -138,7 +138,7 @@ def _run(rung: Rung, worker: Worker, agreement: Fidelity, job: Job) -> Run:
         },
         source=job.frames.source,
         limit=_limit(rung, job),
-        fidelity=agreement,
+        agreement=agreement,
         disturbances=(*watch.disturbances(), *job.disturbed_by()),
         fingerprint=fingerprint(),
     )
@@ -193,7 +193,7 @@ def _compare(
                 workers,
                 job.turns,
                 pairs=pairs,
-                fidelities=checks.fidelities,
+                agreements=checks.agreements,
                 agreeing={name: checks.agrees(name, workers[name].ready.settings) for name in workers},
                 seed=job.workload.seed,
                 renew=renew,

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from labkit.core.errors import UsageError
-from labkit.results.records import Comparison, Fidelity
+from labkit.results.records import Agreement, Comparison
 
 MIN_ROUNDS = 9
 WARM_UP_FRAMES = 2
@@ -115,7 +115,7 @@ def compare(
     turns: Turns = FULL_TURNS,
     *,
     pairs: Sequence[tuple[str, str]] | None = None,
-    fidelities: Mapping[str, Fidelity] | None = None,
+    agreements: Mapping[str, Agreement] | None = None,
     agreeing: Mapping[str, bool] | None = None,
     seed: int = 0,
     renew: Callable[[], Mapping[str, Turner]] | None = None,
@@ -128,9 +128,9 @@ def compare(
         baseline: name of the rung that the others are compared with.
         turners: all rungs by name, the baseline included.
         pairs: (a, b) names; default every other rung with the baseline.
-        fidelities: by name, kept with the comparison.
+        agreements: by name, kept with the comparison.
         agreeing: by name, whether a rung's answers are right enough to claim a gain; where it is
-            not given, its fidelity decides.
+            not given, its agreement decides.
         renew: see `take_turns`.
         about: settings, source, fingerprint and disturbances for the records.
     """
@@ -138,8 +138,8 @@ def compare(
         raise UsageError("a comparison needs its baseline and at least one other rung")
     seconds, frames = take_turns(turners, turns, seed=seed, renew=renew, progress=progress)
     pairs = pairs or [(baseline, name) for name in turners if name != baseline]
-    fidelities, about = fidelities or {}, dict(about or {})
-    agreeing = {name: f.agrees for name, f in fidelities.items()} | dict(agreeing or {})
+    agreements, about = agreements or {}, dict(about or {})
+    agreeing = {name: f.agrees for name, f in agreements.items()} | dict(agreeing or {})
     return [
         Comparison(
             a=a,
@@ -149,7 +149,7 @@ def compare(
             frames_per_turn=frames,
             agrees=agreeing.get(a, True) and agreeing.get(b, True),
             quick=turns.quick,
-            fidelity=fidelities.get(b),
+            agreement=agreements.get(b),
             settings=about.get("settings", {}),
             source=about.get("source", {}),
             fingerprint=about.get("fingerprint", {}),

@@ -116,7 +116,7 @@ def _cells(run: Run) -> list[str]:
         number(run.fps) + ("~" if run.noisy else ""),
         f"{number(low)}-{number(high)}" if np.isfinite(high) else "too few",
         *(number(run.percentile_ms(q)) for q in (50, 90, 99)),
-        percent(run.fidelity.agreement if run.fidelity else None),
+        percent(run.agreement.share if run.agreement else None),
         number(run.accuracy.get("map")) + ("!" if run.accuracy.get("loses") else ""),
         percent(run.accuracy.get("top1")),
         percent(run.share_of_limit),

@@ -283,7 +283,7 @@ def origin_beside(outcome: ResultSet, stage: int) -> pd.DataFrame:
                 "published FPS": stats.format_interval(figure.fps, ".3g"),
                 "rung": figure.rung,
                 "FPS here": stats.format_interval(run.fps_interval, ".3g") if run else "not measured",
-                "agrees": run.fidelity.agreement if run and run.fidelity else None,
+                "agrees": run.agreement.share if run and run.agreement else None,
             }
         )
     return pd.DataFrame(rows)

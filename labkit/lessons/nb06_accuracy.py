@@ -28,7 +28,7 @@ from labkit.core.machine import machine_name
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Detections, Frame, Rung, Size, Workload
 from labkit.pipelines.ladder import rung
-from labkit.results.ablation import NAMES, Estimate, Judged, Loss, Metric, from_csv, sentences, to_csv
+from labkit.results.ablation import NAMES, AblationRow, Estimate, Loss, Metric, from_csv, sentences, to_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +104,7 @@ def judge(
     scenes: int = 24,
     noises: Sequence[float] = NOISES,
     progress: Callable[[str], None] = lambda line: None,
-) -> list[Judged]:
+) -> list[AblationRow]:
     """Judges changes with the lab's small models on scenes that training never saw.
 
     Args:
@@ -119,7 +119,7 @@ def judge(
     if scenes < 1 or not noises:
         raise UsageError(f"a change is judged on one scene or more, not {scenes}, of one noise or more")
     frames = {noise: accuracy.truth_frames(scenes, SIZE, noise) for noise in map(float, noises)}
-    rows: list[Judged] = []
+    rows: list[AblationRow] = []
     plain: dict[float, Answers] = {}
     for change in _chosen(names):
         reason = unmet_requirement(change.rung.needs)
@@ -133,20 +133,20 @@ def judge(
     return rows
 
 
-def tell(rows: Sequence[Judged], metric: Loss = "map") -> None:
+def tell(rows: Sequence[AblationRow], metric: Loss = "map") -> None:
     """Prints what each change costs, made from the figures; see `labkit.results.ablation.sentences`."""
     for line in sentences(rows, metric):
         print(textwrap.fill(line, COLUMNS), end="\n\n")
 
 
-def picture(rows: Sequence[Judged], metric: Loss = "map", theme: str = "light") -> Chart:
+def picture(rows: Sequence[AblationRow], metric: Loss = "map", theme: str = "light") -> Chart:
     """The losses as a figure."""
     from labkit.results.plots.robustness import robustness
 
     return robustness(rows, metric=metric, theme=theme)
 
 
-def table(rows: Sequence[Judged], metric: Metric = "map") -> pd.DataFrame:
+def table(rows: Sequence[AblationRow], metric: Metric = "map") -> pd.DataFrame:
     """One line per change, one column per strength of noise, intervals in brackets."""
     import pandas as pd
 
@@ -158,7 +158,7 @@ def table(rows: Sequence[Judged], metric: Metric = "map") -> pd.DataFrame:
     return frame
 
 
-def recorded(folder: Path | None = None) -> list[Judged]:
+def recorded(folder: Path | None = None) -> list[AblationRow]:
     """What was judged on 100 scenes and ships with the project.
 
     Raises:
@@ -175,7 +175,7 @@ def recorded(folder: Path | None = None) -> list[Judged]:
         ) from error
 
 
-def write(rows: Sequence[Judged], folder: Path) -> list[Path]:
+def write(rows: Sequence[AblationRow], folder: Path) -> list[Path]:
     """Writes table, picture, and the fingerprint of machine and software; returns the files."""
     from labkit.core.machine import fingerprint
 
@@ -241,10 +241,12 @@ def _scaled(found: Detections, size: Size) -> Detections:
     return replace(found, xyxy=xyxy.astype(np.float32), frame_size=size)
 
 
-def _judged(change: Change, noise: float, own: Answers, plain: Answers, frames: Sequence[Frame]) -> Judged:
+def _judged(
+    change: Change, noise: float, own: Answers, plain: Answers, frames: Sequence[Frame]
+) -> AblationRow:
     score = accuracy.score(own, frames)
     loss = accuracy.lost(plain, own, frames)
-    return Judged(
+    return AblationRow(
         change.name,
         change.about,
         noise,

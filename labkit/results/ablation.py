@@ -63,7 +63,7 @@ def _points(share: float) -> str:
 
 
 @dataclass(frozen=True)
-class Judged:
+class AblationRow:
     """How right the answers are after one change, on scenes of one noise.
 
     Attributes:
@@ -102,20 +102,20 @@ class Judged:
         return "cannot tell"
 
 
-def sentences(rows: Iterable[Judged], metric: Loss = "map") -> list[str]:
+def sentences(rows: Iterable[AblationRow], metric: Loss = "map") -> list[str]:
     """One sentence or more per strength of noise: which changes cost accuracy, and how much.
 
     Args:
         rows: the unchanged network first.
         metric: "map_50" asks whether objects are found, "map" also how exactly.
     """
-    by_noise: dict[float, list[Judged]] = {}
+    by_noise: dict[float, list[AblationRow]] = {}
     for row in rows:
         by_noise.setdefault(row.noise, []).append(row)
     return [_sentence(noise, some, metric) for noise, some in sorted(by_noise.items())]
 
 
-def _sentence(noise: float, rows: Sequence[Judged], metric: Loss) -> str:
+def _sentence(noise: float, rows: Sequence[AblationRow], metric: Loss) -> str:
     first, *changed = rows
     scenes = "clean scenes" if noise == 0 else f"scenes with noise of {noise:g} grey levels"
     value: Estimate = getattr(first, metric)
@@ -137,7 +137,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def to_csv(rows: Iterable[Judged]) -> str:
+def to_csv(rows: Iterable[AblationRow]) -> str:
     """One line per change and noise, six decimals; empty cells where there is no interval."""
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -153,7 +153,7 @@ def to_csv(rows: Iterable[Judged]) -> str:
     return text.getvalue()
 
 
-def from_csv(text: str) -> list[Judged]:
+def from_csv(text: str) -> list[AblationRow]:
     """Reads what `to_csv` wrote.
 
     Raises:
@@ -164,12 +164,12 @@ def from_csv(text: str) -> list[Judged]:
         for cells in csv.DictReader(io.StringIO(text), strict=True):
             figures = {name: _estimate(cells, name) for name in ESTIMATES}
             rows.append(
-                Judged(
+                AblationRow(
                     cells["change"], cells["about"], float(cells["noise"]), int(cells["n_scenes"]), **figures
                 )
             )
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ResultsError(f"this is no table of judged changes ({error!r}); write it again") from error
+        raise ResultsError(f"this is no ablation table ({error!r}); write it again") from error
     return rows
 
 

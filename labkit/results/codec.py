@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from labkit.core.errors import ResultsError, UsageError
-from labkit.results.records import Comparison, Fidelity, Run, Samples
+from labkit.results.records import Agreement, Comparison, Run, Samples
 
 Row = dict[str, Any]
+STORED_AS = {"agreement": "fidelity"}
+"""Names of columns that records call otherwise; stores and exports of older versions have them."""
 
 RUN_SAMPLES = ("latency_s", "done_s", "warmup_s")
 RUN_SPANS = ("spans_s", "spans_gpu_s")
@@ -26,17 +28,17 @@ RUN_PLAIN = (
     "created", "rung", "stage", "scenario", "quick", "offered", "dropped", "failed", "startup_s",
     "peak_bytes",
 )  # fmt: skip
-RUN_FACTS = ("settings", "source", "limit", "fidelity", "accuracy", "disturbances", "fingerprint")
+RUN_FACTS = ("settings", "source", "limit", "agreement", "accuracy", "disturbances", "fingerprint")
 COMPARISON_SAMPLES = ("a_s", "b_s")
 COMPARISON_PLAIN = ("created", "a", "b", "frames_per_turn", "agrees", "quick")
-COMPARISON_FACTS = ("settings", "source", "fidelity", "fingerprint", "disturbances")
+COMPARISON_FACTS = ("settings", "source", "agreement", "fingerprint", "disturbances")
 
 
 def run_to_row(run: Run) -> Row:
     """A run as one row of plain values, JSON texts and a blob of samples."""
     return {
         **{name: _plain(getattr(run, name)) for name in RUN_PLAIN},
-        **{name: dump_json(_fact(getattr(run, name)), name) for name in RUN_FACTS},
+        **_facts_row(run, RUN_FACTS),
         "samples": pack(run_series(run)),
     }
 
@@ -71,7 +73,7 @@ def comparison_to_row(comparison: Comparison) -> Row:
     """A comparison as one row of plain values, JSON texts and a blob of samples."""
     return {
         **{name: _plain(getattr(comparison, name)) for name in COMPARISON_PLAIN},
-        **{name: dump_json(_fact(getattr(comparison, name)), name) for name in COMPARISON_FACTS},
+        **_facts_row(comparison, COMPARISON_FACTS),
         "samples": pack({name: getattr(comparison, name) for name in COMPARISON_SAMPLES}),
     }
 
@@ -165,13 +167,24 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, (bool, np.bool_)) else _to_json(value)
 
 
-def _fact(value: Any) -> Any:
-    return vars(value) if isinstance(value, Fidelity) else value
+def facts_columns(names: tuple[str, ...]) -> list[str]:
+    """Columns of these facts, as stores and exports name them."""
+    return [STORED_AS.get(name, name) for name in names]
+
+
+def _facts_row(record: Run | Comparison, names: tuple[str, ...]) -> Row:
+    facts = {name: getattr(record, name) for name in names}
+    if record.agreement is not None:
+        facts["agreement"] = {
+            "agreement" if k == "share" else k: v for k, v in vars(record.agreement).items()
+        }
+    return {STORED_AS.get(name, name): dump_json(value, name) for name, value in facts.items()}
 
 
 def _facts(row: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    facts = {name: load_json(row[name]) for name in names}
-    if facts["fidelity"] is not None:
-        facts["fidelity"] = Fidelity(**facts["fidelity"])
+    facts = {name: load_json(row[STORED_AS.get(name, name)]) for name in names}
+    stored = facts["agreement"]
+    if stored is not None:
+        facts["agreement"] = Agreement(share=stored.pop("agreement"), **stored)
     facts["disturbances"] = tuple(facts["disturbances"])
     return facts

@@ -141,7 +141,7 @@ def _runs_frame(runs: Sequence[Run]) -> pd.DataFrame:
 
     stored = pd.DataFrame(
         [{key: value for key, value in codec.run_to_row(run).items() if key != "samples"} for run in runs],
-        columns=[*codec.RUN_PLAIN, *codec.RUN_FACTS],
+        columns=[*codec.RUN_PLAIN, *codec.facts_columns(codec.RUN_FACTS)],
     )
     told = table(runs)[[name for name in COLUMNS if name not in stored.columns]]
     return pd.concat([told, stored], axis=1)
@@ -173,7 +173,11 @@ def _pairs_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
         times = {name: codec.dump_json(getattr(comparison, name)) for name in codec.COMPARISON_SAMPLES}
         rows.append({"id": comparison.id, **told, **row, **times})
     told_names = ("id", "ratio", "ratio_lo", "ratio_hi", "verdict")
-    stored_names = (*codec.COMPARISON_PLAIN, *codec.COMPARISON_FACTS, *codec.COMPARISON_SAMPLES)
+    stored_names = (
+        *codec.COMPARISON_PLAIN,
+        *codec.facts_columns(codec.COMPARISON_FACTS),
+        *codec.COMPARISON_SAMPLES,
+    )
     return pd.DataFrame(rows, columns=[*told_names, *stored_names])
 
 

@@ -95,23 +95,23 @@ class Calibration:
     outcomes: tuple[Outcome, ...]
 
     @property
-    def judged(self) -> tuple[Outcome, ...]:
+    def settled(self) -> tuple[Outcome, ...]:
         """Forecasts that were made before any result was known, and then measured."""
         return tuple(one for one in self.outcomes if one.off is not None and not one.seen)
 
     @property
     def typical_factor(self) -> float | None:
         """The factor by which half of the forecasts were off, or more; None without any."""
-        if not self.judged:
+        if not self.settled:
             return None
-        return exp(float(np.median([abs(log(one.off or 1.0)) for one in self.judged])))
+        return exp(float(np.median([abs(log(one.off or 1.0)) for one in self.settled])))
 
     @property
     def tendency(self) -> float | None:
         """The median of forecast / measured: above 1 for one who hopes for too much."""
-        if not self.judged:
+        if not self.settled:
             return None
-        return exp(float(np.median([log(one.off or 1.0) for one in self.judged])))
+        return exp(float(np.median([log(one.off or 1.0) for one in self.settled])))
 
     @property
     def sentence(self) -> str:
@@ -123,15 +123,15 @@ class Calibration:
             for n, what in ((skipped, "skipped"), (open_, "not measured yet"), (self._late, "made too late"))
             if n
         )
-        if not self.judged:
-            return f"No forecast has been judged yet{rest}."
-        hits, ways = sum(bool(one.hit) for one in self.judged), [one.right_way for one in self.judged]
+        if not self.settled:
+            return f"No forecast has been measured yet{rest}."
+        hits, ways = sum(bool(one.hit) for one in self.settled), [one.right_way for one in self.settled]
         told = [way for way in ways if way is not None]
         way = f"; the right side of 1 was foretold in {sum(told)} of {len(told)}" if told else ""
         lean = self.tendency or 1.0
         tends = "" if 0.95 <= lean <= 1.05 else f", and lean {'high' if lean > 1 else 'low'}"
         return (
-            f"{hits} of {len(self.judged)} forecasts lay inside the 95% interval; half were off by a factor "
+            f"{hits} of {len(self.settled)} forecasts lay inside the 95% interval; half were off by a factor "
             f"of {self.typical_factor:.2f} or more{tends}{way}{rest}."
         )
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from labkit.core.errors import LabError, ResultsError, UsageError
 from labkit.core.files import write_atomic
-from labkit.core.stats import format_interval as interval_told
+from labkit.core.stats import format_interval
 from labkit.filters.filter_benchmark import FilterTimes
 from labkit.results.exports import Export, load_export
 from labkit.results.operator_times import Operators
-from labkit.results.plots.labels import PRECISION, names_told, precision_told, those_that_lose
+from labkit.results.plots.labels import PRECISION, describe_losses, format_names, format_precision
 from labkit.results.plots.save import overview, save
 from labkit.results.records import Comparison, Run
 
@@ -81,7 +81,7 @@ def pictures(folder: Path) -> list[Path]:
 def _marks(runs: Sequence[Run]) -> list[str]:
     """What the table's signs mean, where it has any."""
     noisy = "~: noisy, so doubt it" if any(run.noisy for run in runs) else ""
-    told = [each for each in (noisy, those_that_lose(runs)) if each]
+    told = [each for each in (noisy, describe_losses(runs)) if each]
     return [f"{'. '.join(told)}.", ""] if told else []
 
 
@@ -92,9 +92,9 @@ def _row(run: Run) -> str:
         number(run.fps) + ("~" if run.noisy else ""),
         f"{number(low)} to {number(high)}",
         number(run.percentile_ms(50)),
-        percent(run.fidelity.agreement if run.fidelity else None),
-        precision_told(run).replace(" to ", "&nbsp;to&nbsp;"),  # breaks before the interval, not inside
-        names_told(run),
+        percent(run.agreement.share if run.agreement else None),
+        format_precision(run).replace(" to ", "&nbsp;to&nbsp;"),  # breaks before the interval, not inside
+        format_names(run),
         percent(run.share_of_limit),
         f"{run.peak_bytes / 2**20:.0f}",
         f"{run.startup_s:.1f}",
@@ -236,7 +236,7 @@ def _share(fleet: Mapping[str, Any]) -> str:
     if "share_interval" not in fleet:
         return share
     low, high = (100 * bound for bound in fleet["share_interval"])
-    return f"{share} ({interval_told((low, high), '.0f')}%, {len(fleet['rounds_fps'])} rounds)"
+    return f"{share} ({format_interval((low, high), '.0f')}%, {len(fleet['rounds_fps'])} rounds)"
 
 
 CLIMBS_FROM = "baseline_combined_cpu"

@@ -21,13 +21,13 @@ def finite(interval: tuple[float, float]) -> list[float | None]:
 
 
 @dataclass(frozen=True)
-class Fidelity:
-    """How far a rung's answers are those of its reference, on the same hashed frames.
+class Agreement:
+    """Agreement of a rung's answers with its reference's, on the same hashed frames.
 
     Attributes:
         reference: name of the reference rung.
         n_frames: frames compared.
-        agreement: share of the reference's detections that the rung also has (IoU >= 0.5
+        share: of the reference's detections that the rung also has (IoU >= 0.5
             and the same label), in [0, 1].
         same_name: share of matched boxes with the same fine name; None without a classifier.
         relative_error: largest ||out - ref|| / ||ref|| over the networks' raw outputs; None
@@ -37,7 +37,7 @@ class Fidelity:
 
     reference: str
     n_frames: int
-    agreement: float
+    share: float
     same_name: float | None
     relative_error: float | None
     nan_count: int
@@ -46,7 +46,7 @@ class Fidelity:
     def agrees(self) -> bool:
         """Whether a speed-up may be claimed: at least 99% of boxes (and names), no NaN."""
         named = 1.0 if self.same_name is None else self.same_name
-        return self.nan_count == 0 and self.agreement >= 0.99 and named >= 0.99
+        return self.nan_count == 0 and self.share >= 0.99 and named >= 0.99
 
 
 Scenario = Literal["closed", "paced", "live"]
@@ -75,7 +75,7 @@ class Run:
         settings: workload as used: model_set, weights, weights_sha256, size, objects, seed, ...
         source: spec, sha256 of the frames, number of distinct frames, ...
         limit: work per frame and measured peaks of the machine; see `share_of_limit`.
-        fidelity: agreement with the reference rung, measured before timing.
+        agreement: with the reference rung, measured before timing.
         accuracy: mAP and top-1 where there is ground truth, else empty.
         disturbances: what the machine did meanwhile that casts doubt (steal, throttling, ...).
         fingerprint: machine, software and preparation.
@@ -98,7 +98,7 @@ class Run:
     settings: Mapping[str, Any]
     source: Mapping[str, Any]
     limit: Mapping[str, Any] = field(default_factory=dict)
-    fidelity: Fidelity | None = None
+    agreement: Agreement | None = None
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     disturbances: tuple[str, ...] = ()
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
@@ -222,7 +222,7 @@ class Run:
             "gpu_peak_mib": None if self.gpu_peak_bytes is None else self.gpu_peak_bytes / 2**20,
             "share_of_limit": self.share_of_limit,
             "limit": dict(self.limit),
-            "fidelity": None if self.fidelity is None else vars(self.fidelity),
+            "agreement": None if self.agreement is None else vars(self.agreement),
             "accuracy": dict(self.accuracy),
             "noisy": self.noisy,
             "noise": list(self.noise),
@@ -255,7 +255,7 @@ class Comparison:
     quick: bool
     settings: Mapping[str, Any]
     source: Mapping[str, Any]
-    fidelity: Fidelity | None = None
+    agreement: Agreement | None = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     disturbances: tuple[str, ...] = ()
     id: int | None = None
@@ -329,7 +329,7 @@ class Comparison:
             "agrees": self.agrees,
             "sentence": self.sentence,
             "quick": self.quick,
-            "fidelity": None if self.fidelity is None else vars(self.fidelity),
+            "agreement": None if self.agreement is None else vars(self.agreement),
             "disturbances": list(self.disturbances),
             "settings": dict(self.settings),
             "source": dict(self.source),

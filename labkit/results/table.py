@@ -41,7 +41,7 @@ def _row(run: Run) -> dict[str, Any]:
         "p50_ms": run.percentile_ms(50),
         "p90_ms": run.percentile_ms(90),
         "p99_ms": run.percentile_ms(99),
-        "agreement": None if run.fidelity is None else run.fidelity.agreement,
+        "agreement": None if run.agreement is None else run.agreement.share,
         "share_of_limit": run.share_of_limit,
         "peak_mib": run.peak_bytes / 2**20,
         "startup_s": run.startup_s,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from labkit.results.plots.labels import loses, loss_told
+from labkit.results.plots.labels import format_loss, loses
 from labkit.results.plots.style import (
     Chart,
     Theme,
@@ -48,7 +48,7 @@ def throughput(runs: Sequence[Run], *, theme: str = "light") -> Chart:
         axes.set_xlabel(f"throughput (frames per second{logarithmic})")
         chart.alt_text = "Throughput in frames per second: " + _list(
             f"{run.rung} {number(run.fps)} (95% interval {' to '.join(map(number, run.fps_interval))})"
-            + (f", which loses {loss_told(run)}" if loses(run) else "")
+            + (f", which loses {format_loss(run)}" if loses(run) else "")
             for run in runs
         )
     return chart

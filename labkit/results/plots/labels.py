@@ -40,9 +40,9 @@ def accuracy_of(run: Run, metric: str | None = None) -> tuple[float, tuple[float
                 None if bounds is None else (bounds[0], bounds[1]),
                 METRICS.get(key, key),
             )
-    if metric or run.fidelity is None:
+    if metric or run.agreement is None:
         return float("nan"), None, METRICS.get(metric or "", metric or AGREEMENT)
-    return run.fidelity.agreement, None, AGREEMENT
+    return run.agreement.share, None, AGREEMENT
 
 
 def loses(run: Run) -> bool:
@@ -50,7 +50,7 @@ def loses(run: Run) -> bool:
     return bool(run.accuracy.get("loses", False))
 
 
-def loss_told(run: Run) -> str:
+def format_loss(run: Run) -> str:
     """What a run loses most, against its reference; empty where nothing is lost or known.
 
     A loss is told exactly as it was judged: without an interval, from the same scenes.
@@ -67,17 +67,17 @@ def loss_told(run: Run) -> str:
     return f"{100 * losses[key]:.1f} points of {PRECISION if key == 'map' else 'mAP@0.5'}"
 
 
-def precision_told(run: Run) -> str:
+def format_precision(run: Run) -> str:
     """The precision of the boxes as tables show it: value, mark where it loses, and interval."""
-    return _told(run, "map", mark=True)
+    return _format(run, "map", mark=True)
 
 
-def names_told(run: Run) -> str:
+def format_names(run: Run) -> str:
     """The share of right names as tables show it; it has the mark where there is no precision."""
-    return _told(run, "top1", mark=run.accuracy.get("map") is None)
+    return _format(run, "top1", mark=run.accuracy.get("map") is None)
 
 
-def judged_on(runs: Iterable[Run]) -> str:
+def evaluated_on(runs: Iterable[Run]) -> str:
     """On what accuracy was measured; empty where it was not."""
     drawn: dict[str, None] = {}
     photographs: dict[str, None] = {}
@@ -93,13 +93,13 @@ def judged_on(runs: Iterable[Run]) -> str:
     return "; ".join(parts)
 
 
-def those_that_lose(runs: Sequence[Run]) -> str:
+def describe_losses(runs: Sequence[Run]) -> str:
     """The mark's meaning and which rungs bear it, with what each loses; empty if none does."""
-    told = [f"{run.rung} {loss_told(run)}".rstrip() for run in runs if loses(run)]
+    told = [f"{run.rung} {format_loss(run)}".rstrip() for run in runs if loses(run)]
     return f"{LOSES}: {LOSES_WORDS} ({'; '.join(dict.fromkeys(told))})" if told else ""
 
 
-def _told(run: Run, metric: str, *, mark: bool) -> str:
+def _format(run: Run, metric: str, *, mark: bool) -> str:
     value, bounds, _ = accuracy_of(run, metric)
     if math.isnan(value):
         return "-"

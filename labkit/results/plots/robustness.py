@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from labkit.core.errors import UsageError
-from labkit.results.ablation import NAMES, POINT, Judged, Loss
+from labkit.results.ablation import NAMES, POINT, AblationRow, Loss
 from labkit.results.plots.style import Chart, as_caption, legend_above, set_rows, sheet, wrapped
 
 MARKERS = "osD^v"
@@ -15,7 +15,7 @@ TICKS = (-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50, 100)
 
 
 def robustness(
-    rows: Sequence[Judged], *, metric: Loss = "map", about: str = "", theme: str = "light"
+    rows: Sequence[AblationRow], *, metric: Loss = "map", about: str = "", theme: str = "light"
 ) -> Chart:
     """Points lost by each change, with their intervals; one marker per strength of noise.
 
@@ -72,7 +72,7 @@ def robustness(
     return chart
 
 
-def _words(rows: Sequence[Judged], change: str, metric: Loss) -> str:
+def _words(rows: Sequence[AblationRow], change: str, metric: Loss) -> str:
     some = (f"{r.lost(metric).points} {_noise(r.noise)}" for r in rows if r.change == change)
     return f"{change}: {'; '.join(some)}."
 

@@ -12,7 +12,15 @@ from matplotlib.lines import Line2D
 
 from labkit.core import stats
 from labkit.core.errors import UsageError
-from labkit.results.plots.labels import AGREEMENT, LOSES, METRICS, accuracy_of, judged_on, loses, loss_told
+from labkit.results.plots.labels import (
+    AGREEMENT,
+    LOSES,
+    METRICS,
+    accuracy_of,
+    evaluated_on,
+    format_loss,
+    loses,
+)
 from labkit.results.plots.style import (
     Chart,
     Theme,
@@ -56,14 +64,14 @@ class _Point:
         """The point for those who cannot see it."""
         interval = "" if self.bounds is None else " ({:.3f} to {:.3f})".format(*self.bounds)
         front = ", on the front" if self.front else ""
-        lost = f", marked: it loses {loss_told(self.run)}" if loses(self.run) else ""
+        lost = f", marked: it loses {format_loss(self.run)}" if loses(self.run) else ""
         return f"{self.run.rung} {number(self.run.fps)} FPS at {self.value:.3f}{interval}{front}{lost}"
 
     @property
     def legend(self) -> str:
         """The point's line in the legend."""
         line = self.label + ("  (front)" if self.front else "")
-        return f"{line}\nloses {loss_told(self.run)}" if loses(self.run) else line
+        return f"{line}\nloses {format_loss(self.run)}" if loses(self.run) else line
 
 
 def speed_accuracy(runs: Sequence[Run], *, metric: str | None = None, theme: str = "light") -> Chart:
@@ -83,7 +91,7 @@ def speed_accuracy(runs: Sequence[Run], *, metric: str | None = None, theme: str
         raise UsageError(f"none of the {len(runs)} runs has {metric or 'an agreement or accuracy'} to draw")
     shown = [point.run for point in points]
     name = METRICS.get(metric, metric) if metric else AGREEMENT
-    on = judged_on(shown) if metric else ""
+    on = evaluated_on(shown) if metric else ""
     notes = [f"accuracy: {on}"] if on else []
     rows = max(7.0, 0.62 * len(points) + 0.4 * sum(map(loses, shown)) + 1)
     with drawing(_title(shown), rows, theme, shown, notes) as (chart, axes, look):
@@ -154,7 +162,7 @@ def _points(runs: Sequence[Run], metric: str | None) -> list[_Point]:
 
 
 def _agreement(run: Run) -> float:
-    return float("nan") if run.fidelity is None else run.fidelity.agreement
+    return float("nan") if run.agreement is None else run.agreement.share
 
 
 def _title(runs: Sequence[Run]) -> str:

@@ -99,7 +99,7 @@ def figure(runs: Sequence[Run]) -> Figure:
 
     lows, highs = zip(*(run.fps_interval for run in runs), strict=True)
     known = bool(np.isfinite(highs).all())
-    agreements = [run.fidelity.agreement for run in runs if run.fidelity is not None]
+    agreements = [run.agreement.share for run in runs if run.agreement is not None]
     return Figure(
         n=len(runs),
         fps=median(run.fps for run in runs),

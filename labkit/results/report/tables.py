@@ -12,10 +12,10 @@ from labkit.results.plots.labels import (
     LOSES_WORDS,
     PRECISION,
     accuracy_of,
-    judged_on,
+    describe_losses,
+    evaluated_on,
+    format_names,
     loses,
-    names_told,
-    those_that_lose,
 )
 from labkit.results.records import Run
 from labkit.results.report.groups import Work
@@ -45,7 +45,7 @@ def runs_table(runs: Sequence[Run]) -> str:
     common = [fact for fact in _facts(runs[0]) if all(fact in _facts(run) for run in runs)]
     rows = "".join(f"<tr>{_row(run, common)}</tr>\n" for run in runs)
     table = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table>"
-    on, lost = judged_on(runs), those_that_lose(runs)
+    on, lost = evaluated_on(runs), describe_losses(runs)
     notes = [f"All of these: {', '.join(common)}."] if common else []
     notes += [f"{PRECISION} and names: {on}."] if on else []
     notes += [f"{lost}."] if lost else []
@@ -90,9 +90,9 @@ def _row(run: Run, common: Sequence[str]) -> str:
         _cell(str(run.stage)),
         _cell(number(run.fps), f"{number(low)} to {number(high)}" if np.isfinite(high) else "too few frames"),
         *(_cell(number(run.percentile_ms(q))) for q in (50, 90, 99)),
-        _cell("-" if run.fidelity is None else f"{run.fidelity.agreement:.1%}"),
+        _cell("-" if run.agreement is None else f"{run.agreement.share:.1%}"),
         _precision_cell(run),
-        _cell(names_told(run)),
+        _cell(format_names(run)),
         _cell("-" if run.share_of_limit is None else f"{run.share_of_limit:.1%}"),
         _cell(number(run.peak_bytes / 2**20), _gpu_memory(run)),
         _cell(number(run.startup_s)),
