@@ -601,3 +601,21 @@ def test_gpu_calls_allocate_nothing_and_follow_torchs_stream(any_gpu, request):
     side.synchronize()
     assert torch.cuda.memory_allocated() == held
     assert_close("guided_4_fused.cu", found.cpu().numpy(), expected_result("guided_4_fused.cu", image, 4))
+
+
+@needs_gcc
+def test_the_origins_way_gives_the_right_filter_with_a_wait_after_each_launch(pretended, monkeypatch):
+    """Managed memory is host memory here, and kernels run on the CPU; the rest is the real code."""
+    import cupy
+
+    from labkit.filters import cuda_managed
+    from labkit.filters.image_filters import guided_filter
+
+    made_bytes, malloc = [], cupy.cuda.malloc_managed
+    monkeypatch.setattr(cupy.cuda, "malloc_managed", lambda n: made_bytes.append(n) or malloc(n))
+    image = np.random.default_rng(1).integers(0, 256, (11, 14, 3), dtype=np.uint8)
+    for _ in range(2):
+        got = cuda_managed.guided_in_managed_memory("guided_1_global.cu", image, 2, 0.01)
+        assert np.abs(got.astype(int) - guided_filter(image, 2, 0.01, version="reference")).max() <= 1
+    assert pretended.waits == ["everything"] * 4
+    assert len(made_bytes) == 8  # all four arrays anew for each frame

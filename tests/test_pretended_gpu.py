@@ -16,7 +16,7 @@ from labkit.bench.agreement import measure_agreement
 from labkit.bench.session import Session
 from labkit.core.trace import recording
 from labkit.core.types import Workload
-from labkit.lessons.gpu_work import RECORDED
+from labkit.lessons.nb06_optimizations import LAUNCH_COUNTS
 from labkit.models import streamed
 from labkit.models.cuda_streams import Streams
 from labkit.models.pinned_upload import PinnedUpload
@@ -214,7 +214,7 @@ def test_how_often_the_host_waits_per_frame(name, pretended):
 @pytest.mark.usefixtures("networks_once")
 @pytest.mark.parametrize("name", ["baseline_combined_cuda", "batched_cuda", "graph_cuda"])
 def test_what_the_notebook_shows_is_what_is_counted(name):
-    recorded = json.loads(RECORDED.read_text())
+    recorded = json.loads(LAUNCH_COUNTS.read_text())
     assert set(recorded["boxes"]["5"]) == {row.name for row in counting.rungs()}
     here, there = counting.counted(rung(name), 5), recorded["boxes"]["5"][name]
     if {package: version(package) for package in recorded["versions"]} != recorded["versions"]:

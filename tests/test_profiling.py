@@ -20,7 +20,6 @@ from labkit.cli.main import main
 from labkit.core.errors import ResultsError, UnavailableError, UsageError
 from labkit.core.trace import span
 from labkit.core.types import Workload
-from labkit.lessons.nb08_profile import check_one_read
 from labkit.profiling import kernel, nsys, profiler
 from labkit.profiling.capture import Capture, GpuWork, Range, Read
 from labkit.profiling.cell import parse
@@ -622,50 +621,3 @@ def test_profile_on_the_command_line():
         assert "torch.profiler watched" in done.stdout
     picture = done.stdout.split("timeline: ")[1].strip()
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
-
-
-def right(scores, boxes, k):
-    best, which = scores.topk(k)
-    return torch.cat([best[:, None], boxes[which]], 1).cpu().numpy()
-
-
-def one_by_one(scores, boxes, k):
-    rows = [(scores[i].item(), *boxes[i].tolist()) for i in range(len(scores))]
-    return np.array(sorted(rows, reverse=True)[:k], np.float32)
-
-
-def changes_its_input(scores, boxes, k):
-    answer = right(scores, boxes, k)
-    scores.zero_()
-    return answer
-
-
-WRONG = {
-    "read tensors 80 times": one_by_one,
-    "read tensors 2 times": lambda s, b, k: np.column_stack(
-        [s.topk(k)[0].cpu().numpy(), b[s.topk(k)[1]].cpu().numpy()]
-    ),
-    "the first k queries": lambda s, b, k: torch.cat([s[:k, None], b[:k]], 1).numpy(),
-    "worst queries": lambda s, b, k: torch.cat([s[s.argsort()[:k], None], b[s.argsort()[:k]]], 1).numpy(),
-    "worst first": lambda s, b, k: right(s, b, k)[::-1],
-    "not in the same order": lambda s, b, k: torch.cat([s.topk(k)[0][:, None], b[:k]], 1).numpy(),
-    "box stands before the score": lambda s, b, k: np.roll(right(s, b, k), -1, axis=1),
-    "NumPy array": lambda s, b, k: torch.from_numpy(right(s, b, k)),
-    "shape is": lambda s, b, k: right(s, b, k)[:, 1:],
-    "changed the tensors": changes_its_input,
-    "raised IndexError": lambda s, b, k: s[999],
-    "returns nothing": lambda s, b, k: None,
-    "best to worst": lambda s, b, k: right(s, b, k)[[1, 0, 2, 3, 4, 5]],
-    "not those of the k best": lambda s, b, k: right(s, b, k) * 2,
-}
-
-
-def test_the_right_answer_is_accepted():
-    assert check_one_read(right), check_one_read(right)
-
-
-@pytest.mark.parametrize("reason", WRONG)
-def test_a_wrong_answer_is_rejected_with_its_reason(reason):
-    checked = check_one_read(WRONG[reason])
-    assert not checked
-    assert reason in checked.reason

@@ -1,4 +1,4 @@
-"""DETR's four parts in pictures, on a real frame: backbone, encoder, decoder, heads."""
+"""Attention maps of DETR on a real frame: backbone, encoder, decoder, heads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from labkit.core.annotate import draw_detections
 from labkit.core.types import Detections, Frame
-from labkit.lessons.show_frame import models_to_look_at
+from labkit.lessons.image_grid import image_grid
+from labkit.lessons.show_frame import display_workload
 from labkit.models import decode
 from labkit.models.networks import MODELS, build
 from labkit.models.prepare import resolve_all
@@ -19,22 +20,22 @@ from labkit.models.preprocess import preprocessor
 from labkit.sources.openers import open_source
 
 if TYPE_CHECKING:
-    from labkit.lessons.figure import Picture
+    from labkit.results.plots.style import Chart
 
 Map = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Inside:
-    """What DETR computed on the way to its answer for one frame.
+class AttentionMaps:
+    """Intermediate results of DETR for one frame.
 
     Attributes:
         frame: the picture.
         found: the best boxes, best first.
         features: (h, w) strength of the backbone's last feature map.
-        encoder: (h, w) where the encoder looks from the middle of the best box.
-        decoder: (n, h, w) where the decoder looks for each of the n best boxes.
-        models: which models and weights.
+        encoder: (h, w) encoder attention from the middle of the best box.
+        decoder: (n, h, w) decoder attention of each of the n best boxes.
+        models: name of the models and weights.
     """
 
     frame: Frame
@@ -45,9 +46,11 @@ class Inside:
     models: str
 
 
-def look_inside(source: str = "scenes", index: int = 0, *, objects: int = 3, seed: int = 0) -> Inside:
-    """Runs the detector on frame `index` of a source and keeps what it attends to."""
-    workload = models_to_look_at(objects=objects)
+def attention_maps(
+    source: str = "scenes", index: int = 0, *, objects: int = 3, seed: int = 0
+) -> AttentionMaps:
+    """Run the detector on frame `index` of a source and keep its attention."""
+    workload = display_workload(objects=objects)
     weights = resolve_all(workload)
     detector = MODELS[workload.model_set][0]
     network = build(weights[detector])
@@ -67,7 +70,7 @@ def look_inside(source: str = "scenes", index: int = 0, *, objects: int = 3, see
     place = min(int(cy * height), height - 1) * width + min(int(cx * width), width - 1)
     cross = out.cross_attentions[-1][0].mean(0)[query]  # (n, h * w), mean over heads
     own = out.encoder_attentions[-1][0].mean(0)[place]  # (h * w)
-    return Inside(
+    return AttentionMaps(
         frame,
         found,
         features.numpy(),
@@ -77,33 +80,24 @@ def look_inside(source: str = "scenes", index: int = 0, *, objects: int = 3, see
     )
 
 
-def picture(inside: Inside) -> Picture:
-    """The four parts side by side, heat maps laid over the frame."""
-    from labkit.lessons.figure import Picture
-
-    image = inside.frame.image
-    panels: list[tuple[str, Map | None]] = [
-        ("1 backbone: where features are strong", inside.features),
-        ("2 encoder: seen from the best box's middle", inside.encoder),
-        *zip((f"3 decoder: query of “{name}”" for name in inside.found.name), inside.decoder, strict=True),
-        ("4 heads: boxes and names", None),
-    ]  # fmt: skip
-    columns = 3
-    rows = -(-len(panels) // columns)
-    aspect = image.shape[0] / image.shape[1]
-    figure = Picture(figsize=(4.2 * columns, (4.2 * aspect + 0.35) * rows + 0.3), layout="constrained")
-    for i, (title, heat) in enumerate(panels):
-        axes = figure.add_subplot(rows, columns, i + 1)
-        axes.imshow(draw_detections(image, inside.found) if heat is None else image)
-        if heat is not None:
-            extent = (0, image.shape[1], image.shape[0], 0)
-            axes.imshow(heat, extent=extent, cmap="inferno", alpha=0.6, interpolation="bilinear")
-        axes.set_title(title, fontsize=9)
-        axes.set_axis_off()
-    figure.suptitle(f"Inside DETR ({inside.models})", fontsize=11)
-    names = ", ".join(inside.found.name) or "nothing"
-    figure.alt_text = (
-        f"Inside DETR ({inside.models}), as heat maps over one frame: the backbone's features, the encoder "
+def plot_attention(maps: AttentionMaps) -> Chart:
+    """Plot the four parts side by side, heat maps laid over the frame."""
+    image = maps.frame.image
+    queries = [f"3 decoder: query of “{name}”" for name in maps.found.name]
+    titles = ["1 backbone: strength of features", "2 encoder: from the best box's middle", *queries]
+    heats = [maps.features, maps.encoder, *maps.decoder]
+    chart = image_grid(
+        [*[image] * len(heats), draw_detections(image, maps.found)],
+        [*titles, "4 heads: boxes and names"],
+        columns=3,
+        title=f"Inside DETR ({maps.models})",
+    )
+    extent = (0, image.shape[1], image.shape[0], 0)
+    for axes, heat in zip(chart.axes, heats, strict=False):  # the last one shows boxes
+        axes.imshow(heat, extent=extent, cmap="inferno", alpha=0.6, interpolation="bilinear")
+    names = ", ".join(maps.found.name) or "nothing"
+    chart.alt_text = (
+        f"Inside DETR ({maps.models}), as heat maps over one frame: the backbone's features, the encoder "
         f"seen from the best box's middle, the decoder's query of each box, and the boxes found: {names}."
     )
-    return figure
+    return chart

@@ -1,7 +1,7 @@
-"""All notebooks, executed, as pages that can be read anywhere: no script, no network.
+"""Gallery of executed notebooks as pages that can be read anywhere: no script, no network.
 
 Each notebook runs in a kernel of its own, one after the other, for a bounded time. What it
-stores lands in a scratch folder, so that a gallery leaves no forecasts or runs behind.
+stores lands in a scratch folder, so that a gallery leaves no predictions or runs behind.
 """
 
 from __future__ import annotations
@@ -23,11 +23,42 @@ from urllib.parse import unquote
 from labkit import __version__
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.files import results_folder, write_atomic
+from labkit.core.machine import fingerprint, machine_name
 
 MINUTES = 15.0
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROGRESS = ("HBox(", "Output(", "FloatProgress(", "IntProgress(")
 SHOWN = ("text/html", "image/png", "image/svg+xml", "image/jpeg", "text/markdown", "text/plain")
+
+
+@dataclass(frozen=True)
+class Executed:
+    """One notebook after it ran.
+
+    Attributes:
+        path: of the notebook.
+        notebook: its cells with their outputs, as nbformat has them.
+        seconds: duration.
+        trouble: what went wrong, in a sentence; None if every cell finished.
+    """
+
+    path: Path
+    notebook: Any
+    seconds: float
+    trouble: str | None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pages that were written.
+
+    Attributes:
+        index: the page to open.
+        executed: the notebooks, in order.
+    """
+
+    index: Path
+    executed: tuple[Executed, ...]
 
 
 def write_gallery(
@@ -38,14 +69,14 @@ def write_gallery(
     parameters: Mapping[str, str] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Gallery:
-    """Executes notebooks and writes one page each, and an index.
+    """Execute notebooks and write one page each, and an index.
 
     Args:
         notebooks: default: all of the folder `notebooks`, in order.
         folder: where the pages go; default: `gallery` beside the results.
-        minutes: the most that one notebook may take; it is then stopped, and its page says so.
+        minutes: limit for one notebook; it is then stopped, and its page says so.
         parameters: name -> Python expression, set after a notebook's parameters cell.
-        progress: hears one line per notebook.
+        progress: called with one line per notebook.
 
     Raises:
         UsageError: there is no notebook, or a parameter is no name and expression.
@@ -75,7 +106,7 @@ def write_gallery(
 
 
 def execute(path: Path, limit_s: float, parameters: Mapping[str, str] | None = None) -> Executed:
-    """Runs a notebook from top to bottom; cells after one that fails are run too.
+    """Run a notebook from top to bottom; cells after one that fails are run too.
 
     Args:
         path: of the notebook, which is left as it is.
@@ -93,7 +124,7 @@ def execute(path: Path, limit_s: float, parameters: Mapping[str, str] | None = N
 
 
 async def _run(notebook: Any, path: Path, limit_s: float) -> str | None:
-    """Executes in place; says why not every cell was run, if that is so."""
+    """Execute in place; returns the reason if not every cell was run."""
     from nbclient import NotebookClient
     from nbclient.exceptions import DeadKernelError
 
@@ -118,7 +149,7 @@ async def _run(notebook: Any, path: Path, limit_s: float) -> str | None:
 
 
 def _link_recorded(home: Path) -> None:
-    """Recorded runs of other machines are looked for beside the store: let them be found there."""
+    """Link the recorded runs of other machines into `home`, where they are searched beside the store."""
     recorded = results_folder() / "reference"
     if not recorded.is_dir():
         return
@@ -164,19 +195,19 @@ def _failed(notebook: Any) -> str | None:
 
 
 def _make_readable(notebook: Any) -> None:
-    """Leaves of each output what a page can show by itself."""
+    """Keep of each output what a page can show by itself."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
-        cell.outputs = [output for output in cell.outputs if not _passing(output)]
+        cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
         for output in cell.outputs:
             if output.output_type in ("display_data", "execute_result"):
                 output.data = _readable(output.data)
 
 
-def _passing(output: Any) -> bool:
-    """Whether an output is a progress bar or another widget that shows what goes on, not what came out."""
+def _is_progress(output: Any) -> bool:
+    """True for a progress bar or another widget that shows progress, not a result."""
     data = output.get("data", {})
     text = str(data.get("text/plain", ""))
     return WIDGET in data and (text.startswith(PROGRESS) or bool(re.search(r"\d+%\|", text)))
@@ -194,75 +225,65 @@ def _readable(data: Any) -> dict[str, Any]:
 def _check_packages() -> None:
     import importlib.util
 
-    for package in ("nbclient", "nbconvert"):
+    for package in ("nbclient", "nbconvert", "jinja2"):
         if importlib.util.find_spec(package) is None:
             raise UnavailableError(f"a gallery needs the package {package}; run: pip install {package}")
 
 
 NO_ALT = "No description has been provided for this image"
-STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1a1a1a; --faint: #5f6368; --line: #dadce0;
-  --cell: #f6f7f9; --doubt: #8a4b00; --link: #0b57d0; }
-@media (prefers-color-scheme: dark) { :root { --paper: #16181c; --ink: #e8eaed; --faint: #a6abb2;
-  --line: #3c4043; --cell: #1f2227; --doubt: #ffb95c; --link: #8ab4f8; } }
-body { margin: 0 auto; max-width: 60rem; padding: 1.5rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, sans-serif; overflow-wrap: anywhere; }
-a { color: var(--link); } a.anchor-link { display: none; }
-nav, footer, .lead { color: var(--faint); font-size: .9rem; } nav a { margin-right: 1rem; }
-pre { overflow-x: auto; font: .82rem/1.45 ui-monospace, monospace; margin: 0; white-space: pre; }
-.input .highlight pre { background: var(--cell); border-left: 3px solid var(--link); padding: .6rem .8rem; }
-.output_area { margin: .5rem 0; } .output_area img { display: block; margin: .5rem 0; }
-.output_area pre { padding: .2rem .8rem; color: var(--ink); white-space: pre-wrap !important; }
-.output_area span[style*="#808000"] { color: var(--doubt) !important; }
-.prompt { display: none; } .cell { margin: .8rem 0; }
-img, svg { max-width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto;
-  overflow-wrap: normal; }
-table, th, td { border: 0; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-table.dataframe thead th { text-align: left !important; }
-table.dataframe td { font-variant-numeric: tabular-nums; }
-.doubt { color: var(--doubt); }
-ol.notebooks { padding: 0; list-style: none; }
-ol.notebooks li { border-top: 1px solid var(--line); padding: 1rem 0; }
-ol.notebooks h2 { font-size: 1.15rem; margin: 0; } ol.notebooks img { display: block;
-  width: min(100%, 40rem); max-height: 18rem; object-fit: cover; object-position: left top; }
-.highlight .c1, .highlight .c { color: var(--faint); } .highlight .s1, .highlight .s2, .highlight .sd {
-  color: light-dark(#0a6640, #7ddba8); }
-.highlight .k, .highlight .kn, .highlight .ow { color: light-dark(#7b1fa2, #d7a6f5); }
-.highlight .mi, .highlight .mf, .highlight .kc { color: light-dark(#b3410e, #ffab80); }
-"""
 
 
 def page(executed: Executed, names: Sequence[str]) -> str:
-    """One notebook as HTML, with the way to its neighbours.
+    """One notebook as HTML, with links to its neighbours.
 
     Args:
         executed: the notebook.
         names: file names, without their ends, of all pages in order.
     """
+    from markupsafe import Markup
     from nbconvert import HTMLExporter
 
     body, _ = HTMLExporter(template_name="basic").from_notebook_node(executed.notebook)
     body = _linked(_described(_inert(body), executed.notebook))
-    body = _embedded(body, executed.path.resolve().parent)
-    trouble = f'<p class="doubt">{escape(executed.trouble)}</p>' if executed.trouble else ""
-    return _document(
-        title_of(executed.notebook) or executed.path.stem,
-        f"{_neighbours(executed.path.stem, names)}<main>{trouble}{body}</main>",
+    place = list(names).index(executed.path.stem)
+    neighbours = (("before", place - 1), ("next", place + 1))
+    return _template().render(
+        title=title_of(executed.notebook) or executed.path.stem,
+        body=Markup(_embedded(body, executed.path.resolve().parent)),
+        trouble=executed.trouble,
+        neighbours=[(label, names[i]) for label, i in neighbours if 0 <= i < len(names)],
     )
 
 
 def index(done: Sequence[Executed]) -> str:
-    """The list of all notebooks: title, question, a picture, and whether each ran to its end."""
-    rows = "".join(_entry(executed) for executed in done)
-    complete = sum(executed.trouble is None for executed in done)
-    lead = f"{complete} of {len(done)} notebooks ran to their end; labkit {__version__}, {_machine()}."
-    return _document(
-        "The notebooks, executed",
-        f'<main><h1>The notebooks, executed</h1><p class="lead">{escape(lead)} Every figure in them was '
-        f'measured on that machine; quick runs are marked.</p><ol class="notebooks">{rows}</ol></main>',
+    """Index of all notebooks as HTML: title, question, picture and outcome of each."""
+    from markupsafe import Markup
+
+    entries = [
+        {
+            "name": executed.path.stem,
+            "title": title_of(executed.notebook) or executed.path.stem,
+            "question": question_of(executed.notebook),
+            "picture": Markup(_picture(executed.notebook)),
+            "trouble": executed.trouble,
+            "seconds": round(executed.seconds),
+        }
+        for executed in done
+    ]
+    return _template().render(
+        title="The notebooks, executed",
+        entries=entries,
+        complete=sum(executed.trouble is None for executed in done),
+        version=__version__,
+        machine=machine_name(fingerprint()),
     )
+
+
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    return environment.get_template("gallery.html")
 
 
 def title_of(notebook: Any) -> str:
@@ -275,7 +296,7 @@ def title_of(notebook: Any) -> str:
 
 
 def question_of(notebook: Any) -> str:
-    """What stands under a notebook's heading "Question"; empty if it has none."""
+    """First paragraph under a notebook's heading "Question"; empty if it has none."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and "## Question" in cell.source:
             text = cell.source.split("## Question", 1)[1].strip()
@@ -283,20 +304,8 @@ def question_of(notebook: Any) -> str:
     return ""
 
 
-def _entry(executed: Executed) -> str:
-    name = escape(executed.path.stem)
-    state = f"ran to its end in {executed.seconds:.0f} s"
-    if executed.trouble:
-        state = f'<span class="doubt">{escape(executed.trouble)}</span>'
-    title = escape(title_of(executed.notebook) or executed.path.stem)
-    return (
-        f'<li><h2><a href="{name}.html">{title}</a></h2><p>{escape(question_of(executed.notebook))}</p>'
-        f'{_picture(executed.notebook)}<p class="lead">{state}</p></li>\n'
-    )
-
-
 def _picture(notebook: Any) -> str:
-    """A notebook's picture for the index: the first one under "Look", else the last one."""
+    """Image element for the index: the first picture under "Look", else the last one."""
     pictures: list[tuple[bool, str]] = []
     looking = False
     for cell in notebook.cells:
@@ -310,13 +319,13 @@ def _picture(notebook: Any) -> str:
 
 
 def _inert(body: str) -> str:
-    """Without what would run or load something; code that is shown is escaped and stays."""
+    """Remove elements that would run or load something; code that is shown is escaped and stays."""
     body = re.sub(r"<(script|iframe|object)\b.*?</\1\s*>", "", body, flags=re.I | re.S)
     return re.sub(r"<(script|iframe|object|embed|link|base)\b[^>]*>", "", body, flags=re.I)
 
 
 def _described(body: str, notebook: Any) -> str:
-    """Pictures without words are called what their cell says, in the order of the outputs."""
+    """Give pictures without alt text the last line of their cell, in the order of the outputs."""
     words = [
         "output of: " + cell.source.strip().splitlines()[-1]
         for cell in notebook.cells
@@ -334,12 +343,12 @@ def _is_bare_picture(output: Any) -> bool:
 
 
 def _linked(body: str) -> str:
-    """Links between notebooks lead to their pages."""
+    """Point links between notebooks to their pages."""
     return re.sub(r'href="([\w.-]+)\.ipynb((?:#[^"]*)?)"', r'href="\1.html\2"', body)
 
 
 def _embedded(body: str, folder: Path) -> str:
-    """Pictures that a text names by file, in the notebook's folder or beside it, become part of the page."""
+    """Embed pictures that a text names by file, in the notebook's folder or beside it."""
 
     def data(found: re.Match[str]) -> str:
         path = (folder / unquote(unescape(found[2]))).resolve()
@@ -349,58 +358,3 @@ def _embedded(body: str, folder: Path) -> str:
         return f"{found[1]}data:{kind};base64,{b64encode(path.read_bytes()).decode()}"
 
     return re.sub(r'(<img\b[^>]*?\bsrc=")([^":]+)', data, body)
-
-
-def _neighbours(name: str, names: Sequence[str]) -> str:
-    place = list(names).index(name)
-    links = ['<a href="index.html">all notebooks</a>']
-    for other, words in ((place - 1, "before"), (place + 1, "next")):
-        if 0 <= other < len(names):
-            links.append(f'<a href="{escape(names[other])}.html">{words}: {escape(names[other])}</a>')
-    return f"<nav>{''.join(links)}</nav>"
-
-
-def _document(title: str, body: str) -> str:
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
-
-
-def _machine() -> str:
-    from labkit.core.machine import fingerprint, machine_name
-
-    return machine_name(fingerprint())
-
-
-@dataclass(frozen=True)
-class Executed:
-    """One notebook after it ran.
-
-    Attributes:
-        path: of the notebook.
-        notebook: its cells with their outputs, as nbformat has them.
-        seconds: how long it took.
-        trouble: what went wrong, in a sentence; None if every cell finished.
-    """
-
-    path: Path
-    notebook: Any
-    seconds: float
-    trouble: str | None
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The pages that were written.
-
-    Attributes:
-        index: the page to open.
-        executed: the notebooks, in order.
-    """
-
-    index: Path
-    executed: tuple[Executed, ...]

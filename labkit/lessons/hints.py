@@ -78,8 +78,13 @@ HINTS = {
 }
 
 
+def hint(exercise: str, step: int = 1) -> None:
+    """Print a hint for an exercise; each step says more than the one before."""
+    print(hint_text(exercise, step))
+
+
 def hint_text(exercise: str, step: int = 1) -> str:
-    """One hint, with how many there are.
+    """One hint, with the number of hints that there are.
 
     Args:
         exercise: a name in `HINTS`, such as "normalise" or "kernel".
@@ -93,5 +98,5 @@ def hint_text(exercise: str, step: int = 1) -> str:
     steps = HINTS[exercise]
     if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= len(steps):
         raise UsageError(f"the exercise {exercise!r} has hints 1 to {len(steps)}, not {step!r}")
-    more = "" if step == len(steps) else f' For more: lesson.hint("{exercise}", {step + 1}).'
+    more = "" if step == len(steps) else f' For more: hint("{exercise}", {step + 1}).'
     return f"Hint {step} of {len(steps)}: {steps[step - 1]}{more}"

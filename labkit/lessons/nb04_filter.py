@@ -1,4 +1,4 @@
-"""What notebook 04 calls: the guided filter in pictures, its kernels in numbers, and whether it helps."""
+"""Lesson 04: the guided filter in pictures, its kernels in numbers, and its effect on detection."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from labkit.filters.kernel_source import kernel_source
 from labkit.filters.launch_config import launch_plan
 from labkit.filters.quality import add_noise, quality_sweep
 from labkit.filters.reference import box_mean, window_counts
-from labkit.lessons.checks import Checked
-from labkit.lessons.figure import Picture
+from labkit.lessons.exercise import Mistake, exercise_check
+from labkit.lessons.image_grid import image_grid
 from labkit.sources.openers import first_frame
 
 if TYPE_CHECKING:
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 Image = NDArray[np.uint8]
 
 ORIGIN_EPS = 0.2
-"""In use in the origin, where it is compared with variances of 0-255 values."""
+"""Value in the origin's code, where it is compared with variances of 0-255 values."""
 
 MEMORY_BYTES_PER_S = 4.8e12
-"""Of an H200, as its maker states it."""
+"""Memory bandwidth of an H200, as its maker states it."""
 
-FACTORS = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "edge_retention": "share of edges kept"}
+MEASURES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "edge_retention": "share of edges kept"}
 
 
 def edge_profile(radius: int = 4, eps: float = 0.01, noise: float = 8.0, *, theme: str = "light") -> Chart:
-    """One row across a noisy edge: as it is, after a box blur, the guided filter, and the origin's.
+    """Plot one row across a noisy edge: input, box blur, guided filter, and the origin's filter.
 
     Args:
         radius: of all three filters, px.
@@ -83,8 +83,8 @@ def smooth_pictures(
     noise: float = 15.0,
     size: Size = (640, 480),
     seed: int = 0,
-) -> Picture:
-    """A frame with noise added, and what three filters make of it; below, the middle enlarged."""
+) -> Chart:
+    """Plot a frame with noise added and the output of three filters; below, the middle enlarged."""
     image = add_noise(first_frame(source, size, seed=seed).image, noise, seed)
     panels = {
         f"with noise of {noise:g} grey levels": image,
@@ -94,20 +94,14 @@ def smooth_pictures(
     }
     height, width = image.shape[:2]
     middle = np.s_[height * 3 // 8 : height * 5 // 8, width * 3 // 8 : width * 5 // 8]
-    figure = Picture(figsize=(12, 2 * 3 * height / width + 0.6), layout="constrained")
-    for column, (title, picture) in enumerate(panels.items()):
-        for row, shown in enumerate((picture, picture[middle])):
-            axes = figure.add_subplot(2, len(panels), row * len(panels) + column + 1)
-            axes.imshow(shown, interpolation="nearest")
-            axes.set_axis_off()
-            if row == 0:
-                axes.set_title(title, fontsize=10)
-    figure.alt_text = f"A frame of {source}, whole and enlarged: " + ", ".join(panels)
-    return figure
+    enlarged = [picture[middle] for picture in panels.values()]
+    chart = image_grid([*panels.values(), *enlarged], list(panels), columns=len(panels))
+    chart.alt_text = f"A frame of {source}, in full and enlarged: " + ", ".join(panels)
+    return chart
 
 
 def try_filter(source: str = "photos", *, size: Size = (640, 480), noise: float = 15.0, seed: int = 0) -> Any:
-    """Sliders for radius and eps; left the frame with noise, right what the filter makes of it.
+    """Sliders for radius and eps; left the frame with noise, right the filter's output.
 
     Returns:
         A widget with `children`: the two sliders, and the picture that follows them.
@@ -132,7 +126,7 @@ def try_filter(source: str = "photos", *, size: Size = (640, 480), noise: float 
 
 
 def origin_eps(source: str = "photos", radius: int = 4, *, size: Size = (640, 480)) -> pd.DataFrame:
-    """What eps does: in the origin's filter nothing, in the right one everything.
+    """Effect of eps: none in the origin's filter, all in the right one.
 
     Columns: the middle value of a (1 keeps a pixel, 0 replaces it by the mean), and how far the
     result is from that of the smallest eps, in grey levels on average.
@@ -164,7 +158,7 @@ def origin_eps(source: str = "photos", radius: int = 4, *, size: Size = (640, 48
 def filter_times(
     radius: int = 4, eps: float = 0.01, *, size: Size = (640, 480), rounds: int = 9, source: str = "photos"
 ) -> pd.DataFrame:
-    """The CPU versions in turns on one frame: ms, and how many times faster than the reference.
+    """Interleaved times of the CPU versions on one frame: ms, and speed-up over the reference.
 
     The interval is that of the ratio (95%, over rounds); "largest difference" is in grey levels
     from the float64 reference.
@@ -173,7 +167,7 @@ def filter_times(
 
 
 def kernel_table(arch: int = 90, radius: int = 4, size: Size = (640, 480)) -> pd.DataFrame | str:
-    """The guided kernels as compiled for one architecture. Everything is worked out, nothing measured.
+    """The guided kernels as compiled for one architecture: computed, not measured.
 
     Columns: launches, bytes of global memory per pixel (each array once), the time that these
     bytes take at an H200's stated 4.8 TB/s, machine instructions in the code, registers per
@@ -182,7 +176,7 @@ def kernel_table(arch: int = 90, radius: int = 4, size: Size = (640, 480)) -> pd
     import pandas as pd
 
     from labkit.filters.compile import compile_plan
-    from labkit.filters.launch_config import PLANNERS, launch_plan
+    from labkit.filters.launch_config import PLANNERS
 
     rows = []
     for file in (name for name in PLANNERS if name.startswith("guided")):
@@ -203,11 +197,11 @@ def kernel_table(arch: int = 90, radius: int = 4, size: Size = (640, 480)) -> pd
                 "occupancy": round(min(kernel.occupancy for kernel in kernels), 2),
             }
         )
-    print(f"Worked out from the code compiled for sm_{arch}, for {size[0]}x{size[1]} and radius {radius}.")
+    print(f"Computed from the code compiled for sm_{arch}, for {size[0]}x{size[1]} and radius {radius}.")
     return pd.DataFrame(rows)
 
 
-def help_table(
+def denoising_table(
     source: str = "photos",
     noises: Sequence[float] = (0, 5, 10, 20),
     eps_values: Sequence[float] = (0.0001, 0.001, 0.01),
@@ -216,7 +210,7 @@ def help_table(
     measure: str = "psnr_db",
     size: Size = (640, 480),
 ) -> pd.DataFrame:
-    """How close to the clean frame a noisy one is, before and after the filter.
+    """Similarity of a noisy frame to the clean one, before and after the filter.
 
     Args:
         source: its first frame is the clean one.
@@ -237,14 +231,14 @@ def help_table(
             for row in quality_sweep(clean, noisy, (radius,), tuple(eps_values))
         }
     frame = pd.DataFrame.from_dict(rows, orient="index").round(3)
-    frame.index.name = f"noise; {FACTORS[measure]}"
+    frame.index.name = f"noise; {MEASURES[measure]}"
     return frame
 
 
 def detection_table(
     noises: Sequence[float] = (0, 50, 90), eps_values: Sequence[float] = (0.01, 0.04), *, scenes: int = 24
 ) -> pd.DataFrame:
-    """Does it help the networks? mAP at IoU 0.5 on drawn scenes with noise, by the lab's small models.
+    """MAP at IoU 0.5 of the lab's small models on drawn scenes with noise, with and without the filter.
 
     Args:
         noises: standard deviations in grey levels, one row each.
@@ -300,7 +294,7 @@ def _spread(picture: Image) -> float:
 
 
 def _edge_width(picture: Image) -> int:
-    """Columns whose mean lies between a tenth and nine tenths of the drawn step."""
+    """Number of columns whose mean lies between a tenth and nine tenths of the drawn step."""
     means = picture[8:-8, :, 0].mean(axis=0)
     return int(((means > 70 + 11) & (means < 180 - 11)).sum())
 
@@ -308,7 +302,7 @@ def _edge_width(picture: Image) -> int:
 FILE = "guided_1_global.cu"
 RADIUS, EPS = 2, 0.01
 SHAPES = ((21, 37, 3), (3, 4, 1), (40, 9, 1))
-"""Images to try: no size is a multiple of a block, and one is smaller than a window."""
+"""Test images: no size is a multiple of a block, and one is smaller than a window."""
 
 OUTSIDE = (
     "a thread reads or writes outside the image: the last blocks hang over the border, so threads "
@@ -319,48 +313,46 @@ Floats = NDArray[np.float64]
 
 
 def kernel_to_complete() -> str:
-    """The kernel file up to where the learner goes on: the body of `apply` is missing."""
+    """Source of the kernel file without the body of `apply`, which the learner writes."""
     text = kernel_source(FILE)
     start = text.index('extern "C" __global__ void apply')
     return text[: text.index("{", start) + 1] + "\n"
 
 
-def check_kernel(body: str) -> Checked:
-    """Exercise of notebook 04: the body of the kernel `apply`, as CUDA text.
+@exercise_check
+def check_kernel(body: str) -> str:
+    """Check the body of the kernel `apply`, as CUDA text.
 
     Each thread averages a and b over its window, clipped to the image, and writes
     mean_a * I + mean_b, rounded and saturated. The text is compiled for the CPU, run thread by
     thread, and compared with the float64 reference.
     """
     if "..." in body or not body.strip():
-        return Checked(False, "the body is still empty; write what each thread does")
+        raise Mistake("the body is still empty; write what each thread does")
     source = f"{kernel_to_complete()}{body}\n}}\n"
     try:
         for shape in SHAPES:
-            wrong = _wrong(source, _image(shape))
-            if wrong is not None:
-                return wrong
+            _compare_with_reference(source, _image(shape))
         outside = _outside(source)
     except UsageError as error:
-        return Checked(False, OUTSIDE if "crashed" in str(error) else str(error))
+        raise Mistake(OUTSIDE if "crashed" in str(error) else str(error)) from error
     except UnavailableError as error:
-        return Checked(False, f"this cannot be checked here: {error}")
+        raise Mistake(f"this cannot be checked here: {error}") from error
     if outside:
-        return Checked(False, outside)
-    return Checked(True, "every grey level is that of the float64 reference, at the borders too")
+        raise Mistake(outside)
+    return "every grey level is that of the float64 reference, at the borders too"
 
 
-def _wrong(source: str, image: Image) -> Checked | None:
+def _compare_with_reference(source: str, image: Image) -> None:
     got = emulate_plan(launch_plan(FILE, image.shape, RADIUS), image, EPS, source=source)  # type: ignore[arg-type]
-    wanted = guided_filter(image, RADIUS, EPS, version="reference")
-    error = got.astype(int) - wanted
-    if abs(error).max() <= 1 and abs(error.mean()) < 0.2:
-        return None
-    return Checked(False, _cause(got, image) or _outside(source) or _where(error))
+    right = guided_filter(image, RADIUS, EPS, version="reference")
+    error = got.astype(int) - right
+    if abs(error).max() > 1 or abs(error.mean()) >= 0.2:
+        raise Mistake(_cause(got, image) or _outside(source) or _where(error))
 
 
 def _outside(source: str) -> str:
-    """A sentence if the kernel touches memory outside its arrays, else ""; "" where nobody can tell."""
+    """A sentence if the kernel touches memory outside its arrays, else ""; "" without a sanitizer."""
     image = _image(SHAPES[0])
     made = launch_plan(FILE, image.shape, RADIUS)  # type: ignore[arg-type]
     launch = made.launches[1]
@@ -377,7 +369,7 @@ def _outside(source: str) -> str:
 
 
 def _cause(got: NDArray[Any], image: Image) -> str:
-    """Which well-known mistake gives just these values."""
+    """The well-known mistake that gives just these values; "" if none does."""
     p = image.astype(np.float64)
     mean = box_mean(p, RADIUS)
     variance = np.maximum(box_mean(p * p, RADIUS) - mean * mean, 0)
@@ -386,7 +378,7 @@ def _cause(got: NDArray[Any], image: Image) -> str:
     right = box_mean(a, RADIUS) * p + box_mean(b, RADIUS)
     for reason, values in MISTAKES.items():
         made = np.clip(values(a, b, p, right), 0, 255)
-        if abs(got - np.floor(made + 0.5)).max() <= 1 and _leans(got, made):
+        if abs(got - np.floor(made + 0.5)).max() <= 1 and _matches(got, made):
             return reason
     if abs(got - np.floor(np.clip(right, 0, 255))).mean() < 0.02:
         return "the result is cut to a whole grey level, half a level too dark on average: add 0.5f first"
@@ -395,8 +387,8 @@ def _cause(got: NDArray[Any], image: Image) -> str:
     return ""
 
 
-def _leans(got: NDArray[Any], made: Floats) -> bool:
-    """Whether the values are those, rounded or cut."""
+def _matches(got: NDArray[Any], made: Floats) -> bool:
+    """True if the values are those, rounded or truncated."""
     return bool(min(abs(got - np.floor(made + 0.5)).mean(), abs(got - np.floor(made)).mean()) < 0.05)
 
 
@@ -455,6 +447,6 @@ def _where(error: NDArray[Any]) -> str:
 def _image(shape: tuple[int, int, int]) -> Image:
     """Noise on a bright and a dark half: flat parts and an edge."""
     width = shape[1]
-    dice = np.random.default_rng(4)
+    rng = np.random.default_rng(4)
     halves = np.where(np.arange(width) < width // 2, 60, 190)[None, :, None]
-    return np.clip(halves + dice.integers(-25, 26, shape), 0, 255).astype(np.uint8)
+    return np.clip(halves + rng.integers(-25, 26, shape), 0, 255).astype(np.uint8)

@@ -1,23 +1,24 @@
-"""What notebook 05 calls: timelines, measured and simulated, and what overlap buys and costs."""
+"""Lesson 05: timelines of streams, measured and simulated, and the cost of overlap."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from labkit.core import stats
 from labkit.core.trace import hidden_share
 from labkit.core.types import Rung, Size, Workload
-from labkit.lessons.checks import Checked
+from labkit.lessons.exercise import Mistake, exercise_check
 from labkit.lessons.simulated_streams import (
     NOTHING,
     STEPS_MS,
     TORN,
     Launch,
     Simulation,
-    one_after_the_other,
+    one_stream,
     simulate,
-    two_streams_no_waiting,
+    two_streams_no_wait,
 )
 from labkit.pipelines.multi_stream import launch
 
@@ -35,14 +36,14 @@ STREAMS = {
     "upload": "upload stream", "preprocess": "upload stream", "filter": "filter stream",
     "infer": "infer stream", "copy back": "copy stream",
 }  # fmt: skip
-ORIGINS_STREAMS = {"filter": "host and default stream", "preprocess": "first stream"} | dict.fromkeys(
+ORIGIN_STREAMS = {"filter": "host and default stream", "preprocess": "first stream"} | dict.fromkeys(
     ("detect", "decode", "crop", "classify", "name"), "second stream"
 )
 SCHEDULES = {
-    "one stream": one_after_the_other, "two streams, no waiting": two_streams_no_waiting,
+    "one stream": one_stream, "two streams, no waiting": two_streams_no_wait,
     "four streams": launch,
 }  # fmt: skip
-PREPARING = {"upload", "preprocess", "filter"}
+PREPARATION = {"upload", "preprocess", "filter"}
 NETWORKS = {"infer", "detect", "classify"}
 
 
@@ -56,12 +57,12 @@ def timeline(
     seed: int = 0,
     theme: str = "light",
 ) -> Chart | str:
-    """Runs a rung in this process for a few frames and draws when each step ran.
+    """Plot when each step of a rung ran, for a few frames in this process.
 
     Args:
         rung_name: which rung.
         source, size, objects, seed: of the frames.
-        frames: how many are drawn, after two that warm up.
+        frames: number of frames to plot, after two that warm up.
         theme: "light" or "dark".
 
     Returns:
@@ -84,17 +85,17 @@ def timeline(
         answered = list(row.run(pictures, session.prepared.net))
     last = {frame.index for frame, _ in answered[2:]}
     spans = [span for span in record.spans() if span.index in last]
-    rows = _rows_of(row)
-    share = hidden_share(spans, PREPARING, NETWORKS)
+    rows = stream_of_step(row)
+    share = hidden_share(spans, PREPARATION, NETWORKS)
     about = (rung_name, "measured in this process", f"{session.prepared.settings['weights']} weights",
-             f"{share:.0%} of preparing runs while a network does" if share is not None else "")  # fmt: skip
+             f"{share:.0%} of preparation beside a network" if share is not None else "")  # fmt: skip
     return timeline(spans, rows, title=f"When each step ran: {rung_name}", about=about, theme=theme)
 
 
-def _rows_of(row: Rung) -> dict[str, str]:
-    """On which thread or stream each of a rung's steps runs."""
+def stream_of_step(row: Rung) -> dict[str, str]:
+    """Step -> the thread or stream on which a rung runs it."""
     if row.run.__name__ == "baseline_streams":
-        return ORIGINS_STREAMS
+        return ORIGIN_STREAMS
     if row.prepare.device == "cuda":
         return STREAMS
     return THREADS if row.run.__name__ == "threaded" else dict.fromkeys(THREADS, "one thread")
@@ -109,37 +110,30 @@ def simulated(
     depth: int = 2,
     theme: str = "light",
 ) -> Chart:
-    """Runs a schedule on the simulated GPU, prints whose answer each frame got, and draws it.
+    """Plot a schedule on the simulated GPU, and print whose answer each frame got.
 
     Args:
         schedule: "one stream", "two streams, no waiting" or "four streams".
         late: "upload", "filter", "infer" or "copy back": the step that comes `late_ms` late.
         late_ms: by how much.
-        frames, depth: how many, and how many under way at once.
+        frames, depth: number of frames, and of those in flight at once.
         theme: "light" or "dark".
     """
     from labkit.results.plots.timeline import timeline
 
     result = simulate(SCHEDULES[schedule], frames, depth=depth, delays_ms={late: late_ms} if late else None)
-    for line in told(result):
-        print(line)
-    about = (
-        "simulated",
-        "made-up times",
-        f"{depth} under way",
-        f"{late} {late_ms:g} ms late" if late else "",
-    )
-    return timeline(
-        result.spans, result.rows, title=f"Simulated: {schedule}", about=[a for a in about if a], theme=theme
-    )
+    print(*describe_answers(result), sep="\n")
+    about = ["simulated", "made-up times", f"{depth} in flight"]
+    about += [f"{late} {late_ms:g} ms late"] if late else []
+    return timeline(result.spans, result.rows, title=f"Simulated: {schedule}", about=about, theme=theme)
 
 
-def told(result: Simulation) -> list[str]:
-    """Whose answer each frame got, in sentences."""
+def describe_answers(result: Simulation) -> list[str]:
+    """Sentences that say whose answer each frame got."""
     wrong = [(frame, answer) for frame, answer in result.answers if frame != answer]
     if not wrong:
         return [f"All {len(result.answers)} frames got their own answer."]
-    words = {-1: "memory that nothing was written to yet", -2: "memory that was being written"}
+    words = {NOTHING: "memory that nothing was written to yet", TORN: "memory that was being written"}
     return [
         f"Frame {frame} got an answer about {words.get(answer, f'frame {answer}')}."
         for frame, answer in wrong
@@ -147,7 +141,7 @@ def told(result: Simulation) -> list[str]:
 
 
 def depths(depths: Sequence[int] = (1, 2, 3, 4), frames: int = 40) -> pd.DataFrame:
-    """The lab's four streams on the simulated GPU, with more and more frames under way.
+    """Throughput and latency of the lab's four streams on the simulated GPU, by frames in flight.
 
     Times are simulated, so they show what depends on what and say nothing about any machine.
     """
@@ -160,7 +154,7 @@ def depths(depths: Sequence[int] = (1, 2, 3, 4), frames: int = 40) -> pd.DataFra
         latency = sorted(result.latency_ms)[frames // 2]
         rows.append(
             {
-                "frames under way": depth,
+                "frames in flight": depth,
                 "frames per second": round(frames / result.total_ms * 1e3),
                 "median latency (ms)": round(latency, 2),
                 "upload and filter hidden": f"{share or 0:.0%}",
@@ -194,11 +188,12 @@ DELAY_MS = 5.0
 HIDDEN_AT_LEAST = 0.5
 
 
-def check_launch(launch: Launch) -> Checked:
-    """Exercise of notebook 05: each step of a frame waits for the one before it, and for no more.
+@exercise_check
+def check_launch(launch: Launch) -> str:
+    """Check `launch(frame, slot, net)`: each step of a frame waits for the one before it, and for no more.
 
-    Runs `launch(frame, slot, net)` on a simulated GPU, as it is and with each step delayed in
-    turn, with one to three frames under way.
+    It runs on a simulated GPU, as it is and with each step delayed in turn, with one to three
+    frames in flight.
     """
     for depth in (2, 1, 3):
         for late in (None, *STEPS_MS):
@@ -206,53 +201,46 @@ def check_launch(launch: Launch) -> Checked:
             try:
                 result = simulate(launch, FRAMES, depth=depth, delays_ms=delays)
             except Exception as error:  # whatever the learner's code raises is the answer to show
-                return Checked(False, f"your function raised {type(error).__name__}: {error}")
-            wrong = _wrong(result, late, depth)
-            if wrong is not None:
-                return wrong
-    return _quick(launch)
+                raise Mistake(f"your function raised {type(error).__name__}: {error}") from error
+            _check_steps(result)
+            _check_answers(result, late, depth)
+    return _check_overlap(launch)
 
 
-def _wrong(result: Simulation, late: str | None, depth: int) -> Checked | None:
-    unmet_requirement = [name for name in STEPS_MS if name not in {span.name for span in result.spans}]
-    if unmet_requirement:
-        return Checked(False, f"no frame goes through {' and '.join(unmet_requirement)}")
+def _check_steps(result: Simulation) -> None:
     counts = {name: sum(span.name == name for span in result.spans) for name in STEPS_MS}
-    twice = [name for name, count in counts.items() if count != FRAMES]
-    if twice:
-        return Checked(False, f"{twice[0]} ran {counts[twice[0]]} times for {FRAMES} frames")
+    missing = [name for name, count in counts.items() if not count]
+    if missing:
+        raise Mistake(f"no frame goes through {' and '.join(missing)}")
+    for name, count in counts.items():
+        if count != FRAMES:
+            raise Mistake(f"{name} ran {count} times for {FRAMES} frames")
+
+
+def _check_answers(result: Simulation, late: str | None, depth: int) -> None:
     if result.right:
-        return None
+        return
     frame, answer = next((frame, answer) for frame, answer in result.answers if frame != answer)
     when = f"when {late} is {DELAY_MS:g} ms late" if late else "even when nothing is late"
     what = {
         NOTHING: "was read before it was written",
         TORN: "was read while it was being written",
     }.get(answer, f"is about frame {answer}")
-    next_step = _after(late)
-    advice = f"; {next_step} must wait for {late}" if late and next_step else "; what must wait for what?"
-    return Checked(False, f"{when}, the answer to frame {frame} {what} ({depth} under way){advice}")
+    following = dict(pairwise(STEPS_MS)).get(late or "")
+    advice = f"; {following} must wait for {late}" if following else "; what must wait for what?"
+    raise Mistake(f"{when}, the answer to frame {frame} {what} ({depth} in flight){advice}")
 
 
-def _after(step: str | None) -> str | None:
-    steps = list(STEPS_MS)
-    if step is None or step == steps[-1]:
-        return None
-    return steps[steps.index(step) + 1]
-
-
-def _quick(launch: Launch) -> Checked:
+def _check_overlap(launch: Launch) -> str:
     """Right answers are not enough: waiting for everything is right and gains nothing."""
-    result, plain = (simulate(each, FRAMES, depth=2) for each in (launch, one_after_the_other))
+    result, plain = (simulate(each, FRAMES, depth=2) for each in (launch, one_stream))
     hidden = hidden_share(result.spans, {"upload", "filter"}, {"infer"}) or 0.0
     if hidden < HIDDEN_AT_LEAST:
-        return Checked(
-            False,
+        raise Mistake(
             f"every answer is right, but only {hidden:.0%} of upload and filter run behind the network "
-            "of another frame: give them streams of their own, and wait for no more than needed",
+            "of another frame: give them streams of their own, and wait for no more than needed"
         )
-    return Checked(
-        True,
+    return (
         f"right whatever is late, and {hidden:.0%} of upload and filter run behind the network: "
-        f"{FRAMES} frames take {result.total_ms:.1f} ms of simulated time instead of {plain.total_ms:.1f}",
+        f"{FRAMES} frames take {result.total_ms:.1f} ms of simulated time instead of {plain.total_ms:.1f}"
     )

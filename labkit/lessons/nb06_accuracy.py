@@ -1,9 +1,9 @@
-"""What notebook 06 asks: does it cost accuracy?
+"""Accuracy lost by each optimisation, for lesson 06.
 
     python -m labkit.lessons.nb06_accuracy --out results/reference/accuracy
 
-judges every change on clean and on noisy scenes, and writes table, picture and fingerprint; that
-takes minutes. With --redraw it only draws the picture of the table that lies there.
+evaluates every change on clean and on noisy scenes, and writes table, plot and fingerprint; that
+takes minutes. With --redraw it only plots the table that lies there.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
 SIZE: Size = (640, 480)
 NOISES = (0.0, 15.0, 30.0)
 TABLE = "accuracy.csv"
-MARK = "fingerprint.json"
+FINGERPRINT = "fingerprint.json"
 RECORDED = "reference/accuracy"
 PROJECT = Path(__file__).parents[2]
-AS_IT_IS = "as it is"
+UNCHANGED = "as it is"
 COLUMNS = 100
 
 
 @dataclass(frozen=True)
 class Change:
-    """One change of how the small models are run.
+    """One change of the way in which the small models are run.
 
     Attributes:
         name: as tables show it.
-        about: what exactly is done.
-        rung: how they are prepared.
+        about: description of the change.
+        rung: the rung that is run.
         size: frames are shrunk to this (width, height) before the rung sees them.
         objects: boxes kept per frame.
     """
@@ -64,7 +64,7 @@ class Change:
     objects: int = accuracy.OBJECTS
 
 
-def _smoothed(eps: float) -> Change:
+def _filtered(eps: float) -> Change:
     plain = rung("filter_numba_cpu")
     assert plain.prepare.filter is not None
     step = replace(plain.prepare.filter, eps=eps)
@@ -86,11 +86,11 @@ def _fewer(objects: int) -> Change:
 
 
 CHANGES = (
-    Change(AS_IT_IS, "folded_cpu: float32 in torch, frames of 640x480, 16 boxes", rung("folded_cpu")),
+    Change(UNCHANGED, "folded_cpu: float32 in torch, frames of 640x480, 16 boxes", rung("folded_cpu")),
     Change("engine, float32", "cpu_engine_fp32: OpenVINO in float32", rung("cpu_engine_fp32")),
     Change("half precision", "cpu_engine_bf16: OpenVINO in bfloat16", rung("cpu_engine_bf16")),
     Change("int8", "cpu_engine_int8: OpenVINO, 8-bit products, the rest bfloat16", rung("cpu_engine_int8")),
-    *(_smoothed(eps) for eps in (0.0001, 0.001, 0.01, 0.04)),
+    *(_filtered(eps) for eps in (0.0001, 0.001, 0.01, 0.04)),
     _shrunk(320, 240),
     _shrunk(160, 120),
     _fewer(5),
@@ -98,26 +98,26 @@ CHANGES = (
 )
 
 
-def judge(
+def run_ablation(
     names: Sequence[str] | None = None,
     *,
     scenes: int = 24,
     noises: Sequence[float] = NOISES,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[AblationRow]:
-    """Judges changes with the lab's small models on scenes that training never saw.
+    """Evaluate changes with the lab's small models on scenes that training never saw.
 
     Args:
         names: of changes, besides "as it is", which is always first; None takes all.
         scenes: number of scenes per strength of noise; 16 and more give intervals.
         noises: standard deviations in grey levels.
-        progress: hears one line per change, and which cannot run here.
+        progress: called with one line per change, and for each that cannot run here.
 
     Raises:
         UsageError: there is no change of that name, or no scene.
     """
     if scenes < 1 or not noises:
-        raise UsageError(f"a change is judged on one scene or more, not {scenes}, of one noise or more")
+        raise UsageError(f"an ablation needs at least one scene and one noise, not {scenes} scenes")
     frames = {noise: accuracy.truth_frames(scenes, SIZE, noise) for noise in map(float, noises)}
     rows: list[AblationRow] = []
     plain: dict[float, Answers] = {}
@@ -129,24 +129,24 @@ def judge(
         progress(change.name)
         answers = _answers(change, frames)
         plain = plain or answers
-        rows += [_judged(change, noise, answers[noise], plain[noise], frames[noise]) for noise in frames]
+        rows += [_evaluated(change, noise, answers[noise], plain[noise], frames[noise]) for noise in frames]
     return rows
 
 
-def tell(rows: Sequence[AblationRow], metric: Loss = "map") -> None:
-    """Prints what each change costs, made from the figures; see `labkit.results.ablation.sentences`."""
+def print_losses(rows: Sequence[AblationRow], metric: Loss = "map") -> None:
+    """Print the loss of each change in sentences; see `labkit.results.ablation.sentences`."""
     for line in sentences(rows, metric):
         print(textwrap.fill(line, COLUMNS), end="\n\n")
 
 
-def picture(rows: Sequence[AblationRow], metric: Loss = "map", theme: str = "light") -> Chart:
-    """The losses as a figure."""
+def plot_losses(rows: Sequence[AblationRow], metric: Loss = "map", theme: str = "light") -> Chart:
+    """Plot the losses."""
     from labkit.results.plots.robustness import robustness
 
     return robustness(rows, metric=metric, theme=theme)
 
 
-def table(rows: Sequence[AblationRow], metric: Metric = "map") -> pd.DataFrame:
+def ablation_table(rows: Sequence[AblationRow], metric: Metric = "map") -> pd.DataFrame:
     """One line per change, one column per strength of noise, intervals in brackets."""
     import pandas as pd
 
@@ -158,8 +158,8 @@ def table(rows: Sequence[AblationRow], metric: Metric = "map") -> pd.DataFrame:
     return frame
 
 
-def recorded(folder: Path | None = None) -> list[AblationRow]:
-    """What was judged on 100 scenes and ships with the project.
+def recorded_ablation(folder: Path | None = None) -> list[AblationRow]:
+    """The ablation on 100 scenes that ships with the project.
 
     Raises:
         ResultsError: it is not there, or is something else.
@@ -176,16 +176,16 @@ def recorded(folder: Path | None = None) -> list[AblationRow]:
 
 
 def write(rows: Sequence[AblationRow], folder: Path) -> list[Path]:
-    """Writes table, picture, and the fingerprint of machine and software; returns the files."""
+    """Write table, plot, and the fingerprint of machine and software; returns the files."""
     from labkit.core.machine import fingerprint
 
     text = json.dumps(fingerprint(), indent=2, default=str, ensure_ascii=False)
-    written = [write_atomic(folder / TABLE, to_csv(rows)), write_atomic(folder / MARK, text + "\n")]
+    written = [write_atomic(folder / TABLE, to_csv(rows)), write_atomic(folder / FINGERPRINT, text + "\n")]
     return [*written, *redraw(folder)]
 
 
 def redraw(folder: Path) -> list[Path]:
-    """Draws the picture of the table and fingerprint that lie in a folder; returns the files.
+    """Plot the table that lies in a folder with its fingerprint; returns the files.
 
     Raises:
         ResultsError: one of the two is not there, or is something else.
@@ -193,11 +193,11 @@ def redraw(folder: Path) -> list[Path]:
     from labkit.results.plots.robustness import robustness
     from labkit.results.plots.save import save
 
-    rows = recorded(folder)
+    rows = recorded_ablation(folder)
     try:
-        mark = json.loads((folder / MARK).read_text())
+        mark = json.loads((folder / FINGERPRINT).read_text())
     except (OSError, ValueError) as error:
-        raise ResultsError(f"{folder / MARK} does not say on what was judged ({error})") from error
+        raise ResultsError(f"{folder / FINGERPRINT} does not name the machine ({error})") from error
     return save(robustness(rows, about=machine_name(mark)), folder / "accuracy")
 
 
@@ -206,12 +206,12 @@ def _chosen(names: Sequence[str] | None) -> list[Change]:
     for name in names or ():
         if name not in known:
             raise UsageError(f"there is no change {name!r}; there are {', '.join(known)}")
-    wanted = known if names is None else (AS_IT_IS, *names)
+    wanted = known if names is None else (UNCHANGED, *names)
     return [change for change in CHANGES if change.name in wanted]
 
 
 def _answers(change: Change, frames: Mapping[float, Sequence[Frame]]) -> dict[float, Answers]:
-    """What the changed networks find on each noise's frames, in px of the frames as they were drawn."""
+    """Detections of the changed networks on each noise's frames, in px of the original frames."""
     seen = {noise: [_resized(frame, change.size) for frame in some] for noise, some in frames.items()}
     workload = replace(accuracy.lab_workload(Workload()), size=change.size, objects=change.objects)
     first = next(iter(seen.values()))[:1]
@@ -241,7 +241,7 @@ def _scaled(found: Detections, size: Size) -> Detections:
     return replace(found, xyxy=xyxy.astype(np.float32), frame_size=size)
 
 
-def _judged(
+def _evaluated(
     change: Change, noise: float, own: Answers, plain: Answers, frames: Sequence[Frame]
 ) -> AblationRow:
     score = accuracy.score(own, frames)
@@ -265,24 +265,24 @@ def _estimate(score: Mapping[str, Any], name: str) -> Estimate:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Judges all changes and writes what was found."""
+    """Run the ablation of all changes and write the results."""
     parser = argparse.ArgumentParser(
         prog="python -m labkit.lessons.nb06_accuracy", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--out", type=Path, default=results_folder() / "accuracy", help="folder")
     parser.add_argument("--scenes", type=int, default=accuracy.FULL_SCENES, help="per strength of noise")
-    parser.add_argument("--redraw", action="store_true", help="only draw the picture of the table in --out")
+    parser.add_argument("--redraw", action="store_true", help="only plot the table in --out")
     options = parser.parse_args(arguments)
     try:
         if options.redraw:
             print(*redraw(options.out), sep="\n")
             return 0
-        rows = judge(scenes=options.scenes, progress=lambda line: print(line, file=sys.stderr))
+        rows = run_ablation(scenes=options.scenes, progress=lambda line: print(line, file=sys.stderr))
         written = write(rows, options.out)
     except LabError as error:
         print(f"labkit: {error}", file=sys.stderr)
         return error.exit_code
-    tell(rows)
+    print_losses(rows)
     print(*written, sep="\n")
     return 0
 

@@ -1,4 +1,4 @@
-"""Lesson 07: calibration of predictions, cost of spans, and exercises on throughput and latency."""
+"""Lesson 07: cost of spans, throughput and latency by hand."""
 
 from __future__ import annotations
 
@@ -8,34 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.lessons.checks import Checked
-from labkit.lessons.hints import hint_text
+from labkit.lessons.exercise import Mistake, call_for_numbers, exercise_check, find_mistake
 from labkit.lessons.pitfalls import overhead
-from labkit.lessons.predict import my_calibration
-from labkit.lessons.predict import table as forecasts_table
+from labkit.lessons.pitfalls.pitfall_plot import plot_pitfalls
+from labkit.lessons.pitfalls.registry import pitfall_table, run_pitfalls
 
-
-def calibration(theme: str = "light") -> Any:
-    """Prints how the forecasts of the walk fared; shows them in a table and as a picture."""
-    from IPython.display import display
-
-    from labkit.results.plots.predicted import forecasts
-
-    known = my_calibration()
-    print(known.sentence)
-    if not known.outcomes:
-        return None
-    display(forecasts_table(known))
-    return forecasts(known, theme=theme)
-
-
-def hint(exercise: str, step: int = 1) -> None:
-    """Prints a hint for an exercise; each step says more than the one before."""
-    print(hint_text(exercise, step))
+__all__ = ["check_fps", "check_paced_latency", "pitfall_table", "plot_pitfalls", "run_pitfalls", "span_cost"]
 
 
 def span_cost() -> None:
-    """Prints what the spans of a frame cost here, with a recording open and without."""
+    """Print what the spans of a frame cost here, with a recording open and without."""
     print(overhead.span_cost().sentence)
 
 
@@ -43,25 +25,31 @@ Floats = NDArray[np.float64]
 RIGHT = 1e-9
 
 
-def check_fps(fps: Callable[[Floats, int], Any]) -> Checked:
-    """Exercise: `fps(done_s, warm)`, frames per second of the part after the warm-up.
+@exercise_check
+def check_fps(fps: Callable[[Floats, int], Any]) -> str:
+    """Check `fps(done_s, warm)`: frames per second of the part after the warm-up.
 
     `done_s` (n,) s is when each frame was done, from when the loop began; the first `warm`
     frames are warm-up.
     """
     for done_s, warm in _loops():
-        given = done_s.copy()
-        got = _called(fps, given, warm)
-        if isinstance(got, Checked):
-            return got
-        if not np.array_equal(given, done_s):
-            return Checked(False, "your function changed the times that it was given; work on a copy")
-        if np.ndim(got) != 0 or not np.isreal(got):
-            return Checked(False, f"one number is wanted, not an array of the shape {np.shape(got)}")
+        got = call_for_numbers(fps, done_s, warm)
+        if got.ndim != 0:
+            raise Mistake(f"expected is one number, not an array of the shape {got.shape}")
         right = _fps(done_s, warm)
-        if not np.isclose(float(got), right, rtol=RIGHT):
-            return Checked(False, _named(float(got), right, _fps_mistakes(done_s, warm), _warm_words(warm)))
-    return Checked(True, "frames / wall time of the timed part, with and without a warm-up")
+        case = f"with {warm} warm-up frames" if warm else "with no warm-up"
+        _compare(got, right, _fps_mistakes(done_s, warm), case)
+    return "frames / wall time of the timed part, with and without a warm-up"
+
+
+def _compare(got: Floats, right: Any, mistakes: Mapping[str, Any], case: str) -> None:
+    if np.allclose(got, right, rtol=RIGHT, atol=1e-12):
+        return
+    reason = find_mistake(got, mistakes, right)
+    if reason:
+        raise Mistake(f"{reason} ({case})")
+    worst = float(np.max(np.abs(got - right)))
+    raise Mistake(f"{case} the result is off by up to {worst:.3g}; take the first two frames by hand")
 
 
 def _loops() -> list[tuple[Floats, int]]:
@@ -109,32 +97,20 @@ def _fps_mistakes(done_s: Floats, warm: int) -> dict[str, float]:
     return {reason: float(value) for reason, value in mistakes.items()}
 
 
-def _warm_words(warm: int) -> str:
-    return f"with {warm} warm-up frames" if warm else "with no warm-up"
-
-
-def check_paced_latency(latency: Callable[[Floats, Floats, float], Any]) -> Checked:
-    """Exercise: `latency(began_s, done_s, fps)`, seconds that each frame's viewer waited.
+@exercise_check
+def check_paced_latency(latency: Callable[[Floats, Floats, float], Any]) -> str:
+    """Check `latency(began_s, done_s, fps)`: seconds that each frame's viewer waited.
 
     Frames fall due at `fps` per second, the first at 0; `began_s` (n,) s is when the loop took
     each up, `done_s` (n,) s when it was done.
     """
     for began_s, done_s, fps in _stalls():
-        given = began_s.copy(), done_s.copy()
-        got = _called(latency, *given, fps)
-        if isinstance(got, Checked):
-            return got
-        if not (np.array_equal(given[0], began_s) and np.array_equal(given[1], done_s)):
-            return Checked(False, "your function changed the times that it was given; work on a copy")
-        got = np.asarray(got, np.float64)
+        got = call_for_numbers(latency, began_s, done_s, fps)
         if got.shape != done_s.shape:
-            return Checked(False, f"one latency per frame is wanted, {done_s.shape}, not {got.shape}")
+            raise Mistake(f"expected is one latency per frame, {done_s.shape}, not {got.shape}")
         right = done_s - np.arange(len(done_s)) / fps
-        if not np.allclose(got, right, rtol=RIGHT, atol=1e-12):
-            return Checked(
-                False, _named(got, right, _latency_mistakes(began_s, done_s, fps), f"at {fps:g} FPS")
-            )
-    return Checked(True, "every frame's wait counts from when it was due, the queued ones' too")
+        _compare(got, right, _latency_mistakes(began_s, done_s, fps), f"at {fps:g} FPS")
+    return "every frame's wait counts from when it was due, the queued ones' too"
 
 
 def _stalls() -> list[tuple[Floats, Floats, float]]:
@@ -167,30 +143,3 @@ def _latency_mistakes(began_s: Floats, done_s: Floats, fps: float) -> dict[str, 
         "the wait ends when the frame is done, not when the loop took it up; and it begins when it was due":
             done_s,
     }  # fmt: skip
-
-
-def _called(function: Callable[..., Any], *given: Any) -> Any:
-    """What the learner's function gives, or the refusal to show."""
-    try:
-        got = function(*given)
-    except Exception as error:  # whatever the learner's code raises is the answer to show
-        return Checked(False, f"your function raised {type(error).__name__}: {error}")
-    if got is None or got is ...:
-        return Checked(False, "your function returns nothing yet; end it with return")
-    try:
-        if not np.isfinite(np.asarray(got, np.float64)).all():
-            return Checked(False, "your function gave NaN or infinity; is there a division by zero?")
-    except (TypeError, ValueError):
-        return Checked(False, f"numbers are wanted, not {type(got).__name__}")
-    return got
-
-
-def _named(got: Any, right: Any, mistakes: Mapping[str, Any], case: str) -> str:
-    """Which well-known mistake gives just these values; else how far off they are."""
-    for reason, value in mistakes.items():
-        if np.allclose(value, right, rtol=1e-6):
-            continue  # in this case the mistake changes nothing
-        if np.allclose(got, value, rtol=1e-6, atol=1e-12):
-            return f"{reason} ({case})"
-    worst = float(np.max(np.abs(np.asarray(got) - right)))
-    return f"{case} the result is off by up to {worst:.3g}; take the first two frames by hand"

@@ -1,4 +1,4 @@
-"""What notebook 09 calls: how long a frame takes, how many cameras fit, and what many would need."""
+"""Lesson 09: service times, cameras per machine, and the needs of ten thousand cameras."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from labkit.fleet.queueing import (
     max_streams,
     simulate,
 )
-from labkit.lessons.checks import Checked
+from labkit.lessons.exercise import Mistake, call, exercise_check
 from labkit.models.prepare import resolve_all
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.results.plots.fleet_plots import FleetPoint, fleet_chart
@@ -40,7 +40,7 @@ TRANSFER_S = 0.003  # a 640x480 frame from one process to another on one machine
 
 @dataclass(frozen=True)
 class Measured:
-    """Service times of a rung on this machine, and what its frames and results weigh.
+    """Service times of a rung on this machine, and the size of its frames and results in bytes.
 
     Attributes:
         rung, workload, source: of what.
@@ -74,7 +74,7 @@ def service_times(
     seconds: float = 2.0,
     seed: int = 0,
 ) -> Measured:
-    """Times a rung for groups of frames, each size in a process of its own.
+    """Time a rung for groups of frames, each size in a process of its own.
 
     Args:
         name: of a rung that takes groups of frames.
@@ -131,10 +131,10 @@ def service_table(measured: Measured) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def foretold(
+def simulated_fleets(
     measured: Measured, streams: Sequence[int] = (1, 2, 4, 8), *, fps: float = 30.0, group: int = 1
 ) -> dict[int, SimulationResult]:
-    """What the simulation says for so many streams of `fps`, on one engine."""
+    """Simulated results for numbers of streams at `fps`, on one engine."""
     return {
         n: simulate(FleetModel(n, fps=fps, batch=group, transfer_s=TRANSFER_S), measured.service)
         for n in streams
@@ -149,17 +149,17 @@ def run_fleet(
     group: int = 1,
     seconds: float = 5.0,
 ) -> Rounds:
-    """Real fleets of the same work on this machine, through Ray, one after the other.
+    """Run real fleets of the same work on this machine, through Ray, one after the other.
 
     Before each of them a process alone does the same job: it is what a fleet has to match. Where
-    Ray is missing this says so and gives nothing.
+    Ray is missing, print so and return no fleets.
 
     Args:
         measured: the rung and the workload.
-        streams: how many, of each fleet.
+        streams: number of streams of each fleet.
         fps: frames per second that each stream offers.
-        group: most frames per pass.
-        seconds: how long a fleet's streams run; the process alone has half of it.
+        group: maximum of frames per pass.
+        seconds: duration of a fleet's streams; the single process has half of it.
     """
     from labkit.fleet.cluster import cluster
     from labkit.fleet.fleet_plan import Plan, with_group
@@ -174,8 +174,10 @@ def run_fleet(
         return Rounds(fps, {}, {})
 
 
-def beside(predicted: dict[int, SimulationResult], done: Rounds | None = None) -> pd.DataFrame:
-    """Simulated and, where fleets ran, measured, with the difference."""
+def simulated_beside_measured(
+    predicted: dict[int, SimulationResult], done: Rounds | None = None
+) -> pd.DataFrame:
+    """Simulated and, where fleets ran, measured figures, with the difference."""
     import pandas as pd
 
     rows = []
@@ -194,24 +196,24 @@ def beside(predicted: dict[int, SimulationResult], done: Rounds | None = None) -
     return pd.DataFrame(rows)
 
 
-def how_close(measured: Measured, predicted: dict[int, SimulationResult], done: Rounds) -> str:
-    """In sentences: how close the simulation came, and how the fleets stand to one process."""
+def simulation_error(measured: Measured, predicted: dict[int, SimulationResult], done: Rounds) -> str:
+    """Sentences on the simulation's error, and on the fleets relative to a single process."""
     if not done.fleets:
-        return "Nothing was measured, so the simulation stands unchecked here."
+        return "No fleet was measured here, so the simulation is unchecked."
     off = {n: answers.fps / predicted[n].fps - 1 for n, answers in done.fleets.items()}
     worst = max(off, key=lambda n: abs(off[n]))
     way = "more" if off[worst] > 0 else "less"
     low, high = (100 * edge(done.shares.values()) for edge in (min, max))
     return (
         f"The simulation was off by {100 * abs(off[worst]):.0f}% at most ({way} was measured, at {worst} "
-        f"{'stream' if worst == 1 else 'streams'}). The fleets answered {low:.0f} to {high:.0f}% of what "
-        "could be had: of all frames where few were offered, else of what one process answers that reads the "
-        "same streams in turn, finds and writes by itself. With its frames in memory, one at a time, a "
+        f"{'stream' if worst == 1 else 'streams'}). The fleets answered {low:.0f} to {high:.0f}% of "
+        "the frames offered or, where those are too many, of a single process's rate, which reads the "
+        "same streams in turn, detects and writes by itself. With its frames in memory, one at a time, a "
         f"process answers {measured.single_fps:.1f} per second."
     )
 
 
-def fleet_picture(
+def plot_fleet(
     measured: Measured,
     predicted: dict[int, SimulationResult],
     done: Rounds | None = None,
@@ -219,7 +221,7 @@ def fleet_picture(
     age: bool = False,
     theme: str = "light",
 ) -> Any:
-    """Simulated and measured against the number of streams: the rate, or the age of results."""
+    """Plot simulated and measured rate, or age of results, against the number of streams."""
     about = [measured.rung, f"{measured.weights} weights", measured.source, measured.machine, "quick"]
     points = _points(predicted, done)
     return fleet_chart(points, single_fps=measured.single_fps, age=age, about=about, theme=theme)
@@ -234,13 +236,13 @@ def many_cameras(
     group: int = 1,
     moving: float = 0.1,
 ) -> pd.DataFrame:
-    """What so many cameras need, by where the work is done; prints what is assumed.
+    """Machines and network that cameras need, by where the work is done; prints the assumptions.
 
     Args:
         measured: service times on this machine; engines are counted in machines like it.
-        cameras: how many.
+        cameras: numbers of cameras.
         fps, age_ms: results wanted per camera and second, and their p90 age.
-        group: most frames per pass.
+        group: maximum of frames per pass.
         moving: share of the frames in which something moves.
     """
     import pandas as pd
@@ -302,12 +304,12 @@ def _jpeg_bytes(image: Any) -> int:
 
 
 def _result_bytes(found: Detections) -> int:
-    told = {
+    record = {
         "xyxy": np.round(found.xyxy, 1).tolist(),
         "score": np.round(found.score, 3).tolist(),
         "name": list(found.fine_name or found.name),
     }
-    return len(json.dumps(told))
+    return len(json.dumps(record))
 
 
 # cameras, results per second and camera, s per frame, highest share of an engine's time
@@ -320,8 +322,8 @@ CASES = (
 )
 
 
-# Well-known slips, each with what it gives for a camera load; `fit` is cameras per engine, not rounded.
-SLIPS: dict[str, Callable[[int, float, float, float], float]] = {
+# Well-known mistakes, each with what it gives for a camera load; `fit` is cameras per engine, not rounded.
+MISTAKES: dict[str, Callable[[int, float, float, float], float]] = {
     "an engine cannot be cut in pieces: round up to a whole number":
         lambda cameras, fps, frame_s, busy: cameras / _whole(busy / (fps * frame_s)),
     "no room is left: an engine is to be busy for most_busy of its time, not for all of it":
@@ -341,35 +343,31 @@ SLIPS: dict[str, Callable[[int, float, float, float], float]] = {
 }  # fmt: skip
 
 
-def check_engines(engines_needed: Callable[[int, float, float, float], Any]) -> Checked:
-    """Exercise: `engines_needed(cameras, fps, frame_s, most_busy)`, a whole number of engines.
+@exercise_check
+def check_engines(engines_needed: Callable[[int, float, float, float], Any]) -> str:
+    """Check `engines_needed(cameras, fps, frame_s, most_busy)`: a whole number of engines.
 
     Every camera wants `fps` results per second, a frame takes an engine `frame_s`, no engine is
     busy for a larger share of its time than `most_busy`, and a camera stays with one engine.
     """
     answers: list[float] = []
     for case in CASES:
-        try:
-            got = engines_needed(*case)
-        except Exception as error:  # whatever the learner's code raises is the answer to show
-            return Checked(False, f"your function raised {type(error).__name__}: {error}")
-        if got is None or got is ...:
-            return Checked(False, "your function returns nothing yet; end it with return")
+        got = call(engines_needed, *case)
         if isinstance(got, bool) or not isinstance(got, (int, float)) or not math.isfinite(got):
-            return Checked(False, f"a whole number of engines is wanted, not {got!r}")
+            raise Mistake(f"a whole number of engines is expected, not {got!r}")
         answers.append(float(got))
     wrong = [(case, got) for case, got in zip(CASES, answers, strict=True) if got != _needed(*case)]
-    if not wrong:
-        return Checked(True, "whole cameras per engine, with room to spare, and engines for all of them")
-    (cameras, fps, frame_s, most_busy), got = wrong[0]
-    told = f"{cameras} cameras at {fps:g} FPS, {1e3 * frame_s:g} ms a frame, at most {most_busy:.0%} busy"
-    return Checked(False, f"{_slip(answers)} ({told}: you say {got:g})")
+    if wrong:
+        (cameras, fps, frame_s, most_busy), got = wrong[0]
+        load = f"{cameras} cameras at {fps:g} FPS, {1e3 * frame_s:g} ms a frame, up to {most_busy:.0%} busy"
+        raise Mistake(f"{_mistake(answers)} ({load}: you say {got:g})")
+    return "whole cameras per engine, with room to spare, and engines for all of them"
 
 
-def _slip(answers: list[float]) -> str:
-    """The slip that gives all of these answers, if one does."""
-    for reason, slip in SLIPS.items():
-        if all(math.isclose(got, slip(*case)) for got, case in zip(answers, CASES, strict=True)):
+def _mistake(answers: list[float]) -> str:
+    """The mistake that gives all of these answers, if one does."""
+    for reason, mistake in MISTAKES.items():
+        if all(math.isclose(got, mistake(*case)) for got, case in zip(answers, CASES, strict=True)):
             return reason
     return "take one engine first: how many whole cameras does it serve?"
 

@@ -1,4 +1,4 @@
-"""Asking for a forecast before a measurement: by a small form in a notebook, by a plain value elsewhere.
+"""Predictions before a measurement: a small form in a notebook, a plain value elsewhere.
 
 Nothing waits for the learner: a notebook that runs from top to bottom skips what nobody
 answered, and says so. An answer counts until the measurement is there.
@@ -11,18 +11,19 @@ from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
-from labkit.core.errors import UsageError
+from labkit.core.errors import LabError, UsageError
+from labkit.core.stats import format_interval
 from labkit.results.predictions import Calibration, Outcome, calibration
 from labkit.results.store import Prediction, Store, default_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TOO_LATE = "The result is there: it is too late for a forecast."
+TOO_LATE = "The result is there: it is too late for a prediction."
 
 
 class Measured(Protocol):
-    """What a forecast is held against: a comparison, or a pitfall."""
+    """Result to compare a prediction with: a comparison, or a pitfall's result."""
 
     @property
     def ratio(self) -> float:
@@ -37,19 +38,17 @@ class Measured(Protocol):
         """Both in words."""
 
 
-class Forecast:
-    """What a learner expects of a comparison, kept beside what came out.
+class Question:
+    """A question about a ratio, the learner's prediction, and its comparison with the result.
 
     The form's buttons may be pressed on another thread while a cell runs.
 
     Attributes:
-        question: what was asked.
-        options: ratios to choose from; empty where any number will do.
+        text: the question.
     """
 
-    def __init__(self, question: str, options: Sequence[float] = ()) -> None:
-        self.question = question
-        self.options = tuple(options)
+    def __init__(self, text: str) -> None:
+        self.text = text
         self._saved: Prediction | None = None
         self._over = False
         self._lock = threading.RLock()
@@ -57,178 +56,157 @@ class Forecast:
 
     @property
     def answer(self) -> float | None:
-        """The expected ratio; None while nothing was noted, and where the question was skipped."""
+        """The predicted ratio; None while nothing was noted, and where the question was skipped."""
         return None if self._saved is None else self._saved.answer
 
-    @property
-    def over(self) -> bool:
-        """Whether the result is known, so that nothing can be noted any more."""
-        return self._over
-
-    @property
-    def id(self) -> int | None:
-        """Number of the stored prediction; None while nothing is stored."""
-        return None if self._saved is None else self._saved.id
-
     def note(self, answer: float | None) -> str:
-        """Stores an answer, or with None that the question was skipped; says what it did.
+        """Store an answer, or with None that the question was skipped; returns a confirmation.
 
         Raises:
-            UsageError: the answer is no ratio above 0.
+            UsageError: the answer is not a ratio above 0.
         """
         if answer is not None:
-            answer = _checked(answer)
+            answer = _ratio(answer)
         with self._lock:
             if self._over:
                 return TOO_LATE
             with Store(default_path()) as store:
-                self._saved = store.add_prediction(Prediction(self.question, self.options, answer))
-        return (
-            f"Skipped: {self.question}" if answer is None else f"Noted: {self.question} -> {answer:g} times"
-        )
+                self._saved = store.add_prediction(Prediction(self.text, (), answer))
+        return f"Skipped: {self.text}" if answer is None else f"Noted: {self.text} -> {answer:g} times"
 
     def score(self, result: Measured | Sequence[Measured]) -> str:
-        """Stores what came out, ends the asking, and says how near the forecast was.
+        """Store the result, close the question, and compare the prediction with the result.
 
         Args:
-            result: a comparison, or a pitfall; of several the first, and none if nothing was measured.
+            result: a comparison, or a pitfall's result; of several the first, none if nothing was measured.
         """
         results = result if isinstance(result, Sequence) else [result]
         if not results:
-            return f"Nothing was measured, so nothing is scored: {self.question}"
-        comparison = results[0]
+            return f"Nothing was measured, so nothing is scored: {self.text}"
+        measured = results[0]
         with self._lock:
             if self._saved is None:
                 self.note(None)
             assert self._saved is not None and self._saved.id is not None
             self._over = True
             with Store(default_path()) as store:
-                store.settle_prediction(
-                    self._saved.id, {"ratio": comparison.ratio, "ci": comparison.interval}
-                )
+                store.settle_prediction(self._saved.id, {"ratio": measured.ratio, "ci": measured.interval})
         for end in self._on_end:
             end()
         if self.answer is None:
-            return f"No forecast was made. {comparison.sentence}"
-        outcome = Outcome(self.question, self.answer, comparison.ratio, comparison.interval)
-        return f"You expected {self.answer:g} times; that is {outcome.verdict}. {comparison.sentence}"
+            return f"No prediction was made. {measured.sentence}"
+        outcome = Outcome(self.text, self.answer, measured.ratio, measured.interval)
+        return f"You predicted {self.answer:g} times; that is {outcome.verdict}. {measured.sentence}"
 
-    def when_over(self, do: Callable[[], None]) -> None:
-        """Calls `do` once the result is known."""
+    def on_end(self, do: Callable[[], None]) -> None:
+        """Call `do` once the result is known."""
         self._on_end.append(do)
 
 
-def predict(question: str, answer: float | None = None, *, options: Sequence[float] = ()) -> Forecast:
-    """Asks for a forecast before a measurement.
+def predict(question: str, answer: float | None = None) -> Question:
+    """Ask for a prediction before a measurement.
 
-    With an answer it is noted at once. Without one, a notebook shows a form with a field (or
-    the options), a Note and a Skip button; elsewhere the question counts as skipped.
+    With an answer it is noted at once. Without one, a notebook shows a form with a field, a Note
+    and a Skip button; elsewhere the question counts as skipped.
 
     Args:
         question: e.g. "How many times faster is OpenCV than Pillow for ResNet-18?"
-        answer: the expected ratio, above 0; below 1 means slower.
-        options: ratios to choose from instead of a free number.
+        answer: the predicted ratio, above 0; below 1 means slower.
     """
-    forecast = Forecast(question, [_checked(option) for option in options])
+    asked = Question(question)
     if answer is not None:
-        print(forecast.note(answer))
-    elif not _show_form(forecast):
-        print(forecast.note(None))
-    return forecast
+        print(asked.note(answer))
+    elif not _show_form(asked):
+        print(asked.note(None))
+    return asked
 
 
 def my_calibration() -> Calibration:
-    """How the forecasts in the store fared."""
+    """Calibration of the predictions in the store."""
     with Store(default_path()) as store:
         return calibration(store.predictions())
 
 
-def table(known: Calibration) -> pd.DataFrame:
-    """One row per question: forecast, measured ratio with its interval, and how near."""
+def show_calibration(theme: str = "light") -> Any:
+    """Print a summary of all predictions, display them in a table, and plot them."""
+    from IPython.display import display
+
+    from labkit.results.plots.predicted import forecasts
+
+    known = my_calibration()
+    print(known.sentence)
+    if not known.outcomes:
+        return None
+    display(calibration_table(known))
+    return forecasts(known, theme=theme)
+
+
+def calibration_table(known: Calibration) -> pd.DataFrame:
+    """One row per question: prediction, measured ratio with its interval, and the outcome."""
     import pandas as pd
 
     rows = [
         {
             "question": one.question,
-            "forecast": "skipped" if one.expected is None else f"{one.expected:.3g}",
+            "prediction": "skipped" if one.expected is None else f"{one.expected:.3g}",
             "measured": "" if one.measured is None else f"{one.measured:.2f}",
-            "95% interval": _interval(one.interval),
+            "95% interval": "" if one.interval is None else format_interval(one.interval),
             "outcome": one.verdict,
         }
         for one in known.outcomes
     ]
-    return pd.DataFrame(rows, columns=["question", "forecast", "measured", "95% interval", "outcome"])
+    return pd.DataFrame(rows, columns=["question", "prediction", "measured", "95% interval", "outcome"])
 
 
-def form(forecast: Forecast) -> Any:
-    """The widget that asks: a field or a choice, Note, Skip, and a line that says what happened."""
+def form(asked: Question) -> Any:
+    """Widget with a field, a Note and a Skip button, and a line of status."""
     import ipywidgets as widgets
 
-    style = {"description_width": "initial"}
-    field: Any
-    if forecast.options:
-        choices = [(f"{option:g} times", option) for option in forecast.options]
-        field = widgets.Dropdown(options=choices, description="Your forecast (times)", style=style)
-    else:
-        field = widgets.BoundedFloatText(
-            value=1.0, min=0.01, max=10_000, step=0.1, description="Your forecast (times)", style=style
-        )
-    note = widgets.Button(description="Note", tooltip="Keep this forecast; the last one noted counts")
-    skip = widgets.Button(description="Skip", tooltip="Make no forecast")
-    said = widgets.Label(value="1 means no difference. Nothing noted yet.")
-    note.on_click(lambda _: _say(said, lambda: forecast.note(field.value)))
-    skip.on_click(lambda _: _say(said, lambda: forecast.note(None)))
+    field = widgets.BoundedFloatText(
+        value=1.0, min=0.01, max=10_000, step=0.1, description="Your prediction (times)",
+        style={"description_width": "initial"},
+    )  # fmt: skip
+    note = widgets.Button(description="Note", tooltip="Keep this prediction; the last one noted counts")
+    skip = widgets.Button(description="Skip", tooltip="Make no prediction")
+    status = widgets.Label(value="1 means no difference. Nothing noted yet.")
+
+    def keep(answer: float | None) -> None:
+        try:
+            status.value = asked.note(answer)
+        except LabError as error:
+            status.value = str(error)
+
+    note.on_click(lambda _: keep(field.value))
+    skip.on_click(lambda _: keep(None))
 
     def close() -> None:
         for part in (field, note, skip):
             part.disabled = True
-        said.value = "The result is there: nothing can be noted any more."
+        status.value = "The result is there: nothing can be noted any more."
 
-    forecast.when_over(close)
-    question = widgets.Label(value=forecast.question)  # a label shows text as it stands
-    return widgets.VBox([question, widgets.HBox([field, note, skip]), said])
-
-
-def _say(said: Any, do: Callable[[], str]) -> None:
-    from labkit.core.errors import LabError
-
-    try:
-        said.value = do()
-    except LabError as error:
-        said.value = str(error)
+    asked.on_end(close)
+    question = widgets.Label(value=asked.text)  # a label shows text as it stands
+    return widgets.VBox([question, widgets.HBox([field, note, skip]), status])
 
 
-def _show_form(forecast: Forecast) -> bool:
-    """Shows the form where a notebook's kernel runs; whether it did."""
+def _show_form(asked: Question) -> bool:
+    """Show the form where a notebook's kernel runs; returns True if it did."""
     try:
         from IPython import get_ipython
-    except ImportError:
-        return False
-    shell = get_ipython()
-    if shell is None or getattr(shell, "kernel", None) is None:
-        return False
-    try:
         from IPython.display import display
 
-        asked = form(forecast)
+        if getattr(get_ipython(), "kernel", None) is None:
+            return False
+        display(form(asked))
     except ImportError:
         return False
-    display(asked)
     return True
 
 
-def _checked(answer: Any) -> float:
-    if (
-        isinstance(answer, bool)
-        or not isinstance(answer, int | float)
-        or not (isfinite(answer) and answer > 0)
-    ):
-        raise UsageError(f"a forecast is a ratio above 0, such as 1.2 (below 1 means slower), not {answer!r}")
+def _ratio(answer: Any) -> float:
+    number = isinstance(answer, int | float) and not isinstance(answer, bool)
+    if not (number and isfinite(answer) and answer > 0):
+        raise UsageError(
+            f"a prediction is a ratio above 0, such as 1.2 (below 1 means slower), not {answer!r}"
+        )
     return float(answer)
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    if interval is None:
-        return ""
-    low, high = interval
-    return f"{low:.2f} to {high:.2f}" if isfinite(high) else "too few rounds"

@@ -1,4 +1,4 @@
-"""The origin of the journey: what its author published, to hold one's own figures against.
+"""Figures that the author of the journey published, beside one's own.
 
 EricJeong05/Real-Time-Webcam-Image-Classification. The machine is not named there, the
 figures are ranges read off an on-screen counter that leaves out capture and display, and
@@ -7,7 +7,15 @@ DETR's input size changes from row to row; so they set the scene and prove nothi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labkit.core.stats import format_interval
+from labkit.results.records import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -16,13 +24,13 @@ class Published:
 
     Attributes:
         stage: of the journey, and of the lab.
-        what: what was run.
+        about: the networks and the device.
         fps: lowest and highest frames per second; equal where one figure was given.
         rung: the rung of the lab that does this work properly.
     """
 
     stage: int
-    what: str
+    about: str
     fps: tuple[float, float]
     rung: str
 
@@ -41,6 +49,21 @@ PUBLISHED = (
 )
 
 
-def published(stage: int) -> tuple[Published, ...]:
-    """The published figures of a stage."""
-    return tuple(figure for figure in PUBLISHED if figure.stage == stage)
+def published_beside(runs: Iterable[Run], stage: int) -> pd.DataFrame:
+    """Published figures of a stage beside the runs of the same rungs on this machine."""
+    import pandas as pd
+
+    by_rung = {run.rung: run for run in runs}
+    rows = []
+    for figure in (figure for figure in PUBLISHED if figure.stage == stage):
+        run = by_rung.get(figure.rung)
+        rows.append(
+            {
+                "origin": figure.about,
+                "published FPS": format_interval(figure.fps, ".3g"),
+                "rung": figure.rung,
+                "FPS here": format_interval(run.fps_interval, ".3g") if run else "not measured",
+                "agreement": run.agreement.share if run and run.agreement else None,
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,11 +1,13 @@
-"""Looking at what a rung sees: frames with boxes and names, as one picture."""
+"""Detections of a rung drawn on some frames of a source."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from labkit.core.annotate import draw_detections
-from labkit.core.types import Frame, Size, Workload
+from labkit.core.types import Size, Workload
+from labkit.lessons.image_grid import image_grid
 from labkit.models.networks import MODELS
 from labkit.models.prepare import prepare, resolve_all
 from labkit.models.weights import have_pretrained
@@ -13,11 +15,11 @@ from labkit.pipelines.ladder import rung
 from labkit.sources.openers import open_source
 
 if TYPE_CHECKING:
-    from labkit.lessons.figure import Picture
+    from labkit.results.plots.style import Chart
 
 
-def models_to_look_at(size: Size = (640, 480), objects: int = 5, threshold: float = 0.5) -> Workload:
-    """The models with which looking makes sense here: pretrained ones, fetched if need be, else the lab's.
+def display_workload(size: Size = (640, 480), objects: int = 5, threshold: float = 0.5) -> Workload:
+    """Models whose output is worth looking at: pretrained ones, fetched if need be, else the lab's.
 
     Random weights give honest speeds but meaningless names, so they are the last resort.
     """
@@ -26,7 +28,7 @@ def models_to_look_at(size: Size = (640, 480), objects: int = 5, threshold: floa
     return Workload("lab", "auto", size, objects, threshold)
 
 
-def look(
+def show_detections(
     source: str = "photos",
     rung_name: str = "detr_opencv_cpu",
     frames: int = 10,
@@ -34,49 +36,29 @@ def look(
     stride: int = 15,
     seed: int = 0,
     workload: Workload | None = None,
-) -> Picture:
-    """Shows what a rung finds in some frames of a source.
+) -> Chart:
+    """Plot the detections of a rung on some frames of a source.
 
     Args:
-        source: see `open_source`.
-        rung_name: which rung looks.
-        frames: how many pictures.
-        stride: keep every so-manieth frame, so that the pictures differ.
+        source: see `labkit.open_source`.
+        rung_name: name of the rung.
+        frames: number of frames to show.
+        stride: keep every so-manieth frame, so that the pictures differ; a live source keeps all.
         seed: of synthetic scenes.
-        workload: models, size and boxes; default: `models_to_look_at()`.
+        workload: models, size and boxes; default: `display_workload()`.
 
     Returns:
-        A figure with the frames in rows of five, and the models in its title.
+        A chart with the frames in rows of five, and the models in its title.
     """
-    workload = workload or models_to_look_at()
+    workload = workload or display_workload()
     chosen = rung(rung_name)
     with open_source(source, workload.size, seed=seed) as stream:
-        kept: list[Frame] = []
-        for i, frame in enumerate(stream):
-            if i % stride == 0 or stream.live:
-                kept.append(frame)
-            if len(kept) == frames:
-                break
+        kept = list(islice(islice(stream, 0, None, 1 if stream.live else stride), frames))
     prepared = prepare(chosen.prepare, workload, resolve_all(workload))
-    seen = list(chosen.run(kept, prepared.net))
-    pictures = [draw_detections(frame.image, found) for frame, found in seen]
-    weights = f"{workload.model_set} models, {prepared.settings['weights']} weights"
-    figure = _grid(pictures, f"{chosen.name} on {source}: {weights}")
-    names = (f"{i}: {', '.join(found.name) or 'nothing'}" for i, (_, found) in enumerate(seen, 1))
-    figure.alt_text = f"{chosen.name} on {source}, {weights}. Found in picture {'; '.join(names)}."
-    return figure
-
-
-def _grid(pictures: list[Any], title: str) -> Picture:
-    from labkit.lessons.figure import Picture
-
-    columns = min(5, max(1, len(pictures)))
-    rows = -(-len(pictures) // columns)
-    height, width = pictures[0].shape[:2]
-    figure = Picture(figsize=(3.2 * columns, 3.2 * height / width * rows + 0.4), layout="constrained")
-    for i, picture in enumerate(pictures):
-        axes = figure.add_subplot(rows, columns, i + 1)
-        axes.imshow(picture)
-        axes.set_axis_off()
-    figure.suptitle(title, fontsize=11)
-    return figure
+    answered = list(chosen.run(kept, prepared.net))
+    models = f"{workload.model_set} models, {prepared.settings['weights']} weights"
+    images = [draw_detections(frame.image, found) for frame, found in answered]
+    chart = image_grid(images, title=f"{chosen.name} on {source}: {models}")
+    names = (f"{i}: {', '.join(found.name) or 'nothing'}" for i, (_, found) in enumerate(answered, 1))
+    chart.alt_text = f"{chosen.name} on {source}, {models}. Found in picture {'; '.join(names)}."
+    return chart

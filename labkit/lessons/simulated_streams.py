@@ -1,9 +1,9 @@
-"""A GPU with streams, simulated: the same result every time, on any machine.
+"""Simulated GPU with streams: the same result every time, on any machine.
 
 It has the methods of a `StreamedNet`, so that the lab's own schedules run on it. Nothing is
-computed; each step takes the time that it is told to take, and carries along which frame it
-worked on. So a schedule that forgets to wait gets the wrong frame's answer here, always, where
-a real GPU gives it once in a thousand frames.
+computed; each step takes a given time and carries along which frame it worked on. So a
+schedule that forgets to wait gets the wrong frame's answer here, always, where a real GPU
+gives it once in a thousand frames.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from labkit.core.types import Frame
 from labkit.pipelines.multi_stream import in_a_ring
 
 STEPS_MS: Mapping[str, float] = {"upload": 0.3, "filter": 0.3, "infer": 1.2, "copy back": 0.1}
-"""How long each step takes on its lane, unless told otherwise. Made up."""
+"""Duration of each step on its stream. Made up."""
 
 LAUNCH_MS = 0.02
-"""What it costs the host to put a step onto a lane. Made up."""
+"""Time that the host needs to launch a step. Made up."""
 
 NOTHING, TORN = -1, -2
-"""What is read where nothing was written yet, and where it is being written at the time."""
+"""Values read where nothing was written yet, and where it is being written at the time."""
 
 
 @dataclass
 class Step:
-    """One step on a lane: from when to when, what it reads and what it writes."""
+    """One step on a stream: its interval, the buffer it reads and the one it writes."""
 
     name: str
     index: int
@@ -44,18 +44,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point in a lane's time."""
+    """Event: a point in a stream's time."""
 
     at_ms: float
 
 
 class SimulatedNet:
-    """A `StreamedNet` in simulated time; it is its own lanes.
+    """A `StreamedNet` in simulated time, and its streams.
 
     Args:
-        depth: frames that can be under way at once.
-        steps_ms: how long each step takes; missing ones as in `STEPS_MS`.
-        delays_ms: how long a lane idles before a step, by the step's name.
+        depth: number of frames in flight.
+        steps_ms: duration of steps; missing ones as in `STEPS_MS`.
+        delays_ms: idle time before a step, by the step's name.
     """
 
     def __init__(
@@ -68,7 +68,6 @@ class SimulatedNet:
         self.lanes = self
         self.now_ms = 0.0
         self.steps: list[Step] = []
-        self.waits: list[tuple[float, float, int]] = []
         self._times = {**STEPS_MS, **(steps_ms or {})}
         self._delays = dict(delays_ms or {})
         self._free: dict[str, float] = {}
@@ -77,7 +76,7 @@ class SimulatedNet:
         self._first: dict[str, int] = {}  # buffers that the host writes: what is in them
         self._arrived: dict[int, Mark] = {}
 
-    # What a schedule asks of lanes.
+    # The streams, as in `Lanes`.
 
     @contextmanager
     def on(self, lane: str) -> Iterator[None]:
@@ -107,10 +106,10 @@ class SimulatedNet:
         """The host's clock moves on until all lanes are empty."""
         self.now_ms = max([self.now_ms, *self._free.values()])
 
-    # What a schedule asks of a net.
+    # The network, as in `StreamedNet`.
 
     def upload(self, image: np.ndarray, slot: int) -> None:
-        """The frame's number, which its image carries, goes onto the device."""
+        """Upload the frame's index, which its image carries."""
         self._index = number_in(image)
         self._first[f"picture {self._index}"] = self._index
         self._launch("upload", f"picture {self._index}", f"frame {slot}")
@@ -129,10 +128,8 @@ class SimulatedNet:
         self._arrived[slot] = self.mark(self._lane)
 
     def result(self, slot: int, size: Any = None) -> int:
-        """Waits for the slot's answer: the number of the frame that it is about."""
-        begun = self.now_ms
+        """Wait for the slot's answer: the index of the frame that it is about."""
         self.wait(self._arrived.get(slot, Mark(0.0)))
-        self.waits.append((begun, self.now_ms, self._index))
         return self._value(f"answer {slot}", self.now_ms, self.now_ms, len(self.steps))
 
     def _launch(self, name: str, reads: str, writes: str) -> None:
@@ -143,7 +140,7 @@ class SimulatedNet:
         self._free[self._lane] = stop
 
     def _value(self, buffer: str, start_ms: float, stop_ms: float, depth: int) -> int:
-        """What a reader of `buffer` sees between two moments; `depth` bounds the search."""
+        """Value that a reader of `buffer` sees between two moments; `depth` bounds the search."""
         if buffer in self._first:
             return self._first[buffer]
         writers = [step for step in self.steps if step.writes == buffer]
@@ -161,12 +158,12 @@ Launch = Callable[[Frame, int, Any], None]
 
 @dataclass(frozen=True)
 class Simulation:
-    """What came of a schedule.
+    """Answers and timeline of a simulated schedule.
 
     Attributes:
         answers: (frame, the frame that its answer is about) in the order of answers.
-        spans: of the device's lanes, in simulated time.
-        rows: span name -> lane, for `plots.timeline`.
+        spans: of the device's streams, in simulated time.
+        rows: span name -> stream, for `plots.timeline`.
         total_ms: until the last answer.
         latency_ms: per frame, from its launch to its answer.
     """
@@ -179,7 +176,7 @@ class Simulation:
 
     @property
     def right(self) -> bool:
-        """Whether every frame got its own answer, in order."""
+        """True if every frame got its own answer, in order."""
         return self.answers == [(i, i) for i in range(len(self.answers))]
 
 
@@ -191,12 +188,12 @@ def simulate(
     steps_ms: Mapping[str, float] | None = None,
     delays_ms: Mapping[str, float] | None = None,
 ) -> Simulation:
-    """Runs the lab's ring of streams with one's own `launch(frame, slot, net)`.
+    """Run the lab's ring of streams with another `launch(frame, slot, net)`.
 
     Args:
-        launch: puts one frame's steps onto lanes; see `labkit.pipelines.multi_stream.launch`.
-        n_frames: how many.
-        depth: frames under way at once.
+        launch: puts one frame's steps onto streams; see `labkit.pipelines.multi_stream.launch`.
+        n_frames: number of frames.
+        depth: number of frames in flight.
         steps_ms, delays_ms: see `SimulatedNet`.
     """
     net = SimulatedNet(depth, steps_ms, delays_ms)
@@ -223,18 +220,18 @@ def simulate(
 
 
 def numbered_frame(index: int) -> Frame:
-    """A frame whose first pixel says which one it is."""
+    """A frame whose first pixel holds its index."""
     image = np.zeros((1, 1, 3), np.uint8)
     image[0, 0] = index // 256, index % 256, 0
     return Frame(image, index, float(index))
 
 
 def number_in(image: np.ndarray) -> int:
-    """The number that `numbered_frame` wrote."""
+    """Index that `numbered_frame` wrote."""
     return int(image[0, 0, 0]) * 256 + int(image[0, 0, 1])
 
 
-def one_after_the_other(frame: Frame, slot: int, net: Any) -> None:
+def one_stream(frame: Frame, slot: int, net: Any) -> None:
     """One stream for everything: right, and nothing overlaps but the host's own work."""
     with net.lanes.on("only"):
         net.upload(frame.image, slot)
@@ -243,8 +240,8 @@ def one_after_the_other(frame: Frame, slot: int, net: Any) -> None:
         net.copy_back(slot)
 
 
-def two_streams_no_waiting(frame: Frame, slot: int, net: Any) -> None:
-    """The origin's idea: preparing on one stream, inferring on another; and nothing between them."""
+def two_streams_no_wait(frame: Frame, slot: int, net: Any) -> None:
+    """The origin's idea: preparation on one stream, inference on another; and no wait between them."""
     with net.lanes.on("preprocess"):
         net.upload(frame.image, slot)
         net.smooth(slot)

@@ -1,4 +1,4 @@
-"""What one rung changes of another, as text beside the story.
+"""Difference between two rungs, as text.
 
 A schedule may be little more than "the one I know, over frames that came through something else".
 So schedules are compared by the loops that they are made of, with the functions that these call: what
@@ -19,8 +19,8 @@ from labkit.pipelines.ladder import rung
 Schedule = Callable[..., Any]
 
 
-def change(a: str, b: str) -> str:
-    """The difference of two rungs: their preparation line by line, and their schedule's code.
+def rung_diff(a: str, b: str) -> str:
+    """Difference of two rungs: their preparation line by line, and their schedule's code.
 
     Args:
         a: name of the earlier rung.
@@ -51,12 +51,12 @@ def change(a: str, b: str) -> str:
 
 
 def show_change(a: str, b: str) -> None:
-    """Prints `change(a, b)`."""
-    print(change(a, b))
+    """Print `rung_diff(a, b)`."""
+    print(rung_diff(a, b))
 
 
-def chain(last: str) -> list[str]:
-    """The rungs from the first of the ladder up to `last`, each changing one thing of the one before."""
+def path_to(last: str) -> list[str]:
+    """Names of the rungs from the first of the ladder up to `last`, each a change of the one before."""
     names: list[str] = []
     name: str | None = last
     while name is not None:
@@ -66,38 +66,38 @@ def chain(last: str) -> list[str]:
 
 
 def _code_change(before: Schedule, after: Schedule) -> list[str]:
-    old, new = _loops(before), _loops(after)
+    old, new = _schedule_loops(before), _schedule_loops(after)
     kept = [loop for loop in old if loop in new]
     all_old, all_new = _with_helpers(old), _with_helpers(new)
-    gone = [function for function in all_old if function not in all_new]
-    come = [function for function in all_new if function not in all_old]
+    removed = [function for function in all_old if function not in all_new]
+    added = [function for function in all_new if function not in all_old]
     lines = [f"  the same in both: {', '.join(loop.__name__ for loop in kept)}"] if kept else []
-    if not gone and not come:  # the same loops, put together in another way
-        gone, come = [before], [after]
-    first, second = (_code_of_all(functions) for functions in (gone, come))
+    if not removed and not added:  # the same loops, put together in another way
+        removed, added = [before], [after]
+    first, second = (_code_of_all(functions) for functions in (removed, added))
     return [*lines, *list(difflib.unified_diff(first, second, lineterm="", n=2))[2:]]
 
 
-def _loops(schedule: Schedule) -> list[Schedule]:
-    """The functions of the pipelines that a schedule consists of, those before which come earlier.
+def _schedule_loops(schedule: Schedule) -> list[Schedule]:
+    """Functions of the pipelines that a schedule consists of, those that run first come first.
 
-    A schedule that only hands on to others is not among them: they are what it does.
+    A schedule that only delegates to others is not among them.
     """
     body = ast.parse("\n".join(_code(schedule))).body[0]
     assert isinstance(body, ast.FunctionDef)
-    steps = [step for step in body.body if not _is_text(step)]
-    hands_on = (
+    steps = [step for step in body.body if not _is_docstring(step)]
+    delegates = (
         len(steps) == 1 and isinstance(steps[0], ast.Expr) and isinstance(steps[0].value, ast.YieldFrom)
     )
     found: list[Schedule] = []
     for other in _named(schedule):
-        if hands_on or inspect.isgeneratorfunction(other):
-            found += [loop for loop in _loops(other) if loop not in found]
-    return found if hands_on and found else [*found, schedule]
+        if delegates or inspect.isgeneratorfunction(other):
+            found += [loop for loop in _schedule_loops(other) if loop not in found]
+    return found if delegates and found else [*found, schedule]
 
 
 def _with_helpers(loops: list[Schedule]) -> list[Schedule]:
-    """Loops, and the plain functions of the pipelines that they call, in the order of their use."""
+    """Loops, and the plain functions of the pipelines that they call, in the order of use."""
     found = list(loops)
     for function in found:  # grows meanwhile: helpers call helpers
         for other in _named(function):
@@ -107,7 +107,7 @@ def _with_helpers(loops: list[Schedule]) -> list[Schedule]:
 
 
 def _named(function: Schedule) -> Iterator[Schedule]:
-    """Other functions of the pipelines whose names its code reads."""
+    """Other functions of the pipelines whose names a function's code reads."""
     for name in _names(ast.parse("\n".join(_code(function)))):
         other = function.__globals__.get(name)  # type: ignore[attr-defined]
         if not inspect.isfunction(other) or other is function:
@@ -117,19 +117,19 @@ def _named(function: Schedule) -> Iterator[Schedule]:
 
 
 def _names(tree: ast.AST) -> Iterator[str]:
-    """Names that are read in it, what is handed to a function before the function."""
+    """Names in a syntax tree, a call's arguments before the function."""
     for child in ast.iter_child_nodes(tree):
         if not isinstance(child, ast.Name):
             yield from _names(child)
     yield from (child.id for child in ast.iter_child_nodes(tree) if isinstance(child, ast.Name))
 
 
-def _is_text(step: ast.stmt) -> bool:
+def _is_docstring(step: ast.stmt) -> bool:
     return isinstance(step, ast.Expr) and isinstance(step.value, ast.Constant)
 
 
 def _code_of_all(functions: list[Schedule]) -> list[str]:
-    """Their code, an empty line between two of them."""
+    """Source lines of functions, an empty line between two of them."""
     return [line for function in functions for line in ["", *_code(function)]][1:]
 
 

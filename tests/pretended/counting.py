@@ -1,6 +1,6 @@
 """What a rung asks of a GPU for each frame, counted: `python -m pretended.counting` in this folder's parent.
 
-Writes `labkit/learn/gpu_work.json`, which notebook 06 shows. The frames are small: how often the
+Writes `labkit/lessons/launch_counts.json`, which notebook 06 shows. The frames are small: how often the
 host waits, and for what, does not depend on their size.
 """
 
@@ -16,7 +16,7 @@ import torch
 from labkit.bench.session import Session
 from labkit.core.files import write_atomic
 from labkit.core.types import Rung, Workload
-from labkit.lessons.gpu_work import RECORDED
+from labkit.lessons.nb06_optimizations import LAUNCH_COUNTS
 from labkit.pipelines.ladder import LADDER
 from pretended import a_gpu
 
@@ -55,4 +55,4 @@ def counted(row: Rung, boxes: int) -> dict[str, float]:
 if __name__ == "__main__":
     told = {str(boxes): {row.name: counted(row, boxes) for row in rungs()} for boxes in BOXES}
     versions = {name: version(name) for name in ("torch", "torchvision", "transformers")}
-    print(write_atomic(RECORDED, json.dumps({"versions": versions, "boxes": told}, indent=1) + "\n"))
+    print(write_atomic(LAUNCH_COUNTS, json.dumps({"versions": versions, "boxes": told}, indent=1) + "\n"))

@@ -1,4 +1,4 @@
-"""What changes cost in accuracy: verdicts from intervals, the same scenes for all, tables that read back."""
+"""Ablation of accuracy: verdicts from intervals, the same scenes for all, tables that read back."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from test_plots import assert_legible, axes_of
 from labkit.bench import accuracy
 from labkit.bench.agreement import Answers
 from labkit.core.errors import ResultsError, UsageError
-from labkit.lessons import nb06_accuracy as judging
+from labkit.lessons import nb06_accuracy
 from labkit.results.ablation import AblationRow, Estimate, from_csv, sentences, to_csv
 from labkit.results.plots.robustness import robustness
 
@@ -59,7 +59,7 @@ def test_a_table_reads_back_and_another_file_is_refused():
     assert [row.lost_map for row in read] == [row.lost_map for row in ROWS]
     assert [row.change for row in read] == [row.change for row in ROWS]
     for text in ("a,b\n1,2\n", to_csv(ROWS).replace("0.900000", "x"), to_csv(ROWS)[:-60]):
-        with pytest.raises(ResultsError, match="no ablation table"):
+        with pytest.raises(ResultsError, match="no table of judged changes"):
             from_csv(text)
 
 
@@ -89,77 +89,79 @@ def test_a_loss_is_that_of_the_same_scenes():
 
 
 @pytest.fixture(scope="module")
-def judged():
-    return judging.judge(["3 boxes", "frame 320x240"], scenes=16, noises=(0,))
+def ablation():
+    return nb06_accuracy.run_ablation(["3 boxes", "frame 320x240"], scenes=16, noises=(0,))
 
 
-def test_what_is_judged_is_what_was_changed(judged):
-    first, smaller, fewer = judged
-    assert [row.change for row in judged] == ["as it is", "frame 320x240", "3 boxes"]
+def test_each_change_is_evaluated(ablation):
+    first, smaller, fewer = ablation
+    assert [row.change for row in ablation] == ["as it is", "frame 320x240", "3 boxes"]
     assert first.map_50.value > 0.9
     assert first.top1.value > 0.9
     assert first.lost_map_50 == first.lost_map == Estimate(0, 0, 0)
     assert smaller.map_50.value > 0.8, "boxes of a smaller frame are scaled back"
     assert fewer.map_50.value < first.map_50.value - 0.05, "up to eight objects, three boxes"
-    for row in judged[1:]:
+    for row in ablation[1:]:
         assert row.lost_map_50.value == pytest.approx(first.map_50.value - row.map_50.value)
         assert row.lost_map.value == pytest.approx(first.map.value - row.map.value)
         assert row.lost_map.low <= row.lost_map.value <= row.lost_map.high
 
 
-def test_a_table_has_a_line_per_change(judged):
-    shown = judging.table(judged, "top1")
+def test_a_table_has_a_line_per_change(ablation):
+    shown = nb06_accuracy.ablation_table(ablation, "top1")
     assert list(shown.index) == ["as it is", "frame 320x240", "3 boxes"]
     assert list(shown.columns) == ["noise 0"]
 
 
 def test_boxes_are_scaled_with_their_frame():
     frame = accuracy.truth_frames(1)[0]
-    small = judging._resized(frame, (160, 120))
+    small = nb06_accuracy._resized(frame, (160, 120))
     assert small.image.shape == (120, 160, 3)
     shrunk = replace(frame.truth, xyxy=(frame.truth.xyxy / 4).astype(np.float32), frame_size=(160, 120))
-    back = judging._scaled(shrunk, (640, 480))
+    back = nb06_accuracy._scaled(shrunk, (640, 480))
     np.testing.assert_allclose(back.xyxy, frame.truth.xyxy, atol=1e-3)
     assert back.frame_size == (640, 480)
 
 
-def test_mistakes_are_said(tmp_path, capsys):
+def test_mistakes_are_reported(tmp_path, capsys):
     with pytest.raises(UsageError, match="no change 'magic'"):
-        judging.judge(["magic"])
-    with pytest.raises(UsageError, match="not 0"):
-        judging.judge(scenes=0)
+        nb06_accuracy.run_ablation(["magic"])
+    with pytest.raises(UsageError, match="0 scenes"):
+        nb06_accuracy.run_ablation(scenes=0)
     with pytest.raises(ResultsError, match="no recorded table"):
-        judging.recorded(tmp_path)
-    assert judging.main(["--scenes", "0", "--out", str(tmp_path)]) == 2
+        nb06_accuracy.recorded_ablation(tmp_path)
+    assert nb06_accuracy.main(["--scenes", "0", "--out", str(tmp_path)]) == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_what_ships_was_made_with_these_changes():
-    rows = judging.recorded()
-    assert {(row.change, row.about) for row in rows} == {(c.name, c.about) for c in judging.CHANGES}
-    assert {row.noise for row in rows} == set(judging.NOISES)
+    rows = nb06_accuracy.recorded_ablation()
+    assert {(row.change, row.about) for row in rows} == {(c.name, c.about) for c in nb06_accuracy.CHANGES}
+    assert {row.noise for row in rows} == set(nb06_accuracy.NOISES)
     assert {row.n_scenes for row in rows} == {accuracy.FULL_SCENES}
     assert all(row.lost_map.low is not None for row in rows)
 
 
-def test_writing_leaves_table_picture_and_machine(judged, tmp_path):
-    names = {path.name for path in judging.write(judged, tmp_path)}
+def test_writing_leaves_table_picture_and_machine(ablation, tmp_path):
+    names = {path.name for path in nb06_accuracy.write(ablation, tmp_path)}
     assert names == {"accuracy.csv", "accuracy.svg", "accuracy.png", "fingerprint.json"}
-    assert [row.change for row in judging.recorded(tmp_path)] == [row.change for row in judged]
+    assert [row.change for row in nb06_accuracy.recorded_ablation(tmp_path)] == [
+        row.change for row in ablation
+    ]
 
 
 def test_a_picture_is_drawn_again_from_the_table_alone(tmp_path, capsys):
     (tmp_path / "accuracy.csv").write_text(to_csv(ROWS))
-    assert judging.main(["--redraw", "--out", str(tmp_path)]) == 7
-    assert "does not say on what" in capsys.readouterr().err
+    assert nb06_accuracy.main(["--redraw", "--out", str(tmp_path)]) == 7
+    assert "does not name the machine" in capsys.readouterr().err
     (tmp_path / "fingerprint.json").write_text('{"cpu": "Example CPU 3000", "cores": 8}')
-    assert judging.main(["--redraw", "--out", str(tmp_path)]) == 0
+    assert nb06_accuracy.main(["--redraw", "--out", str(tmp_path)]) == 0
     drawn = (tmp_path / "accuracy.svg").read_text()
     assert "loses: 5.0, 4.0 to 6.0 clean" in drawn
     assert (tmp_path / "accuracy.csv").read_text() == to_csv(ROWS)
 
 
 def test_the_recorded_picture_is_of_the_recorded_table():
-    folder = judging.PROJECT / "results" / "reference" / "accuracy"
-    chart = robustness(judging.recorded(folder))
+    folder = nb06_accuracy.PROJECT / "results" / "reference" / "accuracy"
+    chart = robustness(nb06_accuracy.recorded_ablation(folder))
     assert f'<desc id="desc">{chart.alt_text}</desc>' in (folder / "accuracy.svg").read_text()

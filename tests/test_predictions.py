@@ -1,4 +1,4 @@
-"""Forecasts: noted before, settled after, judged as they stood, skipped where nobody answered."""
+"""Predictions: noted before, settled after, scored as they stood, skipped where nobody answered."""
 
 import threading
 
@@ -7,7 +7,7 @@ import pytest
 from records_made_up import made_up_comparison
 
 from labkit.core.errors import UsageError
-from labkit.lessons.predict import TOO_LATE, Forecast, form, my_calibration, predict, table
+from labkit.lessons.predict import TOO_LATE, Question, calibration_table, form, my_calibration, predict
 from labkit.results.plots.predicted import forecasts
 from labkit.results.predictions import calibration
 from labkit.results.store import Prediction, Store, default_path
@@ -28,12 +28,12 @@ def note(question, answer, ratio=None, ci=None):
 
 
 def test_a_plain_answer_is_stored_and_settled(capsys):
-    forecast = predict("How much?", 1.5)
+    asked = predict("How much?", 1.5)
     assert "Noted: How much? -> 1.5 times" in capsys.readouterr().out
-    assert (forecast.answer, [p.answer for p in stored()]) == (1.5, [1.5])
+    assert (asked.answer, [p.answer for p in stored()]) == (1.5, [1.5])
     result = comparison()
-    said = forecast.score([result])
-    assert "You expected 1.5 times" in said
+    said = asked.score([result])
+    assert "You predicted 1.5 times" in said
     assert result.sentence in said
     (kept,) = stored()
     assert kept.result["ratio"] == pytest.approx(result.ratio)
@@ -41,9 +41,9 @@ def test_a_plain_answer_is_stored_and_settled(capsys):
 
 
 def test_without_an_answer_or_a_notebook_it_is_skipped_and_kept_as_skipped(capsys):
-    forecast = predict("How much?")
+    asked = predict("How much?")
     assert "Skipped: How much?" in capsys.readouterr().out
-    assert forecast.score(comparison()).startswith("No forecast was made.")
+    assert asked.score(comparison()).startswith("No prediction was made.")
     (outcome,) = my_calibration().outcomes
     assert outcome.skipped
     assert outcome.verdict == "skipped"
@@ -51,11 +51,11 @@ def test_without_an_answer_or_a_notebook_it_is_skipped_and_kept_as_skipped(capsy
 
 
 def test_too_few_rounds_leave_an_interval_without_bounds():
-    forecast = predict("How much?", 1.5)
-    forecast.score(comparison(rounds=3))
+    asked = predict("How much?", 1.5)
+    asked.score(comparison(rounds=3))
     (outcome,) = my_calibration().outcomes
     assert outcome.interval == (0.0, np.inf)
-    assert "too few rounds" in table(my_calibration())["95% interval"][0]
+    assert "too few" in calibration_table(my_calibration())["95% interval"][0]
 
 
 @pytest.mark.parametrize("answer", [0, -1, float("nan"), float("inf"), "2", True])
@@ -66,52 +66,41 @@ def test_what_is_no_ratio_is_refused(answer):
 
 
 def test_the_form_notes_skips_and_closes():
-    forecast = Forecast("How much? <b>")
-    box = form(forecast)
+    asked = Question("How much? <b>")
+    box = form(asked)
     question, row, said = box.children
     field, note_button, skip_button = row.children
     assert question.value == "How much? <b>"
     field.value = 3.5
     note_button.click()
-    assert forecast.answer == 3.5
+    assert asked.answer == 3.5
     assert "3.5" in said.value
     skip_button.click()
-    assert forecast.answer is None
+    assert asked.answer is None
     field.value = 2.5
     note_button.click()
-    forecast.score(comparison())
-    assert forecast.over
+    asked.score(comparison())
     assert field.disabled and note_button.disabled and skip_button.disabled
-    assert forecast.note(9) == TOO_LATE
+    assert asked.note(9) == TOO_LATE
     (outcome,) = my_calibration().outcomes
     assert (outcome.expected, outcome.seen) == (2.5, False)
 
 
-def test_the_form_offers_the_options():
-    forecast = Forecast("Which?", (0.5, 1.0, 2.0))
-    field, note_button, _ = form(forecast).children[1].children
-    assert [value for _, value in field.options] == [0.5, 1.0, 2.0]
-    field.value = 2.0
-    note_button.click()
-    assert stored()[0].options == (0.5, 1.0, 2.0)
-    assert forecast.answer == 2.0
-
-
 def test_a_form_that_nobody_answers_counts_as_skipped():
-    forecast = Forecast("How much?")
-    form(forecast)
+    asked = Question("How much?")
+    form(asked)
     assert stored() == []
-    assert "No forecast was made" in forecast.score(comparison())
+    assert "No prediction was made" in asked.score(comparison())
     assert [p.answer for p in stored()] == [None]
 
 
 def test_a_button_pressed_while_the_result_comes_is_either_in_time_or_too_late():
-    forecast = Forecast("How much?")
-    pressed = threading.Thread(target=lambda: forecast.note(2.0))
+    asked = Question("How much?")
+    pressed = threading.Thread(target=lambda: asked.note(2.0))
     pressed.start()
-    said = forecast.score(comparison())
+    said = asked.score(comparison())
     pressed.join()
-    assert ("You expected 2 times" in said) == (forecast.answer == 2.0)
+    assert ("You predicted 2 times" in said) == (asked.answer == 2.0)
     assert len([p for p in stored() if p.result is not None]) == 1
 
 
@@ -122,9 +111,9 @@ def test_a_kernel_shows_the_form_and_nothing_else_does(monkeypatch, capsys):
     shown = []
     monkeypatch.setattr(IPython.display, "display", shown.append)
     monkeypatch.setattr(IPython, "get_ipython", lambda: type("Shell", (), {"kernel": object()})())
-    forecast = predict("How much?")
+    asked = predict("How much?")
     assert len(shown) == 1
-    assert forecast.answer is None
+    assert asked.answer is None
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(IPython, "get_ipython", lambda: type("Shell", (), {})())
     predict("How much?")
@@ -150,7 +139,7 @@ def test_calibration_counts_hits_factors_and_ways():
         assert part in known.sentence
 
 
-def test_a_forecast_made_after_a_result_is_shown_and_not_counted():
+def test_a_prediction_made_after_a_result_is_shown_and_not_counted():
     known = calibration([note("a", None, 2.0), note("a", 2.0, 2.0)])
     (outcome,) = known.outcomes
     assert outcome.seen

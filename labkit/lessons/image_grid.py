@@ -1,0 +1,41 @@
+"""Images side by side in one chart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.results.plots.style import Chart
+
+PANEL_IN = 3.2
+
+
+def image_grid(
+    images: Sequence[NDArray[np.uint8]], titles: Sequence[str] = (), *, columns: int = 5, title: str = ""
+) -> Chart:
+    """Chart of images in rows, the axes in the order of the images.
+
+    Args:
+        images: (H, W, 3) uint8 RGB each, of one aspect ratio.
+        titles: over the first images.
+        columns: number of images per row at most.
+        title: of the chart.
+    """
+    columns = max(1, min(columns, len(images)))
+    rows = -(-len(images) // columns)
+    height, width = images[0].shape[:2]
+    row_in = PANEL_IN * height / width + (0.3 if titles else 0.0)
+    chart = Chart(figsize=(PANEL_IN * columns, row_in * rows + 0.4), layout="constrained")
+    for i, image in enumerate(images):
+        axes: Any = chart.add_subplot(rows, columns, i + 1)
+        axes.imshow(image, interpolation="nearest")
+        axes.set_axis_off()
+        if i < len(titles):
+            axes.set_title(titles[i], fontsize=9)
+    if title:
+        chart.suptitle(title, fontsize=11)
+        chart.title = title
+    return chart

@@ -1,0 +1,417 @@
+"""Exercises: right answers pass however they are written, plausible mistakes are named, hints lead on."""
+
+import json
+import math
+import re
+import shutil
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from labkit.core.errors import UsageError
+from labkit.filters import emulate
+from labkit.lessons.exercise import CheckResult
+from labkit.lessons.hints import HINTS, hint_text
+from labkit.lessons.nb01_cpu_baseline import check_normalise
+from labkit.lessons.nb02_gpu_move import check_device_time
+from labkit.lessons.nb03_combined_models import check_corners
+from labkit.lessons.nb04_filter import check_kernel, kernel_to_complete
+from labkit.lessons.nb05_streams import check_launch
+from labkit.lessons.nb06_optimizations import check_speed_up
+from labkit.lessons.nb07_pitfalls import check_fps, check_paced_latency
+from labkit.lessons.nb08_profile import check_one_read
+from labkit.lessons.nb09_fleet import check_engines
+from labkit.lessons.simulated_streams import one_stream, two_streams_no_wait
+from labkit.pipelines.multi_stream import launch
+
+SOLUTIONS = Path(__file__).parent / "solutions"
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to run kernels on the CPU")
+
+MEAN = np.array([0.485, 0.456, 0.406])
+STD = np.array([0.229, 0.224, 0.225])
+
+
+def normalise(image):
+    return ((image / 255 - MEAN) / STD).transpose(2, 0, 1)[None].astype(np.float32)
+
+
+def normalise_in_place(image):
+    result = normalise(image)
+    image[:] = 0
+    return result
+
+
+WRONG_IMAGES = {
+    "BGR": lambda image: normalise(image[..., ::-1]),
+    "255": lambda image: ((image - MEAN) / STD).transpose(2, 0, 1)[None].astype(np.float32),
+    "mean and std are missing": lambda image: (image / 255).transpose(2, 0, 1)[None].astype(np.float32),
+    "nothing is divided by std": lambda image: (
+        (image / 255 - MEAN).transpose(2, 0, 1)[None].astype(np.float32)
+    ),
+    "batch dimension": lambda image: normalise(image)[0],
+    "channels come first": lambda image: ((image / 255 - MEAN) / STD)[None].astype(np.float32),
+    "height and width": lambda image: normalise(image).transpose(0, 1, 3, 2),
+    "float32": lambda image: normalise(image).astype(np.float64),
+    "not reshape": lambda image: ((image / 255 - MEAN) / STD).reshape(1, 3, 6, 9).astype(np.float32),
+    "returns nothing": lambda image: None,
+    "changed its input": normalise_in_place,
+    "ZeroDivisionError": lambda image: 1 / 0,
+    "largest difference": lambda image: normalise(image) + 0.01,
+}
+
+
+WRONG_DEVICE_TIMES = {
+    "wait in the queue": lambda asked, done: done - asked,
+    "counts idling": lambda asked, done: np.diff(done, prepend=asked[0]),
+    "when the host asked": lambda asked, done: np.diff(asked, prepend=asked[0]),
+    "when each frame was done": lambda asked, done: done,
+    "mean of all": lambda asked, done: np.full(len(done), (done[-1] - asked[0]) / len(done)),
+    "one value per frame": lambda asked, done: done[1:] - np.maximum(asked[1:], done[:-1]),
+    "when could it begin": lambda asked, done: done - asked + 1,
+    "returns nothing": lambda asked, done: None,
+    "ZeroDivisionError": lambda asked, done: 1 / 0,
+}
+
+
+def device_time(asked_s, done_s):
+    return [end - max(begin, *done_s[:k][-1:]) if k else end - begin
+            for k, (begin, end) in enumerate(zip(asked_s, done_s, strict=True))]  # fmt: skip
+
+
+def corners(box, width, height):
+    left, top = min(int(max(box[0], 0)), width - 1), min(int(max(box[1], 0)), height - 1)
+    right = min(max(math.ceil(box[2]), left + 1), width)
+    bottom = min(max(math.ceil(box[3]), top + 1), height)
+    return left, top, right, bottom
+
+
+WRONG_CORNERS = {
+    "it gives (2, 3, 8, 9)": lambda box, w, h: tuple(int(side) for side in box),
+    "it gives (2, 4, 8, 9)": lambda box, w, h: tuple(round(float(side)) for side in box),
+    "leaves the 20x10 frame": lambda box, w, h: (
+        *(math.floor(x) for x in box[:2]), *(math.ceil(x) for x in box[2:])
+    ),
+    "for a box without area it gives": lambda box, w, h: (
+        *(max(0, math.floor(x)) for x in box[:2]),
+        min(w, math.ceil(box[2])), min(h, math.ceil(box[3])),
+    ),
+    "it gives (0, 0, 10, 12)": lambda box, w, h: corners(box, h, w),
+    "four whole numbers": lambda box, w, h: tuple(float(side) + 0.5 for side in box),
+    "returns nothing": lambda box, w, h: None,
+    "AttributeError": lambda box, w, h: box.nosuch,
+}  # fmt: skip
+
+
+KERNEL = """
+    int x = blockIdx.x * blockDim.x + threadIdx.x;
+    int y = blockIdx.y * blockDim.y + threadIdx.y;
+    int c = blockIdx.z;
+    if (x >= width || y >= height) return;
+    int left = max(x - R, 0), right = min(x + R, width - 1);
+    int top = max(y - R, 0), bottom = min(y + R, height - 1);
+    float sum_a = 0.0f, sum_b = 0.0f;
+    for (int v = top; v <= bottom; v++)
+        for (int u = left; u <= right; u++) {
+            int there = (v * width + u) * channels + c;
+            sum_a += a[there];
+            sum_b += b[there];
+        }
+    float count = (right - left + 1) * (bottom - top + 1);
+    int here = (y * width + x) * channels + c;
+    float q = (sum_a * image[here] + sum_b) / count;
+    out[here] = (unsigned char)(fminf(fmaxf(q, 0.0f), 255.0f) + 0.5f);
+"""
+
+
+def edited(*changes):
+    text = KERNEL
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+WRONG_KERNELS = {
+    "a blur": edited(
+        ("sum_a += a[there];", "sum_a += a[there] * image[there] + b[there];"), ("sum_b += b[there];", ""),
+        ("(sum_a * image[here] + sum_b) / count", "sum_a / count"),
+    ),
+    "half a level too dark": edited((" + 0.5f);", ");")),
+    "own a and b": edited(("(sum_a * image[here] + sum_b) / count", "a[here] * image[here] + b[here]")),
+    "divided by a full window": edited(
+        ("(right - left + 1) * (bottom - top + 1)", "(2 * R + 1) * (2 * R + 1)")
+    ),
+    "never divided": edited(("/ count", "")),
+    "b is missing": edited((" + sum_b) /", ") /")),
+    "use <=": edited(("v <= bottom", "v < bottom"), ("u <= right", "u < right")),
+    "reads or writes outside": edited(("if (x >= width || y >= height) return;", "")),
+    "does not compile": edited(("float count", "flaot count")),
+    "endless loop": edited(("v++", "v += 0")),
+    "still empty": "    // ...",
+    "differ from the reference": edited(("* channels + c;", "* channels;")),
+    "image itself": "int i = (blockIdx.y * blockDim.y + threadIdx.y) * width + blockIdx.x * blockDim.x "
+    "+ threadIdx.x; int x = blockIdx.x * blockDim.x + threadIdx.x; "
+    "if (x >= width || blockIdx.y * blockDim.y + threadIdx.y >= height) return; "
+    "i = i * channels + blockIdx.z; out[i] = image[i];",
+}  # fmt: skip
+
+
+def schedule(*steps):
+    """A launch function: "upload@a" puts a step onto stream a, "b>a" makes b wait for a, "drain" for all."""
+
+    def launch(frame, slot, net):
+        for step in steps:
+            name, _, stream = step.partition("@")
+            if stream:
+                with net.lanes.on(stream):
+                    getattr(net, name)(*([frame.image] if name == "upload" else []), slot)
+            elif name == "drain":
+                net.lanes.drain()
+            else:
+                net.lanes.after(*name.split(">"))
+
+    return launch
+
+
+PREPARE, INFER = ("upload@a", "smooth@a"), ("infer@b", "copy_back@b")
+two_streams = schedule(*PREPARE, "b>a", *INFER)
+
+
+def slot_zero_for_all(frame, slot, net):
+    two_streams(frame, 0, net)
+    if slot:
+        net._arrived[slot] = net._arrived[0]
+
+
+WRONG_LAUNCHES = [
+    ("before it was written|while it was being written|is about frame", two_streams_no_wait),
+    ("was read|is about frame", schedule(*PREPARE, "a>b", *INFER)),
+    ("was read|is about frame", schedule("b>a", *PREPARE, *INFER)),
+    ("was read|is about frame", schedule(*reversed(PREPARE), "b>a", *INFER)),
+    ("was read|is about frame", slot_zero_for_all),
+    ("streams of their own", one_stream),
+    ("wait for no more than needed", schedule(*PREPARE, "b>a", *INFER, "drain")),
+    ("no frame goes through filter", schedule("upload@a", "b>a", *INFER)),
+    ("no frame goes through", schedule()),
+    ("ZeroDivisionError", lambda frame, slot, net: 1 / 0),
+]
+
+WRONG_SPEED_UPS = {
+    "inverse": lambda s, f: 1 - s + s / f,
+    "times add up": lambda s, f: 1 - s + s * f,
+    "ceiling": lambda s, f: 1 / max(1e-12, 1 - s),
+    "not the whole": lambda s, f: f,
+    "returns nothing": lambda s, f: None,
+    "raised": lambda s, f: 1 / 0,
+    "old time as 1": lambda s, f: 1 + s,
+}
+
+
+def fps(done_s, warm):
+    began_s = done_s[warm - 1] if warm else 0.0
+    return (len(done_s) - warm) / (done_s[-1] - began_s)
+
+
+def kept(done_s, warm):
+    return np.diff(done_s, prepend=0.0)[warm:]
+
+
+def spoiling_fps(done_s, warm):
+    done_s -= done_s[0]
+    return 1.0
+
+
+WRONG_FPS = {
+    "mean of rates, which forgets": lambda done, warm: np.mean(1 / kept(done, warm)),
+    "mean of rates, with the warm-up": lambda done, warm: np.mean(1 / np.diff(done, prepend=0.0)),
+    "median frame": lambda done, warm: 1 / np.median(kept(done, warm)),
+    "best frame": lambda done, warm: 1 / kept(done, warm).min(),
+    "seconds per frame": lambda done, warm: kept(done, warm).mean(),
+    "warm-up frames are in it": lambda done, warm: len(done) / done[-1],
+    "but not their time": lambda done, warm: (len(done) - warm) / done[-1],
+    "but its frames are counted": lambda done, warm: len(done) / (done[-1] - (done[warm - 1] if warm else 0)),
+    "one frame too few": lambda done, warm: (len(done) - warm - 1) / kept(done, warm).sum(),
+    "that frame's own time": lambda done, warm: (len(done) - warm) / (done[-1] - done[warm]),
+    "left out altogether": lambda done, warm: (len(done) - warm - 1) / (done[-1] - done[warm]),
+    "per millisecond": lambda done, warm: fps(done, warm) / 1e3,
+    "ZeroDivisionError": lambda done, warm: (len(done) - warm) / float(done[-1] - done[warm - 1]),
+    "off by up to": lambda done, warm: fps(done, warm) + 1,
+    "expected is one number": lambda done, warm: 1 / kept(done, warm),
+    "returns nothing": lambda done, warm: None,
+    "NaN or infinity": lambda done, warm: float("inf"),
+    "numbers are expected": lambda done, warm: "fast",
+    "changed its input": spoiling_fps,
+    "IndexError": lambda done, warm: done[len(done)],
+}
+
+
+def latency(began_s, done_s, rate):
+    return done_s - np.arange(len(done_s)) / rate
+
+
+def spoiling_latency(began_s, done_s, rate):
+    done_s -= np.arange(len(done_s)) / rate
+    return done_s
+
+
+WRONG_LATENCY = {
+    "coordinated omission": lambda began, done, rate: done - began,
+    "queued, without the work": lambda began, done, rate: began - np.arange(len(done)) / rate,
+    "between results": lambda began, done, rate: np.diff(done, prepend=0.0),
+    "not after one period": lambda began, done, rate: done - np.arange(1, len(done) + 1) / rate,
+    "you multiplied": lambda began, done, rate: done - np.arange(len(done)) * rate,
+    "not from when the loop began": lambda began, done, rate: latency(began, done, rate) - began[0],
+    "sign is turned": lambda began, done, rate: -latency(began, done, rate),
+    "milliseconds": lambda began, done, rate: 1e3 * latency(began, done, rate),
+    "it begins when it was due": lambda began, done, rate: done,
+    "one latency per frame": lambda began, done, rate: latency(began, done, rate).mean(),
+    "off by up to": lambda began, done, rate: np.minimum(latency(began, done, rate), 0.2),
+    "changed its input": spoiling_latency,
+    "returns nothing": lambda began, done, rate: ...,
+    "TypeError": lambda began, done: done,
+}
+
+
+def best(scores, boxes, k):
+    score, which = scores.topk(k)
+    return torch.cat([score[:, None], boxes[which]], 1).cpu().numpy()
+
+
+def one_by_one(scores, boxes, k):
+    rows = [(scores[i].item(), *boxes[i].tolist()) for i in range(len(scores))]
+    return np.array(sorted(rows, reverse=True)[:k], np.float32)
+
+
+def best_in_place(scores, boxes, k):
+    answer = best(scores, boxes, k)
+    scores.zero_()
+    return answer
+
+
+WRONG_ROWS = {
+    "read tensors 80 times": one_by_one,
+    "read tensors 2 times": lambda s, b, k: np.column_stack(
+        [s.topk(k)[0].cpu().numpy(), b[s.topk(k)[1]].cpu().numpy()]
+    ),
+    "the first k queries": lambda s, b, k: torch.cat([s[:k, None], b[:k]], 1).numpy(),
+    "worst queries": lambda s, b, k: torch.cat([s[s.argsort()[:k], None], b[s.argsort()[:k]]], 1).numpy(),
+    "worst first": lambda s, b, k: best(s, b, k)[::-1],
+    "not in the same order": lambda s, b, k: torch.cat([s.topk(k)[0][:, None], b[:k]], 1).numpy(),
+    "box stands before the score": lambda s, b, k: np.roll(best(s, b, k), -1, axis=1),
+    "NumPy array": lambda s, b, k: torch.from_numpy(best(s, b, k)),
+    "shape is": lambda s, b, k: best(s, b, k)[:, 1:],
+    "changed its input": best_in_place,
+    "raised IndexError": lambda s, b, k: s[999],
+    "returns nothing": lambda s, b, k: None,
+    "best to worst": lambda s, b, k: best(s, b, k)[[1, 0, 2, 3, 4, 5]],
+    "not those of the k best": lambda s, b, k: best(s, b, k) * 2,
+}
+
+
+def engines(cameras, fps, frame_s, most_busy):
+    return math.ceil(cameras / math.floor(most_busy / (fps * frame_s) + 1e-9))
+
+
+WRONG_ENGINES = {
+    "no room is left": lambda c, f, s, b: math.ceil(c / math.floor(1 / (f * s))),
+    "whole cameras": lambda c, f, s, b: math.ceil(c * f * s / b),
+    "wrong sign": lambda c, f, s, b: math.ceil(c * f * s * b),
+    "in part does not fit": lambda c, f, s, b: math.ceil(c / math.ceil(b / (f * s))),
+    "round up": lambda c, f, s, b: c // math.floor(b / (f * s) + 1e-9),
+    "cut in pieces": lambda c, f, s, b: c / math.floor(b / (f * s) + 1e-9),
+    "one engine serves": lambda c, f, s, b: math.floor(b / (f * s) + 1e-9),
+    "to the nearest": lambda c, f, s, b: round(c / math.floor(b / (f * s) + 1e-9)),
+    "returns nothing": lambda c, f, s, b: None,
+    "raised ZeroDivisionError": lambda c, f, s, b: c / 0,
+    "whole number": lambda c, f, s, b: "3",
+    "take one engine first": lambda c, f, s, b: engines(c, f, s, b) + 1,
+}
+
+
+RIGHT = [
+    (check_normalise, normalise),
+    (check_normalise, lambda image: torch.from_numpy(normalise(image))),
+    (check_device_time, device_time),
+    (check_corners, corners),
+    (check_launch, two_streams),
+    (check_launch, launch),
+    (check_speed_up, lambda s, f: 1 / (1 - s + s / f)),
+    (check_fps, fps),
+    (check_fps, lambda done, warm: np.float64(1 / kept(done, warm).mean())),
+    (check_paced_latency, latency),
+    (check_paced_latency, lambda began, done, rate: [d - k / rate for k, d in enumerate(done)]),
+    (check_one_read, best),
+    (check_engines, engines),
+    pytest.param(check_kernel, KERNEL, marks=needs_compiler),
+]
+WRONG = [
+    *((check_normalise, *case) for case in WRONG_IMAGES.items()),
+    *((check_device_time, *case) for case in WRONG_DEVICE_TIMES.items()),
+    *((check_corners, *case) for case in WRONG_CORNERS.items()),
+    *((check_launch, *case) for case in WRONG_LAUNCHES),
+    *((check_speed_up, *case) for case in WRONG_SPEED_UPS.items()),
+    *((check_fps, *case) for case in WRONG_FPS.items()),
+    *((check_paced_latency, *case) for case in WRONG_LATENCY.items()),
+    *((check_one_read, *case) for case in WRONG_ROWS.items()),
+    *((check_engines, *case) for case in WRONG_ENGINES.items()),
+    *(pytest.param(check_kernel, *case, marks=needs_compiler) for case in WRONG_KERNELS.items()),
+]
+
+
+@pytest.mark.parametrize(("check", "answer"), RIGHT)
+def test_the_right_answer_passes(check, answer):
+    assert check(answer), str(check(answer))
+    assert str(check(answer)).startswith("Right: ")
+
+
+@pytest.mark.parametrize(("check", "reason", "answer"), WRONG)
+def test_a_plausible_mistake_is_rejected_with_its_reason(check, reason, answer, monkeypatch):
+    if reason == "endless loop":
+        monkeypatch.setattr(emulate.emulate_launch, "__kwdefaults__", {"timeout_s": 3.0})
+    result = check(answer)
+    assert isinstance(result, CheckResult)
+    assert not result
+    pattern = reason if check in (check_launch, check_kernel) else re.escape(reason)
+    assert re.search(pattern, str(result)), str(result)
+    assert str(result).startswith("Not yet: ")
+
+
+def test_the_kernel_to_complete_ends_where_the_body_begins():
+    text = kernel_to_complete()
+    assert text.rstrip().endswith("{")
+    assert "void coefficients" in text and "void apply" in text
+    assert "sum_a" not in text
+
+
+@pytest.mark.parametrize("exercise", HINTS)
+def test_hints_come_in_steps_and_each_names_the_next(exercise):
+    steps = len(HINTS[exercise])
+    found = [hint_text(exercise, step) for step in range(1, steps + 1)]
+    assert steps >= 3
+    assert len(set(found)) == steps
+    for step, text in enumerate(found, 1):
+        assert f"{step} of {steps}" in text
+        assert (f'hint("{exercise}", {step + 1})' in text) == (step < steps)
+
+
+@pytest.mark.parametrize("path", sorted(SOLUTIONS.rglob("*.py")), ids=lambda p: p.parent.name)
+def test_every_exercise_names_its_first_hint_and_no_hint_is_the_solution(path):
+    notebook = json.loads((SOLUTIONS.parents[1] / "notebooks" / f"{path.parent.name}.ipynb").read_text())
+    text = "".join(chain.from_iterable(cell["source"] for cell in notebook["cells"]))
+    found = re.findall(r'\bhint\("(\w+)"(?:, 1)?\)', text)
+    assert found
+    lines = {line.strip() for line in path.read_text().splitlines() if len(line.strip()) > 25}
+    for exercise in found:
+        for text in HINTS[exercise]:
+            assert not [line for line in lines if line in text]
+
+
+def test_hints_that_do_not_exist_are_said():
+    with pytest.raises(UsageError, match="there are normalise"):
+        hint_text("knitting")
+    for step in (0, 99, True, "1"):
+        with pytest.raises(UsageError, match="hints 1 to"):
+            hint_text("fps", step)

@@ -1,0 +1,215 @@
+"""Lessons: plots with words, tables with the right figures, sliders that act, differences of rungs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from records_made_up import made_up_run
+
+from labkit.bench.session import Session
+from labkit.core.errors import UsageError
+from labkit.core.trace import recording
+from labkit.core.types import Workload
+from labkit.lessons import nb04_filter, nb05_streams
+from labkit.lessons.nb06_optimizations import launch_counts
+from labkit.lessons.published import PUBLISHED, published_beside
+from labkit.lessons.show_frame import display_workload, show_detections
+from labkit.lessons.source_diff import path_to, rung_diff
+from labkit.pipelines.ladder import LADDER, rung
+
+from conftest import TINY  # isort: skip
+
+SMALL = {"source": "scenes", "size": (96, 64)}
+
+
+def test_the_edge_profile_says_what_each_filter_does():
+    chart = nb04_filter.edge_profile(noise=8)
+    lines = {line.get_label(): line.get_ydata() for line in chart.axes[0].lines}
+    steepest = {name: np.abs(np.diff(values.astype(float))).max() for name, values in lines.items()}
+    assert steepest["guided filter"] > 3 * steepest["box blur"]
+    np.testing.assert_allclose(lines["the origin's"], lines["box blur"], atol=2.5)
+    assert "edge 8 px wide" in chart.alt_text
+
+
+def test_pictures_have_words():
+    figure = nb04_filter.smooth_pictures(**SMALL)
+    assert len(figure.axes) == 8
+    assert "guided, eps 0.01" in figure.alt_text
+
+
+def test_sliders_change_the_picture():
+    (radius, eps), picture = (
+        (box := nb04_filter.try_filter(**SMALL)).children[0].children, box.children[1]
+    )  # fmt: skip
+    seen = {picture.value}
+    radius.value = 9
+    seen.add(picture.value)
+    eps.value = 0.1
+    seen.add(picture.value)
+    assert len(seen) == 3
+
+
+def test_the_origins_eps_does_nothing_and_the_right_one_does():
+    table = nb04_filter.origin_eps(**SMALL)
+    change = table.groupby("filter")["change in grey levels"].max()
+    assert change["the origin's"] < 0.1
+    assert change["guided"] > 1
+    assert (table[table["filter"] == "the origin's"]["median a"] > 0.9).all()
+
+
+def test_times_are_a_ratio_with_its_interval():
+    table = nb04_filter.filter_times(rounds=9, **SMALL).set_index("version")
+    assert table.loc["reference", "times faster"] == 1
+    assert (table["largest difference"] <= 1).all()
+    assert (table["median ms"] > 0).all()
+
+
+def test_the_kernel_table_counts_bytes(capsys):
+    table = nb04_filter.kernel_table()
+    if isinstance(table, str):
+        pytest.skip(table)
+    table = table.set_index("kernel file")
+    # fused: three bytes in, three out; with coefficients between: 3 in, 24 out; 24 and 3 in, 3 out
+    assert table.loc["guided_4_fused.cu", "bytes per pixel"] == 6
+    assert table.loc["guided_1_global.cu", "bytes per pixel"] == 57
+    assert table.loc["guided_4_fused.cu", "us for the bytes"] == pytest.approx(0.38, abs=0.01)
+    assert "Computed" in capsys.readouterr().out
+
+
+def test_whether_it_helps_depends_on_the_noise():
+    table = nb04_filter.denoising_table("photos", (0, 20), (0.0001, 0.01), size=(160, 120))
+    assert table.loc[0, "no filter"] == np.inf
+    assert table.loc[20, "eps 0.01"] > table.loc[20, "no filter"] + 2
+    assert table.loc[0, "eps 0.01"] < table.loc[0, "eps 0.0001"]
+
+
+def test_the_filter_is_evaluated_by_the_detector():
+    table = nb04_filter.detection_table((0, 90), (0.04,), scenes=2)
+    assert list(table.columns) == ["no filter", "eps 0.04"]
+    assert "too few scenes" in table.loc[0, "no filter"]
+
+
+def test_a_measured_timeline_names_its_rows_and_its_overlap():
+    chart = nb05_streams.timeline("streams_cpu", frames=2, objects=2, source="scenes", size=(96, 64))
+    labels = [label.get_text() for label in chart.axes[0].get_yticklabels()]
+    assert labels == ["preprocess thread", "engine"]
+    assert "detect of frame 3 on engine" in chart.alt_text
+    plain = nb05_streams.timeline("filter_numba_cpu", frames=1, objects=1, source="scenes", size=(96, 64))
+    assert [label.get_text() for label in plain.axes[0].get_yticklabels()] == ["one thread"]
+
+
+def test_a_timeline_that_needs_a_gpu_says_so():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert "NVIDIA GPU" in nb05_streams.timeline("streams_cuda")
+
+
+def test_the_simulated_race_is_described(capsys):
+    nb05_streams.simulated("two streams, no waiting", late="upload", depth=1)
+    assert "Frame 0 got an answer about memory" in capsys.readouterr().out
+    nb05_streams.simulated("four streams", late="upload")
+    assert "All 4 frames got their own answer" in capsys.readouterr().out
+
+
+def test_more_frames_in_flight_cost_latency():
+    table = nb05_streams.depths((1, 2, 4))
+    assert table["frames per second"][1] > 1.3 * table["frames per second"][0]
+    assert table["median latency (ms)"].is_monotonic_increasing
+    assert table["upload and filter hidden"].iloc[0] == "0%"
+
+
+@pytest.mark.parametrize("name", ["streams_cpu", "filter_numba_cpu", "streams_cuda", "baseline_streams_cuda"])
+def test_every_step_that_a_schedule_has_stands_on_a_thread_or_stream(name, frames):
+    """The GPU's rungs are run here with nothing but their device taken from them."""
+    row = rung(name)
+    on_cpu = replace(row, prepare=replace(row.prepare, device="cpu", engine="eager", precision="fp32"))
+    session = Session(on_cpu, Workload(weights="random", size=TINY, objects=2), frames[:2])
+    with recording() as record:
+        list(row.run(frames[:2], session.prepared.net))
+    left_out = {"decode"} if name == "streams_cuda" else set()  # the host's, once all streams are done
+    assert {span.name for span in record.spans()} - set(nb05_streams.stream_of_step(row)) == left_out
+
+
+def test_a_change_shows_preparation_and_code():
+    text = rung_diff("resnet_pil_cpu", "resnet_opencv_cpu")
+    assert "- preprocess: pil" in text
+    assert "+ preprocess: opencv" in text
+    text = rung_diff("combined_cpu", "batched_cpu")
+    assert "one_by_one -> batched_crops" in text
+    assert any(line.startswith("-") and "for box in" in line for line in text.splitlines())
+    assert "nothing" in rung_diff("resnet_pil_cpu", "resnet_pil_cpu")
+
+
+def signed(text, sign):
+    return [line[1:] for line in text.splitlines() if line.startswith(sign)]
+
+
+def test_a_loop_that_stays_is_named_and_what_comes_before_it_is_shown():
+    text = rung_diff("folded_cpu", "filter_opencv_cpu")
+    assert "the same in both: batched_crops" in text
+    assert signed(text, "-") == []
+    assert any("net.smooth(frame.image)" in line for line in signed(text, "+"))
+    assert not any("net.classifier" in line for line in signed(text, "+"))
+    text = rung_diff("baseline_combined_cuda", "filter_baseline_cuda")
+    assert "the same in both: baseline_combined" in text
+
+
+def test_a_loop_that_is_replaced_shows_what_it_hands_on_to():
+    text = rung_diff("filter_numba_cpu", "streams_cpu")
+    assert "the same in both: smoothed" in text
+    assert any("def batched_crops" in line for line in signed(text, "-"))
+    assert any("ReadAhead" in line for line in signed(text, "+"))
+    text = rung_diff("filter_fused_cuda", "streams_cuda")
+    assert any('lanes.after("filter", "upload")' in line for line in signed(text, "+"))
+    assert any("under_way.popleft()" in line for line in signed(text, "+"))
+
+
+@pytest.mark.parametrize("name", [each.name for each in LADDER if each.changes])
+def test_every_step_of_the_ladder_shows_some_difference(name):
+    text = rung_diff(rung(name).changes, name)
+    assert len(signed(text, "+")) + len(signed(text, "-")) > 0
+    assert len(text.splitlines()) < 90
+
+
+def test_a_chain_leads_from_the_first_rung_to_the_last():
+    assert path_to("batched_cpu") == ["baseline_combined_cpu", "combined_cpu", "batched_cpu"]
+
+
+def test_detections_are_shown_per_frame_with_the_models_in_the_title():
+    chart = show_detections("scenes", "detr_opencv_cpu", 3, workload=Workload(weights="random", size=TINY))
+    assert len(chart.axes) == 3
+    assert "random weights" in chart._suptitle.get_text()
+    shown = chart._repr_html_()
+    assert shown.startswith('<img src="data:image/png;base64,')
+    assert "Found in picture 1" in shown
+
+
+def test_models_that_recognise_are_preferred(monkeypatch):
+    for there, model_set in ((True, "full"), (False, "lab")):
+        monkeypatch.setattr("labkit.lessons.show_frame.have_pretrained", lambda models, there=there: there)
+        assert display_workload().model_set == model_set
+
+
+def test_published_figures_stand_beside_the_runs_of_their_rung():
+    run = made_up_run("detr_pil_cpu")
+    table = published_beside([run], stage=1).set_index("rung")
+    assert list(table["published FPS"]) == ["60 to 65", "70 to 80", "6 to 8", "8 to 10"]
+    assert table.loc["resnet_pil_cpu", "FPS here"] == "not measured"
+    assert table.loc["detr_pil_cpu", "FPS here"] not in ("", "not measured")
+    assert {figure.rung for figure in PUBLISHED} <= {each.name for each in LADDER}
+
+
+def test_launches_and_waits_are_counted_without_a_gpu():
+    five, fifteen = launch_counts(), launch_counts(15)
+    assert (five["waits"] == five[["values", "copies", "on purpose"]].sum(axis=1)).all()
+    per_box = (fifteen - five).loc["baseline_combined_cuda"] / 10
+    assert per_box["values"] == 8  # four corners, score and label of a box; its name and how sure that is
+    assert per_box["copies"] == 1  # its crop
+    assert five.loc["baseline_combined_cuda", "values"] == 100 + 8 * 5 + 2  # and what the library reads
+    for name in ("on_device_cuda", "half_cuda", "graph_cuda", "filter_fused_cuda", "streams_cuda"):
+        assert five.loc[name, "waits"] == fifteen.loc[name, "waits"] == 1
+    assert five.loc["graph_cuda", "launches"] < 10 < five.loc["half_cuda", "launches"]
+    with pytest.raises(UsageError, match="5 or 15 boxes were counted, not of 7"):
+        launch_counts(7)
