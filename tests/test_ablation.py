@@ -59,7 +59,7 @@ def test_a_table_reads_back_and_another_file_is_refused():
     assert [row.lost_map for row in read] == [row.lost_map for row in ROWS]
     assert [row.change for row in read] == [row.change for row in ROWS]
     for text in ("a,b\n1,2\n", to_csv(ROWS).replace("0.900000", "x"), to_csv(ROWS)[:-60]):
-        with pytest.raises(ResultsError, match="no table of judged changes"):
+        with pytest.raises(ResultsError, match="no ablation table"):
             from_csv(text)
 
 

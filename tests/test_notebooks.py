@@ -25,7 +25,7 @@ SMALL = {
     "NOISES": "(0,)",
     "CHANGES": '("frame 160x120",)',
     "LAST": '"batched_cpu"',
-    "MY_RESNET_FORECAST": "1.1",
+    "MY_RESNET_PREDICTION": "1.1",
 }
 
 

@@ -16,39 +16,34 @@ import numpy as np
 
 from labkit.bench.progress import Screen
 from labkit.bench.run import bench
-from labkit.core import stats
 from labkit.core.errors import LabError
 from labkit.core.files import results_folder
 from labkit.core.types import Workload
-from labkit.lessons.attention import look_inside, picture
-from labkit.lessons.checks import check_corners, check_device_time, check_normalise, check_speed_up
-from labkit.lessons.gpu_work import gpu_work
+from labkit.lessons.hints import hint
+from labkit.lessons.nb01_cpu_baseline import check_normalise
+from labkit.lessons.nb02_gpu_move import check_device_time
+from labkit.lessons.nb03_combined_models import check_corners, inside_detr
 from labkit.lessons.nb04_filter import check_kernel, kernel_to_complete
 from labkit.lessons.nb05_streams import check_launch
-from labkit.lessons.nb07_pitfalls import (
-    calibration,
-    check_fps,
-    check_paced_latency,
-    hint,
-    span_cost,
-)
+from labkit.lessons.nb06_optimizations import check_speed_up, launch_counts
+from labkit.lessons.nb07_pitfalls import check_fps, check_paced_latency, span_cost
 from labkit.lessons.nb09_fleet import (
-    beside,
     check_engines,
-    fleet_picture,
-    foretold,
-    how_close,
     many_cameras,
+    plot_fleet,
     run_fleet,
     service_table,
     service_times,
+    simulated_beside_measured,
+    simulated_fleets,
+    simulation_error,
 )
 from labkit.lessons.pitfalls.pitfall_plot import plot_pitfalls
 from labkit.lessons.pitfalls.registry import pitfall_table, run_pitfalls
-from labkit.lessons.predict import Forecast, predict
-from labkit.lessons.published import published
-from labkit.lessons.show_frame import look
-from labkit.lessons.source_diff import chain, show_change
+from labkit.lessons.predict import predict, show_calibration
+from labkit.lessons.published import published_beside
+from labkit.lessons.show_frame import show_detections
+from labkit.lessons.source_diff import path_to, show_change
 from labkit.pipelines.ladder import rung
 from labkit.results.exports import import_reference
 from labkit.results.result_set import ResultSet
@@ -58,11 +53,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "Forecast",
-    "beside",
-    "calibration",
     "ceilings",
-    "chain",
     "check_corners",
     "check_device_time",
     "check_engines",
@@ -74,29 +65,32 @@ __all__ = [
     "check_speed_up",
     "cost_of_boxes",
     "doctor",
-    "fleet_picture",
-    "foretold",
-    "gpu_work",
     "hint",
-    "how_close",
     "inside_detr",
     "kernel_to_complete",
-    "look",
+    "launch_counts",
     "many_cameras",
     "measure",
     "operators",
-    "origin_beside",
+    "path_to",
     "pitfall_table",
     "plot",
+    "plot_fleet",
     "plot_pitfalls",
     "predict",
+    "published_beside",
     "recorded",
     "recorded_gpu",
     "run_fleet",
     "run_pitfalls",
     "service_table",
     "service_times",
+    "show_calibration",
     "show_change",
+    "show_detections",
+    "simulated_beside_measured",
+    "simulated_fleets",
+    "simulation_error",
     "span_cost",
     "summary",
     "tell",
@@ -159,11 +153,6 @@ def plot(outcome: ResultSet, kind: str = "throughput", theme: str = "light") -> 
     from labkit.results.plots.save import CHARTS
 
     return CHARTS[kind](outcome.runs, theme=theme)
-
-
-def inside_detr(source: str = "scenes", index: int = 0, *, objects: int = 3, seed: int = 0) -> Any:
-    """What DETR's four parts do with one frame, as a figure."""
-    return picture(look_inside(source, index, objects=objects, seed=seed))
 
 
 def cost_of_boxes(
@@ -267,23 +256,3 @@ def recorded_gpu() -> pd.DataFrame | str:
         return "No recorded run on a GPU ships with the project yet."
     on_gpu = runs[runs["rung"].str.endswith("_cuda")]
     return on_gpu if len(on_gpu) else "No recorded run on a GPU ships with the project yet."
-
-
-def origin_beside(outcome: ResultSet, stage: int) -> pd.DataFrame:
-    """What the origin published, beside what was measured here."""
-    import pandas as pd
-
-    measured = {run.rung: run for run in outcome.runs}
-    rows = []
-    for figure in published(stage):
-        run = measured.get(figure.rung)
-        rows.append(
-            {
-                "origin": figure.what,
-                "published FPS": stats.format_interval(figure.fps, ".3g"),
-                "rung": figure.rung,
-                "FPS here": stats.format_interval(run.fps_interval, ".3g") if run else "not measured",
-                "agrees": run.agreement.share if run and run.agreement else None,
-            }
-        )
-    return pd.DataFrame(rows)
