@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.core.errors import UnavailableError, UsageError, first_line
+from labkit.core.errors import LabError, UnavailableError, UsageError, first_line
 from labkit.core.machine import available_cores
 from labkit.core.threads import PASSIVE_WAIT
 from labkit.fleet.guards import defer_interrupt, environment
@@ -158,6 +158,21 @@ def _import_ray() -> Any:
             f"Ray is needed ({error}); install it with: pip install 'labkit[scale]'"
         ) from error
     return ray
+
+
+@contextmanager
+def ray_errors(problem: str) -> Iterator[None]:
+    """Raise a `LabError` from an actor or task again, and any other error of it or of Ray as one."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, LabError):
+            raise error.cause from None
+        raise LabError(f"{problem}: {error.cause}") from error
+    except ray.exceptions.RayError as error:
+        raise LabError(f"{problem}: {first_line(error)}") from error
 
 
 def _start(ray: Any, folder: Path, dashboard: bool, object_store_bytes: int) -> None:

@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labkit.core.errors import LabError, ResultsError, first_line
+from labkit.core.errors import ResultsError, first_line
 from labkit.core.files import write_atomic
 from labkit.fleet.actors import start_engine, start_readers, start_recorders
+from labkit.fleet.cluster import ray_errors
 from labkit.fleet.cores import check_capacity, pluralize
 from labkit.fleet.fleet_plan import Plan, Summary
 from labkit.fleet.shared_actors import StreamHandle
@@ -148,14 +149,8 @@ class Fleet:
     def _wait_for_engines(self) -> dict[str, Any]:
         import ray
 
-        try:
+        with ray_errors(f"cannot prepare {self.plan.rung.name}"):
             return ray.get([engine.ready.remote() for engine in self.engines], timeout=READY_S)[0]
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, LabError):
-                raise error.cause from None
-            raise LabError(f"cannot prepare {self.plan.rung.name}: {error.cause}") from error
-        except ray.exceptions.RayError as error:
-            raise LabError(f"cannot prepare {self.plan.rung.name}: {first_line(error)}") from error
 
     def _poll(self, timeout_s: float) -> None:
         """Update the states; a stream whose recorder is busy keeps its last one for now."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from labkit.core.errors import LabError, first_line
+from labkit.core.errors import LabError
 from labkit.fleet.batch.segments import END_OF_VIDEO, SegmentDetector, decode_segments
 from labkit.fleet.batch.videos import (
     Batch,
@@ -26,7 +26,7 @@ from labkit.fleet.batch.videos import (
     scan_video,
     segment_path,
 )
-from labkit.fleet.cluster import nodes
+from labkit.fleet.cluster import nodes, ray_errors
 from labkit.fleet.cores import check_capacity, threads_per_engine
 from labkit.fleet.rows import read_metadata
 
@@ -140,14 +140,8 @@ def _results(batch: Batch, work: WorkList) -> Iterator[dict[str, Any]]:
         fn_constructor_kwargs={"batch": batch, "threads": threads_per_engine(batch.engines)},
         **engine,
     )
-    try:
+    with ray_errors("the batch failed and can be resumed"):
         yield from results.iter_rows()
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, LabError):
-            raise error.cause from None
-        raise LabError(f"the batch failed: {error.cause}") from error
-    except ray.exceptions.RayError as error:
-        raise LabError(f"Ray gave the batch up ({first_line(error)}); start it again to continue") from error
 
 
 def _summary(batch: Batch, progress: _Progress, seconds: float) -> BatchSummary:

@@ -6,8 +6,8 @@ files. Rounds are interleaved, the process before and after each fleet and the f
 because the speed of a shared machine changes by more than what a fleet costs. Only time in which all
 streams run counts. A process with its frames in memory, which neither reads nor writes, is also measured.
 
-Further figures: cores used by each kind of process; groups of 1 to 8 frames; the fleet's overhead per
-frame; the time until results come again after an engine was killed.
+Further figures: cores used by each kind of process; the fleet's overhead per frame; the time until
+results come again after an engine was killed.
 """
 
 from __future__ import annotations
@@ -33,14 +33,12 @@ from labkit.core.types import Detections, Frame, Preparation, Rung, Workload
 from labkit.fleet.benchmark.cpu_usage import CpuUsage
 from labkit.fleet.benchmark.steady_state import FleetResults
 from labkit.fleet.fleet_plan import Plan as FleetPlan
-from labkit.fleet.fleet_plan import with_group
 from labkit.fleet.streams import Counts
 
 if TYPE_CHECKING:
     from labkit.fleet.benchmark.single_process import SingleProcess
 
 STREAMS = (1, 2, 4, 8)
-GROUPS = (1, 2, 4, 8)
 SETTLE_S = 3.0
 """Left out once the last stream has begun; streams may also end so much later than the first."""
 ROUNDS = 9
@@ -76,17 +74,11 @@ def run_benchmark(
         rounds: runs of each fleet; fewer than 5 give no interval.
         report: called with progress, and with an error for each run that could not be measured.
     """
-    from labkit.bench.frames import collect
-    from labkit.bench.plan import Plan
     from labkit.core.machine import fingerprint
     from labkit.fleet.benchmark.single_process import SingleProcess
     from labkit.fleet.cluster import cluster
 
-    frames = collect("photos", workload.size).frames
-    plan = Plan(seconds=max(4.0, seconds / 2), min_frames=32, warm_frames=8, warm_limit_s=20.0)
-    rungs = [with_group(rung, n) for n in GROUPS] if "frames" in rung.prepare.options else [rung]
-    groups = [_from_memory(one, workload, frames, plan) for one in rungs]
-    memory_fps = next(group["fps"] for group in groups if group["frames"] == rung.prepare.group)
+    memory_fps = _memory_fps(rung, workload, max(4.0, seconds / 2))
     n_frames = min(MAX_VIDEO_FRAMES, int(OFFERED * memory_fps * (seconds + 2 * SETTLE_S)) + 30)
     with _test_video(workload, n_frames) as video, cluster():
         one = FleetPlan((video,), rung, workload, seconds=seconds + 2 * SETTLE_S)
@@ -104,24 +96,20 @@ def run_benchmark(
         "memory_fps": memory_fps,
         "fleets": fleets,
         "overhead_ms": overhead_ms,
-        "groups": groups,
         "recovery_s": recovery_s,
         "fingerprint": fingerprint(),
     }
 
 
-def _from_memory(rung: Rung, workload: Workload, frames: Sequence[Frame], plan: Any) -> dict[str, Any]:
-    """Measure a closed run in a process of its own, which neither reads nor writes."""
+def _memory_fps(rung: Rung, workload: Workload, seconds: float) -> float:
+    """Frames per second of a process with its frames in memory, which neither reads nor writes."""
+    from labkit.bench.frames import collect
+    from labkit.bench.plan import Plan
     from labkit.bench.worker import Worker
 
-    with Worker(rung, workload, frames) as worker:
-        timed = worker.run(plan)
-    return {
-        "frames": rung.prepare.group,
-        "fps": len(timed.done_s) / float(timed.done_s[-1]),
-        "latency_ms": 1e3 * float(np.median(timed.latency_s)),
-        "n": len(timed.done_s),
-    }
+    with Worker(rung, workload, collect("photos", workload.size).frames) as worker:
+        timed = worker.run(Plan(seconds=seconds, min_frames=32, warm_frames=8, warm_limit_s=20.0))
+    return len(timed.done_s) / float(timed.done_s[-1])
 
 
 def _interleaved(
