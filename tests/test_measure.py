@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from labkit.bench import noise as noise_module
+from labkit.bench import worker as worker_module
 from labkit.bench.agreement import Answers, match, measure_agreement, relative_error
 from labkit.bench.context import Examiner
 from labkit.bench.frames import collect, frames_sha256
@@ -512,6 +513,31 @@ def test_the_death_of_a_worker_is_an_error_with_its_cause(frames, importable):
         Worker(bad(killing_itself), TINY_WORK, frames) as worker,
     ):
         worker.run(QUICK)
+
+
+@pytest.mark.parametrize(
+    ("at_start", "message"),
+    [
+        ("import os; print('no room', file=sys.stderr, flush=True); os._exit(7)", r"exit code 7.*no room"),
+        ("import time; print('waiting', flush=True); time.sleep(60)", r"sent nothing for 4 s.*waiting"),
+        ("import os, time; os.close(int(sys.orig_argv[3])); time.sleep(60)", "closed its connection"),
+    ],
+)
+def test_a_worker_that_never_reads_its_order_is_noticed(frames, tmp_path, monkeypatch, at_start, message):
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nif 'labkit' in sys.orig_argv[2]: {at_start}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(worker_module, "CONNECT_TIMEOUT_S", 4)
+    with pytest.raises(WorkerError, match=f"measuring resnet_opencv_cpu .*{message}"):
+        Worker(rung("resnet_opencv_cpu"), TINY_WORK, frames)
+
+
+def test_what_a_worker_prints_is_no_message(frames, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nos.write(1, b'\\x00\\x00\\x00\\x08 hello' * 9999)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with Worker(rung("resnet_opencv_cpu"), TINY_WORK, frames) as worker:
+        assert len(worker.answers(frames[:1]).found) == 1
 
 
 def test_a_fault_in_a_schedule_reaches_the_caller(frames, importable):

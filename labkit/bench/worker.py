@@ -1,24 +1,25 @@
 """A rung in a process of its own.
 
 Engines disturb one another inside one process: thread pools fight and memory is shared. So
-each rung is measured in a fresh child, which does what the parent asks, one request at a
-time, over its standard input and output (pickled, since both ends are this program). The
-child ends when the parent does, because its input then ends.
+each rung is measured in a fresh child, which answers one request at a time over a
+`multiprocessing` pipe of which nothing else knows; what it prints goes to a file that is quoted
+when it dies. The child ends when the parent does, because the pipe then ends. (`multiprocessing`
+itself would import the caller's script again in the child.)
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import Pipe, connection
+from typing import Any
 
 from labkit.bench.agreement import Answers
 from labkit.bench.plan import Plan
@@ -29,8 +30,12 @@ from labkit.core.threads import PASSIVE_WAIT
 from labkit.core.types import Frame, Rung, Workload
 from labkit.models.weights import Weights
 
-START_TIMEOUT_S = 900.0  # converting and quantising a network the first time takes minutes
+CONNECT_TIMEOUT_S = 120.0  # importing the libraries on a busy machine
+READY_TIMEOUT_S = 900.0  # converting and quantising a network the first time takes minutes
 REPLY_TIMEOUT_S = 600.0
+EXIT_TIMEOUT_S = 1.0
+POLL_S = 0.5
+QUOTED_LINES = 3
 
 Report = Callable[[str], None]
 
@@ -49,21 +54,22 @@ class Worker:
     ) -> None:
         self.rung = rung
         self._report = report
-        request = _order(rung, workload, frames, weights)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "labkit.bench.worker", str(time.time())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **PASSIVE_WAIT},
-        )
-        self._replies: queue.Queue[tuple[str, Any]] = queue.Queue()
-        self._errors: list[bytes] = []
-        threading.Thread(target=self._read_replies, daemon=True).start()
-        threading.Thread(target=self._read_errors, daemon=True).start()
+        order = _order(rung, workload, frames, weights)
+        self._output = tempfile.TemporaryFile("a+b")  # noqa: SIM115
+        self._connection, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "labkit.bench.worker", str(theirs.fileno()), str(time.time())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                env={**os.environ, **PASSIVE_WAIT},
+                **_inheriting(theirs),
+            )
         try:
-            self._send_bytes(request)
-            self.ready: Ready = self._reply("ready", START_TIMEOUT_S)
+            self._reply("connected", CONNECT_TIMEOUT_S)
+            self._send(order)
+            self.ready: Ready = self._reply("ready", READY_TIMEOUT_S)
         except BaseException:
             self.close()
             raise
@@ -81,7 +87,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the child is there; it ends after an error."""
+        """True while the child runs; it ends after an error."""
         return self._process.poll() is None
 
     def become(
@@ -96,10 +102,10 @@ class Worker:
         The process has its libraries loaded and its thread pools set up by the rungs before, so
         that start-up and timings would not be this rung's own.
         """
-        request = _order(rung, workload, frames, weights)
+        order = _order(rung, workload, frames, weights)
         self.rung = rung
-        self._send_bytes(request)
-        self.ready = self._reply("ready", START_TIMEOUT_S)
+        self._send(order)
+        self.ready = self._reply("ready", READY_TIMEOUT_S)
 
     def answers(self, frames: Sequence[Frame]) -> Answers:
         """See `Session.answers`."""
@@ -123,36 +129,23 @@ class Worker:
 
     def close(self) -> None:
         """Ends the child; at most a second, then by force."""
-        if self._process.poll() is None:
-            try:
-                assert self._process.stdin is not None
-                self._process.stdin.close()
-                self._process.wait(1.0)
-            except (OSError, subprocess.TimeoutExpired):
-                self._process.kill()
-        self._process.wait()
+        self._connection.close()
+        self._wait_or_kill()
+        self._output.close()
 
     def _ask(self, what: str, *arguments: Any, progress: Callable[[float], None] | None = None) -> Any:
-        self._send_bytes(pickle.dumps((what, arguments)))
+        self._send(pickle.dumps((what, arguments)))
         return self._reply(what, REPLY_TIMEOUT_S, progress)
 
-    def _send_bytes(self, data: bytes) -> None:
-        assert self._process.stdin is not None
+    def _send(self, data: bytes) -> None:
         try:
-            self._process.stdin.write(len(data).to_bytes(8, "big") + data)
-            self._process.stdin.flush()
+            self._connection.send_bytes(data)
         except OSError as error:
             raise self._death() from error
 
     def _reply(self, wanted: str, timeout_s: float, progress: Callable[[float], None] | None = None) -> Any:
         while True:
-            try:
-                kind, value = self._replies.get(timeout=timeout_s)
-            except queue.Empty:
-                self._process.kill()
-                raise WorkerError(
-                    f"{self.rung.name} said nothing for {timeout_s:.0f} s and was ended"
-                ) from None
+            kind, value = self._receive(timeout_s)
             if kind == wanted:
                 return value
             if kind == "report":
@@ -162,38 +155,71 @@ class Worker:
             elif kind == "error":
                 self.close()
                 raise value
-            elif kind == "end":
-                raise self._death()
 
-    def _death(self) -> WorkerError:
-        code = self._process.wait()
+    def _receive(self, timeout_s: float) -> tuple[str, Any]:
+        """The child's next message.
+
+        Raises:
+            WorkerError: the child died, closed its connection, or sent nothing for `timeout_s`.
+        """
+        until_s = time.monotonic() + timeout_s
+        try:
+            while not self._connection.poll(min(POLL_S, timeout_s)):
+                if not self.alive and not self._connection.poll():  # a grandchild may hold the pipe open
+                    raise EOFError
+                if time.monotonic() > until_s:
+                    raise self._death(f"sent nothing for {timeout_s:g} s and was ended")
+            return self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._death() from error
+
+    def _death(self, reason: str = "") -> WorkerError:
+        """Ends the child; the error says why, and what the child printed last."""
+        if reason:
+            self._process.kill()
+        killed = self._wait_or_kill()
+        code = self._process.returncode
         cause = f"exit code {code}"
         if code < 0:
             cause = signal.Signals(-code).name
             if -code == signal.SIGKILL:
                 cause += ", as when memory runs out"
-        last = b"".join(self._errors).decode(errors="replace").strip().splitlines()[-1:]
-        detail = f": {last[0]}" if last else ""
-        return WorkerError(f"the process measuring {self.rung.name} died ({cause}){detail}")
+        if killed:
+            reason = reason or "closed its connection and was ended"
+        return WorkerError(
+            f"the process measuring {self.rung.name} {reason or f'died ({cause})'}{self._last_lines()}"
+        )
 
-    def _read_replies(self) -> None:
-        stream = self._process.stdout
-        assert stream is not None
-        while (message := _receive(stream)) is not None:
-            self._replies.put(message)
-        self._replies.put(("end", None))
+    def _last_lines(self) -> str:
+        if self._output.closed:
+            return ""
+        self._output.seek(0)
+        lines = self._output.read().decode(errors="replace").strip().splitlines()[-QUOTED_LINES:]
+        return f"; it printed: {' / '.join(line.strip() for line in lines)}" if lines else ""
 
-    def _read_errors(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self._errors.append(line)
-            del self._errors[:-50]
+    def _wait_or_kill(self) -> bool:
+        """Waits for the child's end, and kills it if it goes on; True if that was needed."""
+        try:
+            self._process.wait(EXIT_TIMEOUT_S)
+            return False
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return True
+
+
+def _inheriting(end: Any) -> dict[str, Any]:
+    """Options of `Popen` by which a child inherits this end of a pipe."""
+    if sys.platform == "win32":
+        os.set_handle_inheritable(end.fileno(), True)
+        return {"close_fds": False}
+    return {"pass_fds": [end.fileno()]}
 
 
 def _order(
     rung: Rung, workload: Workload, frames: Sequence[Frame], weights: Mapping[str, Weights] | None
 ) -> bytes:
-    """What makes a child prepare a rung."""
+    """The pickled request that makes a child prepare a rung."""
     try:
         return pickle.dumps(("ready", (rung, workload, list(frames), weights)))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -203,47 +229,34 @@ def _order(
         ) from error
 
 
-def _receive(stream: IO[bytes]) -> Any:
-    head = stream.read(8)
-    if len(head) < 8:
-        return None
-    size = int.from_bytes(head, "big")
-    data = stream.read(size)
-    return pickle.loads(data) if len(data) == size else None
-
-
-def _serve(started_s: float) -> None:
-    """The child's end: prepares the rung, then answers requests until its input ends."""
-    stdin, stdout = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print must not fall among the replies
+def _serve(parent: Any, started_s: float) -> None:
+    """The child's end: prepares the rung, then answers requests until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
-    def send(kind: str, value: Any) -> None:
-        data = pickle.dumps((kind, value))
-        stdout.write(len(data).to_bytes(8, "big") + data)
-        stdout.flush()
+    session: Session | None = None
+    begun_s: float | None = started_s
+    sent = 0.0
 
-    def prepared(*order: Any, started_s: float | None) -> Session:
-        session = Session(*order, report=lambda line: send("report", line), started_s=started_s)
-        send("ready", session.ready)
-        return session
+    def send(kind: str, value: Any = None) -> None:
+        parent.send((kind, value))
 
     def progress(share: float) -> None:
-        if share - told[0] >= 0.02 or share >= 1 > told[0]:  # a message per frame would cost the pipeline
-            told[0] = share
+        nonlocal sent
+        if share - sent >= 0.02 or share >= 1 > sent:  # a message per frame would cost the pipeline
+            sent = share
             send("progress", share)
 
-    session: Session | None = None
-    told = [0.0]
     try:
-        while (message := _receive(stdin)) is not None:
-            what, arguments = message
+        send("connected")
+        for what, arguments in _requests(parent):
             if what == "ready":
-                again, session = session is not None, None  # the networks before make room first
-                session = prepared(*arguments, started_s=None if again else started_s)
+                session = None  # the networks before make room first
+                session = Session(*arguments, report=lambda line: send("report", line), started_s=begun_s)
+                begun_s = None
+                send("ready", session.ready)
                 continue
             if what == "run":
-                told[0] = 0.0
+                sent = 0.0
                 arguments = (*arguments, progress)
             send(what, getattr(session, what)(*arguments))
     except LabError as error:
@@ -253,5 +266,14 @@ def _serve(started_s: float) -> None:
         send("error", WorkerError(f"{type(error).__name__} while measuring: {error}"))
 
 
+def _requests(parent: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    while True:
+        try:
+            yield parent.recv()
+        except EOFError:
+            return
+
+
 if __name__ == "__main__":
-    _serve(time.perf_counter() - (time.time() - float(sys.argv[1])))
+    end = getattr(connection, "PipeConnection", connection.Connection)  # the former on Windows
+    _serve(end(int(sys.argv[1])), time.perf_counter() - (time.time() - float(sys.argv[2])))
