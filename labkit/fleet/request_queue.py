@@ -101,7 +101,7 @@ class RequestQueue:
 
 
 def describe_failure(actor: str, error: Exception) -> str:
-    """Why a stream's actor is lost for good, in words."""
+    """Describe the loss of a stream's actor that Ray does not restart."""
     return f"its {actor} died too often or is broken ({first_line(error)})"
 
 

@@ -119,7 +119,7 @@ def _prepare(plan: Plan) -> None:
 
 
 def _process_streams(plan: Plan, seconds: float) -> NDArray[np.float64]:
-    """Process the streams; reframes the time of each result in s since 1970."""
+    """Process the streams; returns the time of each result in s since 1970."""
     streams = plan.streams()
     recorders = [Recorder(stream, str(Path(str(plan.out)) / folder_name(stream))) for stream in streams]
     with ExitStack() as stack:

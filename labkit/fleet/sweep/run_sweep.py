@@ -200,7 +200,7 @@ class _Tasks:
 
 
 def _reason(error: Exception, attempts: int) -> str:
-    """Why a point failed, as a sentence without Ray's tracebacks."""
+    """Describe the failure of a point in a sentence without Ray's tracebacks."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, LabError):
         tried = f" ({attempts} attempts)" if isinstance(cause, WorkerError) else ""
