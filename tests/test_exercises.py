@@ -394,14 +394,14 @@ def test_hints_come_in_steps_and_each_names_the_next(exercise):
     assert len(set(found)) == steps
     for step, text in enumerate(found, 1):
         assert f"{step} of {steps}" in text
-        assert (f'hint("{exercise}", {step + 1})' in text) == (step < steps)
+        assert (f'lesson.hint("{exercise}", {step + 1})' in text) == (step < steps)
 
 
 @pytest.mark.parametrize("path", sorted(SOLUTIONS.rglob("*.py")), ids=lambda p: p.parent.name)
 def test_every_exercise_names_its_first_hint_and_no_hint_is_the_solution(path):
     notebook = json.loads((SOLUTIONS.parents[1] / "notebooks" / f"{path.parent.name}.ipynb").read_text())
     text = "".join(chain.from_iterable(cell["source"] for cell in notebook["cells"]))
-    found = re.findall(r'\bhint\("(\w+)"(?:, 1)?\)', text)
+    found = re.findall(r'lesson\.hint\("(\w+)"(?:, 1)?\)', text)
     assert found
     lines = {line.strip() for line in path.read_text().splitlines() if len(line.strip()) > 25}
     for exercise in found:

@@ -31,10 +31,11 @@ SMALL = {
 
 SHORT = """
 from dataclasses import replace
-import labkit.lessons.common as _lesson
+from importlib import import_module
 
-_lesson.QUICK = replace(_lesson.QUICK, seconds=0.3, min_frames=4, warm_frames=1, warm_s=0.0, warm_limit_s=1.0)
-_lesson.QUICK_TURNS = replace(_lesson.QUICK_TURNS, frames=1)
+_run = import_module("labkit.bench.run")
+_run.QUICK = replace(_run.QUICK, seconds=0.3, min_frames=4, warm_frames=1, warm_s=0.0, warm_limit_s=1.0)
+_run.QUICK_TURNS = replace(_run.QUICK_TURNS, frames=1)
 """
 """Runs after the parameters: that a notebook runs is asked here, not how fast anything is."""
 

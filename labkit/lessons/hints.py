@@ -98,5 +98,5 @@ def hint_text(exercise: str, step: int = 1) -> str:
     steps = HINTS[exercise]
     if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= len(steps):
         raise UsageError(f"the exercise {exercise!r} has hints 1 to {len(steps)}, not {step!r}")
-    more = "" if step == len(steps) else f' For more: hint("{exercise}", {step + 1}).'
+    more = "" if step == len(steps) else f' For more: lesson.hint("{exercise}", {step + 1}).'
     return f"Hint {step} of {len(steps)}: {steps[step - 1]}{more}"

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from labkit.lessons.exercise import Mistake, call, exercise_check, find_mistake
+from labkit.lessons.hints import hint
 from labkit.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+
+__all__ = ["check_normalise", "hint"]
 
 
 @exercise_check

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.lessons.exercise import Mistake, call_for_numbers, exercise_check, find_mistake
+from labkit.lessons.hints import hint
+
+__all__ = ["check_device_time", "hint"]
 
 Floats = NDArray[np.float64]
 

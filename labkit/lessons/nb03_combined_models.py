@@ -9,9 +9,12 @@ import numpy as np
 
 from labkit.lessons.attention import attention_maps, plot_attention
 from labkit.lessons.exercise import Mistake, call, exercise_check
+from labkit.lessons.hints import hint
 
 if TYPE_CHECKING:
     from labkit.results.plots.style import Chart
+
+__all__ = ["check_corners", "hint", "inside_detr"]
 
 
 def inside_detr(source: str = "scenes", index: int = 0, *, objects: int = 3, seed: int = 0) -> Chart:

@@ -20,6 +20,7 @@ from labkit.filters.launch_config import launch_plan
 from labkit.filters.quality import add_noise, quality_sweep
 from labkit.filters.reference import box_mean, window_counts
 from labkit.lessons.exercise import Mistake, exercise_check
+from labkit.lessons.hints import hint
 from labkit.lessons.image_grid import image_grid
 from labkit.sources.openers import first_frame
 
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.results.plots.style import Chart
+
+__all__ = [
+    "check_kernel", "denoising_table", "detection_table", "edge_profile", "filter_times", "hint",
+    "kernel_table", "kernel_to_complete", "origin_eps", "smooth_pictures", "try_filter",
+]  # fmt: skip
 
 
 Image = NDArray[np.uint8]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from labkit.core import stats
+from labkit.core.stats import format_interval
 from labkit.core.trace import hidden_share
 from labkit.core.types import Rung, Size, Workload
 from labkit.lessons.exercise import Mistake, exercise_check
+from labkit.lessons.hints import hint
 from labkit.lessons.simulated_streams import (
     NOTHING,
     STEPS_MS,
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.results.plots.style import Chart
+    from labkit.results.records import Run
+    from labkit.results.result_set import ResultSet
+
+__all__ = ["check_launch", "depths", "hint", "latency_table", "simulated", "timeline"]
 
 
 THREADS = {
@@ -163,7 +168,7 @@ def depths(depths: Sequence[int] = (1, 2, 3, 4), frames: int = 40) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def side_by_side(outcome: Any) -> pd.DataFrame:
+def latency_table(result: ResultSet) -> pd.DataFrame:
     """Throughput and latency of each run in one table: overlap buys one with the other."""
     import pandas as pd
 
@@ -171,16 +176,18 @@ def side_by_side(outcome: Any) -> pd.DataFrame:
         [
             {
                 "rung": run.rung,
-                "frames per second": f"{run.fps:.2f} ({stats.format_interval(run.fps_interval)})",
-                "p50 latency (ms)": round(run.percentile_ms(50) or float("nan"), 1),
-                "p90 latency (ms)": round(run.percentile_ms(90), 1)
-                if run.percentile_ms(90)
-                else "n too small",
+                "frames per second": f"{run.fps:.2f} ({format_interval(run.fps_interval)})",
+                **{f"p{q} latency (ms)": _percentile(run, q) for q in (50, 90)},
                 "noisy": run.noisy,
             }
-            for run in outcome.runs
+            for run in result
         ]
     )
+
+
+def _percentile(run: Run, q: int) -> str:
+    value = run.percentile_ms(q)
+    return "n too small" if value is None else f"{value:.1f}"
 
 
 FRAMES = 8

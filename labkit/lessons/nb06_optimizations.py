@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 from labkit.core.errors import LabError, UsageError
 from labkit.core.types import Size, Workload
 from labkit.lessons.exercise import Mistake, call_for_numbers, exercise_check, find_mistake
+from labkit.lessons.hints import hint
 from labkit.profiling.operators import operators
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.results.result_set import ResultSet
+
+__all__ = ["check_speed_up", "hint", "launch_counts", "operator_table"]
 
 LAUNCH_COUNTS = Path(__file__).with_name("launch_counts.json")
 """Counted on a fake GPU, by `tests/pretended/counting.py`."""

@@ -9,11 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.lessons.exercise import Mistake, call_for_numbers, exercise_check, find_mistake
+from labkit.lessons.hints import hint
 from labkit.lessons.pitfalls import overhead
 from labkit.lessons.pitfalls.pitfall_plot import plot_pitfalls
 from labkit.lessons.pitfalls.registry import pitfall_table, run_pitfalls
 
-__all__ = ["check_fps", "check_paced_latency", "pitfall_table", "plot_pitfalls", "run_pitfalls", "span_cost"]
+__all__ = [
+    "check_fps", "check_paced_latency", "hint", "pitfall_table", "plot_pitfalls", "run_pitfalls",
+    "span_cost",
+]  # fmt: skip
 
 
 def span_cost() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labkit.lessons.exercise import Mistake, call, exercise_check, find_mistake
+from labkit.lessons.hints import hint
 from labkit.profiling.capture import Read
 from labkit.profiling.profile import Profile
 from labkit.profiling.range_table import side_by_side
@@ -15,6 +16,8 @@ from labkit.profiling.reads import noting_reads
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = ["check_one_read", "hint", "profiles_beside"]
 
 
 def profiles_beside(

@@ -26,12 +26,18 @@ from labkit.fleet.queueing import (
     simulate,
 )
 from labkit.lessons.exercise import Mistake, call, exercise_check
+from labkit.lessons.hints import hint
 from labkit.models.prepare import resolve_all
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.results.plots.fleet_plots import FleetPoint, fleet_chart
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = [
+    "check_engines", "hint", "many_cameras", "plot_fleet", "run_fleet", "service_table", "service_times",
+    "simulated_beside_measured", "simulated_fleets", "simulation_error",
+]  # fmt: skip
 
 
 JPEG_QUALITY = 80

@@ -1,6 +1,6 @@
-"""Figures that the author of the journey published, beside one's own.
+"""Figures of others: published by the author of the journey, or recorded on another machine.
 
-EricJeong05/Real-Time-Webcam-Image-Classification. The machine is not named there, the
+The author's are from EricJeong05/Real-Time-Webcam-Image-Classification. The machine is not named there, the
 figures are ranges read off an on-screen counter that leaves out capture and display, and
 DETR's input size changes from row to row; so they set the scene and prove nothing.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from labkit.core.stats import format_interval
 from labkit.results.records import Run
+from labkit.results.result_set import ResultSet, results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,3 +68,9 @@ def published_beside(runs: Iterable[Run], stage: int) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def recorded_gpu() -> ResultSet | str:
+    """Recorded runs of GPU rungs that ship with the project; a sentence where there are none."""
+    runs = [run for run in results(recorded=True) if run.settings.get("device") == "cuda"]
+    return ResultSet(runs) if runs else "No recorded run on a GPU ships with the project yet."

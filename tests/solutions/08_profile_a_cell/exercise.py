@@ -6,4 +6,4 @@ def best(scores, boxes, k):
     return torch.cat([score[:, None], boxes[query]], 1).cpu().numpy()
 
 
-print(story.check_one_read(best))
+print(lesson.check_one_read(best))
