@@ -14,7 +14,7 @@ from labkit.core.trace import hidden_share, recording
 from labkit.core.types import Workload
 from labkit.filters.cuda_managed import guided_in_managed_memory
 from labkit.filters.image_filters import guided_filter
-from labkit.models.cuda_errors import faults_explained
+from labkit.models.cuda_errors import explain_cuda_errors
 from labkit.models.cuda_streams import written_late
 from labkit.models.streamed import LANES
 from labkit.pipelines.ladder import LADDER, rung
@@ -212,21 +212,24 @@ def test_fp32_as_shipped_rounds_convolutions_and_finds_the_same():
 
 @on_gpu
 def test_running_out_of_memory_is_told():
-    with pytest.raises(UnavailableError, match="memory ran out"), faults_explained("a test"):
+    with pytest.raises(UnavailableError, match="memory ran out"), explain_cuda_errors("a test"):
         torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
 
 
 def test_gpu_faults_become_sentences():
-    with pytest.raises(UnavailableError, match=r"bench: the GPU's memory ran out"), faults_explained("bench"):
+    with (
+        pytest.raises(UnavailableError, match=r"bench: the GPU's memory ran out"),
+        explain_cuda_errors("bench"),
+    ):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
     for words in ("CUDA error: out of memory", "cudaErrorMemoryAllocation: out of memory"):
-        with pytest.raises(UnavailableError, match="memory ran out"), faults_explained("bench"):
+        with pytest.raises(UnavailableError, match="memory ran out"), explain_cuda_errors("bench"):
             raise RuntimeError(words)
-    with pytest.raises(UnavailableError, match="want of memory"), faults_explained("bench"):
+    with pytest.raises(UnavailableError, match="want of memory"), explain_cuda_errors("bench"):
         raise RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR")
-    with pytest.raises(MemoryError), faults_explained("bench"):
+    with pytest.raises(MemoryError), explain_cuda_errors("bench"):
         raise MemoryError("the host's, which is none of a GPU's business")
-    with pytest.raises(UnavailableError, match="restart the kernel"), faults_explained("bench"):
+    with pytest.raises(UnavailableError, match="restart the kernel"), explain_cuda_errors("bench"):
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore lines")
-    with pytest.raises(RuntimeError, match="other"), faults_explained("bench"):
+    with pytest.raises(RuntimeError, match="other"), explain_cuda_errors("bench"):
         raise RuntimeError("other")

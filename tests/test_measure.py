@@ -17,10 +17,9 @@ from labkit.bench.agreement import Answers, match, measure_agreement, relative_e
 from labkit.bench.context import Examiner
 from labkit.bench.frames import collect, frames_sha256
 from labkit.bench.interleave import Turns, compare, take_turns
-from labkit.bench.load import Clock
 from labkit.bench.noise import Watch
 from labkit.bench.plan import QUICK, Plan
-from labkit.bench.timing import drive
+from labkit.bench.timing import Clock, measure
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, UsageError, WorkerError
 from labkit.core.gpu import gpu_noise_reasons
@@ -71,7 +70,7 @@ WARM_FOR = {"warm_frames": 5, "warm_s": 0.0, "warm_limit_s": 1.0}
 
 def measured(service_s, plan, **faults):
     simulated = Simulated()
-    return drive(
+    return measure(
         worker_of(simulated, service_s, **faults), None, [make_frame(0)], plan, clock=simulated.clock
     )
 
@@ -162,7 +161,9 @@ def test_a_schedule_that_invents_or_forgets_frames_is_an_error():
 
     for schedule, message in ((inventing, "never given"), (forgetting, "ended although")):
         with pytest.raises(LabError, match=message):
-            drive(schedule, None, [make_frame(0)], Plan(seconds=5, warm_frames=3, warm_s=0, warm_limit_s=0.1))
+            measure(
+                schedule, None, [make_frame(0)], Plan(seconds=5, warm_frames=3, warm_s=0, warm_limit_s=0.1)
+            )
 
 
 def test_a_pipeline_with_frames_in_flight_is_measured_by_its_results():
@@ -180,7 +181,7 @@ def test_a_pipeline_with_frames_in_flight_is_measured_by_its_results():
             yield before, Detections.empty(before.size)
 
     plan = Plan(seconds=1.0, min_frames=10, **WARM_FOR)
-    timed = drive(two_deep, None, [make_frame(0)], plan, clock=simulated.clock)
+    timed = measure(two_deep, None, [make_frame(0)], plan, clock=simulated.clock)
     assert len(timed.latency_s) / timed.done_s[-1] == pytest.approx(100, rel=0.02)
     assert np.median(timed.latency_s) == pytest.approx(0.02)
     assert timed.failed == 0

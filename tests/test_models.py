@@ -13,13 +13,13 @@ from labkit.bench.frames import collect
 from labkit.core.errors import UnavailableError, UsageError, WeightsError
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Preparation, Workload
-from labkit.models import decode
 from labkit.models.callables import Combined, cut
+from labkit.models.decode import DetrCore, DetrDecoder
 from labkit.models.engines.build import ENGINES, Request, build_engine
 from labkit.models.engines.eager import fold_batch_norms
 from labkit.models.flops import gflop, gflop_per_frame
 from labkit.models.inputs import with_bytes
-from labkit.models.networks import DetrCore, build
+from labkit.models.networks import build
 from labkit.models.prepare import prepare
 from labkit.models.preprocess import DETR_INPUT, InputSpec, preprocessor
 from labkit.models.third_party import enlarged
@@ -62,7 +62,7 @@ def test_decoding_is_that_of_transformers(threshold):
         outputs, threshold=threshold, target_sizes=[(480, 640)]
     )[0]
     names = [f"n{i}" for i in range(91)]
-    got = decode.detections(logits, boxes, (640, 480), names, 100, threshold)
+    got = DetrDecoder(names, 100, threshold)((logits[None], boxes[None]), (640, 480))
     order = wanted["scores"].argsort(descending=True)
     np.testing.assert_allclose(got.score, wanted["scores"][order].numpy(), rtol=1e-5)
     assert got.label.tolist() == wanted["labels"][order].tolist()
@@ -75,7 +75,7 @@ def test_decoding_is_that_of_transformers(threshold):
 @settings(max_examples=30, deadline=None)
 def test_objects_keeps_the_best(objects, seed):
     logits, boxes = fake_outputs(seed=seed)
-    found = decode.detections(logits, boxes, (64, 48), ["x"] * 91, objects, 0.0)
+    found = DetrDecoder(["x"] * 91, objects)((logits[None], boxes[None]), (64, 48))
     scores = logits.softmax(-1)[:, :-1].max(-1).values.sort(descending=True).values[:objects]
     np.testing.assert_allclose(found.score, scores.numpy(), rtol=1e-6)
 
@@ -184,9 +184,9 @@ def test_an_engine_agrees_with_the_module(
     for n in batches:
         with torch.inference_mode():
             wanted = module(images[:n])
-        wanted = wanted if isinstance(wanted, tuple) else (wanted,)
         got = built(images[:n])
-        for a, b in zip(wanted, got, strict=True):
+        assert isinstance(got, tuple) == isinstance(wanted, tuple)
+        for a, b in zip(*(out if isinstance(out, tuple) else (out,) for out in (wanted, got)), strict=True):
             assert a.shape == b.shape
             assert (a - b.float()).norm() / a.norm() < tolerance
     first = built(images[:1])[0].clone()

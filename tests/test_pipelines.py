@@ -2,16 +2,18 @@
 
 import dataclasses
 import inspect
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import labkit
 from labkit.bench.agreement import Answers, measure_agreement
-from labkit.bench.load import Clock
 from labkit.bench.plan import Plan
 from labkit.bench.session import Session
-from labkit.bench.timing import drive
+from labkit.bench.timing import Clock, measure
 from labkit.core.errors import UsageError
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Detections, Frame, Workload
@@ -311,6 +313,28 @@ def test_nothing_more_for_now_works_off_a_group(workload):
     assert at == [(0, 2), (1, 6), (2, 6), (3, 7)]  # each as soon as the input has paused or ended
 
 
+def test_the_path_of_one_frame_is_short(frames):
+    """What a reader must follow: 15 functions in 6 files, from the load generator to the detections."""
+    session = Session(rung("detr_opencv_cpu"), Workload(weights="random", size=TINY), frames)
+    package = str(Path(labkit.__file__).parent)
+    called, ends = [], []
+
+    def note(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(package):
+            called.append((Path(frame.f_code.co_filename).stem, frame.f_code.co_qualname))
+
+    sys.setprofile(note)
+    try:
+        plan = Plan(seconds=1e-9, min_frames=8, warm_frames=2, warm_s=0.0, quick=True)
+        session.run(plan, progress=lambda share: ends.append(len(called)))
+    finally:
+        sys.setprofile(None)
+    one_frame = set(called[ends[3] : ends[4]])
+    assert {"sequential", "DetrCore.forward", "Detections.__post_init__"} <= {name for _, name in one_frame}
+    assert len(one_frame) <= 15, sorted(one_frame)
+    assert len({file for file, _ in one_frame}) <= 6, sorted(one_frame)
+
+
 class Standing:
     """A clock that stands still until someone works."""
 
@@ -338,7 +362,7 @@ def test_results_that_were_ready_before_do_not_count_as_made_in_no_time(warm_fra
         yield from ((each, Detections.empty(each.size)) for each in held)
 
     plan = Plan(seconds=1e-9, min_frames=min_frames, warm_frames=warm_frames, warm_s=0.0, quick=True)
-    timed = drive(in_fours, None, [make_frame(0)], plan, group=4, clock=Clock(clock.now, clock.work))
+    timed = measure(in_fours, None, [make_frame(0)], plan, group=4, clock=Clock(clock.now, clock.work))
     assert len(timed.done_s) % 4 == 0
     assert len(timed.done_s) / timed.done_s[-1] == 4.0
 

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from labkit.bench.load import Clock
+from labkit.bench.timing import Clock
 from labkit.core.errors import UsageError, WorkerError
 from labkit.core.types import Frame
 from labkit.lessons.pitfalls import async_device, averages, busy_machine, overhead, workloads

@@ -1,4 +1,4 @@
-"""One rung with its networks ready, in this process: asked for answers, a run, or turns.
+"""A rung with its networks ready, in this process: answers, timed runs and turns.
 
 `labkit.bench.worker` holds one of these in a process of its own, which is how rungs are
 measured; in the same process it serves tests and quick looks.
@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from labkit.bench.agreement import Answers
-from labkit.bench.load import Clock, Feed
 from labkit.bench.plan import Plan
-from labkit.bench.timing import Timed, drive
+from labkit.bench.timing import Clock, LoadGenerator, Timing, measure
 from labkit.core.errors import LabError
 from labkit.core.trace import recording
 from labkit.core.types import Detections, Frame, Rung, Workload
 from labkit.models.callables import Prepared
-from labkit.models.cuda_errors import faults_explained
+from labkit.models.cuda_errors import explain_cuda_errors
 from labkit.models.prepare import prepare
 from labkit.models.weights import Weights
 
@@ -55,9 +55,9 @@ class Session:
         begun = time.perf_counter() if started_s is None else started_s
         self.rung = rung
         self.frames = list(frames)
-        with faults_explained(rung.name):
+        with self._guard():
             self.prepared: Prepared = prepare(rung.prepare, workload, weights, report)
-        next(self._results([self.frames[0]], self.prepared.net))
+            next(rung.run([self.frames[0]], self.prepared.net))
         self._synchronize()
         self.ready = Ready(
             time.perf_counter() - begun,
@@ -68,21 +68,22 @@ class Session:
 
     def answers(self, frames: Sequence[Frame]) -> Answers:
         """What the rung says about `frames`, with the networks' raw outputs."""
-        with recording(taps=True) as record:
-            found = [result for _, result in self._results(list(frames), self.prepared.net)]
+        with recording(taps=True) as record, self._guard():
+            found = [result for _, result in self.rung.run(list(frames), self.prepared.net)]
         if len(found) != len(frames):
             raise LabError(f"{self.rung.name} answered {len(found)} of {len(frames)} frames")
         return Answers(self.rung.name, found, record.taps)
 
-    def run(self, plan: Plan, progress: Callable[[float], None] = lambda share: None) -> Timed:
+    def run(self, plan: Plan, progress: Callable[[float], None] = lambda share: None) -> Timing:
         """One timed run of the plan's scenario."""
-        return drive(
-            self._results,
+        return measure(
+            self.rung.run,
             self.prepared.net,
             self.frames,
             plan,
             group=self.group,
             synchronize=self._synchronize,
+            guard=self._guard,
             progress=progress,
         )
 
@@ -96,15 +97,16 @@ class Session:
         little beside the work of a group.
         """
         if self._turns is None:
-            self._turns = self._results(Feed(self.frames, Clock()), self.prepared.net)
-        if self.group == 1:
-            next(self._turns)
+            self._turns = self.rung.run(LoadGenerator(self.frames, Clock()), self.prepared.net)
         n_frames += -n_frames % self.group
-        self._synchronize()
-        begun = time.perf_counter()
-        for _ in range(n_frames):
-            next(self._turns)
-        self._synchronize()
+        with self._guard():
+            if self.group == 1:
+                next(self._turns)
+            self._synchronize()
+            begun = time.perf_counter()
+            for _ in range(n_frames):
+                next(self._turns)
+            self._synchronize()
         return (time.perf_counter() - begun) / n_frames
 
     @property
@@ -114,13 +116,12 @@ class Session:
 
     def _synchronize(self) -> None:
         """Waits for the device, where what went wrong on a GPU is often heard of first."""
-        with faults_explained(self.rung.name):
+        with self._guard():
             self.prepared.synchronize()
 
-    def _results(self, frames: Iterable[Frame], net: Any) -> Iterator[tuple[Frame, Detections]]:
-        """The rung's schedule, its GPU faults told as what to do."""
-        with faults_explained(self.rung.name):
-            yield from self.rung.run(frames, net)
+    def _guard(self) -> AbstractContextManager[None]:
+        """What goes wrong on a GPU becomes an error that says what to do."""
+        return explain_cuda_errors(self.rung.name)
 
     def gpu_peak_bytes(self) -> int | None:
         """Most GPU memory that torch held so far, graphs' included; None without a GPU."""

@@ -24,7 +24,7 @@ from typing import Any
 from labkit.bench.agreement import Answers
 from labkit.bench.plan import Plan
 from labkit.bench.session import Ready, Session
-from labkit.bench.timing import Timed
+from labkit.bench.timing import Timing
 from labkit.core.errors import LabError, WorkerError
 from labkit.core.threads import PASSIVE_WAIT
 from labkit.core.types import Frame, Rung, Workload
@@ -111,7 +111,7 @@ class Worker:
         """See `Session.answers`."""
         return self._ask("answers", list(frames))
 
-    def run(self, plan: Plan, progress: Callable[[float], None] = lambda share: None) -> Timed:
+    def run(self, plan: Plan, progress: Callable[[float], None] = lambda share: None) -> Timing:
         """See `Session.run`."""
         return self._ask("run", plan, progress=progress)
 

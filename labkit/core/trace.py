@@ -105,6 +105,7 @@ def recording(*, taps: bool = False) -> Iterator[Recording]:
         _recording = _open_recordings[-1] if _open_recordings else None
 
 
+@dataclass(slots=True, eq=False)
 class span:  # noqa: N801 - used as a statement: `with span("infer", frame):`
     """Marks the enclosed work as `name`, done for `frame`; an NVTX range of the same name.
 
@@ -121,15 +122,15 @@ class span:  # noqa: N801 - used as a statement: `with span("infer", frame):`
         ...         yield frame, found
     """
 
-    __slots__ = ("_first", "_index", "_name", "_recording", "_start")
-
-    def __init__(self, name: str, frame: Frame) -> None:
-        self._name = name
-        self._index = frame.index
+    name: str
+    frame: Frame
+    _recording: Recording | None = field(init=False)
+    _first: Any = field(init=False)
+    _start: int = field(init=False)
 
     def __enter__(self) -> None:
         if nvtx is not None:
-            nvtx.push_range(self._name, domain=DOMAIN)
+            nvtx.push_range(self.name, domain=DOMAIN)
         self._recording = _recording
         self._first = _record_event() if _recording is not None and _recording.cuda else None
         self._start = time.perf_counter_ns()
@@ -138,7 +139,7 @@ class span:  # noqa: N801 - used as a statement: `with span("infer", frame):`
         stop = time.perf_counter_ns()
         if self._recording is not None:
             last = _record_event() if self._first is not None else None
-            self._recording._open.append((self._name, self._index, self._start, stop, self._first, last))
+            self._recording._open.append((self.name, self.frame.index, self._start, stop, self._first, last))
         if nvtx is not None:
             nvtx.pop_range(domain=DOMAIN)
 

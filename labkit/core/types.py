@@ -28,6 +28,7 @@ class Frame:
         index: position in the stream, from 0; spans and results are keyed by it.
         t_s: when it was captured or was due, in seconds on `time.perf_counter`.
         truth: what is really in it, where the source knows (synthetic scenes).
+        size: (width, height) in pixels.
 
     Raises:
         FrameError: the image has another shape, type or layout.
@@ -42,6 +43,7 @@ class Frame:
     index: int
     t_s: float
     truth: Detections | None = None
+    size: Size = field(init=False)
 
     def __post_init__(self) -> None:
         image = self.image
@@ -51,11 +53,7 @@ class Frame:
             raise FrameError(f"a frame's image has the shape (H, W, 3), not {image.shape}")
         if not image.flags.c_contiguous:
             raise FrameError("a frame's image is C-contiguous; use numpy.ascontiguousarray")
-
-    @property
-    def size(self) -> Size:
-        """(width, height) in pixels."""
-        return self.image.shape[1], self.image.shape[0]
+        object.__setattr__(self, "size", (image.shape[1], image.shape[0]))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -91,17 +89,24 @@ class Detections:
 
     def __post_init__(self) -> None:
         n = len(self.name)
-        _check("xyxy", self.xyxy, (n, 4), np.float32)
-        _check("score", self.score, (n,), np.float32)
-        _check("label", self.label, (n,), np.int64)
-        fine = (self.fine_label, self.fine_score, self.fine_name)
-        if any(part is None for part in fine) != all(part is None for part in fine):
+        arrays: list[tuple[str, Any, tuple[int, ...], type]] = [
+            ("xyxy", self.xyxy, (n, 4), np.float32),
+            ("score", self.score, (n,), np.float32),
+            ("label", self.label, (n,), np.int64),
+        ]
+        without = {self.fine_label is None, self.fine_score is None, self.fine_name is None}
+        if len(without) > 1:
             raise UsageError("fine_label, fine_score and fine_name come together or not at all")
-        if self.fine_label is not None and self.fine_name is not None:
-            _check("fine_label", self.fine_label, (n,), np.int64)
-            _check("fine_score", self.fine_score, (n,), np.float32)
+        if self.fine_name is not None:
+            arrays += [
+                ("fine_label", self.fine_label, (n,), np.int64),
+                ("fine_score", self.fine_score, (n,), np.float32),
+            ]
             if len(self.fine_name) != n:
                 raise UsageError(f"{n} boxes but {len(self.fine_name)} fine names")
+        for name, array, shape, dtype in arrays:
+            if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
+                raise UsageError(f"{name} is {np.dtype(dtype)} {shape}, not {_describe(array)}")
         if n and not (np.isfinite(self.xyxy).all() and np.isfinite(self.score).all()):
             raise UsageError("boxes and scores are finite numbers; this output holds NaN or infinity")
         width, height = self.frame_size
@@ -310,11 +315,6 @@ class Rung:
     reference: str
     about: str
     needs: tuple[str, ...] = ()
-
-
-def _check(name: str, array: Any, shape: tuple[int, ...], dtype: type) -> None:
-    if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
-        raise UsageError(f"{name} is {np.dtype(dtype)} {shape}, not {_describe(array)}")
 
 
 def _describe(value: Any) -> str:

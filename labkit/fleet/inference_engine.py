@@ -43,10 +43,10 @@ DRAIN_S = 3.0
 
 def open_networks(rung: Rung, workload: Workload) -> tuple[Any, dict[str, Any]]:
     """Prepare a rung's networks as the benchmark does; returns them and their settings."""
-    from labkit.models.cuda_errors import faults_explained
+    from labkit.models.cuda_errors import explain_cuda_errors
     from labkit.models.prepare import prepare
 
-    with faults_explained(rung.name):
+    with explain_cuda_errors(rung.name):
         prepared = prepare(rung.prepare, workload)
     return prepared.net, prepared.settings
 

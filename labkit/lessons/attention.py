@@ -13,7 +13,7 @@ from labkit.core.annotate import draw_detections
 from labkit.core.types import Detections, Frame
 from labkit.lessons.image_grid import image_grid
 from labkit.lessons.show_frame import display_workload
-from labkit.models import decode
+from labkit.models.decode import DetrDecoder, best_queries
 from labkit.models.networks import MODELS, build
 from labkit.models.prepare import resolve_all
 from labkit.models.preprocess import preprocessor
@@ -64,8 +64,8 @@ def attention_maps(
         mask = torch.ones(1, *x.shape[-2:])
         features = detr.model.backbone(x, mask)[-1][0][0].abs().mean(0)  # (h, w)
     height, width = features.shape
-    _, _, query = decode.best_queries(out.logits[0], objects)
-    found = decode.detections(out.logits[0], out.pred_boxes[0], frame.size, network.labels, objects, 0.0)
+    _, _, query = best_queries(out.logits[0], objects)
+    found = DetrDecoder(network.labels, objects)((out.logits, out.pred_boxes), frame.size)
     cx, cy = out.pred_boxes[0, query[0], :2].tolist()
     place = min(int(cy * height), height - 1) * width + min(int(cx * width), width - 1)
     cross = out.cross_attentions[-1][0].mean(0)[query]  # (n, h * w), mean over heads

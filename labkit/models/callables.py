@@ -1,7 +1,7 @@
-"""What a schedule is given: networks with their input and output sides attached.
+"""Networks as schedules call them, with their input and output sides attached.
 
 A `Classifier` names whole frames or crops, a `Detector` finds boxes, and `Combined` holds
-one of each. Schedules call their small methods in whatever order, thread or stream they like.
+one of each. Schedules call their parts in whatever order, thread or stream they like.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labkit.core.trace import tap
-from labkit.core.types import Detections, Size, Workload
-from labkit.models import decode
+from labkit.core.types import Detections, Size
+from labkit.models.decode import DetrDecoder, top1
 from labkit.models.engines.build import Engine
 from labkit.models.networks import Network
 from labkit.models.preprocess import Preprocess
@@ -29,27 +29,26 @@ class Classifier:
 
     Attributes:
         preprocess: (H, W, 3) uint8 -> the engine's input for a whole frame.
-        crop_input: the same for a crop.
-        max_batch: largest batch the engine takes at once, or None for any.
+        infer: (N, ...) input -> (N, C) logits on the engine's device.
+        crop_input: (h, w, 3) uint8 -> the engine's input for a crop.
     """
 
     network: Network
-    engine: Engine
     preprocess: Preprocess
+    infer: Engine
     crop_input: Preprocess
-    device: str
-    max_batch: int | None = None
-
-    def infer(self, x: Tensor) -> Tensor:
-        """(N, ...) input -> (N, C) logits on the engine's device."""
-        if self.max_batch is None or len(x) <= self.max_batch:
-            return self.engine(x)[0]
-        return torch.cat([self.engine(part)[0] for part in x.split(self.max_batch)])
 
     def decode(self, logits: Tensor, size: Size) -> Detections:
         """(1, C) logits of a frame -> its name, as one detection with the frame as box."""
         tap("classifier.logits", logits)
-        return decode.whole_frame(logits, size, self.network.labels)
+        label, score = top1(logits)
+        return Detections(
+            xyxy=np.array([[0, 0, *size]], np.float32),
+            score=score,
+            label=label,
+            name=(self.network.labels[label[0]],),
+            frame_size=size,
+        )
 
     def crops(self, image: NDArray[np.uint8], xyxy: NDArray[np.float32]) -> Tensor:
         """Cuts each box out of an (H, W, 3) image: (N, ...) input for `infer`, on the host."""
@@ -60,31 +59,26 @@ class Classifier:
         if not isinstance(logits, Tensor):
             logits = torch.cat(list(logits)) if logits else torch.empty(0, len(self.network.labels))
         tap("classifier.logits", logits)
-        return decode.with_names(found, logits, self.network.labels)
+        if not len(found):
+            return found.with_fine(np.empty(0, np.int64), np.empty(0, np.float32), ())
+        label, score = top1(logits)
+        return found.with_fine(label, score, tuple(self.network.labels[i] for i in label))
 
 
 @dataclass(eq=False)
 class Detector:
-    """Finds boxes in a frame."""
+    """Finds boxes in a frame.
+
+    Attributes:
+        preprocess: (H, W, 3) uint8 -> the engine's input.
+        infer: (B, ...) input -> logits (B, Q, C + 1) and relative centre boxes (B, Q, 4).
+        decode: one frame's outputs, (1, Q, ...) each, and its size -> the best boxes.
+    """
 
     network: Network
-    engine: Engine
     preprocess: Preprocess
-    device: str
-    workload: Workload
-
-    def infer(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, ...) input -> logits (B, Q, C + 1) and relative centre boxes (B, Q, 4)."""
-        return self.engine(x)
-
-    def decode(self, out: tuple[Tensor, ...], size: Size) -> Detections:
-        """One frame's outputs, (1, Q, ...) each -> the workload's number of best boxes; size in px."""
-        logits, boxes = out[0][0], out[1][0]
-        tap("detector.logits", logits)
-        tap("detector.boxes", boxes)
-        return decode.detections(
-            logits, boxes, size, self.network.labels, self.workload.objects, self.workload.threshold
-        )
+    infer: Engine
+    decode: DetrDecoder
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""What a GPU's faults mean, and what to do about them."""
+"""CUDA errors as sentences that say what to do."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _ROOM = "close other programs that use it (nvidia-smi lists them), or use fewer 
 
 
 @contextmanager
-def faults_explained(what: str) -> Iterator[None]:
-    """Turns CUDA errors raised inside into `UnavailableError`s that say what to do.
+def explain_cuda_errors(what: str) -> Iterator[None]:
+    """Turn CUDA errors raised inside into `UnavailableError`s that say what to do.
 
     Args:
         what: the rung, for the message.

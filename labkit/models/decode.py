@@ -1,16 +1,68 @@
-"""From raw network outputs to `Detections`: plain functions on NumPy arrays and tensors."""
+"""Raw network outputs decoded: DETR's queries into pixel boxes, class logits into names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.ops import box_convert, clip_boxes_to_image
 
-from labkit.core.boxes import cxcywh_to_xyxy
+from labkit.core.trace import tap
 from labkit.core.types import Detections, Size
+
+
+class DetrCore(nn.Module):
+    """DETR reduced to the two outputs that are decoded: pixels in, class logits and boxes out.
+
+    `forward` takes (B, 3, h, w) float and gives logits (B, Q, C + 1) and boxes (B, Q, 4),
+    relative centre boxes. Every pixel counts: there is no padding mask.
+
+    Args:
+        detr: a `DetrForObjectDetection` of transformers.
+    """
+
+    def __init__(self, detr: Any) -> None:
+        super().__init__()
+        self.detr = detr
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs backbone, encoder, decoder and heads."""
+        out = self.detr(pixel_values=pixels)
+        return out.logits, out.pred_boxes
+
+
+@dataclass(frozen=True)
+class DetrDecoder:
+    """DETR's outputs for one frame -> its best boxes, with one copy from device to host.
+
+    Attributes:
+        labels: names of the C classes.
+        objects: how many best-scoring queries are kept.
+        threshold: lowest score that is kept.
+    """
+
+    labels: Sequence[str]
+    objects: int
+    threshold: float = 0.0
+
+    def __call__(self, out: tuple[Tensor, ...], size: Size) -> Detections:
+        """Decodes one frame.
+
+        Args:
+            out: class logits (1, Q, C + 1) and relative centre boxes (1, Q, 4); more is ignored.
+            size: (width, height) of the frame in px.
+        """
+        logits, boxes = out[0][0], out[1][0]
+        tap("detector.logits", logits)
+        tap("detector.boxes", boxes)
+        score, label, query = best_queries(logits, self.objects)
+        packed = torch.cat([boxes.float()[query], score[:, None], label[:, None].float()], 1)  # (k, 6)
+        return unpack_detections(packed.cpu(), size, self.labels, self.threshold)
 
 
 def best_queries(logits: Tensor, objects: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,34 +80,20 @@ def best_queries(logits: Tensor, objects: int) -> tuple[Tensor, Tensor, Tensor]:
     return score, label[query], query
 
 
-def detections(
-    logits: Tensor, boxes: Tensor, size: Size, names: Sequence[str], objects: int, threshold: float
-) -> Detections:
-    """DETR's outputs for one frame, with one copy from device to host.
+def unpack_detections(packed: Tensor, size: Size, labels: Sequence[str], threshold: float) -> Detections:
+    """(k, 6) rows of relative centre box, score and label, on the host -> Detections in px.
 
-    Args:
-        logits: (Q, C + 1) class logits; boxes: (Q, 4) relative centre boxes.
-        size: (width, height) of the frame in px.
-        names: C label names.
-        objects: number of best-scoring boxes to keep.
-        threshold: lowest score to keep.
+    Boxes are clipped to the frame of `size` (width, height); rows below `threshold` are left out.
     """
-    score, label, query = best_queries(logits, objects)
-    packed = torch.cat([boxes.float()[query], score[:, None], label[:, None].float()], 1)  # (k, 6)
-    return unpack_detections(packed.cpu().numpy(), size, names, threshold)
-
-
-def unpack_detections(
-    packed: NDArray[np.float32], size: Size, names: Sequence[str], threshold: float
-) -> Detections:
-    """(k, 6) rows of relative centre box, score and label -> Detections above `threshold`."""
+    width, height = size
     packed = packed[packed[:, 4] >= threshold]
-    label = packed[:, 5].astype(np.int64)
+    xyxy = box_convert(packed[:, :4], "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
+    label = packed[:, 5].numpy().astype(np.int64)
     return Detections(
-        xyxy=cxcywh_to_xyxy(packed[:, :4], size),
-        score=packed[:, 4].astype(np.float32),
+        xyxy=clip_boxes_to_image(xyxy, (height, width)).numpy(),
+        score=packed[:, 4].numpy(),
         label=label,
-        name=tuple(names[i] for i in label),
+        name=tuple(map(labels.__getitem__, label)),
         frame_size=size,
     )
 
@@ -65,23 +103,3 @@ def top1(logits: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     score, label = logits.float().softmax(-1).max(-1)
     packed = torch.stack([score, label.float()]).cpu().numpy()  # labels below 2**24 are exact
     return packed[1].astype(np.int64), packed[0].astype(np.float32)
-
-
-def whole_frame(logits: Tensor, size: Size, names: Sequence[str]) -> Detections:
-    """A classifier's answer for a frame: one detection whose box is the frame."""
-    label, score = top1(logits)
-    return Detections(
-        xyxy=np.array([[0, 0, *size]], np.float32),
-        score=score[:1],
-        label=label[:1],
-        name=(names[label[0]],),
-        frame_size=size,
-    )
-
-
-def with_names(found: Detections, logits: Tensor, names: Sequence[str]) -> Detections:
-    """The same boxes with the classifier's best label for each crop; (N, C) logits."""
-    if not len(found):
-        return found.with_fine(np.empty(0, np.int64), np.empty(0, np.float32), ())
-    label, score = top1(logits)
-    return found.with_fine(label, score, tuple(names[i] for i in label))

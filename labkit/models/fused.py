@@ -127,18 +127,19 @@ class CopyBack:
 
 @dataclass(eq=False)
 class WholeFrameNet:
-    """A `WholeFrame` engine with the sides that the plain loop calls."""
+    """A `WholeFrame` engine with the sides that the plain loop calls.
+
+    Attributes:
+        preprocess: (H, W, 3) uint8 -> (1, H, W, 3) uint8 on the device.
+        infer: that -> (k, 8) packed boxes, still on the device.
+    """
 
     detector: Network
     classifier: Network
-    engine: Engine
     preprocess: Preprocess
+    infer: Engine
     device: str
     workload: Workload
-
-    def infer(self, x: Tensor) -> Tensor:
-        """(1, H, W, 3) uint8 on the device -> (k, 8) packed boxes, still there."""
-        return self.engine(x)[0]
 
     def decode(self, packed: Tensor, size: Size) -> Detections:
         """The frame's one copy back, made into detections with names; size is (width, height)."""
@@ -162,10 +163,9 @@ class WholeFrameNet:
 
     def unpack(self, packed: Tensor, size: Size) -> Detections:
         """(k, 8) packed boxes in host memory -> detections."""
-        rows = packed.numpy()
-        tap("detector.boxes", rows[:, :4])
-        rows = rows[rows[:, 4] >= self.workload.threshold]
-        found = unpack_detections(rows[:, :6], size, self.detector.labels, self.workload.threshold)
-        label = rows[:, 7].astype("int64")
+        tap("detector.boxes", packed[:, :4])
+        packed = packed[packed[:, 4] >= self.workload.threshold]
+        found = unpack_detections(packed[:, :6], size, self.detector.labels, self.workload.threshold)
+        label = packed[:, 7].numpy().astype("int64")
         names = tuple(self.classifier.labels[i] for i in label)
-        return found.with_fine(label, rows[:, 6].copy(), names)
+        return found.with_fine(label, packed[:, 6].numpy(), names)

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from labkit.core.errors import WeightsError
+from labkit.models.decode import DetrCore
 from labkit.models.detr_files import load_detr
 from labkit.models.preprocess import DETR_INPUT, RESNET_CROP_INPUT, RESNET_INPUT, InputSpec
 from labkit.models.weights import Weights, state_sha256
@@ -27,23 +28,6 @@ from labkit.models.weights import Weights, state_sha256
 LAB_FOLDER = Path(__file__).parent / "lab"
 MODELS = {"full": ("detr_r50", "resnet18"), "lab": ("lab_detr", "lab_resnet")}
 """(detector, classifier) of each model set."""
-
-
-class DetrCore(nn.Module):
-    """DETR reduced to what a pipeline needs: pixels in, class logits and boxes out.
-
-    `forward` takes (B, 3, h, w) float and gives logits (B, Q, C + 1) and boxes (B, Q, 4),
-    relative centre boxes. Every pixel counts: there is no padding mask.
-    """
-
-    def __init__(self, detr: Any) -> None:
-        super().__init__()
-        self.detr = detr
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Runs backbone, encoder, decoder and heads."""
-        out = self.detr(pixel_values=pixels)
-        return out.logits, out.pred_boxes
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.types import Preparation, Size, Workload
 from labkit.models.callables import Classifier, Combined, Detector, Net, Prepared
 from labkit.models.cuda_streams import lanes_for
+from labkit.models.decode import DetrDecoder
 from labkit.models.engines.build import Request, build_engine
 from labkit.models.filter_stage import AS_KERNEL, DeviceSmoothing, Filtered, host_smoothing
 from labkit.models.fused import WholeFrame, WholeFrameNet, WholeInput
@@ -133,7 +134,7 @@ def _as_whole_frame(
     )
     engine = build_engine(preparation.engine, request)
     upload = PinnedUpload(preparation.device)
-    return WholeFrameNet(detector, classifier, engine, upload, preparation.device, workload)
+    return WholeFrameNet(detector, classifier, upload, engine, preparation.device, workload)
 
 
 def _as_peer(
@@ -216,7 +217,8 @@ def _detector(network: Network, preparation: Preparation, workload: Workload, re
     batches = tuple(range(1, preparation.group + 1))
     request = _request(network, network.input, workload.size, preparation, report, batches)
     engine = build_engine(preparation.engine, request)
-    return Detector(network, engine, _input(preparation, network.input), preparation.device, workload)
+    decoder = DetrDecoder(network.labels, workload.objects, workload.threshold)
+    return Detector(network, _input(preparation, network.input), engine, decoder)
 
 
 def _classifier(network: Network, preparation: Preparation, workload: Workload, report: Report) -> Classifier:
@@ -230,11 +232,9 @@ def _classifier(network: Network, preparation: Preparation, workload: Workload, 
     )
     return Classifier(
         network,
-        engine,
         _input(preparation, network.input),
+        engine,
         _input(preparation, network.crop_input),
-        preparation.device,
-        preparation.options.get("max_batch"),
     )
 
 

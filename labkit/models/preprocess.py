@@ -175,6 +175,8 @@ def _scale_and_shift(spec: InputSpec, device: str) -> tuple[Tensor, Tensor]:
 
 def resize_opencv(image: NDArray[np.uint8], spec: InputSpec, interpolation: int) -> NDArray[np.uint8]:
     """Resizes and crops an (H, W, 3) image as `spec` says."""
+    if spec.exact is None and spec.shorter is None and spec.crop is None:
+        return image
     size = spec.resized((image.shape[1], image.shape[0]))
     resized: Any = image
     if size != (image.shape[1], image.shape[0]):

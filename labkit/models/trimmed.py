@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.core.types import Size
-from labkit.models.networks import DetrCore
+from labkit.models.decode import DetrCore
 
 
 class LeanDetr(nn.Module):

@@ -63,10 +63,10 @@ def _read_queries_one_by_one(logits: Tensor, boxes: Tensor, size: Size, net: Com
     boxes = boxes * torch.tensor([*size, *size]).to(boxes.device)
     walked = [(score.item(), query) for query, score in enumerate(scores)]  # waits once per query
     walked.sort(key=lambda each: -each[0])
-    workload = net.detector.workload
+    decode = net.detector.decode
     rows = []
-    for score, query in walked[: workload.objects]:
-        if score < workload.threshold:
+    for score, query in walked[: decode.objects]:
+        if score < decode.threshold:
             break
         x, y, width, height = boxes[query]
         corners = float(x - width / 2), float(y - height / 2), float(x + width / 2), float(y + height / 2)

@@ -85,7 +85,7 @@ def _measure(rung: str, workload: Workload) -> dict[str, Any]:
     prepared = prepare(
         replace(preparation, task="detect", options={**preparation.options, **counted}), workload
     )
-    compiled = prepared.net.engine.compiled
+    compiled = prepared.net.infer.compiled
     request = compiled.create_infer_request()
     shape = list(compiled.input(0).shape)
     x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -97,7 +97,7 @@ def _measure(rung: str, workload: Workload) -> dict[str, Any]:
         if i >= WARM:
             walls.append(wall_ms)
             times.append(_per_kind_ms(request.profiling_info))
-    gflop = _gflop(prepared.net.engine.graph)
+    gflop = _gflop(prepared.net.infer.graph)
     return {
         "frame_ms": float(np.median(walls)),
         "kinds": {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from labkit.bench.load import Clock
+from labkit.bench.timing import Clock
 from labkit.core import stats
 from labkit.core.types import Frame
 from labkit.lessons.pitfalls.pitfall import pitfall

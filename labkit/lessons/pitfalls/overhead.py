@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from labkit.bench.load import Clock
+from labkit.bench.timing import Clock
 from labkit.core.files import write_atomic
 from labkit.core.trace import recording, span
 from labkit.core.types import Detections, Frame

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.bench.load import Clock
+from labkit.bench.timing import Clock
 from labkit.core.errors import UsageError
 from labkit.core.types import Frame
 

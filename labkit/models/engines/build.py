@@ -1,13 +1,13 @@
-"""What runs a network: a module goes in, a callable on tensors comes out.
+"""Engines by name: a module goes in, a callable on tensors comes out.
 
-An engine takes one tensor with the batch in front and returns a tuple of tensors. Adding an
-engine is one file here and one line in `ENGINES`.
+An engine takes one tensor with the batch in front and returns what the module does: a tensor,
+or a tuple of several. Adding an engine is one file here and one line in `ENGINES`.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,9 +21,14 @@ from labkit.core.types import Precision
 class Engine(Protocol):
     """A network made ready to run."""
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Runs the network on a batch; outputs are on the engine's device."""
+    def __call__(self, x: Tensor) -> Any:
+        """Runs the network on a batch; a tensor or a tuple of tensors on the engine's device."""
         ...
+
+
+def as_module_output(outputs: Sequence[Tensor]) -> Any:
+    """A lone output as a tensor, several as a tuple: what a module returns."""
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 @dataclass(frozen=True)

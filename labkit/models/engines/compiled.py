@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +20,12 @@ class CompiledEngine:
         self.dtype = dtype
         self.device = device
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, x: Tensor) -> Any:
         """Runs the compiled module on (B, ...)."""
         if x.is_floating_point():
             x = x.to(self.dtype)
         with torch.no_grad():
-            out = self.module(x)
-        return out if isinstance(out, tuple) else (out,)
+            return self.module(x)
 
 
 def build(request: Request) -> CompiledEngine:

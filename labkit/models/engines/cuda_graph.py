@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from labkit.core.errors import UnavailableError
-from labkit.models.engines.build import Request
+from labkit.models.engines.build import Request, as_module_output
 from labkit.models.engines.eager import DTYPES, convolutions_timed, shape_up
 
 WARM_UP = 5
@@ -31,16 +33,19 @@ class CudaGraphEngine:
         self._captured = {n: self._capture(example, n) for n in sorted(slots, reverse=True)}
         self._sizes = sorted(self._captured)
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, x: Tensor) -> Any:
         """Copies (B, ...) into the captured input, replays, and copies the outputs out.
 
         The copies stay on the device and on the current stream; the outputs are the caller's
         own, so a later replay does not overwrite them.
         """
+        return as_module_output(self._outputs(x))
+
+    def _outputs(self, x: Tensor) -> tuple[Tensor, ...]:
         n = len(x)
         size = next((s for s in self._sizes if s >= n), self._sizes[-1])
         if n > size:
-            parts = [self(part) for part in x.split(size)]
+            parts = [self._outputs(part) for part in x.split(size)]
             return tuple(torch.cat(outs) for outs in zip(*parts, strict=True))
         graph, static_in, static_out = self._captured[size]
         static_in[:n].copy_(x, non_blocking=True)

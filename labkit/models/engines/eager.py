@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from labkit.models.engines.build import Request
+from labkit.models.engines.build import Engine, Request
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class EagerEngine:
-    """Runs a module under inference mode on its device."""
+    """Runs a module under inference mode, its input in the module's precision and memory format."""
 
     def __init__(
         self, module: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format, timed: bool = False
@@ -27,21 +27,22 @@ class EagerEngine:
         self.memory_format = memory_format
         self._timed = timed
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Runs the module on (B, ...) and returns its outputs as a tuple."""
+    def __call__(self, x: Tensor) -> Any:
+        """Runs the module on (B, ...)."""
         with torch.inference_mode(), convolutions_timed(self._timed):
             if x.is_floating_point():  # bytes of a whole frame have their channels last as they are
                 x = x.to(self.dtype)
                 if x.ndim == 4 and self.memory_format is torch.channels_last:
                     x = x.contiguous(memory_format=torch.channels_last)
-            out = self.module(x)
-        return out if isinstance(out, tuple) else (out,)
+            return self.module(x)
 
 
-def build(request: Request) -> EagerEngine:
+def build(request: Request) -> Engine:
     """Eager PyTorch; options: fold_batch_norm, channels_last, time_convolutions."""
     module, memory_format = shape_up(request)
     timed = bool(request.options.get("time_convolutions"))
+    if request.precision == "fp32" and memory_format is torch.contiguous_format and not timed:
+        return torch.inference_mode()(module)  # inputs come as such a module wants them
     return EagerEngine(module, DTYPES[request.precision], memory_format, timed)
 
 

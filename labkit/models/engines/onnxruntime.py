@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from labkit.core.errors import UnavailableError
-from labkit.models.engines.build import Request
+from labkit.models.engines.build import Request, as_module_output
 from labkit.models.engines.engine_cache import cached_file
 
 
@@ -22,9 +22,10 @@ class OnnxRuntimeEngine:
         self.session = session
         self._input = session.get_inputs()[0].name
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, x: Tensor) -> Any:
         """Runs the model on (B, ...); every call gives new arrays."""
-        return tuple(torch.from_numpy(value) for value in self.session.run(None, {self._input: x.numpy()}))
+        outputs = self.session.run(None, {self._input: x.numpy()})
+        return as_module_output([torch.from_numpy(value) for value in outputs])
 
 
 def build(request: Request) -> OnnxRuntimeEngine:

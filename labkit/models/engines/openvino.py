@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from labkit.core.errors import UnavailableError
-from labkit.models.engines.build import Request
+from labkit.models.engines.build import Request, as_module_output
 from labkit.models.engines.engine_cache import cached_file
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -26,10 +26,10 @@ class OpenVinoEngine:
         self.compiled = compiled
         self.graph = graph
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, x: Tensor) -> Any:
         """Runs the model on (B, ...); the outputs are copies that later calls leave alone."""
         results = self._request.infer([x.numpy()], share_inputs=True)
-        return tuple(torch.from_numpy(np.array(value, copy=True)) for value in results.values())
+        return as_module_output([torch.from_numpy(np.array(value, copy=True)) for value in results.values()])
 
 
 def build(request: Request) -> OpenVinoEngine:

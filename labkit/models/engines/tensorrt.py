@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.core.errors import UnavailableError, UsageError
-from labkit.models.engines.build import Request
+from labkit.models.engines.build import Request, as_module_output
 from labkit.models.engines.eager import DTYPES
 from labkit.models.engines.engine_cache import cached_file
 
@@ -57,7 +57,7 @@ class TensorRtEngine:
         self._outputs = [name for name in names if name not in inputs]
         self._own: torch.cuda.Stream | None = None
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, x: Tensor) -> Any:
         """Runs the plan on a tensor of the shape it was built for; the outputs are the caller's own.
 
         Raises:
@@ -85,7 +85,7 @@ class TensorRtEngine:
             current.wait_stream(stream)  # and so does whoever gets this memory next
         if not ran:
             raise UnavailableError("TensorRT did not run; its messages above say why")
-        return outputs
+        return as_module_output(outputs)
 
     def _stream_beside(self, current: Any) -> Any:
         """The current stream; on the default one TensorRT would wait, so then one that comes after it."""
