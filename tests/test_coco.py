@@ -15,8 +15,7 @@ from labkit.bench.progress import legend
 from labkit.bench.run import run_benchmark
 from labkit.core.errors import UsageError, WeightsError
 from labkit.core.types import Detections, Workload
-from labkit.models.networks import lab_weights
-from labkit.models.weights import Weights
+from labkit.models.weights import Weights, lab_weights
 from labkit.pipelines.ladder import rung
 from labkit.sources.synthetic.objects import COARSE
 

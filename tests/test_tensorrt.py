@@ -24,8 +24,9 @@ from labkit.core.errors import UnavailableError, UsageError
 from labkit.models import engines
 from labkit.models.engines.build import Request, build_engine
 from labkit.models.fused import WholeFrame
-from labkit.models.networks import build, lab_weights
+from labkit.models.networks import build
 from labkit.models.trimmed import LeanDetr
+from labkit.models.weights import lab_weights
 
 SIZE = (160, 128)
 REFUSED = 13

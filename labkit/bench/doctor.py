@@ -1,4 +1,4 @@
-"""What this machine has for the lab, what it lacks, and what to do about it."""
+"""Checks of a machine: what the lab needs, what is missing, and how to get it."""
 
 from __future__ import annotations
 
@@ -107,27 +107,25 @@ def lines(checks: Sequence[Check]) -> list[tuple[str, str]]:
 
 
 def _python() -> Check:
-    import torch
-
-    version = platform.python_version()
-    found = f"{version}, torch {torch.__version__}"
+    found = f"{platform.python_version()}, torch {importlib.metadata.version('torch')}"
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         return Check("python", "note", found, "labkit is tested with Python 3.11 to 3.13")
     return Check("python", "good", found)
 
 
 def _cpu() -> Check:
-    from labkit.core.machine import fingerprint
+    import psutil
 
-    mark = fingerprint()
-    quota = f", {mark['quota_cores']:g} by quota" if mark["quota_cores"] else ""
-    isa = " ".join(mark["isa"]) or "no vector extensions known"
-    if mark["load_1min"] > 0.5 * mark["cores"]:
-        return Check(
-            "cpu", "note", f"{mark['cpu']}, {mark['cores']} cores{quota}, {isa}",
-            f"load is {mark['load_1min']}: measurements will be noisy until other programs are done",
-        )  # fmt: skip
-    return Check("cpu", "good", f"{mark['cpu']}, {mark['cores']} cores{quota}, {isa}")
+    from labkit.core.machine import cpu_facts
+
+    facts, load = cpu_facts(), psutil.getloadavg()[0]
+    quota = f", {facts['quota_cores']:g} by quota" if facts["quota_cores"] else ""
+    isa = " ".join(facts["isa"]) or "no vector extensions known"
+    found = f"{facts['cpu']}, {facts['cores']} cores{quota}, {isa}"
+    if load > 0.5 * facts["cores"]:
+        advice = f"load is {load:.2f}: measurements will be noisy until other programs are done"
+        return Check("cpu", "note", found, advice)
+    return Check("cpu", "good", found)
 
 
 def _memory() -> Check:
@@ -141,23 +139,19 @@ def _memory() -> Check:
 
 
 def _gpu() -> Check:
-    import torch
-
     from labkit.core.gpu import gpu_state
 
     state = gpu_state()
+    if state is None:
+        advice = "GPU rungs show recorded runs instead; all else works on the CPU"
+        return Check("gpu", "missing", "no NVIDIA GPU", advice)
+    import torch  # takes a second or more, so only where there is a GPU that it may be able to use
+
+    found = f"{state.get('name')}, driver {state.get('driver')}"
     if torch.cuda.is_available():
-        name = torch.cuda.get_device_name(0)
-        driver = f", driver {state['driver']}" if state and "driver" in state else ""
-        return Check("gpu", "good", f"{name}{driver}, torch with CUDA {torch.version.cuda}")
-    if state is not None:
-        return Check(
-            "gpu", "missing", f"{state.get('name')}, driver {state.get('driver')}, but torch cannot use it",
-            "install a torch built for a CUDA version that this driver supports, or a newer driver",
-        )  # fmt: skip
-    return Check(
-        "gpu", "missing", "no NVIDIA GPU", "GPU rungs show recorded runs instead; all else works on the CPU"
-    )
+        return Check("gpu", "good", f"{found}, torch with CUDA {torch.version.cuda}")
+    advice = "install a torch built for a CUDA version that this driver supports, or a newer driver"
+    return Check("gpu", "missing", f"{found}, but torch cannot use it", advice)
 
 
 def _cupy() -> Check:
@@ -238,8 +232,7 @@ def _display() -> Check:
 
 
 def _weights() -> Check:
-    from labkit.models.networks import MODELS
-    from labkit.models.weights import cached
+    from labkit.models.weights import MODELS, cached
 
     there = [model for model in MODELS["full"] if cached(model) is not None]
     if len(there) < len(MODELS["full"]):
@@ -252,7 +245,7 @@ def _weights() -> Check:
 
 def _lab_models() -> Check:
     from labkit.core.errors import WeightsError
-    from labkit.models.networks import MODELS, lab_weights
+    from labkit.models.weights import MODELS, lab_weights
 
     try:
         for model in MODELS["lab"]:

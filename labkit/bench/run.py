@@ -29,9 +29,8 @@ from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.lock import lock_holder, machine_lock
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Rung, Size, Workload
-from labkit.models.networks import MODELS
 from labkit.models.prepare import resolve_all
-from labkit.models.weights import Weights
+from labkit.models.weights import MODELS, Weights
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.pipelines.ladder import select_rungs
 from labkit.pipelines.third_party_rungs import PEERS

@@ -1,4 +1,4 @@
-"""The commands, their options, and what an error becomes: one sentence and an exit code."""
+"""The program `labkit`: its commands; errors become one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from labkit.cli.options import JsonOption
-from labkit.core.errors import LabError, UsageError
+from labkit.core.errors import LabError, UsageError, WeightsError
 
 app = typer.Typer(
     name="labkit",
@@ -20,6 +20,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Measure and understand real-time image classification and detection.",
+    epilog="Exit codes: 0 done, 1 other errors, 2 wrong usage, 3 source or frame, 4 weights, "
+    "5 not possible on this machine, 6 the measuring process died, 7 results store, 130 stopped by Ctrl-C.",
 )
 
 
@@ -70,9 +72,23 @@ def weights(
     fetch: Annotated[bool, typer.Option("--fetch", help="Download what is not cached.")] = False,
 ) -> None:
     """Show which weights are on this machine; fetch the pretrained ones."""
-    from labkit.cli.cmd_weights import show_weights
+    from labkit.models import weights as stored
 
-    raise typer.Exit(show_weights(fetch))
+    code = 0
+    for model in (*stored.MODELS["full"], *stored.MODELS["lab"]):
+        try:
+            found = stored.lab_weights(model) if model in stored.MODELS["lab"] else stored.cached(model)
+            if found is None and fetch:
+                found = stored.fetch(model, progress=True)
+        except WeightsError as error:
+            print(f"{model}: {error}", file=sys.stderr)
+            code = error.exit_code
+            continue
+        if found is None:
+            print(f"{model}: not on this machine; to fetch it: labkit weights --fetch")
+        else:
+            print(f"{model}: {found.kind}, {found.revision[:12]}, {found.path}")
+    raise typer.Exit(code)
 
 
 @app.command()

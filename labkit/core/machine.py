@@ -71,6 +71,11 @@ def machine_name(fingerprint: Mapping[str, Any], device: str | None = None) -> s
     return ", ".join(part for part in parts if part) or "unknown machine"
 
 
+def cpu_facts() -> dict[str, Any]:
+    """The processor's part of a fingerprint: name, cores, cores by quota, vector extensions."""
+    return {"cpu": cpu_name(), "cores": affinity_cores(), "quota_cores": _quota(), "isa": _isa()}
+
+
 def affinity_cores() -> int:
     """Number of cores that this process may be scheduled on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -92,10 +97,7 @@ def _fixed() -> dict[str, Any]:
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "threads": _threads(),
         "tf32": _tf32(),
-        "cpu": cpu_name(),
-        "cores": affinity_cores(),
-        "quota_cores": _quota(),
-        "isa": _isa(),
+        **cpu_facts(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "virtual": _virtual(),
     }

@@ -14,9 +14,10 @@ from labkit.core.types import Detections, Frame
 from labkit.lessons.image_grid import image_grid
 from labkit.lessons.show_frame import display_workload
 from labkit.models.decode import DetrDecoder, best_queries
-from labkit.models.networks import MODELS, build
+from labkit.models.networks import build
 from labkit.models.prepare import resolve_all
 from labkit.models.preprocess import preprocessor
+from labkit.models.weights import MODELS
 from labkit.sources.openers import open_source
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from labkit.core.annotate import draw_detections
 from labkit.core.types import Size, Workload
 from labkit.lessons.image_grid import image_grid
-from labkit.models.networks import MODELS
 from labkit.models.prepare import prepare, resolve_all
-from labkit.models.weights import have_pretrained
+from labkit.models.weights import MODELS, have_pretrained
 from labkit.pipelines.ladder import rung
 from labkit.sources.openers import open_source
 

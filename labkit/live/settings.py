@@ -133,8 +133,7 @@ def default_rung(but: str | None = None) -> Rung:
 
 def default_models() -> tuple[ModelSet, WeightsWanted]:
     """Model set and weights that recognise something: pretrained ones, cached or fetched, else the lab's."""
-    from labkit.models.networks import LAB_FOLDER, MODELS
-    from labkit.models.weights import have_pretrained
+    from labkit.models.weights import LAB_FOLDER, MODELS, have_pretrained
 
     if have_pretrained(MODELS["full"]):
         return "full", "auto"

@@ -8,9 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from labkit.core.types import Preparation, Size, Workload
-from labkit.models.networks import MODELS, build, lab_weights
+from labkit.models.networks import build
 from labkit.models.third_party import enlarged
-from labkit.models.weights import Weights
+from labkit.models.weights import MODELS, Weights, lab_weights
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 """Of one weight, by precision."""

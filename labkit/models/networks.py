@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import pickle
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,10 +23,6 @@ from labkit.models.decode import DetrCore
 from labkit.models.detr_files import load_detr
 from labkit.models.preprocess import DETR_INPUT, RESNET_CROP_INPUT, RESNET_INPUT, InputSpec
 from labkit.models.weights import Weights, state_sha256
-
-LAB_FOLDER = Path(__file__).parent / "lab"
-MODELS = {"full": ("detr_r50", "resnet18"), "lab": ("lab_detr", "lab_resnet")}
-"""(detector, classifier) of each model set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,18 +60,6 @@ def build(weights: Weights) -> Network:
         raise WeightsError(f"{weights.model} cannot be built from {where}: {why}") from error
     network.module.eval().requires_grad_(False)
     return network
-
-
-def lab_weights(model: str) -> Weights:
-    """The weights of the small models that ship in the package.
-
-    Raises:
-        WeightsError: they are not there (an incomplete installation).
-    """
-    folder = LAB_FOLDER / model.removeprefix("lab_")
-    if not (folder / "model.safetensors").is_file():
-        raise WeightsError(f"the lab's own weights are missing at {folder}; reinstall labkit")
-    return Weights(model, "lab", folder, "shipped", "the lab's small model, trained on its own scenes")
 
 
 def _resnet18(weights: Weights) -> Network:

@@ -17,13 +17,13 @@ from labkit.models.engines.build import Request, build_engine
 from labkit.models.filter_stage import AS_KERNEL, DeviceSmoothing, Filtered, host_smoothing
 from labkit.models.fused import WholeFrame, WholeFrameNet, WholeInput
 from labkit.models.inputs import ByteInput, PinnedInput, calibration_frames, with_bytes
-from labkit.models.networks import MODELS, Network, build, lab_weights
+from labkit.models.networks import Network, build
 from labkit.models.pinned_upload import PinnedUpload
 from labkit.models.preprocess import InputSpec, Preprocess, preprocessor
 from labkit.models.streamed import StreamedNet
 from labkit.models.third_party import transformers_pipeline
 from labkit.models.trimmed import LeanDetr
-from labkit.models.weights import Weights, resolve
+from labkit.models.weights import MODELS, Weights, lab_weights, resolve
 
 Report = Callable[[str], None]
 _BYTES: dict[str, Callable[[InputSpec, str], Preprocess]] = {"bytes": ByteInput, "pinned": PinnedInput}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ DETR_SHA256 = {
     "preprocessor_config.json": "0673fea2a6d3cf92cdbab3c7426c0ecdf8a4729a2a4d5199033dcd66a2b8759b",
     "model.safetensors": "830f5e2eeaada8c8c8281779dcc8ab12833972eb8514ed0a35be6c1d4420ad81",
 }
+LAB_FOLDER = Path(__file__).parent / "lab"
+MODELS = {"full": ("detr_r50", "resnet18"), "lab": ("lab_detr", "lab_resnet")}
+"""(detector, classifier) of each model set."""
 TIMEOUT_S = 3.0
 
 Origin = Literal["pretrained", "random", "lab"]
@@ -103,6 +107,18 @@ def fetch(model: str, *, progress: bool = True, timeout_s: float = TIMEOUT_S) ->
     return _FETCH[model](progress, timeout_s)
 
 
+def lab_weights(model: str) -> Weights:
+    """The weights of the small models that ship in the package.
+
+    Raises:
+        WeightsError: they are not there (an incomplete installation).
+    """
+    folder = LAB_FOLDER / model.removeprefix("lab_")
+    if not (folder / "model.safetensors").is_file():
+        raise WeightsError(f"the lab's own weights are missing at {folder}; reinstall labkit")
+    return Weights(model, "lab", folder, "shipped", "the lab's small model, trained on its own scenes")
+
+
 def have_pretrained(models: Sequence[str]) -> bool:
     """Whether all of these are in the cache, or could just be fetched.
 
@@ -150,9 +166,15 @@ def _random(model: str, seed: int, note: str) -> Weights:
 
 
 def _resnet18_path() -> Path:
-    import torch
+    return _torch_hub() / "checkpoints" / Path(urlsplit(RESNET18_URL).path).name
 
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(RESNET18_URL).path).name
+
+def _torch_hub() -> Path:
+    """The folder of `torch.hub.get_dir()`, by the same rules but without importing torch."""
+    if "torch" in sys.modules:
+        return Path(sys.modules["torch"].hub.get_dir())
+    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("TORCH_HOME", f"{caches}/torch")).expanduser() / "hub"
 
 
 def _check_resnet18(path: Path) -> str:
