@@ -9,7 +9,7 @@ from labkit.core.trace import span
 from labkit.core.types import Detections, Preparation, Rung
 from labkit.live.inference import Ready
 from labkit.live.player import Player
-from labkit.live.settings import Knobs
+from labkit.live.settings import LiveSettings
 from labkit.live.view import View
 from labkit.sources.source import Source, Taken
 
@@ -128,21 +128,21 @@ def rung_of(name, schedule=gated):
 def preparing(**nets):
     """Prepares the named gates; "broken" stands for a rung that fails, "ahead" for one that reads ahead."""
 
-    def prepare(knobs, report):
+    def prepare(settings, report):
         schedules = {"broken": failing, "ahead": reading_ahead}
-        rungs = tuple(rung_of(name, schedules.get(name, gated)) for name in knobs.rungs)
-        return Ready(rungs, tuple(nets.get(name, Gate()) for name in knobs.rungs), ("made up",))
+        rungs = tuple(rung_of(name, schedules.get(name, gated)) for name in settings.rungs)
+        return Ready(rungs, tuple(nets.get(name, Gate()) for name in settings.rungs), ("made up",))
 
     return prepare
 
 
 def player_of(open_source=ticking, rung="a", second=None, prepare=None, **more):
-    knobs = Knobs(rung=rung, second=second, model_set="lab", size=SIZE, threshold=0.5)
-    return Player(open_source, knobs, prepare=prepare or preparing(), **more)
+    settings = LiveSettings(rung=rung, second=second, model_set="lab", size=SIZE, threshold=0.5)
+    return Player(open_source, settings, prepare=prepare or preparing(), **more)
 
 
 class FakePage:
-    """What a browser does, from outside: hears messages, and acknowledges as it is told.
+    """What a browser does, from outside: reachable messages, and acknowledges as it is told.
 
     Attributes:
         acks, pongs: how it behaves.

@@ -25,13 +25,19 @@ from labkit.live import player as player_module
 from labkit.live import recorder as recorder_module
 from labkit.live import start as start_module
 from labkit.live import view as view_module
-from labkit.live.browser_camera import TROUBLES, BrowserCamera, PageClock, browser_source, trouble_in_words
+from labkit.live.browser_camera import (
+    CAMERA_ERRORS,
+    BrowserCamera,
+    PageClock,
+    browser_source,
+    describe_camera_error,
+)
 from labkit.live.inference import Ready, Tape
-from labkit.live.latest_frame import Newest
+from labkit.live.latest_frame import LatestFrame
 from labkit.live.player import STOP_S
-from labkit.live.preview_filter import Smoothing
+from labkit.live.preview_filter import PreviewFilter
 from labkit.live.recorder import Recorder
-from labkit.live.settings import LIVE_RUNGS, Knobs
+from labkit.live.settings import LIVE_RUNGS, LiveSettings
 from labkit.live.start import live, make_view, replace_current
 from labkit.live.view import View
 from labkit.pipelines.ladder import rung
@@ -74,7 +80,7 @@ def running(page, tmp_path):
 
 
 def test_the_newest_frame_replaces_the_one_before():
-    slot = Newest()
+    slot = LatestFrame()
     slot.put(make_frame(1))
     slot.put(make_frame(2))
     assert slot.newer_than(0).index == 2
@@ -242,12 +248,12 @@ def test_changing_the_rung_while_running(monkeypatch):
     monkeypatch.setattr(labkit.pipelines, "rung", lambda name: None)
     player = player_of()
     player.start()
-    assert wait_for(lambda: player.figures.inferred.get("a"))
+    assert wait_for(lambda: player.rates.inferred.get("a"))
     index = player.newest().frame.index
     player.change({"rung": "b", "threshold": 0.2})
-    assert wait_for(lambda: player.figures.inferred.get("b"))
+    assert wait_for(lambda: player.rates.inferred.get("b"))
     assert player.newest().frame.index > index  # the camera was never let go
-    assert player.knobs.threshold == 0.2
+    assert player.settings.threshold == 0.2
     player.change({"size": [32, 24]})
     assert wait_for(lambda: (shot := player.newest()) is not None and shot.frame.size == (32, 24))
     assert wait_for(lambda: player.newest().answers[0] is not None)
@@ -258,17 +264,17 @@ def test_changing_the_rung_while_running(monkeypatch):
 def test_figures_add_up():
     player = player_of(prepare=preparing(a=Gate()))
     player.start()
-    assert wait_for(lambda: player.figures.inferred.get("a", 0) >= 20)
-    player.figures.painted(0.05)
+    assert wait_for(lambda: player.rates.inferred.get("a", 0) >= 20)
+    player.rates.painted(0.05)
     first = player.summary()
-    assert wait_for(lambda: player.figures.inferred.get("a", 0) >= 60)
+    assert wait_for(lambda: player.rates.inferred.get("a", 0) >= 60)
     second = player.summary()
     assert first["fps"]["offered"] is None  # one look is no rate
     assert second["fps"]["captured"] > 20
     assert second["age_ms"] == pytest.approx(50)
     assert second["camera_bound"]  # this network needs no time at all
     assert second["rungs"]["a"]["took_ms"] < second["rungs"]["a"]["age_ms"] + 5
-    assert {"infer"} == {name for bar in player.figures.bars() for name in bar["spans"]}
+    assert {"infer"} == {name for bar in player.rates.bars() for name in bar["spans"]}
     player.stop()
 
 
@@ -281,8 +287,8 @@ def test_what_is_counted_holds_no_pictures():
     net.seen = deque(maxlen=1)
     player = player_of(prepare=preparing(a=net))
     player.start()
-    assert wait_for(lambda: player.figures.inferred.get("a", 0) > 100)
-    assert len(player.figures.recent()) > 100
+    assert wait_for(lambda: player.rates.inferred.get("a", 0) > 100)
+    assert len(player.rates.recent()) > 100
     assert pictures() - before < 20
     player.stop()
 
@@ -310,7 +316,7 @@ def test_a_hundred_runs_leave_nothing_behind():
     def run():
         player = player_of()
         player.start()
-        assert wait_for(lambda: player.figures.inferred.get("a"))
+        assert wait_for(lambda: player.rates.inferred.get("a"))
         player.stop()
         assert player.wait_until_ended(5)
 
@@ -386,23 +392,27 @@ def test_a_frame_is_smoothed_once_for_picture_and_detection():
         calls.append((image.shape, radius, eps))
         return np.full_like(image, 7)
 
-    smoothing, knobs, frame = Smoothing(smooth), Knobs(filter_on=True, radius=3, eps=0.1), make_frame(1)
-    assert smoothing.apply(frame, knobs) is frame  # it passes while the filter is compiled
+    smoothing, settings, frame = (
+        PreviewFilter(smooth),
+        LiveSettings(filter_on=True, radius=3, eps=0.1),
+        make_frame(1),
+    )
+    assert smoothing.apply(frame, settings) is frame  # it passes while the filter is compiled
     assert wait_for(lambda: not smoothing.compiling)
-    first = smoothing.apply(frame, knobs)
-    assert first is smoothing.apply(frame, knobs)
+    first = smoothing.apply(frame, settings)
+    assert first is smoothing.apply(frame, settings)
     assert (first.image == 7).all()
     assert first.index == frame.index and first.t_s == frame.t_s
     assert calls[1:] == [(frame.image.shape, 3, 0.1)]
-    assert smoothing.apply(frame, Knobs()) is frame
+    assert smoothing.apply(frame, LiveSettings()) is frame
 
 
 def test_a_filter_that_does_not_work_is_named():
     def smooth(image, radius, eps):
         raise RuntimeError("no compiler")
 
-    smoothing = Smoothing(smooth)
-    smoothing.apply(make_frame(0), Knobs(filter_on=True))
+    smoothing = PreviewFilter(smooth)
+    smoothing.apply(make_frame(0), LiveSettings(filter_on=True))
     assert wait_for(lambda: "no compiler" in smoothing.message)
     assert not smoothing.compiling
 
@@ -419,28 +429,28 @@ def test_a_filter_that_does_not_work_is_named():
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError):
-        Knobs(**wrong)
+        LiveSettings(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"rung": "no_such"}, {"rung": None}, {"second": "x"}, {"colour": 1},
                                    {"size": "big"}, {"weights": "random"}])  # fmt: skip
 def test_pages_cannot_set_what_is_not_there(wrong):
     with pytest.raises(UsageError):
-        Knobs().changed(wrong)
+        LiveSettings().changed(wrong)
 
 
 def test_the_best_rung_and_models_are_found(monkeypatch):
     for there, models in ((True, ("full", "auto")), (False, ("lab", "auto"))):
         monkeypatch.setattr("labkit.models.weights.have_pretrained", lambda models, there=there: there)
-        known = Knobs().resolved()
+        known = LiveSettings().resolved()
         assert (known.model_set, known.weights) == models
     assert known.rung in LIVE_RUNGS
     best = rung(known.rung)
     assert unmet_requirement(best.needs) is None
     assert all(unmet_requirement(rung(name).needs) for name in LIVE_RUNGS[: LIVE_RUNGS.index(known.rung)])
     assert all(rung(name).prepare.filter is None for name in LIVE_RUNGS)  # the view has its own
-    assert Knobs(second=known.rung).resolved().rung != known.rung  # compared with another one
-    asked = Knobs(weights="random").resolved()
+    assert LiveSettings(second=known.rung).resolved().rung != known.rung  # compared with another one
+    asked = LiveSettings(weights="random").resolved()
     assert (asked.model_set, asked.weights) == ("full", "random")
 
 
@@ -453,7 +463,7 @@ def test_frames_reach_a_page_and_count_as_displayed(running, page):
     assert numbers == sorted(set(numbers))
     picture = Image.open(io.BytesIO(page.jpegs[-1]))
     assert picture.size == SIZE and picture.format == "JPEG"
-    assert running.player.figures.displayed >= 9
+    assert running.player.rates.displayed >= 9
     assert wait_for(lambda: page.stats and page.stats[-1]["rungs"])
     assert page.stats[-1]["found"] == ["cup 0.90"]
     assert page.states[-1]["weights"] == ["made up"]
@@ -468,25 +478,25 @@ def test_the_display_keeps_to_thirty_frames_per_second(running, page):
 
 def test_a_page_that_never_acknowledges_gets_two_frames(running, page):
     page.acks = page.pongs = False
-    before = running.link.sent
-    inferred = running.player.figures.inferred
-    assert wait_for(lambda: running.link.in_flight == 2)
+    before = running.connection.sent
+    inferred = running.player.rates.inferred
+    assert wait_for(lambda: running.connection.in_flight == 2)
     done = inferred.get("a", 0)
     assert wait_for(lambda: inferred["a"] > done + 20)  # the measurement goes on
-    assert running.link.sent <= before + 3
-    assert running.link.most_in_flight <= 2
+    assert running.connection.sent <= before + 3
+    assert running.connection.most_in_flight <= 2
 
 
 def test_a_hidden_page_pauses_the_display_and_not_the_measurement(running, page):
     assert wait_for(lambda: page.frames)
     page.say("seen", visible=False)
-    assert wait_for(lambda: not running.link.visible)
-    sent = running.link.sent
-    done = running.player.figures.inferred.get("a", 0)
-    assert wait_for(lambda: running.player.figures.inferred.get("a", 0) > done + 30)
-    assert running.link.sent <= sent + 1
+    assert wait_for(lambda: not running.connection.visible)
+    sent = running.connection.sent
+    done = running.player.rates.inferred.get("a", 0)
+    assert wait_for(lambda: running.player.rates.inferred.get("a", 0) > done + 30)
+    assert running.connection.sent <= sent + 1
     page.say("seen", visible=True)
-    assert wait_for(lambda: running.link.sent > sent + 2)
+    assert wait_for(lambda: running.connection.sent > sent + 2)
 
 
 def test_the_camera_is_free_when_the_page_says_goodbye(running, page):
@@ -523,13 +533,13 @@ def test_a_stop_stays_a_stop_whatever_the_page_says_then(running, page):
 
 
 def test_silence_that_nobody_could_hear_proves_nothing(page):
-    view = view_of(page, hears=lambda: False)
+    view = view_of(page, reachable=lambda: False)
     page.say("hello", visible=True)
     page.pongs = page.acks = False
     view.start()
     end = time.perf_counter() + 2.5
     assert not wait_for(lambda: not view.running, end - time.perf_counter())
-    assert view.link.most_in_flight <= 2
+    assert view.connection.most_in_flight <= 2
     view.close()
 
 
@@ -549,17 +559,17 @@ def test_without_any_page_the_last_resort_is_taken_and_then_it_stops(monkeypatch
         None, [], {}, {"type": "hello"}, {"page": "p"}, {"page": "p", "type": "explode"},
         {"page": "p", "type": ["hello"]}, {"page": "p", "type": "ack"},
         {"page": "p", "type": "ack", "n": "1"},
-        {"page": "p", "type": "ack", "n": float("inf")}, {"page": "p", "type": "set", "knobs": 3},
-        {"page": "p", "type": "set", "knobs": {"threshold": "<b>"}}, {"page": "p", "type": "snapshot"},
+        {"page": "p", "type": "ack", "n": float("inf")}, {"page": "p", "type": "set", "settings": 3},
+        {"page": "p", "type": "set", "settings": {"threshold": "<b>"}}, {"page": "p", "type": "snapshot"},
         {"page": "p", "type": "record", "on": True},
     ],
 )  # fmt: skip
 def test_messages_that_make_no_sense_are_answered_and_change_nothing(page, message):
     view = view_of(page)
-    before = view.player.knobs
+    before = view.player.settings
     view.receive(message)
     assert page.states[-1]["note"]
-    assert view.player.knobs == before
+    assert view.player.settings == before
     assert not view.running
 
 
@@ -572,8 +582,8 @@ def test_a_picture_and_a_recording_are_kept(running, page, tmp_path):
     assert Image.open(kept).size == SIZE
     page.say("record", on=True)
     assert page.states[-1]["recording"]
-    sent = running.link.sent
-    assert wait_for(lambda: running.link.sent > sent + 15)
+    sent = running.connection.sent
+    assert wait_for(lambda: running.connection.sent > sent + 15)
     page.say("record", on=False)
     path = page.states[-1]["note"].removeprefix("recorded to ").split(" (")[0]
     film = cv2.VideoCapture(path)
@@ -625,7 +635,7 @@ def test_a_recording_that_cannot_be_written_says_so(tmp_path):
 
 def test_credentials_are_in_no_message(page):
     address = "http://anna:secret@127.0.0.1:9/stream?token=s3cr3t"
-    view = make_view(address, Knobs(rung="a", model_set="lab"), page.send)
+    view = make_view(address, LiveSettings(rung="a", model_set="lab"), page.send)
     page.view = view
     page.say("hello", visible=True)
     view.start()
@@ -657,8 +667,10 @@ def test_a_compared_picture_is_as_wide_as_both_and_carries_both_answers(page):
 
         return schedule
 
-    def prepare(knobs, report):
-        return Ready(tuple(rung_of(name, naming(name)) for name in knobs.rungs), (None, None), ("made up",))
+    def prepare(settings, report):
+        return Ready(
+            tuple(rung_of(name, naming(name)) for name in settings.rungs), (None, None), ("made up",)
+        )
 
     view = view_of(page, player=player_of(second="b", prepare=prepare))
     page.say("hello", visible=True)
@@ -683,11 +695,11 @@ def test_two_pages_share_a_view_and_the_slower_one_is_not_flooded(running, page)
 
     running._send = to_both
     other.say("hello", visible=True)
-    assert wait_for(lambda: running.link.in_flight == 2)
-    sent = running.link.sent
-    assert not wait_for(lambda: running.link.sent > sent + 2, 0.5)
+    assert wait_for(lambda: running.connection.in_flight == 2)
+    sent = running.connection.sent
+    assert not wait_for(lambda: running.connection.sent > sent + 2, 0.5)
     other.say("bye")
-    assert wait_for(lambda: running.link.sent > sent + 5)
+    assert wait_for(lambda: running.connection.sent > sent + 5)
 
 
 # The browser's camera.
@@ -723,7 +735,7 @@ def test_damaged_and_oversized_pictures_are_refused():
 
 def test_a_trouble_of_the_page_reaches_who_waits():
     camera = BrowserCamera()
-    waiting = threading.Thread(target=lambda: camera.fail(trouble_in_words("NotAllowedError")))
+    waiting = threading.Thread(target=lambda: camera.fail(describe_camera_error("NotAllowedError")))
     waiting.start()
     with pytest.raises(SourceLost, match="allow it"):
         camera.take()
@@ -731,10 +743,10 @@ def test_a_trouble_of_the_page_reaches_who_waits():
 
 
 def test_each_trouble_has_a_sentence_of_its_own_with_what_to_do():
-    sentences = [trouble_in_words(name) for name in TROUBLES]
-    assert len(set(sentences)) == len(TROUBLES) >= 6
+    sentences = [describe_camera_error(name) for name in CAMERA_ERRORS]
+    assert len(set(sentences)) == len(CAMERA_ERRORS) >= 6
     assert all(any(word in s for word in ("then", "open", "choose", "press")) for s in sentences)
-    assert "Weird" in trouble_in_words("WeirdError")
+    assert "Weird" in describe_camera_error("WeirdError")
 
 
 @pytest.mark.parametrize("offset_s", [-5000.0, 0.0, 1234.5])
@@ -768,7 +780,7 @@ def test_ages_by_the_clock_of_another_page_than_the_cameras_do_not_count(running
     assert wait_for(lambda: len(page.frames) > seen)
     for frame in page.frames[-2:]:
         running.receive({"type": "ack", "page": "other", "n": frame["n"], "painted": True, "age_ms": 1e6})
-    assert max(age for _, age in running.player.figures._ages) < 100
+    assert max(age for _, age in running.player.rates._ages) < 100
 
 
 def test_the_next_page_lends_its_camera_when_the_first_one_leaves(tmp_path):
@@ -827,7 +839,7 @@ def test_hostile_names_are_handed_on_as_text(page, tmp_path):
         for frame in frames:
             yield frame, boxes(frame.size, evil)
 
-    prepare = lambda knobs, report: Ready((rung_of("a", schedule),), (None,), (evil,))  # noqa: E731
+    prepare = lambda settings, report: Ready((rung_of("a", schedule),), (None,), (evil,))  # noqa: E731
     view = view_of(page, player=player_of(prepare=prepare), folder=tmp_path)
     page.say("hello", visible=True)
     view.start()
@@ -877,7 +889,7 @@ def cell(monkeypatch):
         return opened[-1].source(size)
 
     monkeypatch.setattr("labkit.sources.open_source", open_it)
-    monkeypatch.setattr(player_module, "prepare_rungs", lambda knobs, *_: preparing()(knobs, None))
+    monkeypatch.setattr(player_module, "prepare_rungs", lambda settings, *_: preparing()(settings, None))
     monkeypatch.setattr(fallback_module, "place_for_fallback", lambda widget: None)
 
     def run():
@@ -909,7 +921,7 @@ def test_a_cell_that_is_run_a_hundred_times_leaves_nothing_behind(cell):
 
     def run_again():
         widget = cell()
-        assert wait_for(lambda: widget.view.player.figures.inferred)
+        assert wait_for(lambda: widget.view.player.rates.inferred)
         widget.view.receive({"type": "hello", "page": "p", "visible": True})
         assert sum(not feed.closed.is_set() for feed in cell.opened) == 1  # one owner of the camera
 
@@ -947,7 +959,7 @@ def test_without_the_javascript_plain_pictures_are_shown(monkeypatch):
     widget.start()
     image = next(child for child in widget.children if isinstance(child, ipywidgets.Image))
     assert wait_for(lambda: bytes(image.value[:2]) == b"\xff\xd8")
-    assert made[0].player.figures.displayed == 0  # nobody knows
+    assert made[0].player.rates.displayed == 0  # nobody knows
     widget.close()
     assert not made[0].running
 
@@ -993,7 +1005,7 @@ def test_ten_minutes_with_a_page_that_never_acknowledges(pongs):
     net = Gate()
     net.seen = deque(maxlen=1)  # what stands in for the others must not grow either
     view = view_of(
-        page, player=player_of(prepare=preparing(a=net)), hears=lambda: False
+        page, player=player_of(prepare=preparing(a=net)), reachable=lambda: False
     )  # silence is excused, so that the view goes on
     page.say("hello", visible=True)
     view.start()
@@ -1002,12 +1014,12 @@ def test_ten_minutes_with_a_page_that_never_acknowledges(pongs):
     memory = process.memory_info().rss
     time.sleep(570)
     assert view.running
-    assert view.link.most_in_flight <= 2
+    assert view.connection.most_in_flight <= 2
     if not pongs:
-        assert view.link.sent == 2
+        assert view.connection.sent == 2
     assert len(net.seen) == 1
     grown = process.memory_info().rss - memory
-    told = f"{view.link.most_in_flight} in flight at most, {view.link.sent} sent"
+    told = f"{view.connection.most_in_flight} in flight at most, {view.connection.sent} sent"
     print(f"{memory / 1e6:.1f} MB after 30 s, {grown / 1e6:+.1f} MB after 600 s; {told}")
     assert grown < 10e6
     view.close()

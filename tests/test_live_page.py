@@ -12,7 +12,7 @@ from labkit.cli.main import main
 from labkit.core.errors import UsageError
 from labkit.live import page
 from labkit.live import player as player_module
-from labkit.live.settings import Knobs
+from labkit.live.settings import LiveSettings
 
 from live_fakes import SIZE, preparing, ticking  # isort: skip
 
@@ -22,13 +22,13 @@ def visit(monkeypatch, tmp_path):
     """Runs a coroutine function with the address of a served page."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("labkit.sources.open_source", lambda source, size, **_: ticking(size))
-    monkeypatch.setattr(player_module, "prepare_rungs", lambda knobs, *_: preparing()(knobs, None))
+    monkeypatch.setattr(player_module, "prepare_rungs", lambda settings, *_: preparing()(settings, None))
 
     def run(visitor, port=0):
         async def main():
             stop, address = asyncio.Event(), asyncio.get_running_loop().create_future()
-            knobs = Knobs(rung="lut_cpu", model_set="lab", size=SIZE)
-            serving = asyncio.create_task(page._serve("photos", knobs, 5, port, address.set_result, stop))
+            settings = LiveSettings(rung="lut_cpu", model_set="lab", size=SIZE)
+            serving = asyncio.create_task(page._serve("photos", settings, 5, port, address.set_result, stop))
             await asyncio.wait({serving, address}, return_when=asyncio.FIRST_COMPLETED)
             if serving.done():
                 await serving

@@ -30,7 +30,7 @@ from labkit.profiling.profile_timeline import lanes_of, timeline
 from labkit.profiling.range_table import range_table, read_table, short_path, side_by_side
 from labkit.profiling.reads import Reads, noting_reads, warnings_as_reads
 from labkit.profiling.torch_trace import read_trace
-from labkit.profiling.variant import Job, profile_rung
+from labkit.profiling.variant import ProfileTarget, profile_rung
 
 from conftest import make_frame  # isort: skip
 
@@ -397,7 +397,7 @@ def test_an_nsys_that_fails_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert nsys.find().version == (2022, 4, 2, 1)
     with pytest.raises(UnavailableError, match=r"nsys profile failed \(3\): no importer"):
-        profile_rung(Job("combined_cpu", TINY, "scenes", 1), "nsys")
+        profile_rung(ProfileTarget("combined_cpu", TINY, "scenes", 1), "nsys")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
@@ -405,7 +405,7 @@ def test_an_nsys_that_writes_no_report_is_told(tmp_path, monkeypatch):
     stand_in(tmp_path, "exit 0")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(UnavailableError):
-        profile_rung(Job("combined_cpu", TINY, "scenes", 1), "nsys")
+        profile_rung(ProfileTarget("combined_cpu", TINY, "scenes", 1), "nsys")
 
 
 def test_the_line_of_the_magic():
@@ -475,7 +475,7 @@ def test_a_profile_without_a_gpu_says_so():
 
 
 def test_a_rung_under_torch_profiler_shows_the_origins_reads():
-    capture = profile_rung(Job("baseline_combined_cpu", TINY, "scenes", 2), "torch")
+    capture = profile_rung(ProfileTarget("baseline_combined_cpu", TINY, "scenes", 2), "torch")
     assert capture.counts() == {
         "preprocess": 2,
         "detect": 2,
@@ -488,13 +488,13 @@ def test_a_rung_under_torch_profiler_shows_the_origins_reads():
     assert decode["reads"] == 2 * (100 + 2 * 6), "a score of each query; corners, score, label of two objects"
     lines = read_table(capture)
     assert (lines["where"].str.startswith("labkit/pipelines/baseline.py")).sum() >= 3
-    mended = profile_rung(Job("combined_cpu", TINY, "scenes", 2), "torch")
+    mended = profile_rung(ProfileTarget("combined_cpu", TINY, "scenes", 2), "torch")
     assert range_table(mended).set_index("range").loc["decode", "reads"] == 2
 
 
 @needs_nsys
 def test_a_real_nsys_holds_the_ranges_that_labkit_sent():
-    capture = profile_rung(Job("combined_cpu", TINY, "scenes", 2), "nsys")
+    capture = profile_rung(ProfileTarget("combined_cpu", TINY, "scenes", 2), "nsys")
     assert capture.profiler.startswith("nsys ")
     assert capture.counts() == {
         "preprocess": 2,

@@ -27,16 +27,16 @@ def live(
     """Watch a camera with boxes and names in the browser; Ctrl-C ends it."""
     from labkit.bench.doctor import screen
     from labkit.live.page import serve
-    from labkit.live.settings import Knobs
+    from labkit.live.settings import LiveSettings
     from labkit.pipelines.ladder import rung as rung_named
 
     if rung != "auto":
         rung_named(rung)  # an unknown name is told before a server starts
-    knobs = Knobs(rung=rung, model_set=model_set, size=parse_size(size), threshold=threshold)  # type: ignore[arg-type]
+    settings = LiveSettings(rung=rung, model_set=model_set, size=parse_size(size), threshold=threshold)  # type: ignore[arg-type]
 
     def ready(address: str) -> None:
         print(f"open {address}", flush=True)
         if browser and screen():  # else Python might start a browser in this very terminal
             webbrowser.open(address)
 
-    serve(source, knobs, objects=objects, port=port, ready=ready)
+    serve(source, settings, objects=objects, port=port, ready=ready)

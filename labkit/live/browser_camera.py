@@ -19,7 +19,7 @@ from labkit.sources.source import Source, Taken
 LOST_AFTER_S = 1.8
 MOST_BYTES = 8_000_000  # of one JPEG; a 4096x4096 photograph stays below
 
-TROUBLES = {
+CAMERA_ERRORS = {
     "insecure": "the browser gives its camera to secure pages only; open this notebook over https, "
     "or as http://localhost through an SSH tunnel",
     "NotAllowedError": "the browser was not allowed to use the camera; allow it beside the page's address, "
@@ -32,10 +32,10 @@ TROUBLES = {
 """Why a page's camera gives no pictures, by the name that the browser has for it."""
 
 
-def trouble_in_words(name: str) -> str:
+def describe_camera_error(name: str) -> str:
     """The sentence for a trouble, with what to do."""
     known = {"SecurityError": "insecure", "AbortError": "NotReadableError"}
-    sentence = TROUBLES.get(known.get(name, name))
+    sentence = CAMERA_ERRORS.get(known.get(name, name))
     return sentence or f"the browser's camera does not start ({name[:60]}); reload the page"
 
 
@@ -136,7 +136,7 @@ class BrowserCamera:
         return Taken(_decoded(jpeg), t_s)
 
     def describe(self) -> dict[str, Any]:
-        """How it reads."""
+        """The source and how it is read, as plain data."""
         return {"backend": "getUserMedia"}
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class BrowserCamera:
 
 
 def browser_source(opened: Callable[[BrowserCamera], None]) -> Callable[[Size], Source]:
-    """How to open the browser's camera; `opened` is given each feed, to deliver pictures to."""
+    """Opener of the browser's camera; `opened` receives each camera, to deliver pictures to."""
 
     def open_source(size: Size) -> Source:
         feed = BrowserCamera()

@@ -35,8 +35,8 @@ class _Flight:
     seen: bool = False  # whether one has
 
 
-class Link:
-    """Who is there, and what they have been sent; any thread may call any method.
+class Connection:
+    """Connected pages and the frames sent to them; thread-safe.
 
     Attributes:
         sent, timed_out: frames so far.
@@ -65,7 +65,7 @@ class Link:
                 known.received = max(known.received, min(received, self.sent))
 
     def has_left(self, page: str) -> bool:
-        """Whether the page has said goodbye and not come back; what it says then is old."""
+        """True if the page has said goodbye and not come back; what it says then is old."""
         return page in self._left
 
     def came(self, page: str) -> None:
@@ -97,13 +97,13 @@ class Link:
 
     @property
     def pages(self) -> int:
-        """How many pages are there."""
+        """Number of connected pages."""
         with self._lock:
             return len(self._pages)
 
     @property
     def ever_heard(self) -> bool:
-        """Whether any page has ever said anything."""
+        """True if any page has ever said anything."""
         return self._last_heard_s is not None
 
     @property
@@ -114,7 +114,7 @@ class Link:
 
     @property
     def visible(self) -> bool:
-        """Whether any page shows pictures."""
+        """True if any page shows pictures."""
         with self._lock:
             return any(page.visible for page in self._pages.values())
 
@@ -126,7 +126,7 @@ class Link:
             return len(self._flights)
 
     def ready(self) -> bool:
-        """Whether a frame may be sent: somebody looks, and fewer than two are on their way."""
+        """True if a frame may be sent: somebody looks, and fewer than two are on their way."""
         with self._lock:
             self._land()
             looking = any(page.visible for page in self._pages.values())

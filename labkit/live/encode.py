@@ -11,7 +11,7 @@ from labkit.live.player import Shot
 QUALITY = 80
 
 
-def painted(shot: Shot, threshold: float) -> NDArray[np.uint8]:
+def annotate_shot(shot: Shot, threshold: float) -> NDArray[np.uint8]:
     """(H, W, 3) RGB: the frame with the boxes; with two rungs, two of them beside one another."""
     parts = []
     for answer in shot.answers:
@@ -31,8 +31,8 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
 
 
-def found_in_words(shot: Shot, threshold: float) -> list[str]:
-    """What each rung found, best first, for those who do not see the picture."""
+def describe_detections(shot: Shot, threshold: float) -> list[str]:
+    """Detections of each rung in words, best first, as alternative text."""
     lines = []
     for answer in shot.answers:
         if answer is None:

@@ -12,15 +12,15 @@ from typing import Any
 from labkit.core.errors import LabError
 from labkit.core.trace import Recording, recording
 from labkit.core.types import Detections, Frame, Rung
-from labkit.live.latest_frame import Newest
+from labkit.live.latest_frame import LatestFrame
 
 Take = Callable[[Frame], Frame]
-"""What is done to a frame before the rungs see it (the filter)."""
+"""Step applied to a frame before the rungs see it (the filter)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Timing:
-    """How long one answer took; hundreds of them are kept, so it holds no picture.
+    """Duration of one answer; hundreds are kept, so it holds no picture.
 
     Attributes:
         rung: name of the rung.
@@ -49,7 +49,7 @@ class Timing:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What one rung found in one frame, and how long that took."""
+    """Detections of one rung in one frame, with their timing."""
 
     frame: Frame
     found: Detections
@@ -112,7 +112,7 @@ class Inference:
     """
 
     def __init__(
-        self, slot: Newest, prepare: Prepare, take: Take, on_answer: Callable[[Answer], None]
+        self, slot: LatestFrame, prepare: Prepare, take: Take, on_answer: Callable[[Answer], None]
     ) -> None:
         self.doing = "waiting for the last detection to end"
         self.fault = ""

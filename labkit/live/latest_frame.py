@@ -7,7 +7,7 @@ import threading
 from labkit.core.types import Frame
 
 
-class Newest:
+class LatestFrame:
     """Hands the newest frame to any number of readers, each at its own pace.
 
     Attributes:
@@ -40,7 +40,7 @@ class Newest:
 
     @property
     def closed(self) -> bool:
-        """Whether no more frames will come."""
+        """True if no more frames will come."""
         return self._closed
 
     def close(self) -> None:

@@ -198,8 +198,8 @@ class Camera {
 
   follow(state) {
     const mine = state.camera === this.client.page && state.running;
-    const resized = String(this.size) !== String(state.knobs.size);
-    this.size = state.knobs.size;
+    const resized = String(this.size) !== String(state.settings.size);
+    this.size = state.settings.size;
     if (!mine) this.stop();
     else if (resized && this.stream) this.restart();
     else if (!this.stream && !this.starting && !this.failed) this.start();
@@ -393,8 +393,8 @@ class Panel {
     if (client.picture) this.paint(client.picture);
   }
 
-  set(knobs) {
-    this.client.send({ type: "set", knobs });
+  set(settings) {
+    this.client.send({ type: "set", settings });
   }
 
   paint(picture) {
@@ -407,7 +407,7 @@ class Panel {
   }
 
   showState(state) {
-    const { knobs, choices } = state;
+    const { settings, choices } = state;
     this.startStop.textContent = state.running ? "Stop" : "Start";
     this.startStop.disabled = state.closed;
     this.snapshot.disabled = this.record.disabled = !state.running;
@@ -419,22 +419,22 @@ class Panel {
       title: rung.about,
       disabled: Boolean(rung.unavailable),
     }));
-    offer(this.rung, rungs, knobs.rung);
-    offer(this.second, [{ value: "", text: "nothing" }, ...rungs], knobs.second ?? "");
-    offer(this.models, choices.model_sets.map((set) => ({ value: set, text: set })), knobs.model_set);
+    offer(this.rung, rungs, settings.rung);
+    offer(this.second, [{ value: "", text: "nothing" }, ...rungs], settings.second ?? "");
+    offer(this.models, choices.model_sets.map((set) => ({ value: set, text: set })), settings.model_set);
     offer(
       this.size,
       choices.sizes.map(([w, h]) => ({ value: `${w}x${h}`, text: `${w} x ${h}` })),
-      knobs.size.join("x"),
+      settings.size.join("x"),
     );
-    this.threshold.show(knobs.threshold);
-    this.radius.show(knobs.radius);
-    this.eps.show(Math.log10(knobs.eps));
-    this.filterOn.checked = knobs.filter_on;
+    this.threshold.show(settings.threshold);
+    this.radius.show(settings.radius);
+    this.eps.show(Math.log10(settings.eps));
+    this.filterOn.checked = settings.filter_on;
     this.cameraField.hidden = state.camera === null;
-    const rung = knobs.rung === "auto" ? "" : knobs.rung;
+    const rung = settings.rung === "auto" ? "" : settings.rung;
     this.captions.replaceChildren(
-      ...[rung, knobs.second].filter(Boolean).map((name) => make("span", { textContent: name })),
+      ...[rung, settings.second].filter(Boolean).map((name) => make("span", { textContent: name })),
     );
     const parts = [state.fault, state.message, state.doing && `${state.doing} …`, state.note];
     this.message.textContent = [state.source, state.state, ...parts].filter(Boolean).join(" · ");

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from labkit.live.rates import Figures
-from labkit.live.settings import Knobs
+from labkit.live.rates import Rates
+from labkit.live.settings import LiveSettings
 from labkit.live.start import make_view
 from labkit.live.view import View
 
 
 @dataclass(frozen=True)
-class LiveFigures:
-    """What was measured.
+class LiveBenchmark:
+    """Measured rates and delays of a live view.
 
     Attributes:
         rung, model_set, seconds, rounds: of what, how long per part, how many times in turn.
@@ -80,7 +80,7 @@ def measure(
     seconds: float = 10.0,
     rounds: int = 5,
     stops: int = 100,
-) -> LiveFigures:
+) -> LiveBenchmark:
     """Measures display, slow-down and stops of a live view at 640x480.
 
     Display and no display take turns, so that a drift of the machine meets both.
@@ -98,8 +98,8 @@ def measure(
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     client = Client()
     weights = "auto" if model_set == "lab" else "random"
-    knobs = Knobs(rung=rung, model_set=model_set, weights=weights)  # type: ignore[arg-type]
-    view = make_view(source, knobs, client.send)
+    settings = LiveSettings(rung=rung, model_set=model_set, weights=weights)  # type: ignore[arg-type]
+    view = make_view(source, settings, client.send)
     client.view = view
     client.say({"type": "hello", "visible": True})
     view.start()
@@ -111,8 +111,8 @@ def measure(
         view.close()
     intervals_ms = np.concatenate([intervals for _, _, intervals, _ in turns])
     slowdowns = tuple(1 - shown / hidden for shown, hidden, _, _ in turns)
-    return LiveFigures(
-        rung=view.player.knobs.rung,
+    return LiveBenchmark(
+        rung=view.player.settings.rung,
         model_set=model_set,
         seconds=seconds,
         rounds=rounds,
@@ -130,7 +130,7 @@ def measure(
 
 def _warm(view: View) -> None:
     deadline_s = time.perf_counter() + 600
-    while sum(view.player.figures.inferred.values()) < 10:
+    while sum(view.player.rates.inferred.values()) < 10:
         status = view.player.status()
         if status["fault"] or time.perf_counter() > deadline_s:
             raise SystemExit(f"no detections: {status['fault'] or status['doing'] or status['message']}")
@@ -152,7 +152,7 @@ def _turn(client: Client, view: View, seconds: float) -> tuple[float, float, np.
 
 
 def _detections_per_s(view: View, seconds: float) -> tuple[float, np.ndarray]:
-    figures: Figures = view.player.figures
+    figures: Rates = view.player.rates
     begun_s = time.perf_counter()
     time.sleep(seconds)
     answers = [a for a in figures.recent() if a.done_s >= begun_s]

@@ -1,4 +1,4 @@
-"""What a page may ask of a view; nothing that comes from a page is trusted to make sense.
+"""Messages that a page may send to a view; each is checked before it is acted on.
 
 | type       | holds                                                          | buffer |
 |------------|----------------------------------------------------------------|--------|
@@ -8,7 +8,7 @@
 | `pong`     | n and after of the ping, clock_ms: the page's clock            |        |
 | `ack`      | n of the frame, painted, age_ms where the page knows it        |        |
 | `start`, `stop`, `snapshot` |                                                 |        |
-| `set`      | knobs: settings by name                                        |        |
+| `set`      | settings: settings by name                                        |        |
 | `record`   | on                                                             |        |
 | `picture`  | n, captured_ms, offered: one picture of the page's camera      | a JPEG |
 | `trouble`  | name: why the page's camera gives none                         |        |
@@ -21,15 +21,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from labkit.core.errors import UsageError
-from labkit.live.browser_camera import trouble_in_words
-from labkit.live.encode import painted
+from labkit.live.browser_camera import describe_camera_error
+from labkit.live.encode import draw_detections
 from labkit.live.recorder import save_picture
 
 View = Any  # of labkit.live.view, which imports this module
 Message = Mapping[str, Any]
 
 
-def obey(view: View, message: Any, buffers: Sequence[Any]) -> str | None:
+def handle_message(view: View, message: Any, buffers: Sequence[Any]) -> str | None:
     """Does what a page asks.
 
     Returns:
@@ -42,42 +42,42 @@ def obey(view: View, message: Any, buffers: Sequence[Any]) -> str | None:
         raise UsageError("a message of a page is an object with its page and type")
     kind, page = message.get("type"), message["page"][:64]
     if kind == "bye":
-        view.link.left(page)
+        view.connection.left(page)
         return None
     action = _ACTIONS.get(kind) if isinstance(kind, str) else None
     if action is None:
         raise UsageError(f"the live view knows no message {str(kind)[:40]!r}")
     if kind == "hello":
-        view.link.came(page)
-    elif view.link.has_left(page):
+        view.connection.came(page)
+    elif view.connection.has_left(page):
         return None
-    view.link.heard(page)
+    view.connection.heard(page)
     action(view, page, message, buffers)
     return page
 
 
 def _hello(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
-    view.link.heard(page, visible=bool(message.get("visible", True)))
+    view.connection.heard(page, visible=bool(message.get("visible", True)))
     view.send_state()
 
 
 def _seen(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
-    view.link.heard(page, visible=bool(message.get("visible")))
+    view.connection.heard(page, visible=bool(message.get("visible")))
     _wake(view)
 
 
 def _pong(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
-    view.link.heard(page, received=int(_number(message, "after")))
+    view.connection.heard(page, received=int(_number(message, "after")))
     view.pong(page, int(_number(message, "n")), _number(message, "clock_ms") / 1e3)
 
 
 def _ack(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
-    age_s = view.link.acknowledge(page, int(_number(message, "n")))
+    age_s = view.connection.acknowledge(page, int(_number(message, "n")))
     if age_s is not None and message.get("painted"):
         # With a page's own camera, capture and painting are both on that page's clock.
-        if message.get("age_ms") is not None and page == view.link.first_page:
+        if message.get("age_ms") is not None and page == view.connection.first_page:
             age_s = _number(message, "age_ms") / 1e3
-        view.player.figures.painted(age_s)
+        view.player.rates.painted(age_s)
     _wake(view)
 
 
@@ -90,10 +90,10 @@ def _stop(view: View, page: str, message: Message, buffers: Sequence[Any]) -> No
 
 
 def _set(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
-    wanted = message.get("knobs")
+    wanted = message.get("settings")
     if not isinstance(wanted, Mapping):
         raise UsageError("settings are an object of names and values")
-    if view.player.knobs.reshapes(wanted):
+    if view.player.settings.reshapes(wanted):
         view.record(False)  # a recording has one size
     view.player.change(wanted)
     view.send_state()
@@ -103,7 +103,7 @@ def _snapshot(view: View, page: str, message: Message, buffers: Sequence[Any]) -
     shot = view.player.newest()
     if shot is None:
         raise UsageError("there is no picture to keep yet; start the view first")
-    view.note = f"kept as {save_picture(painted(shot, view.player.knobs.threshold), view.folder)}"
+    view.note = f"kept as {save_picture(draw_detections(shot, view.player.settings.threshold), view.folder)}"
     view.send_state()
 
 
@@ -116,13 +116,13 @@ def _record(view: View, page: str, message: Message, buffers: Sequence[Any]) -> 
 
 def _picture(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
     view.send({"type": "taken", "page": page, "n": _number(message, "n")})
-    if buffers and page == view.link.first_page:
+    if buffers and page == view.connection.first_page:
         view.picture(bytes(buffers[0]), _number(message, "captured_ms"), int(_number(message, "offered")))
 
 
 def _trouble(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
-    if view.camera is not None and page == view.link.first_page:
-        view.camera.fail(trouble_in_words(str(message.get("name", ""))))
+    if view.camera is not None and page == view.connection.first_page:
+        view.camera.fail(describe_camera_error(str(message.get("name", ""))))
 
 
 def _wake(view: View) -> None:

@@ -1,4 +1,4 @@
-"""What the view has to know of the kernel that it runs in: who shows it, who interrupts it."""
+"""Facts about the notebook kernel: whether a browser shows it, and when it is interrupted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def kernel() -> Any:
 
 
 def has_front_end() -> bool:
-    """Whether the running cell was sent by a notebook in a browser.
+    """True if the running cell was sent by a notebook in a browser.
 
     Those say which cell it is; programs that execute notebooks (nbclient, papermill), consoles
     and scripts do not, and nobody would see a widget there.
@@ -29,8 +29,8 @@ def has_front_end() -> bool:
     return bool((running.get_parent().get("metadata") or {}).get("cellId"))
 
 
-class Hearing:
-    """Whether messages of pages can get through to this kernel at the moment.
+class KernelReachable:
+    """Callable: can messages of pages reach this kernel at the moment?
 
     JupyterLab delivers them to a thread of their own, but only once the kernel has been idle
     after the widget appeared; other front ends deliver them between cells. So silence during
@@ -48,7 +48,7 @@ class Hearing:
             self._shell = shell
 
     def __call__(self) -> bool:
-        """Whether a page that is there would be heard."""
+        """True if a page that is there would be heard."""
         return self._own_thread or not self._busy
 
     def note_message(self) -> None:

@@ -20,7 +20,7 @@ import tornado.web
 import tornado.websocket
 
 from labkit.core.errors import UsageError
-from labkit.live.settings import Knobs
+from labkit.live.settings import LiveSettings
 from labkit.live.start import make_view, replace_current
 from labkit.live.view import View
 
@@ -130,7 +130,7 @@ class Text(tornado.web.RequestHandler):
 
 def serve(
     source: str = "photos",
-    knobs: Knobs | None = None,
+    settings: LiveSettings | None = None,
     *,
     objects: int = 5,
     port: int = 0,
@@ -141,7 +141,7 @@ def serve(
 
     Args:
         source: as for `live`.
-        knobs: the settings to begin with.
+        settings: the settings to begin with.
         objects: boxes that are kept and named per frame.
         port: of the server; 0 takes a free one.
         ready: called with the page's address, which holds the token.
@@ -151,12 +151,12 @@ def serve(
         UsageError: the port cannot be had.
     """
     with suppress(KeyboardInterrupt):  # that is how a person ends it
-        asyncio.run(_serve(source, knobs or Knobs(), objects, port, ready, stop))
+        asyncio.run(_serve(source, settings or LiveSettings(), objects, port, ready, stop))
 
 
 async def _serve(
     source: str,
-    knobs: Knobs,
+    settings: LiveSettings,
     objects: int,
     port: int,
     ready: Callable[[str], None],
@@ -164,7 +164,7 @@ async def _serve(
 ) -> None:
     token = secrets.token_urlsafe(24)
     hub = Hub(asyncio.get_running_loop())
-    hub.view = make_view(source, knobs, hub.send, objects=objects)
+    hub.view = make_view(source, settings, hub.send, objects=objects)
     server = _listen(hub, token, port)
     replace_current(hub.view.close)
     hub.view.start()

@@ -9,7 +9,7 @@ from typing import Any
 
 from labkit.core.types import Workload
 from labkit.live.inference import Ready
-from labkit.live.settings import Knobs
+from labkit.live.settings import LiveSettings
 
 KEPT = 2  # one view and its comparison; more would hold memory that nobody looks at
 
@@ -17,8 +17,8 @@ _kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 _lock = threading.Lock()
 
 
-def prepare_rungs(knobs: Knobs, objects: int, report: Callable[[str], None]) -> Ready:
-    """The rungs that the knobs name, with their networks for frames of their size.
+def prepare_rungs(settings: LiveSettings, objects: int, report: Callable[[str], None]) -> Ready:
+    """The rungs that the settings name, with their networks for frames of their size.
 
     Raises:
         UsageError: no rung has that name.
@@ -26,12 +26,14 @@ def prepare_rungs(knobs: Knobs, objects: int, report: Callable[[str], None]) -> 
     """
     from labkit.pipelines.ladder import rung
 
-    assert knobs.model_set != "auto", "resolve the knobs first"
-    workload = Workload(model_set=knobs.model_set, weights=knobs.weights, size=knobs.size, objects=objects)
-    rungs = tuple(rung(name) for name in knobs.rungs)
+    assert settings.model_set != "auto", "resolve the settings first"
+    workload = Workload(
+        model_set=settings.model_set, weights=settings.weights, size=settings.size, objects=objects
+    )
+    rungs = tuple(rung(name) for name in settings.rungs)
     with _lock:
         prepared = [_prepared(each, workload, report, {r.name for r in rungs}) for each in rungs]
-    lines = [_in_words(knobs.model_set, each) for each in prepared]
+    lines = [_describe(settings.model_set, each) for each in prepared]
     return Ready(rungs, tuple(each.net for each in prepared), tuple(dict.fromkeys(lines)))
 
 
@@ -52,7 +54,7 @@ def _prepared(rung: Any, workload: Workload, report: Callable[[str], None], want
     return _kept[key]
 
 
-def _in_words(model_set: str, prepared: Any) -> str:
+def _describe(model_set: str, prepared: Any) -> str:
     kinds = prepared.settings.get("weights_kind", {})
     names = " + ".join(kinds) or model_set
     kind = prepared.settings.get("weights")

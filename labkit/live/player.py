@@ -13,24 +13,24 @@ from labkit.core.lock import lock_holder, machine_lock
 from labkit.core.trace import span
 from labkit.core.types import Frame, Size
 from labkit.live.inference import Answer, Inference, Ready
-from labkit.live.latest_frame import Newest
+from labkit.live.latest_frame import LatestFrame
 from labkit.live.pipeline_slot import prepare_rungs
-from labkit.live.preview_filter import Smoothing
-from labkit.live.rates import Figures
+from labkit.live.preview_filter import PreviewFilter
+from labkit.live.rates import Rates
 from labkit.live.reader import Reader
-from labkit.live.settings import Knobs
+from labkit.live.settings import LiveSettings
 from labkit.sources.source import Source
 
 Open = Callable[[Size], Source]
-Prepare = Callable[[Knobs, Callable[[str], None]], Ready]
+Prepare = Callable[[LiveSettings, Callable[[str], None]], Ready]
 
 STOP_S = 0.2
-"""How long a stop waits for the threads; one that is inside native code ends by itself after that."""
+"""Longest wait of a stop for the threads; one inside native code ends by itself after that."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """What there is to show: the newest frame, and per rung the newest answer (None before the first)."""
+    """The newest frame, and per rung the newest answer (None before the first)."""
 
     frame: Frame
     answers: tuple[Answer | None, ...]
@@ -45,32 +45,32 @@ class Player:
 
     Attributes:
         news: notified whenever there is something new to show or to say.
-        knobs: the settings in force.
-        figures: counts since the rungs were last chosen.
+        settings: the settings in force.
+        rates: counts since the rungs were last chosen.
         disturbs: the benchmark that was running when it was started, in words; mostly empty.
     """
 
     def __init__(
         self,
         open_source: Open,
-        knobs: Knobs,
+        settings: LiveSettings,
         *,
         prepare: Prepare | None = None,
         objects: int = 5,
-        smoothing: Smoothing | None = None,
+        preview_filter: PreviewFilter | None = None,
     ) -> None:
         self.news = threading.Condition()
-        self.knobs = knobs
-        self.figures = Figures()
+        self.settings = settings
+        self.rates = Rates()
         self.disturbs = ""
         self._open = open_source
         self._prepare = prepare or (lambda known, report: prepare_rungs(known, objects, report))
-        self._settle = threading.Lock()  # guards knobs: they are replaced, never changed
-        self._smoothing = smoothing or Smoothing()
+        self._settle = threading.Lock()  # guards settings: they are replaced, never changed
+        self._preview_filter = preview_filter or PreviewFilter()
         self._turn = threading.RLock()  # start, stop and change exclude one another
         self._reader: Reader | None = None
         self._inference: Inference | None = None
-        self._slot: Newest | None = None
+        self._slot: LatestFrame | None = None
         self._answers: dict[str, Answer] = {}
         self._next_index = 0
         self._announcement = ExitStack()
@@ -78,12 +78,12 @@ class Player:
 
     @property
     def running(self) -> bool:
-        """Whether it has been started and not stopped since."""
+        """True if it has been started and not stopped since."""
         return self._reader is not None
 
     @property
     def ending(self) -> bool:
-        """Whether a thread of an earlier run still finishes what it was inside of."""
+        """True if a thread of an earlier run still finishes what it was inside of."""
         self._ending = [part for part in self._ending if not part.join(0)]
         return bool(self._ending)
 
@@ -113,8 +113,8 @@ class Player:
 
     def forget(self) -> None:
         """Lets go of what was counted and of the last picture; for one that is not started again."""
-        self.figures = Figures()
-        self._smoothing = Smoothing()
+        self.rates = Rates()
+        self._preview_filter = PreviewFilter()
 
     def wait_until_ended(self, timeout_s: float) -> bool:
         """Waits until no thread of an earlier run is left; whether that is so."""
@@ -131,11 +131,11 @@ class Player:
         """
         with self._turn:
             with self._settle:
-                old, self.knobs = self.knobs, self.knobs.changed(wanted)
+                old, self.settings = self.settings, self.settings.changed(wanted)
             if not self.running:
                 return
-            resized = self.knobs.size != old.size
-            reranked = (self.knobs.rungs, self.knobs.model_set) != (old.rungs, old.model_set)
+            resized = self.settings.size != old.size
+            reranked = (self.settings.rungs, self.settings.model_set) != (old.rungs, old.model_set)
             if resized or reranked:
                 self._stop_inference()
             if resized:
@@ -147,7 +147,7 @@ class Player:
                 self.news.notify_all()
 
     def newest(self, after: int = -1) -> Shot | None:
-        """What to show, if its frame is newer than index `after`; never waits.
+        """The newest shot, if its frame is newer than index `after`; never waits.
 
         The frame is smoothed if the filter is on; the answers are the newest there are, which
         were found in this frame or in an earlier one.
@@ -156,27 +156,28 @@ class Player:
         frame = slot.peek() if slot is not None else None
         if frame is None or frame.index <= after:
             return None
-        knobs = self.knobs
+        settings = self.settings
         return Shot(
-            self._smoothing.apply(frame, knobs), tuple(self._answers.get(rung) for rung in knobs.rungs)
+            self._preview_filter.apply(frame, settings),
+            tuple(self._answers.get(rung) for rung in settings.rungs),
         )
 
     def has_newer(self, after: int) -> bool:
-        """Whether a frame with a higher index than `after` is there."""
+        """True if a frame with a higher index than `after` is there."""
         frame = self._slot.peek() if self._slot is not None else None
         return frame is not None and frame.index > after
 
     def status(self) -> dict[str, Any]:
-        """How it is doing, as plain data: state, message, what it is busy with, weights."""
+        """State as plain data: state, message, current activity, weights."""
         reader, inference = self._reader, self._inference
         if reader is None or inference is None:
             return {"state": "stopped", "message": "", "doing": "", "fault": "", "weights": []}
-        doing = "compiling the filter" if self._smoothing.compiling else inference.doing
+        doing = "compiling the filter" if self._preview_filter.compiling else inference.doing
         return {
             "state": reader.state,
             "message": reader.message,
             "doing": doing,
-            "fault": inference.fault or self._smoothing.message,
+            "fault": inference.fault or self._preview_filter.message,
             "weights": list(inference.weights),
         }
 
@@ -184,11 +185,11 @@ class Player:
         """Rates, ages and drops of the last seconds."""
         reader = self._reader
         offered, captured = (reader.offered, reader.captured) if reader is not None else (0, 0)
-        return self.figures.summary(offered, captured)
+        return self.rates.summary(offered, captured)
 
     def _start_reader(self) -> None:
-        size = self.knobs.size
-        self._slot = Newest(self.news)
+        size = self.settings.size
+        self._slot = LatestFrame(self.news)
         self._reader = Reader(lambda: self._open(size), self._slot, self._next_index)
 
     def _stop_reader(self) -> None:
@@ -200,11 +201,11 @@ class Player:
 
     def _start_inference(self) -> None:
         assert self._slot is not None and self._reader is not None
-        figures = self.figures = Figures(self._reader.offered, self._reader.captured)
+        rates = self.rates = Rates(self._reader.offered, self._reader.captured)
 
         def answered(answer: Answer) -> None:
             self._answers[answer.timing.rung] = answer
-            figures.answered(answer.timing)
+            rates.answered(answer.timing)
             with self.news:
                 self.news.notify_all()
 
@@ -216,15 +217,15 @@ class Player:
         )
 
     def _smoothed(self, frame: Frame) -> Frame:
-        if not self.knobs.filter_on:
+        if not self.settings.filter_on:
             return frame
         with span("filter", frame):
-            return self._smoothing.apply(frame, self.knobs)
+            return self._preview_filter.apply(frame, self.settings)
 
-    def _resolved(self) -> Knobs:
+    def _resolved(self) -> LiveSettings:
         with self._settle:
-            self.knobs = self.knobs.resolved()
-            return self.knobs
+            self.settings = self.settings.resolved()
+            return self.settings
 
     def _stop_inference(self) -> None:
         if self._inference is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.types import Frame
-from labkit.live.settings import Knobs
+from labkit.live.settings import LiveSettings
 
 Smooth = Callable[[NDArray[np.uint8], int, float], NDArray[np.uint8]]
 
@@ -20,8 +20,8 @@ def _guided(image: NDArray[np.uint8], radius: int, eps: float) -> NDArray[np.uin
     return guided_filter(image, radius, eps)
 
 
-class Smoothing:
-    """Filters frames as the knobs say; display and detection get the same picture.
+class PreviewFilter:
+    """Filters frames as the settings say; display and detection get the same picture.
 
     The filter is compiled when it is first switched on; until it is ready, frames pass as they
     are and `compiling` is true, so that the picture never stands still.
@@ -37,36 +37,36 @@ class Smoothing:
 
     @property
     def compiling(self) -> bool:
-        """Whether the filter was asked for and is not ready yet."""
+        """True if the filter was asked for and is not ready yet."""
         return self._thread is not None and not self._ready and not self.message
 
-    def apply(self, frame: Frame, knobs: Knobs) -> Frame:
+    def apply(self, frame: Frame, settings: LiveSettings) -> Frame:
         """The frame, smoothed if the filter is on and ready."""
-        if not knobs.filter_on:
+        if not settings.filter_on:
             return frame
         if not self._ready:
-            self._begin(knobs)
+            self._begin(settings)
             return frame
         with self._lock:
             last = self._last
-            if last is not None and last[:3] == (frame.index, knobs.radius, knobs.eps):
+            if last is not None and last[:3] == (frame.index, settings.radius, settings.eps):
                 return last[3]
-            image = self._smooth(frame.image, knobs.radius, knobs.eps)
+            image = self._smooth(frame.image, settings.radius, settings.eps)
             smoothed = Frame(image, frame.index, frame.t_s, frame.truth)
-            self._last = (frame.index, knobs.radius, knobs.eps, smoothed)
+            self._last = (frame.index, settings.radius, settings.eps, smoothed)
             return smoothed
 
-    def _begin(self, knobs: Knobs) -> None:
+    def _begin(self, settings: LiveSettings) -> None:
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=self._compile, args=(knobs,), name="labkit live filter", daemon=True
+                    target=self._compile, args=(settings,), name="labkit live filter", daemon=True
                 )
                 self._thread.start()
 
-    def _compile(self, knobs: Knobs) -> None:
+    def _compile(self, settings: LiveSettings) -> None:
         try:
-            self._smooth(np.zeros((32, 32, 3), np.uint8), knobs.radius, knobs.eps)
+            self._smooth(np.zeros((32, 32, 3), np.uint8), settings.radius, settings.eps)
             self._ready = True
         except Exception as error:  # the picture goes on without the filter, and says so
             self.message = f"the filter does not work here: {error}"

@@ -1,4 +1,4 @@
-"""What the status line says: rates, ages and drops over the last two seconds."""
+"""Rates, ages and drops of the last two seconds, for the status line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CAMERA_BOUND = 0.2
 """Share of the period spent waiting for frames from which on the camera is the limit."""
 
 
-class Figures:
+class Rates:
     """Counts and clocks since the rungs were last chosen; any thread may call any method."""
 
     def __init__(self, offered_before: int = 0, captured_before: int = 0) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from labkit.core.errors import LabError, SourceLost
 from labkit.core.types import Frame
-from labkit.live.latest_frame import Newest
+from labkit.live.latest_frame import LatestFrame
 from labkit.sources.source import Source
 
 State = Literal["opening", "running", "lost", "ended", "failed"]
@@ -32,7 +32,7 @@ class Reader:
         captured: frames put into the slot.
     """
 
-    def __init__(self, open_source: Open, slot: Newest, first_index: int = 0) -> None:
+    def __init__(self, open_source: Open, slot: LatestFrame, first_index: int = 0) -> None:
         self.state: State = "opening"
         self.message = ""
         self.captured = 0
@@ -56,7 +56,7 @@ class Reader:
 
     @property
     def live(self) -> bool:
-        """Whether the source sets the pace."""
+        """True if the source sets the pace."""
         return self._source is not None and self._source.live
 
     @property

@@ -1,4 +1,4 @@
-"""What is shown, kept: single pictures and a recording."""
+"""Snapshots and recordings of the live view."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _free_name(folder: Path, kind: str, suffix: str) -> Path:
 
 
 def _is_film(path: Path) -> bool:
-    """Whether pictures can be read back: OpenCV says nothing when a disk is full."""
+    """True if pictures can be read back: OpenCV says nothing when a disk is full."""
     import cv2
 
     film = cv2.VideoCapture(str(path))

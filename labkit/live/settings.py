@@ -1,4 +1,4 @@
-"""What can be turned while the view runs, checked when it is set."""
+"""Settings of a live view, validated when they are set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZES: tuple[Size, ...] = ((320, 240), (640, 480), (1280, 720))
 
 
 @dataclass(frozen=True)
-class Knobs:
+class LiveSettings:
     """The settings of a live view.
 
     Attributes:
@@ -68,7 +68,7 @@ class Knobs:
         """Names of the rungs that run."""
         return (self.rung,) if self.second is None else (self.rung, self.second)
 
-    def changed(self, wanted: Mapping[str, Any]) -> Knobs:
+    def changed(self, wanted: Mapping[str, Any]) -> LiveSettings:
         """A copy with the named settings changed, as they come from a page.
 
         Raises:
@@ -95,20 +95,20 @@ class Knobs:
         return replace(self, **values)
 
     def reshapes(self, wanted: Mapping[str, Any]) -> bool:
-        """Whether these settings would give the pictures another size."""
+        """True if these settings would give the pictures another size."""
         return bool({"size", "second"} & set(wanted))
 
-    def resolved(self) -> Knobs:
+    def resolved(self) -> LiveSettings:
         """The same with the best rung and model set in the place of "auto"; imports the ladder."""
-        knobs = self
-        if knobs.rung == "auto":
-            knobs = replace(knobs, rung=default_rung(but=knobs.second).name)
-        if knobs.model_set == "auto" and knobs.weights != "auto":
-            knobs = replace(knobs, model_set="full")  # only that set has a choice of weights
-        if knobs.model_set == "auto":
+        settings = self
+        if settings.rung == "auto":
+            settings = replace(settings, rung=default_rung(but=settings.second).name)
+        if settings.model_set == "auto" and settings.weights != "auto":
+            settings = replace(settings, model_set="full")  # only that set has a choice of weights
+        if settings.model_set == "auto":
             model_set, weights = default_models()
-            knobs = replace(knobs, model_set=model_set, weights=weights)
-        return knobs
+            settings = replace(settings, model_set=model_set, weights=weights)
+        return settings
 
     def describe(self) -> dict[str, Any]:
         """Plain data for a page."""
@@ -154,17 +154,17 @@ def _pair(value: Any) -> Size:
         raise UsageError(f"a size is (width, height) in px, not {value!r}") from error
 
 
-def choices(knobs: Knobs) -> dict[str, Any]:
+def choices(settings: LiveSettings) -> dict[str, Any]:
     """Rungs, model sets and sizes to choose from, as plain data.
 
     The ladder takes seconds to import, so until the view's own thread has done it there is
     only what is set.
     """
-    if "labkit.pipelines.ladder" in sys.modules and knobs.rung != "auto":
+    if "labkit.pipelines.ladder" in sys.modules and settings.rung != "auto":
         rungs = _rungs()
     else:
-        rungs = [{"name": knobs.rung, "about": "", "unavailable": None}]
-    sizes = list(dict.fromkeys([*SIZES, knobs.size]))
+        rungs = [{"name": settings.rung, "about": "", "unavailable": None}]
+    sizes = list(dict.fromkeys([*SIZES, settings.size]))
     return {"rungs": rungs, "model_sets": ["full", "lab"], "sizes": [list(size) for size in sizes]}
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from labkit.core.errors import UsageError
 from labkit.core.types import Size
 from labkit.live.browser_camera import BrowserCamera, browser_source
-from labkit.live.notebook import Hearing, Interrupts, has_front_end
+from labkit.live.notebook import KernelReachable, Interrupts, has_front_end
 from labkit.live.player import Player
-from labkit.live.settings import Knobs
+from labkit.live.settings import LiveSettings
 from labkit.live.view import Send, View
 from labkit.sources.source import Source
 from labkit.sources.spec import redact
@@ -59,21 +59,21 @@ def live(
         UsageError: an argument is not accepted.
         SourceError: (without a browser) the source cannot be opened; a widget says so itself.
     """
-    knobs = _knobs(rung, size, compare, model_set, weights, threshold)
+    settings = _settings(rung, size, compare, model_set, weights, threshold)
     if not has_front_end():
         from labkit.live.static_view import show_stills
 
-        return show_stills(source, make_view(source, knobs, _to_nobody, objects=objects).player, stills)
-    return _open_widget(source, knobs, objects)
+        return show_stills(source, make_view(source, settings, _to_nobody, objects=objects).player, stills)
+    return _open_widget(source, settings, objects)
 
 
 def make_view(
     source: str | os.PathLike[str],
-    knobs: Knobs,
+    settings: LiveSettings,
     send: Send,
     *,
     objects: int = 5,
-    hears: Callable[[], bool] = lambda: True,
+    reachable: Callable[[], bool] = lambda: True,
     folder: Path | None = None,
 ) -> View:
     """A view that is not started yet; `send` carries its messages to the pages."""
@@ -82,8 +82,8 @@ def make_view(
         opener = browser_source(lambda feed: _deliver(holder[0], feed))
     else:
         opener = _opener(source)
-    player = Player(opener, knobs, objects=objects)
-    view = View(player, send, shown_source=redact(os.fspath(source)), hears=hears, folder=folder)
+    player = Player(opener, settings, objects=objects)
+    view = View(player, send, shown_source=redact(os.fspath(source)), reachable=reachable, folder=folder)
     holder.append(view)
     return view
 
@@ -97,27 +97,27 @@ def replace_current(close: Callable[[], None] | None) -> None:
         last()
 
 
-def _open_widget(source: str | os.PathLike[str], knobs: Knobs, objects: int) -> Any:
+def _open_widget(source: str | os.PathLike[str], settings: LiveSettings, objects: int) -> Any:
     from labkit.live.fallback import PlainWidget, place_for_fallback
 
     replace_current(None)  # first, so that the camera is free for the next view
-    hearing = Hearing()
+    reachable = KernelReachable()
 
     def make(send: Send) -> View:
-        return make_view(source, knobs, send, objects=objects, hears=hearing)
+        return make_view(source, settings, send, objects=objects, reachable=reachable)
 
     try:
         from labkit.live.widget import LiveWidget
     except (ImportError, OSError):  # no anywidget, or no JavaScript file: pictures without a protocol
         widget: Any = PlainWidget(make)
     else:
-        widget = LiveWidget(make, hearing.note_message)
+        widget = LiveWidget(make, reachable.note_message)
         widget.view.on_nobody = place_for_fallback(widget)
     interrupts = Interrupts(lambda: widget.view.stop("stopped by an interrupt"))
 
     def close() -> None:
         interrupts.close()
-        hearing.close()
+        reachable.close()
         widget.close()
 
     replace_current(close)
@@ -142,19 +142,19 @@ def _deliver(view: View, feed: BrowserCamera) -> None:
     view.camera = feed
 
 
-def _knobs(
+def _settings(
     rung: str | None, size: Size, compare: str | None, model_set: str | None, weights: str, threshold: float
-) -> Knobs:
+) -> LiveSettings:
     from labkit.sources.spec import check_size
 
     checked = check_size(size)
     if checked is None:
         raise UsageError("the live view needs a size, (width, height) in px, such as (640, 480)")
-    knobs = Knobs(size=checked, threshold=threshold, weights=weights, model_set=model_set or "auto")  # type: ignore[arg-type]
+    settings = LiveSettings(size=checked, threshold=threshold, weights=weights, model_set=model_set or "auto")  # type: ignore[arg-type]
     if rung is not None or compare is not None:
         wanted = {"rung": rung, "second": compare}
-        knobs = knobs.changed({name: value for name, value in wanted.items() if value is not None})
-    return knobs
+        settings = settings.changed({name: value for name, value in wanted.items() if value is not None})
+    return settings
 
 
 @atexit.register

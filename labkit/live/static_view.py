@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.core.errors import LabError, SourceError, UsageError
-from labkit.live.encode import found_in_words, jpeg, painted
+from labkit.live.encode import annotate_shot, describe_detections, jpeg
 from labkit.live.notebook import kernel
 from labkit.live.player import Player, Shot
 from labkit.live.recorder import live_folder, save_picture
@@ -19,7 +19,7 @@ PATIENCE_S = 600.0  # converting a network for an engine takes minutes the first
 
 @dataclass(frozen=True)
 class Stills:
-    """What `live` gives back without a browser.
+    """Pictures and captions that `live` returns without a browser.
 
     Attributes:
         captions: a line per picture: what was found, and how long it took.
@@ -55,7 +55,7 @@ def show_stills(source: str | os.PathLike[str], player: Player, count: int) -> S
     finally:
         player.stop()
         player.wait_until_ended(5.0)
-    return _shown(shots, player.knobs.threshold, weights)
+    return _shown(shots, player.settings.threshold, weights)
 
 
 def _next_shot(player: Player, after: int) -> Shot:
@@ -80,7 +80,7 @@ def _next_shot(player: Player, after: int) -> Shot:
 
 def _shown(shots: list[Shot], threshold: float, weights: list[str]) -> Stills:
     captions = tuple(_caption(shot, threshold, weights) for shot in shots)
-    pictures = [painted(shot, threshold) for shot in shots]
+    pictures = [annotate_shot(shot, threshold) for shot in shots]
     if kernel() is None:
         folder = live_folder()
         return Stills(captions, tuple(save_picture(picture, folder) for picture in pictures))
@@ -92,7 +92,7 @@ def _shown(shots: list[Shot], threshold: float, weights: list[str]) -> Stills:
 
 
 def _caption(shot: Shot, threshold: float, weights: list[str]) -> str:
-    found = found_in_words(shot, threshold)
+    found = describe_detections(shot, threshold)
     parts: list[Any] = []
     for answer, names in zip(shot.answers, found, strict=True):
         assert answer is not None

@@ -23,9 +23,9 @@ from typing import Any
 
 from labkit.core.errors import LabError
 from labkit.live.browser_camera import BrowserCamera, PageClock
-from labkit.live.connection import Link
-from labkit.live.encode import found_in_words, jpeg, painted
-from labkit.live.messages import obey
+from labkit.live.connection import Connection
+from labkit.live.encode import annotate_shot, describe_detections, jpeg
+from labkit.live.messages import handle_message
 from labkit.live.player import Player
 from labkit.live.recorder import Recorder, live_folder
 from labkit.live.settings import choices
@@ -43,7 +43,7 @@ class View:
 
     Attributes:
         player: what is shown.
-        link: the pages.
+        connection: the pages.
         camera: where pictures of the page's camera go.
         note: the last thing that was done or refused, in words.
         on_nobody: called once if no page ever comes; else, or if none comes even then, it stops.
@@ -55,7 +55,7 @@ class View:
         send: Send,
         *,
         shown_source: str,
-        hears: Callable[[], bool] = lambda: True,
+        reachable: Callable[[], bool] = lambda: True,
         folder: Path | None = None,
     ) -> None:
         """Makes a view that is not started yet.
@@ -64,11 +64,11 @@ class View:
             player: what to show and to steer.
             send: carries a message to all pages; called from several threads.
             shown_source: what the source is called, without credentials.
-            hears: whether messages of the pages can arrive now; a busy kernel may be deaf.
+            reachable: whether messages of the pages can arrive now; a busy kernel may be deaf.
             folder: where pictures and recordings go.
         """
         self.player = player
-        self.link = Link()
+        self.connection = Connection()
         self.clock = PageClock()
         self._clock_page: str | None = None  # whose clock that is
         self.folder = folder or live_folder()
@@ -76,7 +76,7 @@ class View:
         self.note = ""
         self.on_nobody: Callable[[], None] | None = None
         self._send = send
-        self._hears = hears
+        self._hears = reachable
         self._shown_source = shown_source
         self._recorder: Recorder | None = None
         self._away = self._closed = False
@@ -90,7 +90,7 @@ class View:
 
     @property
     def running(self) -> bool:
-        """Whether it is started."""
+        """True if it is started."""
         return self._thread is not None and not self._stopping.is_set()
 
     def start(self) -> None:
@@ -139,21 +139,21 @@ class View:
                 self._recorder = None
                 self.note = recorder.close()
             elif on and recorder is None:
-                size, rungs = self.player.knobs.size, self.player.knobs.rungs
+                size, rungs = self.player.settings.size, self.player.settings.rungs
                 self._recorder = Recorder(self.folder, (size[0] * len(rungs), size[1]))
 
     def receive(self, message: Any, buffers: Sequence[Any] = ()) -> None:
         """Does what a page's message says; what makes no sense is answered, never raised."""
         try:
-            page = obey(self, message, buffers)
+            page = handle_message(self, message, buffers)
         except LabError as error:
             self.note = str(error)
             self.send_state()
             return
         # Messages overlap: what counts is who is there now, not who sent this one.
-        if page is None and self.link.pages == 0:
+        if page is None and self.connection.pages == 0:
             self._leave()
-        elif page is not None and self._away and self.link.pages > 0:  # one that was silent is back
+        elif page is not None and self._away and self.connection.pages > 0:  # one that was silent is back
             self.start()
 
     def send_state(self) -> None:
@@ -168,7 +168,7 @@ class View:
     def pong(self, page: str, number: int, page_s: float) -> None:
         """Notes the answer to ping `number`, stamped with the page's own time."""
         asked_s = self._pings.get(number)
-        if asked_s is None or page != self.link.first_page:
+        if asked_s is None or page != self.connection.first_page:
             return
         if page != self._clock_page:  # every page counts its time from when it was loaded
             self.clock, self._clock_page = PageClock(), page
@@ -195,13 +195,13 @@ class View:
             "running": self.running,
             "closed": self._closed,
             "away": self._away,
-            "knobs": self.player.knobs.describe(),
-            "choices": choices(self.player.knobs),
+            "settings": self.player.settings.describe(),
+            "choices": choices(self.player.settings),
             "source": self._shown_source,
             "note": self.note,
             "recording": self._recorder is not None,
             # One page's camera is used, even where several pages show the view.
-            "camera": self.link.first_page if self._shown_source == "browser" else None,
+            "camera": self.connection.first_page if self._shown_source == "browser" else None,
         }
 
     # From here on everything runs in the view's thread.
@@ -229,7 +229,7 @@ class View:
 
     def _wait_for_frame(self, shown: int, timeout_s: float, stopping: threading.Event) -> bool:
         def wanted() -> bool:
-            taker = self._recorder is not None or self.link.ready()
+            taker = self._recorder is not None or self.connection.ready()
             return stopping.is_set() or (taker and self.player.has_newer(shown))
 
         with self.player.news:
@@ -239,13 +239,13 @@ class View:
         shot = self.player.newest(shown)
         if shot is None:
             return shown
-        image = painted(shot, self.player.knobs.threshold)
+        image = annotate_shot(shot, self.player.settings.threshold)
         recorder = self._recorder
         if recorder is not None:
             recorder.add(image)
-        if self.link.ready():
+        if self.connection.ready():
             data = jpeg(image)
-            number = self.link.depart(shot.frame.t_s)
+            number = self.connection.depart(shot.frame.t_s)
             message = {"type": "frame", "n": number, "captured_ms": self._page_ms.get(shot.frame.t_s)}
             self._send(message, [data])
         return shot.frame.index
@@ -254,13 +254,13 @@ class View:
         late = now_s - self._ticked_s > 3 * TICK_S  # this process itself was held up, by an import perhaps
         self._ticked_s = now_s
         if late or not self._hears():
-            self.link.excuse_silence()
+            self.connection.excuse_silence()
             self._waiting_since_s = now_s
-        self.link.forget_silent()
-        patience_s = 0.0 if self.link.ever_heard else NOBODY_S
-        if self.link.pages == 0 and now_s - self._waiting_since_s >= patience_s:
+        self.connection.forget_silent()
+        patience_s = 0.0 if self.connection.ever_heard else NOBODY_S
+        if self.connection.pages == 0 and now_s - self._waiting_since_s >= patience_s:
             last_resort, self.on_nobody = self.on_nobody, None
-            if last_resort is None or self.link.ever_heard:
+            if last_resort is None or self.connection.ever_heard:
                 self._leave()
                 return
             self._waiting_since_s = now_s
@@ -277,17 +277,17 @@ class View:
         number = max(self._pings, default=0) + 1
         self._pings[number] = now_s
         self._pings.pop(number - 8, None)
-        self._send({"type": "ping", "n": number, "after": self.link.sent}, [])
+        self._send({"type": "ping", "n": number, "after": self.connection.sent}, [])
 
     def _stats(self) -> dict[str, Any]:
         shot = self.player.newest()
-        threshold = self.player.knobs.threshold
+        threshold = self.player.settings.threshold
         return {
             "type": "stats",
             **self.player.summary(),
-            "bars": self.player.figures.bars(),
-            "timed_out": self.link.timed_out,
-            "found": [] if shot is None else found_in_words(shot, threshold),
+            "bars": self.player.rates.bars(),
+            "timed_out": self.connection.timed_out,
+            "found": [] if shot is None else describe_detections(shot, threshold),
         }
 
     def _leave(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labkit.core.errors import LabError
 from labkit.core.types import Workload
-from labkit.profiling.variant import Job, run_marked
+from labkit.profiling.variant import ProfileTarget, run_marked
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
         workload = Workload(
             options.model_set, options.weights, (width, height), options.objects, seed=options.seed
         )
-        run_marked(Job(options.rung, workload, options.source, options.frames), options.notes)
+        run_marked(ProfileTarget(options.rung, workload, options.source, options.frames), options.notes)
     except LabError as error:
         print(f"labkit: {error}", file=sys.stderr)
         return error.exit_code

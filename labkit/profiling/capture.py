@@ -1,4 +1,4 @@
-"""What a profiler saw, whichever it was: ranges, GPU work, waits and reads on one clock.
+"""Capture of a profiler: ranges, GPU work, waits and reads on one clock.
 
 All times are ns since the capture began, so that what different clocks noted can be laid
 side by side.
@@ -34,7 +34,7 @@ class Range:
 
     @property
     def duration_ns(self) -> int:
-        """How long it took on the host."""
+        """Duration on the host."""
         return self.stop_ns - self.start_ns
 
 
@@ -56,7 +56,7 @@ class GpuWork:
 
     @property
     def duration_ns(self) -> int:
-        """How long the GPU worked on it."""
+        """Duration on the GPU."""
         return self.stop_ns - self.start_ns
 
 
@@ -107,12 +107,12 @@ class Capture:
     command: tuple[str, ...] = ()
 
     def counts(self) -> Counter[str]:
-        """How often each range came."""
+        """Number of times each range was entered."""
         return Counter(r.name for r in self.ranges)
 
     @property
     def n_frames(self) -> int:
-        """How often the range that begins a frame came: the first one seen."""
+        """Number of frames: entries of the first range seen."""
         return self.counts()[self.ranges[0].name] if self.ranges else 0
 
     def first_frames(self, n: int) -> tuple[int, int]:
@@ -129,7 +129,7 @@ class Capture:
 
 
 def inside(range_: Range, at_ns: int | None, thread: int | None) -> bool:
-    """Whether something that `thread` did at `at_ns` was done within the range."""
+    """True if something that `thread` did at `at_ns` was done within the range."""
     if at_ns is None or not range_.start_ns <= at_ns <= range_.stop_ns:
         return False
     return range_.thread is None or thread is None or range_.thread == thread

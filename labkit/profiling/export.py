@@ -30,7 +30,7 @@ _WAITING_CALLS = {
 
 
 def read_export(path: Path) -> Capture:
-    """What an export holds, its times counted from the start of labkit's capture range.
+    """Contents of an export; times count from the start of labkit's capture range.
 
     Without such a range they are counted from the first range of any kind.
 

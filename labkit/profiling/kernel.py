@@ -41,7 +41,7 @@ def install(folder: Path | None = None) -> Path:
 
 
 def description() -> dict[str, object]:
-    """What Jupyter needs to start the kernel."""
+    """Kernel specification for Jupyter."""
     return {
         "argv": [sys.executable, "-m", "labkit.profiling.kernel", "-f", "{connection_file}"],
         "display_name": DISPLAY_NAME,

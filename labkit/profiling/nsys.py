@@ -17,7 +17,7 @@ from labkit.core.errors import UnavailableError
 from labkit.profiling.capture import ANCHOR, ANCHOR_DOMAIN
 
 TRACES = "cuda,nvtx,osrt"
-"""What is watched: CUDA calls and GPU work (none without a GPU), ranges, waits in system calls."""
+"""Traced events: CUDA calls and GPU work (none without a GPU), ranges, waits in system calls."""
 
 _QUIET = ("--sample=none", "--cpuctxsw=none")  # sampling needs rights that few machines give
 _USUAL_PLACES = ("/opt/nvidia/nsight-systems/*/bin/nsys", "/usr/local/cuda*/bin/nsys")
@@ -140,7 +140,7 @@ def invisible(version: Version, nvtx: str | None = None) -> str | None:
 
 
 def lost(emitted: Counter[str], held: Counter[str], version: Version) -> str | None:
-    """What is missing from a report, in words; None if it holds what the program sent.
+    """Reason why a report is incomplete; None if it holds what the program sent.
 
     Args:
         emitted: ranges that the program sent, by name.

@@ -1,4 +1,4 @@
-"""Where the time of a compiled detector goes, operator by operator, and how near each kind is to the peak.
+"""Time of a compiled detector by operator, with each kind's share of the peak.
 
     python -m labkit.profiling.operators detr_engine_bf16 [--out FILE]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Profile:
-    """What came of one `%%profile`.
+    """Profile of a cell or a rung: table, timeline and reads.
 
     Attributes:
         capture: everything that was seen.
@@ -38,7 +38,7 @@ class Profile:
         return timeline(self.capture, frames=frames, around=around, theme=theme)
 
     def words(self) -> list[str]:
-        """What was watched and what to know about it, in lines."""
+        """Profiler, report file and notes, in lines."""
         lines = [f"Seen by {self.capture.profiler}. Report: {self.capture.file}", *self.capture.notes]
         if not self.capture.ranges:
             return [*lines, "No range of labkit was entered: run a rung in this cell, or use span(...)."]

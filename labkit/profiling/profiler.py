@@ -24,7 +24,7 @@ ENGINES = ("auto", "nsys", "torch")
 
 @dataclass
 class Watched:
-    """What comes of a watched block: its capture, once the block has ended well."""
+    """Result of a profiled block: its capture, once the block has ended without error."""
 
     capture: Capture | None = None
 
@@ -50,7 +50,7 @@ class Marked:
     reads: tuple[Read, ...] = ()
 
     def counts(self) -> Counter[str]:
-        """How often each of labkit's ranges was sent."""
+        """Number of times each of labkit's ranges was sent."""
         return Counter(r.name for r in self.ranges)
 
 

@@ -60,7 +60,7 @@ def _range_row(name: str, group: list[Range], capture: Capture, whole_ns: int) -
 
 
 class _Within:
-    """Whether something happened inside one of many ranges of one name, found by bisection."""
+    """True if something happened inside one of many ranges of one name, found by bisection."""
 
     def __init__(self, group: list[Range]) -> None:
         self._by_thread: dict[int | None, tuple[list[int], list[Range]]] = {}

@@ -1,4 +1,4 @@
-"""Which source lines make the host read a tensor, and so wait for the device.
+"""Source lines that make the host read a tensor, and so wait for the device.
 
 A line such as `score = scores[i].item()` looks free. On a GPU the host stops there until
 everything asked of the device before is done, and the device then idles until the host has

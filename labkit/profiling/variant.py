@@ -22,8 +22,8 @@ WARM_UP_FRAMES = 2
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is profiled: a rung, its work, and how many frames of it.
+class ProfileTarget:
+    """A rung to profile with its workload and number of frames.
 
     Attributes:
         rung: name.
@@ -81,7 +81,7 @@ def profile(
         UnavailableError: the rung needs what this machine lacks, or nsys was asked for and failed.
     """
     workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
-    return Profile(profile_rung(Job(rung, workload, source, frames), engine))
+    return Profile(profile_rung(ProfileTarget(rung, workload, source, frames), engine))
 
 
 def pipeline(
@@ -113,11 +113,11 @@ def pipeline(
         [True]
     """
     workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
-    chosen, prepared, kept = ready(Job(rung, workload, source, frames))
+    chosen, prepared, kept = ready(ProfileTarget(rung, workload, source, frames))
     return lambda: chosen.run(kept, prepared.net)
 
 
-def profile_rung(job: Job, engine: str = "auto") -> Capture:
+def profile_rung(job: ProfileTarget, engine: str = "auto") -> Capture:
     """Profiles some frames of a rung, after a warm-up that is not watched.
 
     Args:
@@ -141,7 +141,7 @@ def profile_rung(job: Job, engine: str = "auto") -> Capture:
     return _with_nsys(job, found)
 
 
-def ready(job: Job) -> tuple[Rung, Prepared, list[Frame]]:
+def ready(job: ProfileTarget) -> tuple[Rung, Prepared, list[Frame]]:
     """The rung, ready and warm, with the frames to watch."""
     chosen = rung_named(job.rung)
     frames = read_frames(job.source, job.workload, job.frames)
@@ -152,7 +152,7 @@ def ready(job: Job) -> tuple[Rung, Prepared, list[Frame]]:
     return chosen, prepared, frames
 
 
-def run_marked(job: Job, notes: Path) -> None:
+def run_marked(job: ProfileTarget, notes: Path) -> None:
     """Runs the job with its frames marked for nsys, and writes what this process noted itself."""
     chosen, prepared, frames = ready(job)
     with profiler.marking() as marked:
@@ -180,7 +180,7 @@ def _pull(chosen: Rung, prepared: Prepared, frames: Sequence[Frame]) -> None:
     prepared.synchronize()
 
 
-def _with_torch(job: Job, notes: tuple[str, ...]) -> Capture:
+def _with_torch(job: ProfileTarget, notes: tuple[str, ...]) -> Capture:
     file = profiler.report_stem(job.rung).with_suffix(".json.gz")
     chosen, prepared, frames = ready(job)
     with profiler.torch_profiled(file), profiler.marking() as marked:
@@ -188,7 +188,7 @@ def _with_torch(job: Job, notes: tuple[str, ...]) -> Capture:
     return profiler.torch_capture(marked, file, notes)
 
 
-def _with_nsys(job: Job, found: nsys.Nsys) -> Capture:
+def _with_nsys(job: ProfileTarget, found: nsys.Nsys) -> Capture:
     stem = profiler.report_stem(job.rung)
     notes = stem.with_suffix(".json")
     command = found.profile(stem, job.command(notes))

@@ -71,9 +71,9 @@ def weights(desk):
     return desk.view.locator(".labkit-weights").inner_text()
 
 
-def knobs(desk):
+def settings(desk):
     """The settings that the kernel has, read from outside."""
-    return desk.lab.ask_kernel(desk.name, "view.view.player.knobs.describe()")
+    return desk.lab.ask_kernel(desk.name, "view.view.player.settings.describe()")
 
 
 def rate(desk, name):

@@ -18,7 +18,6 @@ from browser.looking import (
     hide,
     in_order,
     keep,
-    knobs,
     line,
     message,
     new_page,
@@ -26,6 +25,7 @@ from browser.looking import (
     press,
     rate,
     running_views,
+    settings,
     wait_until_running,
     weights,
 )
@@ -97,7 +97,7 @@ def test_frames_come_in_order_and_the_controls_work(desk, lab, page, camera):
         page.keyboard.press("ArrowRight")
         eventually(lambda field=field, text=text: field.locator("output").inner_text() == text)
         assert not page.locator(".jp-CodeCell.jp-mod-multiSelected").count()
-    eventually(lambda: knobs(sheet)["radius"] == 5 and 0.011 < knobs(sheet)["eps"] < 0.012)
+    eventually(lambda: settings(sheet)["radius"] == 5 and 0.011 < settings(sheet)["eps"] < 0.012)
     view.get_by_label("Filter", exact=True).uncheck()
 
     view.get_by_label("Models").select_option("full")
@@ -195,7 +195,7 @@ evil = {evil!r}
 def schedule(frames, net):
     for frame in frames:
         yield frame, boxes(frame.size, evil)
-prepare = lambda knobs, report: Ready((rung_of(evil, schedule),), (None,), (evil,))
+prepare = lambda settings, report: Ready((rung_of(evil, schedule),), (None,), (evil,))
 player = player_of(rung=evil, prepare=prepare)
 widget = LiveWidget(lambda send: View(player, send, shown_source=evil))
 widget.start()

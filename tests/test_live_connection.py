@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.live.connection import ACK_TIMEOUT_S, MAX_IN_FLIGHT, SILENT_S, Link
+from labkit.live.connection import ACK_TIMEOUT_S, MAX_IN_FLIGHT, SILENT_S, Connection
 
 
 class Clock:
@@ -22,13 +22,13 @@ def clock():
 
 @pytest.fixture
 def link(clock):
-    link = Link(clock)
+    link = Connection(clock)
     link.heard("page", visible=True)
     return link
 
 
 def test_nobody_there_means_nothing_is_sent(clock):
-    assert not Link(clock).ready()
+    assert not Connection(clock).ready()
 
 
 def test_two_frames_fly_and_an_acknowledgement_makes_room(link, clock):
@@ -121,7 +121,7 @@ actions = st.lists(
 @given(actions)
 def test_whatever_pages_do_there_are_never_more_than_two_in_flight(steps):
     clock = Clock()
-    link = Link(clock)
+    link = Connection(clock)
     for what, page, number in steps:
         if what == "send" and link.ready():
             link.depart(clock.now_s)
