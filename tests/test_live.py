@@ -888,7 +888,7 @@ def cell(monkeypatch):
         opened.append(Pushed(every_s=0.004))
         return opened[-1].source(size)
 
-    monkeypatch.setattr("labkit.sources.open_source", open_it)
+    monkeypatch.setattr("labkit.sources.openers.open_source", open_it)
     monkeypatch.setattr(player_module, "prepare_rungs", lambda settings, *_: preparing()(settings, None))
     monkeypatch.setattr(fallback_module, "place_for_fallback", lambda widget: None)
 

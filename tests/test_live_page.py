@@ -21,7 +21,7 @@ from live_fakes import SIZE, preparing, ticking  # isort: skip
 def visit(monkeypatch, tmp_path):
     """Runs a coroutine function with the address of a served page."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("labkit.sources.open_source", lambda source, size, **_: ticking(size))
+    monkeypatch.setattr("labkit.sources.openers.open_source", lambda source, size, **_: ticking(size))
     monkeypatch.setattr(player_module, "prepare_rungs", lambda settings, *_: preparing()(settings, None))
 
     def run(visitor, port=0):

@@ -12,7 +12,7 @@ from typing import Any
 from labkit.core.errors import UsageError
 from labkit.core.types import Size
 from labkit.live.browser_camera import BrowserCamera, browser_source
-from labkit.live.notebook import KernelReachable, Interrupts, has_front_end
+from labkit.live.notebook import Interrupts, KernelReachable, has_front_end
 from labkit.live.player import Player
 from labkit.live.settings import LiveSettings
 from labkit.live.view import Send, View
