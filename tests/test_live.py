@@ -243,9 +243,9 @@ def test_a_lost_source_is_reported_and_comes_back():
 
 
 def test_changing_the_rung_while_running(monkeypatch):
-    import labkit.pipelines
+    from labkit.pipelines import ladder as ladder_module
 
-    monkeypatch.setattr(labkit.pipelines, "rung", lambda name: None)
+    monkeypatch.setattr(ladder_module, "rung", lambda name: None)
     player = player_of()
     player.start()
     assert wait_for(lambda: player.rates.inferred.get("a"))
@@ -650,7 +650,7 @@ def test_pictures_that_cannot_be_shown_stop_the_view_and_say_why(page, monkeypat
     def fails(shot, threshold):
         raise ValueError("no memory for a picture")
 
-    monkeypatch.setattr(view_module, "painted", fails)
+    monkeypatch.setattr(view_module, "annotate_shot", fails)
     view = view_of(page)
     page.say("hello", visible=True)
     view.start()
@@ -850,9 +850,8 @@ def test_hostile_names_are_handed_on_as_text(page, tmp_path):
 def test_the_page_never_sets_markup():
     from pathlib import Path
 
-    import labkit.live
 
-    script = (Path(labkit.live.__file__).parent / "live.js").read_text()
+    script = (Path(view_module.__file__).parent / "live.js").read_text()
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
         assert way not in script
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from labkit.core.errors import UsageError
 from labkit.live.browser_camera import describe_camera_error
-from labkit.live.encode import draw_detections
+from labkit.live.encode import annotate_shot
 from labkit.live.recorder import save_picture
 
 View = Any  # of labkit.live.view, which imports this module
@@ -103,7 +103,7 @@ def _snapshot(view: View, page: str, message: Message, buffers: Sequence[Any]) -
     shot = view.player.newest()
     if shot is None:
         raise UsageError("there is no picture to keep yet; start the view first")
-    view.note = f"kept as {save_picture(draw_detections(shot, view.player.settings.threshold), view.folder)}"
+    view.note = f"kept as {save_picture(annotate_shot(shot, view.player.settings.threshold), view.folder)}"
     view.send_state()
 
 
