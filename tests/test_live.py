@@ -850,7 +850,6 @@ def test_hostile_names_are_handed_on_as_text(page, tmp_path):
 def test_the_page_never_sets_markup():
     from pathlib import Path
 
-
     script = (Path(view_module.__file__).parent / "live.js").read_text()
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
         assert way not in script
