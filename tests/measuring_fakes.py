@@ -92,7 +92,7 @@ def without_peaks(point: Point) -> Run:
     """A real measurement, except for the machine's peak, which takes several seconds."""
     from labkit.bench import peaks as kept_peaks
 
-    kept_peaks.known_peaks = lambda device, tries: {"fp32": 100.0}  # an invented peak is not to be kept
+    kept_peaks.cached_peaks = lambda device, tries: {"fp32": 100.0}  # an invented peak is not to be kept
     return measure_point(point)
 
 

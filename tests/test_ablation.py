@@ -80,12 +80,12 @@ def test_a_loss_is_that_of_the_same_scenes():
     frames = accuracy.truth_frames(16, (160, 128))
     whole = Answers("whole", [frame.truth for frame in frames], {})
     half = Answers("half", [t if i % 2 else t.take([]) for i, t in enumerate(whole.found)], {})
-    assert accuracy.lost(whole, whole, frames) == {"map_50": [0, 0, 0], "map": [0, 0, 0]}
-    for key, (loss, low, high) in accuracy.lost(whole, half, frames).items():
+    assert accuracy.map_loss(whole, whole, frames) == {"map_50": [0, 0, 0], "map": [0, 0, 0]}
+    for key, (loss, low, high) in accuracy.map_loss(whole, half, frames).items():
         assert 0 < low <= loss <= high
-        assert accuracy.lost(half, whole, frames)[key][0] == -loss
+        assert accuracy.map_loss(half, whole, frames)[key][0] == -loss
     few = Answers("few", whole.found[:3], {})
-    assert accuracy.lost(few, few, frames[:3])["map"] == [0, None, None]
+    assert accuracy.map_loss(few, few, frames[:3])["map"] == [0, None, None]
 
 
 @pytest.fixture(scope="module")

@@ -162,7 +162,7 @@ def test_names_that_change_are_marked_even_if_as_many_are_right(frames):
     assert told["names_changed"] == pytest.approx(2 / total)
     assert told["loses"] == (2 / total > 0.01)
     assert accuracy.against(first, first)["names_changed"] == 0
-    assert accuracy.NAMED not in accuracy.for_a_row(told)
+    assert accuracy.NAMED not in accuracy.without_names(told)
 
 
 def test_a_reference_loses_nothing_against_itself(frames):
@@ -194,9 +194,9 @@ def test_what_was_measured_is_remembered_for_the_same_preparation_only(monkeypat
     mark = {"versions": {}, "cpu": "x", "gpu": None, "commit": "abc", "dirty": False}
     module = importlib.import_module("labkit.core.machine")  # the room exports a function so called
     monkeypatch.setattr(module, "fingerprint", lambda: mark)
-    path, nothing = accuracy.remembered(rung("batched_cpu"), "weights", 40, 0.0)
+    path, nothing = accuracy.cached_score(rung("batched_cpu"), "weights", 40, 0.0)
     assert nothing is None
-    accuracy.remember(path, {"map": 0.5})
-    assert accuracy.remembered(rung("batched_cpu"), "weights", 40, 0.0)[1] == {"map": 0.5}
-    assert accuracy.remembered(rung("batched_cpu"), "others", 40, 0.0)[1] is None
-    assert accuracy.remembered(rung("combined_cpu"), "weights", 40, 0.0)[1] is None
+    accuracy.cache_score(path, {"map": 0.5})
+    assert accuracy.cached_score(rung("batched_cpu"), "weights", 40, 0.0)[1] == {"map": 0.5}
+    assert accuracy.cached_score(rung("batched_cpu"), "others", 40, 0.0)[1] is None
+    assert accuracy.cached_score(rung("combined_cpu"), "weights", 40, 0.0)[1] is None

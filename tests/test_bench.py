@@ -9,7 +9,7 @@ import pytest
 from labkit.bench import context as context_module
 from labkit.bench import group as group_module
 from labkit.bench import run as run_module
-from labkit.bench.interleave import FULL_TURNS, QUICK_TURNS, Turns, take_turns
+from labkit.bench.interleave import FULL_ROUNDS, QUICK_ROUNDS, RoundPlan, time_interleaved
 from labkit.bench.plan import Plan
 from labkit.bench.progress import Reporter
 from labkit.bench.run import run_benchmark, run_comparison
@@ -25,7 +25,7 @@ from conftest import TINY  # isort: skip
 pytestmark = pytest.mark.usefixtures("peaks_once")
 
 PLAN = Plan(seconds=0.3, min_frames=4, warm_frames=2, warm_s=0, warm_limit_s=1, quick=True)
-TURNS = Turns(rounds=9, frames=1, warm_up=1, processes=1, quick=True)
+ROUNDS = RoundPlan(rounds=9, frames=1, warm_up=1, processes=1, quick=True)
 WORK = Workload(weights="random", size=TINY, objects=2)
 
 
@@ -52,7 +52,7 @@ def outcome(tmp_path_factory):
     heard = Heard()
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu"), rung("resnet_cuda")]
     with Store(path) as store:
-        result = run_benchmark(rungs, workload=WORK, plan=PLAN, turns=TURNS, store=store, reporter=heard)
+        result = run_benchmark(rungs, workload=WORK, plan=PLAN, rounds=ROUNDS, store=store, reporter=heard)
     return result, path, heard
 
 
@@ -120,14 +120,14 @@ def test_a_rung_that_fails_leaves_the_others_intact(monkeypatch):
 
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
     broken = Rung("broken", 1, breaking, Preparation("classify"), None, "resnet_pil_cpu", "a test")
-    result = run_benchmark([broken, rung("resnet_pil_cpu")], workload=WORK, plan=PLAN, turns=None)
+    result = run_benchmark([broken, rung("resnet_pil_cpu")], workload=WORK, plan=PLAN, rounds=None)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu"]
     assert "broke half-way" in result.skipped["broken"]
 
 
 def test_paced_runs_count_what_they_drop():
     plan = Plan("paced", seconds=1.0, fps=500, warm_frames=2, warm_s=0, warm_limit_s=1, quick=True)
-    run = run_benchmark([rung("resnet_pil_cpu")], workload=WORK, plan=plan, turns=None).runs[0]
+    run = run_benchmark([rung("resnet_pil_cpu")], workload=WORK, plan=plan, rounds=None).runs[0]
     assert run.scenario == "paced"
     assert run.offered == 500
     assert run.dropped > 0
@@ -136,15 +136,15 @@ def test_paced_runs_count_what_they_drop():
 
 def test_comparing_two_by_name():
     """Each of them by two processes, one after the other."""
-    twice = replace(TURNS, processes=2)
-    result = run_comparison("resnet_opencv_cpu", "resnet_linear_cpu", workload=WORK, turns=twice)
+    twice = replace(ROUNDS, processes=2)
+    result = run_comparison("resnet_opencv_cpu", "resnet_linear_cpu", workload=WORK, rounds=twice)
     assert (result.a, result.b) == ("resnet_opencv_cpu", "resnet_linear_cpu")
     assert result.agreement.reference == "resnet_pil_cpu"
 
 
 def test_different_work_is_not_compared():
     with pytest.raises(UnavailableError, match="different work"):
-        run_comparison("resnet_pil_cpu", "detr_pil_cpu", workload=WORK, turns=TURNS)
+        run_comparison("resnet_pil_cpu", "detr_pil_cpu", workload=WORK, rounds=ROUNDS)
 
 
 def test_bad_requests_are_said_before_anything_runs():
@@ -155,54 +155,52 @@ def test_bad_requests_are_said_before_anything_runs():
 
 
 def test_families_share_their_work_filter_included():
-    from labkit.bench.run import _families
+    from labkit.bench.run import _groups
 
     names = ["folded_cpu", "filter_opencv_cpu", "filter_numba_cpu", "detr_pil_cpu", "batched_cpu"]
-    families = [[row.name for row in family] for family in _families([rung(name) for name in names])]
-    assert families == [
+    groups = [[row.name for row in family] for family in _groups([rung(name) for name in names])]
+    assert groups == [
         ["folded_cpu", "batched_cpu"], ["filter_opencv_cpu", "filter_numba_cpu"], ["detr_pil_cpu"]
     ]  # fmt: skip
     with pytest.raises(UnavailableError, match=r"combined; combined, smoothed \(radius 4 px, eps 0.01\)"):
-        run_comparison("folded_cpu", "filter_opencv_cpu", workload=WORK, turns=TURNS)
+        run_comparison("folded_cpu", "filter_opencv_cpu", workload=WORK, rounds=ROUNDS)
 
 
 def test_where_time_is_short_peers_come_last_beside_what_they_are_compared_with():
-    from labkit.bench.run import _families
+    from labkit.bench.run import _groups
 
     names = ["detr_pil_cpu", "detr_opencv_cpu", "baseline_combined_cpu", "lut_cpu", "folded_cpu"]
     peers = ["peer_onnxruntime_fp32", "peer_pipeline_cpu", "peer_shipped_cpu"]
-    families = _families([rung(name) for name in names + peers], short_of_time=True)
-    assert [[row.name for row in family] for family in families] == [
+    groups = _groups([rung(name) for name in names + peers], short_of_time=True)
+    assert [[row.name for row in family] for family in groups] == [
         names[:2], names[2:], ["baseline_combined_cpu", "folded_cpu", "peer_onnxruntime_fp32"],
         ["detr_pil_cpu", "peer_pipeline_cpu"], ["peer_shipped_cpu"],
     ]  # fmt: skip
 
 
 def test_where_time_is_short_what_compiles_for_minutes_comes_last():
-    from labkit.bench.run import _families
+    from labkit.bench.run import _groups
 
     names = ["baseline_combined_cuda", "half_cuda", "graph_cuda"]
     names += ["compiled_cuda", "ahead_cuda", "filter_device_cuda"]
-    families = _families([rung(name) for name in names], short_of_time=True)
-    assert [[row.name for row in family] for family in families] == [
+    groups = _groups([rung(name) for name in names], short_of_time=True)
+    assert [[row.name for row in family] for family in groups] == [
         names[:3],
         ["filter_device_cuda"],
         ["baseline_combined_cuda", "graph_cuda", "compiled_cuda", "ahead_cuda"],
     ]  # fmt: skip
 
 
-def test_a_rung_that_was_measured_before_only_takes_turns(monkeypatch):
-    from labkit.bench import group as room
-
+def test_a_rung_that_was_measured_before_is_only_compared(monkeypatch):
     first, second, third = (rung(f"resnet_{name}_cpu") for name in ("pil", "opencv", "linear"))
-    monkeypatch.setattr(run_module, "_families", lambda *_, **__: [[first], [first, second]])
-    result = run_benchmark([first, second], workload=WORK, plan=PLAN, turns=TURNS)
+    monkeypatch.setattr(run_module, "_groups", lambda *_, **__: [[first], [first, second]])
+    result = run_benchmark([first, second], workload=WORK, plan=PLAN, rounds=ROUNDS)
     assert [run.rung for run in result.runs] == [first.name, second.name]
     assert [(c.a, c.b) for c in result.comparisons] == [(first.name, second.name)]
-    assert room._pairs([first, second, third], {first.name, second.name}) == [
+    assert group_module._pairs([first, second, third], {first.name, second.name}) == [
         (second.name, third.name), (first.name, third.name)
     ]  # fmt: skip
-    assert room._pairs([first, second], {first.name, second.name}) == []
+    assert group_module._pairs([first, second], {first.name, second.name}) == []
 
 
 def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
@@ -210,9 +208,9 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
     monkeypatch.setattr(context_module.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(group_module, "_check", lambda *_: now.__setitem__(0, 1e9) or perfect())
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")]
-    result = run_benchmark(rungs, workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
+    result = run_benchmark(rungs, workload=WORK, plan=PLAN, rounds=ROUNDS, minutes=1)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu"]  # what had begun is finished
-    assert "time of this benchmark was up" in result.skipped["resnet_opencv_cpu"]
+    assert "reached its time limit" in result.skipped["resnet_opencv_cpu"]
 
 
 def test_what_was_measured_before_the_time_was_up_is_not_left_out(monkeypatch, capsys):
@@ -222,8 +220,8 @@ def test_what_was_measured_before_the_time_was_up_is_not_left_out(monkeypatch, c
     monkeypatch.setattr(context_module.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(group_module, "_check", lambda *_: now.__setitem__(0, 1e9) or perfect())
     first, second = rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")
-    monkeypatch.setattr(run_module, "_families", lambda *_, **__: [[first], [first, second]])
-    result = run_benchmark([first, second], workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
+    monkeypatch.setattr(run_module, "_groups", lambda *_, **__: [[first], [first, second]])
+    result = run_benchmark([first, second], workload=WORK, plan=PLAN, rounds=ROUNDS, minutes=1)
     assert list(result.skipped) == [second.name]
     show(result)
     assert "labkit bench resnet_opencv_cpu" in " ".join(capsys.readouterr().out.split())
@@ -239,7 +237,7 @@ def test_what_begins_during_a_benchmark_marks_what_is_measured_from_then_on(tmp_
 
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")]
     with ExitStack() as view:
-        result = run_benchmark(rungs, workload=WORK, plan=PLAN, turns=TURNS, reporter=Meanwhile())
+        result = run_benchmark(rungs, workload=WORK, plan=PLAN, rounds=ROUNDS, reporter=Meanwhile())
     seen = f"a live view (process {os.getpid()}) was running"
     assert [seen in each.disturbances for each in (*result.runs, *result.comparisons)] == [False, True, True]
     assert not any("a benchmark" in reason for each in result.runs for reason in each.disturbances)
@@ -252,27 +250,27 @@ def test_time_is_kept_for_comparing_what_has_been_measured(monkeypatch):
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu"), rung("resnet_linear_cpu")]
     checked = iter([0.0, 59.99])
     monkeypatch.setattr(group_module, "_check", lambda *_: now.__setitem__(0, next(checked)) or perfect())
-    result = run_benchmark(rungs, workload=WORK, plan=PLAN, turns=TURNS, minutes=1)
+    result = run_benchmark(rungs, workload=WORK, plan=PLAN, rounds=ROUNDS, minutes=1)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu", "resnet_opencv_cpu"]
-    assert "time of this benchmark was up" in result.skipped["resnet_linear_cpu"]
+    assert "reached its time limit" in result.skipped["resnet_linear_cpu"]
     assert [(c.a, c.b) for c in result.comparisons] == [("resnet_pil_cpu", "resnet_opencv_cpu")]
 
 
-def test_how_long_turns_will_take_is_what_they_take():
+def test_the_expected_length_of_rounds_is_their_length():
     class Steady:
         def __init__(self, pace_s):
             self.pace_s = pace_s
 
-        def turn(self, n_frames):
+        def time_frames(self, n_frames):
             spent[0] += (n_frames + 1) * self.pace_s
             return self.pace_s
 
-    for turns in (QUICK_TURNS, FULL_TURNS, Turns(rounds=9, frames=3)):
+    for plan in (QUICK_ROUNDS, FULL_ROUNDS, RoundPlan(rounds=9, frames=3)):
         spent, pace = [0.0], {"a": 0.75, "b": 0.1, "c": 0.03}
         steady = {name: Steady(s) for name, s in pace.items()}
-        take_turns(steady, turns, renew=lambda steady=steady: steady)
-        assert turns.expected_s(list(pace.values())) == pytest.approx(spent[0])
-    assert QUICK_TURNS.expected_s([0.75]) == 0.0
+        time_interleaved(steady, plan, renew=lambda steady=steady: steady)
+        assert plan.expected_s(list(pace.values())) == pytest.approx(spent[0])
+    assert QUICK_ROUNDS.expected_s([0.75]) == 0.0
 
 
 def perfect():

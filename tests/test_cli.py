@@ -236,7 +236,13 @@ def test_bench_shows_a_table_of_80_columns_and_leaves_rows_plots_and_a_report(tm
     assert all(
         len(line) <= 80 for line in done.stdout.splitlines() if "rows:" not in line and "/" not in line
     )
-    for words in ("resnet_pil_cpu", "detr_opencv_cpu", "random weights", "quick", "Measured in turns"):
+    for words in (
+        "resnet_pil_cpu",
+        "detr_opencv_cpu",
+        "random weights",
+        "quick",
+        "Measured in interleaved rounds",
+    ):
         assert words in done.stdout
     with sqlite3.connect(home / "lab.sqlite") as db:
         assert db.execute("select count(*) from runs").fetchone()[0] == 5
@@ -350,10 +356,10 @@ def test_training_from_the_shell_leaves_models_and_goes_on(tmp_path):
 def test_a_note_is_shown_once_however_often_it_comes():
     from rich.console import Console
 
-    from labkit.bench.progress import Screen
+    from labkit.bench.progress import ProgressBar
 
     console = Console(record=True, width=80, file=StringIO())
-    with Screen(console) as progress:
+    with ProgressBar(console) as progress:
         for text in ("no weights here", "[b] is no markup", "no weights here"):
             progress.note(text)
     assert console.export_text().split() == ["no", "weights", "here", "[b]", "is", "no", "markup"]

@@ -56,7 +56,7 @@ def test_detectors_are_examined_on_the_photographs_with_their_own_weights(folder
         [rung("detr_opencv_cpu"), rung("combined_cpu")],
         source="scenes",
         workload=Workload(model_set="lab", objects=3),
-        turns=None,
+        rounds=None,
         plan=replace(_plan(), seconds=0.1),
         coco=folder,
         images=16,
@@ -170,7 +170,7 @@ WRONG = {
         f, lambda t: t.update(categories=[{"id": 1, "name": "zebra"}])
     ),
     "no table 'categories'": lambda f: edited(f, lambda t: t.pop("categories")),
-    "the annotations say 7x480": lambda f: edited(f, lambda t: [i.update(width=7) for i in t["images"]]),
+    "not 7x480 as annotated": lambda f: edited(f, lambda t: [i.update(width=7) for i in t["images"]]),
     "lacks": lambda f: edited(f, lambda t: t["images"][0].pop("file_name")),
     "is not x, y, width, height": lambda f: edited(
         f, lambda t: [a.update(bbox=[1, 2]) for a in t["annotations"]]

@@ -350,7 +350,7 @@ def test_a_benchmark_beside_a_view_is_marked(tmp_path, monkeypatch):
     player.start()
     with Store(tmp_path / "lab.sqlite") as store:
         outcome = run_benchmark(
-            [rung("resnet_linear_cpu")], workload=work, plan=plan, turns=None, store=store
+            [rung("resnet_linear_cpu")], workload=work, plan=plan, rounds=None, store=store
         )
         stored = store.runs()
     player.stop()

@@ -14,10 +14,10 @@ import pytest
 from labkit.bench import noise as noise_module
 from labkit.bench import worker as worker_module
 from labkit.bench.agreement import Answers, match, measure_agreement, relative_error
-from labkit.bench.context import Examiner
+from labkit.bench.context import EvaluationWorker
 from labkit.bench.frames import collect, frames_sha256
-from labkit.bench.interleave import Turns, compare, take_turns
-from labkit.bench.noise import Watch
+from labkit.bench.interleave import RoundPlan, compare, time_interleaved
+from labkit.bench.noise import NoiseMonitor
 from labkit.bench.plan import QUICK, Plan
 from labkit.bench.timing import Clock, measure
 from labkit.bench.worker import Worker
@@ -196,17 +196,17 @@ def test_a_plan_says_what_is_wrong(wrong):
 
 
 class Noisy:
-    """Takes turns whose times have a known middle."""
+    """A rung whose times have a known median."""
 
     def __init__(self, seconds, seed, sigma=0.03):
         self.seconds, self.random, self.sigma = seconds, np.random.default_rng(seed), sigma
 
-    def turn(self, n_frames):
+    def time_frames(self, n_frames):
         return float(np.mean(self.seconds * self.random.lognormal(0, self.sigma, n_frames)))
 
 
 def test_a_comparison_finds_a_known_ratio():
-    result = compare("a", {"a": Noisy(0.010, 1), "b": Noisy(0.005, 2)}, Turns(rounds=11, frames=8))[0]
+    result = compare("a", {"a": Noisy(0.010, 1), "b": Noisy(0.005, 2)}, RoundPlan(rounds=11, frames=8))[0]
     low, high = result.interval
     assert low < 2.0 < high
     assert high - low < 0.2
@@ -222,11 +222,13 @@ def test_turns_come_in_random_order_and_equal_number():
             super().__init__(0.1, 0)
             self.name = name
 
-        def turn(self, n_frames):
+        def time_frames(self, n_frames):
             seen.append(self.name)
-            return super().turn(n_frames)
+            return super().time_frames(n_frames)
 
-    take_turns({name: Logged(name) for name in "abc"}, Turns(rounds=20, frames=2, warm_up=1), seed=5)
+    time_interleaved(
+        {name: Logged(name) for name in "abc"}, RoundPlan(rounds=20, frames=2, warm_up=1), seed=5
+    )
     rounds = [tuple(seen[i : i + 3]) for i in range(3, 63, 3)]
     assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
     assert len(set(rounds)) >= 4
@@ -234,8 +236,8 @@ def test_turns_come_in_random_order_and_equal_number():
 
 def test_a_rung_that_disagrees_claims_no_gain():
     agreements = {"b": Agreement("a", 8, 0.5, None, 0.9, 0)}
-    turners = {"a": Noisy(0.010, 1), "b": Noisy(0.005, 2)}
-    result = compare("a", turners, Turns(rounds=9, frames=4), agreements=agreements)[0]
+    timed = {"a": Noisy(0.010, 1), "b": Noisy(0.005, 2)}
+    result = compare("a", timed, RoundPlan(rounds=9, frames=4), agreements=agreements)[0]
     assert not result.agrees
     assert "no like-for-like gain" in result.sentence
 
@@ -243,7 +245,7 @@ def test_a_rung_that_disagrees_claims_no_gain():
 @pytest.mark.parametrize("wrong", [{"rounds": 8}, {"frames": 0}])
 def test_turns_say_what_is_wrong(wrong):
     with pytest.raises(UsageError):
-        Turns(**wrong)
+        RoundPlan(**wrong)
     with pytest.raises(UsageError):
         compare("a", {"a": Noisy(1, 1)})
 
@@ -381,7 +383,7 @@ def test_a_gpu_is_watched_without_opening_its_library_at_each_look(monkeypatch):
     library = GpuByName()
     monkeypatch.setitem(sys.modules, "pynvml", library)
     monkeypatch.setattr(noise_module, "GPU_LOOK_S", 0.01)
-    with Watch() as watch:
+    with NoiseMonitor() as watch:
         while len(watch._states) < 5:
             threading.Event().wait(0.01)
     assert "the GPU's clock was at 35% of its maximum" in watch.disturbances()
@@ -393,10 +395,10 @@ def test_processes_that_come_and_go_are_the_measurements_own():
     code = "import time; until = time.process_time() + 0.8\nwhile time.process_time() < until: pass"
 
     def neighbours(own):
-        with Watch() as watch:
+        with NoiseMonitor() as watch:
             started = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(os.cpu_count() or 1)]
             if own:
-                watch.also(tuple(child.pid for child in started))
+                watch.include(tuple(child.pid for child in started))
             for child in started:
                 if own:
                     child.wait()
@@ -414,10 +416,10 @@ def test_rounds_are_shared_by_several_processes():
 
     class Process:
         def __init__(self, pace_s):
-            self.pace_s, self.turns = pace_s, 0
+            self.pace_s, self.calls = pace_s, 0
 
-        def turn(self, n_frames):
-            self.turns += 1
+        def time_frames(self, n_frames):
+            self.calls += 1
             return self.pace_s
 
     def renew():
@@ -425,20 +427,20 @@ def test_rounds_are_shared_by_several_processes():
         return begun[-1]
 
     first = {"a": Process(0.010), "b": Process(0.010)}
-    turns = Turns(rounds=9, frames=4, processes=3)
-    (result,) = compare("a", first, turns, renew=renew)
+    plan = RoundPlan(rounds=9, frames=4, processes=3)
+    (result,) = compare("a", first, plan, renew=renew)
     assert len(begun) == 2
-    assert [each["a"].turns for each in (first, *begun)] == [2 + 3] * 3  # two that are not counted
+    assert [each["a"].calls for each in (first, *begun)] == [2 + 3] * 3  # two that are not counted
     assert sorted(result.b_s) == [0.009] * 3 + [0.010] * 3 + [0.011] * 3
     assert result.interval[0] < 1 < result.interval[1]
     with pytest.raises(UsageError, match="1 to 9 processes"):
-        Turns(rounds=9, processes=10)
+        RoundPlan(rounds=9, processes=10)
 
 
 def test_a_busy_neighbour_is_noticed():
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
     try:
-        with Watch() as watch:
+        with NoiseMonitor() as watch:
             threading.Event().wait(1.0)
     finally:
         for process in busy:
@@ -474,7 +476,7 @@ def importable(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
 
 
-def test_a_worker_answers_runs_and_takes_turns(frames):
+def test_a_worker_answers_runs_and_is_timed_in_rounds(frames):
     shares = []
     with Worker(rung("resnet_opencv_cpu"), TINY_WORK, frames) as worker:
         assert worker.ready.settings["weights"] == "random"
@@ -487,7 +489,7 @@ def test_a_worker_answers_runs_and_takes_turns(frames):
         assert len(timed.latency_s) >= 5
         assert set(timed.per_span()) == {"preprocess", "infer", "decode"}
         assert shares[-1] == 1.0
-        assert 0 < worker.turn(3) < 5
+        assert 0 < worker.time_frames(3) < 5
         assert worker.peak_bytes() > 50 * 2**20
         assert worker.gpu_peak_bytes() is None
         pid = worker.pid
@@ -548,15 +550,15 @@ def test_a_fault_in_a_schedule_reaches_the_caller(frames, importable):
 
 def test_an_examiner_outlives_a_rung_that_fails(frames, importable):
     told = []
-    with Examiner(told.append) as examiner:
+    with EvaluationWorker(told.append) as evaluator:
         with pytest.raises(WorkerError, match="this schedule has a fault"):
-            examiner.prepare(bad(failing), TINY_WORK, frames, None)
-        first = examiner.prepare(rung("resnet_opencv_cpu"), TINY_WORK, frames, None)
+            evaluator.prepare(bad(failing), TINY_WORK, frames, None)
+        first = evaluator.prepare(rung("resnet_opencv_cpu"), TINY_WORK, frames, None)
         with pytest.raises(WorkerError, match="this schedule has a fault"):
-            examiner.prepare(bad(failing), TINY_WORK, frames, None)
+            evaluator.prepare(bad(failing), TINY_WORK, frames, None)
         assert not first.alive
-        again = examiner.prepare(rung("resnet_opencv_cpu"), TINY_WORK, frames, None)
-        assert examiner.prepare(rung("resnet_pil_cpu"), TINY_WORK, frames, None) is again
+        again = evaluator.prepare(rung("resnet_opencv_cpu"), TINY_WORK, frames, None)
+        assert evaluator.prepare(rung("resnet_pil_cpu"), TINY_WORK, frames, None) is again
         assert len(again.answers(frames[:1]).found) == 1
     assert not again.alive
 

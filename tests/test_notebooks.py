@@ -35,7 +35,7 @@ from importlib import import_module
 
 _run = import_module("labkit.bench.run")
 _run.QUICK = replace(_run.QUICK, seconds=0.3, min_frames=4, warm_frames=1, warm_s=0.0, warm_limit_s=1.0)
-_run.QUICK_TURNS = replace(_run.QUICK_TURNS, frames=1)
+_run.QUICK_ROUNDS = replace(_run.QUICK_ROUNDS, frames=1)
 """
 """Runs after the parameters: that a notebook runs is asked here, not how fast anything is."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labkit.bench import peaks
-from labkit.bench.peaks import DOUBTED_S, KEPT_S, known_peaks, measure_peaks
+from labkit.bench.peaks import CACHE_S, NOISY_CACHE_S, cached_peaks, measure_peaks
 from labkit.core.types import Workload
 from labkit.fleet.sweep.node_task import measure_point
 from labkit.fleet.sweep.point import Point
@@ -43,8 +43,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_a_peak_is_measured_once_per_device(cache, measure):
-    assert [known_peaks("cpu") for _ in range(3)] == [{"fp32": 101.0}] * 3
-    assert known_peaks("cuda") == {"fp32": 102.0}
+    assert [cached_peaks("cpu") for _ in range(3)] == [{"fp32": 101.0}] * 3
+    assert cached_peaks("cuda") == {"fp32": 102.0}
     assert measure.devices == ["cpu", "cuda"]
     assert len(list(cache.iterdir())) == 2
 
@@ -52,7 +52,7 @@ def test_a_peak_is_measured_once_per_device(cache, measure):
 def test_a_peak_that_was_disturbed_is_measured_again(monkeypatch):
     rates = iter([{"fp32": 90.0, "copy": 9.0}, {"fp32": 200.0, "copy": 5.0}, {"fp32": 150.0, "copy": 6.0}])
     doubts = iter([("others",), (), ("others",)])
-    monkeypatch.setattr(peaks.Watch, "disturbances", lambda self: next(doubts))
+    monkeypatch.setattr(peaks.NoiseMonitor, "disturbances", lambda self: next(doubts))
     monkeypatch.setattr(peaks, "_in_fresh_process", lambda device: next(rates))
     heard: list[str] = []
     assert measure_peaks("cpu", 3, heard.append) == {"fp32": 200.0, "copy": 9.0}
@@ -63,46 +63,46 @@ def test_a_peak_that_was_disturbed_is_measured_again(monkeypatch):
 
 def test_a_doubtful_peak_is_told_and_kept_for_less_long(cache, measure):
     measure.doubt, heard = "others", []
-    assert known_peaks("cpu", report=heard.append) == {"fp32": 101.0}
+    assert cached_peaks("cpu", report=heard.append) == {"fp32": 101.0}
     assert heard == ["others"]
     (path,) = cache.iterdir()
     kept = json.loads(path.read_text())
     assert kept["doubted"]
-    path.write_text(json.dumps({**kept, "unix_s": time.time() - DOUBTED_S / 2}))
-    assert known_peaks("cpu") == {"fp32": 101.0}
+    path.write_text(json.dumps({**kept, "unix_s": time.time() - NOISY_CACHE_S / 2}))
+    assert cached_peaks("cpu") == {"fp32": 101.0}
 
 
 def test_another_start_of_the_machine_or_other_software_measures_again(monkeypatch, measure):
-    known_peaks("cpu")
+    cached_peaks("cpu")
     monkeypatch.setattr(peaks, "_boot", lambda: "another start")
-    assert known_peaks("cpu") == {"fp32": 102.0}
+    assert cached_peaks("cpu") == {"fp32": 102.0}
     monkeypatch.setattr(peaks, "fingerprint", lambda: {"versions": {"torch": "0"}})
-    assert known_peaks("cpu") == {"fp32": 103.0}
+    assert cached_peaks("cpu") == {"fp32": 103.0}
 
 
 @pytest.mark.parametrize(
     "left",
     [
-        json.dumps({"unix_s": time.time() - KEPT_S - 60, "doubted": False, "peaks": {"fp32": 1.0}}),
-        json.dumps({"unix_s": time.time() - DOUBTED_S - 60, "doubted": True, "peaks": {"fp32": 1.0}}),
+        json.dumps({"unix_s": time.time() - CACHE_S - 60, "doubted": False, "peaks": {"fp32": 1.0}}),
+        json.dumps({"unix_s": time.time() - NOISY_CACHE_S - 60, "doubted": True, "peaks": {"fp32": 1.0}}),
         json.dumps({"unix_s": time.time() + 3600, "doubted": False, "peaks": {"fp32": 1.0}}),
         json.dumps({"peaks": {"fp32": 1.0}}), json.dumps([1]), "{half", "",
     ],
     ids=["old", "old and doubted", "from the future", "no time", "not ours", "half", "empty"],
 )  # fmt: skip
 def test_what_is_old_or_broken_does_not_count(cache, measure, left):
-    known_peaks("cpu")
+    cached_peaks("cpu")
     (path,) = cache.iterdir()
     path.write_text(left)
-    assert known_peaks("cpu") == {"fp32": 102.0}
-    assert known_peaks("cpu") == {"fp32": 102.0}
+    assert cached_peaks("cpu") == {"fp32": 102.0}
+    assert cached_peaks("cpu") == {"fp32": 102.0}
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(cache, measure):
     Path(cache.parent).mkdir(parents=True)
     cache.write_text("a file where the folder should be")
-    assert known_peaks("cpu") == {"fp32": 101.0}
-    assert known_peaks("cpu") == {"fp32": 102.0}
+    assert cached_peaks("cpu") == {"fp32": 101.0}
+    assert cached_peaks("cpu") == {"fp32": 102.0}
 
 
 def test_points_of_one_machine_share_its_peak(measure):

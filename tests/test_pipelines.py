@@ -372,9 +372,9 @@ def test_a_turn_is_made_of_whole_groups(frames, workload):
     worked = []
     infer = session.prepared.net.detector.infer
     session.prepared.net.detector.infer = lambda x: worked.append(len(x)) or infer(x)
-    session.turn(4)  # which are no whole groups
+    session.time_frames(4)  # which are no whole groups
     assert worked == [3, 3]
-    session.turn(2)
+    session.time_frames(2)
     assert worked == [3] * 3
 
 

@@ -1,4 +1,4 @@
-"""How right a rung's answers are, on scenes of which the truth is known.
+"""Accuracy of a rung on scenes whose truth is known.
 
 The lab's small models are trained on the world of `scenes`; here they are prepared exactly
 as the rung prepares the full ones, and look at frames that training never saw. So a rung
@@ -60,7 +60,7 @@ def single_objects(frames: Sequence[Frame]) -> list[Frame]:
 
 
 def frames_for(task: str, n: int, noise: float = 0.0) -> list[Frame]:
-    """What a rung's accuracy is measured on: scenes, or single objects for a classifier."""
+    """Test frames of a task: scenes, or single objects for a classifier."""
     frames = truth_frames(n, noise=noise)
     return single_objects(frames) if task == "classify" else frames
 
@@ -128,8 +128,8 @@ def against(reference: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
     return {**own, **loss, "loses": bool(points > MAP_LOSS or names > NAMES_CHANGED)}
 
 
-def for_a_row(accuracy: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run keeps of its accuracy: not each object's name."""
+def without_names(accuracy: Mapping[str, Any]) -> dict[str, Any]:
+    """Accuracy as a run stores it, without each object's name."""
     return {key: value for key, value in accuracy.items() if key != NAMED}
 
 
@@ -146,8 +146,8 @@ def _names_changed(reference: Names | None, own: Names | None) -> float | None:
     return sum(a != b for a, b in pairs) / len(pairs) if pairs else None
 
 
-def lost(reference: Answers, own: Answers, frames: Sequence[Frame]) -> dict[str, list[float | None]]:
-    """How much precision `own` loses against `reference` on the same frames.
+def map_loss(reference: Answers, own: Answers, frames: Sequence[Frame]) -> dict[str, list[float | None]]:
+    """Loss of mAP of `own` against `reference` on the same frames.
 
     Returns:
         For map_50 and map: the loss (below 0 for a gain), and its 95% interval from differences within
@@ -166,10 +166,10 @@ def lost(reference: Answers, own: Answers, frames: Sequence[Frame]) -> dict[str,
     return result
 
 
-def found_by(
+def detections_of(
     worker: Worker, frames: Sequence[Frame], progress: Callable[[float], None] = lambda share: None
 ) -> list[Detections]:
-    """What a worker finds in many frames; a few are on their way at a time, as each is copied."""
+    """Detections of a worker in many frames, sent in small batches, as each frame is copied."""
     found: list[Detections] = []
     for start in range(0, len(frames), AT_ONCE):
         found += worker.answers(frames[start : start + AT_ONCE]).found
@@ -177,22 +177,22 @@ def found_by(
     return found
 
 
-def remembered(
-    rung: Rung, weights_sha256: str, n: int, noise: float, exam: str = "scenes"
+def cached_score(
+    rung: Rung, weights_sha256: str, n: int, noise: float, data: str = "scenes"
 ) -> tuple[Path, dict[str, Any] | None]:
-    """Where a rung's accuracy is kept on disk, and what is there; it does not depend on the hour.
+    """Path of a rung's cached accuracy, and its content or None.
 
     Args:
-        rung: that was examined.
+        rung: that was evaluated.
         weights_sha256: of its networks.
         n, noise: number of frames, and the noise added to them.
-        exam: what tells these frames and their truth from others.
+        data: identifies the frames and their truth.
     """
     from labkit.core.machine import fingerprint
 
     mark = fingerprint()
     key = json.dumps(
-        [rung.prepare.describe(), rung.run.__qualname__, weights_sha256, n, noise, exam, mark["versions"],
+        [rung.prepare.describe(), rung.run.__qualname__, weights_sha256, n, noise, data, mark["versions"],
          mark["cpu"], (mark["gpu"] or {}).get("name"), mark["commit"], mark["dirty"]],
         sort_keys=True, default=str,
     )  # fmt: skip
@@ -203,8 +203,8 @@ def remembered(
         return path, None
 
 
-def remember(path: Path, result: Mapping[str, Any]) -> None:
-    """Keeps a measured accuracy; a cache that cannot be written is no reason to fail."""
+def cache_score(path: Path, result: Mapping[str, Any]) -> None:
+    """Writes a measured accuracy to the cache, if it can be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(dict(result)))

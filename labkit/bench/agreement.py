@@ -1,4 +1,4 @@
-"""How far two rungs agree: on boxes and names, and in the numbers behind them."""
+"""Agreement of two rungs: boxes, names, and the raw outputs behind them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IOU = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a rung says about a fixed set of frames.
+    """Detections and raw outputs of a rung for fixed frames.
 
     Attributes:
         rung: its name.

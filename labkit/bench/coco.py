@@ -182,11 +182,6 @@ def letterbox(image: NDArray[np.uint8], size: Size) -> tuple[NDArray[np.uint8], 
     return frame, Fitted((inner[0] / width, inner[1] / height), (left, top), size)
 
 
-def _lot(image: Mapping[str, Any]) -> bytes:
-    """Where an image stands in the fixed order of drawing."""
-    return hashlib.sha256(str(image["id"]).encode()).digest()
-
-
 def _image_folders(root: Path) -> tuple[Path, ...]:
     """The usual folder of images first."""
     inside = sorted(
@@ -246,10 +241,10 @@ def _image(entry: Mapping[str, Any], place: CocoFolder) -> NDArray[np.uint8]:
     if pixels is None:
         raise UsageError(f"{path} cannot be read as an image")
     image = to_rgb(pixels)
-    told = entry.get("width", image.shape[1]), entry.get("height", image.shape[0])
-    if told != (image.shape[1], image.shape[0]):
+    expected = entry.get("width", image.shape[1]), entry.get("height", image.shape[0])
+    if expected != (image.shape[1], image.shape[0]):
         raise UsageError(
-            f"{path} is {image.shape[1]}x{image.shape[0]}, but the annotations say {told[0]}x{told[1]}"
+            f"{path} is {image.shape[1]}x{image.shape[0]}, not {expected[0]}x{expected[1]} as annotated"
         )
     return image
 

@@ -1,4 +1,4 @@
-"""What the parts of a benchmark hand to one another."""
+"""State that all rungs of a benchmark share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from labkit.bench.coco import Photographs
 from labkit.bench.frames import FrameSet
-from labkit.bench.interleave import Turns
+from labkit.bench.interleave import RoundPlan
 from labkit.bench.plan import Plan
 from labkit.bench.progress import Reporter
 from labkit.bench.worker import Worker
@@ -22,14 +22,14 @@ from labkit.results.store import Store
 
 
 @dataclass(frozen=True)
-class Checks:
-    """What is known of the rungs' answers when their speeds are compared."""
+class Correctness:
+    """Agreement and accuracy of rungs whose speeds are compared."""
 
     agreements: Mapping[str, Agreement]
     scores: Mapping[str, Mapping[str, Any]]
 
     def agrees(self, name: str, settings: Mapping[str, Any]) -> bool:
-        """Whether a gain of this rung may be claimed.
+        """True if a gain of this rung may be claimed.
 
         Trained models decide: their accuracy on scenes, and agreement on the frames unless the
         weights are random. With random weights the best queries differ by less than rounding, so
@@ -42,57 +42,57 @@ class Checks:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What all rungs of a benchmark share.
+class Context:
+    """Frames, weights, plans and limits that all rungs of a benchmark share.
 
     Attributes:
         frames: pictures in memory.
         weights: chosen once for all rungs.
         plan: of the timed runs; None compares only.
-        turns: of the comparisons; None runs only.
+        rounds: of the comparisons; None runs only.
         peaks: GFLOP/s by precision, from this machine.
         store: where finished results go, or None.
-        examiner: whoever finds out how right the answers are.
+        evaluator: the process that measures accuracy.
         scenes: number of scenes with known truth for the accuracy; 0 leaves it out.
-        until_s: on `time.perf_counter`; what has not begun by then is left out, and told.
-        others: what else of the lab was running when the benchmark began.
-        announced: by which the benchmark knows itself among what occupies the machine.
-        photographs: with known truth, on which detectors are examined instead of on scenes.
+        until_s: on `time.perf_counter`; what has not begun by then is skipped, with the reason.
+        disturbances: other measurements that ran when the benchmark began.
+        own_lock: file of the lock that the benchmark itself holds.
+        photographs: with known truth, on which detectors are evaluated instead of on scenes.
     """
 
     frames: FrameSet
     workload: Workload
     weights: Mapping[str, Weights]
     plan: Plan | None
-    turns: Turns | None
+    rounds: RoundPlan | None
     peaks: Mapping[str, Mapping[str, float]]
     reporter: Reporter
     store: Store | None
-    examiner: Examiner
+    evaluator: EvaluationWorker
     scenes: int = 0
     until_s: float = float("inf")
-    others: tuple[str, ...] = ()
-    announced: Path | None = None
+    disturbances: tuple[str, ...] = ()
+    own_lock: Path | None = None
     photographs: Photographs | None = None
 
     def disturbed_by(self) -> tuple[str, ...]:
-        """What else of the lab was running when the benchmark began, or runs now."""
-        now = lock_holder(besides=self.announced)
-        return tuple(dict.fromkeys([*self.others, *([f"{now} was running"] if now else [])]))
+        """Other measurements of the lab that ran when the benchmark began, or run now."""
+        now = lock_holder(besides=self.own_lock)
+        return tuple(dict.fromkeys([*self.disturbances, *([f"{now} was running"] if now else [])]))
 
-    def late(self, reserved_s: float = 0.0) -> bool:
-        """Whether the time of this benchmark is up, but for `reserved_s` kept for something else."""
+    def out_of_time(self, reserved_s: float = 0.0) -> bool:
+        """True if less than `reserved_s` is left of the benchmark's time."""
         return time.perf_counter() + reserved_s > self.until_s
 
 
-class Examiner:
+class EvaluationWorker:
     """Prepares one rung after another in a child that is started when first needed."""
 
     def __init__(self, report: Callable[[str], None] = lambda line: None) -> None:
         self._report = report
         self._worker: Worker | None = None
 
-    def __enter__(self) -> Examiner:
+    def __enter__(self) -> EvaluationWorker:
         return self
 
     def __exit__(self, *_: object) -> None:

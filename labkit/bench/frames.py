@@ -1,4 +1,4 @@
-"""The frames of a benchmark: read once, kept in memory, known by their hash."""
+"""Frames of a benchmark: read once, kept in memory, identified by their hash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labkit.sources.source import Source
 
 N_FRAMES = 24
 STRIDE = 25  # endless sources: far enough apart to see several pictures
-FIDELITY_FRAMES = 8
+AGREEMENT_FRAMES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class FrameSet:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def spread(self, n: int = FIDELITY_FRAMES) -> tuple[Frame, ...]:
+    def spread(self, n: int = AGREEMENT_FRAMES) -> tuple[Frame, ...]:
         """At most `n` of the frames, evenly spaced."""
         which = np.unique(np.linspace(0, len(self) - 1, min(n, len(self))).astype(int))
         return tuple(self.frames[i] for i in which)

@@ -1,4 +1,4 @@
-"""Measuring all rungs that do the same work: each alone first, then together in turns."""
+"""Measure rungs that do the same work: each alone first, then in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import psutil
 
-from labkit.bench.accuracy import for_a_row
+from labkit.bench.accuracy import without_names
 from labkit.bench.agreement import Answers, measure_agreement
-from labkit.bench.context import Checks, Job
-from labkit.bench.evaluate import examine
+from labkit.bench.context import Context, Correctness
+from labkit.bench.evaluate import evaluate
 from labkit.bench.interleave import compare
-from labkit.bench.noise import Watch
+from labkit.bench.noise import NoiseMonitor
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError
 from labkit.core.machine import fingerprint
@@ -24,68 +24,68 @@ from labkit.pipelines.ladder import rung as rung_named
 from labkit.results.records import Agreement, Run
 from labkit.results.result_set import ResultSet
 
-TIME_IS_UP = "left out, the time of this benchmark was up"
+TIME_IS_UP = "left out: the benchmark reached its time limit"
 WORKER_BYTES = 1.8 * 2**30  # what one worker may need; decides how many live at once
 
 
-def measure_family(family: Sequence[Rung], job: Job, outcome: ResultSet) -> None:
+def measure_group(group: Sequence[Rung], context: Context, result_set: ResultSet) -> None:
     """All rungs of one kind of work. Their workers stay alive for the comparison if memory allows.
 
-    A rung that has a run in the outcome already only takes turns with the others.
+    A rung that has a run in the result_set is only compared with the others.
     """
-    before = {run.rung for run in outcome.runs}
+    before = {run.rung for run in result_set.runs}
     known: dict[str, Answers] = {}
     agreements: dict[str, Agreement] = {}
     scores: dict[str, dict[str, Any]] = {}
-    roomy = psutil.virtual_memory().available > WORKER_BYTES * len(family)
+    roomy = psutil.virtual_memory().available > WORKER_BYTES * len(group)
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
-        for rung in family:
-            if job.late(_comparing_s(outcome.runs, workers, job)):
+        for rung in group:
+            if context.out_of_time(_comparing_s(result_set.runs, workers, context)):
                 if rung.name not in before:
-                    outcome.skipped[rung.name] = TIME_IS_UP
+                    result_set.skipped[rung.name] = TIME_IS_UP
                 continue
             try:
-                worker = stack.enter_context(_start(rung, job))
-                agreements[rung.name] = _check(rung, worker, known, job)
-                scores[rung.name] = examine(rung, scores, job)
-                if job.plan is not None and rung.name not in before:
-                    run = _run(rung, worker, agreements[rung.name], job)
-                    _finish(replace(run, accuracy=for_a_row(scores[rung.name])), outcome.runs, job)
+                worker = stack.enter_context(_start(rung, context))
+                agreements[rung.name] = _check(rung, worker, known, context)
+                scores[rung.name] = evaluate(rung, scores, context)
+                if context.plan is not None and rung.name not in before:
+                    run = _run(rung, worker, agreements[rung.name], context)
+                    _finish(replace(run, accuracy=without_names(scores[rung.name])), result_set.runs, context)
             except LabError as error:
-                outcome.skipped[rung.name] = f"failed: {error}"
-                job.reporter.note(f"{rung.name} failed: {error}")
+                result_set.skipped[rung.name] = f"failed: {error}"
+                context.reporter.note(f"{rung.name} failed: {error}")
                 continue
             workers[rung.name] = worker
-            if not (roomy and job.turns is not None):
+            if not (roomy and context.rounds is not None):
                 worker.close()
-        done = [rung for rung in family if rung.name in workers]
+        done = [rung for rung in group if rung.name in workers]
         pairs = _pairs(done, before)
-        if job.turns is None or not pairs:
+        if context.rounds is None or not pairs:
             return
-        if job.late():
-            outcome.skipped[f"comparing {', '.join(workers)}"] = f"{TIME_IS_UP}: labkit compare A B"
+        if context.out_of_time():
+            result_set.skipped[f"comparing {', '.join(workers)}"] = f"{TIME_IS_UP}: labkit compare A B"
             return
         if roomy:
-            _compare(done, workers, pairs, Checks(agreements, scores), job, outcome, stack)
+            _compare(done, workers, pairs, Correctness(agreements, scores), context, result_set, stack)
             return
     by_name = {rung.name: rung for rung in done}
     for a, b in pairs:
         with ExitStack() as stack:
             pair = [by_name[a], by_name[b]]
-            workers = {rung.name: stack.enter_context(_start(rung, job)) for rung in pair}
-            _compare(pair, workers, [(a, b)], Checks(agreements, scores), job, outcome, stack)
+            workers = {rung.name: stack.enter_context(_start(rung, context)) for rung in pair}
+            _compare(pair, workers, [(a, b)], Correctness(agreements, scores), context, result_set, stack)
 
 
-def _comparing_s(runs: Sequence[Run], measured: Mapping[str, Worker], job: Job) -> float:
-    """How long these rungs will take turns; 0 without comparisons."""
-    if job.turns is None:
+def _comparing_s(runs: Sequence[Run], measured: Mapping[str, Worker], context: Context) -> float:
+    """Expected length of the comparisons in s; 0 without comparisons."""
+    if context.rounds is None:
         return 0.0
-    return job.turns.expected_s([1 / run.fps for run in runs if run.rung in measured])
+    return context.rounds.expected_s([1 / run.fps for run in runs if run.rung in measured])
 
 
 def _pairs(rungs: Sequence[Rung], before: Set[str]) -> list[tuple[str, str]]:
-    """What is compared: each new rung with the one it changes, and with the first of its family."""
+    """Pairs to compare: each new rung with the one it changes, and with the first of its group."""
     if len(rungs) < 2:
         return []
     names = [rung.name for rung in rungs]
@@ -94,32 +94,34 @@ def _pairs(rungs: Sequence[Rung], before: Set[str]) -> list[tuple[str, str]]:
     return [(a, b) for a, b in dict.fromkeys(pairs) if a is not None and not {a, b} <= before]
 
 
-def _start(rung: Rung, job: Job) -> Worker:
-    job.reporter.step(f"{rung.name}: getting ready")
-    return Worker(rung, job.workload, job.frames.frames, job.weights, report=job.reporter.note)
+def _start(rung: Rung, context: Context) -> Worker:
+    context.reporter.step(f"{rung.name}: getting ready")
+    return Worker(
+        rung, context.workload, context.frames.frames, context.weights, report=context.reporter.note
+    )
 
 
-def _check(rung: Rung, worker: Worker, known: dict[str, Answers], job: Job) -> Agreement:
+def _check(rung: Rung, worker: Worker, known: dict[str, Answers], context: Context) -> Agreement:
     """Agreement with the reference rung; known answers are used again."""
-    job.reporter.step(f"{rung.name}: comparing answers with {rung.reference}")
-    frames = job.frames.spread()
+    context.reporter.step(f"{rung.name}: comparing answers with {rung.reference}")
+    frames = context.frames.spread()
     known[rung.name] = worker.answers(frames)
     if rung.reference not in known:
-        with _start(rung_named(rung.reference), job) as reference:
+        with _start(rung_named(rung.reference), context) as reference:
             known[rung.reference] = reference.answers(frames)
     return measure_agreement(known[rung.reference], known[rung.name])
 
 
-def _run(rung: Rung, worker: Worker, agreement: Agreement, job: Job) -> Run:
-    assert job.plan is not None
-    job.reporter.step(f"{rung.name}: measuring")
-    with Watch((worker.pid,)) as watch:
-        timed = worker.run(job.plan, job.reporter.progress)
+def _run(rung: Rung, worker: Worker, agreement: Agreement, context: Context) -> Run:
+    assert context.plan is not None
+    context.reporter.step(f"{rung.name}: measuring")
+    with NoiseMonitor((worker.pid,)) as monitor:
+        timed = worker.run(context.plan, context.reporter.progress)
     return Run(
         rung=rung.name,
         stage=rung.stage,
-        scenario="paced" if job.plan.scenario == "paced" else "closed",
-        quick=job.plan.quick,
+        scenario="paced" if context.plan.scenario == "paced" else "closed",
+        quick=context.plan.quick,
         latency_s=timed.latency_s,
         done_s=timed.done_s,
         spans_s=timed.per_span(),
@@ -132,14 +134,14 @@ def _run(rung: Rung, worker: Worker, agreement: Agreement, job: Job) -> Run:
         peak_bytes=worker.peak_bytes(),
         settings={
             **worker.ready.settings,
-            "paced_fps": job.plan.fps,
+            "paced_fps": context.plan.fps,
             "changes": rung.changes,
             **_gpu_memory(worker),
         },
-        source=job.frames.source,
-        limit=_limit(rung, job),
+        source=context.frames.source,
+        limit=_limit(rung, context),
         agreement=agreement,
-        disturbances=(*watch.disturbances(), *job.disturbed_by()),
+        disturbances=(*monitor.disturbances(), *context.disturbed_by()),
         fingerprint=fingerprint(),
     )
 
@@ -149,11 +151,11 @@ def _gpu_memory(worker: Worker) -> dict[str, int]:
     return {} if held is None else {"gpu_peak_bytes": held}
 
 
-def _limit(rung: Rung, job: Job) -> dict[str, Any]:
-    peaks = job.peaks[rung.prepare.device]
+def _limit(rung: Rung, context: Context) -> dict[str, Any]:
+    peaks = context.peaks[rung.prepare.device]
     return {
-        "gflop_per_frame": gflop_per_frame(rung.prepare, job.workload),
-        "mb_per_frame": mb_per_frame(rung.prepare, job.workload),
+        "gflop_per_frame": gflop_per_frame(rung.prepare, context.workload),
+        "mb_per_frame": mb_per_frame(rung.prepare, context.workload),
         "precision": rung.prepare.precision,
         "peak_gflops": peaks.get(rung.prepare.precision),
         "peaks": dict(peaks),
@@ -164,54 +166,54 @@ def _compare(
     rungs: Sequence[Rung],
     workers: Mapping[str, Worker],
     pairs: Sequence[tuple[str, str]],
-    checks: Checks,
-    job: Job,
-    outcome: ResultSet,
+    correctness: Correctness,
+    context: Context,
+    result_set: ResultSet,
     stack: ExitStack,
 ) -> None:
-    """All rungs in turns; whatever new processes they get is ended with the stack."""
-    assert job.turns is not None
-    words = f"comparing {len(rungs)} rungs in turns"
+    """Compares rungs in interleaved rounds; new processes are ended with the stack."""
+    assert context.rounds is not None
+    step = f"comparing {len(rungs)} rungs in interleaved rounds"
     alive = dict(workers)
 
     def renew() -> Mapping[str, Worker]:
         for rung in rungs:
             alive[rung.name].close()
-            alive[rung.name] = stack.enter_context(_start(rung, job))
-            watch.also((alive[rung.name].pid,))
-        job.reporter.step(words)
+            alive[rung.name] = stack.enter_context(_start(rung, context))
+            monitor.include((alive[rung.name].pid,))
+        context.reporter.step(step)
         return alive
 
-    job.reporter.step(words)
+    context.reporter.step(step)
     settings = {**workers[rungs[0].name].ready.settings}
     settings.pop("preparation", None)
     settings["baseline"] = rungs[0].name
     try:
-        with Watch(tuple(worker.pid for worker in workers.values())) as watch:
+        with NoiseMonitor(tuple(worker.pid for worker in workers.values())) as monitor:
             comparisons = compare(
                 rungs[0].name,
                 workers,
-                job.turns,
+                context.rounds,
                 pairs=pairs,
-                agreements=checks.agreements,
-                agreeing={name: checks.agrees(name, workers[name].ready.settings) for name in workers},
-                seed=job.workload.seed,
+                agreements=correctness.agreements,
+                agreeing={name: correctness.agrees(name, workers[name].ready.settings) for name in workers},
+                seed=context.workload.seed,
                 renew=renew,
-                about={"settings": settings, "source": job.frames.source, "fingerprint": fingerprint()},
-                progress=job.reporter.progress,
+                about={"settings": settings, "source": context.frames.source, "fingerprint": fingerprint()},
+                progress=context.reporter.progress,
             )
     except LabError as error:
-        job.reporter.note(f"the comparison failed: {error}")
-        outcome.skipped["comparison"] = str(error)
+        context.reporter.note(f"the comparison failed: {error}")
+        result_set.skipped["comparison"] = str(error)
         return
-    disturbances = (*watch.disturbances(), *job.disturbed_by())
+    disturbances = (*monitor.disturbances(), *context.disturbed_by())
     for comparison in comparisons:
-        _finish(replace(comparison, disturbances=disturbances), outcome.comparisons, job)
+        _finish(replace(comparison, disturbances=disturbances), result_set.comparisons, context)
 
 
-def _finish(result: Any, results: list[Any], job: Job) -> None:
-    if job.store is not None:
-        add = job.store.add_run if isinstance(result, Run) else job.store.add_comparison
+def _finish(result: Any, results: list[Any], context: Context) -> None:
+    if context.store is not None:
+        add = context.store.add_run if isinstance(result, Run) else context.store.add_comparison
         result = add(result)
     results.append(result)
-    job.reporter.finished(result)
+    context.reporter.finished(result)

@@ -1,4 +1,4 @@
-"""Two or more rungs against a baseline, in alternating turns on the same frames."""
+"""Interleaved rounds: rungs timed one after another, in random order, on the same frames."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ MIN_ROUNDS = 9
 WARM_UP_FRAMES = 2
 
 
-class Turner(Protocol):
-    """Whatever can take a turn: a `Worker`, a `Session`, or a simulation in a test."""
+class Timeable(Protocol):
+    """A `Worker`, a `Session`, or a simulation in a test."""
 
-    def turn(self, n_frames: int) -> float:
+    def time_frames(self, n_frames: int) -> float:
         """Pulls `n_frames` results; mean seconds per frame."""
         ...
 
 
 @dataclass(frozen=True)
-class Turns:
-    """How a comparison is laid out.
+class RoundPlan:
+    """Number and length of interleaved rounds.
 
     Attributes:
         rounds: each rung takes one turn per round, in random order.
@@ -60,84 +60,86 @@ class Turns:
         return self.frames or int(np.clip(np.ceil(self.turn_s / slowest_s), least, 64))
 
     def expected_s(self, pace_s: Collection[float]) -> float:
-        """Seconds that rungs of these paces (seconds per frame) will take for all their turns."""
+        """Expected length of all rounds in s, from the rungs' seconds per frame."""
         if len(pace_s) < 2:
             return 0.0
         per_round = self.frames_at(max(pace_s)) + 1
         return sum(pace_s) * (self.rounds * per_round + self.processes * self.warm_up * (WARM_UP_FRAMES + 1))
 
 
-FULL_TURNS = Turns()
-QUICK_TURNS = Turns(rounds=9, turn_s=0.4, warm_up=1, processes=1, quick=True)
+FULL_ROUNDS = RoundPlan()
+QUICK_ROUNDS = RoundPlan(rounds=9, turn_s=0.4, warm_up=1, processes=1, quick=True)
 
 
-def take_turns(
-    turners: Mapping[str, Turner],
-    turns: Turns = FULL_TURNS,
+def time_interleaved(
+    timed: Mapping[str, Timeable],
+    plan: RoundPlan = FULL_ROUNDS,
     *,
     seed: int = 0,
-    renew: Callable[[], Mapping[str, Turner]] | None = None,
+    renew: Callable[[], Mapping[str, Timeable]] | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Lets every rung take its turns.
+    """Times every rung once per round.
 
     Args:
-        turners: by name.
-        turns: how many; its processes only count where there is a `renew`.
+        timed: by name.
+        plan: of the rounds; its processes only count where there is a `renew`.
         seed: of the random order within a round.
         renew: ends the rungs' processes and gives new ones, by name.
 
     Returns:
         seconds per frame (rounds,) by name, and the number of frames per turn.
     """
-    frames = turns.frames_at(max(_pace(turners, turns).values()))
+    frames = plan.frames_at(max(_pace(timed, plan).values()))
     order = random.Random(seed)
-    seconds: dict[str, list[float]] = {name: [] for name in turners}
-    begins = {turns.rounds * k // turns.processes for k in range(1, turns.processes)}
-    for done in range(turns.rounds):
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    begins = {plan.rounds * k // plan.processes for k in range(1, plan.processes)}
+    for done in range(plan.rounds):
         if done in begins and renew is not None:
-            turners = renew()
-            _pace(turners, turns)
-        for name in order.sample(list(turners), len(turners)):
-            seconds[name].append(turners[name].turn(frames))
-        progress((done + 1) / turns.rounds)
+            timed = renew()
+            _pace(timed, plan)
+        for name in order.sample(list(timed), len(timed)):
+            seconds[name].append(timed[name].time_frames(frames))
+        progress((done + 1) / plan.rounds)
     return {name: np.array(values) for name, values in seconds.items()}, frames
 
 
-def _pace(turners: Mapping[str, Turner], turns: Turns) -> dict[str, float]:
+def _pace(timed: Mapping[str, Timeable], plan: RoundPlan) -> dict[str, float]:
     """Seconds per frame of each rung once it is warm."""
-    return {name: min(t.turn(WARM_UP_FRAMES) for _ in range(turns.warm_up)) for name, t in turners.items()}
+    return {
+        name: min(t.time_frames(WARM_UP_FRAMES) for _ in range(plan.warm_up)) for name, t in timed.items()
+    }
 
 
 def compare(
     baseline: str,
-    turners: Mapping[str, Turner],
-    turns: Turns = FULL_TURNS,
+    timed: Mapping[str, Timeable],
+    plan: RoundPlan = FULL_ROUNDS,
     *,
     pairs: Sequence[tuple[str, str]] | None = None,
     agreements: Mapping[str, Agreement] | None = None,
     agreeing: Mapping[str, bool] | None = None,
     seed: int = 0,
-    renew: Callable[[], Mapping[str, Turner]] | None = None,
+    renew: Callable[[], Mapping[str, Timeable]] | None = None,
     about: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[Comparison]:
-    """Compares every rung with `baseline`, or the given pairs, from the same turns.
+    """Compares every rung with `baseline`, or the given pairs, from the same rounds.
 
     Args:
         baseline: name of the rung that the others are compared with.
-        turners: all rungs by name, the baseline included.
+        timed: all rungs by name, the baseline included.
         pairs: (a, b) names; default every other rung with the baseline.
         agreements: by name, kept with the comparison.
         agreeing: by name, whether a rung's answers are right enough to claim a gain; where it is
             not given, its agreement decides.
-        renew: see `take_turns`.
+        renew: see `time_interleaved`.
         about: settings, source, fingerprint and disturbances for the records.
     """
-    if baseline not in turners or len(turners) < 2:
+    if baseline not in timed or len(timed) < 2:
         raise UsageError("a comparison needs its baseline and at least one other rung")
-    seconds, frames = take_turns(turners, turns, seed=seed, renew=renew, progress=progress)
-    pairs = pairs or [(baseline, name) for name in turners if name != baseline]
+    seconds, frames = time_interleaved(timed, plan, seed=seed, renew=renew, progress=progress)
+    pairs = pairs or [(baseline, name) for name in timed if name != baseline]
     agreements, about = agreements or {}, dict(about or {})
     agreeing = {name: f.agrees for name, f in agreements.items()} | dict(agreeing or {})
     return [
@@ -148,7 +150,7 @@ def compare(
             b_s=seconds[b],
             frames_per_turn=frames,
             agrees=agreeing.get(a, True) and agreeing.get(b, True),
-            quick=turns.quick,
+            quick=plan.quick,
             agreement=agreements.get(b),
             settings=about.get("settings", {}),
             source=about.get("source", {}),

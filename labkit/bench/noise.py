@@ -1,4 +1,4 @@
-"""What others do to the machine while something is measured."""
+"""Noise: load of other programs, stolen CPU time and GPU throttling during a measurement."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ GPU_LOOK_S = 0.5
 
 
 @dataclass
-class Watch:
-    """Notes what others do to the machine while a measurement runs.
+class NoiseMonitor:
+    """Observes the machine while a measurement runs.
 
     Attributes:
         own_pids: processes that belong to the measurement, with their children.
@@ -28,10 +28,10 @@ class Watch:
 
     own_pids: tuple[int, ...] = ()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> NoiseMonitor:
         self._states: list[dict[str, Any]] = []
         self._over = threading.Event()
-        self._sampler = threading.Thread(target=self._sample, name="labkit gpu watch", daemon=True)
+        self._sampler = threading.Thread(target=self._sample, name="labkit gpu noise", daemon=True)
         if gpu_state() is not None:
             self._sampler.start()
         self._cpu = psutil.cpu_times()
@@ -54,7 +54,7 @@ class Watch:
         if self._sampler.ident is not None:
             self._sampler.join()
 
-    def also(self, pids: tuple[int, ...]) -> None:
+    def include(self, pids: tuple[int, ...]) -> None:
         """Counts further processes as the measurement's own, that this one has just started."""
         self.own_pids = (*self.own_pids, *pids)
 
@@ -67,7 +67,7 @@ class Watch:
                     self._states.append(state)
 
     def disturbances(self) -> tuple[str, ...]:
-        """Reasons to doubt what was measured meanwhile."""
+        """Reasons to doubt the measurement."""
         reasons = []
         if self.steal > STEAL_LIMIT:
             reasons.append(f"the host took {100 * self.steal:.0f}% of the CPU away (steal)")

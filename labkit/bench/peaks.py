@@ -1,4 +1,4 @@
-"""How fast this machine can be: matrix products and copies, measured.
+"""Peak rates of this machine: matrix products, convolutions and copies, measured.
 
     python -m labkit.bench.peaks
 
@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from labkit.bench.noise import Watch
+from labkit.bench.noise import NoiseMonitor
 from labkit.core.errors import LabError, WorkerError
 from labkit.core.files import user_cache, write_atomic
 from labkit.core.machine import fingerprint
@@ -43,7 +43,7 @@ def measure_peaks(
     Args:
         device: "cpu" or "cuda".
         tries: how often at most, until nothing else wants the machine; the best counts.
-        report: hears of it where something did each time.
+        report: receives the reasons where every try was disturbed.
 
     Raises:
         WorkerError: the process that measures failed.
@@ -51,10 +51,10 @@ def measure_peaks(
     best: dict[str, float] = {}
     doubts: tuple[str, ...] = ()
     for _ in range(tries):
-        with Watch() as watch:
+        with NoiseMonitor() as monitor:
             found = _in_fresh_process(device)
         best |= {name: max(rate, best.get(name, 0.0)) for name, rate in found.items()}
-        doubts = watch.disturbances()
+        doubts = monitor.disturbances()
         if not doubts:
             return best
     report(f"this machine's peak may be higher than measured: {'; '.join(doubts)}")
@@ -164,28 +164,28 @@ if __name__ == "__main__":
     print(json.dumps(_peaks(sys.argv[1] if len(sys.argv) > 1 else "cpu")))
 
 
-KEPT_S = 3600.0
+CACHE_S = 3600.0
 """Peaks that are older are measured again: a machine's neighbours and clocks change."""
-DOUBTED_S = 600.0
+NOISY_CACHE_S = 600.0
 """The same for peaks that were disturbed each time."""
 
 
-def known_peaks(
+def cached_peaks(
     device: str, tries: int = PEAK_TRIES, report: Callable[[str], None] = lambda line: None
 ) -> dict[str, float]:
-    """The peaks of a device as they were measured last, or else now; see `measure_peaks`."""
+    """Peaks of a device from the cache, or measured now; see `measure_peaks`."""
     path = _folder() / f"{_digest(_machine(device))}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # no file, or not one of ours
         kept = json.loads(path.read_text())
-        if 0 <= time.time() - kept["unix_s"] <= (DOUBTED_S if kept["doubted"] else KEPT_S):
+        if 0 <= time.time() - kept["unix_s"] <= (NOISY_CACHE_S if kept["doubted"] else CACHE_S):
             return {name: float(value) for name, value in kept["peaks"].items()}
     doubts: list[str] = []
     peaks = measure_peaks(device, tries, doubts.append)
     for doubt in doubts:
         report(doubt)
-    told = {"unix_s": time.time(), "device": device, "doubted": bool(doubts), "peaks": peaks}
+    entry = {"unix_s": time.time(), "device": device, "doubted": bool(doubts), "peaks": peaks}
     with suppress(LabError):  # a folder that cannot be written: then the next one measures again
-        write_atomic(path, json.dumps(told) + "\n")
+        write_atomic(path, json.dumps(entry) + "\n")
     return peaks
 
 
@@ -194,7 +194,7 @@ def _digest(value: object) -> str:
 
 
 def _machine(device: str) -> dict[str, object]:
-    """What a peak belongs to: machine, software and start of the machine."""
+    """Cache key of a peak: machine, software and last boot."""
     mark = fingerprint()
     gpu = (mark.get("gpu") or {}).get("name")
     alike = ("labkit", "cpu", "cores", "quota_cores", "os", "python", "versions", "threads")

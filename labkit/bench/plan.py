@@ -1,4 +1,4 @@
-"""How long to measure, and in which scenario."""
+"""Length and scenario of a timed run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from labkit.core.errors import UsageError
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to measure and in which scenario.
+    """Length and scenario of a timed run.
 
     Attributes:
         scenario: "closed" or "paced".

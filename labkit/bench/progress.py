@@ -18,23 +18,23 @@ err = Console(stderr=True, highlight=False)
 
 
 class Reporter:
-    """Hears what a benchmark does; this one is silent. Screens override what they show."""
+    """Receives the progress of a benchmark; this one is silent."""
 
     def step(self, text: str) -> None:
-        """A new step begins."""
+        """Begins a new step."""
 
     def progress(self, share: float) -> None:
-        """The step is finished to this share, from 0 to 1."""
+        """Updates the finished share of the step, from 0 to 1."""
 
     def note(self, text: str) -> None:
-        """One line that the user should see."""
+        """Shows one line to the user."""
 
     def finished(self, result: Run | Comparison) -> None:
-        """A result is there, and stored if there is a store."""
+        """Receives a finished result, with its id if it was stored."""
 
 
-class Screen(Reporter):
-    """Shows a benchmark's steps as a progress bar on standard error."""
+class ProgressBar(Reporter):
+    """A progress bar on standard error."""
 
     def __init__(self, console: Console = err) -> None:
         self._progress = Progress(
@@ -45,10 +45,10 @@ class Screen(Reporter):
             transient=True,
         )
         self._task: TaskID = self._progress.add_task("starting", total=1.0)
-        self._told: set[str] = set()
+        self._shown: set[str] = set()
         self.saved = 0
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,9 +65,9 @@ class Screen(Reporter):
 
     def note(self, text: str) -> None:
         """A line above the bar; the same one is shown once."""
-        if text in self._told:
+        if text in self._shown:
             return
-        self._told.add(text)
+        self._shown.add(text)
         self._progress.console.print(escape(text), style="yellow")
 
     def finished(self, result: Run | Comparison) -> None:
@@ -75,7 +75,9 @@ class Screen(Reporter):
         self.saved += result.id is not None
         if isinstance(result, Run):
             low, high = result.fps_interval
-            span = f"{number(low)} to {number(high)}" if np.isfinite(high) else "too few frames to tell"
+            span = (
+                f"{number(low)} to {number(high)}" if np.isfinite(high) else "too few frames for an interval"
+            )
             line = f"{result.rung}: {number(result.fps)} FPS ({span})"
             self._progress.console.print(escape(line))
 
@@ -124,7 +126,7 @@ def _cells(run: Run) -> list[str]:
 
 
 def legend(runs: Sequence[Run]) -> list[str]:
-    """What the table's figures refer to, in lines of at most 80 columns."""
+    """Explanation of the table's figures, in lines of at most 80 columns."""
     if not runs:
         return []
     first = runs[0]
@@ -145,11 +147,11 @@ def legend(runs: Sequence[Run]) -> list[str]:
 
 
 def _photographs(runs: Sequence[Run]) -> list[str]:
-    """On which photographs detectors were judged, where they were."""
-    judged = [run.accuracy for run in runs if run.accuracy.get("on") == "photographs"]
-    if not judged:
+    """Photographs on which detectors were evaluated, if any."""
+    evaluated = [run.accuracy for run in runs if run.accuracy.get("on") == "photographs"]
+    if not evaluated:
         return []
-    about = judged[0]
+    about = evaluated[0]
     return [
         f"but mAP of what finds boxes: on {about['n_images']} photographs of",
         f"{shortened(about['annotations'], 54)}, with the weights above.",

@@ -17,14 +17,14 @@ from typing import Any
 
 from labkit.bench.accuracy import FULL_SCENES, QUICK_SCENES
 from labkit.bench.coco import N_IMAGES, CocoFolder, Photographs, detector_labels, find_coco, read_coco
-from labkit.bench.context import Examiner, Job
-from labkit.bench.evaluate import KEPT
+from labkit.bench.context import Context, EvaluationWorker
+from labkit.bench.evaluate import BOXES_KEPT
 from labkit.bench.frames import collect
-from labkit.bench.group import measure_family
-from labkit.bench.interleave import FULL_TURNS, QUICK_TURNS, Turns
-from labkit.bench.peaks import PEAK_TRIES, known_peaks, measure_peaks
+from labkit.bench.group import measure_group
+from labkit.bench.interleave import FULL_ROUNDS, QUICK_ROUNDS, RoundPlan
+from labkit.bench.peaks import PEAK_TRIES, cached_peaks, measure_peaks
 from labkit.bench.plan import FULL, QUICK, Plan
-from labkit.bench.progress import Reporter, Screen
+from labkit.bench.progress import ProgressBar, Reporter
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.lock import lock_holder, machine_lock
 from labkit.core.requirements import unmet_requirement
@@ -117,7 +117,7 @@ def bench(
             source=source,
             workload=Workload(model_set, weights, size, objects, seed=seed),  # type: ignore[arg-type]
             plan=plan if seconds is None else replace(plan, seconds=seconds),
-            turns=_turns(quick) if compare and scenario == "closed" else None,
+            rounds=_round_plan(quick) if compare and scenario == "closed" else None,
             store=store,
             reporter=reporter,
             noise=noise,
@@ -125,7 +125,7 @@ def bench(
             minutes=minutes,
             coco=coco,
             images=images,
-            peaks_of=partial(known_peaks, tries=1, report=reporter.note) if quick else None,
+            peaks_of=partial(cached_peaks, tries=1, report=reporter.note) if quick else None,
         )
 
 
@@ -163,19 +163,19 @@ def compare(
             b,
             source=source,
             workload=Workload(model_set, weights, size, objects, seed=seed),  # type: ignore[arg-type]
-            turns=_turns(quick, rounds),
+            rounds=_round_plan(quick, rounds),
             store=store,
             reporter=reporter,
         )
 
 
 def _shown(progress: Reporter | None) -> AbstractContextManager[Reporter]:
-    return Screen() if progress is None else nullcontext(progress)
+    return ProgressBar() if progress is None else nullcontext(progress)
 
 
-def _turns(quick: bool, rounds: int | None = None) -> Turns:
-    turns = QUICK_TURNS if quick else FULL_TURNS
-    return turns if rounds is None else replace(turns, rounds=rounds)
+def _round_plan(quick: bool, rounds: int | None = None) -> RoundPlan:
+    plan = QUICK_ROUNDS if quick else FULL_ROUNDS
+    return plan if rounds is None else replace(plan, rounds=rounds)
 
 
 def run_benchmark(
@@ -184,7 +184,7 @@ def run_benchmark(
     source: str = "photos",
     workload: Workload | None = None,
     plan: Plan | None = FULL,
-    turns: Turns | None = FULL_TURNS,
+    rounds: RoundPlan | None = FULL_ROUNDS,
     store: Store | None = None,
     reporter: Reporter | None = None,
     noise: float = 0.0,
@@ -194,7 +194,7 @@ def run_benchmark(
     images: int = N_IMAGES,
     peaks_of: Callable[[str], Mapping[str, float]] | None = None,
 ) -> ResultSet:
-    """Measures rungs and compares them with what they change and with their family's baseline.
+    """Measures rungs and compares them with what they change and with the first of their group.
 
     Args:
         rungs: in the order in which to measure them; those that cannot run here are skipped
@@ -202,16 +202,16 @@ def run_benchmark(
         source: see `open_source`.
         workload: model set, weights, frame size, boxes.
         plan: of the timed runs; None makes no runs.
-        turns: of the comparisons; None makes no comparisons.
+        rounds: of the comparisons; None makes no comparisons.
         store: where to put each result as soon as it is there.
         noise: standard deviation of noise added to `scenes`, in grey levels.
         scenes: number of scenes with known truth on which to measure each rung's accuracy; 0
             for none.
-        minutes: time after which nothing new begins; what is left out is told. None for no end.
-        coco: a folder in COCO's format (see `find_coco`): what finds boxes is examined on its
+        minutes: time after which nothing new begins; what is left out is in `skipped`. None for no end.
+        coco: a folder in COCO's format (see `find_coco`): detectors are evaluated on its
             photographs, with the benchmark's own weights, instead of on scenes.
         images: how many of its images, the same ones each time.
-        peaks_of: tells the peaks of a device ("cpu", "cuda"); None measures them.
+        peaks_of: gives the peaks of a device ("cpu", "cuda"); None measures them.
 
     Raises:
         SourceError: the source gives no frames.
@@ -226,32 +226,32 @@ def run_benchmark(
     until_s = float("inf") if minutes is None else time.perf_counter() + 60 * minutes
     reporter = reporter or Reporter()
     workload = workload or Workload()
-    outcome = ResultSet()
-    able = _able(rungs, outcome, reporter)
-    if not able:
-        return outcome
-    if place is not None and not any(rung.prepare.task in KEPT for rung in able):
-        names = ", ".join(rung.name for rung in able)
-        raise UsageError(f"photographs with boxes judge what finds boxes, which none of {names} does")
+    result = ResultSet()
+    runnable = _runnable(rungs, result, reporter)
+    if not runnable:
+        return result
+    if place is not None and not any(rung.prepare.task in BOXES_KEPT for rung in runnable):
+        names = ", ".join(rung.name for rung in runnable)
+        raise UsageError(f"--coco evaluates detectors, and none of {names} is one")
     reporter.step("reading frames")
     frames = collect(source, workload.size, seed=workload.seed, noise=noise)
     reporter.step("looking for weights")
     weights = resolve_all(workload, progress=True)
-    _tell_of_weights(weights, reporter)
+    _report_random_weights(weights, reporter)
     photographs = None if place is None else _photographs(place, weights, workload, images, reporter)
-    others = _others(reporter)
+    disturbances = _other_measurements(reporter)
     peaks = {}
     if plan is not None:
         measure = partial(measure_peaks, tries=1 if plan.quick else PEAK_TRIES, report=reporter.note)
-        peaks = _peaks(able, peaks_of or measure, reporter)
-    with machine_lock("a benchmark") as announced, Examiner(reporter.note) as examiner:
-        job = Job(
-            frames, workload, weights, plan, turns, peaks, reporter, store, examiner, scenes, until_s,
-            others, announced, photographs,
+        peaks = _peaks(runnable, peaks_of or measure, reporter)
+    with machine_lock("a benchmark") as own_lock, EvaluationWorker(reporter.note) as evaluator:
+        context = Context(
+            frames, workload, weights, plan, rounds, peaks, reporter, store, evaluator, scenes, until_s,
+            disturbances, own_lock, photographs,
         )  # fmt: skip
-        for family in _families(able, short_of_time=minutes is not None):
-            measure_family(family, job, outcome)
-    return outcome
+        for group in _groups(runnable, short_of_time=minutes is not None):
+            measure_group(group, context, result)
+    return result
 
 
 def run_comparison(a: str, b: str, **options: Any) -> Comparison:
@@ -263,11 +263,11 @@ def run_comparison(a: str, b: str, **options: Any) -> Comparison:
     rungs = [rung_named(a), rung_named(b)]
     if rungs[0].prepare.work != rungs[1].prepare.work or a == b:
         raise UnavailableError(f"{a} and {b} cannot be compared: they {_not_comparable(rungs)}")
-    outcome = run_benchmark(rungs, **{"plan": None, **options})
-    for comparison in outcome.comparisons:
+    result = run_benchmark(rungs, **{"plan": None, **options})
+    for comparison in result.comparisons:
         if (comparison.a, comparison.b) == (a, b):
             return comparison
-    reasons = "; ".join(f"{name} {why}" for name, why in outcome.skipped.items())
+    reasons = "; ".join(f"{name} {why}" for name, why in result.skipped.items())
     raise UnavailableError(f"{a} and {b} were not compared: {reasons}")
 
 
@@ -277,7 +277,7 @@ def _not_comparable(rungs: Sequence[Rung]) -> str:
     return f"do different work ({rungs[0].prepare.work}; {rungs[1].prepare.work})"
 
 
-def _tell_of_weights(weights: Mapping[str, Weights], reporter: Reporter) -> None:
+def _report_random_weights(weights: Mapping[str, Weights], reporter: Reporter) -> None:
     """One line on models whose weights are random, whatever kept the pretrained ones away."""
     random = [name for name, w in weights.items() if w.kind == "random"]
     if random:
@@ -295,21 +295,21 @@ def _photographs(
     return photographs
 
 
-def _able(rungs: Sequence[Rung], outcome: ResultSet, reporter: Reporter) -> list[Rung]:
-    able = []
+def _runnable(rungs: Sequence[Rung], result: ResultSet, reporter: Reporter) -> list[Rung]:
+    runnable = []
     for rung in rungs:
         reason = unmet_requirement(rung.needs)
         if reason is None:
-            able.append(rung)
+            runnable.append(rung)
         else:
-            outcome.skipped[rung.name] = reason
-    if outcome.skipped:
-        reporter.note(f"{len(outcome.skipped)} rungs cannot run here: {', '.join(outcome.skipped)}")
-    return able
+            result.skipped[rung.name] = reason
+    if result.skipped:
+        reporter.note(f"{len(result.skipped)} rungs cannot run here: {', '.join(result.skipped)}")
+    return runnable
 
 
-def _families(rungs: Sequence[Rung], short_of_time: bool = False) -> list[list[Rung]]:
-    """Rungs of the same work belong together.
+def _groups(rungs: Sequence[Rung], short_of_time: bool = False) -> list[list[Rung]]:
+    """Rungs grouped by the work that they do.
 
     Args:
         rungs: in the order in which to measure them.
@@ -318,15 +318,15 @@ def _families(rungs: Sequence[Rung], short_of_time: bool = False) -> list[list[R
     """
     if short_of_time:
         soon = [rung for rung in rungs if rung not in PEERS and not rung.prepare.compiles]
-        late = _families([rung for rung in rungs if rung not in soon])
-        return _families(soon) + [[*_beside(family, soon), *family] for family in late]
-    families: dict[str, list[Rung]] = {}
+        late = _groups([rung for rung in rungs if rung not in soon])
+        return _groups(soon) + [[*_baselines(group, soon), *group] for group in late]
+    groups: dict[str, list[Rung]] = {}
     for rung in rungs:
-        families.setdefault(rung.prepare.work, []).append(rung)
-    return list(families.values())
+        groups.setdefault(rung.prepare.work, []).append(rung)
+    return list(groups.values())
 
 
-def _beside(late: Sequence[Rung], soon: Sequence[Rung]) -> list[Rung]:
+def _baselines(late: Sequence[Rung], soon: Sequence[Rung]) -> list[Rung]:
     """Of what was measured before, the first rung of the same work, and what the late ones change."""
     same = [rung for rung in soon if rung.prepare.work == late[0].prepare.work]
     return [rung for rung in same if rung == same[0] or rung.name in {each.changes for each in late}]
@@ -339,7 +339,7 @@ def _peaks(
     return {device: peaks_of(device) for device in sorted({rung.prepare.device for rung in rungs})}
 
 
-def _others(reporter: Reporter) -> tuple[str, ...]:
+def _other_measurements(reporter: Reporter) -> tuple[str, ...]:
     """A live view or another benchmark that disturbs this one; it is marked, never silent."""
     if os.environ.get("NSYS_PROFILING_SESSION_ID"):
         reporter.note("this process runs under a profiler: these measurements are marked as disturbed")

@@ -1,4 +1,4 @@
-"""A rung with its networks ready, in this process: answers, timed runs and turns.
+"""A rung with its networks ready, in this process: answers, timed runs, interleaved rounds.
 
 `labkit.bench.worker` holds one of these in a process of its own, which is how rungs are
 measured; in the same process it serves tests and quick looks.
@@ -27,7 +27,7 @@ from labkit.models.weights import Weights
 
 @dataclass(frozen=True)
 class Ready:
-    """What is known once the networks are ready.
+    """Start-up time and settings of a rung whose networks are ready.
 
     Attributes:
         startup_s: from the start of the process (or of preparing, in the same process).
@@ -64,10 +64,10 @@ class Session:
             self.prepared.settings,
             self.prepared.notes,
         )
-        self._turns: Iterator[tuple[Frame, Detections]] | None = None
+        self._rounds: Iterator[tuple[Frame, Detections]] | None = None
 
     def answers(self, frames: Sequence[Frame]) -> Answers:
-        """What the rung says about `frames`, with the networks' raw outputs."""
+        """Detections in `frames`, with the networks' raw outputs."""
         with recording(taps=True) as record, self._guard():
             found = [result for _, result in self.rung.run(list(frames), self.prepared.net)]
         if len(found) != len(frames):
@@ -87,31 +87,31 @@ class Session:
             progress=progress,
         )
 
-    def turn(self, n_frames: int) -> float:
+    def time_frames(self, n_frames: int) -> float:
         """Pulls one untimed and then `n_frames` timed results; mean seconds per frame.
 
-        The generator stays alive between turns; the untimed result pays for the caches that
-        the other rung's turn has filled with its own data. A schedule that answers several
+        The generator stays alive between rounds; the untimed result pays for the caches that
+        the other rungs have filled with its own data. A schedule that answers several
         frames at once is timed over whole groups: most results of a group are there with its
         first one, and cost nothing. It has no untimed one, since what filling the caches costs is
         little beside the work of a group.
         """
-        if self._turns is None:
-            self._turns = self.rung.run(LoadGenerator(self.frames, Clock()), self.prepared.net)
+        if self._rounds is None:
+            self._rounds = self.rung.run(LoadGenerator(self.frames, Clock()), self.prepared.net)
         n_frames += -n_frames % self.group
         with self._guard():
             if self.group == 1:
-                next(self._turns)
+                next(self._rounds)
             self._synchronize()
             begun = time.perf_counter()
             for _ in range(n_frames):
-                next(self._turns)
+                next(self._rounds)
             self._synchronize()
         return (time.perf_counter() - begun) / n_frames
 
     @property
     def group(self) -> int:
-        """How many frames the schedule answers at once."""
+        """Number of frames that the schedule answers at once."""
         return self.rung.prepare.group
 
     def _synchronize(self) -> None:
@@ -120,7 +120,7 @@ class Session:
             self.prepared.synchronize()
 
     def _guard(self) -> AbstractContextManager[None]:
-        """What goes wrong on a GPU becomes an error that says what to do."""
+        """Turns CUDA errors into errors that say what to do."""
         return explain_cuda_errors(self.rung.name)
 
     def gpu_peak_bytes(self) -> int | None:

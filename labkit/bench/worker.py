@@ -115,9 +115,9 @@ class Worker:
         """See `Session.run`."""
         return self._ask("run", plan, progress=progress)
 
-    def turn(self, n_frames: int) -> float:
-        """See `Session.turn`."""
-        return self._ask("turn", n_frames)
+    def time_frames(self, n_frames: int) -> float:
+        """See `Session.time_frames`."""
+        return self._ask("time_frames", n_frames)
 
     def peak_bytes(self) -> int:
         """See `Session.peak_bytes`."""

@@ -40,10 +40,10 @@ def bench(
     weights: WeightsOption = "auto",
     seed: SeedOption = 0,
     noise: Annotated[float, typer.Option(help="Noise added to scenes, in grey levels.")] = 0.0,
-    compare: Annotated[bool, typer.Option(help="Also compare the rungs in turns.")] = True,
+    compare: Annotated[bool, typer.Option(help="Also compare the rungs in interleaved rounds.")] = True,
     accuracy: Annotated[bool, typer.Option(help="Also measure accuracy on scenes.")] = True,
     coco: Annotated[
-        Path | None, typer.Option(help="COCO folder: its photographs judge what finds boxes.")
+        Path | None, typer.Option(help="COCO folder: evaluate detectors on its photographs.")
     ] = None,
     images: Annotated[int, typer.Option(help="How many of its photographs.")] = 200,
     minutes: Annotated[
@@ -92,7 +92,7 @@ def compare(
     size: SizeOption = "640x480",
     objects: ObjectsOption = 5,
     quick: QuickOption = False,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of turns, 9 or more.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Interleaved rounds, 9 or more.")] = None,
     model_set: ModelSetOption = "full",
     weights: WeightsOption = "auto",
     seed: SeedOption = 0,

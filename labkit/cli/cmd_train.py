@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from labkit.bench.progress import Screen, err, number, print_lines
+from labkit.bench.progress import ProgressBar, err, number, print_lines
 from labkit.cli.options import SeedOption
 from labkit.core.errors import EXIT_INTERRUPTED, UnavailableError
 
@@ -37,7 +37,7 @@ def train(
         raise UnavailableError("there is no NVIDIA GPU to train on; labkit doctor says what is missing")
     if minutes is None and steps is None:
         minutes = 100.0
-    with Screen() as screen:
+    with ProgressBar() as screen:
         screen.step("drawing scenes")
 
         def told(now: Progress) -> None:

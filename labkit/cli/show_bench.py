@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from labkit.bench.group import TIME_IS_UP
-from labkit.bench.progress import Screen, err, legend, out, print_lines, runs_table
+from labkit.bench.progress import ProgressBar, err, legend, out, print_lines, runs_table
 from labkit.core.errors import EXIT_INTERRUPTED, UnavailableError
 from labkit.results.records import Comparison, Run
 from labkit.results.result_set import ResultSet
@@ -18,9 +18,9 @@ from labkit.results.store import Store, default_path
 
 
 @contextmanager
-def stored_as_measured() -> Iterator[Screen]:
+def stored_as_measured() -> Iterator[ProgressBar]:
     """A progress bar; Ctrl-C says how much is saved and ends the command."""
-    with Screen() as screen:
+    with ProgressBar() as screen:
         try:
             yield screen
             return
@@ -62,35 +62,35 @@ def show_comparison(comparison: Comparison, as_json: bool) -> None:
     )
 
 
-def show(outcome: ResultSet) -> None:
+def show(result: ResultSet) -> None:
     """The table, the sentences, and what was skipped."""
-    if outcome.runs:
+    if result.runs:
         out.print()
-        out.print(runs_table(outcome.runs))
+        out.print(runs_table(result.runs))
         out.print()
-        print_lines(legend(outcome.runs), style="dim")
-    if outcome.comparisons:
-        print_lines(["", "Measured in turns on the same frames:"], style="bold")
-        print_lines(f"  {comparison.sentence}" for comparison in outcome.comparisons)
-    if outcome.skipped:
+        print_lines(legend(result.runs), style="dim")
+    if result.comparisons:
+        print_lines(["", "Measured in interleaved rounds on the same frames:"], style="bold")
+        print_lines(f"  {comparison.sentence}" for comparison in result.comparisons)
+    if result.skipped:
         print_lines(["", "Not measured:"], style="bold")
         reasons: dict[str, list[str]] = {}
-        for name, why in outcome.skipped.items():
+        for name, why in result.skipped.items():
             reasons.setdefault(why, []).append(name)
         print_lines(f"  {', '.join(names)}: {why}" for why, names in reasons.items())
         if late := reasons.get(TIME_IS_UP):
             print_lines(["", "To measure what was left out:", f"  labkit bench {' '.join(late)}"])
 
 
-def leave_pictures(outcome: ResultSet, store_path: Path) -> None:
+def leave_pictures(result: ResultSet, store_path: Path) -> None:
     """Writes the plots and the report of these results beside the store."""
     from labkit.results.plots.save import save_all
 
-    if not outcome.runs:
+    if not result.runs:
         return
     folder = store_path.parent
-    saved = save_all(outcome.runs, outcome.comparisons, folder / "plots")
-    page = write_page(outcome.runs, outcome.comparisons, folder / "report.html")
+    saved = save_all(result.runs, result.comparisons, folder / "plots")
+    page = write_page(result.runs, result.comparisons, folder / "report.html")
     print_lines(
         ["", f"rows: {store_path}", f"plots: {folder / 'plots'} ({len(saved)} files)", f"report: {page}"]
     )

@@ -216,7 +216,7 @@ def _answers(change: Change, frames: Mapping[float, Sequence[Frame]]) -> dict[fl
     workload = replace(accuracy.lab_workload(Workload()), size=change.size, objects=change.objects)
     first = next(iter(seen.values()))[:1]
     with Worker(change.rung, workload, first) as worker:
-        found = {noise: accuracy.found_by(worker, some) for noise, some in seen.items()}
+        found = {noise: accuracy.detections_of(worker, some) for noise, some in seen.items()}
     return {
         noise: Answers(change.name, [_scaled(each, SIZE) for each in some], {})
         for noise, some in found.items()
@@ -245,7 +245,7 @@ def _evaluated(
     change: Change, noise: float, own: Answers, plain: Answers, frames: Sequence[Frame]
 ) -> AblationRow:
     score = accuracy.score(own, frames)
-    loss = accuracy.lost(plain, own, frames)
+    loss = accuracy.map_loss(plain, own, frames)
     return AblationRow(
         change.name,
         change.about,

@@ -38,7 +38,7 @@ def measure_point(point: Point) -> Run:
         UnavailableError: this machine cannot run the rung.
         LabError: the source or the weights cannot be had.
     """
-    from labkit.bench.peaks import PEAK_TRIES, known_peaks
+    from labkit.bench.peaks import PEAK_TRIES, cached_peaks
     from labkit.bench.run import run_benchmark
     from labkit.pipelines.ladder import rung
 
@@ -47,10 +47,10 @@ def measure_point(point: Point) -> Run:
         source=point.source,
         workload=point.workload,
         plan=point.plan,
-        turns=None,
+        rounds=None,
         store=None,
         scenes=point.scenes,
-        peaks_of=partial(known_peaks, tries=1 if point.quick else PEAK_TRIES),
+        peaks_of=partial(cached_peaks, tries=1 if point.quick else PEAK_TRIES),
     )
     if outcome.runs:
         return _with_niceness(outcome.runs[0])
