@@ -11,7 +11,7 @@ from labkit.live.inference import Ready
 from labkit.live.player import Player
 from labkit.live.settings import LiveSettings
 from labkit.live.view import View
-from labkit.sources.source import Source, Taken
+from labkit.sources.source import RawFrame, Source
 
 SIZE = (64, 48)
 
@@ -56,7 +56,7 @@ class Pushed:
 
     def _taken(self, value):
         width, height = self.size
-        return Taken(np.full((height, width, 3), value, np.uint8), time.perf_counter())
+        return RawFrame(np.full((height, width, 3), value, np.uint8), time.perf_counter())
 
     def describe(self):
         return {}

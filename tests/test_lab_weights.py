@@ -16,7 +16,7 @@ from labkit.core.types import Frame
 from labkit.models.training import score as train_score
 from labkit.models.training.score import LabModels, detect, matched, name, read_models
 from labkit.sources.synthetic.objects import COARSE, FINE
-from labkit.sources.synthetic.scene import SHOT_FRAMES, scene
+from labkit.sources.synthetic.scene import SHOT_FRAMES, scene_frame
 
 SHIPPED = Path(train_score.__file__).parent / "lab"
 N_SCENES = 40
@@ -33,7 +33,7 @@ def models() -> LabModels:
 
 @pytest.fixture(scope="module")
 def frames() -> list[Frame]:
-    return [scene(SHOT_FRAMES * shot + 13 * shot % SHOT_FRAMES, seed=11) for shot in range(N_SCENES)]
+    return [scene_frame(SHOT_FRAMES * shot + 13 * shot % SHOT_FRAMES, seed=11) for shot in range(N_SCENES)]
 
 
 def recognised(

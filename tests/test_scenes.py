@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from skimage.draw import polygon2mask
 
 from labkit.core.errors import UsageError
-from labkit.sources.synthetic.background import backdrop
-from labkit.sources.synthetic.objects import COARSE, COLOURS, FINE, cast
-from labkit.sources.synthetic.rng import Dice
-from labkit.sources.synthetic.scene import SHOT_FRAMES, Drawing, draw, scene
+from labkit.sources.synthetic.background import render_background
+from labkit.sources.synthetic.objects import COARSE, COLOURS, FINE, shot_objects
+from labkit.sources.synthetic.rng import IntegerRng
+from labkit.sources.synthetic.scene import SHOT_FRAMES, RenderedScene, render_scene, scene_frame
 from labkit.sources.synthetic.shapes import FULL, SHAPES, SUB, box_blur, coverage, place
 
 
@@ -27,55 +27,55 @@ def digest(*arrays: np.ndarray) -> str:
 
 class TestSameEverywhere:
     def test_the_bytes_are_those_of_every_other_machine(self):
-        frames = [scene(i) for i in (0, 77, 149, 150, 4321)]
+        frames = [scene_frame(i) for i in (0, 77, 149, 150, 4321)]
         assert digest(*(f.image for f in frames)) == "40893b26df79103c"
         assert digest(*(f.truth.xyxy for f in frames)) == "1799a05736b3c900"
 
     def test_so_are_other_sizes_seeds_and_noise(self):
         frames = [
-            scene(3, size=(320, 240), seed=7),
-            scene(3, size=(333, 217), seed=2**40),
-            scene(200, size=(160, 120), seed=1, noise=9.5),
+            scene_frame(3, size=(320, 240), seed=7),
+            scene_frame(3, size=(333, 217), seed=2**40),
+            scene_frame(200, size=(160, 120), seed=1, noise=9.5),
         ]
         assert digest(*(f.image for f in frames)) == "b17ba92d1a37ed6c"
 
     def test_any_frame_can_be_drawn_on_its_own(self):
-        forth = [scene(i, size=(160, 120)).image for i in range(148, 153)]
-        back = [scene(i, size=(160, 120)).image for i in reversed(range(148, 153))]
+        forth = [scene_frame(i, size=(160, 120)).image for i in range(148, 153)]
+        back = [scene_frame(i, size=(160, 120)).image for i in reversed(range(148, 153))]
         assert all((a == b).all() for a, b in zip(forth, reversed(back), strict=True))
 
     def test_drawing_leaves_the_shared_backdrop_alone(self):
-        before = backdrop(0, 0, (160, 120))[0].copy()
-        scene(5, size=(160, 120)).image[...] = 0
-        assert (backdrop(0, 0, (160, 120))[0] == before).all()
+        before = render_background(0, 0, (160, 120))[0].copy()
+        scene_frame(5, size=(160, 120)).image[...] = 0
+        assert (render_background(0, 0, (160, 120))[0] == before).all()
 
     def test_dice_are_the_raw_stream_of_pcg64(self):
         raw = np.random.PCG64(np.random.SeedSequence([3, 4])).random_raw(2)
-        dice = Dice(3, 4)
-        assert [dice.between(10, 19) for _ in range(2)] == [10 + int(r >> 11) % 10 for r in raw]
+        rng = IntegerRng(3, 4)
+        assert [rng.between(10, 19) for _ in range(2)] == [10 + int(r >> 11) % 10 for r in raw]
 
 
 class TestTruth:
     @pytest.mark.parametrize("index", [0, 40, 151, 310, 460, 777])
     def test_boxes_are_those_of_the_drawn_outlines(self, index):
-        drawing = draw(index)
-        truth = scene(index).truth
-        shown = [i for i, (seen, whole) in enumerate(drawing.visible) if 4 * seen >= whole]
+        rendered = render_scene(index)
+        truth = scene_frame(index).truth
+        shown = [i for i, (seen, whole) in enumerate(rendered.visible) if 4 * seen >= whole]
         assert len(truth) == len(shown)
         for box, i in zip(truth.xyxy, shown, strict=True):
-            reference = outline(drawing, i, index)
+            reference = outline(rendered, i, index)
             y, x = np.nonzero(reference)
             expected = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
             # A pixel half covered may fall to either side of a point-in-polygon test.
             assert np.abs(box - expected).max() <= 1, (box, expected)
-            assert (drawing.masks[i] != reference).mean() < 0.002
+            assert (rendered.masks[i] != reference).mean() < 0.002
 
     @pytest.mark.parametrize("index", [40, 151, 310])
     def test_objects_are_where_the_picture_differs_from_its_ground(self, index):
-        drawing = draw(index)
-        ground, _ = backdrop(0, index // SHOT_FRAMES, (640, 480))
-        changed = (drawing.image != ground).any(axis=2)
-        anything = np.logical_or.reduce(drawing.masks)
+        rendered = render_scene(index)
+        ground, _ = render_background(0, index // SHOT_FRAMES, (640, 480))
+        changed = (rendered.image != ground).any(axis=2)
+        anything = np.logical_or.reduce(rendered.masks)
         assert changed[anything].mean() > 0.99
         # Shadows reach a little further, but most of the picture is left as it was.
         assert changed[~anything].mean() < 0.25
@@ -83,20 +83,20 @@ class TestTruth:
     def test_what_is_mostly_hidden_is_not_in_the_truth(self):
         dropped = 0
         for index in (40, 310, 460, 3525, 3530, 27000, 27010):
-            drawing = draw(index, size=(160, 120))
-            seen = painted_last(drawing)
+            rendered = render_scene(index, size=(160, 120))
+            seen = painted_last(rendered)
             kept = [
                 t
-                for t, s, (_, whole) in zip(drawing.things, seen, drawing.visible, strict=True)
+                for t, s, (_, whole) in zip(rendered.objects, seen, rendered.visible, strict=True)
                 if s * 4 >= whole
             ]
-            truth = scene(index, size=(160, 120)).truth
+            truth = scene_frame(index, size=(160, 120)).truth
             assert truth.fine_name == tuple(FINE[t.fine] for t in kept)
-            dropped += len(drawing.things) - len(kept)
+            dropped += len(rendered.objects) - len(kept)
         assert dropped > 0, "the sample shows no hidden object, so it tests nothing"
 
     def test_names_and_labels_go_together(self):
-        truth = scene(460).truth
+        truth = scene_frame(460).truth
         assert len(truth)
         for k in range(len(truth)):
             assert truth.name[k] == COARSE[truth.label[k]]
@@ -112,18 +112,18 @@ class TestTruth:
         palette = np.array(list(COLOURS.values()), float)
         palette /= np.linalg.norm(palette, axis=1, keepdims=True)
         for index in range(20, 80 * SHOT_FRAMES, SHOT_FRAMES):
-            drawing = draw(index)
-            for thing, mask, (seen, whole) in zip(
-                drawing.things, drawing.masks, drawing.visible, strict=True
+            rendered = render_scene(index)
+            for item, mask, (seen, whole) in zip(
+                rendered.objects, rendered.masks, rendered.visible, strict=True
             ):
                 if seen < whole:
                     continue
-                pixels = drawing.image[mask].astype(float)
+                pixels = rendered.image[mask].astype(float)
                 vivid = pixels[np.ptp(pixels, axis=1) > 70]
                 if len(vivid) < 20:
                     continue
                 mean = vivid.mean(axis=0)
-                right += FINE[thing.fine].startswith(tuple(COLOURS)[int((palette @ mean).argmax())])
+                right += FINE[item.fine].startswith(tuple(COLOURS)[int((palette @ mean).argmax())])
                 total += 1
         assert total > 150
         assert right / total > 0.9
@@ -136,36 +136,36 @@ class TestWorld:
         assert len(set(FINE)) == len(FINE)
 
     def test_every_kind_comes_up_and_one_to_eight_at_a_time(self):
-        casts = [cast(0, shot, (640, 480)) for shot in range(400)]
-        assert {len(things) for things in casts} == set(range(1, 9))
-        assert {thing.fine for things in casts for thing in things} == set(range(len(FINE)))
+        casts = [shot_objects(0, shot, (640, 480)) for shot in range(400)]
+        assert {len(objects) for objects in casts} == set(range(1, 9))
+        assert {item.fine for objects in casts for item in objects} == set(range(len(FINE)))
 
     def test_motion_is_smooth_within_a_shot_and_new_after_it(self):
         for shot in range(5):
-            for thing in cast(0, shot, (640, 480)):
-                centres = np.array([thing.at(step)[0] for step in range(SHOT_FRAMES)]) / SUB
+            for item in shot_objects(0, shot, (640, 480)):
+                centres = np.array([item.pose(step)[0] for step in range(SHOT_FRAMES)]) / SUB
                 moves = np.abs(np.diff(centres, axis=0))
                 assert moves.max() < 4
                 assert moves.sum() > 20, "it moves at all"
                 assert np.abs(np.diff(moves, axis=0)).max() < 1
-        last, first = scene(SHOT_FRAMES - 1).image, scene(SHOT_FRAMES).image
-        neighbour = scene(SHOT_FRAMES - 2).image
+        last, first = scene_frame(SHOT_FRAMES - 1).image, scene_frame(SHOT_FRAMES).image
+        neighbour = scene_frame(SHOT_FRAMES - 2).image
         assert difference(last, first) > 10 * difference(last, neighbour)
 
     @pytest.mark.parametrize("size", [(64, 48), (97, 301), (320, 240), (1280, 720)])
     def test_frames_have_the_size_asked_for(self, size):
-        frame = scene(310, size=size)
+        frame = scene_frame(310, size=size)
         assert frame.size == frame.truth.frame_size == size
 
     def test_noise_has_the_strength_asked_for_and_is_new_in_each_frame(self):
-        clean = scene(310).image.astype(int)
-        noisy = scene(310, noise=10).image.astype(int)
+        clean = scene_frame(310).image.astype(int)
+        noisy = scene_frame(310, noise=10).image.astype(int)
         middle = (clean > 60) & (clean < 190)
         grain = (noisy - clean)[middle]
         assert abs(grain.mean()) < 0.1
         assert grain.std() == pytest.approx(10, abs=0.2)
         assert np.mean(np.abs(grain) < 10) == pytest.approx(0.66, abs=0.03)  # as of a bell curve
-        other = (scene(311, noise=10).image.astype(int) - scene(311).image)[middle]
+        other = (scene_frame(311, noise=10).image.astype(int) - scene_frame(311).image)[middle]
         assert abs(np.corrcoef(grain, other)[0, 1]) < 0.01
 
     @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ class TestWorld:
     )
     def test_bad_arguments_are_named(self, kwargs, value):
         with pytest.raises(UsageError, match=value):
-            scene(**kwargs)
+            scene_frame(**kwargs)
 
 
 class TestRasteriser:
@@ -218,23 +218,23 @@ class TestRasteriser:
             assert blurred[y, x] == padded[y : y + 5, x : x + 5].sum() // 25
 
 
-def outline(drawing: Drawing, i: int, index: int) -> np.ndarray:
+def outline(rendered: RenderedScene, i: int, index: int) -> np.ndarray:
     """(480, 640) bool: the object drawn by another library, from its polygons."""
-    thing = drawing.things[i]
-    centre, radius, angle = thing.at(index % SHOT_FRAMES)
+    item = rendered.objects[i]
+    centre, radius, angle = item.pose(index % SHOT_FRAMES)
     mask = np.zeros((480, 640), bool)
-    for part in SHAPES[COARSE[thing.coarse]]:
-        polygon = place(part, centre, radius, angle, thing.mirrored)
+    for part in SHAPES[COARSE[item.coarse]]:
+        polygon = place(part, centre, radius, angle, item.mirrored)
         mask |= polygon2mask((480, 640), polygon[:, ::-1] / SUB - 0.5)
     return mask
 
 
-def painted_last(drawing: Drawing) -> list[int]:
+def painted_last(rendered: RenderedScene) -> list[int]:
     """How many pixels of each object are left when all have been painted, back to front."""
-    canvas = np.full(drawing.image.shape[:2], -1)
-    for i, mask in enumerate(drawing.masks):
+    canvas = np.full(rendered.image.shape[:2], -1)
+    for i, mask in enumerate(rendered.masks):
         canvas[mask] = i
-    return [int((canvas == i).sum()) for i in range(len(drawing.masks))]
+    return [int((canvas == i).sum()) for i in range(len(rendered.masks))]
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:

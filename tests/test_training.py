@@ -23,9 +23,9 @@ from labkit.models.training.data import Chunk, World, album, draw_chunk
 from labkit.models.training.detr import Learner, build_detr, generalized_iou, match, set_losses
 from labkit.models.training.loop import Budget, Plan, Progress, fit, load_averaged, write_log
 from labkit.sources.synthetic.objects import COARSE, FINE
-from labkit.sources.synthetic.scene import scene
+from labkit.sources.synthetic.scene import scene_frame
 
-WORLD = World(scene, COARSE, FINE)
+WORLD = World(scene_frame, COARSE, FINE)
 SHIPPED = Path(train.__file__).parent / "lab"
 
 
@@ -51,7 +51,7 @@ class TestAlbum:
 
         def counted(*args, **kwargs):
             calls.append(args)
-            return scene(*args, **kwargs)
+            return scene_frame(*args, **kwargs)
 
         def read():
             world = World(counted, COARSE, FINE)

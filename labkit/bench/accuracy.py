@@ -26,7 +26,7 @@ from labkit.core.errors import UnavailableError
 from labkit.core.files import write_atomic
 from labkit.core.types import Detections, Frame, Rung, Workload
 from labkit.models.engines.engine_cache import cache_folder
-from labkit.sources.synthetic.scene import scene
+from labkit.sources.synthetic.scene import scene_frame
 
 QUICK_SCENES, FULL_SCENES = 24, 100
 SHOT = 150  # frames between two scenes that have nothing in common
@@ -40,7 +40,7 @@ Names = Sequence[Sequence[str]]
 
 def truth_frames(n: int, size: tuple[int, int] = (640, 480), noise: float = 0.0) -> list[Frame]:
     """`n` unrelated scenes of the world that training never saw (seed 0), with their truth."""
-    return [replace(scene(i * SHOT, size=size, seed=0, noise=noise), index=i) for i in range(n)]
+    return [replace(scene_frame(i * SHOT, size=size, seed=0, noise=noise), index=i) for i in range(n)]
 
 
 def single_objects(frames: Sequence[Frame]) -> list[Frame]:

@@ -31,7 +31,7 @@ def train(
     from labkit.models.training.loop import Progress
     from labkit.models.training.train import train as run_training
     from labkit.sources.synthetic.objects import COARSE, FINE
-    from labkit.sources.synthetic.scene import scene
+    from labkit.sources.synthetic.scene import scene_frame
 
     if device == "cuda" and not torch.cuda.is_available():
         raise UnavailableError("there is no NVIDIA GPU to train on; labkit doctor says what is missing")
@@ -49,7 +49,7 @@ def train(
         try:
             folders = run_training(
                 which,  # type: ignore[arg-type]
-                world=World(scene, COARSE, FINE),
+                world=World(scene_frame, COARSE, FINE),
                 out=out,
                 minutes=minutes,
                 steps=steps,

@@ -1,1 +1,1 @@
-"""The ground floor: types, errors, spans, statistics, files and facts about the machine."""
+"""Types, errors, spans, statistics, boxes, files and facts about the machine."""

@@ -1,4 +1,4 @@
-"""Boxes and names painted onto a frame, for people to look at."""
+"""Drawing of detections onto frames."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import FrameError, UsageError
-from labkit.core.types import Detections
+from labkit.core.types import Detections, describe_value
 
 if TYPE_CHECKING:
     from PIL import ImageDraw
 
-# Okabe and Ito, "Color Universal Design" (2008): told apart with every common colour blindness.
-# Their black is left out: it is the rim that sets the boxes off from light grounds.
+# Okabe and Ito, "Color Universal Design" (2008): distinguishable with every common colour blindness.
+# Their black is left out: it is the outline that sets the boxes off from light backgrounds.
 COLOURS: tuple[tuple[int, int, int], ...] = (
     (230, 159, 0),  # orange
     (86, 180, 233),  # sky blue
@@ -37,14 +37,14 @@ Box = tuple[int, int, int, int]
 def draw_detections(
     image: NDArray[np.uint8], detections: Detections, *, min_score: float = 0.0
 ) -> NDArray[np.uint8]:
-    """A copy of the image with a box and a name for each detection.
+    """Draw a box and a name for each detection onto a copy of the image.
 
     Boxes have a colour per label between two black lines, so that they show on light and dark
-    grounds alike; the best-scoring one lies on top.
+    backgrounds; the best-scoring one lies on top.
 
     Args:
         image: (H, W, 3) uint8 RGB, of any memory layout; never changed.
-        detections: what was found in it; where there is a fine name, it follows the name.
+        detections: of this image; a fine name follows the name.
         min_score: detections that score less are left out.
 
     Returns:
@@ -55,7 +55,7 @@ def draw_detections(
         UsageError: The detections refer to a frame of another size.
     """
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise FrameError(f"only a (H, W, 3) uint8 image can be drawn on, not {_describe(image)}")
+        raise FrameError(f"only a (H, W, 3) uint8 image can be drawn on, not {describe_value(image)}")
     height, width = image.shape[:2]
     if (width, height) != tuple(detections.frame_size):
         raise UsageError(
@@ -80,12 +80,12 @@ def draw_detections(
 
 
 def label_colour(label: int) -> tuple[int, int, int]:
-    """The RGB colour in which a label is drawn, the same in every frame."""
+    """RGB colour of a label, the same in every frame."""
     return COLOURS[label % len(COLOURS)]
 
 
 def caption(detections: Detections, i: int) -> str:
-    """What is written at box i: name and score, and those of the classifier where there is one."""
+    """Text for box i: name and score, and those of the classifier where there is one."""
     text = f"{_printable(detections.name[i])} {detections.score[i]:.2f}"
     if detections.fine_name is not None and detections.fine_score is not None:
         text += f" · {_printable(detections.fine_name[i])} {detections.fine_score[i]:.2f}"
@@ -117,10 +117,10 @@ def _draw_name(
     y = box[1] - plate_height if box[1] >= plate_height else box[1]
     y = max(0, min(y, height - plate_height))
     pen.rectangle((x, y, x + plate_width - 1, y + plate_height - 1), fill=colour, outline=_BLACK)
-    pen.text((x + 3 - left, y + 3 - top), text, font=font, fill=_ink_on(colour))
+    pen.text((x + 3 - left, y + 3 - top), text, font=font, fill=_text_colour_on(colour))
 
 
-def _ink_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+def _text_colour_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
     """Black or white, whichever contrasts more (WCAG 2 relative luminance)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in np.array(colour) / 255]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
@@ -161,7 +161,3 @@ def _font(size_px: int) -> Any:
         if path.is_file():
             return ImageFont.truetype(str(path), size_px)
     return ImageFont.load_default(size_px)
-
-
-def _describe(value: Any) -> str:
-    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__

@@ -1,4 +1,4 @@
-"""The kinds of error that labkit raises.
+"""Exceptions of labkit.
 
 Each message says what was wrong, with the value, and what to do next; the command
 line prints it as one line and exits with `exit_code`.
@@ -7,11 +7,11 @@ line prints it as one line and exits with `exit_code`.
 from __future__ import annotations
 
 EXIT_INTERRUPTED = 130
-"""Exit code of a command that Ctrl-C has stopped, as shells have it."""
+"""Exit code of a command that Ctrl-C has stopped, as in shells."""
 
 
 class LabError(Exception):
-    """Anything that labkit reports on purpose; the message is written for the user."""
+    """Base of all errors that labkit raises on purpose; the message is written for the user."""
 
     exit_code = 1
 
@@ -63,5 +63,5 @@ class ResultsError(LabError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; its kind, where it says nothing."""
+    """First line of an error's message; its type where the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""What NVIDIA's library tells of the first GPU, and what of that casts doubt on a measurement."""
+"""State of the first NVIDIA GPU by NVML, and the noise that it shows."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ THROTTLED = 0xEC
 
 @contextmanager
 def nvml() -> Iterator[Any]:
-    """NVIDIA's library of the GPU's state, open; None where there is no such GPU.
+    """Context manager of NVML, NVIDIA's library of GPU states; None where there is no such GPU.
 
-    Inside another such block opening and closing cost nothing: the library counts.
+    Nesting costs nothing: the library counts its users.
     """
     try:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # no package, no driver, no device: all mean that there is no GPU to tell of
+    except Exception:  # no package, no driver, no device: all mean that there is no GPU
         yield None
         return
     try:
@@ -68,10 +68,10 @@ def _text(value: Any) -> str:
 
 
 def gpu_noise_reasons(states: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Reasons to doubt what a GPU did, from its states meanwhile.
+    """Reasons to call a measurement noisy, from the GPU's states during it.
 
-    Between turns and on a rung of the CPU it idles at a low clock; so the clock is judged where the
-    GPU was at work, and by the middle of what was seen there.
+    Between rounds and on CPU rungs a GPU idles at a low clock; so its clock counts only while it is
+    utilised, by the median.
     """
     reasons = []
     at_work = [s for s in states if s.get("utilization", 0) > 50]

@@ -4,7 +4,7 @@
         ...
     other = lock_holder()        # "a live view (process 4711)", or None
 
-One small file per use lies in the user's cache folder; one whose process has ended counts as none.
+Each holder has a small file in the user's cache folder; files of ended processes are ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from labkit.core.files import user_cache, write_atomic
 
 
 def lock_holder(besides: Path | None = None) -> str | None:
-    """What occupies this machine, in words with its process; None if nothing does.
+    """The purpose and process that hold the machine, as text; None if it is free.
 
     Args:
         besides: the caller's own lock file, as `machine_lock` gave it.
@@ -29,7 +29,7 @@ def lock_holder(besides: Path | None = None) -> str | None:
     for path in sorted(_folder().glob("*.json")):
         if path == besides:
             continue
-        purpose = _purpose_if_alive(path)
+        purpose = _holder_in(path)
         if purpose is not None:
             return purpose
     return None
@@ -37,9 +37,9 @@ def lock_holder(besides: Path | None = None) -> str | None:
 
 @contextmanager
 def machine_lock(purpose: str) -> Iterator[Path | None]:
-    """Announces `purpose` ("a live view") to every process of this user until the block ends.
+    """Announce `purpose` ("a live view") to every process of this user until the block ends.
 
-    Where the cache folder cannot be written, nothing is announced: that is no reason not to work.
+    Where the cache folder cannot be written, nothing is announced, and the block runs all the same.
     """
     path = _announce(purpose)
     try:
@@ -56,20 +56,20 @@ def _folder() -> Path:
 def _announce(purpose: str) -> Path | None:
     import psutil
 
-    note = {"purpose": purpose, "pid": os.getpid(), "began_s": psutil.Process().create_time()}
+    content = {"purpose": purpose, "pid": os.getpid(), "began_s": psutil.Process().create_time()}
     path = _folder() / f"{os.getpid()}-{uuid.uuid4().hex}.json"
     try:
-        return write_atomic(path, json.dumps(note))
+        return write_atomic(path, json.dumps(content))
     except ResultsError:
         return None
 
 
-def _purpose_if_alive(path: Path) -> str | None:
+def _holder_in(path: Path) -> str | None:
     import psutil
 
     try:
-        note = json.loads(path.read_text())
-        purpose, pid, began_s = str(note["purpose"]), int(note["pid"]), float(note["began_s"])
+        content = json.loads(path.read_text())
+        purpose, pid, began_s = str(content["purpose"]), int(content["pid"]), float(content["began_s"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # gone meanwhile, or not one of ours
     try:

@@ -1,4 +1,4 @@
-"""What a number belongs to: this machine, its software, and what disturbed it meanwhile."""
+"""Fingerprint of the machine and its software, which every measurement carries."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ PACKAGES = (
     "tensorrt",
 )  # fmt: skip
 COMPARED = ("cpu", "cores", "gpu", "os", "python", "versions", "threads")
-"""Parts in which two fingerprints must agree for their speeds to be compared silently."""
+"""Keys in which two fingerprints must agree for their speeds to be compared without a note."""
 
 
 def fingerprint() -> dict[str, Any]:
-    """The machine and software now, as plain data."""
+    """The machine, its software and its load now, as plain data."""
     return {
         **_fixed(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -41,7 +41,7 @@ def fingerprint() -> dict[str, Any]:
 
 
 def fingerprint_differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """What matters and differs between two fingerprints, one line each; empty if alike."""
+    """Differences between two fingerprints that affect speed, one line each; empty if there are none."""
     lines = []
     for key in COMPARED:
         left, right = a.get(key), b.get(key)
@@ -58,7 +58,7 @@ def fingerprint_differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 def machine_name(fingerprint: Mapping[str, Any], device: str | None = None) -> str:
-    """The machine of a fingerprint in words: "CPU, 8 cores, GPU".
+    """Name of a fingerprint's machine: "CPU, 8 cores, GPU".
 
     Args:
         device: "cpu" or "cuda" to name only the part that does the work.
@@ -82,7 +82,7 @@ def affinity_cores() -> int:
 
 
 def available_cores() -> int:
-    """Whole cores that this process may use: its affinity, bounded by the control group's quota."""
+    """Number of cores that this process may use: its affinity, bounded by the control group's quota."""
     return max(1, int(min(affinity_cores(), _quota() or inf)))
 
 
@@ -126,7 +126,7 @@ def _threads() -> dict[str, Any]:
 
 
 def _tf32() -> dict[str, bool]:
-    """Where torch lets a GPU round the inputs of fp32 work to TF32."""
+    """Operations whose fp32 inputs torch lets a GPU round to TF32."""
     import torch
 
     return {
@@ -149,7 +149,7 @@ def cpu_name() -> str:
 
 
 def _isa() -> list[str]:
-    """The vector extensions that decide which kernels an engine can use."""
+    """Vector extensions of the CPU that decide which kernels an engine can use."""
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""What a rung needs of the machine, and whether it is there (layer 0)."""
+"""Requirements of rungs (a GPU, a compiler, a package) and their checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INSTALL = {
 def _no_cuda() -> str | None:
     import torch
 
-    if torch.cuda.is_available():  # the only question that is answered truly without a GPU
+    if torch.cuda.is_available():  # the only call that is reliable without a GPU
         return None
     if torch.version.cuda is None:
         return "needs an NVIDIA GPU (this torch is built without CUDA)"
@@ -62,7 +62,7 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
 
 
 def unmet_requirement(needs: Iterable[str]) -> str | None:
-    """Why this machine cannot run what has these needs, in words; None if it can."""
+    """The first requirement that this machine does not meet, as a sentence; None if it meets all."""
     for need in needs:
         reason = _CHECKS[need]() if need in _CHECKS else _no_package(need)
         if reason is not None:

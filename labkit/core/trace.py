@@ -1,4 +1,4 @@
-"""Spans: where a frame's time goes, seen by profilers and by the lab alike.
+"""Spans: named stretches of a frame's time, for profilers and for the lab's own measurements.
 
     with span("infer", frame):
         y = net.infer(x)
@@ -23,7 +23,7 @@ from labkit.core.types import Frame
 
 try:
     import nvtx
-except ImportError:  # a profiler then sees no ranges; the lab's own clocks work all the same
+except ImportError:  # a profiler then sees no ranges; the lab's own clocks still work
     nvtx = None
 
 DOMAIN = "labkit"
@@ -51,7 +51,7 @@ class SpanRecord:
 
 @dataclass
 class Recording:
-    """What spans and taps left behind.
+    """Spans and taps recorded so far.
 
     Attributes:
         taps: named raw outputs in order, kept only when the recording asked for them.
@@ -77,7 +77,7 @@ class Recording:
         ]
 
     def clear(self) -> None:
-        """Forgets everything so far, e.g. at the end of the warm-up."""
+        """Drop everything recorded so far, e.g. at the end of the warm-up."""
         self._open.clear()
         self.taps.clear()
 
@@ -88,7 +88,7 @@ _open_recordings: list[Recording] = []
 
 @contextmanager
 def recording(*, taps: bool = False) -> Iterator[Recording]:
-    """Collects the spans (and, with `taps`, the raw outputs) of everything run inside.
+    """Record the spans (and, with `taps`, the raw outputs) of everything run inside.
 
     One recording at a time: an inner one hides the outer one until it ends. Recordings of two
     threads may end in any order.
@@ -176,14 +176,14 @@ Interval = tuple[float, float]
 
 
 def span_interval_ms(span: SpanRecord) -> Interval:
-    """When a span's work was done: on the GPU's clock where it has one, else on the host's."""
+    """Start and stop of a span, in ms: on the GPU's clock where it has one, else on the host's."""
     if span.gpu_ms is not None and span.gpu_start_ms is not None:
         return span.gpu_start_ms, span.gpu_start_ms + span.gpu_ms
     return span.start_ns / 1e6, span.stop_ns / 1e6
 
 
 def hidden_share(spans: Sequence[SpanRecord], work: Collection[str], behind: Collection[str]) -> float | None:
-    """The share of some steps' time that passed while other steps ran.
+    """Share of some steps' time during which other steps ran.
 
     Args:
         spans: of several frames.
@@ -204,7 +204,7 @@ def hidden_share(spans: Sequence[SpanRecord], work: Collection[str], behind: Col
 
 
 def merge_intervals(intervals: Sequence[Interval]) -> list[Interval]:
-    """The same stretches of time without overlaps, in order."""
+    """Merge overlapping intervals; sorted."""
     out: list[Interval] = []
     for start, stop in sorted(intervals):
         if out and start <= out[-1][1]:

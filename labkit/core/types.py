@@ -1,4 +1,4 @@
-"""The records that rooms hand to one another, checked when they are made.
+"""Frame, Detections, Rung and the other shared records, validated when they are made.
 
 Units and layouts are part of the names: `xyxy` is (x_min, y_min, x_max, y_max) in pixels
 of the original frame, `t_s` is seconds on `time.perf_counter`, sizes are (width, height).
@@ -27,7 +27,7 @@ class Frame:
         image: (H, W, 3) uint8 RGB, C-contiguous, in host memory.
         index: position in the stream, from 0; spans and results are keyed by it.
         t_s: when it was captured or was due, in seconds on `time.perf_counter`.
-        truth: what is really in it, where the source knows (synthetic scenes).
+        truth: ground truth, where the source knows it (synthetic scenes).
         size: (width, height) in pixels.
 
     Raises:
@@ -48,7 +48,7 @@ class Frame:
     def __post_init__(self) -> None:
         image = self.image
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-            raise FrameError(f"a frame's image is a uint8 array, not {_describe(image)}")
+            raise FrameError(f"a frame's image is a uint8 array, not {describe_value(image)}")
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise FrameError(f"a frame's image has the shape (H, W, 3), not {image.shape}")
         if not image.flags.c_contiguous:
@@ -58,10 +58,10 @@ class Frame:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Detections:
-    """What was found in one frame: N boxes with a score and a name each.
+    """Detections in one frame: N boxes with a score and a name each.
 
-    Naming a whole frame is the case N = 1 with the frame as its box, so drawing, comparing
-    and testing exist once for classifiers and detectors.
+    Classification of a whole frame is N = 1 with the frame as its box, so drawing and comparison
+    are the same for classifiers and detectors.
 
     Attributes:
         xyxy: (N, 4) float32 px, inside the frame.
@@ -69,8 +69,7 @@ class Detections:
         label: (N,) int64, index into the model's own label list.
         name: N strings, the names of `label`.
         frame_size: (width, height) of the frame that the boxes refer to.
-        fine_label, fine_score, fine_name: the second opinion of a classifier on each crop,
-            or None where there was none.
+        fine_label, fine_score, fine_name: a classifier's label for each crop, or None.
 
     Example:
         >>> import labkit
@@ -106,7 +105,7 @@ class Detections:
                 raise UsageError(f"{n} boxes but {len(self.fine_name)} fine names")
         for name, array, shape, dtype in arrays:
             if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
-                raise UsageError(f"{name} is {np.dtype(dtype)} {shape}, not {_describe(array)}")
+                raise UsageError(f"{name} is {np.dtype(dtype)} {shape}, not {describe_value(array)}")
         if n and not (np.isfinite(self.xyxy).all() and np.isfinite(self.score).all()):
             raise UsageError("boxes and scores are finite numbers; this output holds NaN or infinity")
         width, height = self.frame_size
@@ -190,15 +189,15 @@ class FilterStep:
 
 
 MAX_GROUP = 64
-"""Largest group of frames in one pass: more gain nothing, and wait long for one another."""
+"""Largest number of frames in one pass; more gain nothing and raise latency."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a rung's networks are made ready, as data.
+    """Preparation of a rung's networks, as data.
 
     Attributes:
-        task: name the whole frame, find boxes, or find boxes and name each.
+        task: classify the frame, detect objects, or detect and classify each.
         preprocess: which implementation turns an image into the model's input.
         device: "cpu" or "cuda".
         engine: what runs the network ("eager", "onnxruntime", "openvino", "compile", ...).
@@ -234,7 +233,7 @@ class Preparation:
 
     @property
     def group(self) -> int:
-        """How many frames go through the detector at once."""
+        """Number of frames that go through the detector at once."""
         frames = self.options.get("frames", 1)
         if not (isinstance(frames, int) and 1 <= frames <= MAX_GROUP):
             raise UsageError(f"a group is a number of frames from 1 to {MAX_GROUP}, not {frames!r}")
@@ -242,12 +241,12 @@ class Preparation:
 
     @property
     def compiles(self) -> bool:
-        """Whether getting ready takes minutes, in which kernels are chosen and built."""
+        """True if preparation takes minutes, in which kernels are chosen and built."""
         return self.engine in ("compile", "tensorrt") or "compile" in self.options
 
     @property
     def work(self) -> str:
-        """What is done, whatever the way: only rungs of the same work are compared."""
+        """The task with its input size and filter; only rungs of the same work are compared."""
         if "resize" in self.options:
             return f"{self.task}, enlarged to {self.options['resize']} px"
         if self.filter is None:
@@ -257,7 +256,7 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a run works on: the part of a measurement that the rung does not decide.
+    """Models, weights and frames of a run: the part of a measurement that the rung does not decide.
 
     Attributes:
         model_set: "full" (DETR-R50, ResNet-18) or "lab" (the small models in the package).
@@ -304,7 +303,7 @@ class Rung:
         changes: name of the rung that it changes one thing of, or None for a first rung.
         reference: name of the rung whose answers it must agree with; its own name for a reference.
         about: the one thing that it changes, in a sentence.
-        needs: what the machine must have ("cuda", "openvino", ...).
+        needs: requirements of the machine ("cuda", "openvino", ...).
     """
 
     name: str
@@ -317,7 +316,8 @@ class Rung:
     needs: tuple[str, ...] = ()
 
 
-def _describe(value: Any) -> str:
+def describe_value(value: Any) -> str:
+    """Type and shape of an array, or the type of anything else, for error messages."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape}"
     return type(value).__name__

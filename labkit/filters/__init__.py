@@ -1,1 +1,1 @@
-"""The guided filter and an edge detector, each in several versions that differ in speed alone."""
+"""The guided filter and an edge filter, each in versions that differ only in speed."""

@@ -1,4 +1,4 @@
-"""An exhibit: the filter of the project that this lab retells, with its three mistakes.
+"""The baseline's guided filter, with its three mistakes.
 
 Kept because it looks right on a screen. In numbers it is a box blur:
 
@@ -21,7 +21,7 @@ Image = NDArray[np.uint8]
 
 
 def coefficient_a(image: Image, radius: int, eps: float) -> Floats:
-    """(H, W, C) the a of each window as the exhibit has it: variance / (variance + eps) of 0-255 values."""
+    """(H, W, C) the a of each window by this formula: variance / (variance + eps) of 0-255 values."""
     I = image.astype(np.float64)  # noqa: E741, N806
     mean = box_mean(I, radius)
     variance = np.maximum(box_mean(I * I, radius) - mean * mean, 0)
@@ -29,7 +29,7 @@ def coefficient_a(image: Image, radius: int, eps: float) -> Floats:
 
 
 def guided(image: Image, radius: int, eps: float, guide: Image | None = None) -> Image:
-    """The exhibit's output; arguments as in `reference.guided` but for eps, taken as it stands."""
+    """The baseline's output; arguments as in `reference.guided` but for eps, taken as it stands."""
     I = image.astype(np.float64)  # noqa: E741, N806
     a = coefficient_a(image, radius, eps)
     b = (1 - a) * box_mean(I, radius)

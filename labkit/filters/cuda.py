@@ -1,8 +1,7 @@
-"""The CUDA kernels on a GPU: launched by CuPy on torch's stream, on torch's memory.
+"""Launches of the CUDA kernels by CuPy, on torch's stream and memory.
 
-Everything that costs time once is done once, when a `DeviceFilter` is made: compiling, working
-out grids, allocating. A call then only launches. It never synchronises and never allocates, so
-that a CUDA graph can capture it.
+A `DeviceFilter` compiles, plans the grids and allocates when it is made. A call then only launches:
+it never synchronises or allocates, so that a CUDA graph can capture it.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class DeviceFilter:
             device: index of the GPU; None takes torch's current one.
 
         Raises:
-            UsageError: see `launches.plan`.
+            UsageError: see `launch_plan`.
             UnavailableError: there is no NVIDIA GPU, or no CuPy.
         """
         import torch
@@ -113,7 +112,7 @@ class DeviceFilter:
 
 
 def require_gpu() -> None:
-    """Says in one line why CUDA kernels cannot run here, if they cannot.
+    """Check that CUDA kernels can run here.
 
     Raises:
         UnavailableError: no NVIDIA GPU that torch sees, or no CuPy.
@@ -157,7 +156,7 @@ def device_pointer(array: Any, wanted: Array, name: str) -> np.uintp:
 
 
 def guided(file: str, image: Image, radius: int, eps: float) -> Image:
-    """Filters an array on the GPU: upload, launch, download. For trying out; pipelines stay on the device.
+    """Filter an array on the GPU: upload, launch, download. For trials; pipelines stay on the device.
 
     Raises:
         UnavailableError, UsageError: see `DeviceFilter`.

@@ -1,9 +1,9 @@
-"""An exhibit: the right filter, called the way the origin called its own.
+"""The filter with managed memory allocated per frame, as the baseline called its own.
 
 For every frame: managed memory is allocated for each array, the host writes the frame into it,
 the device is waited for after each launch, the host reads the result, and all is freed. The
-arithmetic takes microseconds; the ceremony takes milliseconds. `cuda.DeviceFilter` does the
-same work without it.
+arithmetic takes microseconds, the rest milliseconds. `cuda.DeviceFilter` does the same work
+without the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Image = NDArray[np.uint8]
 
 
 def guided_in_managed_memory(file: str, image: Image, radius: int, eps: float) -> Image:
-    """Filters an array with the kernels of `file`, allocating, waiting and freeing throughout.
+    """Filter an array with the kernels of `file`, allocating, waiting and freeing throughout.
 
     Args:
         file: in `kernels/`; must end in bytes.

@@ -1,4 +1,4 @@
-"""Runs CUDA kernels without a GPU: compiled by g++, one thread of the CPU per CUDA thread.
+"""Emulation of CUDA kernels on the CPU: compiled by g++, one CPU thread per CUDA thread.
 
 Slow and exact: for small images, to see whether a kernel is right. The kernel runs in a process
 of its own, so a crash or an endless loop costs no more than a message.
@@ -41,7 +41,7 @@ def emulate_launch(
     *,
     timeout_s: float = 60.0,
 ) -> None:
-    """Runs one launch of a kernel on the CPU; what it writes is written into the arrays of `args`.
+    """Run one launch of a kernel on the CPU; what it writes is written into the arrays of `args`.
 
     Args:
         source: the kernel's text, or a `Path` to it. Shared arrays have a fixed size.
@@ -80,7 +80,7 @@ def diagnose(
     sanitizer: Sanitizer = "thread",
     timeout_s: float = 120.0,
 ) -> str:
-    """Runs a kernel as `emulate` does, watched by a sanitizer of the compiler; leaves `args` alone.
+    """Run a kernel as `emulate_launch` does, under a sanitizer of the compiler; `args` stay unchanged.
 
     Args:
         sanitizer: "thread" finds races (a missing `__syncthreads()`), "address" reads and writes
@@ -90,7 +90,7 @@ def diagnose(
         The sanitizer's report, "" where it found nothing.
 
     Raises:
-        UsageError: as `emulate`.
+        UsageError: as `emulate_launch`.
         UnavailableError: no g++, or its sanitizer does not run on this machine.
     """
     copies = [arg.copy() if isinstance(arg, np.ndarray) else arg for arg in args]
@@ -110,7 +110,7 @@ def diagnose(
 def emulate_plan(
     plan: LaunchPlan, image: NDArray[np.uint8], eps: float = 0.01, *, source: str | None = None
 ) -> NDArray[Any]:
-    """All launches of a plan, on the CPU.
+    """Run all launches of a plan on the CPU.
 
     Args:
         image: of the plan's shape, uint8.

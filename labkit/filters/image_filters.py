@@ -1,4 +1,4 @@
-"""Image filters: one definition each, and versions of it that differ in speed alone."""
+"""`guided_filter` and `edge_filter`: one definition each, versions that differ only in speed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import FrameError, UsageError
-from labkit.filters.versions import VERSIONS, FilterVersion, find_version
-
-__all__ = ["MAX_RADIUS", "VERSIONS", "FilterVersion", "edge_filter", "find_version", "guided_filter"]
+from labkit.core.types import describe_value
+from labkit.filters.versions import VERSIONS, find_version
 
 MAX_RADIUS = 16
 """px; up to here whole-number sums of a window fit 32 bits and a tile fits shared memory."""
@@ -21,7 +20,7 @@ Image = NDArray[np.uint8]
 def guided_filter(
     image: Image, radius: int = 4, eps: float = 0.01, *, guide: Image | None = None, version: str = "numba"
 ) -> Image:
-    """Smooths an image and keeps its edges (He, Sun and Tang, ECCV 2010; TPAMI 2013).
+    """Smooth an image and keep its edges (He, Sun and Tang, ECCV 2010; TPAMI 2013).
 
     Where the variance of a window is well above eps the pixel stays, where it is well below the
     pixel becomes the window's mean. Windows are clipped to the image and their means divide by
@@ -85,7 +84,7 @@ def edge_filter(image: Image, *, version: str = "numba") -> Image:
 
 def _checked(image: Any) -> Image:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        raise FrameError(f"an image to filter is a uint8 array, not {_describe(image)}")
+        raise FrameError(f"an image to filter is a uint8 array, not {describe_value(image)}")
     if image.ndim != 3 or not 1 <= image.shape[2] <= 4 or 0 in image.shape:
         hint = "; add a last axis: image[:, :, None]" if image.ndim == 2 else ""
         raise FrameError(
@@ -96,9 +95,5 @@ def _checked(image: Any) -> Image:
 
 def _checked_guide(guide: Any, image: Image) -> Image:
     if not isinstance(guide, np.ndarray) or guide.dtype != np.uint8 or guide.shape != image.shape[:2]:
-        raise FrameError(f"a guide is a gray image, uint8 {image.shape[:2]}, not {_describe(guide)}")
+        raise FrameError(f"a guide is a gray image, uint8 {image.shape[:2]}, not {describe_value(guide)}")
     return np.ascontiguousarray(guide)
-
-
-def _describe(value: Any) -> str:
-    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__

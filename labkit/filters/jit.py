@@ -1,4 +1,4 @@
-"""How the CPU versions are compiled."""
+"""Numba options of the CPU versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numba
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compiles a function with numba on its first call and keeps the code on disk.
+    """Compile a function with numba on its first call and cache the code on disk.
 
     It releases the GIL, and divides as hardware does. Where no folder for the code can be written
     (a read-only installation without a home), each process compiles for itself.

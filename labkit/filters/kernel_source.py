@@ -1,4 +1,4 @@
-"""The text of the CUDA kernels in `kernels/`."""
+"""Source text of the CUDA kernels in `kernels/`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def kernel_names(source: str) -> tuple[str, ...]:
 
 
 def nvrtc_options(defines: Mapping[str, int | str]) -> tuple[str, ...]:
-    """What NVRTC compiles a kernel with: the language, the macros, and quick division.
+    """Options for NVRTC: the language, the macros, and fast division.
 
     Division is 2 units in the last place off instead of 0.5, which no grey level shows; the exact
     one is a subroutine that costs the fused kernel a fifth of its code and, for its registers, a

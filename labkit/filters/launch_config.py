@@ -1,4 +1,4 @@
-"""How each kernel file is launched: grids, blocks, macros, and the arrays between launches.
+"""Launch configuration of each kernel file: grids, blocks, macros, and the arrays between launches.
 
 Plain data, worked out from the image's shape and the radius; the GPU, the emulation on the CPU,
 the compiler's table and the tests all use the same.
@@ -20,7 +20,7 @@ Shape = tuple[int, int, int]
 
 GUIDED_MAX_RADIUS = 16
 MAX_GRID_HEIGHT = 65535
-IMAGE, OUT = "image", "out"
+IMAGE, OUT = "image", "out"  # names of a plan's input and output arrays
 
 
 @dataclass(frozen=True)
@@ -103,16 +103,16 @@ class LaunchPlan:
 
 
 def launch_plan(file: str, shape: Shape, radius: int = 4, *, half: bool = False) -> LaunchPlan:
-    """The launches of `kernels/<file>` for an image.
+    """Plan the launches of `kernels/<file>` for an image.
 
     Args:
-        file: a kernel file that has a recipe here.
+        file: a key of `PLANNERS`.
         shape: (H, W, C) of the image.
         radius: px, 1 to 16; edge filters take none and ignore it.
         half: the result is half precision; for kernels that end in a network's input.
 
     Raises:
-        UsageError: no recipe for the file, or the kernel cannot take this shape or radius.
+        UsageError: the file is unknown, or the kernel cannot take this shape or radius.
     """
     if file not in PLANNERS:
         raise UsageError(f"no launch is known for the kernel file {file!r}; there are {', '.join(PLANNERS)}")

@@ -1,4 +1,4 @@
-"""Bands of rows, filtered by several threads at once.
+"""Bands of rows, filtered in parallel by a thread pool.
 
 The threads are this module's own, and wait without spinning: OpenMP's, which numba would use,
 spin between calls and take the cores that torch's threads need next.
@@ -39,7 +39,7 @@ def read_only_rows(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def run_bands(work: Callable[[int], None], n_bands: int) -> None:
-    """Runs work(band) for the bands 0 ... n_bands - 1, here and in other threads.
+    """Run work(band) for the bands 0 ... n_bands - 1, here and in other threads.
 
     Each thread takes the next band when it has done one, so a thread that the system holds up
     holds up no more than one band; one that has not begun when none is left is not waited for.

@@ -1,4 +1,4 @@
-"""The CPU versions, compiled by numba: one pass over the image, a few rows of memory.
+"""The guided filter compiled by numba: one fused pass over the image, a few rows of memory.
 
 The filter is one walk down the image. Column sums over the window are kept up to date by
 adding the row that enters and subtracting the row that leaves; the coefficients a and b of the
@@ -6,7 +6,7 @@ last 2 r + 1 rows live in a ring, so that their own column sums can do the same;
 size of the image is ever stored but the result. Along a row, a window is summed from sums of
 4, 16, ... neighbours, in loops that become vector instructions: each runs over slices from 0,
 because an index such as `i + shift` makes numba check for negative values and stay scalar.
-Bands of rows go to several threads (`bands`).
+Bands of rows go to several threads (`numba_bands`).
 """
 
 from __future__ import annotations

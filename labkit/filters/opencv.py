@@ -1,4 +1,4 @@
-"""The filters as compositions of OpenCV calls: what one writes first, and then writes well.
+"""The filters as compositions of OpenCV calls.
 
 Bytes go into the box filters as they are (whole-number sums, `sqrBoxFilter` for the squares), every
 array between two calls is reused from one image to the next, and the division by the window's area

@@ -1,4 +1,4 @@
-"""The filters in float64, as slowly and plainly as the papers state them.
+"""The filters in float64, as plainly as the paper states them.
 
 Every other version is compared with these. Symbols are those of He, Sun and Tang,
 "Guided Image Filtering" (ECCV 2010; IEEE TPAMI 35(6), 2013): I is the guide, p the input,

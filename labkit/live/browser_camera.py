@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from labkit.core.errors import SourceError, SourceLost
 from labkit.core.types import Size
 from labkit.sources.convert import to_rgb
-from labkit.sources.source import Source, Taken
+from labkit.sources.source import RawFrame, Source
 
 LOST_AFTER_S = 1.8
 MOST_BYTES = 8_000_000  # of one JPEG; a 4096x4096 photograph stays below
@@ -117,7 +117,7 @@ class BrowserCamera:
             self.problem = problem
             self._news.notify_all()
 
-    def take(self) -> Taken | None:
+    def take(self) -> RawFrame | None:
         """The newest picture not taken yet; waits for one. None once closed.
 
         Raises:
@@ -133,7 +133,7 @@ class BrowserCamera:
                 self._told = self.problem
                 raise SourceLost(self.problem or "no pictures come from the browser's camera yet")
             (jpeg, t_s, _), self._slot = self._slot, None
-        return Taken(_decoded(jpeg), t_s)
+        return RawFrame(_decoded(jpeg), t_s)
 
     def describe(self) -> dict[str, Any]:
         """The source and how it is read, as plain data."""

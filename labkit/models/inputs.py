@@ -71,6 +71,6 @@ def calibration_frames(preprocess: Preprocess, size: Size, n: int = 32, seed: in
     Returns:
         n tensors, each a batch of one.
     """
-    from labkit.sources.synthetic.scene import scene
+    from labkit.sources.synthetic.scene import scene_frame
 
-    return [preprocess(scene(i * 40, size=size, seed=seed + i).image) for i in range(n)]
+    return [preprocess(scene_frame(i * 40, size=size, seed=seed + i).image) for i in range(n)]

@@ -1,1 +1,1 @@
-"""Frames from cameras, videos, pictures, network streams and drawn scenes."""
+"""Sources of frames: cameras, videos, images, network streams and synthetic scenes."""

@@ -1,4 +1,4 @@
-"""Telling old frames from new ones by how they arrive."""
+"""Detection of stale frames by their arrival times."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _FRESH_IN_A_ROW = 2
 
 
 class Backlog:
-    """Says of each frame whether it waited in some buffer while the reader was held up.
+    """Detector of frames that waited in a buffer while the reader was held up.
 
     After a pause (of the network, or of this process) and right after connecting, the
-    frames that piled up come at once. A frame that had to be waited for is a new one.
+    buffered frames arrive at once. A frame that had to be waited for is a new one.
     """
 
     def __init__(self, interval_s: float, now_s: float) -> None:
@@ -22,7 +22,7 @@ class Backlog:
         self._waited_for = 0
 
     def is_stale(self, asked_s: float, arrived_s: float) -> bool:
-        """Whether the frame that was asked for and arrived at these times is to be dropped."""
+        """True if the frame requested and received at these times (s) should be dropped."""
         gap_s, self._last_s = arrived_s - self._last_s, arrived_s
         if gap_s > self._pause_s:
             self._since_s, self._waited_for = arrived_s, 0

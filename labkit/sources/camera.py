@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from labkit.core.errors import SourceError, SourceLost
 from labkit.core.types import Size
 from labkit.sources.backlog import Backlog
-from labkit.sources.camera_open import Connect, ConnectError, stream_at, webcam
+from labkit.sources.camera_open import Connect, ConnectError, connect_stream, connect_webcam
 from labkit.sources.convert import to_rgb
-from labkit.sources.probe import why_not
-from labkit.sources.source import Taken
+from labkit.sources.probe import connection_problem
+from labkit.sources.source import RawFrame
 from labkit.sources.spec import redact, webcam_index
 
 # A loss is to be reported within 2 s; the rest is for a busy machine to get round to it.
@@ -33,7 +33,7 @@ _CLOSE_WAIT_S = 0.2
 
 
 class Camera:
-    """The newest frame of a live source.
+    """Reader of a live source that keeps only the newest frame.
 
     Attributes:
         size: (width, height) px of the first frame.
@@ -43,7 +43,7 @@ class Camera:
     length = None
 
     def __init__(self, connect: Connect, shown: str, *, open_timeout_s: float, read_timeout_s: float) -> None:
-        """Starts reading and waits for the first frame.
+        """Start reading and wait for the first frame.
 
         Raises:
             SourceError: It does not open, or opens and sends nothing.
@@ -51,7 +51,7 @@ class Camera:
         self._connect = connect
         self._shown = shown
         self._lost_after_s = min(read_timeout_s, LOST_AFTER_S)
-        self._news = threading.Condition()  # guards everything below
+        self._changed = threading.Condition()  # guards everything below
         self._slot: tuple[NDArray[Any], float] | None = None
         self._captured = self._dropped = self._connections = 0
         self._heard_s = time.perf_counter()  # when a frame came, or its absence was reported
@@ -72,42 +72,42 @@ class Camera:
     @property
     def captured(self) -> int:
         """Frames that the camera delivered to this process."""
-        with self._news:
+        with self._changed:
             return self._captured
 
     @property
     def dropped(self) -> int:
         """Frames that newer ones replaced before anyone took them, and stale ones."""
-        with self._news:
+        with self._changed:
             return self._dropped
 
-    def take(self) -> Taken | None:
+    def take(self) -> RawFrame | None:
         """The newest frame that was not taken yet; waits for one. None once closed.
 
         Raises:
             SourceLost: None came in time; the camera is being reconnected meanwhile.
         """
-        with self._news:
+        with self._changed:
             self._drop_if_older_than(self._lost_after_s)
-            self._news.wait_for(lambda: self._slot is not None or self._closing, self._patience_s())
+            self._changed.wait_for(lambda: self._slot is not None or self._closing, self._patience_s())
             if self._closing:
                 return None
             if self._slot is None:
                 self._heard_s = time.perf_counter()  # the next report takes its time again
                 raise SourceLost(self._loss())
             (image, t_s), self._slot = self._slot, None
-        return Taken(to_rgb(image), t_s)
+        return RawFrame(to_rgb(image), t_s)
 
     def describe(self) -> dict[str, Any]:
-        """Backend, what was asked for and what was got, number of connections so far."""
-        with self._news:
+        """Plain data: backend, requested and actual properties, number of connections so far."""
+        with self._changed:
             return {**self._got, "got_size": list(self.size), "connections": self._connections}
 
     def close(self) -> None:
-        """Stops the reader; if it hangs in a read, it ends by itself at the read's deadline."""
-        with self._news:
+        """Stop the thread; if it hangs in a read, it ends by itself at the read's deadline."""
+        with self._changed:
             self._closing = True
-            self._news.notify_all()
+            self._changed.notify_all()
         self._join(_CLOSE_WAIT_S)
 
     def _join(self, timeout_s: float) -> None:
@@ -115,8 +115,8 @@ class Camera:
             self._thread.join(timeout_s)
 
     def _wait_for_start(self, timeout_s: float) -> None:
-        with self._news:
-            done = self._news.wait_for(lambda: self._started or self._failure is not None, timeout_s)
+        with self._changed:
+            done = self._changed.wait_for(lambda: self._started or self._failure is not None, timeout_s)
             failure = self._failure
         if self._started:
             return
@@ -155,14 +155,14 @@ class Camera:
             except Exception as error:  # whatever a driver raises must reach the user, not end the thread
                 self._fail(SourceError(f"{self._shown} cannot be read: {error}"))
             retry_s = _FIRST_RETRY_S if self._captured > before else min(2 * retry_s, _LAST_RETRY_S)
-            with self._news:
-                self._news.wait_for(lambda: self._closing, retry_s)
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing, retry_s)
 
     def _read_one_connection(self) -> None:
         capture, got = self._connect()
         try:
             fps = got.get("fps")
-            with self._news:
+            with self._changed:
                 self._got = got
                 self._connections += 1
                 self.fps = fps
@@ -174,12 +174,12 @@ class Camera:
                 t_s = time.perf_counter()
                 stale = backlog.is_stale(asked_s, t_s)
                 ok, image = (False, None) if stale else capture.retrieve()
-                self._hand_over(image if ok else None, t_s)
+                self._store(image if ok else None, t_s)
         finally:
             capture.release()
 
-    def _hand_over(self, image: NDArray[Any] | None, t_s: float) -> None:
-        with self._news:
+    def _store(self, image: NDArray[Any] | None, t_s: float) -> None:
+        with self._changed:
             self._captured += 1
             if image is None:
                 self._dropped += 1
@@ -191,12 +191,12 @@ class Camera:
             if not self._started:
                 self.size = (image.shape[1], image.shape[0])
                 self._started = True
-            self._news.notify_all()
+            self._changed.notify_all()
 
     def _fail(self, error: SourceError) -> None:
-        with self._news:
+        with self._changed:
             self._failure = error
-            self._news.notify_all()
+            self._changed.notify_all()
 
     def _drop_if_older_than(self, age_s: float) -> None:
         if self._slot is not None and time.perf_counter() - self._slot[1] > age_s:
@@ -216,11 +216,11 @@ def open_camera(
     index, shown = webcam_index(spec), redact(spec)
     timeouts_s = {"open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s}
     if index is not None:
-        return Camera(webcam(index, size, fps), shown, **timeouts_s)
+        return Camera(connect_webcam(index, size, fps), shown, **timeouts_s)
     try:
-        return Camera(stream_at(spec, **timeouts_s), shown, **timeouts_s)
+        return Camera(connect_stream(spec, **timeouts_s), shown, **timeouts_s)
     except ConnectError as error:
-        raise SourceError(f"{error}: {why_not(spec)}") from error
+        raise SourceError(f"{error}: {connection_problem(spec)}") from error
 
 
 _open_cameras: weakref.WeakSet[Camera] = weakref.WeakSet()

@@ -1,4 +1,4 @@
-"""How to connect to a webcam or a stream: what to ask for, and what was got."""
+"""Connections to webcams and network streams through OpenCV."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Capture(Protocol):
 
 
 class ConnectError(SourceError):
-    """An address is no stream that the video library can open; it does not say why."""
+    """OpenCV cannot open the address; it gives no reason."""
 
 
 class RecordingError(SourceError):
-    """An address is a recording with an end: it is to be read in order, without loss."""
+    """The address is a recording with an end, to be read in order and without loss."""
 
 
 Connect = Callable[[], tuple[Capture, dict[str, Any]]]
-"""Opens the camera: the capture, and plain data on what was got. Raises SourceError."""
+"""Opens the camera: the capture, and the properties that it got. Raises SourceError."""
 
 
-def stream_at(address: str, open_timeout_s: float, read_timeout_s: float) -> Connect:
-    """How to connect to the stream at an http, https or rtsp address."""
+def connect_stream(address: str, open_timeout_s: float, read_timeout_s: float) -> Connect:
+    """A function that connects to the stream at an http, https or rtsp address."""
 
     def connect() -> tuple[Capture, dict[str, Any]]:
         import cv2
@@ -61,8 +61,8 @@ def stream_at(address: str, open_timeout_s: float, read_timeout_s: float) -> Con
     return connect
 
 
-def webcam(index: int, size: Size | None, fps: float | None) -> Connect:
-    """How to connect to the webcam number `index`, asking for a size and rate."""
+def connect_webcam(index: int, size: Size | None, fps: float | None) -> Connect:
+    """A function that connects to webcam number `index`, asking for a size and rate."""
 
     def connect() -> tuple[Capture, dict[str, Any]]:
         import cv2

@@ -1,4 +1,4 @@
-"""From what decoders and cameras hand out to what the lab works on: RGB and one size."""
+"""Conversion of decoded images to RGB and one size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Order = Literal["bgr", "rgb"]
 
 
 def to_rgb(array: NDArray[Any], order: Order = "bgr") -> NDArray[np.uint8]:
-    """An image as (H, W, 3) uint8 RGB, C-contiguous.
+    """Convert an image to (H, W, 3) uint8 RGB, C-contiguous.
 
     Args:
         array: (H, W) or (H, W, 1) gray, (H, W, 3) colour or (H, W, 4) colour with alpha, which
@@ -42,7 +42,7 @@ def to_rgb(array: NDArray[Any], order: Order = "bgr") -> NDArray[np.uint8]:
 
 
 def fit(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """The middle of the image that has the aspect of `size`, resized to exactly `size`.
+    """Crop the centre of an image to the aspect of `size`, and resize it to exactly `size`.
 
     Args:
         image: (H, W, 3) uint8.

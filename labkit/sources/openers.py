@@ -1,4 +1,4 @@
-"""`open_source`: from what a source is called to the source."""
+"""`open_source`: opens any kind of source by its name."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from labkit.core.errors import SourceError, UsageError
 from labkit.core.types import Frame, Size
 from labkit.sources.camera_open import RecordingError
-from labkit.sources.source import Feed, Source
+from labkit.sources.source import FrameReader, Source
 from labkit.sources.spec import (
     ADDRESS_SCHEMES,
     IMAGE_SUFFIXES,
-    KNOWN,
+    KNOWN_SOURCES,
     RECORDED_SUFFIXES,
     check_size,
     redact,
@@ -22,7 +22,7 @@ from labkit.sources.spec import (
 
 DEFAULT_SIZE: Size = (640, 480)
 NOMINAL_FPS = 30.0
-"""Rate of the embedded sources, if no other is asked for."""
+"""Rate of the embedded sources unless another is given."""
 
 
 def open_source(
@@ -37,7 +37,7 @@ def open_source(
     read_timeout_s: float = 2.0,
     limit: int | None = None,
 ) -> Source:
-    """Opens a stream of frames.
+    """Open a stream of frames.
 
     Args:
         spec: "webcam:0", a video or image file, a folder of images, an http, https or rtsp
@@ -80,10 +80,10 @@ def open_source(
     if name in ("photos", "scenes"):
         size = size or DEFAULT_SIZE
         return Source(_embedded(name, size, seed, noise), name, size, fps=fps or NOMINAL_FPS, limit=limit)
-    feed, native = _feed(
+    reader, native = _open_reader(
         name, size, fps, loop, {"open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s}
     )
-    return Source(feed, redact(name), size or native, fps=fps, limit=limit)
+    return Source(reader, redact(name), size or native, fps=fps, limit=limit)
 
 
 def first_frame(spec: str | os.PathLike[str], size: Size | None = DEFAULT_SIZE, *, seed: int = 0) -> Frame:
@@ -98,10 +98,10 @@ def first_frame(spec: str | os.PathLike[str], size: Size | None = DEFAULT_SIZE, 
     raise SourceError(f"{redact(os.fspath(spec))} has no frame")
 
 
-def _feed(
+def _open_reader(
     name: str, size: Size | None, fps: float | None, loop: bool, timeouts_s: dict[str, float]
-) -> tuple[Feed, Size | None]:
-    """What reads the source, and the size of its frames if they have one in common."""
+) -> tuple[FrameReader, Size | None]:
+    """The reader of a source, and the size of its frames if they have one in common."""
     index, scheme = webcam_index(name), scheme_of(name)
     if scheme is not None and scheme not in ADDRESS_SCHEMES:
         raise UsageError(f"{redact(name)}: addresses start with http, https or rtsp, not {scheme}")
@@ -123,7 +123,7 @@ def _feed(
     return recording, recording.size
 
 
-def _embedded(name: str, size: Size, seed: int, noise: float) -> Feed:
+def _embedded(name: str, size: Size, seed: int, noise: float) -> FrameReader:
     from labkit.sources import stills
 
     return stills.Photos(size) if name == "photos" else stills.Scenes(size, seed=seed, noise=noise)
@@ -141,9 +141,9 @@ def _existing(name: str) -> Path:
     except (OSError, RuntimeError, ValueError):  # a name that no file can have
         there = False
     if not there:
-        raise SourceError(f"there is no file or folder {name!r}; a source is {KNOWN}")
+        raise SourceError(f"there is no file or folder {name!r}; a source is {KNOWN_SOURCES}")
     if not (path.is_dir() or path.is_file()):
-        raise SourceError(f"{name} is neither a file nor a folder; a source is {KNOWN}")
+        raise SourceError(f"{name} is neither a file nor a folder; a source is {KNOWN_SOURCES}")
     return path
 
 

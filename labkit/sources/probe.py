@@ -1,4 +1,4 @@
-"""Why an address cannot be opened: the video library says only that it cannot."""
+"""Diagnosis of addresses that cannot be opened, for which OpenCV gives no reason."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ _WAIT_S = 1.0
 _PORTS = {"http": 80, "https": 443, "rtsp": 554}
 
 
-def why_not(address: str) -> str:
-    """What is wrong with an http, https or rtsp address and what to do, without credentials."""
+def connection_problem(address: str) -> str:
+    """Probe an http, https or rtsp address; say what is wrong and what to do, without credentials."""
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme, 80)
@@ -29,10 +29,10 @@ def why_not(address: str) -> str:
         return f"{host} refuses port {port} ({error.strerror or error}); check the address and the port"
     if parts.scheme == "rtsp":
         return "the host answers, but not with a video; check path, user and password"
-    return _http_answer(parts.scheme, host, port, parts.path or "/", bool(parts.query or parts.username))
+    return _http_problem(parts.scheme, host, port, parts.path or "/", bool(parts.query or parts.username))
 
 
-def _http_answer(scheme: str, host: str, port: int, path: str, has_secrets: bool) -> str:
+def _http_problem(scheme: str, host: str, port: int, path: str, has_secrets: bool) -> str:
     import http.client
 
     # The question is put without credentials and query: they could count as a use of a one-time token.

@@ -1,4 +1,4 @@
-"""The source that a caller holds: numbers frames, gives them one size, and closes."""
+"""`Source`: numbers the frames of a reader, gives them one size, and closes it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from labkit.sources.convert import fit
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Taken:
-    """One image out of a feed.
+class RawFrame:
+    """One image from a reader.
 
     Attributes:
         image: (H, W, 3) uint8 RGB, of any size, not to be changed.
         t_s: when it was captured, on `time.perf_counter`.
-        truth: what is in it, where the feed knows.
+        truth: what is in it, where the reader knows it.
     """
 
     image: NDArray[np.uint8]
@@ -30,11 +30,11 @@ class Taken:
     truth: Detections | None = None
 
 
-class Feed(Protocol):
-    """What a kind of source has to bring along.
+class FrameReader(Protocol):
+    """Interface of the readers, one per kind of source.
 
     Attributes:
-        live: whether images come at their own pace and are lost when nobody takes them.
+        live: whether images come at their own pace and are dropped when nobody takes them.
         fps: nominal images per second, None if unknown.
         length: number of images, None if endless or unknown.
         captured, dropped: images that arrived, and those of them that nobody took.
@@ -51,16 +51,16 @@ class Feed(Protocol):
     @property
     def dropped(self) -> int: ...  # noqa: D102
 
-    def take(self) -> Taken | None:
+    def take(self) -> RawFrame | None:
         """The next image, None at the end; raises SourceError or SourceLost."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Plain data on how it reads."""
+        """Plain data on the reader, for fingerprints."""
         ...
 
     def close(self) -> None:
-        """Lets go of everything; may be called again, and from any thread."""
+        """Release all resources; may be called repeatedly and from any thread."""
         ...
 
 
@@ -77,44 +77,44 @@ class Source:
 
     def __init__(
         self,
-        feed: Feed,
+        reader: FrameReader,
         spec: str,
         size: Size | None,
         *,
         fps: float | None = None,
         limit: int | None = None,
     ) -> None:
-        """Wraps a feed; `fps` is the nominal rate to report if the feed knows none."""
+        """Wrap a reader; `fps` is the nominal rate to report if the reader knows none."""
         self.spec = spec
         self.size = size
-        self._feed = feed
+        self._reader = reader
         self._fps = fps
         self._limit = limit
         self._delivered = 0
         self._closed = threading.Event()
         # A source that a notebook forgot must not keep the camera: a reader's thread would live on.
-        weakref.finalize(self, feed.close)
+        weakref.finalize(self, reader.close)
 
     @property
     def live(self) -> bool:
-        """Whether frames come at their own pace, so that a slow reader misses some."""
-        return self._feed.live
+        """True if frames come at their own pace, so that a slow consumer misses some."""
+        return self._reader.live
 
     @property
     def fps(self) -> float | None:
         """Nominal frames per second; nothing is paced by it. None if unknown."""
-        return self._feed.fps or self._fps
+        return self._reader.fps or self._fps
 
     @property
     def length(self) -> int | None:
         """Number of frames until the end, None if endless or unknown."""
-        known = [n for n in (self._feed.length, self._limit) if n is not None]
+        known = [n for n in (self._reader.length, self._limit) if n is not None]
         return min(known) if known else None
 
     @property
     def captured(self) -> int:
         """Frames that arrived: delivered + dropped + at most one that waits to be taken."""
-        return self._feed.captured
+        return self._reader.captured
 
     @property
     def delivered(self) -> int:
@@ -124,7 +124,7 @@ class Source:
     @property
     def dropped(self) -> int:
         """Frames that arrived and that nobody took."""
-        return self._feed.dropped
+        return self._reader.dropped
 
     def __iter__(self) -> Self:
         return self
@@ -132,7 +132,7 @@ class Source:
     def __next__(self) -> Frame:
         if self._closed.is_set() or self._delivered == self._limit:
             raise StopIteration
-        taken = self._feed.take()
+        taken = self._reader.take()
         if taken is None:
             raise StopIteration
         image = taken.image if self.size is None else fit(taken.image, self.size)
@@ -148,13 +148,13 @@ class Source:
             "live": self.live,
             "fps": self.fps,
             "length": self.length,
-            **self._feed.describe(),
+            **self._reader.describe(),
         }
 
     def close(self) -> None:
-        """Ends the stream and lets go of camera or file; harmless when repeated, from any thread."""
+        """End the stream and release camera or file; may be repeated, from any thread."""
         self._closed.set()
-        self._feed.close()
+        self._reader.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""What a source is called: keywords, files, addresses, and how they are shown."""
+"""Names of sources: keywords, files and addresses; hiding of credentials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RECORDED_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"}
 )
 ADDRESS_SCHEMES = ("http", "https", "rtsp")
-KNOWN = (
+KNOWN_SOURCES = (
     '"webcam:0", a video or image file, a folder of images, '
     'an http, https or rtsp address, "photos" or "scenes"'
 )
@@ -32,7 +32,7 @@ def scheme_of(spec: str) -> str | None:
 
 
 def redact(url: str) -> str:
-    """The address without what must not be shown: user and password, values in the query, fragment.
+    """Hide the secrets of an address: user and password, values in the query, fragment.
 
     Anything that is not an address is returned as it is.
     """
@@ -71,7 +71,7 @@ def webcam_index(spec: str) -> int | None:
 
 
 def check_size(size: Size | None) -> Size | None:
-    """The size as a pair of ints.
+    """Validate a size and return it as a pair of ints.
 
     Raises:
         UsageError: It is not (width, height) from 1 to 16384 px, nor None.

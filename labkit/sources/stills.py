@@ -1,4 +1,4 @@
-"""Sources that need no camera: photographs in motion, folders of images, synthetic scenes."""
+"""Readers that need no camera: moving photographs, folders of images, synthetic scenes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from labkit.core.errors import SourceError
 from labkit.core.types import Size
 from labkit.sources.convert import to_rgb
-from labkit.sources.source import Taken
+from labkit.sources.source import RawFrame
 from labkit.sources.spec import IMAGE_SUFFIXES
 
 # PNG only: how a JPEG is decoded differs in the last bit between libraries and machines.
@@ -22,8 +22,8 @@ FRAMES_PER_PHOTO = 150  # 5 s at 30 frames per second
 _STEP_PX = (2, 1)  # per frame, across and down: unequal, so that the path does not retrace itself at once
 
 
-class Recorded:
-    """What every feed has in common that loses nothing: all that is captured is delivered."""
+class LosslessReader:
+    """Base of the readers that drop nothing: every captured image is delivered."""
 
     live = False
     dropped = 0
@@ -35,14 +35,14 @@ class Recorded:
         self.captured = 0
 
     def describe(self) -> dict[str, Any]:
-        """Plain data on how it reads."""
+        """Plain data on the reader."""
         return {}
 
     def close(self) -> None:
         """Nothing is held open."""
 
 
-class Photos(Recorded):
+class Photos(LosslessReader):
     """A slow pan over real photographs, the same bytes on every machine, without end.
 
     Frame k is a window at an integer offset into a photograph that was scaled once, by
@@ -58,7 +58,7 @@ class Photos(Recorded):
         for name in PHOTOS[: self._most_kept]:
             self._photo(name)
 
-    def take(self) -> Taken:
+    def take(self) -> RawFrame:
         """The next window."""
         turn, step = divmod(self.captured, FRAMES_PER_PHOTO)
         photo = self._photo(PHOTOS[turn % len(PHOTOS)])
@@ -67,10 +67,10 @@ class Photos(Recorded):
         y = ping_pong(step * _STEP_PX[1], photo.shape[0] - height)
         image = photo[y : y + height, x : x + width].copy()
         self.captured += 1
-        return Taken(image, time.perf_counter())
+        return RawFrame(image, time.perf_counter())
 
     def describe(self) -> dict[str, Any]:
-        """Which photographs are shown."""
+        """Plain data: the photographs."""
         return {"backend": "photos", "photos": list(PHOTOS), "frames_per_photo": FRAMES_PER_PHOTO}
 
     def _photo(self, name: str) -> NDArray[np.uint8]:
@@ -81,7 +81,7 @@ class Photos(Recorded):
         return self._scaled[name]
 
 
-class Images(Recorded):
+class Images(LosslessReader):
     """Image files, one frame each, in the order given."""
 
     def __init__(self, paths: Sequence[Path], *, loop: bool) -> None:
@@ -89,42 +89,42 @@ class Images(Recorded):
         self._paths = paths
         self._loop = loop
 
-    def take(self) -> Taken | None:
+    def take(self) -> RawFrame | None:
         """The next image, None after the last."""
         if self.captured >= len(self._paths) and not self._loop:
             return None
         image = read_image(self._paths[self.captured % len(self._paths)])
         self.captured += 1
-        return Taken(image, time.perf_counter())
+        return RawFrame(image, time.perf_counter())
 
     def describe(self) -> dict[str, Any]:
-        """How many files there are."""
+        """Plain data: number of files."""
         return {"backend": "Pillow", "files": len(self._paths), "loop": self._loop}
 
 
-class Scenes(Recorded):
-    """Drawn objects with ground truth, seeded, without end."""
+class Scenes(LosslessReader):
+    """Synthetic scenes with ground truth, seeded, without end."""
 
     def __init__(self, size: Size, *, seed: int, noise: float) -> None:
         super().__init__(None)
-        from labkit.sources.synthetic.scene import scene
+        from labkit.sources.synthetic.scene import scene_frame
 
-        self._scene = scene
+        self._scene = scene_frame
         self._size, self._seed, self._noise = size, seed, noise
 
-    def take(self) -> Taken:
+    def take(self) -> RawFrame:
         """The next scene with its truth."""
         frame = self._scene(self.captured, size=self._size, seed=self._seed, noise=self._noise)
         self.captured += 1
-        return Taken(frame.image, time.perf_counter(), frame.truth)
+        return RawFrame(frame.image, time.perf_counter(), frame.truth)
 
     def describe(self) -> dict[str, Any]:
-        """What decides the scenes."""
+        """Plain data: seed and noise of the scenes."""
         return {"backend": "scenes", "seed": self._seed, "noise": self._noise}
 
 
 def ping_pong(step: int, room: int) -> int:
-    """Where something is after `step` moves of 1 that turns round at 0 and at `room`."""
+    """Position after `step` moves of 1 px back and forth between 0 and `room`."""
     return 0 if room <= 0 else room - abs(step % (2 * room) - room)
 
 
@@ -148,7 +148,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """An image file as (H, W, 3) uint8 RGB, upright as its EXIF data says, alpha dropped.
+    """Read an image file as (H, W, 3) uint8 RGB, upright as its EXIF data says, alpha dropped.
 
     Raises:
         SourceError: It cannot be read; the message names the file.

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from labkit.core.errors import SourceError
 from labkit.sources.convert import to_rgb
-from labkit.sources.probe import why_not
-from labkit.sources.source import Taken
+from labkit.sources.probe import connection_problem
+from labkit.sources.source import RawFrame
 from labkit.sources.spec import scheme_of
 
 
 class Video:
-    """Reads a recording in the caller's thread and drops nothing.
+    """Reader of a recording, in the caller's thread, that drops nothing.
 
     Attributes:
         size: (width, height) px as stored.
@@ -52,7 +52,7 @@ class Video:
             raise SourceError(f"{shown} holds no frame that can be read; it is damaged, or not a video")
         self.size = (self._ahead.shape[1], self._ahead.shape[0])
 
-    def take(self) -> Taken | None:
+    def take(self) -> RawFrame | None:
         """The next frame, None at the end.
 
         Raises:
@@ -76,13 +76,13 @@ class Video:
                 self._position += 1
                 self.captured += 1
                 t_s = time.perf_counter()
-                return Taken(to_rgb(image), t_s)
+                return RawFrame(to_rgb(image), t_s)
             finally:
                 if self._closed.is_set():
                     self._capture.release()
 
     def describe(self) -> dict[str, Any]:
-        """Backend, stored size and rate."""
+        """Plain data: backend, stored size and number of frames."""
         return {
             "backend": "opencv/FFMPEG",
             "stored_size": list(self.size),
@@ -113,7 +113,7 @@ class Video:
         if not capture.isOpened():
             capture.release()
             if scheme_of(self._address) is not None:
-                raise SourceError(f"{self._shown} cannot be opened: {why_not(self._address)}")
+                raise SourceError(f"{self._shown} cannot be opened: {connection_problem(self._address)}")
             raise SourceError(
                 f"{self._shown} is not a video that can be read here; "
                 "play it elsewhere to see whether it is whole, or convert it to MP4"

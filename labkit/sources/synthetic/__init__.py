@@ -1,1 +1,1 @@
-"""Drawn scenes whose boxes and labels are known."""
+"""Synthetic scenes with ground truth."""

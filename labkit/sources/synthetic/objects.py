@@ -1,11 +1,11 @@
-"""The objects of the scenes: what they are called, how they look, and the paths they take."""
+"""The objects of the scenes: labels, looks and paths."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from labkit.core.types import Size
-from labkit.sources.synthetic.rng import ONE, TURN, Dice, sin
+from labkit.sources.synthetic.rng import ONE, TURN, IntegerRng, sin
 from labkit.sources.synthetic.shapes import SHAPES, SUB
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -17,16 +17,16 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (142, 68, 188),
 }
 COARSE: tuple[str, ...] = tuple(SHAPES)
-"""What the detector names."""
+"""The detector's labels."""
 FINE: tuple[str, ...] = tuple(f"{colour} {kind}" for kind in COARSE for colour in COLOURS)
-"""What the classifier names: fine label = coarse label * number of colours + colour."""
+"""The classifier's labels: fine label = coarse label * number of colours + colour."""
 
 PATTERNS = ("plain", "stripes", "dots", "checks")
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One object of a shot and the path it takes; lengths in 1/16 px, angles in 1/4096 turn."""
+class SceneObject:
+    """One object of a shot and its path; lengths in 1/16 px, angles in 1/4096 turn."""
 
     coarse: int
     colour: int
@@ -47,7 +47,7 @@ class Thing:
         """Index into `FINE`."""
         return self.coarse * len(COLOURS) + self.colour
 
-    def at(self, step: int) -> tuple[tuple[int, int], int, int]:
+    def pose(self, step: int) -> tuple[tuple[int, int], int, int]:
         """Centre, radius and angle in the shot's frame `step`."""
         sway = [sin(phase + pace * step) for phase, pace in zip(self.phase, self.pace, strict=True)]
         centre = (
@@ -58,51 +58,51 @@ class Thing:
         return centre, radius, self.tilt + 140 * sway[3] // ONE
 
 
-def cast(seed: int, shot: int, size: Size) -> tuple[Thing, ...]:
-    """The objects of a shot, back to front."""
-    dice = Dice(seed, shot, 2)
+def shot_objects(seed: int, shot: int, size: Size) -> tuple[SceneObject, ...]:
+    """Place the objects of a shot at random; back to front."""
+    rng = IntegerRng(seed, shot, 2)
     unit = min(SUB * size[0] // 640, SUB * size[1] // 480) or 1
-    wanted = dice.between(1, 8)
+    wanted = rng.between(1, 8)
     largest = 118 if wanted < 4 else 92
-    things: list[Thing] = []
+    objects: list[SceneObject] = []
     for _ in range(40):
-        thing = _throw(dice, size, unit, largest)
-        if all(_apart(thing, other) for other in things):
-            things.append(thing)
-        if len(things) == wanted:
+        item = _random_object(rng, size, unit, largest)
+        if all(_are_apart(item, other) for other in objects):
+            objects.append(item)
+        if len(objects) == wanted:
             break
-    return tuple(things)
+    return tuple(objects)
 
 
-def _throw(dice: Dice, size: Size, unit: int, largest: int) -> Thing:
-    radius = dice.between(38, dice.between(52, largest)) * unit
-    colour = dice.between(0, len(COLOURS) - 1)
+def _random_object(rng: IntegerRng, size: Size, unit: int, largest: int) -> SceneObject:
+    radius = rng.between(38, rng.between(52, largest)) * unit
+    colour = rng.between(0, len(COLOURS) - 1)
     pure = tuple(COLOURS.values())[colour]
-    red, green, blue = (min(255, max(0, value + dice.between(-12, 12))) for value in pure)
-    toward, share = (255, dice.between(80, 150)) if dice.between(0, 2) else (20, dice.between(60, 95))
+    red, green, blue = (min(255, max(0, value + rng.between(-12, 12))) for value in pure)
+    toward, share = (255, rng.between(80, 150)) if rng.between(0, 2) else (20, rng.between(60, 95))
     margin = radius * 3 // 4
-    return Thing(
-        coarse=dice.between(0, len(COARSE) - 1),
+    return SceneObject(
+        coarse=rng.between(0, len(COARSE) - 1),
         colour=colour,
         rgb=(red, green, blue),
         accent=(_mix(red, toward, share), _mix(green, toward, share), _mix(blue, toward, share)),
-        pattern=PATTERNS[dice.between(0, len(PATTERNS) - 1)],
-        pitch=max(3 * SUB, radius * dice.between(22, 42) // 100),
-        mirrored=bool(dice.between(0, 1)),
+        pattern=PATTERNS[rng.between(0, len(PATTERNS) - 1)],
+        pitch=max(3 * SUB, radius * rng.between(22, 42) // 100),
+        mirrored=bool(rng.between(0, 1)),
         centre=(
-            dice.between(margin, SUB * size[0] - margin),
-            dice.between(margin, SUB * size[1] - margin),
+            rng.between(margin, SUB * size[0] - margin),
+            rng.between(margin, SUB * size[1] - margin),
         ),
         radius=radius,
-        tilt=dice.between(-340, 340),
-        reach=(dice.between(6, 60) * unit, dice.between(4, 36) * unit),
-        pace=_four(dice, 9, 30),
-        phase=_four(dice, 0, TURN - 1),
+        tilt=rng.between(-340, 340),
+        reach=(rng.between(6, 60) * unit, rng.between(4, 36) * unit),
+        pace=_four(rng, 9, 30),
+        phase=_four(rng, 0, TURN - 1),
     )
 
 
-def _four(dice: Dice, low: int, high: int) -> tuple[int, int, int, int]:
-    a, b, c, d = (dice.between(low, high) for _ in range(4))
+def _four(rng: IntegerRng, low: int, high: int) -> tuple[int, int, int, int]:
+    a, b, c, d = (rng.between(low, high) for _ in range(4))
     return a, b, c, d
 
 
@@ -110,7 +110,7 @@ def _mix(value: int, toward: int, share: int) -> int:
     return value + (toward - value) * share // 256
 
 
-def _apart(one: Thing, other: Thing) -> bool:
-    """Whether two objects may stand where they are: touching a little, not hiding each other."""
+def _are_apart(one: SceneObject, other: SceneObject) -> bool:
+    """True if two objects overlap little enough that neither hides the other."""
     dx, dy = one.centre[0] - other.centre[0], one.centre[1] - other.centre[1]
     return 16 * (dx * dx + dy * dy) >= 13 * (one.radius + other.radius) ** 2

@@ -1,4 +1,4 @@
-"""Objects of the scenes onto pixels: outline, colours, shadow."""
+"""Rendering of the scenes' objects: outline, colours, shadow."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from labkit.core.types import Size
 from labkit.sources.synthetic.background import LIGHT_ONE
-from labkit.sources.synthetic.objects import COARSE, Thing
+from labkit.sources.synthetic.objects import COARSE, SceneObject
 from labkit.sources.synthetic.rng import cos, sin
 from labkit.sources.synthetic.shapes import FULL, MATERIALS, SHAPES, SUB, box_blur, coverage, place
 
 
 @dataclass(frozen=True, eq=False)
-class Stamp:
-    """An object's pixels, on a patch that reaches over the frame's edges if the object does."""
+class Sprite:
+    """An object's pixels on a patch, which extends beyond the frame's edges if the object does."""
 
     left: int
     top: int
@@ -38,77 +38,79 @@ class Stamp:
         )
 
 
-def stamped(thing: Thing, step: int) -> Stamp:
-    """An object as it is in the shot's frame `step`."""
-    centre, radius, angle = thing.at(step)
+def rasterise(item: SceneObject, step: int) -> Sprite:
+    """Rasterise an object as it is in the shot's frame `step`."""
+    centre, radius, angle = item.pose(step)
     pad = max(2, 14 * radius // (100 * SUB))  # room for the shadow
     left, top = (c // SUB - radius // SUB - pad for c in centre)
     side = 2 * (radius // SUB + pad) + 2
     shift = np.array([left, top], dtype=np.int64) * SUB
     whole = np.zeros((side, side), np.int32)
     parts = []
-    for part in SHAPES[COARSE[thing.coarse]]:
-        cover, window = coverage(place(part, centre, radius, angle, thing.mirrored) - shift, side, side)
+    for part in SHAPES[COARSE[item.coarse]]:
+        cover, window = coverage(place(part, centre, radius, angle, item.mirrored) - shift, side, side)
         np.maximum(whole[window], cover, out=whole[window])
-        parts.append((part.made_of, cover, window))
+        parts.append((part.material, cover, window))
     local = (centre[0] - SUB * left, centre[1] - SUB * top)
-    return Stamp(left, top, whole, tuple(parts), local, angle)
+    return Sprite(left, top, whole, tuple(parts), local, angle)
 
 
-def paint(image: NDArray[np.uint8], light: NDArray[np.int32], thing: Thing, stamp: Stamp) -> None:
-    """Puts an object and its shadow onto a frame.
+def draw_object(
+    image: NDArray[np.uint8], light: NDArray[np.int32], item: SceneObject, sprite: Sprite
+) -> None:
+    """Draw an object and its shadow onto a frame.
 
     Args:
         image: (H, W, 3), changed in place.
         light: (H, W) in 1/`LIGHT_ONE`.
-        thing, stamp: the object, and its pixels.
+        item, sprite: the object, and its pixels.
     """
-    on_frame, on_patch = stamp.on_frame((image.shape[1], image.shape[0]))
-    paint = _colours(thing, stamp)[on_patch] * light[on_frame][..., None] // LIGHT_ONE
-    side = stamp.cover.shape[0]
+    on_frame, on_patch = sprite.on_frame((image.shape[1], image.shape[0]))
+    colours = _colours(item, sprite)[on_patch] * light[on_frame][..., None] // LIGHT_ONE
+    side = sprite.cover.shape[0]
     drop = max(1, side // 24)
-    shadow = np.zeros_like(stamp.cover)
-    shadow[drop:, drop:] = stamp.cover[:-drop, :-drop]
+    shadow = np.zeros_like(sprite.cover)
+    shadow[drop:, drop:] = sprite.cover[:-drop, :-drop]
     shade = 256 - 110 * box_blur(shadow, drop)[on_patch] // FULL
-    cover = stamp.cover[on_patch][..., None]
+    cover = sprite.cover[on_patch][..., None]
     ground = image[on_frame] * shade[..., None] >> 8
-    mixed = ground + (paint - ground) * cover // FULL
+    mixed = ground + (colours - ground) * cover // FULL
     image[on_frame] = np.clip(mixed, 0, 255).astype(np.uint8)
 
 
-def _colours(thing: Thing, stamp: Stamp) -> NDArray[np.int32]:
-    """(h, w, 3) unlit colours of an object's patch; beyond its outline they mean nothing."""
-    side = stamp.cover.shape[0]
-    rgb, accent = np.array(thing.rgb, np.int32), np.array(thing.accent, np.int32)
-    body = np.where(_pattern(thing, stamp)[..., None], accent, rgb)
+def _colours(item: SceneObject, sprite: Sprite) -> NDArray[np.int32]:
+    """(h, w, 3) unlit colours of an object's patch; arbitrary beyond its outline."""
+    side = sprite.cover.shape[0]
+    rgb, accent = np.array(item.rgb, np.int32), np.array(item.accent, np.int32)
+    body = np.where(_pattern(item, sprite)[..., None], accent, rgb)
     colours = np.broadcast_to(rgb * 3 // 5, body.shape).copy()
-    for made_of, cover, window in stamp.parts:
+    for material, cover, window in sprite.parts:
         patch = colours[window]
-        if made_of == "body":
+        if material == "body":
             ink = body[window]
         else:
-            ink = np.array(MATERIALS.get(made_of, thing.rgb), np.int32)
-            ink = ink * 7 // 10 if made_of == "shade" else ink
+            ink = np.array(MATERIALS.get(material, item.rgb), np.int32)
+            ink = ink * 7 // 10 if material == "shade" else ink
         patch += (ink - patch) * cover[..., None] // FULL
     # Light from the upper left, and a darker rim that sets the object off its ground.
     slope = np.arange(side, dtype=np.int32)
     round_light = 290 - 76 * (slope + slope[:, None]) // (2 * side)
-    rim = np.minimum(box_blur(stamp.cover, max(1, side // 60)) * 2, 2 * FULL) - FULL
+    rim = np.minimum(box_blur(sprite.cover, max(1, side // 60)) * 2, 2 * FULL) - FULL
     return colours * (round_light * (rim + 2 * FULL) // (3 * FULL))[..., None] >> 8
 
 
-def _pattern(thing: Thing, stamp: Stamp) -> NDArray[np.bool_]:
+def _pattern(item: SceneObject, sprite: Sprite) -> NDArray[np.bool_]:
     """(h, w) where the accent colour goes; the pattern turns with the object."""
-    side = stamp.cover.shape[0]
-    if thing.pattern == "plain":
+    side = sprite.cover.shape[0]
+    if item.pattern == "plain":
         return np.zeros((side, side), bool)
     at = np.arange(side, dtype=np.int64) * SUB + SUB // 2
-    x, y = at - stamp.centre[0], (at - stamp.centre[1])[:, None]
-    u = (x * cos(stamp.angle) + y * sin(stamp.angle)) >> 14
-    v = (y * cos(stamp.angle) - x * sin(stamp.angle)) >> 14
-    pitch = thing.pitch
-    if thing.pattern == "stripes":
+    x, y = at - sprite.centre[0], (at - sprite.centre[1])[:, None]
+    u = (x * cos(sprite.angle) + y * sin(sprite.angle)) >> 14
+    v = (y * cos(sprite.angle) - x * sin(sprite.angle)) >> 14
+    pitch = item.pitch
+    if item.pattern == "stripes":
         return (u // (pitch * 2 // 3)) & 1 == 1
-    if thing.pattern == "checks":
+    if item.pattern == "checks":
         return ((u // pitch) ^ (v // pitch)) & 1 == 1
     return (u % pitch - pitch // 2) ** 2 + (v % pitch - pitch // 2) ** 2 < (pitch * 3 // 10) ** 2

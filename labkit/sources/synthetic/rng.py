@@ -40,7 +40,7 @@ def _gaussian_table() -> NDArray[np.int16]:
     return np.array([round(256 * normal.inv_cdf((k + 0.5) / 4096)) for k in range(4096)], dtype=np.int16)
 
 
-class Dice:
+class IntegerRng:
     """A stream of integers that depends on its seeds alone."""
 
     def __init__(self, *seeds: int) -> None:

@@ -1,8 +1,9 @@
-"""A synthetic world: labelled objects that move over textured grounds, with ground truth.
+"""Synthetic scenes with ground truth: labelled objects that move over textured backgrounds.
 
-Any frame of any world can be drawn on its own. A world is a run of shots of `SHOT_FRAMES` frames;
-each shot has a background, a light and one to eight objects, which sway along smooth paths. All of
-it is integer arithmetic on a fixed random stream, so the bytes are the same on every machine.
+Any frame of any world (seed) can be rendered on its own. A world is a sequence of shots of
+`SHOT_FRAMES` frames; each shot has a background, a light and one to eight objects, which sway along
+smooth paths. All of it is integer arithmetic on a fixed random stream, so the bytes are the same on
+every machine.
 """
 
 from __future__ import annotations
@@ -15,35 +16,35 @@ from numpy.typing import NDArray
 
 from labkit.core.errors import UsageError
 from labkit.core.types import Detections, Frame, Size
-from labkit.sources.synthetic.background import backdrop
-from labkit.sources.synthetic.objects import COARSE, FINE, Thing, cast
-from labkit.sources.synthetic.render import Stamp, paint, stamped
-from labkit.sources.synthetic.rng import Dice
+from labkit.sources.synthetic.background import render_background
+from labkit.sources.synthetic.objects import COARSE, FINE, SceneObject, shot_objects
+from labkit.sources.synthetic.render import Sprite, draw_object, rasterise
+from labkit.sources.synthetic.rng import IntegerRng
 from labkit.sources.synthetic.shapes import FULL
 
 SHOT_FRAMES = 150
 MIN_VISIBLE = (1, 4)
-"""Objects of which less than this share (as a fraction) can be seen are not in the truth."""
+"""Least visible share, as (numerator, denominator), of an object in the truth."""
 
 
 @dataclass(frozen=True, eq=False)
-class Drawing:
-    """A drawn frame with what it is made of.
+class RenderedScene:
+    """A rendered frame with its objects and masks.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        things: the objects, back to front.
+        objects: back to front.
         masks: for each object the (H, W) bool pixels that it would cover alone.
         visible: for each object the share of its whole area that can be seen, as (seen, whole) px.
     """
 
     image: NDArray[np.uint8]
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
     masks: tuple[NDArray[np.bool_], ...]
     visible: tuple[tuple[int, int], ...]
 
 
-def scene(index: int, *, size: Size = (640, 480), seed: int = 0, noise: float = 0.0) -> Frame:
+def scene_frame(index: int, *, size: Size = (640, 480), seed: int = 0, noise: float = 0.0) -> Frame:
     """Frame `index` of world `seed`, with ground truth.
 
     Args:
@@ -55,17 +56,17 @@ def scene(index: int, *, size: Size = (640, 480), seed: int = 0, noise: float = 
     Returns:
         A frame whose truth names every object of which at least a quarter can be seen: coarse
         label and name, fine label and name, and the box of its pixels, hidden ones included,
-        clipped to the frame. All scores are 1. `t_s` is the time of drawing.
+        clipped to the frame. All scores are 1. `t_s` is the time of rendering.
 
     Raises:
         UsageError: for a negative index or noise, or a size too small to draw in.
     """
-    drawing = draw(index, size=size, seed=seed, noise=noise)
-    return Frame(drawing.image, index, time.perf_counter(), _truth(drawing, size))
+    rendered = render_scene(index, size=size, seed=seed, noise=noise)
+    return Frame(rendered.image, index, time.perf_counter(), _truth(rendered, size))
 
 
-def draw(index: int, *, size: Size = (640, 480), seed: int = 0, noise: float = 0.0) -> Drawing:
-    """Draws frame `index` of world `seed`; see `scene` for arguments and errors."""
+def render_scene(index: int, *, size: Size = (640, 480), seed: int = 0, noise: float = 0.0) -> RenderedScene:
+    """Render frame `index` of world `seed`; see `scene_frame` for arguments and errors."""
     if index < 0:
         raise UsageError(f"frames of a world are counted from 0, not {index}")
     if size[0] < 64 or size[1] < 48 or max(size) > 8192:
@@ -73,32 +74,32 @@ def draw(index: int, *, size: Size = (640, 480), seed: int = 0, noise: float = 0
     if not 0 <= noise <= 255:
         raise UsageError(f"noise is a standard deviation from 0 to 255 grey levels, not {noise}")
     shot, step = divmod(index, SHOT_FRAMES)
-    ground, light = backdrop(seed, shot, (size[0], size[1]))
-    image = ground.copy()
-    things = cast(seed, shot, size)
-    stamps = [stamped(thing, step) for thing in things]
-    for thing, stamp in zip(things, stamps, strict=True):
-        paint(image, light, thing, stamp)
+    background, light = render_background(seed, shot, (size[0], size[1]))
+    image = background.copy()
+    objects = shot_objects(seed, shot, size)
+    sprites = [rasterise(item, step) for item in objects]
+    for item, sprite in zip(objects, sprites, strict=True):
+        draw_object(image, light, item, sprite)
     if noise:
-        _add_noise(image, Dice(seed, index, 3), noise)
-    masks, visible = _account(stamps, size)
-    return Drawing(image, things, masks, visible)
+        _add_noise(image, IntegerRng(seed, index, 3), noise)
+    masks, visible = _masks_and_visibility(sprites, size)
+    return RenderedScene(image, objects, masks, visible)
 
 
-def _add_noise(image: NDArray[np.uint8], dice: Dice, noise: float) -> None:
-    grain = dice.gaussian(*image.shape).astype(np.int32) * round(noise * 256)
+def _add_noise(image: NDArray[np.uint8], rng: IntegerRng, noise: float) -> None:
+    grain = rng.gaussian(*image.shape).astype(np.int32) * round(noise * 256)
     image[...] = np.clip(image + ((grain + (1 << 15)) >> 16), 0, 255).astype(np.uint8)
 
 
-def _account(
-    stamps: list[Stamp], size: Size
+def _masks_and_visibility(
+    sprites: list[Sprite], size: Size
 ) -> tuple[tuple[NDArray[np.bool_], ...], tuple[tuple[int, int], ...]]:
     """Masks, and (seen, whole) pixels of each object, given that later ones hide earlier ones."""
     hidden = np.zeros((size[1], size[0]), bool)
     masks, visible = [], []
-    for stamp in reversed(stamps):
-        on_frame, on_patch = stamp.on_frame(size)
-        solid = stamp.cover * 2 >= FULL
+    for sprite in reversed(sprites):
+        on_frame, on_patch = sprite.on_frame(size)
+        solid = sprite.cover * 2 >= FULL
         mask = np.zeros_like(hidden)
         mask[on_frame] = solid[on_patch]
         seen = int(np.count_nonzero(mask[on_frame] & ~hidden[on_frame]))
@@ -108,20 +109,20 @@ def _account(
     return tuple(reversed(masks)), tuple(reversed(visible))
 
 
-def _truth(drawing: Drawing, size: Size) -> Detections:
+def _truth(rendered: RenderedScene, size: Size) -> Detections:
     share, of = MIN_VISIBLE
-    kept = [i for i, (seen, whole) in enumerate(drawing.visible) if whole and of * seen >= share * whole]
-    things = [drawing.things[i] for i in kept]
+    kept = [i for i, (seen, whole) in enumerate(rendered.visible) if whole and of * seen >= share * whole]
+    objects = [rendered.objects[i] for i in kept]
     ones = np.ones(len(kept), np.float32)
     return Detections(
-        xyxy=np.array([_box(drawing.masks[i]) for i in kept], np.float32).reshape(-1, 4),
+        xyxy=np.array([_box(rendered.masks[i]) for i in kept], np.float32).reshape(-1, 4),
         score=ones,
-        label=np.array([thing.coarse for thing in things], np.int64),
-        name=tuple(COARSE[thing.coarse] for thing in things),
+        label=np.array([item.coarse for item in objects], np.int64),
+        name=tuple(COARSE[item.coarse] for item in objects),
         frame_size=(size[0], size[1]),
-        fine_label=np.array([thing.fine for thing in things], np.int64),
+        fine_label=np.array([item.fine for item in objects], np.int64),
         fine_score=ones.copy(),
-        fine_name=tuple(FINE[thing.fine] for thing in things),
+        fine_name=tuple(FINE[item.fine] for item in objects),
     )
 
 

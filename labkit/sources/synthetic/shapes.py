@@ -1,7 +1,7 @@
 """The eight kinds of object of the synthetic world, and the integer rasteriser that draws them.
 
 A shape is a list of parts, painted in order; a part is a polygon in thousandths of the object's
-radius (x right, y down, 0 0 the middle) and says what it is made of.
+radius (x right, y down, origin in the middle) with a material.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Part:
     """A polygon of one material.
 
     Attributes:
-        made_of: "body" (the object's colour and pattern), "shade" (its colour, darker) or a key
+        material: "body" (the object's colour and pattern), "shade" (its colour, darker) or a key
             of `MATERIALS`.
         points: (x, y) in thousandths of the object's radius.
     """
 
-    made_of: str
+    material: str
     points: tuple[tuple[int, int], ...]
 
 
@@ -49,7 +49,7 @@ MATERIALS = {
 def coverage(
     polygon: NDArray[np.int64], width: int, height: int
 ) -> tuple[NDArray[np.int32], tuple[slice, slice]]:
-    """How much of each pixel a polygon covers, in integers only.
+    """Rasterise a polygon: coverage of each pixel, in integers only.
 
     Each edge adds its signed area to the right of it on four sample rows per pixel row; a running
     sum along the row then gives the coverage (the method of font rasterisers).
@@ -89,10 +89,10 @@ def coverage(
 
 
 def place(part: Part, centre: tuple[int, int], radius: int, angle: int, mirrored: bool) -> NDArray[np.int64]:
-    """A part's polygon on the canvas.
+    """Transform a part's polygon onto the canvas.
 
     Args:
-        part: what to place.
+        part: a polygon in the object's coordinates.
         centre: (x, y) of the object's middle in 1/16 px.
         radius: of the object in 1/16 px.
         angle: clockwise, in 1/4096 turn.
@@ -165,8 +165,8 @@ def _handle() -> Points:
     return outer + inner
 
 
-def _part(made_of: str, points: Points) -> Part:
-    return Part(made_of, tuple((int(x), int(y)) for x, y in points))
+def _part(material: str, points: Points) -> Part:
+    return Part(material, tuple((int(x), int(y)) for x, y in points))
 
 
 _RIGHT_OF_CROWN = [(0, -1000), (430, -400), (270, -400), (620, 100), (400, 100), (800, 640)]
