@@ -110,7 +110,7 @@ def test_inference_takes_the_newest_frame_and_skips_what_is_older():
     assert wait_for(lambda: len(gate.seen) == 1)
     for value in range(1, 6):
         feed.push(value)
-        assert wait_for(lambda value=value: player.newest().frame.image[0, 0, 0] == value)
+        assert wait_for(lambda value=value: player.latest_shot().frame.image[0, 0, 0] == value)
     gate.permits.release()
     assert wait_for(lambda: len(gate.seen) == 2)
     assert [frame.image[0, 0, 0] for frame in gate.seen] == [0, 5]
@@ -127,10 +127,10 @@ def test_the_shown_picture_is_newer_than_the_boxes_on_it():
     player.start()
     feed.push(1)
     gate.permits.release()
-    assert wait_for(lambda: (shot := player.newest()) is not None and shot.answers[0] is not None)
+    assert wait_for(lambda: (shot := player.latest_shot()) is not None and shot.answers[0] is not None)
     feed.push(2)
-    assert wait_for(lambda: player.newest().frame.image[0, 0, 0] == 2)
-    assert player.newest().answers[0].frame.image[0, 0, 0] == 1
+    assert wait_for(lambda: player.latest_shot().frame.image[0, 0, 0] == 2)
+    assert player.latest_shot().answers[0].frame.image[0, 0, 0] == 1
     gate.permits.release(5)
     player.stop()
 
@@ -199,7 +199,7 @@ def test_the_next_owner_opens_the_camera_after_the_last_has_let_go():
     for _ in range(3):
         player = player_of(open_it)
         player.start()
-        assert wait_for(lambda: player.newest() is not None)  # noqa: B023
+        assert wait_for(lambda: player.latest_shot() is not None)  # noqa: B023
         player.stop()
     assert wait_for(lambda: not live_threads())
     assert events == ["opened", "closed"] * 3
@@ -210,8 +210,8 @@ def test_a_failing_rung_is_named_and_the_picture_goes_on():
     player.start()
     assert wait_for(lambda: player.status()["fault"])
     assert "the engine broke" in player.status()["fault"]
-    index = player.newest().frame.index
-    assert wait_for(lambda: player.newest(after=index) is not None)
+    index = player.latest_shot().frame.index
+    assert wait_for(lambda: player.latest_shot(after=index) is not None)
     player.stop()
 
 
@@ -249,15 +249,15 @@ def test_changing_the_rung_while_running(monkeypatch):
     player = player_of()
     player.start()
     assert wait_for(lambda: player.rates.inferred.get("a"))
-    index = player.newest().frame.index
+    index = player.latest_shot().frame.index
     player.change({"rung": "b", "threshold": 0.2})
     assert wait_for(lambda: player.rates.inferred.get("b"))
-    assert player.newest().frame.index > index  # the camera was never let go
+    assert player.latest_shot().frame.index > index  # the camera was never let go
     assert player.settings.threshold == 0.2
     player.change({"size": [32, 24]})
-    assert wait_for(lambda: (shot := player.newest()) is not None and shot.frame.size == (32, 24))
-    assert wait_for(lambda: player.newest().answers[0] is not None)
-    assert player.newest().answers[0].found.frame_size == (32, 24)
+    assert wait_for(lambda: (shot := player.latest_shot()) is not None and shot.frame.size == (32, 24))
+    assert wait_for(lambda: player.latest_shot().answers[0] is not None)
+    assert player.latest_shot().answers[0].found.frame_size == (32, 24)
     player.stop()
 
 
@@ -302,7 +302,7 @@ def test_a_paced_recording_offers_frames_at_its_own_rate():
 
     player = player_of(lambda size: Still().source())
     player.start()
-    assert wait_for(lambda: player.newest() is not None)
+    assert wait_for(lambda: player.latest_shot() is not None)
     began, first = time.perf_counter(), player._reader.offered
     assert wait_for(lambda: player._reader.offered >= first + 30)
     rate = 30 / (time.perf_counter() - began)
@@ -392,29 +392,29 @@ def test_a_frame_is_smoothed_once_for_picture_and_detection():
         calls.append((image.shape, radius, eps))
         return np.full_like(image, 7)
 
-    smoothing, settings, frame = (
+    preview_filter, settings, frame = (
         PreviewFilter(smooth),
         LiveSettings(filter_on=True, radius=3, eps=0.1),
         make_frame(1),
     )
-    assert smoothing.apply(frame, settings) is frame  # it passes while the filter is compiled
-    assert wait_for(lambda: not smoothing.compiling)
-    first = smoothing.apply(frame, settings)
-    assert first is smoothing.apply(frame, settings)
+    assert preview_filter.apply(frame, settings) is frame  # it passes while the filter is compiled
+    assert wait_for(lambda: not preview_filter.compiling)
+    first = preview_filter.apply(frame, settings)
+    assert first is preview_filter.apply(frame, settings)
     assert (first.image == 7).all()
     assert first.index == frame.index and first.t_s == frame.t_s
     assert calls[1:] == [(frame.image.shape, 3, 0.1)]
-    assert smoothing.apply(frame, LiveSettings()) is frame
+    assert preview_filter.apply(frame, LiveSettings()) is frame
 
 
 def test_a_filter_that_does_not_work_is_named():
     def smooth(image, radius, eps):
         raise RuntimeError("no compiler")
 
-    smoothing = PreviewFilter(smooth)
-    smoothing.apply(make_frame(0), LiveSettings(filter_on=True))
-    assert wait_for(lambda: "no compiler" in smoothing.message)
-    assert not smoothing.compiling
+    preview_filter = PreviewFilter(smooth)
+    preview_filter.apply(make_frame(0), LiveSettings(filter_on=True))
+    assert wait_for(lambda: "no compiler" in preview_filter.message)
+    assert not preview_filter.compiling
 
 
 # Settings.
@@ -900,11 +900,11 @@ def cell(monkeypatch):
 
 def test_a_view_is_replaced_and_not_added_to(cell):
     first = cell()
-    assert wait_for(lambda: first.view.player.newest() is not None)
+    assert wait_for(lambda: first.view.player.latest_shot() is not None)
     second = cell()
     assert not first.view.running
     assert second.view.running
-    assert wait_for(lambda: second.view.player.newest() is not None)
+    assert wait_for(lambda: second.view.player.latest_shot() is not None)
     assert cell.opened[0].closed.is_set() and not cell.opened[1].closed.is_set()
     state = second.get_state()
     assert not [key for key, value in state.items() if isinstance(value, bytes | memoryview)]
@@ -973,8 +973,8 @@ def test_frames_keep_their_capture_time():
     player = player_of(lambda size: feed.source())
     player.start()
     feed.push(3)
-    assert wait_for(lambda: player.newest() is not None)
-    frame = player.newest().frame
+    assert wait_for(lambda: player.latest_shot() is not None)
+    frame = player.latest_shot().frame
     assert isinstance(frame, Frame)
     assert 0 <= time.perf_counter() - frame.t_s < 5
     player.stop()

@@ -21,90 +21,90 @@ def clock():
 
 
 @pytest.fixture
-def link(clock):
-    link = Connection(clock)
-    link.heard("page", visible=True)
-    return link
+def connection(clock):
+    connection = Connection(clock)
+    connection.heard("page", visible=True)
+    return connection
 
 
 def test_nobody_there_means_nothing_is_sent(clock):
     assert not Connection(clock).ready()
 
 
-def test_two_frames_fly_and_an_acknowledgement_makes_room(link, clock):
-    first = link.depart(captured_s=99.9)
-    assert link.ready()
-    link.depart(99.95)
-    assert not link.ready()
+def test_two_frames_fly_and_an_acknowledgement_makes_room(connection, clock):
+    first = connection.depart(captured_s=99.9)
+    assert connection.ready()
+    connection.depart(99.95)
+    assert not connection.ready()
     clock.now_s += 0.05
-    assert link.acknowledge("page", first) == pytest.approx(0.15)
-    assert link.ready()
+    assert connection.acknowledge("page", first) == pytest.approx(0.15)
+    assert connection.ready()
 
 
-def test_an_acknowledgement_counts_once(link):
-    number = link.depart(99.0)
-    assert link.acknowledge("page", number) is not None
-    assert link.acknowledge("page", number) is None
-    assert link.acknowledge("page", 4711) is None
+def test_an_acknowledgement_counts_once(connection):
+    number = connection.depart(99.0)
+    assert connection.acknowledge("page", number) is not None
+    assert connection.acknowledge("page", number) is None
+    assert connection.acknowledge("page", 4711) is None
 
 
-def test_a_page_that_answers_pings_but_no_frames_loses_them_after_a_second(link, clock):
-    number = link.depart(99.0)
-    link.depart(99.0)
+def test_a_page_that_answers_pings_but_no_frames_loses_them_after_a_second(connection, clock):
+    number = connection.depart(99.0)
+    connection.depart(99.0)
     clock.now_s += ACK_TIMEOUT_S + 0.01
-    assert not link.ready()  # nothing says that they arrived
-    link.heard("page", received=number + 1)
-    assert link.ready()
-    assert link.timed_out == 2
+    assert not connection.ready()  # nothing says that they arrived
+    connection.heard("page", received=number + 1)
+    assert connection.ready()
+    assert connection.timed_out == 2
 
 
-def test_ten_minutes_without_any_acknowledgement_owe_the_page_two_frames(link, clock):
+def test_ten_minutes_without_any_acknowledgement_owe_the_page_two_frames(connection, clock):
     sent_before = 0
     for _ in range(6000):
         clock.now_s += 0.1
-        link.excuse_silence()  # as while a cell keeps the kernel busy
-        if link.ready():
-            link.depart(clock.now_s)
-        sent_before = max(sent_before, link.sent)
-    assert link.sent == MAX_IN_FLIGHT
-    assert link.in_flight == MAX_IN_FLIGHT
+        connection.excuse_silence()  # as while a cell keeps the kernel busy
+        if connection.ready():
+            connection.depart(clock.now_s)
+        sent_before = max(sent_before, connection.sent)
+    assert connection.sent == MAX_IN_FLIGHT
+    assert connection.in_flight == MAX_IN_FLIGHT
 
 
-def test_a_silent_page_is_forgotten_and_may_come_back(link, clock):
-    link.depart(99.0)
+def test_a_silent_page_is_forgotten_and_may_come_back(connection, clock):
+    connection.depart(99.0)
     clock.now_s += SILENT_S + 0.01
-    link.forget_silent()
-    assert link.pages == 0
-    assert not link.ready()
-    link.heard("page")
-    assert link.pages == 1
-    assert link.ready()
+    connection.forget_silent()
+    assert connection.pages == 0
+    assert not connection.ready()
+    connection.heard("page")
+    assert connection.pages == 1
+    assert connection.ready()
 
 
-def test_every_page_that_looks_has_to_acknowledge(link):
-    link.heard("other", visible=True)
-    number = link.depart(99.0)
-    link.depart(99.0)
-    assert link.acknowledge("page", number) is not None
-    assert not link.ready()  # the slower one still has two on their way
-    assert link.acknowledge("other", number) is None
-    assert link.ready()
+def test_every_page_that_looks_has_to_acknowledge(connection):
+    connection.heard("other", visible=True)
+    number = connection.depart(99.0)
+    connection.depart(99.0)
+    assert connection.acknowledge("page", number) is not None
+    assert not connection.ready()  # the slower one still has two on their way
+    assert connection.acknowledge("other", number) is None
+    assert connection.ready()
 
 
-def test_hidden_pages_are_not_waited_for(link):
-    link.heard("other", visible=False)
-    number = link.depart(99.0)
-    link.acknowledge("page", number)
-    assert link.in_flight == 0
-    link.heard("page", visible=False)
-    assert not link.ready()
+def test_hidden_pages_are_not_waited_for(connection):
+    connection.heard("other", visible=False)
+    number = connection.depart(99.0)
+    connection.acknowledge("page", number)
+    assert connection.in_flight == 0
+    connection.heard("page", visible=False)
+    assert not connection.ready()
 
 
-def test_a_page_that_says_goodbye_owes_nothing(link):
-    link.depart(99.0)
-    link.left("page")
-    assert link.in_flight == 0
-    assert link.pages == 0
+def test_a_page_that_says_goodbye_owes_nothing(connection):
+    connection.depart(99.0)
+    connection.left("page")
+    assert connection.in_flight == 0
+    assert connection.pages == 0
 
 
 actions = st.lists(
@@ -121,21 +121,21 @@ actions = st.lists(
 @given(actions)
 def test_whatever_pages_do_there_are_never_more_than_two_in_flight(steps):
     clock = Clock()
-    link = Connection(clock)
+    connection = Connection(clock)
     for what, page, number in steps:
-        if what == "send" and link.ready():
-            link.depart(clock.now_s)
+        if what == "send" and connection.ready():
+            connection.depart(clock.now_s)
         elif what == "ack":
-            link.acknowledge(page, number)
+            connection.acknowledge(page, number)
         elif what == "pong":
-            link.heard(page, received=number)
+            connection.heard(page, received=number)
         elif what in ("hide", "show"):
-            link.heard(page, visible=what == "show")
+            connection.heard(page, visible=what == "show")
         elif what == "bye":
-            link.left(page)
+            connection.left(page)
         elif what == "wait":
             clock.now_s += number / 20
-            link.forget_silent()
+            connection.forget_silent()
         elif what == "excuse":
-            link.excuse_silence()
-        assert link.in_flight <= link.most_in_flight <= MAX_IN_FLIGHT
+            connection.excuse_silence()
+        assert connection.in_flight <= connection.most_in_flight <= MAX_IN_FLIGHT

@@ -1,4 +1,4 @@
-"""From a shot to the picture that is shown: boxes, names, two rungs side by side, JPEG."""
+"""Draw a shot with boxes and names, two rungs side by side, and encode it as JPEG."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def annotate_shot(shot: Shot, threshold: float) -> NDArray[np.uint8]:
 
 
 def jpeg(image: NDArray[np.uint8]) -> bytes:
-    """An (H, W, 3) RGB image as JPEG."""
+    """Encode an (H, W, 3) uint8 RGB image as JPEG."""
     import cv2
 
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)

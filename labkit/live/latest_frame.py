@@ -1,4 +1,4 @@
-"""A slot for one frame, where a newer one replaces it."""
+"""A slot for the latest frame; a newer one replaces it, and so the live view drops frames here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from labkit.core.types import Frame
 
 
 class LatestFrame:
-    """Hands the newest frame to any number of readers, each at its own pace.
+    """Hands the latest frame to any number of readers, each at its own pace.
 
     Attributes:
         news: notified at every change; may be shared, so that a reader waits for several things.
@@ -29,7 +29,7 @@ class LatestFrame:
             self.news.notify_all()
 
     def peek(self) -> Frame | None:
-        """The newest frame, without waiting."""
+        """The latest frame, without waiting."""
         return self._frame
 
     def newer_than(self, index: int, timeout_s: float | None = None) -> Frame | None:

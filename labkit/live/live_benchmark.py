@@ -152,10 +152,10 @@ def _turn(client: Client, view: View, seconds: float) -> tuple[float, float, np.
 
 
 def _detections_per_s(view: View, seconds: float) -> tuple[float, np.ndarray]:
-    figures: Rates = view.player.rates
+    rates: Rates = view.player.rates
     begun_s = time.perf_counter()
     time.sleep(seconds)
-    answers = [a for a in figures.recent() if a.done_s >= begun_s]
+    answers = [a for a in rates.recent() if a.done_s >= begun_s]
     if len(answers) < 2:
         raise SystemExit("too few detections; measure for longer")
     # From result to result: counting those inside fixed edges would err by up to one.
@@ -165,7 +165,7 @@ def _detections_per_s(view: View, seconds: float) -> tuple[float, np.ndarray]:
 
 
 def _stop_ms(client: Client, view: View) -> float:
-    while view.player.newest() is None:
+    while view.player.latest_shot() is None:
         time.sleep(0.005)
     time.sleep(0.05 + 0.1 * np.random.default_rng().random())
     begun_s = time.perf_counter()

@@ -100,7 +100,7 @@ def _set(view: View, page: str, message: Message, buffers: Sequence[Any]) -> Non
 
 
 def _snapshot(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
-    shot = view.player.newest()
+    shot = view.player.latest_shot()
     if shot is None:
         raise UsageError("there is no picture to keep yet; start the view first")
     view.note = f"kept as {save_picture(annotate_shot(shot, view.player.settings.threshold), view.folder)}"

@@ -146,7 +146,7 @@ class Player:
             with self.news:
                 self.news.notify_all()
 
-    def newest(self, after: int = -1) -> Shot | None:
+    def latest_shot(self, after: int = -1) -> Shot | None:
         """The newest shot, if its frame is newer than index `after`; never waits.
 
         The frame is smoothed if the filter is on; the answers are the newest there are, which

@@ -69,7 +69,7 @@ def _next_shot(player: Player, after: int) -> Shot:
             raise SourceError(status["message"])
         if status["fault"]:
             raise LabError(status["fault"])
-        shot = player.newest()
+        shot = player.latest_shot()
         answers = [answer for answer in (shot.answers if shot is not None else ()) if answer is not None]
         if shot is not None and len(answers) == len(shot.answers):
             frame = answers[0].frame

@@ -1,7 +1,7 @@
 """The view: shows a player on pages and does what they ask, over whatever carries messages.
 
 A message is a dict with a "type", plus binary buffers. `receive` takes those of the pages
-(`requests.py` lists them); `send` is called with those for them:
+(`messages.py` lists them); `send` is called with those for them:
 
 | type    | holds                                                      | buffer       |
 |---------|------------------------------------------------------------|--------------|
@@ -236,7 +236,7 @@ class View:
             return self.player.news.wait_for(wanted, timeout_s) and not stopping.is_set()
 
     def _show(self, shown: int) -> int:
-        shot = self.player.newest(shown)
+        shot = self.player.latest_shot(shown)
         if shot is None:
             return shown
         image = annotate_shot(shot, self.player.settings.threshold)
@@ -280,7 +280,7 @@ class View:
         self._send({"type": "ping", "n": number, "after": self.connection.sent}, [])
 
     def _stats(self) -> dict[str, Any]:
-        shot = self.player.newest()
+        shot = self.player.latest_shot()
         threshold = self.player.settings.threshold
         return {
             "type": "stats",

@@ -58,10 +58,12 @@ def test_ten_minutes_with_a_browser_that_never_acknowledges(desk, lab, page, cam
     memory = []
     for _ in range(20):
         time.sleep(30)
-        link = lab.ask_kernel(sheet.name, "(view.view.link.in_flight, view.view.link.most_in_flight)")
+        flights = lab.ask_kernel(
+            sheet.name, "(view.view.connection.in_flight, view.view.connection.most_in_flight)"
+        )
         memory.append(process.memory_info().rss / 1e6)
-        print(f"{memory[-1]:.1f} MB, in flight {link[0]}, at most {link[1]}")
-        assert link[1] <= 2
+        print(f"{memory[-1]:.1f} MB, in flight {flights[0]}, at most {flights[1]}")
+        assert flights[1] <= 2
         assert rate(sheet, "inferred") > 0
         assert rate(sheet, "displayed") == 0
     assert page.evaluate("window.unsaid") > 100
