@@ -6,19 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from labkit.core.types import Frame
-from labkit.models.training import score as train_score
-from labkit.models.training.score import LabModels, detect, matched, name, read_models
+from labkit.models.weights import LAB_FOLDER
 from labkit.sources.synthetic.objects import COARSE, FINE
 from labkit.sources.synthetic.scene import SHOT_FRAMES, scene_frame
 
-SHIPPED = Path(train_score.__file__).parent / "lab"
+from lab_model_scores import LabModels, detect, matched, name, read_models  # isort: skip
+
 N_SCENES = 40
 Change = Callable[..., object]
 
@@ -27,7 +26,7 @@ Change = Callable[..., object]
 def models() -> LabModels:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield read_models(SHIPPED)
+    yield read_models(LAB_FOLDER)
     torch.set_num_threads(threads)
 
 
@@ -91,7 +90,7 @@ def test_labels_off_by_one_are_wrong(models, frames, as_it_should_be):
 
 
 def test_the_files_are_small_and_carry_the_names(models):
-    size = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in LAB_FOLDER.rglob("*") if path.is_file())
     assert size < 12e6
     names = models.detector.config.id2label
     assert tuple(names[i] for i in range(len(names))) == COARSE

@@ -23,9 +23,9 @@ from labkit.bench.frames import collect
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.models import engines
 from labkit.models.engines.build import Request, build_engine
-from labkit.models.fused import WholeFrame
+from labkit.models.fused import FusedNetwork
 from labkit.models.networks import build
-from labkit.models.trimmed import LeanDetr
+from labkit.models.trimmed import TrimmedDetr
 from labkit.models.weights import lab_weights
 
 SIZE = (160, 128)
@@ -132,8 +132,8 @@ def engine(monkeypatch):
 @pytest.fixture
 def request_of():
     detector, classifier = build(lab_weights("lab_detr")), build(lab_weights("lab_resnet"))
-    lean = LeanDetr(detector.module, detector.input.output_size(SIZE))
-    whole = WholeFrame(lean, classifier.module, detector.input, classifier.crop_input, 3).eval()
+    lean = TrimmedDetr(detector.module, detector.input.output_size(SIZE))
+    whole = FusedNetwork(lean, classifier.module, detector.input, classifier.crop_input, 3).eval()
 
     def make(precision):
         example = torch.zeros(1, SIZE[1], SIZE[0], 3, dtype=torch.uint8)

@@ -33,7 +33,7 @@ from labkit.models.prepare import resolve_all
 from labkit.models.weights import MODELS, Weights
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.pipelines.ladder import select_rungs
-from labkit.pipelines.third_party_rungs import PEERS
+from labkit.pipelines.third_party_rungs import THIRD_PARTY
 from labkit.results.records import Comparison
 from labkit.results.result_set import ResultSet
 from labkit.results.store import Store, default_path
@@ -317,7 +317,7 @@ def _groups(rungs: Sequence[Rung], short_of_time: bool = False) -> list[list[Run
             those rungs that they are compared with.
     """
     if short_of_time:
-        soon = [rung for rung in rungs if rung not in PEERS and not rung.prepare.compiles]
+        soon = [rung for rung in rungs if rung not in THIRD_PARTY and not rung.prepare.compiles]
         late = _groups([rung for rung in rungs if rung not in soon])
         return _groups(soon) + [[*_baselines(group, soon), *group] for group in late]
     groups: dict[str, list[Rung]] = {}

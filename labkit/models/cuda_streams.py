@@ -1,4 +1,4 @@
-"""Streams by name: which work may overlap which, and what has to wait for what.
+"""CUDA streams by name, and the waits between them.
 
 A *lane* is a stream of the device: what is put on it runs in order, while other lanes run at
 the same time. Nothing waits for anything on another lane unless it is told to. A schedule
@@ -17,14 +17,14 @@ from torch import Tensor
 
 
 class Lanes(Protocol):
-    """What schedules and nets ask of lanes."""
+    """Interface of lanes, as schedules and networks use it."""
 
     def on(self, lane: str) -> AbstractContextManager[None]:
         """Work that is launched inside goes onto this lane."""
         ...
 
     def after(self, later: str, earlier: str) -> None:
-        """What comes next on `later` waits for all that `earlier` was given so far."""
+        """The next work on `later` waits for all that `earlier` was given so far."""
         ...
 
     def keep(self, tensor: Tensor, lane: str) -> None:
@@ -45,7 +45,7 @@ class Lanes(Protocol):
 
 
 class InOrder:
-    """Where there is no GPU: the host does everything itself, one thing after the other."""
+    """Lanes without a GPU: the host does everything itself, one thing after the other."""
 
     def on(self, lane: str) -> AbstractContextManager[None]:
         """Nothing to choose."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from labkit.core.errors import WeightsError
 
 COUNTER = "num_batches_tracked"
-"""What some batch norms count in training; a frozen one has no use for it."""
+"""Counter of batch norms in training; a frozen one has no use for it."""
 
 _IN_BACKBONE = re.compile(
     r"(?P<before>.*\bbackbone\.(?:conv_encoder\.)?model\.)(?P<name>(?:conv1|bn1|layer).*)"

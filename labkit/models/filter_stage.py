@@ -1,4 +1,4 @@
-"""The filter of a preparation, as something that a schedule calls."""
+"""The filter of a preparation as a callable: on the host, or on the device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from labkit.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, InputSpec, nor
 
 Image = NDArray[np.uint8]
 AS_KERNEL = InputSpec(mean=IMAGENET_MEAN, std=IMAGENET_STD)
-"""What the kernels that end in a network's input normalise with."""
+"""Normalisation of the kernels that end in a network's input."""
 
 
 @dataclass(eq=False)

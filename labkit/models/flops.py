@@ -1,4 +1,4 @@
-"""How much arithmetic a frame costs, counted by torch on the networks as published."""
+"""FLOPs and bytes of a frame, counted by torch on the networks as published."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def gflop_per_frame(preparation: Preparation, workload: Workload) -> float:
 
 
 def mb_per_frame(preparation: Preparation, workload: Workload) -> float:
-    """Bytes that a frame moves at the very least, in MB: every weight once, and the frame itself.
+    """The least that a frame moves, in MB: every weight once, and the frame itself.
 
     What passes between layers is left out, since a cache may hold it; so arithmetic per byte is an
     upper bound. Frames that go through the networks together share the weights.

@@ -1,4 +1,4 @@
-"""The whole frame as one module: bytes in, named boxes out, nothing read back in between.
+"""Detector and classifier fused into one module: bytes in, named boxes out, no read in between.
 
 The frame goes up once as bytes; normalising, detecting, picking the best queries, cutting
 crops (`roi_align` from the frame that is already there), naming and packing happen where it
@@ -26,7 +26,7 @@ from labkit.models.preprocess import InputSpec, Preprocess, gray_levels, normali
 PACKED = 8  # relative centre box (4), score, label, fine score, fine label
 
 
-class WholeFrame(nn.Module):
+class FusedNetwork(nn.Module):
     """Detector and classifier behind one `forward`: (1, H, W, 3) uint8 -> (k, 8) float32.
 
     Args:
@@ -79,8 +79,8 @@ class WholeFrame(nn.Module):
         return torch.cat([low, high], 1)
 
 
-class WholeInput(WholeFrame):
-    """A `WholeFrame` for frames that come normalised already: (1, 3, H, W) -> (k, 8) float32.
+class FusedFromInput(FusedNetwork):
+    """A `FusedNetwork` for frames that come normalised already: (1, 3, H, W) -> (k, 8) float32.
 
     Crops are cut from the normalised frame: cutting averages, and averages of normalised values
     are normalised averages. Only networks that want another mean and deviation than the frame
@@ -95,7 +95,7 @@ class WholeInput(WholeFrame):
         self.came_as = came_as
 
     def forward(self, frame: Tensor) -> Tensor:
-        """As `WholeFrame`."""
+        """As `FusedNetwork`."""
         spec, (height, width) = self.detector_input, frame.shape[-2:]
         if spec.output_size((width, height)) == (width, height):
             x = self._normalised_for(frame, spec)
@@ -110,7 +110,7 @@ class WholeInput(WholeFrame):
 
 
 def _layout(module: nn.Module) -> torch.memory_format:
-    """How a network's convolutions hold their weights; an input that lies otherwise costs copies of them."""
+    """Memory format of a network's convolutions; an input in another one costs copies of weights."""
     weight = next((p for p in module.parameters() if p.ndim == 4 and p.shape[-1] > 1), None)
     if weight is None or weight.is_contiguous():
         return torch.contiguous_format
@@ -126,8 +126,8 @@ class CopyBack:
 
 
 @dataclass(eq=False)
-class WholeFrameNet:
-    """A `WholeFrame` engine with the sides that the plain loop calls.
+class FusedNet:
+    """A `FusedNetwork` engine with the sides that the plain loop calls.
 
     Attributes:
         preprocess: (H, W, 3) uint8 -> (1, H, W, 3) uint8 on the device.

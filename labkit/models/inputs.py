@@ -1,4 +1,4 @@
-"""Networks that take bytes: normalisation becomes part of the graph that an engine compiles."""
+"""Byte inputs: normalisation as part of the graph that an engine compiles, or after the upload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Getting a frame's bytes onto the device."""
+"""Upload of frames through pinned memory."""
 
 from __future__ import annotations
 

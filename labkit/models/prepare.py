@@ -1,4 +1,4 @@
-"""Makes a rung's networks ready, from the data in its `Preparation`."""
+"""Prepare a rung's networks from the data in its `Preparation`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from labkit.models.cuda_streams import lanes_for
 from labkit.models.decode import DetrDecoder
 from labkit.models.engines.build import Request, build_engine
 from labkit.models.filter_stage import AS_KERNEL, DeviceSmoothing, Filtered, host_smoothing
-from labkit.models.fused import WholeFrame, WholeFrameNet, WholeInput
+from labkit.models.fused import FusedFromInput, FusedNet, FusedNetwork
 from labkit.models.inputs import ByteInput, PinnedInput, calibration_frames, with_bytes
 from labkit.models.networks import Network, build
 from labkit.models.pinned_upload import PinnedUpload
 from labkit.models.preprocess import InputSpec, Preprocess, preprocessor
 from labkit.models.streamed import StreamedNet
 from labkit.models.third_party import transformers_pipeline
-from labkit.models.trimmed import LeanDetr
+from labkit.models.trimmed import TrimmedDetr
 from labkit.models.weights import MODELS, Weights, lab_weights, resolve
 
 Report = Callable[[str], None]
@@ -101,20 +101,20 @@ def _in_parts(
 
 def _as_whole_frame(
     networks: Mapping[str, Network], preparation: Preparation, workload: Workload, report: Report
-) -> WholeFrameNet:
+) -> FusedNet:
     detector, classifier = networks["detect"], networks["classify"]
     assert classifier.crop_input is not None
     width, height = workload.size
     parts = (
-        LeanDetr(detector.module, detector.input.output_size(workload.size)),
+        TrimmedDetr(detector.module, detector.input.output_size(workload.size)),
         classifier.module,
         detector.input,
         classifier.crop_input,
         workload.objects,
     )
-    module, example = WholeFrame(*parts), torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    module, example = FusedNetwork(*parts), torch.zeros(1, height, width, 3, dtype=torch.uint8)
     if preparation.filter is not None and preparation.filter.where == "input":
-        module, example = WholeInput(*parts, came_as=AS_KERNEL), torch.zeros(1, 3, height, width)
+        module, example = FusedFromInput(*parts, came_as=AS_KERNEL), torch.zeros(1, 3, height, width)
     request = Request(
         module=module,
         example=example,
@@ -134,7 +134,7 @@ def _as_whole_frame(
     )
     engine = build_engine(preparation.engine, request)
     upload = PinnedUpload(preparation.device)
-    return WholeFrameNet(detector, classifier, upload, engine, preparation.device, workload)
+    return FusedNet(detector, classifier, upload, engine, preparation.device, workload)
 
 
 def _as_peer(
@@ -212,7 +212,7 @@ def _request(
 
 def _detector(network: Network, preparation: Preparation, workload: Workload, report: Report) -> Detector:
     if preparation.options.get("lean"):
-        lean = LeanDetr(network.module, network.input.output_size(workload.size))
+        lean = TrimmedDetr(network.module, network.input.output_size(workload.size))
         network = replace(network, module=lean.eval())
     batches = tuple(range(1, preparation.group + 1))
     request = _request(network, network.input, workload.size, preparation, report, batches)

@@ -1,4 +1,4 @@
-"""From an image to a network's input: the same function in several implementations.
+"""Preprocessing of an image into a network's input: one function, several implementations.
 
 Every implementation takes an (H, W, 3) uint8 RGB image and gives a (1, 3, h, w) float32
 tensor, scaled to [0, 1] and normalised with the network's mean and standard deviation.
@@ -36,7 +36,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network wants to be fed.
+    """Geometry and normalisation of a network's input.
 
     Attributes:
         shorter: resize so that the shorter side has this many px, or None.
@@ -74,7 +74,7 @@ class InputSpec:
 
 
 RESNET_INPUT = InputSpec(shorter=256, crop=(224, 224))
-"""What torchvision's ResNet-18 weights were evaluated with."""
+"""The input that torchvision's ResNet-18 weights were evaluated with."""
 
 RESNET_CROP_INPUT = InputSpec(exact=(224, 224))
 """A detected object, stretched to the classifier's input."""

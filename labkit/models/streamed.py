@@ -15,20 +15,20 @@ from torch import Tensor
 from labkit.core.types import Detections, Size
 from labkit.models.cuda_streams import Lanes, lanes_for
 from labkit.models.filter_stage import DeviceSmoothing
-from labkit.models.fused import PACKED, CopyBack, WholeFrameNet
+from labkit.models.fused import PACKED, CopyBack, FusedNet
 
 LANES = ("upload", "filter", "infer", "back")
 
 
 class StreamedNet:
-    """What `pipelines.streams.ring_of_streams` calls: one method per lane, one slot per frame.
+    """A fused network for `multi_stream.ring_of_streams`: one method per lane, one slot per frame.
 
     Attributes:
         depth: frames that can be under way at once.
         lanes: see `Lanes`.
     """
 
-    def __init__(self, net: WholeFrameNet, smoothing: DeviceSmoothing, depth: int) -> None:
+    def __init__(self, net: FusedNet, smoothing: DeviceSmoothing, depth: int) -> None:
         self.depth = depth
         self._net = net
         self._smoothing = smoothing

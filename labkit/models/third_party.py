@@ -1,4 +1,4 @@
-"""Other people's pipelines, run as they come, to stand beside the lab's own."""
+"""The detection pipeline of transformers, as it comes, for comparison."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def enlarged(spec: InputSpec, size: Size, shortest_edge: int) -> Size:
 
 
 @dataclass(eq=False)
-class PipelinePeer:
+class TransformersPipeline:
     """`transformers.pipeline("object-detection")` behind the sides of a detector."""
 
     pipeline: Any
@@ -63,7 +63,9 @@ class PipelinePeer:
         )
 
 
-def transformers_pipeline(network: Network, workload: Workload, preparation: Preparation) -> PipelinePeer:
+def transformers_pipeline(
+    network: Network, workload: Workload, preparation: Preparation
+) -> TransformersPipeline:
     """The library's pipeline around the same weights.
 
     Args:
@@ -80,7 +82,7 @@ def transformers_pipeline(network: Network, workload: Workload, preparation: Pre
     run = pipeline(
         "object-detection", model=network.module.detr.to(device), image_processor=processor, device=device
     )
-    return PipelinePeer(run, network, workload)
+    return TransformersPipeline(run, network, workload)
 
 
 def _processor(spec: InputSpec, resize: int | None) -> Any:

@@ -17,7 +17,7 @@ from labkit.core.types import Size
 from labkit.models.decode import DetrCore
 
 
-class LeanDetr(nn.Module):
+class TrimmedDetr(nn.Module):
     """DETR for frames of one size: (B, 3, h, w) -> logits (B, Q, C + 1), boxes (B, Q, 4).
 
     Shares the weights of the model that it is made from.

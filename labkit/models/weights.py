@@ -1,4 +1,4 @@
-"""Where weights come from: the local caches first, the network only if it answers quickly.
+"""Weights: from the local caches first, from the network only if it answers quickly.
 
 | model      | pretrained source         | pinned by                                  |
 |------------|---------------------------|--------------------------------------------|
@@ -40,7 +40,7 @@ Origin = Literal["pretrained", "random", "lab"]
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights a model is built with.
+    """The weights that a model is built with.
 
     Attributes:
         model: "resnet18", "detr_r50", "lab_resnet" or "lab_detr".
@@ -120,7 +120,7 @@ def lab_weights(model: str) -> Weights:
 
 
 def have_pretrained(models: Sequence[str]) -> bool:
-    """Whether all of these are in the cache, or could just be fetched.
+    """True if all of these are in the cache, or could just be fetched.
 
     A hub that did not answer is not asked again by this process: looking again is to cost nothing.
     """
@@ -137,7 +137,7 @@ def have_pretrained(models: Sequence[str]) -> bool:
 
 
 _refused: list[str] = []
-"""What kept `have_pretrained` from fetching."""
+"""Errors that kept `have_pretrained` from fetching."""
 
 
 def file_sha256(path: Path) -> str:

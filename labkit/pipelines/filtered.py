@@ -23,7 +23,7 @@ def filtered_batched(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[F
 
 
 def filtered_on_device(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
-    """Bytes go up, the filter works on them there, and nothing comes back but the answer."""
+    """Upload bytes, filter them on the device, and copy back nothing but the detections."""
     for frame in frames:
         with span("preprocess", frame):
             x = net.inner.preprocess(frame.image)

@@ -1,4 +1,4 @@
-"""Rungs that were renamed: stored results that hold a former name are read under today's."""
+"""Former names of rungs, under which older results are stored."""
 
 from __future__ import annotations
 

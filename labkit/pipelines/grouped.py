@@ -30,7 +30,7 @@ def grouped(frames: Iterable[Frame | None], net: Combined) -> Iterator[tuple[Fra
 
 
 def _answers(frames: list[Frame], net: Combined) -> list[Detections]:
-    """What is in each of the frames; a pass for all of them is noted for the last one."""
+    """The detections of each frame; the span of a common pass belongs to the last one."""
     last, inputs = frames[-1], []
     for frame in frames:
         with span("preprocess", frame):

@@ -21,12 +21,12 @@ from labkit.pipelines.grouped import grouped
 from labkit.pipelines.multi_stream import ring_of_streams, threaded
 from labkit.pipelines.overlapped import launched_ahead
 from labkit.pipelines.sequential import sequential
-from labkit.pipelines.third_party_rungs import PEERS
+from labkit.pipelines.third_party_rungs import THIRD_PARTY
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_LEAN = {"fold_batch_norm": True, "channels_last": True}
+_FOLDED = {"fold_batch_norm": True, "channels_last": True}
 
 STAGE_1 = (
     Rung(
@@ -105,7 +105,7 @@ STAGE_6_CPU = (
         about="normalising is a table look-up per byte",
     ),
     Rung(
-        "folded_cpu", 6, batched_crops, Preparation("combined", "opencv_lut", options=_LEAN),
+        "folded_cpu", 6, batched_crops, Preparation("combined", "opencv_lut", options=_FOLDED),
         changes="lut_cpu", reference="baseline_combined_cpu",
         about="batch norms folded into convolutions, channels last in memory",
     ),
@@ -130,7 +130,7 @@ STAGE_6_CPU = (
     ),
 )  # fmt: skip
 
-STAGE_6_ORIGIN = (
+STAGE_6_PARTS = (
     Rung(
         "preprocess_cuda", 6, one_by_one, Preparation("combined", "torch", device="cuda"),
         changes="combined_cuda", reference="baseline_combined_cpu",
@@ -148,8 +148,10 @@ STAGE_6_ORIGIN = (
     ),
 )  # fmt: skip
 
-_HALF = Preparation("combined", "pinned", device="cuda", precision="fp16", form="whole_frame", options=_LEAN)
-_AUTOTUNED = replace(_HALF, options={**_LEAN, "time_convolutions": True})
+_HALF = Preparation(
+    "combined", "pinned", device="cuda", precision="fp16", form="whole_frame", options=_FOLDED
+)
+_AUTOTUNED = replace(_HALF, options={**_FOLDED, "time_convolutions": True})
 _GRAPH = replace(_AUTOTUNED, engine="cuda_graph")
 _COMPILED = replace(_GRAPH, options={**_AUTOTUNED.options, "compile": "max-autotune-no-cudagraphs"})
 
@@ -204,15 +206,15 @@ STAGE_6_GPU = (
 )  # fmt: skip
 
 _OPENCV = FilterStep("opencv")
-_ORIGIN = FilterStep("cuda-global", where="round_trip")
-_LEAN_SMOOTHED = Preparation("combined", "opencv_lut", filter=_OPENCV, options=_LEAN)
-_NUMBA = replace(_LEAN_SMOOTHED, filter=FilterStep("numba"))
+_ROUND_TRIP = FilterStep("cuda-global", where="round_trip")
+_FOLDED_SMOOTHED = Preparation("combined", "opencv_lut", filter=_OPENCV, options=_FOLDED)
+_NUMBA = replace(_FOLDED_SMOOTHED, filter=FilterStep("numba"))
 _ON_DEVICE = replace(_GRAPH, filter=FilterStep("cuda-fused", where="device"))
 _FUSED = replace(_GRAPH, filter=FilterStep("cuda-detr", where="input"))
 
 STAGE_4 = (
     Rung(
-        "filter_opencv_cpu", 4, filtered_batched, _LEAN_SMOOTHED,
+        "filter_opencv_cpu", 4, filtered_batched, _FOLDED_SMOOTHED,
         changes="folded_cpu", reference="filter_opencv_cpu",
         about="each frame goes through the guided filter first, made of OpenCV calls",
     ),
@@ -223,7 +225,7 @@ STAGE_4 = (
     ),
     Rung(
         "filter_baseline_cuda", 4, filtered_baseline,
-        Preparation("combined", "opencv", device="cuda", filter=_ORIGIN),
+        Preparation("combined", "opencv", device="cuda", filter=_ROUND_TRIP),
         changes="baseline_combined_cuda", reference="filter_opencv_cpu",
         about="the right filter called the origin's way: to the GPU and back for each frame, memory "
         "made and freed, a wait after each launch",
@@ -251,7 +253,7 @@ STAGE_5 = (
     ),
     Rung(
         "baseline_streams_cuda", 5, baseline_streams,
-        Preparation("combined", "torch", device="cuda", filter=_ORIGIN),
+        Preparation("combined", "torch", device="cuda", filter=_ROUND_TRIP),
         changes="filter_baseline_cuda", reference="filter_opencv_cpu",
         about="the origin's two streams: the GPU prepares a frame on one, the network reads it on the "
         "other, and nothing makes it wait",
@@ -308,8 +310,8 @@ class Ladder(tuple[Rung, ...]):
 
 
 LADDER = Ladder((
-    *STAGE_1, *STAGE_2, *STAGE_3, *STAGE_6_CPU, *STAGE_6_ORIGIN, *STAGE_6_GPU,
-    *STAGE_9, *STAGE_4, *STAGE_5, *PEERS,
+    *STAGE_1, *STAGE_2, *STAGE_3, *STAGE_6_CPU, *STAGE_6_PARTS, *STAGE_6_GPU,
+    *STAGE_9, *STAGE_4, *STAGE_5, *THIRD_PARTY,
 ))  # fmt: skip
 """Every rung, each after the one that it changes. Filter and streams are put onto the best loop."""
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 
 from labkit.core.trace import span
 from labkit.core.types import Detections, Frame
-from labkit.models.fused import CopyBack, WholeFrameNet
+from labkit.models.fused import CopyBack, FusedNet
 
 DEPTH = 2
 
 
-def launched_ahead(frames: Iterable[Frame], net: WholeFrameNet) -> Iterator[tuple[Frame, Detections]]:
+def launched_ahead(frames: Iterable[Frame], net: FusedNet) -> Iterator[tuple[Frame, Detections]]:
     """Uploads and launches frame i + 1 before it waits for the answer to frame i.
 
     Throughput rises by the host's time per frame, and so does latency: the answer to a frame
@@ -30,6 +30,6 @@ def launched_ahead(frames: Iterable[Frame], net: WholeFrameNet) -> Iterator[tupl
         yield _finish(*waiting.popleft(), net)
 
 
-def _finish(frame: Frame, copy: CopyBack, net: WholeFrameNet) -> tuple[Frame, Detections]:
+def _finish(frame: Frame, copy: CopyBack, net: FusedNet) -> tuple[Frame, Detections]:
     with span("decode", frame):
         return frame, net.unpack(net.finish_copy(copy), frame.size)

@@ -1,4 +1,4 @@
-"""A thread that works ahead of whoever asks."""
+"""Prefetching: a thread that works ahead of its consumer."""
 
 from __future__ import annotations
 

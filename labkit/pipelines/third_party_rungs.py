@@ -1,4 +1,4 @@
-"""Peers: what other libraries do with the same networks, and the lab's detector alone beside them.
+"""Third-party rungs: other libraries with the same networks, and the lab's detector alone beside them.
 
 Rows of the ladder like all others; a benchmark that is short of time measures them last.
 """
@@ -9,7 +9,7 @@ from labkit.core.types import Preparation, Rung
 from labkit.pipelines.combined import batched_crops
 from labkit.pipelines.sequential import sequential
 
-PEERS = (
+THIRD_PARTY = (
     Rung(
         "peer_onnxruntime_fp32", 6, batched_crops,
         Preparation("combined", "bytes", engine="onnxruntime"),

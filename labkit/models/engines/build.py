@@ -33,7 +33,7 @@ def as_module_output(outputs: Sequence[Tensor]) -> Any:
 
 @dataclass(frozen=True)
 class Request:
-    """What an engine is asked to build.
+    """A network with all that an engine needs to build it.
 
     Attributes:
         module: float32, eval mode, on the CPU; one tensor in, a tensor or tuple out.

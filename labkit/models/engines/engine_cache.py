@@ -1,4 +1,4 @@
-"""Converted models on disk: found by a key, written whole or not at all."""
+"""Disk cache of converted models, with atomic writes."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ MAX_OBJECTS = 8
 
 @dataclass(frozen=True)
 class World:
-    """What the models learn from.
+    """Source of labelled scenes that the models learn from.
 
     Attributes:
         scene: draws frame `index` of world `seed`, with truth: `scene(index, seed=..., noise=...)`.

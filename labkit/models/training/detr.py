@@ -1,4 +1,4 @@
-"""How a small DETR learns to detect from nothing in an hour.
+"""A small DETR, and the losses that train it from nothing in an hour.
 
 DETR alone learns slowly. Three things help here, none of which changes the network that comes out:
 the encoder first learns to say, at each of its positions, which object is there and where its edges
@@ -71,7 +71,7 @@ class Learner(nn.Module):
         self.copied = nn.Buffer(torch.zeros((), dtype=torch.bool))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the decoder and the encoder each say of a batch.
+        """Predictions of the decoder and of the encoder for a batch.
 
         Args:
             pixels: (B, 3, H, W) normalised.

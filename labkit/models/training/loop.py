@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from labkit.core.files import open_atomic, write_atomic
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: a number of steps, or minutes of wall time; exactly one of them."""
+    """Length of a training: a number of steps, or minutes of wall time; exactly one of them."""
 
     steps: int | None = None
     minutes: float | None = None
@@ -46,7 +46,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress callback is told."""
+    """State of a training, as given to its progress callback."""
 
     what: str
     step: int
@@ -56,7 +56,6 @@ class Progress:
     scores: Mapping[str, float] = field(default_factory=dict)
 
 
-Module = TypeVar("Module", bound=nn.Module)
 Losses = dict[str, Tensor]
 Step = Callable[[np.random.Generator, float], Losses]
 """Given this step's random numbers and the share of the budget spent: losses, the sum of which falls."""
@@ -64,7 +63,7 @@ Step = Callable[[np.random.Generator, float], Losses]
 
 @dataclass(frozen=True)
 class Plan:
-    """How one model is trained.
+    """Settings of one training.
 
     Attributes:
         what: name in logs.
@@ -92,12 +91,12 @@ class Plan:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the state of training is kept."""
+        """File that holds the state of training."""
         return self.out / f"{self.what}.checkpoint.pt"
 
     @property
     def log(self) -> Path:
-        """Where the log is kept."""
+        """CSV file of losses and scores."""
         return self.out / f"{self.what}.log.csv"
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -158,20 +157,6 @@ def fit(
             _save(plan, model, averaged, optimizer, step, before_s + now - began, rows)
             saved = time.monotonic()
     return averaged
-
-
-def load_averaged(model: Module, plan: Plan) -> Module:
-    """`model` with the averaged weights of the plan's checkpoint, in evaluation mode.
-
-    Raises:
-        WeightsError: there is no checkpoint, or it is of another model.
-    """
-    state = _read(plan)
-    try:
-        model.load_state_dict(state["averaged"])
-    except (RuntimeError, KeyError) as error:
-        raise WeightsError(f"{plan.checkpoint} is of another model ({error})") from error
-    return model.eval()
 
 
 def write_log(path: Path, rows: list[dict[str, float]]) -> None:
@@ -251,8 +236,6 @@ def _read(plan: Plan) -> dict[str, Any]:
     try:
         state = torch.load(plan.checkpoint, map_location=plan.device, weights_only=True)
         seed = state["seed"]
-    except FileNotFoundError as error:
-        raise WeightsError(f"there is no checkpoint {plan.checkpoint}; train first") from error
     except Exception as error:  # damage shows in as many kinds of error as the format has layers
         raise WeightsError(f"{plan.checkpoint} is damaged ({error}); move it away to start anew") from error
     if seed != plan.seed:

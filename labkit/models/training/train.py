@@ -24,7 +24,7 @@ from labkit.models.lab_resnet import build_lab_resnet
 from labkit.models.training.batches import MEAN, STD, flip_and_light, scene_batch, to_input
 from labkit.models.training.data import Chunk, World, album
 from labkit.models.training.detr import Learner, build_detr, detr_losses, match
-from labkit.models.training.loop import Budget, Plan, Progress, fit, load_averaged
+from labkit.models.training.loop import Budget, Plan, Progress, fit
 
 DETECTOR_SIZE = (256, 192)
 """(width, height) that frames are shrunk to for the detector."""
@@ -167,17 +167,6 @@ def train_classifier(
     return save_classifier(averaged, config, out / "resnet")
 
 
-def export_detector(world: World, out: Path, folder: Path, seed: int = 0) -> Path:
-    """Writes the detector as it stands in the checkpoint under `out`, while training goes on.
-
-    Raises:
-        WeightsError: there is no checkpoint, or it does not fit.
-    """
-    plan = Plan("detr", Budget(steps=1), seed, out, lr=0.0)
-    learner = Learner(build_detr(world.coarse))
-    return save_detector(load_averaged(learner, plan).finished(), folder)
-
-
 @torch.inference_mode()
 def score_detector(detr: Any, chunks: list[Chunk], device: str = "cpu") -> dict[str, float]:
     """Quick figures at score 0.5: recall and precision at IoU 0.5 with the right label, mean IoU."""
@@ -235,7 +224,7 @@ def save_classifier(model: nn.Module, config: Mapping[str, Any], folder: Path) -
 
 
 def classifier_config(labels: tuple[str, ...]) -> dict[str, Any]:
-    """What `build_lab_resnet` builds, with the names of its classes and the form of its input."""
+    """The config.json of a `build_lab_resnet`, with class names and input form."""
     return {
         "block": "basic",
         "layers": [1, 1, 1, 1],

@@ -1,4 +1,4 @@
-"""How good the small models are on scenes that they never saw."""
+"""Scores of the small models on scenes that they never saw."""
 
 from __future__ import annotations
 
