@@ -1,5 +1,6 @@
 """Whole benchmarks on small frames: what is stored, skipped, compared and reported."""
 
+import inspect
 import os
 from contextlib import ExitStack
 from dataclasses import replace
@@ -7,12 +8,13 @@ from dataclasses import replace
 import pytest
 
 from labkit.bench import context as context_module
-from labkit.bench import group as group_module
 from labkit.bench import run as run_module
 from labkit.bench.interleave import FULL_ROUNDS, QUICK_ROUNDS, RoundPlan, time_interleaved
 from labkit.bench.plan import Plan
 from labkit.bench.progress import Reporter
 from labkit.bench.run import run_benchmark, run_comparison
+from labkit.bench.worker import Worker
+from labkit.cli.main import main
 from labkit.core.errors import SourceError, UnavailableError, UsageError
 from labkit.core.lock import machine_lock
 from labkit.core.types import Detections, Preparation, Rung, Workload
@@ -197,16 +199,16 @@ def test_a_rung_that_was_measured_before_is_only_compared(monkeypatch):
     result = run_benchmark([first, second], workload=WORK, plan=PLAN, rounds=ROUNDS)
     assert [run.rung for run in result.runs] == [first.name, second.name]
     assert [(c.a, c.b) for c in result.comparisons] == [(first.name, second.name)]
-    assert group_module._pairs([first, second, third], {first.name, second.name}) == [
+    assert run_module._pairs([first, second, third], {first.name, second.name}) == [
         (second.name, third.name), (first.name, third.name)
     ]  # fmt: skip
-    assert group_module._pairs([first, second], {first.name, second.name}) == []
+    assert run_module._pairs([first, second], {first.name, second.name}) == []
 
 
 def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(context_module.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(group_module, "_check", lambda *_: now.__setitem__(0, 1e9) or perfect())
+    monkeypatch.setattr(run_module, "_check", lambda *_: now.__setitem__(0, 1e9) or perfect())
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")]
     result = run_benchmark(rungs, workload=WORK, plan=PLAN, rounds=ROUNDS, minutes=1)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu"]  # what had begun is finished
@@ -218,7 +220,7 @@ def test_what_was_measured_before_the_time_was_up_is_not_left_out(monkeypatch, c
 
     now = [0.0]
     monkeypatch.setattr(context_module.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(group_module, "_check", lambda *_: now.__setitem__(0, 1e9) or perfect())
+    monkeypatch.setattr(run_module, "_check", lambda *_: now.__setitem__(0, 1e9) or perfect())
     first, second = rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")
     monkeypatch.setattr(run_module, "_groups", lambda *_, **__: [[first], [first, second]])
     result = run_benchmark([first, second], workload=WORK, plan=PLAN, rounds=ROUNDS, minutes=1)
@@ -249,7 +251,7 @@ def test_time_is_kept_for_comparing_what_has_been_measured(monkeypatch):
     monkeypatch.setattr(context_module.time, "perf_counter", lambda: now[0])
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu"), rung("resnet_linear_cpu")]
     checked = iter([0.0, 59.99])
-    monkeypatch.setattr(group_module, "_check", lambda *_: now.__setitem__(0, next(checked)) or perfect())
+    monkeypatch.setattr(run_module, "_check", lambda *_: now.__setitem__(0, next(checked)) or perfect())
     result = run_benchmark(rungs, workload=WORK, plan=PLAN, rounds=ROUNDS, minutes=1)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu", "resnet_opencv_cpu"]
     assert "reached its time limit" in result.skipped["resnet_linear_cpu"]
@@ -271,6 +273,36 @@ def test_the_expected_length_of_rounds_is_their_length():
         time_interleaved(steady, plan, renew=lambda steady=steady: steady)
         assert plan.expected_s(list(pace.values())) == pytest.approx(spent[0])
     assert QUICK_ROUNDS.expected_s([0.75]) == 0.0
+
+
+def test_from_the_command_to_the_timed_run_are_eight_functions_in_four_files(monkeypatch, tmp_path):
+    calls = []
+
+    class Pipe:
+        def send(self, request):
+            if request[0] == "run":
+                frames = [each.frame for each in inspect.stack(context=0)]
+                calls.extend(f.f_code for f in frames if f.f_globals["__name__"].startswith("labkit."))
+                raise KeyboardInterrupt
+
+    class PipeOnly(Worker):
+        def __init__(self, rung, *_, **__):
+            self.rung, self._connection = rung, Pipe()
+
+        pid = os.getpid()
+
+        def close(self):
+            pass
+
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
+    monkeypatch.setattr(run_module, "Worker", PipeOnly)
+    monkeypatch.setattr(run_module, "_check", lambda *_: perfect())
+    options = "--source scenes --size 64x64 --model-set lab --no-accuracy --quick"
+    with pytest.raises(SystemExit, match="130"):
+        main(["bench", "detr_opencv_cpu", *options.split()])
+    assert calls[-1] is main.__code__
+    assert len(calls) <= 8
+    assert len({code.co_filename for code in calls}) <= 4
 
 
 def perfect():

@@ -54,7 +54,7 @@ class Worker:
     ) -> None:
         self.rung = rung
         self._report = report
-        order = _order(rung, workload, frames, weights)
+        _check_picklable(rung)
         self._output = tempfile.TemporaryFile("a+b")  # noqa: SIM115
         self._connection, theirs = Pipe()
         with theirs:
@@ -68,8 +68,7 @@ class Worker:
             )
         try:
             self._reply("connected", CONNECT_TIMEOUT_S)
-            self._send(order)
-            self.ready: Ready = self._reply("ready", READY_TIMEOUT_S)
+            self.ready: Ready = self._prepare(rung, workload, frames, weights)
         except BaseException:
             self.close()
             raise
@@ -102,10 +101,9 @@ class Worker:
         The process has its libraries loaded and its thread pools set up by the rungs before, so
         that start-up and timings would not be this rung's own.
         """
-        order = _order(rung, workload, frames, weights)
+        _check_picklable(rung)
         self.rung = rung
-        self._send(order)
-        self.ready = self._reply("ready", READY_TIMEOUT_S)
+        self.ready = self._prepare(rung, workload, frames, weights)
 
     def answers(self, frames: Sequence[Frame]) -> Answers:
         """See `Session.answers`."""
@@ -133,15 +131,21 @@ class Worker:
         self._wait_or_kill()
         self._output.close()
 
-    def _ask(self, what: str, *arguments: Any, progress: Callable[[float], None] | None = None) -> Any:
-        self._send(pickle.dumps((what, arguments)))
-        return self._reply(what, REPLY_TIMEOUT_S, progress)
+    def _prepare(self, rung: Rung, workload: Workload, frames: Sequence[Frame], weights: Any) -> Ready:
+        return self._ask("ready", rung, workload, list(frames), weights, timeout_s=READY_TIMEOUT_S)
 
-    def _send(self, data: bytes) -> None:
+    def _ask(
+        self,
+        what: str,
+        *arguments: Any,
+        timeout_s: float = REPLY_TIMEOUT_S,
+        progress: Callable[[float], None] | None = None,
+    ) -> Any:
         try:
-            self._connection.send_bytes(data)
+            self._connection.send((what, arguments))
         except OSError as error:
             raise self._death() from error
+        return self._reply(what, timeout_s, progress)
 
     def _reply(self, wanted: str, timeout_s: float, progress: Callable[[float], None] | None = None) -> Any:
         while True:
@@ -216,12 +220,9 @@ def _inheriting(end: Any) -> dict[str, Any]:
     return {"pass_fds": [end.fileno()]}
 
 
-def _order(
-    rung: Rung, workload: Workload, frames: Sequence[Frame], weights: Mapping[str, Weights] | None
-) -> bytes:
-    """The pickled request that makes a child prepare a rung."""
+def _check_picklable(rung: Rung) -> None:
     try:
-        return pickle.dumps(("ready", (rung, workload, list(frames), weights)))
+        pickle.dumps(rung)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise WorkerError(
             f"rung {rung.name} cannot be sent to a process of its own ({error}); define its schedule "

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import typer
 
-from labkit.bench.group import TIME_IS_UP
 from labkit.bench.progress import ProgressBar, err, legend, out, print_lines, runs_table
+from labkit.bench.run import TIME_IS_UP
 from labkit.core.errors import EXIT_INTERRUPTED, UnavailableError
 from labkit.results.records import Comparison, Run
 from labkit.results.result_set import ResultSet
