@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from labkit.bench.progress import number
 from labkit.cli.options import parse_size
 from labkit.core.errors import UsageError
 from labkit.pipelines.ladder import LADDER, select_rungs
+from labkit.results.format import format_number
 
 TINY = [
     "--size",
@@ -334,7 +334,7 @@ def test_sizes_and_numbers():
     assert parse_size("640X480") == (640, 480)
     with pytest.raises(UsageError):
         parse_size("640")
-    assert [number(x) for x in (None, 0.1234, 1.234, 12.34, 123.4, 1234.5)] == [
+    assert [format_number(x) for x in (None, 0.1234, 1.234, 12.34, 123.4, 1234.5)] == [
         "-", "0.12", "1.23", "12.3", "123", "1234",
     ]  # fmt: skip
 

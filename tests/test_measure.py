@@ -239,7 +239,7 @@ def test_a_rung_that_disagrees_claims_no_gain():
     timed = {"a": Noisy(0.010, 1), "b": Noisy(0.005, 2)}
     result = compare("a", timed, RoundPlan(rounds=9, frames=4), agreements=agreements)[0]
     assert not result.agrees
-    assert "no like-for-like gain" in result.sentence
+    assert "not a like-for-like gain" in result.sentence
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 8}, {"frames": 0}])

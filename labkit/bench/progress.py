@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from labkit.results.format import format_bounds, format_number, format_percent
 from labkit.results.records import Comparison, Run
 
 out = Console(highlight=False)
@@ -74,26 +75,9 @@ class ProgressBar(Reporter):
         """A line with the result's main figure."""
         self.saved += result.id is not None
         if isinstance(result, Run):
-            low, high = result.fps_interval
-            span = (
-                f"{number(low)} to {number(high)}" if np.isfinite(high) else "too few frames for an interval"
-            )
-            line = f"{result.rung}: {number(result.fps)} FPS ({span})"
+            interval = format_bounds(result.fps_interval)
+            line = f"{result.rung}: {format_number(result.fps)} FPS ({interval})"
             self._progress.console.print(escape(line))
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A figure with three significant digits and no exponent; "-" for none."""
-    if value is None:
-        return "-"
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.{max(0, digits - len(str(int(abs(value)))))}f}"
-
-
-def percent(value: float | None) -> str:
-    """A share as a percentage; "-" for none."""
-    return "-" if value is None else f"{100 * value:.0f}%"
 
 
 COLUMNS = ("rung", "FPS", "95% interval", "p50", "p90", "p99", "agrees", "mAP", "names", "limit")
@@ -115,13 +99,13 @@ def _cells(run: Run) -> list[str]:
     low, high = run.fps_interval
     return [
         run.rung,
-        number(run.fps) + ("~" if run.noisy else ""),
-        f"{number(low)}-{number(high)}" if np.isfinite(high) else "too few",
-        *(number(run.percentile_ms(q)) for q in (50, 90, 99)),
-        percent(run.agreement.share if run.agreement else None),
-        number(run.accuracy.get("map")) + ("!" if run.accuracy.get("loses") else ""),
-        percent(run.accuracy.get("top1")),
-        percent(run.share_of_limit),
+        format_number(run.fps) + ("~" if run.noisy else ""),
+        f"{format_number(low)}-{format_number(high)}" if np.isfinite(high) else "too few",
+        *(format_number(run.percentile_ms(q)) for q in (50, 90, 99)),
+        format_percent(run.agreement.share if run.agreement else None),
+        format_number(run.accuracy.get("map")) + ("!" if run.accuracy.get("loses") else ""),
+        format_percent(run.accuracy.get("top1")),
+        format_percent(run.share_of_limit),
     ]
 
 

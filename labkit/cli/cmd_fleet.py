@@ -125,8 +125,8 @@ def table(states: Sequence[StreamState]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from labkit.bench.progress import number
     from labkit.fleet.streams import Counts
+    from labkit.results.format import format_number
 
     shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
     shown.add_column("stream", no_wrap=True, max_width=NAME_COLUMNS)
@@ -136,11 +136,11 @@ def table(states: Sequence[StreamState]) -> Table:
     for state in states:
         sums, fps = sums + state.counts, fps + (state.fps or 0.0)
         name = f"{state.position} {_short(state.shown, NAME_COLUMNS - 3)}"
-        ages = [number(age) for age in state.age_ms]
+        ages = [format_number(age) for age in state.age_ms]
         figures = [str(n) for n in state.counts.row()]
         style = "red" if state.failed else "dim" if state.ended else None
-        shown.add_row(escape(name), number(state.fps), *ages, *figures, style=style)
-    shown.add_row("all", number(fps), "", "", *(str(n) for n in sums.row()), style="bold")
+        shown.add_row(escape(name), format_number(state.fps), *ages, *figures, style=style)
+    shown.add_row("all", format_number(fps), "", "", *(str(n) for n in sums.row()), style="bold")
     return shown
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labkit.bench.progress import err, number, out, percent, print_lines
+from labkit.bench.progress import err, out, print_lines
 from labkit.cli.options import (
     ModelSetOption,
     ObjectsOption,
@@ -19,6 +19,7 @@ from labkit.cli.options import (
     parse_size,
 )
 from labkit.core.errors import UsageError
+from labkit.results.format import format_number, format_percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -97,13 +98,19 @@ def _ranges(found: Profile) -> Table:
     for name, count, total, median, p90, share, gpu, waiting, reads in found.table().itertuples(index=False):
         cells = [_figure(x) for x in (total, median, p90)]
         table.add_row(
-            escape(name), str(count), *cells, percent(share), _figure(gpu), _figure(waiting), str(reads)
+            escape(name),
+            str(count),
+            *cells,
+            format_percent(share),
+            _figure(gpu),
+            _figure(waiting),
+            str(reads),
         )
     return table
 
 
 def _figure(value: float) -> str:
-    return number(None if value != value else value)  # NaN: not known here
+    return format_number(None if value != value else value)  # NaN: not known here
 
 
 def _install_kernel() -> None:

@@ -28,8 +28,9 @@ def list_results(
     """List stored runs and comparisons."""
     if context.invoked_subcommand is not None:
         return
-    from labkit.bench.progress import number, out, print_lines
+    from labkit.bench.progress import out, print_lines
     from labkit.pipelines.former_names import with_current_names
+    from labkit.results.format import format_number
 
     rung = None if rung is None else with_current_names(rung)
     with Store(default_path()) as store:
@@ -38,7 +39,7 @@ def list_results(
         print_lines(["no results yet; run: labkit bench --quick"])
     for run in runs:
         line = (
-            f"{run.id:>4}  {run.created[:16]}  {run.rung:<22} {number(run.fps):>6} FPS "
+            f"{run.id:>4}  {run.created[:16]}  {run.rung:<22} {format_number(run.fps):>6} FPS "
             f"{run.scenario}{' quick' if run.quick else ''}{' ~' if run.noisy else ''}"
         )
         out.print(line, markup=False)

@@ -160,12 +160,12 @@ class _Bar(SweepProgress):
 
     def stored(self, point: Point, row: SweepPoint, run: Run | None) -> None:
         """Print the point's FPS, or why it failed."""
-        from labkit.bench.progress import number
+        from labkit.results.format import format_number
 
         self.kept += 1
         self._progress.advance(self._task)
         if run is not None:
-            self._progress.console.print(escape(f"{point}: {number(run.fps)} FPS"))
+            self._progress.console.print(escape(f"{point}: {format_number(run.fps)} FPS"))
         elif row.reason is not None:
             self._note(f"{point}: {row.reason}")
 
@@ -196,7 +196,7 @@ def _measured(
 
 def _table(result: SweepResult) -> Table:
     """Format one row per point and machine, with repetitions combined."""
-    from labkit.bench.progress import number, percent
+    from labkit.results.format import format_number, format_percent
     from labkit.results.report.machines import figure, machines
 
     there = machines(result.runs)
@@ -221,9 +221,11 @@ def _table(result: SweepResult) -> Table:
                 f"{point.scenario}{rate}",
                 machine.letter,
                 str(cell.n),
-                number(cell.fps),
-                "too few" if cell.interval is None else "-".join(number(bound) for bound in cell.interval),
-                percent(cell.agreement),
+                format_number(cell.fps),
+                "too few"
+                if cell.interval is None
+                else "-".join(format_number(bound) for bound in cell.interval),
+                format_percent(cell.agreement),
                 "~" if cell.noisy else "",
             )
     return table

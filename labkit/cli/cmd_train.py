@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from labkit.bench.progress import ProgressBar, err, number, print_lines
+from labkit.bench.progress import ProgressBar, err, print_lines
 from labkit.cli.options import SeedOption
 from labkit.core.errors import EXIT_INTERRUPTED, UnavailableError
+from labkit.results.format import format_number
 
 
 def train(
@@ -42,7 +43,7 @@ def train(
 
         def told(now: Progress) -> None:
             figures = {**now.losses, **now.scores}
-            words = ", ".join(f"{name} {number(value)}" for name, value in list(figures.items())[-3:])
+            words = ", ".join(f"{name} {format_number(value)}" for name, value in list(figures.items())[-3:])
             screen.step(f"{now.what} step {now.step}: {words}")
             screen.progress(now.spent)
 

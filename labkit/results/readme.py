@@ -15,6 +15,7 @@ from labkit.core.files import write_atomic
 from labkit.core.stats import format_interval
 from labkit.filters.filter_benchmark import FilterTimes
 from labkit.results.exports import Export, load_export
+from labkit.results.format import format_number, format_percent
 from labkit.results.operator_times import Operators
 from labkit.results.plots.labels import PRECISION, describe_losses, format_names, format_precision
 from labkit.results.plots.save import overview, save
@@ -89,13 +90,13 @@ def _row(run: Run) -> str:
     low, high = run.fps_interval
     cells = [
         f"`{run.rung}`",
-        number(run.fps) + ("~" if run.noisy else ""),
-        f"{number(low)} to {number(high)}",
-        number(run.percentile_ms(50)),
-        percent(run.agreement.share if run.agreement else None),
+        format_number(run.fps) + ("~" if run.noisy else ""),
+        f"{format_number(low)} to {format_number(high)}",
+        format_number(run.percentile_ms(50)),
+        format_percent(run.agreement.share if run.agreement else None),
         format_precision(run).replace(" to ", "&nbsp;to&nbsp;"),  # breaks before the interval, not inside
         format_names(run),
-        percent(run.share_of_limit),
+        format_percent(run.share_of_limit),
         f"{run.peak_bytes / 2**20:.0f}",
         f"{run.startup_s:.1f}",
     ]
@@ -110,18 +111,6 @@ def folded(title: str, lines: Sequence[str]) -> list[str]:
 def details(title: str, lines: Sequence[str]) -> list[str]:
     """Markdown that opens on a click."""
     return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
-
-
-def number(value: float | None) -> str:
-    """Three digits, or a dash."""
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
-
-
-def percent(value: float | None) -> str:
-    """A share as whole percent, or a dash."""
-    return "-" if value is None else f"{100 * value:.0f}%"
 
 
 def live_view(folder: Path) -> list[str]:
@@ -161,8 +150,8 @@ def small_models(folder: Path) -> list[str]:
         width, height = run.settings["size"]
         lines.append(
             f"{run.rung}{'~' if run.noisy else ''} on frames of {width}x{height}: "
-            f"{number(run.percentile_ms(50))} ms per frame (p50), "
-            f"{number(run.fps)} FPS ({number(low)} to {number(high)})."
+            f"{format_number(run.percentile_ms(50))} ms per frame (p50), "
+            f"{format_number(run.fps)} FPS ({format_number(low)} to {format_number(high)})."
         )
     return lines
 
@@ -299,7 +288,7 @@ def _climbs_side_by_side(exports: Sequence[Export]) -> list[str]:
         cells = []
         for own, measured in zip(gains, runs, strict=True):
             share = measured[rung].share_of_limit if rung in measured else None
-            cells += [_gain(own[rung]), percent(share)]
+            cells += [_gain(own[rung]), format_percent(share)]
         lines.append(f"| `{rung}` | " + " | ".join(cells) + " |")
     if any(not own[rung].agrees for own in gains for rung in rungs):
         lines += ["", "!: its answers differ from the reference's, so this is no like-for-like gain."]

@@ -297,22 +297,20 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """The result in words, with its interval; the only form in which a gain is told."""
+        """The result in words, with its interval; the only form in which a gain is stated."""
         low, high = self.interval
-        measured = f"{self.ratio:.2f}x, 95% interval {low:.2f} to {high:.2f}, {self.rounds} rounds"
+        ratio = self.ratio
+        if self.verdict == "slower":  # how many times slower, with the interval of that
+            ratio, low, high = 1 / ratio, 1 / high, 1 / low
+        interval = f"95% CI {low:.2f}-{high:.2f}" if np.isfinite(high) else "too few rounds for an interval"
+        basis = f"{interval}, n = {self.rounds}{', quick' if self.quick else ''}"
         if self.verdict in ("faster", "slower"):
-            times = self.ratio if self.verdict == "faster" else 1 / self.ratio
-            if times < 1.1:
-                text = f"{self.b} is {100 * (times - 1):.1f}% {self.verdict} than {self.a} ({measured})"
-            else:
-                text = f"{self.b} is {times:.2f} times {self.verdict} than {self.a} ({measured})"
+            text = f"{self.b} is {ratio:.2f}x {self.verdict} than {self.a} ({basis})"
         elif self.verdict == "same":
-            text = f"{self.b} is as fast as {self.a}, within 2% ({measured})"
+            text = f"{self.b} is as fast as {self.a} within 2% ({ratio:.2f}x, {basis})"
         else:
-            text = f"whether {self.b} is faster than {self.a} cannot be told ({measured})"
-        if not self.agrees:
-            text += "; its answers differ from the reference's, so this is no like-for-like gain"
-        return text + "."
+            text = f"{self.b} vs {self.a}: no significant difference ({ratio:.2f}x, {basis})"
+        return text if self.agrees else f"{text}; its answers differ: not a like-for-like gain"
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as plain data for `--json`."""

@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from labkit.results.format import format_bounds, format_number
 from labkit.results.plots.labels import format_loss, loses
 from labkit.results.plots.style import (
     Chart,
     Theme,
     drawing,
     legend_above,
-    number,
     plain,
     plain_log_ticks,
     row_labels,
@@ -40,14 +40,19 @@ def throughput(runs: Sequence[Run], *, theme: str = "light") -> Chart:
         for row, run in enumerate(runs):
             end = _interval_row(axes, row, run, look)
             axes.annotate(
-                number(run.fps), (end, row), (7, 0), textcoords="offset points", va="center", fontsize=9
+                format_number(run.fps),
+                (end, row),
+                (7, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
             )
         _room_to_the_right(axes, max(ends), 1.12)
         set_rows(axes, row_labels(runs))
         logarithmic = ", logarithmic" if axes.get_xscale() == "log" else ""
         axes.set_xlabel(f"throughput (frames per second{logarithmic})")
         chart.alt_text = "Throughput in frames per second: " + _list(
-            f"{run.rung} {number(run.fps)} (95% interval {' to '.join(map(number, run.fps_interval))})"
+            f"{run.rung} {format_number(run.fps)} (95% interval {format_bounds(run.fps_interval)})"
             + (f", which loses {format_loss(run)}" if loses(run) else "")
             for run in runs
         )
@@ -110,7 +115,12 @@ def where_time_goes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
             left += parts[:, column]
         for row, total in enumerate(left):
             axes.annotate(
-                number(total), (total, row), (5, 0), textcoords="offset points", va="center", fontsize=9
+                format_number(total),
+                (total, row),
+                (5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
             )
         axes.set_xlim(0, left.max() * 1.1)
         set_rows(axes, row_labels(runs))
@@ -118,7 +128,9 @@ def where_time_goes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
         legend_above(axes, columns=min(5, len(names) + 1))
         chart.alt_text = "Mean milliseconds per frame: " + _list(
             f"{run.rung} "
-            + ", ".join(f"{name} {number(part)}" for name, part in zip([*names, "other"], row, strict=True))
+            + ", ".join(
+                f"{name} {format_number(part)}" for name, part in zip([*names, "other"], row, strict=True)
+            )
             for run, row in zip(runs, parts, strict=True)
         )
     return chart
@@ -191,7 +203,7 @@ def _rest_ms(run: Run) -> float:
 
 
 def _ms(value: float | None) -> str:
-    return "not told (too few frames)" if value is None else number(value)
+    return "unknown (too few frames)" if value is None else format_number(value)
 
 
 def _list(parts: Iterable[str]) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from labkit.results.plots.style import Chart, drawing, legend_above, number
+from labkit.results.format import format_number
+from labkit.results.plots.style import Chart, drawing, legend_above
 from labkit.results.records import Run
 
 MARKERS = "os^Dv*"
@@ -30,7 +31,8 @@ def cost_of_boxes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
             for x, y in ((x, y) for x, y, run in zip(boxes, ms, own, strict=True) if run.noisy):
                 axes.plot(x, y, marker, color=colour, markerfacecolor=look.paper, zorder=3)
             words.append(
-                f"{rung} " + ", ".join(f"{number(t)} ms at {b}" for b, t in zip(boxes, ms, strict=True))
+                f"{rung} "
+                + ", ".join(f"{format_number(t)} ms at {b}" for b, t in zip(boxes, ms, strict=True))
             )
         axes.set_xlabel("boxes named per frame (number)")
         axes.set_ylabel("time per frame (ms)")

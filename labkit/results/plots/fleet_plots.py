@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labkit.results.plots.style import Chart, as_caption, legend_above, number, sheet
+from labkit.results.format import format_number
+from labkit.results.plots.style import Chart, as_caption, legend_above, sheet
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,10 @@ def fleet_chart(
         if alone:
             chart.alt_text += ". One process: " + _words([n for n, _ in alone], [v for _, v in alone], unit)
         elif not age:
-            chart.alt_text += f". Best single process: {number(single_fps)} {unit}"
+            chart.alt_text += f". Best single process: {format_number(single_fps)} {unit}"
         chart.alt_text += "."
     return chart
 
 
 def _words(streams: Sequence[int], values: Sequence[float], unit: str) -> str:
-    return ", ".join(f"{number(v)} {unit} at {n}" for n, v in zip(streams, values, strict=True))
+    return ", ".join(f"{format_number(v)} {unit} at {n}" for n, v in zip(streams, values, strict=True))

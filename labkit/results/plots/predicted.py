@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from labkit.core.errors import UsageError
+from labkit.results.format import format_number
 from labkit.results.plots.style import (
     Chart,
     Theme,
     as_caption,
     legend_above,
-    number,
     plain_log_ticks,
     set_rows,
     sheet,
@@ -95,6 +95,6 @@ def _legend(look: Theme) -> list[Line2D]:
 
 
 def _words(outcome: Outcome) -> str:
-    measured = "not measured" if outcome.measured is None else f"measured {number(outcome.measured)}"
-    expected = "no forecast" if outcome.expected is None else f"forecast {number(outcome.expected)}"
+    measured = "not measured" if outcome.measured is None else f"measured {format_number(outcome.measured)}"
+    expected = "no forecast" if outcome.expected is None else f"forecast {format_number(outcome.expected)}"
     return f"{outcome.question} {expected}, {measured}, {outcome.verdict}"

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from labkit.core.errors import UsageError
-from labkit.results.plots.style import Chart, Theme, drawing, number, plain_log_ticks, row_labels
+from labkit.results.format import format_number
+from labkit.results.plots.style import Chart, Theme, drawing, plain_log_ticks, row_labels
 from labkit.results.records import Run
 
 PRECISIONS = {"fp32": "o", "bf16": "s", "fp16": "D", "int8": "^"}
@@ -72,11 +73,11 @@ def roofline(runs: Sequence[Run], *, theme: str = "light") -> Chart:
         handles = [*axes.get_legend_handles_labels()[0], *shapes]
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)
         chart.alt_text = (
-            f"Roofs: {number(peaks['copy_gb_s'])} GB/s, "
-            + ", ".join(f"{number(peak)} GFLOP/s in {precision}" for precision, peak in roofs.items())
+            f"Roofs: {format_number(peaks['copy_gb_s'])} GB/s, "
+            + ", ".join(f"{format_number(peak)} GFLOP/s in {precision}" for precision, peak in roofs.items())
             + ". Rungs: "
             + "; ".join(
-                f"{run.rung} {number(rate)} GFLOP/s at {number(intensity(run))} FLOP per byte"
+                f"{run.rung} {format_number(rate)} GFLOP/s at {format_number(intensity(run))} FLOP per byte"
                 for run, rate in zip(known, reached, strict=True)
             )
             + "."
@@ -91,13 +92,13 @@ def _roofs(
     slope = np.array([span[0], top / copy_gb_s])
     axes.plot(slope, slope * copy_gb_s, color=look.ink, linewidth=1.4)
     axes.annotate(
-        f"memory: {number(copy_gb_s)} GB/s", (slope[1], top), (8, 8), textcoords="offset points",
+        f"memory: {format_number(copy_gb_s)} GB/s", (slope[1], top), (8, 8), textcoords="offset points",
         fontsize=8.5, color=look.faint, ha="left",
     )  # fmt: skip
     for precision, peak in roofs.items():
         axes.plot([peak / copy_gb_s, span[1]], [peak, peak], color=look.ink, linewidth=1.4)
         axes.annotate(
-            f"{precision}: {number(peak)}", (span[1], peak), (-4, 4), textcoords="offset points",
+            f"{precision}: {format_number(peak)}", (span[1], peak), (-4, 4), textcoords="offset points",
             fontsize=8.5, ha="right",
         )  # fmt: skip
 
@@ -110,5 +111,5 @@ def _point(axes: Axes, k: int, run: Run, label: str, look: Theme) -> None:
     axes.plot(
         x, _reached(run), PRECISIONS.get(run.limit["precision"], "x"), color=colour, markersize=8, ls="",
         markerfacecolor=look.paper if run.noisy else colour,
-        label=f"{label}  {number(100 * (run.share_of_limit or 0))}%",
+        label=f"{label}  {format_number(100 * (run.share_of_limit or 0))}%",
     )  # fmt: skip

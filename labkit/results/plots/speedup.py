@@ -13,12 +13,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from labkit.core import stats
+from labkit.results.format import format_number
 from labkit.results.plots.style import (
     Chart,
     Theme,
     drawing,
     legend_above,
-    number,
     plain,
     plain_log_ticks,
     set_rows,
@@ -79,11 +79,11 @@ class _Bar:
     def words(self, furthest: float) -> str:
         """The figures beside the bar."""
         low, high = self.comparison.interval
-        text = f"{number(self.comparison.ratio)}x  ({number(low)} to {number(high)})"
+        text = f"{format_number(self.comparison.ratio)}x  ({format_number(low)} to {format_number(high)})"
         if self.limit is None:
             return text
         far = "" if self.mark(furthest) else " \N{RIGHTWARDS ARROW}"
-        return f"{text}\nceiling {number(self.limit.gain)}x{far} ({self.limit.words})"
+        return f"{text}\nceiling {format_number(self.limit.gain)}x{far} ({self.limit.words})"
 
     @property
     def sentence(self) -> str:
@@ -91,8 +91,8 @@ class _Bar:
         if self.limit is None:
             return self.comparison.sentence
         return (
-            f"{self.comparison.sentence} At most {number(self.limit.gain)} times, had "
-            f"{plain(' and '.join(self.limit.parts))} cost nothing."
+            f"{self.comparison.sentence}; at most {format_number(self.limit.gain)} times, had "
+            f"{plain(' and '.join(self.limit.parts))} cost nothing"
         )
 
 
@@ -124,7 +124,7 @@ def compare_two(comparison: Comparison, *, theme: str = "light") -> Chart:
         axes.grid(axis="y")
         legend_above(axes)
         chart.alt_text = (
-            f"{comparison.sentence} Ratios of the rounds: "
+            f"{comparison.sentence}. Ratios of the rounds: "
             + ", ".join(f"{ratio:.2f}" for ratio in comparison.ratios)
             + "."
         )
@@ -159,7 +159,7 @@ def waterfall(comparisons: Sequence[Comparison], *, runs: Sequence[Run] = (), th
         axes.tick_params(axis="y", labelsize=8)
         axes.set_xlabel("speed, relative to the first rung of a chain (times, logarithmic)")
         legend_above(axes, _legend(look, comparisons, any(bar.mark(furthest) for bar in bars)), columns=3)
-        chart.alt_text = "Gains: " + " ".join(bar.sentence for bar in bars)
+        chart.alt_text = "Gains: " + ". ".join(bar.sentence for bar in bars) + "."
     return chart
 
 

@@ -200,14 +200,6 @@ def set_rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.grid(axis="x")
 
 
-def number(value: float) -> str:
-    """Three significant digits, no exponent."""
-    if not np.isfinite(value):
-        return "?"
-    size = abs(value)
-    return f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
-
-
 def wide_range(values: Sequence[float], factor: float = 15) -> bool:
     """Whether values differ so much that only a logarithmic axis shows them all."""
     positive = [value for value in values if value > 0 and np.isfinite(value)]

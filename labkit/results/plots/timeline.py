@@ -9,7 +9,8 @@ from matplotlib.patches import Patch
 
 from labkit.core.errors import UsageError
 from labkit.core.trace import Interval, SpanRecord, span_interval_ms
-from labkit.results.plots.style import Chart, as_caption, legend_above, number, set_rows, sheet
+from labkit.results.format import format_bounds
+from labkit.results.plots.style import Chart, as_caption, legend_above, set_rows, sheet
 
 LETTERS_PER_CHART = 110  # of the font that steps are written in, across the plot
 THINNEST = 300  # a step is drawn at least as wide as this part of the plot, or it would not be seen
@@ -74,7 +75,7 @@ def _dark(colour: str) -> bool:
 
 def _in_words(drawn: Sequence[tuple[str, int, Interval]], rows: Mapping[str, str], zero: float) -> str:
     parts = [
-        f"{name} of frame {index} on {rows[name]} from {number(start - zero)} to {number(stop - zero)}"
+        f"{name} of frame {index} on {rows[name]} from {format_bounds((start - zero, stop - zero))}"
         for name, index, (start, stop) in drawn[:24]
     ]
     more = f"; and {len(drawn) - 24} more" if len(drawn) > 24 else ""

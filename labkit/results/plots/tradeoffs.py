@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from labkit.core import stats
 from labkit.core.errors import UsageError
+from labkit.results.format import format_number
 from labkit.results.plots.labels import (
     AGREEMENT,
     LOSES,
@@ -21,16 +22,7 @@ from labkit.results.plots.labels import (
     format_loss,
     loses,
 )
-from labkit.results.plots.style import (
-    Chart,
-    Theme,
-    drawing,
-    log_speed,
-    number,
-    row_labels,
-    set_rows,
-    wide_range,
-)
+from labkit.results.plots.style import Chart, Theme, drawing, log_speed, row_labels, set_rows, wide_range
 from labkit.results.records import Run
 
 MARKERS = "osD^vP*X"
@@ -65,7 +57,7 @@ class _Point:
         interval = "" if self.bounds is None else " ({:.3f} to {:.3f})".format(*self.bounds)
         front = ", on the front" if self.front else ""
         lost = f", marked: it loses {format_loss(self.run)}" if loses(self.run) else ""
-        return f"{self.run.rung} {number(self.run.fps)} FPS at {self.value:.3f}{interval}{front}{lost}"
+        return f"{self.run.rung} {format_number(self.run.fps)} FPS at {self.value:.3f}{interval}{front}{lost}"
 
     @property
     def legend(self) -> str:
@@ -128,7 +120,7 @@ def share_of_peak(runs: Sequence[Run], *, theme: str = "light") -> Chart:
                 axes.plot([low, high], [row, row], color=look.ink, linewidth=1.4, marker="|", markersize=7)
             ends += [share, high if np.isfinite(high) else share]
             # Beside the plot, where neither the bars nor the line of the peak run through the figures.
-            text = f"{number(share)}%" + (f" of {_peak(run)}" if _peak(run) else "")
+            text = f"{format_number(share)}%" + (f" of {_peak(run)}" if _peak(run) else "")
             axes.annotate(
                 text, (1, row), (6, 0), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
                 va="center", fontsize=8.5, annotation_clip=False,
@@ -140,7 +132,7 @@ def share_of_peak(runs: Sequence[Run], *, theme: str = "light") -> Chart:
         chart.alt_text = (
             "Share of the machine's measured peak: "
             + "; ".join(
-                f"{run.rung} {number(100 * (run.share_of_limit or 0))}%"
+                f"{run.rung} {format_number(100 * (run.share_of_limit or 0))}%"
                 + (f" of {_peak(run)}" if _peak(run) else "")
                 for run in known
             )
@@ -240,4 +232,4 @@ def _accuracy_axis(axes: Axes, points: Sequence[_Point]) -> None:
 
 def _peak(run: Run) -> str:
     peak, precision = run.limit.get("peak_gflops"), run.limit.get("precision")
-    return f"{number(peak)} GFLOP/s{f' ({precision})' if precision else ''}" if peak else ""
+    return f"{format_number(peak)} GFLOP/s{f' ({precision})' if precision else ''}" if peak else ""

@@ -181,7 +181,7 @@ def _section(title: str, body: str) -> str:
 
 
 def _sentences(comparisons: Iterable[Comparison]) -> str:
-    lines = (f"<li>{escape(c.sentence)}{' (quick)' if c.quick else ''}</li>" for c in comparisons)
+    lines = (f"<li>{escape(c.sentence)}</li>" for c in comparisons)
     return f"<p>Each pair was measured in turns on the same frames.</p>\n<ul>\n{''.join(lines)}</ul>"
 
 

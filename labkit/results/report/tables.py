@@ -7,6 +7,7 @@ from html import escape
 
 import numpy as np
 
+from labkit.results.format import format_bounds, format_number
 from labkit.results.plots.labels import (
     LOSES,
     LOSES_WORDS,
@@ -68,13 +69,6 @@ def machines_table(there: Sequence[Machine], rows: Sequence[tuple[Work, Mapping[
     return f'<div class="wide" tabindex="0">{table}\n<tbody>{body}</tbody></table></div>{below}'
 
 
-def number(value: float | None) -> str:
-    """Three significant digits, no exponent; "-" for none."""
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
 def _facts(run: Run) -> list[str]:
     """What a speed has to be read with."""
     facts = [run.scenario, f"{run.settings.get('weights', 'unknown')} weights"]
@@ -82,20 +76,19 @@ def _facts(run: Run) -> list[str]:
 
 
 def _row(run: Run, common: Sequence[str]) -> str:
-    low, high = run.fps_interval
     notes = [fact for fact in _facts(run) if fact not in common]
     notes += ["noisy, see below"] if run.noisy else []
     lost = [f"{n} {what}" for n, what in ((run.dropped, "dropped"), (run.failed, "failed")) if n]
     cells = (
         _cell(str(run.stage)),
-        _cell(number(run.fps), f"{number(low)} to {number(high)}" if np.isfinite(high) else "too few frames"),
-        *(_cell(number(run.percentile_ms(q))) for q in (50, 90, 99)),
+        _cell(format_number(run.fps), format_bounds(run.fps_interval)),
+        *(_cell(format_number(run.percentile_ms(q))) for q in (50, 90, 99)),
         _cell("-" if run.agreement is None else f"{run.agreement.share:.1%}"),
         _precision_cell(run),
         _cell(format_names(run)),
         _cell("-" if run.share_of_limit is None else f"{run.share_of_limit:.1%}"),
-        _cell(number(run.peak_bytes / 2**20), _gpu_memory(run)),
-        _cell(number(run.startup_s)),
+        _cell(format_number(run.peak_bytes / 2**20), _gpu_memory(run)),
+        _cell(format_number(run.startup_s)),
         _cell("; ".join([str(run.n_frames), *lost])),
         _cell("; ".join(notes)),
     )
@@ -104,7 +97,7 @@ def _row(run: Run, common: Sequence[str]) -> str:
 
 
 def _gpu_memory(run: Run) -> str:
-    return "" if run.gpu_peak_bytes is None else f"GPU {number(run.gpu_peak_bytes / 2**20)}"
+    return "" if run.gpu_peak_bytes is None else f"GPU {format_number(run.gpu_peak_bytes / 2**20)}"
 
 
 def _precision_cell(run: Run) -> str:
@@ -125,9 +118,10 @@ def _cell(text: str, below: str = "") -> str:
 def _figure_cell(figure: Figure | None) -> str:
     if figure is None:
         return "<td>-</td>"
-    low_high = "too few frames" if figure.interval is None else " to ".join(map(number, figure.interval))
+    interval = "too few frames" if figure.interval is None else format_bounds(figure.interval)
     notes = [f"n = {figure.n}"] if figure.n > 1 else []
     notes += [] if figure.agreement is None else [f"agrees {figure.agreement:.0%}"]
     notes += ["noisy"] if figure.noisy else []
     mark = LOSES if figure.loses else ""
-    return f"<td>{number(figure.fps)}{mark}<small>{low_high}</small><small>{', '.join(notes)}</small></td>"
+    below = "".join(f"<small>{text}</small>" for text in (interval, ", ".join(notes)))
+    return f"<td>{format_number(figure.fps)}{mark}{below}</td>"
