@@ -15,7 +15,7 @@ from labkit.profiling.operators import KINDS, Kind, Operators
 from labkit.results.exports import load_export
 from labkit.results.plots.labels import LOSES_WORDS
 from labkit.results.plots.save import overview
-from labkit.results.readme import BEGIN, END, block, insert, main
+from labkit.results.readme import BEGIN, END, block, highlights, insert, main, record
 from labkit.results.store import Store
 
 from records_made_up import made_up_comparison, made_up_run  # isort: skip
@@ -27,7 +27,10 @@ RECORDED = sorted(p for p in (ROOT / "results" / "reference").glob("*") if (p / 
 @pytest.mark.skipif(not RECORDED, reason="no recorded runs yet")
 def test_the_readme_says_what_was_recorded():
     readme = (ROOT / "README.md").read_text()
-    assert any(insert(readme, block(folder)) == readme for folder in RECORDED)
+    page = (ROOT / "results" / "reference" / "README.md").read_text()
+    (folder,) = [folder for folder in RECORDED if record(folder) == page]
+    assert insert(readme, highlights(folder)) == readme
+    assert len(readme.splitlines()) <= 120
 
 
 @pytest.mark.parametrize("folder", [f for f in RECORDED if list(f.glob("*.svg"))], ids=lambda f: f.name)
@@ -106,12 +109,13 @@ def test_what_lies_beside_the_runs_is_told_in_folded_lists(tmp_path):
 
 def test_the_command_draws_and_says_what_is_wrong(tmp_path, capsys):
     with Store(tmp_path / "lab.sqlite") as store:
-        store.add_run(made_up_run())
+        store.add_run(made_up_run("folded_cpu"))
         store.export(tmp_path / "out")
-    readme = tmp_path / "README.md"
+    readme = tmp_path / "start.md"
     readme.write_text(f"a {BEGIN} {END} b")
     assert main([str(tmp_path / "out"), str(readme)]) == 0
-    assert f"| `{made_up_run().rung}` |" in readme.read_text()
+    assert "| `folded_cpu` |" in readme.read_text()
+    assert "| `folded_cpu` |" in (tmp_path / "README.md").read_text()
     assert (tmp_path / "out" / "throughput.svg").is_file()
     assert main([str(tmp_path / "nowhere")]) == 7
     assert main([str(tmp_path / "out"), str(tmp_path / "none.md")]) == 7
@@ -151,7 +155,7 @@ def test_other_numbers_of_boxes_and_the_cost_of_spans_are_told(tmp_path):
     assert "- Spans cost little." in lines
     (view,) = (line for line in lines if line.startswith("- cpu_engine_bf16 with the full models: 30.0 pic"))
     assert "slowed by 1.0% (-2.0 to 3.0 over 2 rounds)" in view
-    head = "<details><summary>Compared in turns, 15 boxes per frame</summary>"
+    head = "<details><summary>Interleaved comparisons, 15 boxes per frame</summary>"
     assert lines[lines.index(head) + 2] == f"- {more.sentence}"
 
 

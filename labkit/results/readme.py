@@ -1,4 +1,11 @@
-"""The README's block on recorded runs, and a folder's pictures."""
+"""Recorded runs as Markdown: the README's short table, and the whole record beside the runs.
+
+    python -m labkit.results.readme results/reference/MACHINE [README.md]
+
+draws the folder's plots and writes `README.md` beside it, with everything that was recorded; where a
+README is named, its short table is written between the two marks. Tests compare all of it with the
+records.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +21,7 @@ from labkit.core.errors import LabError, ResultsError, UsageError
 from labkit.core.files import write_atomic
 from labkit.core.stats import format_interval
 from labkit.filters.filter_benchmark import FilterTimes
+from labkit.pipelines.ladder import rung
 from labkit.results.exports import Export, load_export
 from labkit.results.format import format_number, format_percent
 from labkit.results.operator_times import Operators
@@ -22,11 +30,16 @@ from labkit.results.plots.save import overview, save
 from labkit.results.records import Comparison, Run
 
 BEGIN, END = "<!-- recorded: begin -->", "<!-- recorded: end -->"
+HIGHLIGHTS = (
+    "baseline_combined_cpu", "batched_cpu", "folded_cpu", "peer_onnxruntime_fp32", "cpu_engine_fp32",
+    "cpu_engine_bf16", "cpu_engine_int8",
+)  # fmt: skip
+"""Rungs of the short table, the slowest way first."""
 COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", PRECISION, "names", "of peak", "MiB", "start s")
 
 
 def block(folder: Path) -> str:
-    """What a folder of recorded runs says, as Markdown: workload, table, sentences."""
+    """A folder of recorded runs as Markdown: workload, table of all rungs, sentences."""
     export = load_export(folder)
     if not export.runs:
         raise UsageError(f"{folder} holds no runs")
@@ -46,7 +59,7 @@ def block(folder: Path) -> str:
         *(_row(run) for run in export.runs),
         "",
         *_marks(export.runs),
-        *folded(f"Compared in turns, {boxes} boxes per frame", climbs(export.comparisons)),
+        *folded(f"Interleaved comparisons, {boxes} boxes per frame", climbs(export.comparisons)),
         *with_other_boxes(folder),
         *elsewhere(folder, export),
         *folded("What keeps the engines from the peak", [*engine_time(folder), *around_engines(export.runs)]),
@@ -57,6 +70,50 @@ def block(folder: Path) -> str:
         *folded("What measuring costs", observer(folder)),
     ]
     return "\n".join(lines)
+
+
+def highlights(folder: Path) -> str:
+    """The short table of a folder: the main rungs with their gains over the first one, and accuracy."""
+    export = load_export(folder)
+    runs = {run.rung: run for run in export.runs if run.rung in HIGHLIGHTS}
+    if not runs:
+        raise UsageError(f"{folder} holds no run of {', '.join(HIGHLIGHTS)}")
+    gains = {c.b: c for c in export.comparisons if c.a == CLIMBS_FROM}
+    first = next(iter(runs.values()))
+    width, height = first.settings["size"]
+    lines = [
+        "| rung | FPS | times the baseline (95% CI) | mAP@[.5:.95] (95% CI) | what it changes |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for name in HIGHLIGHTS:
+        if name in runs:
+            gain = _gain(gains[name]) if name in gains else "1"
+            precision = format_precision(runs[name]).replace(" to ", "&nbsp;to&nbsp;")
+            fps = format_number(runs[name].fps) + ("~" if runs[name].noisy else "")
+            lines.append(f"| `{name}` | {fps} | {gain} | {precision} | {rung(name).about} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{first.machine}, {first.created[:10]}: frames of {width}x{height} through DETR-R50 and "
+            f"ResNet-18, {first.settings.get('objects')} boxes per frame, {first.settings.get('weights')} "
+            "weights; accuracy is that of the lab's small models in the same preparation. ~: a noisy run. "
+            "!: accuracy is lost, so this is no like-for-like gain. All rungs, machines and plots: "
+            "[results/reference](results/reference/README.md).",
+        ]
+    )
+
+
+def record(folder: Path) -> str:
+    """Everything that was recorded on a machine and beside it, as a page of Markdown."""
+    plots = [path.name for path in sorted(folder.glob("*.png"))]
+    drawn = [f"![{name.removesuffix('.png')}]({folder.name}/{name})" for name in plots]
+    return "\n".join(["# Recorded results", "", block(folder), *folded_plots(drawn)]) + "\n"
+
+
+def folded_plots(drawn: Sequence[str]) -> list[str]:
+    """The plots, which open on a click; nothing where there are none."""
+    return details("Plots", drawn) if drawn else []
 
 
 def insert(readme: str, text: str) -> str:
@@ -80,7 +137,7 @@ def pictures(folder: Path) -> list[Path]:
 
 
 def _marks(runs: Sequence[Run]) -> list[str]:
-    """What the table's signs mean, where it has any."""
+    """Legend of the table's marks, where it has any."""
     noisy = "~: noisy, so doubt it" if any(run.noisy for run in runs) else ""
     told = [each for each in (noisy, describe_losses(runs)) if each]
     return [f"{'. '.join(told)}.", ""] if told else []
@@ -114,7 +171,7 @@ def details(title: str, lines: Sequence[str]) -> list[str]:
 
 
 def live_view(folder: Path) -> list[str]:
-    """What `python -m labkit.live.live_benchmark` and `tests/browser/figures.py` left there."""
+    """Sentences on the recorded live view, without and with a browser."""
     alone, beside = folder / "figures.json", folder / "browser.json"
     lines = []
     if alone.is_file():
@@ -214,8 +271,8 @@ def fleets(figures: Path) -> list[str]:
         )
     return [
         *lines,
-        f"A fleet's own work is {told['overhead_ms']:.1f} ms per frame; answers come again "
-        f"{told['recovery_s']:.1f} s after an engine was killed.",
+        f"Overhead of a fleet: {told['overhead_ms']:.1f} ms per frame; it recovers "
+        f"{told['recovery_s']:.1f} s after an engine crash.",
     ]
 
 
@@ -237,22 +294,22 @@ def climbs(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def with_other_boxes(folder: Path) -> list[str]:
-    """What was compared with another number of boxes, in folders such as `15-boxes`."""
+    """Comparisons with another number of boxes, from folders such as `15-boxes`."""
     lines = []
     for each in sorted(folder.glob("[0-9]*-boxes")):
         comparisons = load_export(each).comparisons
         boxes = each.name.partition("-")[0]
-        lines += folded(f"Compared in turns, {boxes} boxes per frame", climbs(comparisons))
+        lines += folded(f"Interleaved comparisons, {boxes} boxes per frame", climbs(comparisons))
     return lines
 
 
 def elsewhere(folder: Path, here: Export) -> list[str]:
-    """The climb on every machine that has recorded the same work, as a table that opens on a click."""
+    """Gains on every machine that has recorded the same work, as a table that opens on a click."""
     there = [(folder, here), *_others(folder, here)]
     table = _climbs_side_by_side([export for _, export in there])
     if len(there) < 2 or not table:
         return []
-    title = "The same climb on another machine" if len(there) == 2 else "The same climb on other machines"
+    title = "The same gains on another machine" if len(there) == 2 else "The same gains on other machines"
     for other, export in there[1:]:
         told = [
             *engine_time(other), *around_engines(export.runs), *small_models(other), *filters(other),
@@ -284,13 +341,13 @@ def _climbs_side_by_side(exports: Sequence[Export]) -> list[str]:
         "| rung | " + " | ".join(f"{export.runs[0].machine} | of peak" for export in exports) + " |",
         "|---" + "|---:|---:" * len(exports) + "|",
     ]
-    for rung in rungs:
+    for name in rungs:
         cells = []
         for own, measured in zip(gains, runs, strict=True):
-            share = measured[rung].share_of_limit if rung in measured else None
-            cells += [_gain(own[rung]), format_percent(share)]
-        lines.append(f"| `{rung}` | " + " | ".join(cells) + " |")
-    if any(not own[rung].agrees for own in gains for rung in rungs):
+            share = measured[name].share_of_limit if name in measured else None
+            cells += [_gain(own[name]), format_percent(share)]
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    if any(not own[name].agrees for own in gains for name in rungs):
         lines += ["", "!: its answers differ from the reference's, so this is no like-for-like gain."]
     return lines
 
@@ -308,18 +365,19 @@ def _workload(export: Export) -> tuple[Any, ...]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes pictures and, where a README is named, its block."""
+    """Draws a folder's plots and writes its record; with a README, also the short table in it."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not 1 <= len(given) <= 2:
         print("usage: python -m labkit.results.readme FOLDER [README.md]", file=sys.stderr)
         return UsageError.exit_code
     folder = Path(given[0])
     try:
-        if len(given) == 2:
-            readme = Path(given[1])
-            write_atomic(readme, insert(readme.read_text(), block(folder)))
         for path in pictures(folder):
             print(path)
+        print(write_atomic(folder.parent / "README.md", record(folder)))
+        if len(given) == 2:
+            readme = Path(given[1])
+            print(write_atomic(readme, insert(readme.read_text(), highlights(folder))))
     except LabError as error:
         print(f"labkit: {error}", file=sys.stderr)
         return error.exit_code

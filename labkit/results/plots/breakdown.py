@@ -52,7 +52,7 @@ def throughput(runs: Sequence[Run], *, theme: str = "light") -> Chart:
         logarithmic = ", logarithmic" if axes.get_xscale() == "log" else ""
         axes.set_xlabel(f"throughput (frames per second{logarithmic})")
         chart.alt_text = "Throughput in frames per second: " + _list(
-            f"{run.rung} {format_number(run.fps)} (95% interval {format_bounds(run.fps_interval)})"
+            f"{run.rung} {format_number(run.fps)} (95% interval: {format_bounds(run.fps_interval)})"
             + (f", which loses {format_loss(run)}" if loses(run) else "")
             for run in runs
         )
