@@ -8,7 +8,7 @@ from records_made_up import made_up_comparison
 
 from labkit.core.errors import UsageError
 from labkit.lessons.predict import TOO_LATE, Question, calibration_table, form, my_calibration, predict
-from labkit.results.plots.predicted import forecasts
+from labkit.results.plots.predicted import prediction_chart
 from labkit.results.predictions import calibration
 from labkit.results.store import Prediction, Store, default_path
 
@@ -135,7 +135,7 @@ def test_calibration_counts_hits_factors_and_ways():
     ]  # fmt: skip
     assert known.typical_factor == pytest.approx(2.0)
     assert known.tendency == pytest.approx(2.0 / 2.1)
-    for part in ("1 of 3 forecasts", "factor of 2.00", "2 of 3", "1 skipped", "1 not measured yet"):
+    for part in ("1 of 3 predictions", "factor of 2.00", "2 of 3", "1 skipped", "1 not measured yet"):
         assert part in known.sentence
 
 
@@ -161,15 +161,15 @@ def test_old_notes_of_another_kind_do_no_harm():
 
 
 def test_nothing_asked_is_said():
-    assert calibration([]).sentence == "No forecast has been measured yet."
+    assert calibration([]).sentence == "No prediction has been measured yet."
     with pytest.raises(UsageError, match="no question"):
-        forecasts(calibration([]))
+        prediction_chart(calibration([]))
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_picture_shows_every_question_in_words(theme):
     known = calibration([note("Is a < b & $c$?", 2.0, 2.1), note("b", None, 3.0), note("c", 5.0)])
-    chart = forecasts(known, theme=theme)
+    chart = prediction_chart(known, theme=theme)
     for outcome in known.outcomes:
         assert outcome.question in chart.alt_text
         assert outcome.verdict in chart.alt_text

@@ -247,7 +247,7 @@ def test_forecasts_have_a_section_of_their_own(tmp_path: Path) -> None:
         Prediction(HOSTILE, (), None, {"ratio": 1.0, "ci": [None, None]}),
     ]
     page = Page(write_report([], [made_up_comparison()], tmp_path / "a.html", predictions).read_text())
-    assert "0 of 1 forecasts" in page.text
+    assert "0 of 1 predictions" in page.text
     assert "1.50 times too high" in page.text
     assert HOSTILE in page.text
     assert "skipped" in page.text

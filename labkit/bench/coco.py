@@ -26,7 +26,7 @@ from labkit.sources.convert import to_rgb
 
 N_IMAGES = 200
 PADDING = (124, 116, 104)
-"""What fills a frame beside an image of another aspect: ImageNet's mean colour, 0 once normalised."""
+"""Fill colour beside an image of another aspect: ImageNet's mean colour, 0 once normalised."""
 
 LAYOUT = "a COCO folder holds annotations/instances_val2017.json and val2017/, or one .json and its images"
 TABLES = ("images", "annotations", "categories")
@@ -34,7 +34,7 @@ TABLES = ("images", "annotations", "categories")
 
 @dataclass(frozen=True)
 class CocoFolder:
-    """Where a set lies: the file with its annotations, and the folders that may hold its images."""
+    """Location of a data set: the annotation file, and the folders that may hold its images."""
 
     annotations: Path
     folders: tuple[Path, ...]
@@ -148,7 +148,7 @@ def read_coco(place: CocoFolder, labels: Sequence[str], size: Size, n: int = N_I
 
 @dataclass(frozen=True)
 class Fitted:
-    """How an image lies in a frame of `size`: x and y scaled by `scale`, its corner at `corner` px."""
+    """Placement of an image in a frame of `size`: x and y scaled by `scale`, its corner at `corner` px."""
 
     scale: tuple[float, float]
     corner: tuple[int, int]

@@ -207,7 +207,7 @@ def _camera() -> Check:
 
 
 def screen() -> str | None:
-    """Where a window would open, in words; None on a machine without a screen."""
+    """Display that a window would open on, in words; None on a machine without a screen."""
     if not sys.platform.startswith("linux"):
         return "the system's own"
     return next((f"{n}={os.environ[n]}" for n in ("WAYLAND_DISPLAY", "DISPLAY") if os.environ.get(n)), None)

@@ -64,7 +64,7 @@ class LoadGenerator:
 
     @property
     def is_open(self) -> bool:
-        """Whether there are frames left to take."""
+        """True if there are frames left to take."""
         return self._open
 
     @property

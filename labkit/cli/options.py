@@ -12,7 +12,7 @@ from labkit.core.types import Size
 
 
 class Scenario(StrEnum):
-    """How frames reach the pipeline."""
+    """Pace of the frames: as fast as possible, or at a fixed rate."""
 
     closed = "closed"
     paced = "paced"

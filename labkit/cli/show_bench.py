@@ -97,7 +97,7 @@ def leave_pictures(result: ResultSet, store_path: Path) -> None:
 
 
 def write_page(runs: Sequence[Run], comparisons: Sequence[Comparison], path: Path) -> Path:
-    """These results on one page, with the learner's forecasts of all times."""
+    """These results on one page, with the learner's predictions of all times."""
     from labkit.results.report.report_page import write_report
 
     with Store(default_path()) as store:

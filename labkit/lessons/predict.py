@@ -131,14 +131,14 @@ def show_calibration(theme: str = "light") -> Any:
     """Print a summary of all predictions, display them in a table, and plot them."""
     from IPython.display import display
 
-    from labkit.results.plots.predicted import forecasts
+    from labkit.results.plots.predicted import prediction_chart
 
     known = my_calibration()
     print(known.sentence)
     if not known.outcomes:
         return None
     display(calibration_table(known))
-    return forecasts(known, theme=theme)
+    return prediction_chart(known, theme=theme)
 
 
 def calibration_table(known: Calibration) -> pd.DataFrame:

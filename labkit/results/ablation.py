@@ -1,4 +1,4 @@
-"""What changes cost in accuracy, as records: figures, verdicts, sentences, CSV (layer 0)."""
+"""Accuracy lost by single changes: figures, verdicts, sentences, CSV."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Loss = Literal["map_50", "map"]
 Verdict = Literal["costs", "costs nothing", "gains", "cannot tell"]
 
 POINT = 0.01
-"""Losses are told in points; a loss that is surely below one counts as none."""
+"""Losses are given in points; a loss that is surely below one counts as none."""
 
 HEADS: dict[Verdict, str] = {
     "costs": "Points that are lost",
     "gains": "Points that are gained",
     "costs nothing": "Surely less than a point is lost",
-    "cannot tell": "Not to be told, points lost",
+    "cannot tell": "No significant difference, points lost",
 }
 
 NAMES: dict[Metric, str] = {
@@ -64,7 +64,7 @@ def _points(share: float) -> str:
 
 @dataclass(frozen=True)
 class AblationRow:
-    """How right the answers are after one change, on scenes of one noise.
+    """Accuracy after one change, on scenes with one level of noise.
 
     Attributes:
         change: its name.
@@ -91,7 +91,7 @@ class AblationRow:
         return self.lost_map if metric == "map" else self.lost_map_50
 
     def verdict(self, metric: Loss) -> Verdict:
-        """What the interval of the loss allows to say."""
+        """Verdict that the interval of the loss allows."""
         low, high = self.lost(metric).low, self.lost(metric).high
         if low is None or high is None:
             return "cannot tell"

@@ -34,7 +34,7 @@ STEMS = ("runs", "samples", "comparisons")
 
 @dataclass(frozen=True)
 class Export:
-    """What an export holds.
+    """Contents of an export folder.
 
     Attributes:
         fingerprint: machine and software of the newest measurement in it.

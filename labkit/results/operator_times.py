@@ -13,12 +13,12 @@ LARGE, POINTWISE, PRODUCTS, ATTENTION, REST = KINDS = (
     "attention",
     "everything else",
 )
-LEAST_LOSS = 0.005  # share of the time from which a loss is told
+LEAST_LOSS = 0.005  # share of the time from which a loss is listed
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What all operators of one kind take per frame.
+    """Time and arithmetic per frame of all operators of one kind.
 
     Attributes:
         name: one of KINDS.
@@ -73,7 +73,7 @@ class Operators:
         ]
 
     def sentences(self) -> list[str]:
-        """What keeps the detector from the peak, from the largest loss to the smallest."""
+        """Losses against the peak in words, the largest first."""
         if not self.peak_gflops:
             return ["This machine's peak in that precision is not known, so no share of it can be given."]
         ideal_ms = {k.name: 1e3 * k.gflop / self.peak_gflops for k in self.kinds}
@@ -104,5 +104,5 @@ class Operators:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Operators:
-        """What `to_json` gave."""
+        """Inverse of `to_json`."""
         return Operators(**{**values, "kinds": tuple(Kind(**kind) for kind in values["kinds"])})

@@ -1,6 +1,6 @@
-"""Forecasts and what came of them: how good a learner's expectations were (layer 0).
+"""Predictions and what came of them: how good a learner's expectations were (layer 0).
 
-A forecast is a ratio ("2 times faster") noted before the measurement. What counts for a
+A prediction is a ratio ("2 times faster") noted before the measurement. What counts for a
 question is the first answer that met a result; whoever answers again has seen it.
 """
 
@@ -15,11 +15,11 @@ import numpy as np
 
 
 class Noted(Protocol):
-    """What the store keeps of a prediction."""
+    """Interface of a stored prediction."""
 
     @property
     def question(self) -> str:
-        """What was asked."""
+        """The question."""
 
     @property
     def answer(self) -> Any:
@@ -27,19 +27,19 @@ class Noted(Protocol):
 
     @property
     def result(self) -> Any:
-        """What the measurement said, {"ratio": ..., "ci": [low, high]}; None until it is known."""
+        """Result of the measurement, {"ratio": ..., "ci": [low, high]}; None until it is known."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One question of the walk, its forecast and what was measured.
+    """One question, its prediction and what was measured.
 
     Attributes:
         question: what was asked.
-        expected: the forecast ratio; None where it was skipped.
+        expected: the prediction ratio; None where it was skipped.
         measured: the measured ratio; None where nothing was measured yet.
         interval: 95% interval of `measured`; None where that is.
-        seen: whether a result of this question was known before the forecast was made.
+        seen: whether a result of this question was known before the prediction was made.
     """
 
     question: str
@@ -50,26 +50,26 @@ class Outcome:
 
     @property
     def skipped(self) -> bool:
-        """Whether no forecast was made."""
+        """True if no prediction was made."""
         return self.expected is None
 
     @property
     def hit(self) -> bool | None:
-        """Whether the forecast lies in the interval; None where there is nothing to compare."""
+        """True if the prediction lies in the interval; None where there is nothing to compare."""
         if self.expected is None or self.interval is None:
             return None
         return self.interval[0] <= self.expected <= self.interval[1]
 
     @property
     def off(self) -> float | None:
-        """The factor by which the forecast is too high (above 1) or too low (below 1)."""
+        """The factor by which the prediction is too high (above 1) or too low (below 1)."""
         if self.expected is None or self.measured is None:
             return None
         return self.expected / self.measured
 
     @property
     def right_way(self) -> bool | None:
-        """Whether faster or slower was foretold rightly; None where the interval holds 1."""
+        """True if faster or slower was predicted rightly; None where the interval holds 1."""
         if self.expected is None or self.interval is None or self.interval[0] <= 1 <= self.interval[1]:
             return None
         return (self.expected > 1) == (self.interval[0] > 1)
@@ -90,25 +90,25 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a learner's forecasts fared over the walk."""
+    """Calibration of a learner's predictions over all notebooks."""
 
     outcomes: tuple[Outcome, ...]
 
     @property
     def settled(self) -> tuple[Outcome, ...]:
-        """Forecasts that were made before any result was known, and then measured."""
+        """Predictions that were made before any result was known, and then measured."""
         return tuple(one for one in self.outcomes if one.off is not None and not one.seen)
 
     @property
     def typical_factor(self) -> float | None:
-        """The factor by which half of the forecasts were off, or more; None without any."""
+        """The factor by which half of the predictions were off, or more; None without any."""
         if not self.settled:
             return None
         return exp(float(np.median([abs(log(one.off or 1.0)) for one in self.settled])))
 
     @property
     def tendency(self) -> float | None:
-        """The median of forecast / measured: above 1 for one who hopes for too much."""
+        """The median of prediction / measured: above 1 for one who hopes for too much."""
         if not self.settled:
             return None
         return exp(float(np.median([log(one.off or 1.0) for one in self.settled])))
@@ -124,14 +124,14 @@ class Calibration:
             if n
         )
         if not self.settled:
-            return f"No forecast has been measured yet{rest}."
+            return f"No prediction has been measured yet{rest}."
         hits, ways = sum(bool(one.hit) for one in self.settled), [one.right_way for one in self.settled]
         told = [way for way in ways if way is not None]
-        way = f"; the right side of 1 was foretold in {sum(told)} of {len(told)}" if told else ""
+        way = f"; the right side of 1 was predicted in {sum(told)} of {len(told)}" if told else ""
         lean = self.tendency or 1.0
         tends = "" if 0.95 <= lean <= 1.05 else f", and lean {'high' if lean > 1 else 'low'}"
         return (
-            f"{hits} of {len(self.settled)} forecasts lay inside the 95% interval; half were off by a factor "
+            f"{hits} of {len(self.settled)} predictions lay inside the 95% interval; half were off by a factor "
             f"of {self.typical_factor:.2f} or more{tends}{way}{rest}."
         )
 

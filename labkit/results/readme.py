@@ -197,7 +197,7 @@ def live_view(folder: Path) -> list[str]:
 
 
 def small_models(folder: Path) -> list[str]:
-    """How fast the lab's own models are, from the runs in the folder `lab`."""
+    """Sentences on the speed of the lab's small models, from the runs in the folder `lab`."""
     place = folder / "lab"
     if not (place / "runs.parquet").is_file():
         return []
@@ -214,13 +214,13 @@ def small_models(folder: Path) -> list[str]:
 
 
 def observer(folder: Path) -> list[str]:
-    """What the spans cost that measured all this, where `labkit.lessons.pitfalls.overhead` left it."""
+    """Sentence on the cost of a span, from `labkit.lessons.pitfalls.overhead`."""
     found = folder / "span_cost.json"
     return [json.loads(found.read_text())["sentence"]] if found.is_file() else []
 
 
 def around_engines(runs: Sequence[Run]) -> list[str]:
-    """How much of a frame the pipeline takes around an engine that does nothing but detect."""
+    """Sentences on the share of a frame that passes outside the engine."""
     lines = []
     for run in runs:
         made = run.settings.get("preparation", {})
@@ -234,13 +234,13 @@ def around_engines(runs: Sequence[Run]) -> list[str]:
 
 
 def filters(folder: Path) -> list[str]:
-    """What `python -m labkit.filters.filter_benchmark` found."""
+    """Sentences on the benchmark of the guided filter."""
     found = folder / "filters.json"
     return FilterTimes.from_json(json.loads(found.read_text())).sentences() if found.is_file() else []
 
 
 def engine_time(folder: Path) -> list[str]:
-    """Where `python -m labkit.profiling.operators` found the engines' time."""
+    """Sentences on the engines' time by operator."""
     found = folder / "operators.json"
     if not found.is_file():
         return []

@@ -44,7 +44,7 @@ class Agreement:
 
     @property
     def agrees(self) -> bool:
-        """Whether a speed-up may be claimed: at least 99% of boxes (and names), no NaN."""
+        """True if a speed-up may be claimed: at least 99% of boxes (and names), no NaN."""
         named = 1.0 if self.same_name is None else self.same_name
         return self.nan_count == 0 and self.share >= 0.99 and named >= 0.99
 
@@ -167,12 +167,12 @@ class Run:
 
     @property
     def noisy(self) -> bool:
-        """Whether there is any reason to doubt this run."""
+        """True if there is any reason to doubt this run."""
         return bool(self.noise)
 
     @property
     def machine(self) -> str:
-        """What it was measured on, for captions: the GPU of a GPU rung, else the CPU."""
+        """Name of the machine for captions: the GPU of a GPU rung, else the CPU."""
         return machine_name(self.fingerprint, self.settings.get("device", "cpu"))
 
     @property
@@ -277,7 +277,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """How many times faster b is than a: the median of the rounds."""
+        """Speed-up of b over a: the median of the rounds."""
         return float(np.median(self.ratios))
 
     @cached_property
@@ -287,12 +287,12 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval allows to say of b: faster, slower, same (+-2%) or cannot tell."""
+        """Verdict that the interval allows: faster, slower, same (+-2%) or cannot tell."""
         return stats.verdict(self.interval)
 
     @property
     def machine(self) -> str:
-        """What it was measured on, for captions; see `Run.machine`."""
+        """Name of the machine for captions; see `Run.machine`."""
         return machine_name(self.fingerprint, self.settings.get("device", "cpu"))
 
     @property

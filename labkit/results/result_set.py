@@ -166,7 +166,7 @@ class ResultSet:
 
 
 def results(rung: str | None = None, stage: int | None = None, *, recorded: bool = False) -> ResultSet:
-    """What was measured before, oldest first.
+    """Read the runs and comparisons that were measured before, oldest first.
 
     Args:
         rung: only runs of this rung, and comparisons that it takes part in.

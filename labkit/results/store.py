@@ -33,7 +33,7 @@ def default_path() -> Path:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a learner expected before a measurement.
+    """A prediction that a learner made before a measurement.
 
     Attributes:
         options: the answers to choose from.

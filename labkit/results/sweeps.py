@@ -1,4 +1,4 @@
-"""Which points of a sweep are settled: each has one row, written together with its run."""
+"""Finished points of a sweep: one row each, written together with its run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SweepPoint:
 
     @property
     def measured(self) -> bool:
-        """Whether there is a run of it."""
+        """True if there is a run of it."""
         return self.run_id is not None
 
 

@@ -26,7 +26,7 @@ RETRIES = 2
 """Retries of a point whose process or node died."""
 
 GRACE_S = 60.0
-"""How long a point waits for a node that can measure it, once the last one has left."""
+"""Longest wait of a point for a node that can measure it, once the last one has left."""
 
 POLL_S = 2.0
 REASON_CHARACTERS = 300

@@ -1,4 +1,4 @@
-"""How fast each rung is, how steady, and where its time goes."""
+"""Throughput, latency and time per span of each rung."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def throughput(runs: Sequence[Run], *, theme: str = "light") -> Chart:
 
 
 def latency(runs: Sequence[Run], *, theme: str = "light") -> Chart:
-    """How latency spreads over the frames of each run, with median, p90 and p99 where told.
+    """Distribution of latency over the frames of each run, with median, p90 and p99 where known.
 
     A ridge says how many frames took about so long; the line through it goes from the fastest frame
     to the slowest.
@@ -143,7 +143,7 @@ def _coloured(names: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def _latency_key(runs: Sequence[Run], look: Theme) -> list[Line2D | Patch]:
-    """What ridge and line mean, and the percentiles that at least one run tells."""
+    """Legend of ridge and line, and of the percentiles that at least one run has."""
     told = [one for one in PERCENTILES if any(run.percentile_ms(one[0]) is not None for run in runs)]
     return [
         Patch(color=look.colours[0], alpha=0.45, linewidth=0, label="how many frames"),

@@ -1,4 +1,4 @@
-"""What each further box costs."""
+"""Time per frame over the number of boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a fleet goes: what was foretold beside what was measured."""
+"""Throughput and age of frames over the number of streams, simulated and measured."""
 
 from __future__ import annotations
 

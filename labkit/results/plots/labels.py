@@ -1,4 +1,4 @@
-"""What a rung's answers are worth, in words, for whatever shows it: pictures, tables, pages.
+"""Accuracy of a rung in words, for plots, tables and pages.
 
 Whether a rung loses too much against its reference is decided where it is examined
 (`labkit.bench.accuracy.against`) and stands in its row; here it is only read.
@@ -25,7 +25,7 @@ LOSES_WORDS = "loses more than 1 point of mAP, or changes more than 1% of names,
 
 
 def accuracy_of(run: Run, metric: str | None = None) -> tuple[float, tuple[float, float] | None, str]:
-    """What a run's answers are worth: value, 95% interval where there is one, and its name.
+    """Accuracy of a run: value, 95% interval where there is one, and its name.
 
     Args:
         run: a run.
@@ -46,14 +46,14 @@ def accuracy_of(run: Run, metric: str | None = None) -> tuple[float, tuple[float
 
 
 def loses(run: Run) -> bool:
-    """Whether its examination found that it loses too much; a rung never examined does not say."""
+    """True if the evaluation found that it loses too much; False for a rung never evaluated."""
     return bool(run.accuracy.get("loses", False))
 
 
 def format_loss(run: Run) -> str:
-    """What a run loses most, against its reference; empty where nothing is lost or known.
+    """Largest loss of a run against its reference; empty where nothing is lost or known.
 
-    A loss is told exactly as it was judged: without an interval, from the same scenes.
+    A loss is given exactly as it was evaluated: without an interval, from the same scenes.
     """
     losses = {key: run.accuracy.get(f"{key}_loss") or 0.0 for key in METRICS}
     key = max(losses, key=lambda name: losses[name])

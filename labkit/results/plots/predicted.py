@@ -1,4 +1,4 @@
-"""A learner's forecasts against what was measured."""
+"""A learner's predictions against what was measured."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from labkit.results.predictions import Calibration, Outcome
 LABEL_CHARACTERS = 38
 
 
-def forecasts(calibration: Calibration, *, theme: str = "light") -> Chart:
-    """One row per question: the forecast, and what was measured with its 95% interval.
+def prediction_chart(calibration: Calibration, *, theme: str = "light") -> Chart:
+    """One row per question: the prediction, and what was measured with its 95% interval.
 
     Raises:
         UsageError: no question has been asked yet.
@@ -35,7 +35,7 @@ def forecasts(calibration: Calibration, *, theme: str = "light") -> Chart:
     if not outcomes:
         raise UsageError("no question has been asked yet; a notebook's Predict step asks one")
     caption = as_caption([calibration.sentence.rstrip("."), "lines: 95% intervals"])
-    with sheet("Forecasts against what was measured", 1.15 * len(outcomes) + 0.6, theme, caption) as (
+    with sheet("Predictions against what was measured", 1.15 * len(outcomes) + 0.6, theme, caption) as (
         chart,
         axes,
         look,
@@ -88,7 +88,7 @@ def _row(axes: Axes, row: int, outcome: Outcome, look: Theme) -> None:
 def _legend(look: Theme) -> list[Line2D]:
     return [
         Line2D(
-            [], [], ls="", marker="D", color=look.colours[5], markerfacecolor=look.paper, label="forecast"
+            [], [], ls="", marker="D", color=look.colours[5], markerfacecolor=look.paper, label="prediction"
         ),
         Line2D([], [], ls="", marker="o", color=look.colours[0], label="measured"),
     ]
@@ -96,5 +96,7 @@ def _legend(look: Theme) -> list[Line2D]:
 
 def _words(outcome: Outcome) -> str:
     measured = "not measured" if outcome.measured is None else f"measured {format_number(outcome.measured)}"
-    expected = "no forecast" if outcome.expected is None else f"forecast {format_number(outcome.expected)}"
+    expected = (
+        "no prediction" if outcome.expected is None else f"prediction {format_number(outcome.expected)}"
+    )
     return f"{outcome.question} {expected}, {measured}, {outcome.verdict}"

@@ -1,4 +1,4 @@
-"""What each change costs in accuracy, on clean and on noisy scenes."""
+"""Accuracy lost by each change, on clean and on noisy scenes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def robustness(
     """
     changes = list(dict.fromkeys(row.change for row in rows))[1:]
     if not changes:
-        raise UsageError("there is nothing to draw: no change was judged beside the unchanged network")
+        raise UsageError("there is nothing to draw: no change was evaluated beside the unchanged network")
     noises = sorted({row.noise for row in rows})
     zero = "; ".join(
         f"{getattr(row, metric)} {_noise(row.noise)}" for row in rows if row.change not in changes

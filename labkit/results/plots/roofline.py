@@ -18,7 +18,7 @@ ROOM = 1.6  # factor that the axes go beyond what is drawn
 
 
 def has_roof(run: Run) -> bool:
-    """Whether a run knows its work, its bytes, and what its machine can do."""
+    """True if a run has its work, its bytes and the peaks of its machine."""
     wanted = ("gflop_per_frame", "mb_per_frame", "peak_gflops")
     return all(run.limit.get(key) for key in wanted) and bool(run.limit.get("peaks", {}).get("copy_gb_s"))
 

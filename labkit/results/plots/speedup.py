@@ -1,4 +1,4 @@
-"""What one change brings: a comparison round by round, and the ladder's gains step by step."""
+"""Speed-up of one change round by round, and the ladder's gains step by step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from labkit.results.plots.style import (
 from labkit.results.records import Comparison, Run
 
 FURTHEST = 2.5
-"""A ceiling beyond the axis by more than this factor is told in words; drawn, it would squeeze the bars."""
+"""A ceiling beyond the axis by more than this factor is given in words; drawn, it would squeeze the bars."""
 
 
 SMALL = 0.001
@@ -65,14 +65,14 @@ class _Bar:
 
     @property
     def bounds(self) -> tuple[float, float, float]:
-        """Where the bar ends, and the interval of that; the end itself where there are no bounds."""
+        """End of the bar and its interval; the end itself where there are no bounds."""
         low, high = self.comparison.interval
         end = self.start * self.comparison.ratio
         known = np.isfinite(high) and low > 0
         return (end, self.start * low, self.start * high) if known else (end, end, end)
 
     def mark(self, furthest: float) -> float | None:
-        """Where the ceiling stands; None where it is not known or lies too far out to be drawn."""
+        """Position of the ceiling; None where it is not known or lies too far out to be drawn."""
         at = self.start * self.limit.gain if self.limit else np.inf
         return at if at <= furthest else None
 
@@ -214,7 +214,7 @@ def _parts_s(run: Run) -> dict[str, float]:
 
 
 def _overlap(run: Run) -> bool:
-    """Whether its spans run beside one another: together they last longer than the frame."""
+    """True if its spans overlap: together they last longer than the frame."""
     return sum(_parts_s(run).values()) > _frame_s(run)
 
 
@@ -228,7 +228,7 @@ def _ceiling_look(look: Theme) -> dict[str, Any]:
 
 
 def _starts(comparisons: Sequence[Comparison]) -> list[float]:
-    """Where each bar starts: at the speed of its rung a, if a bar above led there, else at 1."""
+    """Start of each bar: the speed of its rung a, if a bar above led there, else 1."""
     reached: dict[str, float] = {}
     starts = []
     for comparison in comparisons:

@@ -78,7 +78,7 @@ class Chart(Figure):
         return buffer.getvalue()
 
     def _repr_html_(self) -> str:
-        """How a notebook shows it: a picture with its alt text."""
+        """HTML for a notebook: a picture with its alt text."""
         picture = base64.b64encode(self.png()).decode()
         alt = escape(self.alt_text)
         return f'<img src="data:image/png;base64,{picture}" alt="{alt}" style="width: min(100%, 50rem)">'
@@ -126,7 +126,7 @@ def sheet(title: str, rows: float, theme: str, caption: str) -> Iterator[tuple[C
 
 
 def as_caption(parts: Sequence[str]) -> str:
-    """What a chart's figures refer to, wrapped; nothing is left out."""
+    """Caption of a chart: workload, machine and date, wrapped."""
     return "\n".join(textwrap.wrap("; ".join(map(plain, parts)), CAPTION_CHARACTERS, break_long_words=True))
 
 
@@ -201,7 +201,7 @@ def set_rows(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def wide_range(values: Sequence[float], factor: float = 15) -> bool:
-    """Whether values differ so much that only a logarithmic axis shows them all."""
+    """True if values differ so much that only a logarithmic axis shows them all."""
     positive = [value for value in values if value > 0 and np.isfinite(value)]
     return len(positive) == len(values) > 1 and max(positive) > factor * min(positive)
 

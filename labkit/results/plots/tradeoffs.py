@@ -196,7 +196,7 @@ def _front(axes: Axes, best: Sequence[_Point], look: Theme) -> None:
 
 
 def _key(points: Sequence[_Point], look: Theme) -> list[Line2D]:
-    """What the line and the ring mean."""
+    """Legend of the line and the ring."""
     key = [
         Line2D(
             [], [], color=look.faint, linestyle="--", linewidth=1.2,

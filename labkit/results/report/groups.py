@@ -1,4 +1,4 @@
-"""What was worked on: figures of unlike work never stand in one table or picture."""
+"""Groups of results with the same workload; unlike ones never share a table or plot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Record = Run | Comparison
 
 @dataclass(frozen=True)
 class Work:
-    """What must be the same for two speeds to stand in one row."""
+    """Workload that must be the same for two speeds to stand in one row."""
 
     rung: str
     size: tuple[int, ...]
@@ -61,7 +61,7 @@ class Group:
 
 
 def work_of(run: Run) -> Work:
-    """What a run did, so that the same work is found elsewhere."""
+    """Key of the work of a run, to find the same work elsewhere."""
     weights = repr(sorted((run.settings.get("weights_sha256") or {}).items()))
     return replace(_shared(run), rung=run.rung, weights_sha256=weights, quick=run.quick)
 
@@ -115,7 +115,7 @@ def by_boxes(runs: Sequence[Run]) -> list[tuple[Work, list[Run]]]:
 
 
 def _shared(record: Record) -> Work:
-    """What a record worked on, but for the rung; comparisons pull as fast as they can."""
+    """Workload of a record, but for the rung; comparisons are of the closed scenario."""
     settings, source = record.settings, record.source
     return Work(
         rung="",
@@ -142,7 +142,7 @@ def _grouped(record: Record, tasks: Mapping[str, str]) -> Work:
 
 
 def _tasks(records: Iterable[Record]) -> dict[str, str]:
-    """What each rung does, as far as its runs say."""
+    """Description of each rung, from its runs."""
     return {
         record.rung: str(record.settings.get("preparation", {}).get("task"))
         for record in records

@@ -1,7 +1,7 @@
 """The same rungs on several machines, side by side.
 
 Speeds of unlike fingerprints are never averaged: each kind of machine and software is a column of
-its own, and what differs is told. What makes fingerprints unlike is decided where they are taken
+its own, and what differs is listed. What makes fingerprints unlike is decided where they are taken
 (`labkit.core.machine`).
 """
 
@@ -45,13 +45,13 @@ class Machine:
         return max(record.created for record in self.records)
 
     def has(self, record: Record) -> bool:
-        """Whether this very record is one of its own."""
+        """True if this very record is one of its own."""
         return any(record is own for own in self.records)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What one machine says of one rung.
+    """Results of one machine for one rung.
 
     Attributes:
         n: number of runs.

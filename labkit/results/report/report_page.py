@@ -70,7 +70,7 @@ def write_report(
         runs: in the order in which the tables show them.
         comparisons: each gives one sentence.
         path: of the HTML file, which is written whole.
-        predictions: the learner's forecasts, oldest first; none gives no section about them.
+        predictions: the learner's predictions, oldest first; none gives no section about them.
         others: further runs that are only compared between machines.
 
     Raises:
@@ -93,7 +93,7 @@ def _page(
         if len(there) > 1
         else "",
         *(_sections_of(machine, shown, alone=len(there) == 1) for machine in kept),
-        _section("Forecasts", _forecasts(known)) if known.outcomes else "",
+        _section("Predictions", _predictions(known)) if known.outcomes else "",
         _section("Machine and software", _fingerprints(_newest(there))),
     ]
     return (
@@ -103,7 +103,7 @@ def _page(
         "style-src 'unsafe-inline'\">\n"
         f"<title>labkit report</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         f"<h1>What was measured</h1>\n{_lead(runs, comparisons)}\n{''.join(sections)}</main>\n"
-        f"<footer>labkit {escape(__version__)}. All intervals are 95% intervals; a percentile is told only "
+        f"<footer>labkit {escape(__version__)}. All intervals are 95% intervals; a percentile is given only "
         "with frames enough for it.</footer>\n</body>\n</html>\n"
     )
 
@@ -115,7 +115,7 @@ def _newest(there: Sequence[Machine]) -> list[Machine]:
 
 
 def _sections_of(machine: Machine, shown: set[int], *, alone: bool) -> str:
-    """What one machine measured, each work by itself; headings say where and what if there are several."""
+    """Sections of one machine, one per workload; headings name both if there are several."""
     found = groups([record for record in machine.records if id(record) in shown])
     on = "" if alone else f" on {machine.letter}"
     about = "".join(
@@ -205,7 +205,7 @@ def _plots(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
 
 
 def _boxes(runs: Sequence[Run]) -> str:
-    """What each further box costs."""
+    """Section on the cost of each further box."""
     from labkit.results.plots.by_boxes import cost_of_boxes
     from labkit.results.plots.save import svg_text
 
@@ -221,12 +221,12 @@ def _figure(light: str, dark: str, words: str) -> str:
     )
 
 
-def _forecasts(known: Calibration) -> str:
-    """What the learner expected before each measurement, and how near that was."""
-    from labkit.results.plots.predicted import forecasts
+def _predictions(known: Calibration) -> str:
+    """Section on predictions: what was expected, and the error."""
+    from labkit.results.plots.predicted import prediction_chart
     from labkit.results.plots.save import svg_text
 
-    light, dark = (forecasts(known, theme=theme) for theme in ("light", "dark"))
+    light, dark = (prediction_chart(known, theme=theme) for theme in ("light", "dark"))
     lines = "".join(
         f"<li>{escape(one.question)} <b>{escape(one.verdict)}</b></li>\n" for one in known.outcomes
     )

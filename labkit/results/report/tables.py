@@ -70,7 +70,7 @@ def machines_table(there: Sequence[Machine], rows: Sequence[tuple[Work, Mapping[
 
 
 def _facts(run: Run) -> list[str]:
-    """What a speed has to be read with."""
+    """Qualifications of a speed: noise, agreement, accuracy."""
     facts = [run.scenario, f"{run.settings.get('weights', 'unknown')} weights"]
     return [*facts, "quick"] if run.quick else facts
 

@@ -1,4 +1,4 @@
-"""The form that asks for a forecast, in real JupyterLab: noted by a click, closed by the result."""
+"""The form that asks for a prediction, in real JupyterLab: noted by a click, closed by the result."""
 
 import pytest
 
@@ -9,12 +9,14 @@ from browser.looking import ARTEFACTS
 
 pytestmark = MARKS
 
-ASK = "from labkit.lessons.predict import predict\nforecast = predict('How many <b>times</b>?')"
-TELL = "print('the answer is', forecast.answer)"
-SCORE = "from records_made_up import made_up_comparison\nprint(forecast.score(made_up_comparison(ratio=2.5)))"
+ASK = "from labkit.lessons.predict import predict\nprediction = predict('How many <b>times</b>?')"
+TELL = "print('the answer is', prediction.answer)"
+SCORE = (
+    "from records_made_up import made_up_comparison\nprint(prediction.score(made_up_comparison(ratio=2.5)))"
+)
 
 
-def test_a_click_notes_a_forecast_and_the_result_closes_the_form(desk, page):
+def test_a_click_notes_a_prediction_and_the_result_closes_the_form(desk, page):
     sheet = desk(ASK, TELL, SCORE)
     sheet.run_cell(0)
     page.get_by_text("How many <b>times</b>?", exact=True).wait_for(timeout=30_000)
