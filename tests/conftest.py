@@ -99,9 +99,9 @@ def networks_once():
 
 
 @pytest.fixture
-def pretended():
+def fake_gpu():
     """A GPU that is not there; see the folder of that name."""
-    from pretended import a_gpu
+    from fake_gpu import a_gpu
 
     with a_gpu() as gpu:
         yield gpu

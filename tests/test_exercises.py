@@ -166,12 +166,12 @@ def schedule(*steps):
         for step in steps:
             name, _, stream = step.partition("@")
             if stream:
-                with net.lanes.on(stream):
+                with net.streams.on(stream):
                     getattr(net, name)(*([frame.image] if name == "upload" else []), slot)
             elif name == "drain":
-                net.lanes.drain()
+                net.streams.drain()
             else:
-                net.lanes.after(*name.split(">"))
+                net.streams.after(*name.split(">"))
 
     return launch
 

@@ -16,11 +16,11 @@ from labkit.filters.cuda_managed import guided_in_managed_memory
 from labkit.filters.image_filters import guided_filter
 from labkit.models.cuda_errors import explain_cuda_errors
 from labkit.models.cuda_streams import written_late
-from labkit.models.streamed import LANES
+from labkit.models.streamed import STREAMS
 from labkit.pipelines.ladder import LADDER, rung
 
 from conftest import TINY, make_frame  # isort: skip
-from pretended import Gpu
+from fake_gpu import Gpu
 
 SIZE = (640, 480)
 needs_gpu = [
@@ -40,7 +40,7 @@ class Machine:
     """A GPU, and what to run on it.
 
     Attributes:
-        gpu: the pretended one, or None for the real one.
+        gpu: the fake one, or None for the real one.
     """
 
     work: Workload
@@ -64,13 +64,13 @@ KNOWN = {}
 REAL = Machine(Workload(weights="random", size=SIZE, objects=5))
 
 
-@pytest.fixture(params=[pytest.param("real", marks=needs_gpu), "pretended"])
+@pytest.fixture(params=[pytest.param("real", marks=needs_gpu), "fake_gpu"])
 def machine(request):
-    """The real GPU with the real work, and one that is pretended with little."""
+    """The real GPU with the real work, and a fake one with little."""
     if request.param == "real":
         return REAL
-    pretended = request.getfixturevalue("pretended")
-    return Machine(Workload(model_set="lab", size=TINY, objects=5), pretended)
+    fake_gpu = request.getfixturevalue("fake_gpu")
+    return Machine(Workload(model_set="lab", size=TINY, objects=5), fake_gpu)
 
 
 CUDA_RUNGS = [row for row in LADDER if "cuda" in row.needs]
@@ -82,7 +82,7 @@ def skip_what_is_missing(row, machine):
     if machine.gpu is not None:
         needs = tuple(set(needs) - {"cuda", "cupy"})
         if row.name == RACES:
-            pytest.skip("the pretended GPU tells of the race, in a test of its own")
+            pytest.skip("the fake GPU tells of the race, in a test of its own")
     if unmet_requirement(needs):
         pytest.skip(unmet_requirement(needs))
 
@@ -163,18 +163,18 @@ def streams_of(depth):
 
 
 @on_gpu
-@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("depth", [2, 3])
-def test_streams_are_right_whatever_is_late(lane, depth):
+def test_streams_are_right_whatever_is_late(stream, depth):
     frames = REAL.frames(7, seed=10)
     wanted = REAL.session("filter_fused_cuda", frames).answers(frames)
     session = REAL.session(streams_of(depth), frames)
-    session.prepared.net.lanes.delay_cycles = {lane: CYCLES}
+    session.prepared.net.streams.delay_cycles = {stream: CYCLES}
     got = session.answers(frames)
     for a, b in zip(wanted.found, got.found, strict=True):
         np.testing.assert_allclose(a.xyxy, b.xyxy, atol=1)
         np.testing.assert_allclose(a.score, b.score, atol=0.01)
-    del session.prepared.net.lanes.delay_cycles[lane]
+    del session.prepared.net.streams.delay_cycles[stream]
     again = session.answers(frames)  # and memory that a late stream still read was not handed out
     for a, b in zip(wanted.found, again.found, strict=True):
         np.testing.assert_allclose(a.xyxy, b.xyxy, atol=1)

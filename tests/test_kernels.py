@@ -499,7 +499,7 @@ def test_what_does_not_fit_is_refused(given, message):
 
 @needs_gcc
 @pytest.mark.parametrize("file", ["guided_1_global.cu", "guided_3_separable.cu", "guided_4_fused.cu"])
-def test_device_filter_passes_the_right_arguments(pretended, file):
+def test_device_filter_passes_the_right_arguments(fake_gpu, file):
     image = structured_image((20, 34, 3))
     place, own = torch.from_numpy(image).cuda(), torch.zeros(image.shape, dtype=torch.uint8, device="cuda")
     ready = cuda.DeviceFilter(file, image.shape, 4, device=0)
@@ -512,7 +512,7 @@ def test_device_filter_passes_the_right_arguments(pretended, file):
     assert_close(file, own.cpu().numpy(), expected_result(file, image, 4, 0.2))
 
 
-def test_an_array_on_another_gpu_is_refused(pretended):
+def test_an_array_on_another_gpu_is_refused(fake_gpu):
     ready = cuda.DeviceFilter("edge_1_global.cu", (4, 4, 1), device=0)
     image = OnDevice(noise_image((4, 4, 1)))
     image.device = torch.device("cuda", 1)
@@ -544,11 +544,11 @@ def gpu():
 
 
 @pytest.fixture(
-    params=[pytest.param("real", marks=pytest.mark.gpu), pytest.param("pretended", marks=needs_gcc)]
+    params=[pytest.param("real", marks=pytest.mark.gpu), pytest.param("fake_gpu", marks=needs_gcc)]
 )
 def any_gpu(request):
-    """The real one, or the pretended one."""
-    request.getfixturevalue("gpu" if request.param == "real" else "pretended")
+    """The real one, or the fake one."""
+    request.getfixturevalue("gpu" if request.param == "real" else "fake_gpu")
     return torch.device("cuda")
 
 
@@ -604,7 +604,7 @@ def test_gpu_calls_allocate_nothing_and_follow_torchs_stream(any_gpu, request):
 
 
 @needs_gcc
-def test_the_origins_way_gives_the_right_filter_with_a_wait_after_each_launch(pretended, monkeypatch):
+def test_the_origins_way_gives_the_right_filter_with_a_wait_after_each_launch(fake_gpu, monkeypatch):
     """Managed memory is host memory here, and kernels run on the CPU; the rest is the real code."""
     import cupy
 
@@ -617,5 +617,5 @@ def test_the_origins_way_gives_the_right_filter_with_a_wait_after_each_launch(pr
     for _ in range(2):
         got = cuda_managed.guided_in_managed_memory("guided_1_global.cu", image, 2, 0.01)
         assert np.abs(got.astype(int) - guided_filter(image, 2, 0.01, version="reference")).max() <= 1
-    assert pretended.waits == ["everything"] * 4
+    assert fake_gpu.waits == ["everything"] * 4
     assert len(made_bytes) == 8  # all four arrays anew for each frame

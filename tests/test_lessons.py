@@ -162,7 +162,7 @@ def test_a_loop_that_is_replaced_shows_what_it_hands_on_to():
     assert any("def batched_crops" in line for line in signed(text, "-"))
     assert any("ReadAhead" in line for line in signed(text, "+"))
     text = rung_diff("filter_fused_cuda", "streams_cuda")
-    assert any('lanes.after("filter", "upload")' in line for line in signed(text, "+"))
+    assert any('streams.after("filter", "upload")' in line for line in signed(text, "+"))
     assert any("under_way.popleft()" in line for line in signed(text, "+"))
 
 

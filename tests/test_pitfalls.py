@@ -344,12 +344,12 @@ def test_the_cost_of_spans_is_stated_with_its_spread():
     assert min(*measured.recorded_us, *measured.alone_us) > 0
 
 
-def test_the_gpu_pitfalls_run_on_a_fake_gpu(pretended):
+def test_the_gpu_pitfalls_run_on_a_fake_gpu(fake_gpu):
     setup = Setup([make_frame(i, (64, 48)) for i in range(4)], rounds=2, per_round=3)
     for pitfall in (async_device.gpu_not_synchronised, async_device.gpu_synchronised_too_often):
         measured = pitfall.run(setup)
         assert measured.skipped is None
         assert len(measured.wrong_rounds) == len(measured.right_rounds) == 2
     rounds = 2 + 1  # and a warm-up
-    assert pretended.waits.count("a value") == rounds * setup.per_round * 100
-    assert pretended.waits.count("a copy to the host") == rounds
+    assert fake_gpu.waits.count("a value") == rounds * setup.per_round * 100
+    assert fake_gpu.waits.count("a copy to the host") == rounds

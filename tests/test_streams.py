@@ -275,7 +275,7 @@ def test_overlap_raises_throughput_and_latency():
     assert np.median(deep.latency_ms) > np.median(plain.latency_ms)
     assert hidden_share(plain.spans, {"upload", "filter"}, {"infer"}) == 0
     assert hidden_share(deep.spans, {"upload", "filter"}, {"infer"}) > 0.7
-    # the floor: the longest lane never rests, but for the first frame's way to it and the last one's home
+    # the floor: the longest stream never rests, but for the first frame's way to it and the last one's home
     assert deep.total_ms == pytest.approx(12 * 1.2 + 0.3 + 0.3 + 0.1, abs=0.5)
 
 
@@ -317,12 +317,12 @@ def test_the_gpus_clock_counts_where_there_is_one():
 
 
 def test_in_order_lanes_do_nothing():
-    lanes = InOrder()
-    with lanes.on("a"):
-        lanes.after("b", "a")
-    assert lanes.wait(lanes.mark("a")) is None
-    lanes.keep(None, "a")
-    lanes.drain()
+    streams = InOrder()
+    with streams.on("a"):
+        streams.after("b", "a")
+    assert streams.wait(streams.mark("a")) is None
+    streams.keep(None, "a")
+    streams.drain()
 
 
 # The picture.

@@ -39,7 +39,7 @@ HINTS = {
     "launch": (
         "A stream keeps the order of its own steps and knows nothing of other streams. Which step reads "
         "what was written on the other one?",
-        "net.lanes.after(later, earlier) makes what comes next on the one wait for all that the other was "
+        "net.streams.after(later, earlier) makes what comes next on the one wait for all that the other was "
         "given so far. So its place matters: what has been given to the earlier stream there, and what "
         "has the later one still to get?",
         "One line is enough, between the two blocks. Whoever also makes the next upload wait for the "

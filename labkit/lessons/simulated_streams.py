@@ -35,7 +35,7 @@ class Step:
 
     name: str
     index: int
-    lane: str
+    stream: str
     start_ms: float
     stop_ms: float
     reads: str
@@ -65,45 +65,45 @@ class SimulatedNet:
         delays_ms: Mapping[str, float] | None = None,
     ) -> None:
         self.depth = depth
-        self.lanes = self
+        self.streams = self
         self.now_ms = 0.0
         self.steps: list[Step] = []
         self._times = {**STEPS_MS, **(steps_ms or {})}
         self._delays = dict(delays_ms or {})
         self._free: dict[str, float] = {}
-        self._lane = "default"
+        self._stream = "default"
         self._index = 0
         self._first: dict[str, int] = {}  # buffers that the host writes: what is in them
         self._arrived: dict[int, Mark] = {}
 
-    # The streams, as in `Lanes`.
+    # The streams, as in `Streams`.
 
     @contextmanager
-    def on(self, lane: str) -> Iterator[None]:
-        """See `Lanes`."""
-        before, self._lane = self._lane, lane
+    def on(self, stream: str) -> Iterator[None]:
+        """See `Streams`."""
+        before, self._stream = self._stream, stream
         try:
             yield
         finally:
-            self._lane = before
+            self._stream = before
 
     def after(self, later: str, earlier: str) -> None:
-        """See `Lanes`."""
+        """See `Streams`."""
         self._free[later] = max(self._free.get(later, 0.0), self._free.get(earlier, 0.0))
 
-    def keep(self, tensor: Any, lane: str) -> None:
+    def keep(self, tensor: Any, stream: str) -> None:
         """Nothing is allocated here."""
 
-    def mark(self, lane: str) -> Mark:
-        """See `Lanes`."""
-        return Mark(self._free.get(lane, 0.0))
+    def mark(self, stream: str) -> Mark:
+        """See `Streams`."""
+        return Mark(self._free.get(stream, 0.0))
 
     def wait(self, mark: Mark) -> None:
         """The host's clock moves on to the mark."""
         self.now_ms = max(self.now_ms, mark.at_ms)
 
     def drain(self) -> None:
-        """The host's clock moves on until all lanes are empty."""
+        """The host's clock moves on until all streams are empty."""
         self.now_ms = max([self.now_ms, *self._free.values()])
 
     # The network, as in `StreamedNet`.
@@ -125,7 +125,7 @@ class SimulatedNet:
     def copy_back(self, slot: int) -> None:
         """See `StreamedNet`."""
         self._launch("copy back", f"packed {slot}", f"answer {slot}")
-        self._arrived[slot] = self.mark(self._lane)
+        self._arrived[slot] = self.mark(self._stream)
 
     def result(self, slot: int, size: Any = None) -> int:
         """Wait for the slot's answer: the index of the frame that it is about."""
@@ -134,10 +134,10 @@ class SimulatedNet:
 
     def _launch(self, name: str, reads: str, writes: str) -> None:
         self.now_ms += LAUNCH_MS
-        ready = max(self._free.get(self._lane, 0.0), self.now_ms) + self._delays.get(name, 0.0)
+        ready = max(self._free.get(self._stream, 0.0), self.now_ms) + self._delays.get(name, 0.0)
         stop = ready + self._times[name]
-        self.steps.append(Step(name, self._index, self._lane, ready, stop, reads, writes))
-        self._free[self._lane] = stop
+        self.steps.append(Step(name, self._index, self._stream, ready, stop, reads, writes))
+        self._free[self._stream] = stop
 
     def _value(self, buffer: str, start_ms: float, stop_ms: float, depth: int) -> int:
         """Value that a reader of `buffer` sees between two moments; `depth` bounds the search."""
@@ -215,7 +215,7 @@ def simulate(
         SpanRecord(step.name, step.index, round(step.start_ms * 1e6), round(step.stop_ms * 1e6))
         for step in net.steps
     ]
-    rows = {step.name: f"stream {step.lane}" for step in net.steps}
+    rows = {step.name: f"stream {step.stream}" for step in net.steps}
     return Simulation(answers, spans, rows, total_ms, latency_ms)
 
 
@@ -233,7 +233,7 @@ def number_in(image: np.ndarray) -> int:
 
 def one_stream(frame: Frame, slot: int, net: Any) -> None:
     """One stream for everything: right, and nothing overlaps but the host's own work."""
-    with net.lanes.on("only"):
+    with net.streams.on("only"):
         net.upload(frame.image, slot)
         net.smooth(slot)
         net.infer(slot)
@@ -242,9 +242,9 @@ def one_stream(frame: Frame, slot: int, net: Any) -> None:
 
 def two_streams_no_wait(frame: Frame, slot: int, net: Any) -> None:
     """The origin's idea: preparation on one stream, inference on another; and no wait between them."""
-    with net.lanes.on("preprocess"):
+    with net.streams.on("preprocess"):
         net.upload(frame.image, slot)
         net.smooth(slot)
-    with net.lanes.on("infer"):
+    with net.streams.on("infer"):
         net.infer(slot)
         net.copy_back(slot)

@@ -1,8 +1,8 @@
 """CUDA streams by name, and the waits between them.
 
-A *lane* is a stream of the device: what is put on it runs in order, while other lanes run at
-the same time. Nothing waits for anything on another lane unless it is told to. A schedule
-names lanes and says what waits for what; whether they are CUDA streams, or one and the same
+A stream of the device runs what is put on it in order, while other streams run at
+the same time. Nothing waits for anything on another stream unless it is told to. A schedule
+names streams and says what waits for what; whether they are CUDA streams, or one and the same
 queue where there is no GPU, is decided here.
 """
 
@@ -16,23 +16,23 @@ import torch
 from torch import Tensor
 
 
-class Lanes(Protocol):
-    """Interface of lanes, as schedules and networks use it."""
+class Streams(Protocol):
+    """Interface of streams, as schedules and networks use it."""
 
-    def on(self, lane: str) -> AbstractContextManager[None]:
-        """Work that is launched inside goes onto this lane."""
+    def on(self, stream: str) -> AbstractContextManager[None]:
+        """Work that is launched inside goes onto this stream."""
         ...
 
     def after(self, later: str, earlier: str) -> None:
         """The next work on `later` waits for all that `earlier` was given so far."""
         ...
 
-    def keep(self, tensor: Tensor, lane: str) -> None:
-        """The tensor's memory is not handed out again before this lane is done with it."""
+    def keep(self, tensor: Tensor, stream: str) -> None:
+        """The tensor's memory is not handed out again before this stream is done with it."""
         ...
 
-    def mark(self, lane: str) -> Any:
-        """A point on a lane that the host can wait for."""
+    def mark(self, stream: str) -> Any:
+        """A point on a stream that the host can wait for."""
         ...
 
     def wait(self, mark: Any) -> None:
@@ -40,24 +40,24 @@ class Lanes(Protocol):
         ...
 
     def drain(self) -> None:
-        """The host waits until every lane is empty."""
+        """The host waits until every stream is empty."""
         ...
 
 
 class InOrder:
-    """Lanes without a GPU: the host does everything itself, one thing after the other."""
+    """Streams without a GPU: the host does everything itself, one thing after the other."""
 
-    def on(self, lane: str) -> AbstractContextManager[None]:
+    def on(self, stream: str) -> AbstractContextManager[None]:
         """Nothing to choose."""
         return nullcontext()
 
     def after(self, later: str, earlier: str) -> None:
         """It is so already."""
 
-    def keep(self, tensor: Tensor, lane: str) -> None:
+    def keep(self, tensor: Tensor, stream: str) -> None:
         """The tensor's owner keeps it."""
 
-    def mark(self, lane: str) -> None:
+    def mark(self, stream: str) -> None:
         """Everything is done when it is asked for."""
 
     def wait(self, mark: Any) -> None:
@@ -67,40 +67,40 @@ class InOrder:
         """Nothing is under way."""
 
 
-class Streams:
+class CudaStreams:
     """CUDA streams. CuPy kernels of the lab follow, since they launch on torch's current stream.
 
     Attributes:
-        delay_cycles: GPU clock cycles that a lane idles each time work is put on it; a test sets
+        delay_cycles: GPU clock cycles that a stream idles each time work is put on it; a test sets
             them to see whether an answer depends on luck.
     """
 
-    def __init__(self, lanes: Sequence[str]) -> None:
-        self._streams = {lane: torch.cuda.Stream() for lane in lanes}
+    def __init__(self, streams: Sequence[str]) -> None:
+        self._streams = {stream: torch.cuda.Stream() for stream in streams}
         for stream in self._streams.values():
             stream.wait_stream(torch.cuda.current_stream())  # weights and buffers are made there
         self.delay_cycles: dict[str, int] = {}
 
     @contextmanager
-    def on(self, lane: str) -> Iterator[None]:
-        """Makes the lane's stream torch's current one."""
-        with torch.cuda.stream(self._streams[lane]):
-            if self.delay_cycles.get(lane):
-                torch.cuda._sleep(self.delay_cycles[lane])
+    def on(self, stream: str) -> Iterator[None]:
+        """Makes the stream's stream torch's current one."""
+        with torch.cuda.stream(self._streams[stream]):
+            if self.delay_cycles.get(stream):
+                torch.cuda._sleep(self.delay_cycles[stream])
             yield
 
     def after(self, later: str, earlier: str) -> None:
         """An event is recorded on `earlier`, and `later` waits for it; the host does not."""
         self._streams[later].wait_stream(self._streams[earlier])
 
-    def keep(self, tensor: Tensor, lane: str) -> None:
+    def keep(self, tensor: Tensor, stream: str) -> None:
         """For tensors made on one stream and read on another; the allocator knows only the first."""
-        tensor.record_stream(self._streams[lane])
+        tensor.record_stream(self._streams[stream])
 
-    def mark(self, lane: str) -> torch.cuda.Event:
-        """An event on the lane."""
+    def mark(self, stream: str) -> torch.cuda.Event:
+        """An event on the stream."""
         event = torch.cuda.Event()
-        event.record(self._streams[lane])
+        event.record(self._streams[stream])
         return event
 
     def wait(self, mark: torch.cuda.Event) -> None:
@@ -113,9 +113,9 @@ class Streams:
             stream.synchronize()
 
 
-def lanes_for(device: str, lanes: Sequence[str]) -> Lanes:
+def streams_for(device: str, streams: Sequence[str]) -> Streams:
     """CUDA streams on a GPU, else one queue."""
-    return Streams(lanes) if device == "cuda" else InOrder()
+    return CudaStreams(streams) if device == "cuda" else InOrder()
 
 
 def written_late(make: Callable[..., Tensor], cycles: int) -> Callable[..., Tensor]:

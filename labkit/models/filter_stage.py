@@ -16,7 +16,7 @@ from labkit.core.types import FilterStep, Precision, Size
 from labkit.filters.image_filters import guided_filter
 from labkit.filters.torch_filter import guided_tensor
 from labkit.filters.versions import find_version
-from labkit.models.cuda_streams import InOrder, Lanes
+from labkit.models.cuda_streams import InOrder, Streams
 from labkit.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, InputSpec, normalise_torch
 
 Image = NDArray[np.uint8]
@@ -31,12 +31,12 @@ class Filtered:
     Attributes:
         inner: what the same preparation without a filter gives.
         smooth: on the host, (H, W, 3) uint8 -> the same; on the device, `DeviceSmoothing`.
-        lanes: for schedules that put preparing and inferring on streams of their own.
+        streams: for schedules that put preparing and inferring on streams of their own.
     """
 
     inner: Any
     smooth: Callable[[Any], Any]
-    lanes: Lanes = field(default_factory=InOrder)
+    streams: Streams = field(default_factory=InOrder)
 
 
 class DeviceSmoothing:

@@ -11,7 +11,7 @@ import torch
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.types import Preparation, Size, Workload
 from labkit.models.callables import Classifier, Combined, Detector, Net, Prepared
-from labkit.models.cuda_streams import lanes_for
+from labkit.models.cuda_streams import streams_for
 from labkit.models.decode import DetrDecoder
 from labkit.models.engines.build import Request, build_engine
 from labkit.models.filter_stage import AS_KERNEL, DeviceSmoothing, Filtered, host_smoothing
@@ -163,8 +163,8 @@ def _with_filter(net: Any, preparation: Preparation, workload: Workload) -> Any:
     if step is None or preparation.form == "streamed":
         return net
     if preparation.form == "parts" and step.where in ("host", "round_trip"):
-        lanes = lanes_for(preparation.device, ("preprocess", "infer"))
-        return Filtered(net, host_smoothing(step, preparation.device), lanes)
+        streams = streams_for(preparation.device, ("preprocess", "infer"))
+        return Filtered(net, host_smoothing(step, preparation.device), streams)
     if preparation.form == "whole_frame" and step.where in ("device", "input"):
         return Filtered(net, _device_smoothing(preparation, workload))
     raise UsageError(f"a filter with where={step.where!r} does not go with the form {preparation.form!r}")

@@ -1,4 +1,4 @@
-"""The whole frame with each step on a lane of its own, through a ring of buffers.
+"""The whole frame with each step on a stream of its own, through a ring of buffers.
 
 Upload, filter, networks and copy back of successive frames can then run at the same time.
 Buffers are made once, `depth` of each; a frame owns the buffers of its slot from its upload
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labkit.core.types import Detections, Size
-from labkit.models.cuda_streams import Lanes, lanes_for
+from labkit.models.cuda_streams import Streams, streams_for
 from labkit.models.filter_stage import DeviceSmoothing
 from labkit.models.fused import PACKED, CopyBack, FusedNet
 
-LANES = ("upload", "filter", "infer", "back")
+STREAMS = ("upload", "filter", "infer", "back")
 
 
 class StreamedNet:
-    """A fused network for `multi_stream.ring_of_streams`: one method per lane, one slot per frame.
+    """A fused network for `multi_stream.ring_of_streams`: one method per stream, one slot per frame.
 
     Attributes:
         depth: frames that can be under way at once.
-        lanes: see `Lanes`.
+        streams: see `Streams`.
     """
 
     def __init__(self, net: FusedNet, smoothing: DeviceSmoothing, depth: int) -> None:
@@ -45,7 +45,7 @@ class StreamedNet:
         self._packed: list[Tensor | None] = [None] * depth
         self._answers = ring(boxes, PACKED, dtype=torch.float32, on="cpu", pinned=pin)
         self._under_way: list[CopyBack | None] = [None] * depth
-        self.lanes: Lanes = lanes_for(device, LANES)
+        self.streams: Streams = streams_for(device, STREAMS)
 
     def upload(self, image: NDArray[np.uint8], slot: int) -> None:
         """(H, W, 3) uint8 into the slot's page-locked buffer, and from there to the device."""
@@ -59,7 +59,7 @@ class StreamedNet:
     def infer(self, slot: int) -> None:
         """Both networks on the slot's input."""
         packed = self._net.infer(self._inputs[slot])
-        self.lanes.keep(packed, "back")  # made on one lane, read on another
+        self.streams.keep(packed, "back")  # made on one stream, read on another
         self._packed[slot] = packed
 
     def copy_back(self, slot: int) -> None:
@@ -68,11 +68,11 @@ class StreamedNet:
         assert packed is not None, "copy_back comes after infer"
         host = self._answers[slot][: len(packed)]  # a detector may have fewer queries than are asked for
         host.copy_(packed, non_blocking=True)
-        self._under_way[slot] = CopyBack(host, self.lanes.mark("back"))
+        self._under_way[slot] = CopyBack(host, self.streams.mark("back"))
 
     def result(self, slot: int, size: Size) -> Detections:
         """Waits for the slot's answer alone; the slot is free afterwards."""
         copy = self._under_way[slot]
         assert copy is not None, "result comes after copy_back"
-        self.lanes.wait(copy.done)
+        self.streams.wait(copy.done)
         return self._net.unpack(copy.host, size)

@@ -45,9 +45,9 @@ def baseline_streams(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[F
     """
     inner = net.inner
     for frame in smoothed(frames, net):
-        with net.lanes.on("preprocess"), span("preprocess", frame):
+        with net.streams.on("preprocess"), span("preprocess", frame):
             x = inner.detector.preprocess(frame.image)
-        with net.lanes.on("infer"):
+        with net.streams.on("infer"):
             with span("detect", frame):
                 logits, boxes = inner.detector.infer(x)
             with span("decode", frame):

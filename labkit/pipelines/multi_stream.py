@@ -68,22 +68,22 @@ def in_a_ring(
         while under_way:
             yield _fetched(*under_way.popleft(), net)
     finally:
-        net.lanes.drain()  # whoever stops early leaves nothing that still writes into the ring
+        net.streams.drain()  # whoever stops early leaves nothing that still writes into the ring
 
 
 def launch(frame: Frame, slot: int, net: StreamedNet) -> None:
-    """Puts one frame's steps onto their lanes, each after the one before."""
-    lanes = net.lanes
-    with lanes.on("upload"), span("upload", frame):
+    """Puts one frame's steps onto their streams, each after the one before."""
+    streams = net.streams
+    with streams.on("upload"), span("upload", frame):
         net.upload(frame.image, slot)
-    lanes.after("filter", "upload")
-    with lanes.on("filter"), span("filter", frame):
+    streams.after("filter", "upload")
+    with streams.on("filter"), span("filter", frame):
         net.smooth(slot)
-    lanes.after("infer", "filter")
-    with lanes.on("infer"), span("infer", frame):
+    streams.after("infer", "filter")
+    with streams.on("infer"), span("infer", frame):
         net.infer(slot)
-    lanes.after("back", "infer")
-    with lanes.on("back"), span("copy back", frame):
+    streams.after("back", "infer")
+    with streams.on("back"), span("copy back", frame):
         net.copy_back(slot)
 
 

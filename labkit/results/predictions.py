@@ -131,8 +131,8 @@ class Calibration:
         lean = self.tendency or 1.0
         tends = "" if 0.95 <= lean <= 1.05 else f", and lean {'high' if lean > 1 else 'low'}"
         return (
-            f"{hits} of {len(self.settled)} predictions lay inside the 95% interval; half were off by a factor "
-            f"of {self.typical_factor:.2f} or more{tends}{way}{rest}."
+            f"{hits} of {len(self.settled)} predictions lay inside the 95% interval; half were off by a "
+            f"factor of {self.typical_factor:.2f} or more{tends}{way}{rest}."
         )
 
     @property

@@ -1,9 +1,9 @@
 def launch(frame, slot, net):
-    with net.lanes.on("preprocess"):
+    with net.streams.on("preprocess"):
         net.upload(frame.image, slot)
         net.smooth(slot)
-    net.lanes.after("infer", "preprocess")
-    with net.lanes.on("infer"):
+    net.streams.after("infer", "preprocess")
+    with net.streams.on("infer"):
         net.infer(slot)
         net.copy_back(slot)
 

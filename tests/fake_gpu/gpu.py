@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from pretended.order import GpuError, HostCopy, Memory, Order
+from fake_gpu.order import GpuError, HostCopy, Memory, Order
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
@@ -356,7 +356,7 @@ class Event:
 
 
 @contextmanager
-def pretend_gpu(monkeypatch):
+def install_fake_gpu(monkeypatch):
     """A GPU for the length of a block.
 
     Yields:

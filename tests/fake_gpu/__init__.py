@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from fake_gpu.gpu import Gpu, install_fake_gpu
+from fake_gpu.kernels import install_fake_cupy
+from fake_gpu.order import GpuError
 from labkit.core import requirements
 from labkit.models import preprocess
 from labkit.models.engines import cuda_graph
-from pretended.gpu import Gpu, pretend_gpu
-from pretended.kernels import pretend_cupy
-from pretended.order import GpuError
 
 __all__ = ["Gpu", "GpuError", "a_gpu"]
 
@@ -33,7 +33,7 @@ def a_gpu() -> Iterator[Gpu]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cuda_graph, "WARM_UP", 1)  # there are no kernels to choose from
-            with pretend_gpu(patch) as gpu, pretend_cupy(patch):
+            with install_fake_gpu(patch) as gpu, install_fake_cupy(patch):
                 yield gpu
     finally:
         _forget()

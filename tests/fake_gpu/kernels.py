@@ -8,9 +8,9 @@ from contextlib import contextmanager, nullcontext
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
+from fake_gpu.gpu import Gpu
 from labkit.filters import cuda, cuda_managed, emulate
 from labkit.filters.launch_config import IMAGE
-from pretended.gpu import Gpu
 
 
 class Managed:
@@ -27,8 +27,8 @@ class Managed:
 
 
 @contextmanager
-def pretend_cupy(monkeypatch):
-    """Launches land in the emulation, on memory of the pretended GPU.
+def install_fake_cupy(monkeypatch):
+    """Launches land in the emulation, on memory of the fake GPU.
 
     Yields:
         The `Managed` memory that was allocated.
@@ -40,11 +40,11 @@ def pretend_cupy(monkeypatch):
         return allocated[-1]
 
     runtime = SimpleNamespace(deviceSynchronize=lambda: Gpu.now.host_waits("everything"))
-    pretended = SimpleNamespace(
+    fake_gpu = SimpleNamespace(
         Device=lambda index: nullcontext(), malloc_managed=malloc_managed, runtime=runtime
     )
     cupy = ModuleType("cupy")
-    cupy.cuda, cupy.__spec__ = pretended, ModuleSpec("cupy", None)
+    cupy.cuda, cupy.__spec__ = fake_gpu, ModuleSpec("cupy", None)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(cuda, "_torch_stream", lambda device: nullcontext())
     for room in (cuda, cuda_managed):

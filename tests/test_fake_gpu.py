@@ -18,13 +18,12 @@ from labkit.core.trace import recording
 from labkit.core.types import Workload
 from labkit.lessons.nb06_optimizations import LAUNCH_COUNTS
 from labkit.models import streamed
-from labkit.models.cuda_streams import Streams
 from labkit.models.pinned_upload import PinnedUpload
 from labkit.pipelines.ladder import rung
 from labkit.profiling.reads import noting_reads
 
 from conftest import make_frame  # isort: skip
-from pretended import GpuError, a_gpu, counting  # isort: skip
+from fake_gpu import GpuError, a_gpu, counting  # isort: skip
 
 SIZE = (64, 48)
 WORK = Workload(model_set="lab", size=SIZE, objects=5)
@@ -33,7 +32,7 @@ WORK = Workload(model_set="lab", size=SIZE, objects=5)
 # It computes, and it refuses what a GPU refuses
 
 
-def test_values_are_the_cpus_and_tensors_say_cuda(pretended):
+def test_values_are_the_cpus_and_tensors_say_cuda(fake_gpu):
     x = torch.arange(6.0, device="cuda").reshape(2, 3)
     assert x.is_cuda and x.device.type == "cuda"
     conv = torch.nn.Conv2d(3, 4, 3).eval().to("cuda", torch.float16)
@@ -43,14 +42,14 @@ def test_values_are_the_cpus_and_tensors_say_cuda(pretended):
     assert x.cpu().tolist() == [[0, 7, 7], [3, 4, 5]]
 
 
-def test_tensors_of_two_devices_do_not_mix(pretended):
+def test_tensors_of_two_devices_do_not_mix(fake_gpu):
     x = torch.ones(3, device="cuda")
     with pytest.raises(RuntimeError, match="same device"):
         x + torch.ones(3)
     assert (x + torch.tensor(1.0)).cpu().tolist() == [2, 2, 2], "a number may come from the host"
 
 
-def test_the_host_waits_where_it_reads(pretended):
+def test_the_host_waits_where_it_reads(fake_gpu):
     x = torch.ones(3, device="cuda")
     pinned = torch.zeros(3).pin_memory()
     for read in (
@@ -61,16 +60,16 @@ def test_the_host_waits_where_it_reads(pretended):
         lambda: torch.nonzero(x),
         lambda: x.copy_(torch.ones(3)),
     ):
-        before = len(pretended.waits)
+        before = len(fake_gpu.waits)
         read()
-        assert len(pretended.waits) == before + 1
-    before = len(pretended.waits)
+        assert len(fake_gpu.waits) == before + 1
+    before = len(fake_gpu.waits)
     x.copy_(pinned, non_blocking=True)
     x * 2 + 1
-    assert len(pretended.waits) == before
+    assert len(fake_gpu.waits) == before
 
 
-def test_waits_are_told_as_cuda_tells_them(pretended):
+def test_waits_are_told_as_cuda_tells_them(fake_gpu):
     x = torch.ones(3, device="cuda")
     with noting_reads() as reads:
         x[1].item()
@@ -80,7 +79,7 @@ def test_waits_are_told_as_cuda_tells_them(pretended):
         x.cpu()
 
 
-def test_fresh_memory_holds_rubbish(pretended):
+def test_fresh_memory_holds_rubbish(fake_gpu):
     assert torch.empty(4, device="cuda").isnan().all().cpu()
     assert torch.zeros(4, device="cuda").cpu().tolist() == [0] * 4
 
@@ -95,18 +94,18 @@ def captured(work):
     return graph, out
 
 
-def test_a_graph_repeats_its_work_on_the_same_memory(pretended):
+def test_a_graph_repeats_its_work_on_the_same_memory(fake_gpu):
     x = torch.ones(2, 3, device="cuda")
     graph, out = captured(lambda: (x.t().reshape(6) * 2).clamp_(max=5))
     x.copy_(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], device="cuda"))
-    before = pretended.launches
+    before = fake_gpu.launches
     graph.replay()
-    assert pretended.launches == before + 1
+    assert fake_gpu.launches == before + 1
     assert out.cpu().tolist() == [2, 5, 4, 5, 5, 5]
 
 
 @pytest.mark.parametrize("read", ["item", "cpu", "upload"])
-def test_nothing_is_waited_for_in_a_graph(pretended, read):
+def test_nothing_is_waited_for_in_a_graph(fake_gpu, read):
     x = torch.ones(1, device="cuda")
     work = {"item": x.item, "cpu": x.cpu, "upload": lambda: torch.ones(2).to("cuda")}[read]
     with pytest.raises(RuntimeError, match="capturing"):
@@ -116,7 +115,7 @@ def test_nothing_is_waited_for_in_a_graph(pretended, read):
 # Order between streams
 
 
-def test_a_stream_that_does_not_wait_races(pretended):
+def test_a_stream_that_does_not_wait_races(fake_gpu):
     a, b = torch.cuda.Stream(), torch.cuda.Stream()
     with torch.cuda.stream(a):
         x = torch.ones(3, device="cuda")
@@ -147,7 +146,7 @@ def test_memory_is_not_freed_under_another_stream(kept):
         del x, y
 
 
-def test_page_locked_memory_is_left_alone_while_it_is_copied(pretended):
+def test_page_locked_memory_is_left_alone_while_it_is_copied(fake_gpu):
     host = torch.ones(3).pin_memory()
     x = host.to("cuda", non_blocking=True)
     host.fill_(2)
@@ -156,7 +155,7 @@ def test_page_locked_memory_is_left_alone_while_it_is_copied(pretended):
     del x
 
 
-def test_what_has_not_arrived_cannot_be_read(pretended):
+def test_what_has_not_arrived_cannot_be_read(fake_gpu):
     x = torch.ones(3, device="cuda")
     host = torch.zeros(3).pin_memory()
     host.copy_(x, non_blocking=True)
@@ -203,11 +202,11 @@ WAITS = {
 
 
 @pytest.mark.parametrize("name", WAITS)
-def test_how_often_the_host_waits_per_frame(name, pretended):
+def test_how_often_the_host_waits_per_frame(name, fake_gpu):
     frames = [make_frame(i, SIZE) for i in range(2)]
     if "c++" in rung(name).needs:
         pytest.importorskip("torch._inductor")
-    waits = waits_of(name, pretended, WORK, frames)
+    waits = waits_of(name, fake_gpu, WORK, frames)
     assert {what: times / len(frames) for what, times in waits.items()} == WAITS[name]
 
 
@@ -222,22 +221,22 @@ def test_what_the_notebook_shows_is_what_is_counted(name):
     assert here == there
 
 
-def test_a_stream_per_step_waits_once_per_frame_and_at_the_end(pretended):
+def test_a_stream_per_step_waits_once_per_frame_and_at_the_end(fake_gpu):
     frames = [make_frame(i, SIZE) for i in range(4)]
-    assert waits_of("streams_cuda", pretended, WORK, frames) == {
+    assert waits_of("streams_cuda", fake_gpu, WORK, frames) == {
         "an event": 4,
-        "a stream": len(streamed.LANES),
+        "a stream": len(streamed.STREAMS),
     }
 
 
-def test_the_origins_streams_race(pretended):
+def test_the_origins_streams_race(fake_gpu):
     frames = [make_frame(i, SIZE) for i in range(2)]
     with pytest.raises(GpuError, match="may still be writing"):
         Session(rung("baseline_streams_cuda"), WORK, frames)
 
 
 @pytest.mark.parametrize("depth", [2, 3])
-def test_streams_with_every_wait_agree_and_do_not_race(depth, pretended):
+def test_streams_with_every_wait_agree_and_do_not_race(depth, fake_gpu):
     frames = [make_frame(i, SIZE, seed=10 * i) for i in range(5)]
     row = rung("streams_cuda")
     options = {**row.prepare.options, "depth": depth}
@@ -256,19 +255,19 @@ def answers_of_streams():
 
 @pytest.mark.parametrize("later", ["filter", "infer", "back"])
 def test_streams_without_one_of_their_waits_race(later, monkeypatch):
-    after = Streams.after
-    monkeypatch.setattr(Streams, "after", lambda self, to, of: to == later or after(self, to, of))
+    after = CudaStreams.after
+    monkeypatch.setattr(CudaStreams, "after", lambda self, to, of: to == later or after(self, to, of))
     with pytest.raises(GpuError, match="race"):
         answers_of_streams()
 
 
 def test_streams_keep_what_another_of_them_still_reads(monkeypatch):
-    monkeypatch.setattr(Streams, "keep", lambda self, tensor, lane: None)
+    monkeypatch.setattr(CudaStreams, "keep", lambda self, tensor, stream: None)
     with pytest.raises(GpuError, match="freed while"):
         answers_of_streams()
 
 
-def test_a_ring_of_uploads_never_overwrites_what_is_under_way(pretended, monkeypatch):
+def test_a_ring_of_uploads_never_overwrites_what_is_under_way(fake_gpu, monkeypatch):
     frames = [make_frame(i, SIZE) for i in range(9)]
     upload = PinnedUpload("cuda", slots=2)
     on_gpu = [upload(frame.image) for frame in frames]
@@ -299,7 +298,7 @@ def on_the_cpu():
 @pytest.mark.parametrize("name", ["slots_cuda", "graph_cuda", "streams_cuda", "grouped_cuda"])
 def test_any_number_of_boxes(name, objects, on_the_cpu, request):
     wanted = on_the_cpu(objects)
-    request.getfixturevalue("pretended")
+    request.getfixturevalue("fake_gpu")
     frames = [make_frame(i, SIZE) for i in range(2)]
     got = Session(rung(name), dataclasses.replace(WORK, objects=objects), frames).answers(frames)
     assert [len(found) for found in got.found] == [min(objects, QUERIES)] * 2
@@ -318,13 +317,13 @@ def test_slots_hold_every_number_of_boxes():
     }  # fmt: skip
 
 
-def test_a_session_tells_what_torch_held_on_the_gpu(pretended):
+def test_a_session_tells_what_torch_held_on_the_gpu(fake_gpu):
     frames = [make_frame(0, SIZE)]
     held = [Session(rung(name), WORK, frames).gpu_peak_bytes() for name in ("batched_cpu", "graph_cuda")]
     assert held[0] is None and held[1] > 1e6
 
 
-def test_spans_carry_events_of_their_own_stream(pretended):
+def test_spans_carry_events_of_their_own_stream(fake_gpu):
     frames = [make_frame(i, SIZE) for i in range(2)]
     session = Session(rung("graph_cuda"), WORK, frames)
     with recording() as record:

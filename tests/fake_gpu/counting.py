@@ -1,4 +1,4 @@
-"""What a rung asks of a GPU for each frame, counted: `python -m pretended.counting` in this folder's parent.
+"""What a rung asks of a GPU for each frame, counted: `python -m fake_gpu.counting` in this folder's parent.
 
 Writes `labkit/lessons/launch_counts.json`, which notebook 06 shows. The frames are small: how often the
 host waits, and for what, does not depend on their size.
@@ -13,12 +13,12 @@ from itertools import cycle
 
 import torch
 
+from fake_gpu import a_gpu
 from labkit.bench.session import Session
 from labkit.core.files import write_atomic
 from labkit.core.types import Rung, Workload
 from labkit.lessons.nb06_optimizations import LAUNCH_COUNTS
 from labkit.pipelines.ladder import LADDER
-from pretended import a_gpu
 
 from conftest import TINY, make_frame  # isort: skip
 
@@ -28,7 +28,7 @@ RACES = "baseline_streams_cuda"
 
 
 def rungs():
-    """Rungs of the combined task that the pretended GPU can run to their end; it builds no kernels."""
+    """Rungs of the combined task that the fake GPU can run to their end; it builds no kernels."""
     on_gpu = [row for row in LADDER if row.prepare.device == "cuda" and row.prepare.task == "combined"]
     return [row for row in on_gpu if row.name != RACES and not row.prepare.compiles]
 
