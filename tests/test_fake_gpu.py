@@ -18,6 +18,7 @@ from labkit.core.trace import recording
 from labkit.core.types import Workload
 from labkit.lessons.nb06_optimizations import LAUNCH_COUNTS
 from labkit.models import streamed
+from labkit.models.cuda_streams import CudaStreams
 from labkit.models.pinned_upload import PinnedUpload
 from labkit.pipelines.ladder import rung
 from labkit.profiling.reads import noting_reads
