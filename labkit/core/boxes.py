@@ -34,24 +34,8 @@ def box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float6
     return np.where(union > 0, shared / np.where(union > 0, union, 1), same.astype(np.float64))
 
 
-def cxcywh_to_xyxy(boxes: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
-    """Relative centre boxes to pixel corners, clipped to the frame.
-
-    Args:
-        boxes: (N, 4) centre x, centre y, width, height in [0, 1].
-        size: (width, height) of the frame in px.
-
-    Returns:
-        (N, 4) float32 px: x_min, y_min, x_max, y_max.
-    """
-    cx, cy, w, h = boxes.astype(np.float32).T
-    corners = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], axis=1)
-    limit = np.array([*size, *size], np.float32)
-    return np.clip(corners * limit, 0, limit).astype(np.float32)
-
-
 def xyxy_to_cxcywh(xyxy: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
-    """Pixel corners to relative centre boxes, (N, 4) float32; the inverse of `cxcywh_to_xyxy`."""
+    """Pixel corners to relative centre boxes, (N, 4) float32."""
     x_min, y_min, x_max, y_max = xyxy.T
     centred = np.stack([(x_min + x_max) / 2, (y_min + y_max) / 2, x_max - x_min, y_max - y_min], axis=1)
     return (centred / np.array([*size, *size])).astype(np.float32)

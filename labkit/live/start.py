@@ -35,7 +35,7 @@ def live(
     objects: int = 5,
     stills: int = 3,
 ) -> Any:
-    """Shows a source with boxes, names and honest figures, in the notebook, while the kernel stays free.
+    """Show a source with boxes, names and measured rates in the notebook, while the kernel stays free.
 
     Running it again replaces the view. It stops, and the camera is free, when the kernel is
     interrupted or restarted and when no page shows it any more.
@@ -48,7 +48,7 @@ def live(
         compare: a second rung, shown beside the first on the same frames.
         model_set: "full" or "lab"; by default the one that recognises something without a download.
         weights: "auto", "pretrained" or "random".
-        threshold: lowest score that is drawn.
+        threshold: lowest score that is drawn, from 0 to 1.
         objects: boxes that are kept and named per frame.
         stills: number of pictures to show where there is no browser.
 
@@ -58,6 +58,10 @@ def live(
     Raises:
         UsageError: an argument is not accepted.
         SourceError: (without a browser) the source cannot be opened; a widget says so itself.
+
+    Example:
+        `labkit.live("webcam:0", "folded_cpu", compare="cpu_engine_bf16")` in a cell shows two rungs
+        side by side on the frames of the first camera.
     """
     settings = _settings(rung, size, compare, model_set, weights, threshold)
     if not has_front_end():

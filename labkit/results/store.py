@@ -127,10 +127,6 @@ class Store:
         """Deletes runs; returns how many there were."""
         return self._delete("runs", run_ids)
 
-    def delete_comparisons(self, comparison_ids: Iterable[int]) -> int:
-        """Deletes comparisons; returns how many there were."""
-        return self._delete("comparisons", comparison_ids)
-
     def export(self, folder: Path | str, formats: Sequence[str] = FORMATS) -> list[Path]:
         """Writes all runs and comparisons into a folder; see `labkit.results.exports.export`."""
         return export(self.runs(), self.comparisons(), folder, formats)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from labkit.core import stats
 from labkit.core.errors import UsageError
-from labkit.core.machine import fingerprint
+from labkit.core.machine import fingerprint, machine_name
 from labkit.core.requirements import unmet_requirement
 from labkit.lessons.pitfalls.setup import Setup
 
@@ -60,19 +60,12 @@ class Pitfall:
         if reason is not None:
             return PitfallResult(self, skipped=reason)
         wrong, right = np.array(list(self.measure(setup, **options)), np.float64).T
-        return PitfallResult(self, wrong, right, machine=_this_machine())
+        return PitfallResult(self, wrong, right, machine=machine_name(fingerprint()))
 
 
 def pitfall(**words: Any) -> Callable[[Measure], Pitfall]:
     """Decorator that makes a `Pitfall` of its `measure` function, whose name becomes the key."""
     return lambda measure: Pitfall(key=measure.__name__, measure=measure, **words)
-
-
-def _this_machine() -> str:
-    mark = fingerprint()
-    gpu = (mark.get("gpu") or {}).get("name")
-    cpu = f"{mark.get('cpu', 'unknown processor')}, {mark.get('cores', '?')} cores"
-    return f"{cpu}, {gpu}" if gpu else cpu
 
 
 def _none() -> Samples:
