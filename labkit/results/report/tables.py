@@ -1,9 +1,10 @@
-"""The page's tables: what each run says, and what machines say of the same work."""
+"""Tables of the report: one row per run, and machines side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,7 @@ from labkit.results.plots.labels import (
     loses,
 )
 from labkit.results.records import Run
-from labkit.results.report.groups import Work
-from labkit.results.report.machines import Figure, Machine
+from labkit.results.report.machines import Figure, Machine, side_by_side, what_differs
 
 COLUMNS = (
     ("Rung", "what was measured"),
@@ -40,33 +40,47 @@ COLUMNS = (
 )
 
 
-def runs_table(runs: Sequence[Run]) -> str:
+def runs_table(runs: Sequence[Run]) -> dict[str, Any]:
     """One row per run, and what the signs mean."""
-    head = "".join(f'<th scope="col" title="{escape(about)}">{name}</th>' for name, about in COLUMNS)
     common = [fact for fact in _facts(runs[0]) if all(fact in _facts(run) for run in runs)]
-    rows = "".join(f"<tr>{_row(run, common)}</tr>\n" for run in runs)
-    table = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table>"
     on, lost = evaluated_on(runs), describe_losses(runs)
     notes = [f"All of these: {', '.join(common)}."] if common else []
     notes += [f"{PRECISION} and names: {on}."] if on else []
     notes += [f"{lost}."] if lost else []
-    below = "".join(f'<p class="lead">{escape(note)}</p>' for note in notes)
-    return f'<div class="wide" tabindex="0">{table}</div>{below}'
+    rows = [(run.rung.split("_"), _cells(run, common)) for run in runs]  # long names break at "_"
+    return {"columns": COLUMNS, "rows": rows, "notes": notes}
 
 
-def machines_table(there: Sequence[Machine], rows: Sequence[tuple[Work, Mapping[str, Figure]]]) -> str:
-    """One row per work, one column per machine that has done any of it."""
-    having = [machine for machine in there if any(machine.letter in cells for _, cells in rows)]
-    head = "".join(f'<th scope="col">{machine.letter}</th>' for machine in having)
-    body = "".join(
-        f'<tr><th scope="row">{escape(work.rung)}<small>{escape(work.words)}</small></th>'
-        f"{''.join(_figure_cell(cells.get(machine.letter)) for machine in having)}</tr>\n"
-        for work, cells in rows
-    )
-    table = f'<table class="machines">\n<thead><tr><th scope="col">Rung</th>{head}</tr></thead>'
-    marked = any(figure.loses for _, cells in rows for figure in cells.values())
-    below = f'<p class="lead">{LOSES}: {LOSES_WORDS}.</p>' if marked else ""
-    return f'<div class="wide" tabindex="0">{table}\n<tbody>{body}</tbody></table></div>{below}'
+def machines_table(there: Sequence[Machine], total: int) -> dict[str, Any]:
+    """The machines with what differs; one row per work that two or more of them have done.
+
+    Args:
+        there: those that are shown.
+        total: how many there are.
+    """
+    names = [(there[0].letter, there[0].name)]
+    for machine, lines in what_differs(there):
+        differs = f"; differs from {there[0].letter} in {'; '.join(lines)}" if lines else ""
+        names.append((machine.letter, machine.name + differs))
+    rows = side_by_side(there)
+    letters = [m.letter for m in there if any(m.letter in figures for _, figures in rows)]
+    marked = any(figure.loses for _, figures in rows for figure in figures.values())
+    return {
+        "names": names,
+        "left_out": total - len(there),
+        "letters": letters,
+        "rows": [(work, [_figure_cell(figures.get(one)) for one in letters]) for work, figures in rows],
+        "mark": f"{LOSES}: {LOSES_WORDS}." if marked else "",
+    }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its text, smaller lines below it, and whether it is marked as a doubt."""
+
+    text: str
+    below: tuple[str, ...] = ()
+    doubt: bool = False
 
 
 def _facts(run: Run) -> list[str]:
@@ -75,53 +89,40 @@ def _facts(run: Run) -> list[str]:
     return [*facts, "quick"] if run.quick else facts
 
 
-def _row(run: Run, common: Sequence[str]) -> str:
+def _cells(run: Run, common: Sequence[str]) -> list[Cell]:
     notes = [fact for fact in _facts(run) if fact not in common]
     notes += ["noisy, see below"] if run.noisy else []
     lost = [f"{n} {what}" for n, what in ((run.dropped, "dropped"), (run.failed, "failed")) if n]
-    cells = (
-        _cell(str(run.stage)),
-        _cell(format_number(run.fps), format_bounds(run.fps_interval)),
-        *(_cell(format_number(run.percentile_ms(q))) for q in (50, 90, 99)),
-        _cell("-" if run.agreement is None else f"{run.agreement.share:.1%}"),
+    gpu = [] if run.gpu_peak_bytes is None else [f"GPU {format_number(run.gpu_peak_bytes / 2**20)}"]
+    return [
+        Cell(str(run.stage)),
+        Cell(format_number(run.fps), (format_bounds(run.fps_interval),)),
+        *(Cell(format_number(run.percentile_ms(q))) for q in (50, 90, 99)),
+        Cell("-" if run.agreement is None else f"{run.agreement.share:.1%}"),
         _precision_cell(run),
-        _cell(format_names(run)),
-        _cell("-" if run.share_of_limit is None else f"{run.share_of_limit:.1%}"),
-        _cell(format_number(run.peak_bytes / 2**20), _gpu_memory(run)),
-        _cell(format_number(run.startup_s)),
-        _cell("; ".join([str(run.n_frames), *lost])),
-        _cell("; ".join(notes)),
-    )
-    name = escape(run.rung).replace("_", "_<wbr>")
-    return f'<th scope="row">{name}</th>{"".join(cells)}'
+        Cell(format_names(run)),
+        Cell("-" if run.share_of_limit is None else f"{run.share_of_limit:.1%}"),
+        Cell(format_number(run.peak_bytes / 2**20), tuple(gpu)),
+        Cell(format_number(run.startup_s)),
+        Cell("; ".join([str(run.n_frames), *lost])),
+        Cell("; ".join(notes)),
+    ]
 
 
-def _gpu_memory(run: Run) -> str:
-    return "" if run.gpu_peak_bytes is None else f"GPU {format_number(run.gpu_peak_bytes / 2**20)}"
-
-
-def _precision_cell(run: Run) -> str:
+def _precision_cell(run: Run) -> Cell:
     value, bounds, _ = accuracy_of(run, "map")
     if np.isnan(value):
-        return _cell("-")
-    interval = "" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
-    if not loses(run):
-        return _cell(f"{value:.3f}", interval)
-    return f'<td><b class="doubt">{value:.3f}{LOSES}</b><small>{interval}</small></td>'
+        return Cell("-")
+    interval = () if bounds is None else (f"{bounds[0]:.3f} to {bounds[1]:.3f}",)
+    return Cell(f"{value:.3f}{LOSES if loses(run) else ''}", interval, loses(run))
 
 
-def _cell(text: str, below: str = "") -> str:
-    small = f"<small>{escape(below)}</small>" if below else ""
-    return f"<td>{escape(text)}{small}</td>"
-
-
-def _figure_cell(figure: Figure | None) -> str:
+def _figure_cell(figure: Figure | None) -> Cell:
     if figure is None:
-        return "<td>-</td>"
+        return Cell("-")
     interval = "too few frames" if figure.interval is None else format_bounds(figure.interval)
     notes = [f"n = {figure.n}"] if figure.n > 1 else []
     notes += [] if figure.agreement is None else [f"agrees {figure.agreement:.0%}"]
     notes += ["noisy"] if figure.noisy else []
     mark = LOSES if figure.loses else ""
-    below = "".join(f"<small>{text}</small>" for text in (interval, ", ".join(notes)))
-    return f"<td>{format_number(figure.fps)}{mark}{below}</td>"
+    return Cell(format_number(figure.fps) + mark, (interval, ", ".join(notes)))
