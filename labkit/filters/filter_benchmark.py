@@ -114,7 +114,7 @@ class FilterTimes:
         base = self.of(COMPOSED)
         lines = [
             f"Guided filter, {width}x{height}x3, radius {self.radius}: OpenCV's box filters put together "
-            f"take {base.median_ms:.2f} ms (median of {len(base.seconds)} rounds, all versions in turns)."
+            f"take {base.median_ms:.2f} ms (median of {len(base.seconds)} rounds, all versions interleaved)."
         ]
         for one in sorted(self.versions, key=lambda one: one.median_ms):
             if one.version == COMPOSED:

@@ -236,7 +236,7 @@ Verdict = Literal["faster", "slower", "same", "cannot tell"]
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two rungs measured in alternating turns on the same frames.
+    """Two rungs measured in interleaved rounds on the same frames.
 
     Attributes:
         a, b: names; the ratio says how many times faster b is than a.

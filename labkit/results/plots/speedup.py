@@ -116,7 +116,7 @@ def compare_two(comparison: Comparison, *, theme: str = "light") -> Chart:
             markeredgecolor=look.paper,
             label="one round",
         )
-        axes.set_xlabel(f"round ({comparison.frames_per_turn} frames of each rung, in turns)")
+        axes.set_xlabel(f"round ({comparison.frames_per_turn} frames of each rung, interleaved)")
         axes.set_ylabel("speed ratio (times)")
         axes.set_xlim(0.4, comparison.rounds + 0.6)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
