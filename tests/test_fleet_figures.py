@@ -212,27 +212,27 @@ def test_simulation_fleet_and_single_process_are_compared():
     done = Rounds(30.0, {1: fleets[1], 4: fleets[4]}, {1: 90.0, 4: 88.0, 8: 88.0})
     assert done.shares[1] == pytest.approx(1.0)  # all that one stream offers
     assert done.shares[4] == pytest.approx(fleets[4].fps / 88)
-    table = nb09_fleet.beside(predicted, done).set_index("streams")
+    table = nb09_fleet.simulated_beside_measured(predicted, done).set_index("streams")
     assert table.loc[1, "measured FPS"] == 30.0
     assert table.loc[4, "one process FPS"] == 88.0
     assert table.loc[4, "measured age p90 ms"] == 100
     assert np.isnan(table.loc[8, "measured FPS"])
-    alone = nb09_fleet.beside(predicted)
+    alone = nb09_fleet.simulated_beside_measured(predicted)
     assert not [name for name in alone if "measured" in name or "one process" in name]
-    words = nb09_fleet.how_close(MEASURED, predicted, done)
+    words = nb09_fleet.simulation_error(MEASURED, predicted, done)
     assert f"{100 * done.shares[4]:.0f} to 100%" in words and "at 4 streams" in words and "100.0 per" in words
     nothing = Rounds(30.0, {}, {})
-    assert "unchecked" in nb09_fleet.how_close(MEASURED, predicted, nothing)
+    assert "unchecked" in nb09_fleet.simulation_error(MEASURED, predicted, nothing)
 
 
 @pytest.mark.parametrize("age", [False, True])
 def test_the_chart_shows_the_measurements(age):
     predicted = {1: simulated(30.0), 4: simulated(95.0)}
     done = Rounds(30.0, {1: results(np.arange(0, 4, 1 / 30))}, {1: 90.0})
-    chart = nb09_fleet.fleet_picture(MEASURED, predicted, done, age=age)
+    chart = nb09_fleet.plot_fleet(MEASURED, predicted, done, age=age)
     lines = {line.get_label(): list(line.get_ydata()) for line in chart.axes[0].get_lines()}
     assert lines["measured, through Ray"] == pytest.approx([100.0 if age else 30.0])
     assert ("one process, the same job" in lines) is not age
     assert "best single process" not in lines
-    bare = nb09_fleet.fleet_picture(MEASURED, predicted)
+    bare = nb09_fleet.plot_fleet(MEASURED, predicted)
     assert "best single process" in {line.get_label() for line in bare.axes[0].get_lines()}

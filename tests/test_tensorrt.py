@@ -189,15 +189,15 @@ def test_a_call_gives_the_callers_own_memory_and_torchs_stream(engine, monkeypat
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
     run = engine.module.TensorRtEngine(b"a plan")
     x = torch.arange(6.0).reshape(3, 2).T  # not contiguous
-    (first,) = run(x)
+    first = run(x)
     torch.testing.assert_close(first, 2 * x)
     assert ("stream", 77) in engine.log
-    (halves,) = run(x.half())  # a plan reads plain memory: other formats are converted
+    halves = run(x.half())  # a plan reads plain memory: other formats are converted
     torch.testing.assert_close(halves, 2 * x)
     with pytest.raises(UsageError, match=r"inputs of \(2, 3\), not \(3, 2\)"):
         run(torch.ones(3, 2))
     kept = first.clone()
-    (second,) = run(torch.ones(2, 3))
+    second = run(torch.ones(2, 3))
     torch.testing.assert_close(first, kept)
     torch.testing.assert_close(second, torch.full((2, 3), 2.0))
     stream.cuda_stream = 0  # the default one, on which TensorRT would wait
