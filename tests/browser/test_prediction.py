@@ -28,7 +28,7 @@ def test_a_click_notes_a_prediction_and_the_result_closes_the_form(desk, page):
     sheet.run_cell(1)
     assert "the answer is 2.5" in sheet.text_of(1)
     sheet.run_cell(2)
-    assert "You expected 2.5 times" in sheet.text_of(2)
+    assert "You predicted 2.5 times" in sheet.text_of(2)
     page.get_by_text("nothing can be noted any more").wait_for(timeout=15_000)
     assert page.get_by_role("button", name="Note").is_disabled()
     assert page.get_by_role("button", name="Skip").is_disabled()
