@@ -39,9 +39,9 @@ def baseline_combined(frames: Iterable[Frame], net: Combined) -> Iterator[tuple[
 def baseline_streams(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
     """The origin's two streams, both on the same frame, and nothing that makes one wait for the other.
 
-    A mistake, kept as it was. The network reads its input on one stream while another may still be writing it;
-    that it mostly goes well is luck. And nothing overlaps: the host waits for the network's answer
-    before it takes the next frame.
+    A mistake, kept as it was. The network reads its input on one stream while another may still be
+    writing it; that it mostly goes well is luck. And nothing overlaps: the host waits for the
+    network's answer before it takes the next frame.
     """
     inner = net.inner
     for frame in smoothed(frames, net):
