@@ -324,12 +324,12 @@ def test_source_files_have_short_names():
 
 def test_rows_of_the_timeline_hold_what_happened_and_never_overlap():
     capture = made_up()
-    streams = lanes_of(capture, *capture.first_frames(1))
-    assert [stream.label for stream in streams] == ["host", "host, within or beside 1", "host reads (3)"]
-    assert [name for _, _, name in streams[0].bars] == ["preprocess", "infer"]
-    assert [name for _, _, name in streams[1].bars] == ["layer"]
-    for stream in streams:
-        assert all(a[1] <= b[0] for a, b in zip(stream.bars, stream.bars[1:], strict=False))
+    lanes = lanes_of(capture, *capture.first_frames(1))
+    assert [lane.label for lane in lanes] == ["host", "host, within or beside 1", "host reads (3)"]
+    assert [name for _, _, name in lanes[0].bars] == ["preprocess", "infer"]
+    assert [name for _, _, name in lanes[1].bars] == ["layer"]
+    for lane in lanes:
+        assert all(a[1] <= b[0] for a, b in zip(lane.bars, lane.bars[1:], strict=False))
 
 
 def test_the_timeline_shows_streams_and_says_in_words_what_it_shows(gpu_export):
