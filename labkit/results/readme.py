@@ -108,12 +108,10 @@ def record(folder: Path) -> str:
     """Everything that was recorded on a machine and beside it, as a page of Markdown."""
     plots = [path.name for path in sorted(folder.glob("*.png"))]
     drawn = [f"![{name.removesuffix('.png')}]({folder.name}/{name})" for name in plots]
-    return "\n".join(["# Recorded results", "", block(folder), *folded_plots(drawn)]) + "\n"
-
-
-def folded_plots(drawn: Sequence[str]) -> list[str]:
-    """The plots, which open on a click; nothing where there are none."""
-    return details("Plots", drawn) if drawn else []
+    return (
+        "\n".join(["# Recorded results", "", block(folder), *(details("Plots", drawn) if drawn else [])])
+        + "\n"
+    )
 
 
 def insert(readme: str, text: str) -> str:

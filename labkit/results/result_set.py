@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -192,7 +191,7 @@ def results(rung: str | None = None, stage: int | None = None, *, recorded: bool
         exports = [export for folder in folders for export in load_exports(folder)]
         runs = [run for export in exports for run in export.runs]
         comparisons = [comparison for export in exports for comparison in export.comparisons]
-    elif not Path(default_path()).is_file():
+    elif not default_path().is_file():
         return ResultSet()
     else:
         with Store(default_path()) as store:
