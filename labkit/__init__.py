@@ -10,6 +10,7 @@
     labkit.profile("baseline_combined_cpu")               # where the time goes
     labkit.live("webcam:0")                               # boxes and names in the notebook
     labkit.results()                                      # everything that was measured before
+    labkit.solution("normalise")                          # of an exercise, folded
 
 A pipeline is a generator: frames in, `(Frame, Detections)` out. A rung is a pipeline with its
 networks prepared in one particular way; the ladder is the list of rungs. Every name here is
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from labkit.bench.run import bench, compare
     from labkit.core.trace import span
     from labkit.core.types import Detections, Frame
+    from labkit.lessons.exercise import solution
     from labkit.live.start import live
     from labkit.pipelines.ladder import ladder, rung
     from labkit.profiling.variant import pipeline, profile
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Detections", "Frame", "bench", "compare", "doctor", "ladder", "live", "open_source", "pipeline",
-    "profile", "results", "rung", "span",
+    "profile", "results", "rung", "solution", "span",
 ]  # fmt: skip
 
 _MODULES = {
@@ -53,6 +55,7 @@ _MODULES = {
     "profile": "profiling.variant",
     "results": "results.result_set",
     "rung": "pipelines.ladder",
+    "solution": "lessons.exercise",
     "span": "core.trace",
 }
 

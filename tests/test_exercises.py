@@ -13,7 +13,7 @@ import torch
 
 from labkit.core.errors import UsageError
 from labkit.filters import emulate
-from labkit.lessons.exercise import CheckResult
+from labkit.lessons.exercise import CheckResult, solution, solution_files
 from labkit.lessons.hints import HINTS, hint_text
 from labkit.lessons.nb01_cpu_baseline import check_normalise
 from labkit.lessons.nb02_gpu_move import check_device_time
@@ -23,11 +23,10 @@ from labkit.lessons.nb05_streams import check_launch
 from labkit.lessons.nb06_optimizations import check_speed_up
 from labkit.lessons.nb07_pitfalls import check_fps, check_paced_latency
 from labkit.lessons.nb08_profile import check_one_read
-from labkit.lessons.nb09_fleet import check_engines
+from labkit.lessons.nb09_fleet import check_engines_needed
 from labkit.lessons.simulated_streams import one_stream, two_streams_no_wait
 from labkit.pipelines.multi_stream import launch
 
-SOLUTIONS = Path(__file__).parent / "solutions"
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to run kernels on the CPU")
 
 MEAN = np.array([0.485, 0.456, 0.406])
@@ -344,7 +343,7 @@ RIGHT = [
     (check_paced_latency, latency),
     (check_paced_latency, lambda began, done, rate: [d - k / rate for k, d in enumerate(done)]),
     (check_one_read, best),
-    (check_engines, engines),
+    (check_engines_needed, engines),
     pytest.param(check_kernel, KERNEL, marks=needs_compiler),
 ]
 WRONG = [
@@ -356,7 +355,7 @@ WRONG = [
     *((check_fps, *case) for case in WRONG_FPS.items()),
     *((check_paced_latency, *case) for case in WRONG_LATENCY.items()),
     *((check_one_read, *case) for case in WRONG_ROWS.items()),
-    *((check_engines, *case) for case in WRONG_ENGINES.items()),
+    *((check_engines_needed, *case) for case in WRONG_ENGINES.items()),
     *(pytest.param(check_kernel, *case, marks=needs_compiler) for case in WRONG_KERNELS.items()),
 ]
 
@@ -397,16 +396,35 @@ def test_hints_come_in_steps_and_each_names_the_next(exercise):
         assert (f'lesson.hint("{exercise}", {step + 1})' in text) == (step < steps)
 
 
-@pytest.mark.parametrize("path", sorted(SOLUTIONS.rglob("*.py")), ids=lambda p: p.parent.name)
-def test_every_exercise_names_its_first_hint_and_no_hint_is_the_solution(path):
-    notebook = json.loads((SOLUTIONS.parents[1] / "notebooks" / f"{path.parent.name}.ipynb").read_text())
-    text = "".join(chain.from_iterable(cell["source"] for cell in notebook["cells"]))
-    found = re.findall(r'lesson\.hint\("(\w+)"(?:, 1)?\)', text)
-    assert found
-    lines = {line.strip() for line in path.read_text().splitlines() if len(line.strip()) > 25}
-    for exercise in found:
-        for text in HINTS[exercise]:
-            assert not [line for line in lines if line in text]
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_exercise_has_a_hint_and_a_solution(path):
+    cells = json.loads(path.read_text())["cells"]
+    asked = ["".join(c["source"]) for c in cells if "exercise" in c["metadata"].get("tags", [])]
+    checks = list(
+        chain.from_iterable(re.findall(r'check_(\w+)\((?:"(\w+)", )?\w+\)', text) for text in asked)
+    )
+    assert len(checks) >= len(asked)
+    for check, named in checks:
+        assert HINTS[named or check] and solution(named or check).text
+
+
+@pytest.mark.parametrize("exercise", solution_files())
+def test_no_hint_and_no_notebook_holds_the_solution(exercise):
+    lines = {line.strip() for line in solution(exercise).text.splitlines() if len(line.strip()) > 25}
+    for text in HINTS[exercise]:
+        assert not [line for line in lines if line in text]
+
+
+def test_a_solution_is_folded_in_a_notebook_and_plain_elsewhere():
+    found = solution("kernel")
+    assert found._repr_html_().startswith("<details><summary>")
+    assert "&lt;" in found._repr_html_() and "open" not in found._repr_html_()[:20]
+    assert str(found) == repr(found) == found.text
+    with pytest.raises(UsageError, match="there are corners"):
+        solution("knitting")
 
 
 def test_hints_that_do_not_exist_are_said():

@@ -1,4 +1,8 @@
-"""Checks of exercises: run a learner's function on inputs of their own, and say what is wrong."""
+"""Exercises: checks that run a learner's answer on inputs of their own, and solutions.
+
+An exercise has a name, e.g. "corners": the function `check_corners` checks it, `HINTS["corners"]`
+leads to it, and `solutions/corners.py` (or `.cu`) solves it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,18 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import wraps
+from html import escape
+from pathlib import Path
 from typing import Any, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.core.errors import UsageError
+
 P = ParamSpec("P")
+
+SOLUTIONS = Path(__file__).parent / "solutions"
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,57 @@ def exercise_check(check: Callable[P, str]) -> Callable[P, CheckResult]:
             return CheckResult(False, str(mistake))
 
     return checked
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Solution of one exercise: folded in a notebook, plain text elsewhere.
+
+    Attributes:
+        exercise: its name.
+        text: Python, or CUDA where `path` ends in ".cu".
+        path: the file that it stands in.
+    """
+
+    exercise: str
+    text: str
+    path: Path
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return (
+            f"<details><summary>Solution of <code>{escape(self.exercise)}</code></summary>"
+            f"<pre>{escape(self.text)}</pre></details>"
+        )
+
+
+def solution(exercise: str) -> Solution:
+    """Solution of an exercise, folded until it is clicked in a notebook.
+
+    >>> print(solution("speed_up"))  # doctest: +ELLIPSIS
+    \"\"\"Amdahl's law...
+        return 1 / (1 - share + share / part_factor)
+
+    Args:
+        exercise: its name, e.g. "speed_up".
+
+    Raises:
+        UsageError: there is no such exercise; the message lists what there is.
+    """
+    files = solution_files()
+    if exercise not in files:
+        raise UsageError(f"there is no exercise {exercise!r}; there are {', '.join(files)}")
+    return Solution(exercise, files[exercise].read_text(encoding="utf-8"), files[exercise])
+
+
+def solution_files() -> dict[str, Path]:
+    """Files of all solutions by the name of the exercise, in alphabetical order."""
+    paths = [*SOLUTIONS.glob("*.py"), *SOLUTIONS.glob("*.cu")]
+    return {path.stem: path for path in sorted(paths) if path.stem != "__init__"}
 
 
 def call(function: Callable[..., Any], *given: Any) -> Any:

@@ -70,7 +70,7 @@ HINTS = {
         "torch.cat([score[:, None], boxes[query]], 1) is the table, still a tensor; .cpu().numpy() is the "
         "one read.",
     ),
-    "engines": (
+    "engines_needed": (
         "Begin with one engine and one camera: which share of its time does an engine spend on it?",
         "One camera takes fps * frame_s of an engine's time. Of most_busy, how many whole cameras is that?",
         "math.floor for cameras per engine, math.ceil for engines: half an engine cannot be bought.",

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "check_engines", "hint", "many_cameras", "plot_fleet", "run_fleet", "service_table", "service_times",
-    "simulated_beside_measured", "simulated_fleets", "simulation_error",
+    "check_engines_needed", "hint", "many_cameras", "plot_fleet", "run_fleet", "service_table",
+    "service_times", "simulated_beside_measured", "simulated_fleets", "simulation_error",
 ]  # fmt: skip
 
 
@@ -350,7 +350,7 @@ MISTAKES: dict[str, Callable[[int, float, float, float], float]] = {
 
 
 @exercise_check
-def check_engines(engines_needed: Callable[[int, float, float, float], Any]) -> str:
+def check_engines_needed(engines_needed: Callable[[int, float, float, float], Any]) -> str:
     """Check `engines_needed(cameras, fps, frame_s, most_busy)`: a whole number of engines.
 
     Every camera wants `fps` results per second, a frame takes an engine `frame_s`, no engine is

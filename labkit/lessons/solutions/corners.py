@@ -1,3 +1,5 @@
+"""Each side is rounded outwards, and at least one pixel stays inside the frame."""
+
 import math
 
 
@@ -6,6 +8,3 @@ def corners(box, width, height):
     right = min(max(math.ceil(box[2]), left + 1), width)
     bottom = min(max(math.ceil(box[3]), top + 1), height)
     return left, top, right, bottom
-
-
-print(lesson.check_corners(corners))
