@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import films
 import numpy as np
 import pytest
 
@@ -139,6 +140,24 @@ def test_every_frame_has_its_row_and_nothing_is_done_twice(ray_here, folder, tmp
     again = run(batch_of(folder, out, rung=CHEAP_GROUPS))
     assert (again.videos, again.frames, again.new_frames, again.faults) == (2, 103, 0, ())
     assert stamps == {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
+
+
+def test_a_wrong_estimate_and_damage_cost_no_second_pass(ray_here, tmp_path):
+    """A trimmed film, one with a damaged packet and one of variable rate are finished in one run."""
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    films.trim(films.film(tmp_path / "whole.mp4", range(30)), videos / "trimmed.mp4", 13)
+    films.damage(films.film(videos / "damaged.mp4", range(20)), [12])
+    films.film(videos / "._hidden.mp4", range(2))
+    times = [0, 1, 2, 10, 11, 30, 31]
+    films.film(videos / "vfr.mp4", times)
+    done = run(batch_of(videos, out))
+    assert (done.videos, done.frames, done.faults) == (3, 17 + 19 + 7, ())
+    (note,) = done.notes
+    assert "damaged.mp4: 1 damaged packet" in note
+    assert [row["time_s"] for row in rows_of(out, "vfr.mp4")] == pytest.approx([k / 25 for k in times])
+    assert [row["time_s"] for row in rows_of(out, "damaged.mp4")][11:14] == pytest.approx([0.44, 0.52, 0.56])
+    assert scan_folder(batch_of(videos, out)).todo == ()
 
 
 def test_exit_codes_of_child_processes_are_still_known(ray_here):

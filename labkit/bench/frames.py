@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,18 @@ def collect(
         raise UsageError(f"a benchmark has one frame or more, not {n}")
     with open_source(spec, size, seed=seed, noise=noise) as source:
         frames = _read(source, n)
-        about = {
-            "spec": source.spec,
-            "sha256": frames_sha256(frames),
-            "n_frames": len(frames),
-            "size": list(frames[0].size),
-            **{key: value for key, value in source.describe().items() if key not in ("spec", "size")},
-        }
+        measured = source.length
+    if not source.live and len(frames) < n and measured is not None and measured > len(frames):
+        # The container stated too many frames, so too few were far enough apart: again, evenly.
+        with open_source(spec, size, seed=seed, noise=noise) as source:
+            frames = _read(source, n, measured)
+    about = {
+        "spec": source.spec,
+        "sha256": frames_sha256(frames),
+        "n_frames": len(frames),
+        "size": list(frames[0].size),
+        **{key: value for key, value in source.describe().items() if key not in ("spec", "size")},
+    }
     return FrameSet(frames, about)
 
 
@@ -74,17 +79,18 @@ def frames_sha256(frames: Sequence[Frame]) -> str:
     return digest.hexdigest()
 
 
-def _read(source: Source, n: int) -> tuple[Frame, ...]:
+def _read(source: Source, n: int, length: int | None = None) -> tuple[Frame, ...]:
+    length = length or source.length
     if source.live:
         stride = 1
-    elif source.length is not None:
-        stride = max(1, source.length // n)
+    elif length is not None:
+        stride = max(1, length // n)
     else:
         stride = STRIDE
     kept: list[Frame] = []
     for i, frame in enumerate(source):
         if i % stride == 0:
-            kept.append(Frame(frame.image, len(kept), frame.t_s, frame.truth))
+            kept.append(replace(frame, index=len(kept)))
         if len(kept) == n:
             break
     if not kept:

@@ -221,7 +221,7 @@ def _process(settings: Any, address: str | None) -> Any:
         done = process(
             settings, work, lambda share, text: bar.update(task, completed=share, description=text)
         )
-    for fault in done.faults:
+    for fault in (*done.faults, *done.notes):
         print_lines([fault], console=err, style="yellow")
     return done
 

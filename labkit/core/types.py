@@ -28,6 +28,7 @@ class Frame:
         index: position in the stream, from 0; spans and results are keyed by it.
         t_s: when it was captured or was due, in seconds on `time.perf_counter`.
         truth: ground truth, where the source knows it (synthetic scenes).
+        time_s: its own time in a recording, in seconds from the start (presentation time stamp).
         size: (width, height) in pixels.
 
     Raises:
@@ -43,6 +44,7 @@ class Frame:
     index: int
     t_s: float
     truth: Detections | None = None
+    time_s: float | None = None
     size: Size = field(init=False)
 
     def __post_init__(self) -> None:

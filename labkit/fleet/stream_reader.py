@@ -164,6 +164,8 @@ class Reader:
         begun_s = time.perf_counter() - (time.time() - self._began_unix_s)  # wall clocks may be set
         for index, frame in enumerate(source):
             due_s = index * period_s
+            if self._stream.fps is None and frame.time_s is not None:
+                due_s = frame.time_s
             if self._time_over(due_s):
                 return self._why_stopped()
             late_s = time.perf_counter() - begun_s - due_s
@@ -174,7 +176,7 @@ class Reader:
             is_late = late_s >= period_s
             latest = None if is_late else _LatestFrame(frame.image, index, self._began_unix_s + due_s)
             self._put(latest, index + 1)
-        return "the recording is over"
+        return f"the recording is over{f' ({source.note})' if source.note else ''}"
 
     def _put(self, frame: _LatestFrame | None, offered: int) -> None:
         with self._changed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ class PreviewFilter:
             if last is not None and last[:3] == (frame.index, settings.radius, settings.eps):
                 return last[3]
             image = self._smooth(frame.image, settings.radius, settings.eps)
-            smoothed = Frame(image, frame.index, frame.t_s, frame.truth)
+            smoothed = replace(frame, image=image)
             self._last = (frame.index, settings.radius, settings.eps, smoothed)
             return smoothed
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Literal
 
 from labkit.core.errors import LabError, SourceLost
@@ -102,8 +103,8 @@ class Reader:
             self._source = source
             if self._stop.is_set():
                 return
-        period_s = None if source.live else 1 / (source.fps or NOMINAL_FPS)
-        due_s = time.perf_counter()
+        period_s = 1 / (source.fps or NOMINAL_FPS)
+        due_s, shown_s = time.perf_counter() - period_s, None
         while not self._stop.is_set():
             try:
                 frame = next(source)
@@ -114,9 +115,11 @@ class Reader:
                 if not self._stop.is_set():
                     self._report("ended", "the source has no more frames; start again to see it anew")
                 return
-            if period_s is not None:
-                due_s = self._wait_until(due_s, period_s)
-                frame = Frame(frame.image, frame.index, time.perf_counter(), frame.truth)
+            if not source.live:
+                known = frame.time_s is not None and shown_s is not None
+                gap_s = frame.time_s - shown_s if known else period_s  # type: ignore[operator]
+                due_s, shown_s = self._wait_until(due_s + gap_s, period_s), frame.time_s
+                frame = replace(frame, t_s=time.perf_counter())
             self._hand_over(frame)
 
     def _hand_over(self, frame: Frame) -> None:
@@ -125,20 +128,20 @@ class Reader:
         if self.state != "running":
             self._report("running", "")
         self.captured += 1
-        numbered = Frame(frame.image, self._next_index, frame.t_s, frame.truth)
+        numbered = replace(frame, index=self._next_index)
         self._next_index += 1
         self._slot.put(numbered)
 
     def _wait_until(self, due_s: float, period_s: float) -> float:
-        """Sleeps until `due_s`; gives the next due time. Those missed meanwhile count as offered."""
+        """Sleeps until `due_s`; returns it, or later if frames were missed, which count as offered."""
         now_s = time.perf_counter()
         self._due_count += 1
         if now_s < due_s:
             self._stop.wait(due_s - now_s)
-            return due_s + period_s
+            return due_s
         missed = int((now_s - due_s) / period_s)
         self._due_count += missed
-        return due_s + (missed + 1) * period_s
+        return due_s + missed * period_s
 
     def _report(self, state: State, message: str) -> None:
         self.state, self.message = state, message

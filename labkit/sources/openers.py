@@ -49,7 +49,7 @@ def open_source(
         seed: of the scenes.
         noise: of the scenes.
         fps: what a webcam is asked for; elsewhere the nominal rate that is reported, if the
-            source states none. Recordings are not paced by it.
+            source states none. Recordings are not paced by it; their frames have `time_s`.
         loop: start over at the end of a recording.
         open_timeout_s: longest wait for a camera or address to open.
         read_timeout_s: longest wait for a frame; a live source without a frame for so long, or

@@ -23,11 +23,13 @@ class RawFrame:
         image: (H, W, 3) uint8 RGB, of any size, not to be changed.
         t_s: when it was captured, on `time.perf_counter`.
         truth: what is in it, where the reader knows it.
+        time_s: its own time in a recording, in seconds from the start; None where there is none.
     """
 
     image: NDArray[np.uint8]
     t_s: float
     truth: Detections | None = None
+    time_s: float | None = None
 
 
 class FrameReader(Protocol):
@@ -36,7 +38,7 @@ class FrameReader(Protocol):
     Attributes:
         live: whether images come at their own pace and are dropped when nobody takes them.
         fps: nominal images per second, None if unknown.
-        length: number of images, None if endless or unknown.
+        length: number of images, None if endless or unknown; of a film an estimate until its end.
         captured, dropped: images that arrived, and those of them that nobody took.
     """
 
@@ -107,9 +109,17 @@ class Source:
 
     @property
     def length(self) -> int | None:
-        """Number of frames until the end, None if endless or unknown."""
+        """Number of frames until the end, None if endless or unknown.
+
+        For a film it is what the container states, an estimate, until the end was seen.
+        """
         known = [n for n in (self._reader.length, self._limit) if n is not None]
         return min(known) if known else None
+
+    @property
+    def note(self) -> str:
+        """A sentence on what was skipped so far; empty if nothing was."""
+        return getattr(self._reader, "note", "")
 
     @property
     def captured(self) -> int:
@@ -136,7 +146,7 @@ class Source:
         if taken is None:
             raise StopIteration
         image = taken.image if self.size is None else fit(taken.image, self.size)
-        frame = Frame(image, self._delivered, taken.t_s, taken.truth)
+        frame = Frame(image, self._delivered, taken.t_s, taken.truth, taken.time_s)
         self._delivered += 1
         return frame
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from labkit.core.errors import UsageError
@@ -14,6 +15,10 @@ IMAGE_SUFFIXES = frozenset(
 RECORDED_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"}
 )
+VIDEO_SUFFIXES = RECORDED_SUFFIXES | {
+    ".ts", ".mts", ".m2ts", ".vob", ".mxf", ".asf", ".f4v", ".y4m", ".mjpeg", ".mjpg", ".h264", ".hevc"
+}  # fmt: skip
+"""Of films in files; at an address some of these are live."""
 ADDRESS_SCHEMES = ("http", "https", "rtsp")
 KNOWN_SOURCES = (
     '"webcam:0", a video or image file, a folder of images, '
@@ -23,6 +28,15 @@ KNOWN_SOURCES = (
 _ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _DEVICE = re.compile(r"^/dev/video(\d{1,3})$")
 _HIDDEN = "***"
+
+
+def natural_order(path: Path) -> list[tuple[int, int | str]]:
+    """Key to sort by: frame2 before frame10, whatever the case of letters."""
+    parts = re.split(r"([0-9]+)", str(path))
+    keys: list[tuple[int, int | str]] = [
+        (0, int(part)) if i % 2 else (1, part.lower()) for i, part in enumerate(parts)
+    ]
+    return [*keys, (1, str(path))]
 
 
 def scheme_of(spec: str) -> str | None:

@@ -1,25 +1,38 @@
-"""Recorded video, from a file or an address: every frame, in order."""
+"""Recorded video, from a file or an address: every frame, in order, with its own time.
+
+PyAV reads it: it decodes what OpenCV's wheel lacks (AV1), says why a packet cannot be decoded, and
+knows each frame's presentation time. A container's number of frames is an estimate; a recording
+ends where the decoder ends.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import SourceError
-from labkit.sources.convert import to_rgb
 from labkit.sources.probe import connection_problem
 from labkit.sources.source import RawFrame
 from labkit.sources.spec import scheme_of
+
+_MAX_PIXELS = 16384 * 16384
+_MAX_GAPS = 100
+"""Unreadable places in a row after which a file is read no further."""
 
 
 class Video:
     """Reader of a recording, in the caller's thread, that drops nothing.
 
     Attributes:
-        size: (width, height) px as stored.
+        size: (width, height) px as shown: turned upright, with square pixels.
+        damaged_packets: that could not be decoded and were skipped.
     """
 
     live = False
@@ -28,65 +41,79 @@ class Video:
     def __init__(
         self, address: str, shown: str, *, loop: bool, open_timeout_s: float, read_timeout_s: float
     ) -> None:
-        self._address = address
+        self._address = address if scheme_of(address) is not None else str(Path(address).absolute())
         self._shown = shown
         self._loop = loop
         self._timeouts_s = (open_timeout_s, read_timeout_s)
         self._closed = threading.Event()
-        # Releasing a capture while another thread reads it crashes the process.
+        # Closing a container while another thread reads it crashes the process.
         self._in_use = threading.Lock()
         self.captured = 0
-        self._position = 0
-        self._capture = self._open()
-        import cv2
-
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if 0 < fps < 1000 else None
-        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self._stated = int(count) if 0 < count < 1e9 else None
-        self.length = None if loop else self._stated
+        self.damaged_packets = 0
+        self._in_pass = 0  # frames since the start or the last start over
+        self._measured: int | None = None  # frames of a whole pass
+        self._began_s = 0.0  # of this pass, in the time of the whole
+        self._last_s = 0.0
+        self._open()
         # A first frame that was really decoded: a header alone proves nothing.
         self._ahead = self._read()
         if self._ahead is None:
             self.close()
             raise SourceError(f"{shown} holds no frame that can be read; it is damaged, or not a video")
-        self.size = (self._ahead.shape[1], self._ahead.shape[0])
+        self.size = (self._ahead[0].shape[1], self._ahead[0].shape[0])
+
+    @property
+    def length(self) -> int | None:
+        """Number of frames: the container's estimate until the end was seen, then exact."""
+        if self._loop:
+            return None
+        if self._measured is not None:
+            return self._measured
+        return None if self._stated is None else max(self._stated, self._in_pass)
+
+    @property
+    def note(self) -> str:
+        """A sentence on skipped packets; empty where all was decoded."""
+        if not self.damaged_packets:
+            return ""
+        some = "packet" if self.damaged_packets == 1 else "packets"
+        return f"{self._shown}: {self.damaged_packets} damaged {some} could not be decoded and were skipped"
 
     def take(self) -> RawFrame | None:
         """The next frame, None at the end.
 
         Raises:
-            SourceError: The recording ends before its stated length, or cannot be read on.
+            SourceError: The recording cannot be read on.
         """
         with self._in_use:
             try:
                 if self._closed.is_set():
                     return None
-                image, self._ahead = self._ahead, None
-                if image is None:
-                    image = self._read()
-                if image is None:
-                    self._check_complete()
+                taken, self._ahead = self._ahead, None
+                taken = taken or self._read()
+                if taken is None:
+                    self._end_pass()
                     if not self._loop:
                         return None
                     self._restart()
-                    image = self._read()
-                    if image is None:
+                    taken = self._read()
+                    if taken is None:
                         raise SourceError(f"{self._shown} cannot be read from its start again; open it anew")
-                self._position += 1
+                self._in_pass += 1
                 self.captured += 1
-                t_s = time.perf_counter()
-                return RawFrame(to_rgb(image), t_s)
+                image, time_s = taken
+                return RawFrame(image, time.perf_counter(), time_s=time_s)
             finally:
                 if self._closed.is_set():
-                    self._capture.release()
+                    self._container.close()
 
     def describe(self) -> dict[str, Any]:
-        """Plain data: backend, stored size and number of frames."""
+        """Plain data: backend, size, the container's number of frames, packets that were skipped."""
         return {
-            "backend": "opencv/FFMPEG",
+            "backend": "PyAV",
             "stored_size": list(self.size),
             "stored_frames": self._stated,
+            "damaged_packets": self.damaged_packets,
             "loop": self._loop,
         }
 
@@ -95,53 +122,149 @@ class Video:
         self._closed.set()
         if self._in_use.acquire(timeout=0.2):
             try:
-                self._capture.release()
+                self._container.close()
             finally:
                 self._in_use.release()
 
-    def _open(self) -> Any:
-        import cv2
+    def _open(self) -> None:
+        import av
+        from av.video.reformatter import VideoReformatter
 
-        open_s, read_s = self._timeouts_s
-        deadlines = [
-            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-            round(open_s * 1000),
-            cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-            round(read_s * 1000),
-        ]
-        capture = cv2.VideoCapture(self._address, cv2.CAP_FFMPEG, deadlines)
-        if not capture.isOpened():
-            capture.release()
-            if scheme_of(self._address) is not None:
-                raise SourceError(f"{self._shown} cannot be opened: {connection_problem(self._address)}")
-            raise SourceError(
-                f"{self._shown} is not a video that can be read here; "
-                "play it elsewhere to see whether it is whole, or convert it to MP4"
-            )
-        return capture
+        try:
+            container = av.open(self._source(), timeout=self._timeouts_s, metadata_errors="replace")
+        except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
+            raise SourceError(f"{self._shown} {self._why_not(error)}") from error
+        # A cover picture beside music is a video stream to FFmpeg.
+        streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+        if not streams:
+            container.close()
+            raise SourceError(f"{self._shown}: no video stream found (is it audio only?); name a video")
+        self._container, self._stream = container, streams[0]
+        if self._stream.codec_context is None:
+            container.close()
+            raise SourceError(f"{self._shown} is in a format that PyAV cannot decode; convert it to MP4")
+        self._stream.thread_type = "AUTO"
+        self._stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+        # One for all frames, without threads of its own: setting up costs more than converting.
+        self._reformatter = VideoReformatter()
+        self._frames = self._decode()
+        rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        self.fps = rate if 0 < rate < 1000 else None
+        self._stated = self._stated_frames()
+        self._first_s = _seconds(self._stream.start_time, self._stream)
 
-    def _read(self) -> NDArray[Any] | None:
-        """(H, W, 3) BGR, None at the end."""
-        asked_s = time.perf_counter()
-        ok, image = self._capture.read()
-        if not ok and time.perf_counter() - asked_s >= 0.9 * self._timeouts_s[1]:
+    def _source(self) -> Any:
+        try:
+            self._address.encode()
+        except UnicodeEncodeError:  # a file name that is no UTF-8
+            return open(self._address, "rb")  # closed with the container
+        return self._address
+
+    def _why_not(self, error: Exception) -> str:
+        if scheme_of(self._address) is not None:
+            return f"cannot be opened: {connection_problem(self._address)}"
+        if isinstance(error, OSError):
+            return f"cannot be opened ({error.strerror}); check the file and its permissions"
+        return (
+            "is not a video that can be read here; "
+            "play it elsewhere to see whether it is whole, or convert it to MP4"
+        )
+
+    def _stated_frames(self) -> int | None:
+        stream, rate = self._stream, self.fps
+        count = stream.frames
+        if not count and rate:
+            duration_s = _seconds(stream.duration, stream)
+            if duration_s is None and self._container.duration is not None:
+                duration_s = self._container.duration / 1e6
+            count = round((duration_s or 0) * rate)
+        return int(count) if 0 < count < 1e9 else None
+
+    def _decode(self) -> Iterator[Any]:
+        """Decoded frames; a packet that cannot be decoded is counted and skipped."""
+        import av
+
+        for packet in self._packets():
+            try:
+                yield from packet.decode()
+            except av.FFmpegError:
+                self.damaged_packets += 1
+
+    def _packets(self) -> Iterator[Any]:
+        import av
+
+        gaps = 0
+        while gaps < _MAX_GAPS:
+            try:
+                for packet in self._container.demux(self._stream):
+                    gaps = 0
+                    yield packet
+                return
+            except av.ExitError as error:
+                raise SourceError(
+                    f"{self._shown} has sent nothing for {self._timeouts_s[1]:g} s after {self._in_pass} "
+                    "frames; check the connection, or raise the read time-out (--read-timeout)"
+                ) from error
+            except (av.InvalidDataError, av.EOFError):  # an unreadable place: what follows may be whole
+                gaps += 1
+                self.damaged_packets += gaps == 1
+            except av.FFmpegError as error:
+                raise SourceError(
+                    f"{self._shown} cannot be read on after {self._in_pass} frames ({error.strerror}); "
+                    "check the file or the connection"
+                ) from error
+
+    def _read(self) -> tuple[NDArray[np.uint8], float] | None:
+        """(H, W, 3) RGB and its time in s, None at the end."""
+        import av
+
+        try:
+            frame = next(self._frames, None)
+            if frame is None:
+                return None
+            image = self._as_shown(frame)
+        except (av.FFmpegError, ValueError, MemoryError) as error:
             raise SourceError(
-                f"{self._shown} has sent nothing for {self._timeouts_s[1]:g} s after "
-                f"{self._position} frames; check the connection, or raise read_timeout_s"
-            )
-        return image if ok else None
+                f"{self._shown} cannot be read on after {self._in_pass} frames ({error}); convert it to MP4"
+            ) from error
+        at_s = _seconds(frame.pts, self._stream)
+        if at_s is None:
+            at_s = self._last_s + self._period_s() if self._in_pass else self._began_s
+        else:
+            self._first_s = at_s if self._first_s is None else self._first_s
+            at_s += self._began_s - self._first_s
+        # Time does not run backwards, whatever a damaged stamp says.
+        self._last_s = max(at_s, self._last_s)
+        return image, self._last_s
+
+    def _as_shown(self, frame: Any) -> NDArray[np.uint8]:
+        aspect = frame.sample_aspect_ratio if hasattr(frame, "sample_aspect_ratio") else None
+        aspect = aspect or self._stream.sample_aspect_ratio
+        width = frame.width
+        if aspect and aspect != 1 and 0.1 < aspect < 10:  # pixels that are not square
+            width = max(1, round(width * aspect))
+        image = self._reformatter.reformat(frame, width=width, format="rgb24", threads=1).to_ndarray()
+        quarters, odd = divmod(frame.rotation, 90)
+        return np.ascontiguousarray(image if odd else np.rot90(image, quarters % 4))
+
+    def _period_s(self) -> float:
+        return 1 / (self.fps or 30.0)
+
+    def _end_pass(self) -> None:
+        if self._measured is None:
+            self._measured = self._in_pass
+            if self.note:
+                logging.getLogger("labkit").warning("%s", self.note)
 
     def _restart(self) -> None:
         # Opening again is exact; seeking to frame 0 is not, for some containers.
-        self._capture.release()
-        self._capture = self._open()
-        self._position = 0
+        damaged = self.damaged_packets
+        self._container.close()
+        self._began_s = self._last_s = self._last_s + self._period_s()
+        self._in_pass = 0
+        self._open()
+        self.damaged_packets = damaged
 
-    def _check_complete(self) -> None:
-        stated = self._stated
-        # Containers without a frame count state an estimate; a few frames more or less are no fault.
-        if stated is not None and self._position + max(2, stated // 20) < stated:
-            raise SourceError(
-                f"{self._shown} ends after {self._position} of {stated} frames; "
-                "the file is cut off or damaged, copy or record it again"
-            )
+
+def _seconds(stamp: int | None, stream: Any) -> float | None:
+    return None if stamp is None else float(stamp * stream.time_base)

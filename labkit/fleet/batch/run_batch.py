@@ -41,6 +41,7 @@ class _Progress:
         expected: number of segments of each video, as its container states or as counted.
         lengths: frames of each video that was decoded to its end.
         faults: errors, as sentences.
+        notes: what was skipped in a video, as sentences.
         new_frames: frames processed in this run.
     """
 
@@ -49,6 +50,7 @@ class _Progress:
     expected: dict[str, int] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     new_frames: int = 0
 
     def share(self) -> float:
@@ -75,6 +77,7 @@ class _Progress:
             return
         if segment == END_OF_VIDEO:
             self.lengths[name] = row["n"]
+            self.notes += [row["note"]] if row["note"] else []
             self.expected[name] = -(-row["n"] // batch.segment)
         else:
             self.expected.setdefault(name, row["expected"])
@@ -110,7 +113,7 @@ def process(
 
 
 def _results(batch: Batch, work: WorkList) -> Iterator[dict[str, Any]]:
-    """Yield results as they come: video, segment, n, boxes, expected, fault, fatal."""
+    """Yield results as they come: video, segment, n, boxes, expected, fault, note, fatal."""
     import ray
 
     check_capacity(batch.rung, batch.engines)
@@ -159,7 +162,8 @@ def _summary(batch: Batch, progress: _Progress, seconds: float) -> BatchSummary:
             frames += metadata["rows"]
             boxes += metadata["boxes"]
             parts += 1
-    return BatchSummary(finished, frames, boxes, parts, progress.new_frames, seconds, tuple(progress.faults))
+    return BatchSummary(finished, frames, boxes, parts, progress.new_frames, seconds,
+                        tuple(progress.faults), tuple(progress.notes))  # fmt: skip
 
 
 def _configure(context: Any, batch: Batch) -> None:

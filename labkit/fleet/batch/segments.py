@@ -23,8 +23,8 @@ def decode_segments(rows: Any, size: tuple[int, int], segment: int) -> Iterator[
         segment: frames per segment.
 
     Yields:
-        Tables of video, stamp, segment, n (frames), fps, expected (segments), fault, frames
-        (n * height * width * 3 bytes RGB).
+        Tables of video, stamp, segment, n (frames), times_s (of each), expected (segments), fault,
+        note, frames (n * height * width * 3 bytes RGB).
     """
     for row in rows.to_pylist():
         yield from _decode_video(row, size, segment)
@@ -34,35 +34,37 @@ def _decode_video(video: dict[str, Any], size: tuple[int, int], segment: int) ->
     from labkit.sources.openers import open_source
 
     held: list[bytes] = []
-    n, expected, fps, fault = 0, 0, 0.0, ""
+    times_s: list[float] = []
+    n, expected, fault, note = 0, 0, "", ""
     finished = set(video["parts"])
 
     def row(number: int, count: int, why: str = "") -> Any:
         import pyarrow as pa
 
         plain = {"video": video["video"], "stamp": video["stamp"], "segment": number, "n": count,
-                 "fps": fps, "expected": expected, "fault": why}  # fmt: skip
+                 "times_s": times_s, "expected": expected, "fault": why, "note": note}  # fmt: skip
         columns = {key: pa.array([value]) for key, value in plain.items()}
         return pa.table({**columns, "frames": pa.array([b"".join(held)], pa.large_binary())})
 
     try:
         with open_source(video["path"], size) as source:
-            fps = source.fps or 0.0
             expected = -(-(source.length or 0) // segment)
             for frame in source:
                 if n // segment not in finished:
                     held.append(frame.image.tobytes())
+                    times_s.append(frame.time_s if frame.time_s is not None else n / (source.fps or 30.0))
                 n += 1
                 if n % segment == 0 and held:
                     yield row(n // segment - 1, len(held))
-                    held = []
+                    held, times_s = [], []
+            note = source.note
     except LabError as error:
         fault = str(error)
     except Exception as error:  # whatever a decoder raises concerns this video alone
         fault = f"cannot read {video['video']}: {type(error).__name__}: {error}"
     if held:
         yield row(n // segment, len(held))
-        held = []
+        held, times_s = [], []
     yield row(END_OF_VIDEO, n, fault)
 
 
@@ -84,7 +86,7 @@ class SegmentDetector:
             self._fatal = str(error)
 
     def __call__(self, rows: Any) -> Any:
-        """Process a table of segments; returns one of video, segment, n, expected, fault, boxes, fatal."""
+        """Process a table of segments; returns one of results, see `run_batch`."""
         import pyarrow as pa
 
         results = []
@@ -96,7 +98,7 @@ class SegmentDetector:
                     boxes = self._process(row, rows["frames"][i].as_buffer())
                 except Exception as error:  # reported as this segment's fault; the others go on
                     row["fault"] = f"{row['video']}, segment {row['segment']}: {error}"
-            kept = ("video", "segment", "n", "expected", "fault")
+            kept = ("video", "segment", "n", "expected", "fault", "note")
             results.append({**{key: row[key] for key in kept}, "boxes": boxes, "fatal": self._fatal})
         return pa.Table.from_pylist(results)
 
@@ -106,9 +108,7 @@ class SegmentDetector:
         if len(found) != row["n"]:
             raise LabError(f"{self._batch.rung.name} returned results for {len(found)} of {row['n']} frames")
         first = row["segment"] * self._batch.segment
-        columns: dict[str, list[Any]] = {"frame": list(range(first, first + row["n"]))}
-        if row["fps"] > 0:
-            columns["time_s"] = [index / row["fps"] for index in columns["frame"]]
+        columns = {"frame": list(range(first, first + row["n"])), "time_s": row["times_s"]}
         boxes = sum(len(each) for each in found)
         kept = ("weights", "weights_sha256")
         facts = {

@@ -13,7 +13,7 @@ from labkit.core.files import write_atomic
 from labkit.core.types import Rung, Workload
 from labkit.fleet.fleet_plan import OpenNetworks
 from labkit.fleet.rows import read_metadata
-from labkit.sources.spec import RECORDED_SUFFIXES
+from labkit.sources.spec import VIDEO_SUFFIXES, natural_order
 
 SEGMENT = 32
 MAX_SEGMENT_BYTES = 100_000_000
@@ -110,6 +110,7 @@ class BatchSummary:
         frames, boxes, parts: on disk, of all videos and runs.
         new_frames, seconds: of this run.
         faults: a sentence for each video or segment that could not be processed.
+        notes: a sentence for each video of which damaged packets were skipped.
     """
 
     videos: int
@@ -119,6 +120,7 @@ class BatchSummary:
     new_frames: int = 0
     seconds: float = 0.0
     faults: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def scan_folder(batch: Batch) -> WorkList:
@@ -133,7 +135,7 @@ def scan_folder(batch: Batch) -> WorkList:
         raise SourceError(f"there is no folder {batch.folder}; name one that holds videos")
     paths = list_videos(batch.folder)
     if not paths:
-        kinds = " ".join(sorted(RECORDED_SUFFIXES))
+        kinds = " ".join(sorted(VIDEO_SUFFIXES))
         raise SourceError(f"there is no video in {batch.folder} ({kinds}); name another folder")
     _check_settings(batch)
     for partial in batch.out.rglob(".segment-*"):  # of a process that was killed while writing
@@ -158,9 +160,10 @@ def segment_path(batch: Batch, video: str, segment: int) -> Path:
 
 
 def list_videos(folder: Path) -> list[Path]:
-    """Recordings in a folder and its subfolders, sorted."""
-    return sorted(path for path in folder.rglob("*")
-                  if path.suffix.lower() in RECORDED_SUFFIXES and path.is_file())  # fmt: skip
+    """Recordings in a folder and its subfolders, hidden ones left out, in natural order."""
+    return sorted((path for path in folder.rglob("*")
+                   if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+                   and not path.name.startswith(".")), key=natural_order)  # fmt: skip
 
 
 def scan_video(batch: Batch, path: Path) -> Video:
