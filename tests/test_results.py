@@ -21,7 +21,7 @@ from records_made_up import made_up_comparison, made_up_run
 
 from labkit.core.errors import ResultsError, UsageError
 from labkit.core.files import write_atomic
-from labkit.results import codec, schema, store
+from labkit.results import checksums, codec, database, schema
 from labkit.results.exports import export, import_reference, load_export, load_exports
 from labkit.results.records import Comparison, Run
 from labkit.results.store import Prediction, Store, default_path
@@ -145,7 +145,7 @@ def test_predictions(lab: Store) -> None:
     assert lab.predictions()[0].result == {"ratio": 1.4}
     assert lab.predictions()[0].options == ("PIL", "OpenCV")
     assert lab.predictions(question="else") == []
-    with pytest.raises(UsageError, match="no prediction 9"):
+    with pytest.raises(UsageError, match="no row 9 among the predictions"):
         lab.settle_prediction(9, None)
 
 
@@ -184,7 +184,7 @@ def test_version_1_is_migrated_with_its_rows(tmp_path: Path) -> None:
         np.testing.assert_array_equal(lab.run(1).latency_s, run.latency_s)
         assert lab.run(1).settings["baseline"] == lab.run(1).rung == "baseline_combined_cpu"
         assert lab.runs(rung="baseline_combined_cpu")
-        assert lab._db.execute("PRAGMA user_version").fetchone()[0] == schema.VERSION == 4
+        assert lab._db.execute("PRAGMA user_version").fetchone()[0] == schema.VERSION
 
 
 def test_a_renamed_rung_is_read_from_an_export_under_its_new_name(lab: Store, tmp_path: Path) -> None:
@@ -217,18 +217,9 @@ def test_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
     path = tmp_path / "lab.sqlite"
     Store(path).close()
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 5")
+        db.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     db.close()
-    with pytest.raises(ResultsError, match="schema version 5, newer than the 4"):
-        Store(path)
-
-
-def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "history.sqlite"
-    with sqlite3.connect(path) as db:
-        db.execute("CREATE TABLE visits (url TEXT)")
-    db.close()
-    with pytest.raises(ResultsError, match="another program"):
+    with pytest.raises(ResultsError, match=rf"newer than the {schema.VERSION} that"):
         Store(path)
 
 
@@ -416,7 +407,7 @@ def test_threads_share_a_store(lab: Store) -> None:
 
 
 def test_a_busy_store_is_said_to_be_busy(lab: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
     with Store(lab.path) as other:
         lab._db.execute("BEGIN IMMEDIATE")
         with pytest.raises(ResultsError, match="another process has held"):
@@ -427,7 +418,7 @@ def test_a_busy_store_is_said_to_be_busy(lab: Store, monkeypatch: pytest.MonkeyP
 
 def test_a_network_file_system_is_doubted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert Store(tmp_path / "lab.sqlite").warning is None
-    monkeypatch.setattr(store, "_file_system", lambda path: "nfs4")
+    monkeypatch.setattr(database, "file_system", lambda path: "nfs4")
     assert "nfs4" in str(Store(tmp_path / "lab.sqlite").warning)
 
 
@@ -590,3 +581,127 @@ def test_all_exports_below_a_folder_are_read(tmp_path: Path) -> None:
     assert [each.runs[0].rung for each in load_exports(tmp_path / "exports" / "two")] == ["two"]
     with pytest.raises(ResultsError, match="no export lies in"):
         load_exports(tmp_path / "nowhere")
+
+
+def flipped(path: Path, marker: bytes) -> None:
+    """Flips a bit in the last letter of the first place in a file that holds these bytes."""
+    content = bytearray(path.read_bytes())
+    content[content.index(marker) + len(marker) - 1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("marker", [b'"model_set": "full"', b"rung1", b'{"device"', b"x\x9c"])
+def test_a_damaged_row_is_named_and_hides_no_other(tmp_path: Path, marker: bytes) -> None:
+    path = tmp_path / "lab.sqlite"
+    with Store(path) as lab:
+        for k in range(5):
+            lab.add_run(made_up_run(f"rung{k}", seed=k))
+    flipped(path, marker)
+    for read_only in (True, False):
+        with Store(path, read_only=read_only) as lab:
+            assert len(lab.runs()) == 4
+            (damage,) = lab.damaged
+            assert damage.table == "runs"
+            assert f"labkit results delete {damage.id}" in checksums.describe_damage(lab.damaged)[0]
+            with pytest.raises(ResultsError, match="damaged"):
+                lab.run(damage.id)
+            assert lab.add_run(made_up_run()) if not read_only else True
+    with Store(path) as lab:
+        assert lab.delete([damage.id]) == 1
+        assert len(lab.runs()) == 5
+        assert not lab.damaged
+
+
+def test_text_that_is_no_utf8_is_damage_and_no_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "lab.sqlite"
+    with Store(path) as lab:
+        lab.add_run(made_up_run())
+    content = path.read_bytes()
+    assert b'"model_set": "full"' in content
+    path.write_bytes(content.replace(b'"model_set": "full"', b'"model_set": "f\xffll"'))
+    with Store(path) as lab:
+        assert lab.runs() == []
+        assert "no UTF-8" in lab.damaged[0].reason
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_flipped_bit_changes_a_row_unseen(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "lab.sqlite"
+    with Store(path) as lab:
+        for k in range(4):
+            lab.add_run(made_up_run(f"rung{k}", seed=k))
+        whole = {run.id: run.latency_s.tobytes() for run in lab.runs()}
+    content, chance = bytearray(path.read_bytes()), random.Random(seed)
+    with sqlite3.connect(path) as db:
+        page = db.execute("PRAGMA page_size").fetchone()[0]
+    db.close()
+    hit = 0
+    for _ in range(60):
+        place, bit = chance.randrange(page, len(content)), 1 << chance.randrange(8)
+        content[place] ^= bit
+        path.write_bytes(content)
+        content[place] ^= bit
+        with Store(path, read_only=True) as lab:
+            found = {run.id: run.latency_s.tobytes() for run in lab.runs()}
+            hit += bool(lab.damaged)
+        assert found.items() <= whole.items()
+        assert len(found) >= 3
+        assert whole.keys() - found.keys() <= {damage.id for damage in lab.damaged}
+    assert hit
+
+
+def test_rows_of_an_older_version_get_a_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lab.sqlite"
+    with sqlite3.connect(path) as db:
+        db.executescript(V1_FILE)
+        row = codec.run_to_row(made_up_run())
+        names = ", ".join(f'"{name}"' for name in row)
+        db.execute(f"INSERT INTO runs ({names}) VALUES ({', '.join('?' * len(row))})", list(row.values()))
+    db.close()
+    before = path.read_bytes()
+    with Store(path, read_only=True) as lab:
+        assert len(lab.runs()) == 1
+        with pytest.raises(ResultsError):
+            lab.add_run(made_up_run())
+    assert path.read_bytes() == before
+    Store(path).close()
+    flipped(path, b'"random"')
+    assert Store(path).runs() == []
+    later = (*schema.MIGRATIONS, ("ALTER TABLE runs ADD COLUMN source_sha256 TEXT",))
+    monkeypatch.setattr(schema, "MIGRATIONS", later)
+    monkeypatch.setattr(schema, "VERSION", len(later))
+    with Store(path) as lab:
+        lab.add_run(made_up_run("after"))
+        assert [run.rung for run in lab.runs()] == ["after"]  # a new column keeps checksums as they are
+        assert [damage.id for damage in lab.damaged] == [1]
+
+
+def test_a_store_is_read_without_a_change_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "shared" / "lab.sqlite"
+    with Store(path) as lab:
+        lab.add_run(made_up_run())
+    before = {each.name: each.read_bytes() for each in path.parent.iterdir()}
+    with Store(path, read_only=True) as lab:
+        assert len(lab.runs()) == 1
+    assert {each.name: each.read_bytes() for each in path.parent.iterdir()} == before
+    assert list(before) == ["lab.sqlite"]
+    with Store(tmp_path / "nowhere" / "lab.sqlite", read_only=True) as lab:
+        assert lab.runs() == []
+    assert not (tmp_path / "nowhere").exists()
+    with Store(path) as writing:
+        writing.add_run(made_up_run())
+        with Store(path, read_only=True) as lab:
+            assert len(lab.runs()) == 2
+
+
+def test_a_database_of_another_program_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE visits (url TEXT)")
+    db.close()
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    for read_only in (False, True):
+        with pytest.raises(ResultsError, match="another program"):
+            Store(path, read_only=read_only)
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+    assert os.listdir(tmp_path) == ["history.sqlite"]

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from labkit.core.errors import ResultsError, UsageError
+from labkit.results.checksums import Row
 from labkit.results.records import Agreement, Comparison, Run, Samples
 
-Row = dict[str, Any]
 STORED_AS = {"agreement": "fidelity"}
 """Names of columns that records call otherwise; stores and exports of older versions have them."""
 

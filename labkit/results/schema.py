@@ -1,15 +1,21 @@
 """The tables of the store, by schema version, and the way from an older one to this.
 
 A store says what it is by SQLite's `application_id` and which version by `user_version`. A
-new version is one more entry of `MIGRATIONS`; entries that were released are never edited.
+new version is one more entry of `MIGRATIONS`; entries that were released are never edited. A
+column that is added may be NULL in older rows, whose checksums then stay as they are; an entry
+that changes rows sets their checksum to NULL, and they get a new one.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 from labkit.core.errors import ResultsError
 from labkit.pipelines.former_names import with_current_names
+from labkit.results.checksums import TABLES, seal_unsealed
+from labkit.results.database import application_id, open_untouched
 
 APPLICATION_ID = 0x4C41424B  # "LABK"
 
@@ -53,6 +59,10 @@ MIGRATIONS = (
         "UPDATE predictions SET question = with_current_names(question)",
         "UPDATE sweep_points SET about = with_current_names(about)",
     ),
+    (
+        *(f"ALTER TABLE {table} ADD COLUMN checksum TEXT" for table in TABLES),
+        "DROP INDEX runs_by_rung",  # rows are found by their content only once that is verified
+    ),
 )
 VERSION = len(MIGRATIONS)
 
@@ -71,6 +81,7 @@ def bring_up_to_date(db: sqlite3.Connection, path: object) -> None:
         for statements in MIGRATIONS[_version(db, path) :]:  # read again: another may have been first
             for statement in statements:
                 db.execute(statement)
+        seal_unsealed(db)
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")
@@ -78,6 +89,17 @@ def bring_up_to_date(db: sqlite3.Connection, path: object) -> None:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+def refuse_foreign(path: Path) -> None:
+    """Looks into an existing file without touching it.
+
+    Raises:
+        ResultsError: it is a database of another program.
+    """
+    if application_id(path) not in (None, APPLICATION_ID):
+        with closing(open_untouched(path)) as db:
+            _version(db, path)
 
 
 def _version(db: sqlite3.Connection, path: object) -> int:

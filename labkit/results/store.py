@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from labkit.core.errors import ResultsError, UsageError
 from labkit.core.files import results_folder
-from labkit.results import codec, schema
+from labkit.results import codec, database, schema
+from labkit.results.checksums import Damage, describe_damage, insert_row, read_row, read_rows, seal_row
 from labkit.results.exports import FORMATS, export
 from labkit.results.records import Comparison, Run
 
-BUSY_TIMEOUT_S = 30.0
-NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre"}
+Record = TypeVar("Record")
 
 
 def default_path() -> Path:
@@ -52,6 +51,13 @@ class Prediction:
 class Store:
     """Runs, comparisons and predictions in one file; safe to share between threads.
 
+    A damaged row hides no other: lists leave it out, and `damaged` has it.
+
+    Args:
+        path: the SQLite file; default: in the folder of results.
+        read_only: nothing is written, not even beside the file, which may be somebody else's, of
+            an older version, or not there (a store without rows).
+
     Attributes:
         path: the SQLite file.
         warning: why this place is a doubtful one for a store (a network file system, where
@@ -62,18 +68,27 @@ class Store:
             newer version; the message says what to do.
     """
 
-    def __init__(self, path: Path | str | None = None) -> None:
+    def __init__(self, path: Path | str | None = None, *, read_only: bool = False) -> None:
         self.path = default_path() if path is None else Path(path)
-        self.warning = _doubt(self.path)
+        self.warning = database.doubt(self.path)
         self._lock = threading.RLock()
+        self._damaged: dict[tuple[str, int], Damage] = {}
         with self._explained():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = _connect(self.path)
+            schema.refuse_foreign(self.path)
+            if not read_only:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = (database.open_copy if read_only else database.open_for_writing)(self.path)
             try:
                 schema.bring_up_to_date(self._db, self.path)
+                self._db.execute(f"PRAGMA query_only = {read_only:d}")
             except BaseException:
                 self._db.close()
                 raise
+
+    @property
+    def damaged(self) -> tuple[Damage, ...]:
+        """Rows that were asked for so far and are damaged."""
+        return tuple(self._damaged.values())
 
     def close(self) -> None:
         """Closes the file; the store cannot be used afterwards."""
@@ -114,18 +129,19 @@ class Store:
         newest: int | None = None,
     ) -> list[Run]:
         """All runs, oldest first, or those with the given values; `newest` keeps the last few."""
-        rows = self._select("runs", newest, rung=rung, stage=stage, scenario=scenario, quick=quick)
-        return [codec.run_from_row(row) for row in rows]
+        found = self._all("runs", codec.run_from_row)
+        return _chosen(found, newest, rung=rung, stage=stage, scenario=scenario, quick=quick)
 
     def comparisons(
         self, *, a: str | None = None, b: str | None = None, newest: int | None = None
     ) -> list[Comparison]:
         """All comparisons, oldest first, or those of the given rungs."""
-        return [codec.comparison_from_row(row) for row in self._select("comparisons", newest, a=a, b=b)]
+        return _chosen(self._all("comparisons", codec.comparison_from_row), newest, a=a, b=b)
 
-    def delete(self, run_ids: Iterable[int]) -> int:
-        """Deletes runs; returns how many there were."""
-        return self._delete("runs", run_ids)
+    def delete(self, ids: Iterable[int], table: str = "runs") -> int:
+        """Deletes rows of a table by their ids, damaged ones too; returns how many there were."""
+        with self.transaction() as db:
+            return db.executemany(f"DELETE FROM {table} WHERE rowid = ?", [(int(i),) for i in ids]).rowcount
 
     def export(self, folder: Path | str, formats: Sequence[str] = FORMATS) -> list[Path]:
         """Writes all runs and comparisons into a folder; see `labkit.results.exports.export`."""
@@ -148,43 +164,36 @@ class Store:
         """Adds what the measurement said to a prediction."""
         text = codec.dump_json(result, "result")
         with self.transaction() as db:
-            done = db.execute(
-                "UPDATE predictions SET result = ? WHERE id = ?", (text, prediction_id)
-            ).rowcount
-        if not done:
-            raise UsageError(f"there is no prediction {prediction_id} in {self.path}")
+            self._one("predictions", prediction_id, _prediction_from_row)
+            db.execute("UPDATE predictions SET result = ? WHERE id = ?", (text, prediction_id))
+            seal_row(db, "predictions", prediction_id)
 
     def predictions(self, *, question: str | None = None) -> list[Prediction]:
         """All predictions, oldest first, or those about one question."""
-        found = []
-        for row in self._select("predictions", None, question=question):
-            facts = {name: codec.load_json(row[name]) for name in ("options", "answer", "result")}
-            facts["options"] = tuple(facts["options"])
-            found.append(Prediction(id=row["id"], created=row["created"], question=row["question"], **facts))
+        return _chosen(self._all("predictions", _prediction_from_row), None, question=question)
+
+    def sweep_points(self, build: Callable[[codec.Row], Record]) -> list[Record]:
+        """All settled points of all sweeps, oldest first; see `labkit.results.sweeps`."""
+        return self._all("sweep_points", build)
+
+    def _insert(self, table: str, row: codec.Row) -> int:
+        with self.transaction() as db:
+            return insert_row(db, table, row)
+
+    def _one(self, table: str, row_id: int, build: Callable[[codec.Row], Record]) -> Record:
+        with self._explained():
+            found = read_row(self._db, table, row_id, build)
+        if found is None:
+            raise UsageError(f"there is no row {row_id} among the {table} of {self.path}")
+        if isinstance(found, Damage):
+            raise ResultsError(f"{self.path}: {describe_damage([found])[0]}")
         return found
 
-    def _insert(self, where: str, row: codec.Row) -> int:
-        with self.transaction() as db:
-            return insert(db, where, row)
-
-    def _one(self, where: str, row_id: int, build: Any) -> Any:
+    def _all(self, table: str, build: Callable[[codec.Row], Record]) -> list[Record]:
         with self._explained():
-            row = self._db.execute(f"SELECT * FROM {where} WHERE id = ?", (row_id,)).fetchone()
-        if row is None:
-            raise UsageError(f"there is no row {row_id} among the {where} of {self.path}")
-        return build(row)
-
-    def _select(self, where: str, newest: int | None, **equal: Any) -> list[codec.Row]:
-        asked = {name: value for name, value in equal.items() if value is not None}
-        condition = " AND ".join(f"{name} = :{name}" for name in asked) or "1"
-        last = -1 if newest is None else int(newest)
-        text = f"SELECT * FROM {where} WHERE {condition} ORDER BY id DESC LIMIT {last}"
-        with self._explained():
-            return [dict(row) for row in self._db.execute(text, asked).fetchall()[::-1]]
-
-    def _delete(self, where: str, ids: Iterable[int]) -> int:
-        with self.transaction() as db:
-            return db.executemany(f"DELETE FROM {where} WHERE id = ?", [(int(i),) for i in ids]).rowcount
+            found = list(read_rows(self._db, table, build))
+        self._damaged |= {(table, row_id): each for row_id, each in found if isinstance(each, Damage)}
+        return [each for _, each in found if not isinstance(each, Damage)]
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -205,80 +214,25 @@ class Store:
         with self._lock:
             try:
                 yield
-            except (sqlite3.Error, OSError) as error:
-                raise ResultsError(_advice(self.path, error, self.warning)) from error
+            except (
+                sqlite3.Error,
+                OSError,
+                UnicodeError,
+            ) as error:  # the last: a damaged name in SQLite's words
+                raise ResultsError(database.advice(self.path, error, self.warning)) from error
 
 
-def insert(db: sqlite3.Connection, where: str, row: codec.Row) -> int:
-    """Adds a row to a table inside a transaction; returns its id."""
-    names = ", ".join(f'"{name}"' for name in row)
-    marks = ", ".join(f":{name}" for name in row)
-    return int(db.execute(f"INSERT INTO {where} ({names}) VALUES ({marks})", row).lastrowid or 0)
+def _chosen(records: list[Record], newest: int | None, **equal: Any) -> list[Record]:
+    """The last few of those records that have the given values; None stands for any value."""
+    asked = {name: value for name, value in equal.items() if value is not None}
+    chosen = [each for each in records if all(getattr(each, n) == v for n, v in asked.items())]
+    return chosen if newest is None else chosen[max(0, len(chosen) - newest) :]
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    db.row_factory = sqlite3.Row
-    try:
-        _write_ahead(db)
-        db.execute("PRAGMA synchronous = FULL")
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _write_ahead(db: sqlite3.Connection) -> None:
-    # The busy timeout does not cover this switch: of several first writers all but one are refused.
-    deadline = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
-
-def _advice(path: Path, error: Exception, warning: str | None) -> str:
-    said = str(error)
-    elsewhere = "or set LABKIT_HOME to another folder"
-    if path.is_dir():
-        return f"{path} is a folder, not a results file; name a file in it, such as {path / 'lab.sqlite'}"
-    if "not a database" in said or "malformed" in said:
-        return (
-            f"{path} is not a readable results store ({said}); move it away and restore a copy, {elsewhere}"
-        )
-    if "full" in said:
-        return f"no space left for {path} ({said}); earlier rows are as they were; free space, {elsewhere}"
-    if "locked" in said or "busy" in said:
-        return (
-            f"another process has held {path} for {BUSY_TIMEOUT_S:.0f} s; end it and try again, {elsewhere}"
-        )
-    if "readonly" in said or "unable to open" in said or isinstance(error, OSError):
-        return f"cannot write {path} ({said}); make its folder writable, {elsewhere}"
-    if "closed" in said:
-        return f"the store {path} has been closed; open it again with Store({str(path)!r})"
-    hint = f"; {warning}" if warning else ""
-    return f"cannot use {path} ({said}); earlier rows are as they were; check the disk, {elsewhere}{hint}"
-
-
-def _doubt(path: Path) -> str | None:
-    kind = _file_system(path.absolute())
-    if kind.removeprefix("fuse.") not in NETWORK_FILE_SYSTEMS | {"sshfs", "rclone"}:
-        return None
-    return f"{path} is on a network file system ({kind}), where the store may lose rows; use a local disk"
-
-
-def _file_system(path: Path) -> str:
-    """Kind of file system a path is on, as Linux names it; empty where that is unknown."""
-    try:
-        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    except OSError:
-        return ""
-    holding = [m for m in mounts if path.is_relative_to(m[1].replace("\\040", " "))]
-    return max(holding, key=lambda m: len(m[1]), default=["", "", ""])[2]
+def _prediction_from_row(row: codec.Row) -> Prediction:
+    facts = {name: codec.load_json(row[name]) for name in ("options", "answer", "result")}
+    facts["options"] = tuple(facts["options"])
+    return Prediction(id=row["id"], created=row["created"], question=row["question"], **facts)
 
 
 def utc_now() -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 from labkit.core.errors import UsageError
 from labkit.results import codec
+from labkit.results.checksums import insert_row, read_row
 from labkit.results.records import Run
-from labkit.results.store import Store, insert, utc_now
+from labkit.results.store import Store, utc_now
 
 
 @dataclass(frozen=True)
@@ -62,35 +63,33 @@ def keep_point(
         raise UsageError(f"a failed point has a reason; {point} of sweep {sweep} has none")
     text = codec.dump_json(about, "about")
     with store.transaction() as db:
-        known = db.execute(
-            "SELECT * FROM sweep_points WHERE sweep = ? AND point = ?", (sweep, point)
+        place = db.execute(
+            "SELECT rowid FROM sweep_points WHERE sweep = ? AND point = ?", (sweep, point)
         ).fetchone()
-        if known is not None and known["run_id"] is not None:
-            return _from_row(dict(known)), None
+        known = None if place is None else read_row(db, "sweep_points", place["rowid"], _from_row)
+        if isinstance(known, SweepPoint) and known.measured:
+            return known, None
         if run is not None:
-            run = replace(run, id=insert(db, "runs", codec.run_to_row(run)))
+            run = replace(run, id=insert_row(db, "runs", codec.run_to_row(run)))
         db.execute("DELETE FROM sweep_points WHERE sweep = ? AND point = ?", (sweep, point))
         row: codec.Row = {
             "sweep": sweep, "point": point, "about": text, "run_id": run.id if run else None,
             "reason": reason, "created": created,
         }  # fmt: skip
-        insert(db, "sweep_points", row)
+        insert_row(db, "sweep_points", row)
     return _from_row(row), run
 
 
 def sweep_points(store: Store, sweep: str) -> dict[str, SweepPoint]:
     """The settled points of a sweep by their keys, oldest first."""
-    with store.transaction() as db:
-        rows = db.execute("SELECT * FROM sweep_points WHERE sweep = ? ORDER BY rowid", (sweep,)).fetchall()
-    return {row["point"]: _from_row(dict(row)) for row in rows}
+    return {row.point: row for row in store.sweep_points(_from_row) if row.sweep == sweep}
 
 
 def sweep_names(store: Store) -> list[str]:
     """Names of all sweeps with a settled point, oldest first."""
-    with store.transaction() as db:
-        rows = db.execute("SELECT sweep FROM sweep_points GROUP BY sweep ORDER BY min(rowid)").fetchall()
-    return [row["sweep"] for row in rows]
+    return list(dict.fromkeys(row.sweep for row in store.sweep_points(_from_row)))
 
 
 def _from_row(row: codec.Row) -> SweepPoint:
-    return SweepPoint(**(row | {"about": codec.load_json(row["about"])}))
+    names = ("sweep", "point", "run_id", "reason", "created")
+    return SweepPoint(about=codec.load_json(row["about"]), **{name: row[name] for name in names})
