@@ -100,10 +100,10 @@ def networks_once():
 
 @pytest.fixture
 def fake_gpu():
-    """A GPU that is not there; see the folder of that name."""
-    from fake_gpu import a_gpu
+    """The practice GPU, on which every race is an error."""
+    from labkit import practice
 
-    with a_gpu() as gpu:
+    with practice.fake_gpu(strict=True, real=False) as gpu:
         yield gpu
 
 

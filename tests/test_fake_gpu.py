@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import warnings
-from collections import Counter
 from contextlib import nullcontext
 from functools import cache
 from importlib.metadata import version
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from labkit import practice
 from labkit.bench.agreement import measure_agreement
 from labkit.bench.session import Session
 from labkit.core.trace import recording
@@ -21,10 +21,11 @@ from labkit.models import streamed
 from labkit.models.cuda_streams import CudaStreams
 from labkit.models.pinned_upload import PinnedUpload
 from labkit.pipelines.ladder import rung
+from labkit.practice import GpuError
 from labkit.profiling.reads import noting_reads
 
+import count_launches  # isort: skip
 from conftest import make_frame  # isort: skip
-from fake_gpu import GpuError, a_gpu, counting  # isort: skip
 
 SIZE = (64, 48)
 WORK = Workload(model_set="lab", size=SIZE, objects=5)
@@ -88,6 +89,10 @@ def test_fresh_memory_holds_rubbish(fake_gpu):
 # Graphs
 
 
+def a_gpu():
+    return practice.fake_gpu(strict=True, real=False)
+
+
 def captured(work):
     graph = torch.cuda.CUDAGraph()
     with torch.inference_mode(), torch.cuda.graph(graph):
@@ -120,12 +125,18 @@ def test_a_stream_that_does_not_wait_races(fake_gpu):
     a, b = torch.cuda.Stream(), torch.cuda.Stream()
     with torch.cuda.stream(a):
         x = torch.ones(3, device="cuda")
-    with torch.cuda.stream(b), pytest.raises(GpuError, match=r"reads what stream .* may still be writing"):
+    with (
+        torch.cuda.stream(b),
+        pytest.raises(GpuError, match=r"on b, add .* reads x .*, which a may still be writing"),
+    ):
         x + 1
     b.wait_stream(a)
     with torch.cuda.stream(b):
         y = x + 1
-    with torch.cuda.stream(a), pytest.raises(GpuError, match=r"overwrites what stream .* may still use"):
+    with (
+        torch.cuda.stream(a),
+        pytest.raises(GpuError, match=r"on a, zero_ .* overwrites x .*, which b may still use"),
+    ):
         x.zero_()
     y.record_stream(a)
     torch.cuda.synchronize()
@@ -165,8 +176,9 @@ def test_what_has_not_arrived_cannot_be_read(fake_gpu):
     assert (host != 1).all(), "the copy is under way"
     done.synchronize()
     assert (host == 1).all()
-    with pytest.raises(GpuError, match="not page-locked"):
-        torch.zeros(3).copy_(x, non_blocking=True)
+    before = len(fake_gpu.waits)
+    assert torch.zeros(3).copy_(x, non_blocking=True).tolist() == [1, 1, 1]
+    assert len(fake_gpu.waits) == before + 1, "CUDA itself waits where memory is not page-locked"
 
 
 # The lab's own work on it
@@ -174,9 +186,9 @@ def test_what_has_not_arrived_cannot_be_read(fake_gpu):
 
 def waits_of(name, gpu, work, frames):
     session = Session(rung(name), work, frames)
-    gpu.waits.clear()
+    gpu.reset()
     list(session.rung.run(frames, session.prepared.net))
-    return Counter(gpu.waits)
+    return gpu.waits.by_what()
 
 
 QUERIES, OBJECTS = 24, 5  # of the lab's own detector
@@ -215,8 +227,8 @@ def test_how_often_the_host_waits_per_frame(name, fake_gpu):
 @pytest.mark.parametrize("name", ["baseline_combined_cuda", "batched_cuda", "graph_cuda"])
 def test_what_the_notebook_shows_is_what_is_counted(name):
     recorded = json.loads(LAUNCH_COUNTS.read_text())
-    assert set(recorded["boxes"]["5"]) == {row.name for row in counting.rungs()}
-    here, there = counting.counted(rung(name), 5), recorded["boxes"]["5"][name]
+    assert set(recorded["boxes"]["5"]) == {row.name for row in count_launches.rungs()}
+    here, there = count_launches.counted(rung(name), 5), recorded["boxes"]["5"][name]
     if {package: version(package) for package in recorded["versions"]} != recorded["versions"]:
         del here["launches"], there["launches"]  # another version of a library may do the same in fewer steps
     assert here == there

@@ -18,9 +18,9 @@ from labkit.models.cuda_errors import explain_cuda_errors
 from labkit.models.cuda_streams import written_late
 from labkit.models.streamed import STREAMS
 from labkit.pipelines.ladder import LADDER, rung
+from labkit.practice.gpu_tensor import Gpu
 
 from conftest import TINY, make_frame  # isort: skip
-from fake_gpu import Gpu
 
 SIZE = (640, 480)
 needs_gpu = [

@@ -351,5 +351,5 @@ def test_the_gpu_pitfalls_run_on_a_fake_gpu(fake_gpu):
         assert measured.skipped is None
         assert len(measured.wrong_rounds) == len(measured.right_rounds) == 2
     rounds = 2 + 1  # and a warm-up
-    assert fake_gpu.waits.count("a value") == rounds * setup.per_round * 100
-    assert fake_gpu.waits.count("a copy to the host") == rounds
+    assert fake_gpu.waits.by_what()["a value"] == rounds * setup.per_round * 100
+    assert fake_gpu.waits.by_what()["a copy to the host"] == rounds

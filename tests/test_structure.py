@@ -28,6 +28,7 @@ ROOMS = [
     "profiling",
     "live",
     "fleet",
+    "practice",
     "lessons",
     "cli",
 ]
@@ -57,7 +58,7 @@ def imported_modules(path):
 ARROWS = {name: set(imported_modules(path)) - {name, "labkit"} for name, path in MODULES.items()}
 
 
-def test_twelve_rooms():
+def test_thirteen_rooms():
     here = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert here == {*ROOMS, "__init__.py", "__main__.py", "py.typed", "LICENSE"}
 
@@ -69,6 +70,12 @@ def test_arrows_point_down(name):
     below = ROOMS[: ROOMS.index(name.split(".")[1]) + 1]
     upward = {other for other in ARROWS[name] if other.split(".")[1] not in below}
     assert not upward, f"{name} imports {', '.join(sorted(upward))}, which stand above it"
+
+
+def test_practice_stands_alone():
+    practice = {name: arrows for name, arrows in ARROWS.items() if name.startswith("labkit.practice")}
+    below = {other.split(".")[1] for arrows in practice.values() for other in arrows}
+    assert below <= {"practice", "core", "filters"}, "a learner's own code needs no more of the lab"
 
 
 def circle_through(arrows):

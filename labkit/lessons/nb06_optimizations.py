@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["check_speed_up", "hint", "launch_counts", "operator_table"]
 
 LAUNCH_COUNTS = Path(__file__).with_name("launch_counts.json")
-"""Counted on a fake GPU, by `tests/fake_gpu/counting.py`."""
+"""Counted on the practice GPU, by `tests/count_launches.py`."""
 
 
 def launch_counts(objects: int = 5) -> pd.DataFrame:

@@ -1,9 +1,9 @@
-"""Tensors that say "cuda" and hold their values on the CPU; torch.cuda as if it were there.
+"""Tensors that say "cuda" and hold their values on the CPU.
 
 Like a real GPU this one refuses to compute with tensors of two devices, makes the host wait when
 it reads, knows page-locked memory, and captures graphs that repeat the same operations on the
 same memory, in which nothing may be waited for. Unlike a real one it tells of every race. Its
-arithmetic and its times are the CPU's.
+arithmetic is the CPU's.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from __future__ import annotations
 import gc
 import warnings
 import weakref
-from contextlib import contextmanager
-from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from fake_gpu.order import GpuError, HostCopy, Memory, Order
+from labkit.practice.gpu_report import Copy, GpuReport, Wait
+from labkit.practice.race_text import describe
+from labkit.practice.source_line import learner_line
+from labkit.practice.stream_order import GpuError, HostCopy, Memory, Order, RaceWarning
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
@@ -39,10 +41,13 @@ class OnGpu(torch.Tensor):
         memory: shared by all tensors that see the same values.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    held: torch.Tensor
+    memory: Memory
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, held):
+    def __new__(cls, held: torch.Tensor) -> OnGpu:
+        """A tensor of the GPU with these values, which it shares."""
         with torch.inference_mode(False):  # a view of a normal tensor has to be one
             made = torch.Tensor._make_wrapper_subclass(
                 cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(),
@@ -56,11 +61,11 @@ class OnGpu(torch.Tensor):
     is_meta = property(lambda self: False)
     is_cpu = property(lambda self: False)
 
-    def __repr__(self):
+    def __repr__(self, *, tensor_contents=None):
         return f"OnGpu({self.held!r})"
 
     @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
         return Gpu.now.run(func, args, kwargs or {})
 
     @property
@@ -72,36 +77,42 @@ class OnGpu(torch.Tensor):
         }  # fmt: skip
 
     def data_ptr(self):
+        """Address of the first value; kernels that are given it find this tensor."""
         Gpu.now.known[self.held.data_ptr()] = self
         return self.held.data_ptr()
 
     def record_stream(self, stream):
+        """The memory is not handed out again before the stream's work so far is over."""
         self.memory.kept_for.add(stream.cuda_stream)
 
 
-class Gpu:
-    """What the machine does, and what a test asks of it.
+class Gpu(GpuReport):
+    """What the GPU does, and what it has done so far.
 
     Attributes:
-        waits: what the host waited for, in order.
-        launches: operations and graphs that were put onto a stream.
+        strict: a race is an error.
+        order: of the work on its streams.
+        streams: the current stream is the last one; none while the GPU is off.
         known: tensors whose address somebody asked for, by address.
-        faults: what went wrong where no exception could be raised.
+        capture: work that is being recorded as a graph, or None.
+        freed_early: races of a strict GPU that could not be raised where they happened.
     """
 
+    name = "practice GPU (the CPU, by the rules of a GPU)"
     now: Gpu
 
-    def __init__(self):
-        self.waits: list[str] = []
-        self.launches = 0
+    def __init__(self, *, strict: bool = False):
+        super().__init__()
+        self.strict = strict
         self.order = Order()
-        self.streams = [Stream(0)]
-        self.known = weakref.WeakValueDictionary()
-        self.faults: list[str] = []
+        self.launches: int = 0
+        self.streams: list[Any] = []
+        self.known: Any = weakref.WeakValueDictionary()
+        self.freed_early: list[str] = []
         self.capture: list | None = None
         self.sync_debug_mode = "default"
         self._pinned: dict[int, torch.UntypedStorage] = {}
-        self._memories = weakref.WeakValueDictionary()
+        self._memories: Any = weakref.WeakValueDictionary()
 
     @property
     def stream(self):
@@ -112,12 +123,17 @@ class Gpu:
         """The host waits for an event, a stream, or everything."""
         if self.capture is not None:
             raise GpuError(f"CUDA error: operation not permitted when stream is capturing ({what})")
-        self.waits.append(what)
+        line = learner_line()
+        self.waits.append(Wait(what, line))
         if self.sync_debug_mode == "error":
             raise RuntimeError(f"called a synchronizing CUDA operation ({what})")
         if self.sync_debug_mode == "warn":
             warnings.warn(f"called a synchronizing CUDA operation ({what})", stacklevel=2)
-        self.order.host_waits(**for_what)
+        self.found(self.order.host_waits(line, **for_what))
+
+    def host_knows(self, **what_is_over):
+        """The host has seen, without waiting, that an event or a stream is over."""
+        self.found(self.order.host_waits(learner_line(), **what_is_over))
 
     def launch(self, what, work, reads, writes):
         """Puts work onto the current stream; a capture keeps it, too."""
@@ -125,24 +141,49 @@ class Gpu:
         if self.capture is not None:
             self.capture.append((work, reads, writes))
             return None
+        return self.done(what, reads, writes)
+
+    def done(self, what, reads, writes):
+        """Notes an operation that reads and writes pieces of memory."""
+        line = learner_line()
         self.launches += 1
-        return self.order.done(self.stream, reads, writes, what)
+        self.launch_lines[line] += 1
+        use, races = self.order.done(self.stream, reads, writes, what, line)
+        self.found(races)
+        return use
+
+    def found(self, races):
+        """Notes races.
+
+        Raises:
+            GpuError: there is one, and the GPU is strict.
+        """
+        for race in races:
+            told = describe(race)
+            self.races.append(told)
+            if self.strict and race.kind != "freed early":
+                raise GpuError(str(told))
+            if self.strict:  # nothing can be raised where memory is freed
+                self.freed_early.append(str(told))
+            else:
+                line = told.lines[1]
+                warnings.warn_explicit(str(told), RaceWarning, line.file or "unknown", line.number)
 
     def memory_of(self, held):
         """The piece of memory that a tensor's values lie in."""
         address = held.untyped_storage().data_ptr()
         memory = self._memories.get(address)
         if memory is None or not address:
-            memory = Memory(self.stream, held.untyped_storage().nbytes())
+            holds = f"{str(held.dtype).removeprefix('torch.')} {tuple(held.shape)}"
+            memory = Memory(self.stream, held.untyped_storage().nbytes(), holds)
             self._memories[address] = memory
-            weakref.finalize(memory, self._freed, Memory(**vars(memory)), vars(memory))
+            weakref.finalize(memory, self._freed, vars(memory))
         return memory
 
-    def _freed(self, last, now):
-        vars(last).update(now)
-        fault = self.order.freed(last)
-        if fault is not None:
-            self.faults.append(fault)
+    def _freed(self, state):
+        race = self.order.freed(Memory(**state), learner_line())
+        if race is not None and self.streams:
+            self.found([race])
 
     def memory_allocated(self, device=None):
         """Bytes in use."""
@@ -198,7 +239,8 @@ class Gpu:
 
     def _moved(self, tensor, *, device=None, non_blocking=False, **kwargs):
         to_gpu = tensor.is_cuda if device is None else _is_gpu(device)
-        pin = kwargs.pop("pin_memory", False)
+        # As torch does: what is copied to the host without waiting lands in page-locked memory.
+        pin = kwargs.pop("pin_memory", False) or (non_blocking and not to_gpu)
         values = tensor.held if isinstance(tensor, OnGpu) else tensor
         held = aten._to_copy.default(values, **kwargs)
         if not to_gpu:
@@ -215,21 +257,22 @@ class Gpu:
             raise GpuError(
                 "CUDA error: operation not permitted when stream is capturing (a copy to or from the host)"
             )
-        number = self.launch(
+        use = self.launch(
             "copy", lambda: target.copy_(values), [source] if from_gpu else [], [out] if to_gpu else []
         )
         target.copy_(values)
         if to_gpu and from_gpu:
             return out
-        if not non_blocking:
-            self.host_waits("a copy to the host" if from_gpu else "a copy from the host", stream=self.stream)
-            return out
         host = out if from_gpu else source
-        if not self.is_pinned(host):
-            if from_gpu:
-                raise GpuError("the host would read memory, not page-locked, that a copy has not reached yet")
-            return out  # the driver puts pageable memory aside first
-        self.order.under_way(HostCopy(self.stream, number, host, values.clone(), arrives=from_gpu))
+        pinned = self.is_pinned(host)
+        # Into pageable memory CUDA itself waits; out of it the driver first puts the bytes aside.
+        waits = not non_blocking or (from_gpu and not pinned)
+        side, nbytes = "page-locked" if pinned else "pageable", host.numel() * host.element_size()
+        self.copies.append(Copy("host" if from_gpu else "GPU", nbytes, side, waits, learner_line()))
+        if waits:
+            self.host_waits("a copy to the host" if from_gpu else "a copy from the host", stream=self.stream)
+        elif pinned:
+            self.found(self.order.under_way(HostCopy(use, host, values.clone(), arrives=from_gpu)))
         return out
 
 
@@ -283,15 +326,17 @@ class InPython(TorchFunctionMode):
                 return gpu._moved(made, device=CUDA)
             if name.startswith("empty"):
                 return OnGpu(_rubbish(made))
-            return gpu.run(aten.clone.default, (OnGpu(made),), {})
+            filled = OnGpu(made)
+            gpu.launch(name, lambda: None, [], [filled])
+            return filled
         made = func(*args, **kwargs)
         return gpu.pin(made) if pin else made
 
-    def _to(self, func, tensor, *rest, **kwargs):
+    def _to(self, func, tensor, *rest: Any, **kwargs):
         like = next((each for each in (*rest, *kwargs.values()) if isinstance(each, torch.Tensor)), None)
         asked = any(_is_gpu(each) for each in (*rest, kwargs.get("device"), getattr(like, "device", None)))
         if not asked or (isinstance(tensor, OnGpu) and like is None):
-            rest = [each for each in rest if not _is_gpu(each)]
+            rest = tuple(each for each in rest if not _is_gpu(each))
             kwargs = {name: each for name, each in kwargs.items() if not _is_gpu(each)}
             return func(tensor, *rest, **kwargs) if rest or kwargs else tensor
         dtype = next((each for each in rest if isinstance(each, torch.dtype)), None)
@@ -299,110 +344,6 @@ class InPython(TorchFunctionMode):
         wanted = {} if dtype is None else {"dtype": dtype}
         wanted |= {name: kwargs[name] for name in ("dtype", "memory_format") if kwargs.get(name) is not None}
         return Gpu.now._moved(tensor, device=CUDA, non_blocking=kwargs.get("non_blocking", False), **wanted)
-
-
-class Graph:
-    """Work in order, with the memory that it reads and writes."""
-
-    def replay(self):
-        """Does it all again; what it made before is overwritten."""
-        gpu, memories = Gpu.now, {id(m): m for _, reads, writes in self.work for m in (*reads, *writes)}
-        gpu.launches += 1
-        gpu.order.done(gpu.stream, [], list(memories.values()), "a graph")
-        with torch.inference_mode():
-            for work, _, _ in self.work:
-                work()
-
-
-class Stream:
-    """A queue of work."""
-
-    made = 0
-
-    def __init__(self, number=None):
-        Stream.made += 1
-        self.cuda_stream = Stream.made if number is None else number
-
-    def wait_stream(self, other):
-        event = Event()
-        event.record(other)
-        self.wait_event(event)
-
-    def wait_event(self, event):
-        Gpu.now.order.stream_waits(self.cuda_stream, id(event))
-
-    def synchronize(self):
-        Gpu.now.host_waits("a stream", stream=self.cuda_stream)
-
-
-class Event:
-    """A point on a stream."""
-
-    def __init__(self, enable_timing=False): ...
-
-    def record(self, stream=None):
-        Gpu.now.order.recorded(id(self), Gpu.now.stream if stream is None else stream.cuda_stream)
-
-    def query(self):
-        """Always over, as it is when one asks late enough."""
-        Gpu.now.order.host_waits(event=id(self))
-        return True
-
-    def synchronize(self):
-        Gpu.now.host_waits("an event", event=id(self))
-
-    def elapsed_time(self, other):
-        return 0.0
-
-
-@contextmanager
-def install_fake_gpu(monkeypatch):
-    """A GPU for the length of a block.
-
-    Yields:
-        The `Gpu`.
-
-    Raises:
-        GpuError: memory was freed too early.
-    """
-    gpu = Gpu.now = Gpu()
-
-    @contextmanager
-    def stream(chosen):
-        gpu.streams.append(chosen)
-        try:
-            yield
-        finally:
-            gpu.streams.pop()
-
-    @contextmanager
-    def graph(made, pool=None, stream=None, capture_error_mode="global"):
-        gpu.capture = []
-        try:
-            yield
-            made.work = gpu.capture
-        finally:
-            gpu.capture = None
-
-    instead = {
-        "is_available": lambda: True, "is_initialized": lambda: True, "current_device": lambda: 0,
-        "device_count": lambda: 1, "synchronize": lambda device=None: gpu.host_waits("everything"),
-        "Stream": Stream, "Event": Event, "CUDAGraph": Graph, "graph": graph, "stream": stream,
-        "current_stream": lambda device=None: gpu.streams[-1], "graph_pool_handle": lambda: (0, 0),
-        "get_device_properties": lambda device=0: SimpleNamespace(name="a GPU that is not there"),
-        "set_sync_debug_mode": lambda mode: setattr(gpu, "sync_debug_mode", mode),
-        "get_sync_debug_mode": lambda: gpu.sync_debug_mode, "memory_allocated": gpu.memory_allocated,
-        "max_memory_reserved": gpu.memory_allocated,
-        "get_device_name": lambda device=0: "a GPU that is not there", "_sleep": lambda cycles: None,
-    }  # fmt: skip
-    for name, replacement in instead.items():
-        monkeypatch.setattr(torch.cuda, name, replacement)
-    # Without values to share, a module moved to the GPU gets new parameters.
-    monkeypatch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), Everywhere(), InPython():
-        yield gpu
-    if gpu.faults:
-        raise GpuError(gpu.faults[0])
 
 
 def _is_gpu(value):

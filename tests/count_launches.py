@@ -1,4 +1,4 @@
-"""What a rung asks of a GPU for each frame, counted: `python -m fake_gpu.counting` in this folder's parent.
+"""What a rung asks of a GPU for each frame, counted: `python tests/count_launches.py`.
 
 Writes `labkit/lessons/launch_counts.json`, which notebook 06 shows. The frames are small: how often the
 host waits, and for what, does not depend on their size.
@@ -7,18 +7,17 @@ host waits, and for what, does not depend on their size.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from importlib.metadata import version
 from itertools import cycle
 
 import torch
 
-from fake_gpu import a_gpu
 from labkit.bench.session import Session
 from labkit.core.files import write_atomic
 from labkit.core.types import Rung, Workload
 from labkit.lessons.nb06_optimizations import LAUNCH_COUNTS
 from labkit.pipelines.ladder import LADDER
+from labkit.practice import fake_gpu
 
 from conftest import TINY, make_frame  # isort: skip
 
@@ -37,17 +36,16 @@ def counted(row: Rung, boxes: int) -> dict[str, float]:
     """Per frame: launches, and the host's waits by what for; the full networks, with random weights."""
     work = Workload(weights="random", size=TINY, objects=boxes)
     frames = [make_frame(i) for i in range(FRAMES)]
-    with a_gpu() as gpu:
+    with fake_gpu(strict=True, real=False) as gpu:
         session = Session(row, work, frames)
         schedule = row.run(cycle(frames), session.prepared.net)
         for _ in range(FRAMES):  # the first ones fill what is in flight
             next(schedule)
         torch.cuda.synchronize()
-        gpu.waits.clear()
-        gpu.launches = 0
+        gpu.reset()
         for _ in range(FRAMES):
             next(schedule)
-        waits, launches = Counter(gpu.waits), gpu.launches
+        waits, launches = gpu.waits.by_what(), gpu.launches
         schedule.close()
     return {"launches": launches / FRAMES, **{what: n / FRAMES for what, n in sorted(waits.items())}}
 

@@ -1,16 +1,19 @@
-"""CuPy as far as the lab uses it, on a GPU that is not there: kernels run in their emulation."""
+"""CuPy on the practice GPU: kernels run in their emulation."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest.mock import patch
 
-from fake_gpu.gpu import Gpu
 from labkit.filters import cuda, cuda_managed, emulate
 from labkit.filters.launch_config import IMAGE
+from labkit.practice.gpu_tensor import Gpu
 
 
 class Managed:
@@ -27,29 +30,18 @@ class Managed:
 
 
 @contextmanager
-def install_fake_cupy(monkeypatch):
-    """Launches land in the emulation, on memory of the fake GPU.
-
-    Yields:
-        The `Managed` memory that was allocated.
-    """
-    allocated = []
-
-    def malloc_managed(nbytes):
-        allocated.append(Managed(nbytes))
-        return allocated[-1]
-
+def installed() -> Iterator[None]:
+    """CuPy's launches land in the emulation until the block ends, on memory of the practice GPU."""
     runtime = SimpleNamespace(deviceSynchronize=lambda: Gpu.now.host_waits("everything"))
-    fake_gpu = SimpleNamespace(
-        Device=lambda index: nullcontext(), malloc_managed=malloc_managed, runtime=runtime
-    )
-    cupy = ModuleType("cupy")
-    cupy.cuda, cupy.__spec__ = fake_gpu, ModuleSpec("cupy", None)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(cuda, "_torch_stream", lambda device: nullcontext())
-    for room in (cuda, cuda_managed):
-        monkeypatch.setattr(room, "kernel_function", _function)
-    yield allocated
+    cupy: Any = ModuleType("cupy")
+    cupy.cuda = SimpleNamespace(Device=lambda index: nullcontext(), malloc_managed=Managed, runtime=runtime)
+    cupy.__spec__ = ModuleSpec("cupy", None)
+    with ExitStack() as stack:
+        stack.enter_context(patch.dict(sys.modules, {"cupy": cupy}))
+        stack.enter_context(patch.object(cuda, "_torch_stream", lambda device: nullcontext()))
+        for room in (cuda, cuda_managed):
+            stack.enter_context(patch.object(room, "kernel_function", _function))
+        yield
 
 
 def _function(made, kernel):
@@ -66,12 +58,8 @@ def _function(made, kernel):
         def run():
             emulate.emulate_launch(made.source, kernel, values, grid, block, made.defines)
 
-        image = [tensors.pop(IMAGE, None)]
-        gpu.launch(kernel, run, [*filter(is_there, image)], [*filter(is_there, tensors.values())])
+        image, written = tensors.pop(IMAGE, None), [each for each in tensors.values() if each is not None]
+        gpu.launch(kernel, run, [] if image is None else [image], written)
         run()
 
     return launch
-
-
-def is_there(tensor):
-    return tensor is not None

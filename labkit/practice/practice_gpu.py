@@ -1,0 +1,178 @@
+"""Switching the practice GPU on and off."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from labkit.core import requirements
+from labkit.core.errors import UsageError
+from labkit.practice import fake_cupy, torch_cuda
+from labkit.practice.gpu_report import GpuReport, Wait
+from labkit.practice.gpu_tensor import Gpu
+from labkit.practice.source_line import learner_line
+from labkit.practice.stream_order import GpuError
+
+_SYNC_WARNING = ".*called a synchronizing CUDA operation"
+
+
+def fake_gpu(*, strict: bool = False, real: bool | None = None) -> PracticeGpu | RealGpu:
+    """A GPU to practise on: inside it ordinary code for CUDA runs on the CPU by the rules of a GPU.
+
+        with fake_gpu() as gpu:
+            x = torch.ones(3, device="cuda")
+            (x * 2).sum().item()
+        gpu  # the last line of a cell: waits, launches, copies and races, by source line
+
+    Over several cells: `gpu = fake_gpu().start()` in the first, `gpu.stop()` in the last.
+
+    Args:
+        strict: a race raises GpuError where it happens; else it is a warning and a row of `gpu.races`.
+        real: False takes the practice GPU even where there is a real one; None (and True) the real
+            one where there is one, on which waits and copies are real and races are not looked for.
+
+    Raises:
+        UsageError: (real=True) torch sees no GPU.
+    """
+    if real and not torch.cuda.is_available():
+        raise UsageError("real=True needs an NVIDIA GPU and torch sees none; leave it out to practise")
+    if real is not False and torch.cuda.is_available() and not isinstance(_running(), PracticeGpu):
+        return RealGpu()
+    return PracticeGpu(strict=strict)
+
+
+def _running() -> GpuReport | None:
+    return _Switch.on
+
+
+class _Switch:
+    """Switching on and off, as a context or by `start` and `stop`.
+
+    Attributes:
+        on: what is switched on now, or None.
+    """
+
+    on: Any = None
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._stack: ExitStack | None = None
+        self._started = False
+
+    def start(self) -> Any:
+        """Switches on until `stop()`. What an earlier cell has started is stopped first."""
+        if _Switch.on is not None and _Switch.on._started:
+            _Switch.on.stop()
+        self.__enter__()
+        self._started = True
+        return self
+
+    def stop(self) -> Any:
+        """Switches off; everything is as it was before. Does nothing where it is off already."""
+        if self._stack is not None:
+            self.__exit__(None, None, None)
+        return self
+
+    def __enter__(self) -> Any:
+        if _Switch.on is not None:
+            raise UsageError(
+                f"a GPU to practise on is switched on already, by {_Switch.on._line}; leave that block, "
+                "or call its stop()"
+            )
+        stack = ExitStack()
+        try:
+            self._switched_on(stack)
+        except BaseException:
+            stack.close()
+            raise
+        self._stack, self._line, _Switch.on = stack, learner_line(), self
+        return self
+
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        stack, self._stack, self._started, _Switch.on = self._stack, None, False, None
+        if stack is not None:
+            stack.close()
+        self._switched_off(kind)
+
+    def _switched_on(self, stack: ExitStack) -> None:
+        raise NotImplementedError
+
+    def _switched_off(self, error: Any) -> None: ...
+
+
+class PracticeGpu(_Switch, Gpu):
+    """The practice GPU: a context, and the report of what was asked of it."""
+
+    def _switched_on(self, stack: ExitStack) -> None:
+        Gpu.now = self
+        stack.callback(_forget)
+        _forget()
+        stack.enter_context(torch_cuda.installed(self))
+        stack.enter_context(fake_cupy.installed())
+
+    def _switched_off(self, error: Any) -> None:
+        if error is None and 0 < len(self.freed_early) == len(self.races):  # nothing was raised so far
+            raise GpuError(self.freed_early[0])
+
+    def notes(self) -> list[str]:
+        """What the practice GPU cannot tell."""
+        return []
+
+
+class RealGpu(_Switch, GpuReport):
+    """A real GPU: the same context and report, with waits as CUDA itself reports them."""
+
+    real = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = f"{torch.cuda.get_device_name()} (a real GPU)"
+        self.launches = None
+
+    def _switched_on(self, stack: ExitStack) -> None:
+        stack.callback(torch.cuda.set_sync_debug_mode, torch.cuda.get_sync_debug_mode())
+        stack.enter_context(self._noting_warnings())
+        torch.cuda.set_sync_debug_mode("warn")
+        synchronize = torch.cuda.synchronize
+
+        def noted(device: Any = None) -> None:
+            self.waits.append(Wait("everything", learner_line()))
+            synchronize(device)
+
+        stack.enter_context(patch.object(torch.cuda, "synchronize", noted))
+
+    @contextmanager
+    def _noting_warnings(self) -> Iterator[None]:
+        with warnings.catch_warnings():
+            show: Any = warnings.showwarning
+
+            def note(message: Any, category: Any, filename: str, lineno: int, *rest: Any) -> None:
+                if "called a synchronizing CUDA operation" in str(message):
+                    self.waits.append(Wait("the GPU", learner_line()))
+                else:
+                    show(message, category, filename, lineno, *rest)
+
+            warnings.showwarning = note  # type: ignore[assignment]
+            warnings.filterwarnings("always", message=_SYNC_WARNING)
+            yield
+
+    def notes(self) -> list[str]:
+        """What is not counted on a real GPU."""
+        return [
+            "On a real GPU waits are those that CUDA reports; launches, copies and races are not counted: "
+            "fake_gpu(real=False) counts them."
+        ]
+
+
+def _forget() -> None:
+    """Drops what is remembered of a GPU: whether there is one, and constants that lie on it."""
+    requirements._no_cuda.cache_clear()
+    preprocess = sys.modules.get("labkit.models.preprocess")
+    if preprocess is not None:
+        preprocess._kept.cache_clear()
