@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.core.annotate import COLOURS, caption, draw_detections, label_colour
+from labkit.core import annotate
+from labkit.core.annotate import COLOURS, NAMES_COVER, PALETTE_SIZE, caption, draw_detections, label_colour
 from labkit.core.errors import FrameError, UsageError
 from labkit.core.types import Detections
 
@@ -84,8 +85,69 @@ def test_names_are_readable(label):
 
 
 def test_colours_belong_to_labels():
-    assert label_colour(3) == label_colour(3 + len(COLOURS))
-    assert len({label_colour(label) for label in range(len(COLOURS))}) == len(COLOURS)
+    assert [label_colour(label) for label in range(len(COLOURS))] == list(COLOURS)
+    assert label_colour(3) == label_colour(3 + PALETTE_SIZE)
+
+
+def test_the_colours_of_any_two_classes_can_be_told_apart():
+    """By scikit-image's CIEDE2000: 2.3 is just noticeable side by side."""
+    color = pytest.importorskip("skimage.color")
+    lab = color.rgb2lab(np.array([[label_colour(label) for label in range(PALETTE_SIZE)]], np.uint8))[0]
+    apart = color.deltaE_ciede2000(lab[:, None], lab[None]) + 100 * np.eye(PALETTE_SIZE)
+    assert apart.min() > 4  # all 91 of COCO, and more
+    assert apart[:20, :20].min() > 11
+
+
+@pytest.fixture
+def plates(monkeypatch):
+    """The plates of the names that are drawn, as (x_min, y_min, x_max, y_max), the last pixels included."""
+    drawn = []
+    draw_name = annotate._draw_name
+    monkeypatch.setattr(
+        annotate, "_draw_name", lambda pen, plate, *more: drawn.append(plate) or draw_name(pen, plate, *more)
+    )
+    return drawn
+
+
+@pytest.mark.parametrize("count", [1, 4, 10, 40])
+@pytest.mark.parametrize("seed", range(5))
+def test_names_cover_neither_one_another_nor_a_small_picture(count, seed, plates):
+    rng = np.random.default_rng(seed)
+    size = np.array([320, 240])
+    corners = np.sort(rng.uniform(0, 1, (count, 2, 2)), axis=1) * size
+    names = [("traffic light", "dining table", "cup")[i % 3] for i in range(count)]
+    crowd = found(
+        corners.reshape(count, 4), (320, 240), scores=rng.uniform(0.5, 1, count), names=names,
+        labels=7 + np.arange(count), fine=["a name of ImageNet, with synonyms"] * count,
+    )  # fmt: skip
+    image = np.full((240, 320, 3), 128, np.uint8)
+    covered = np.zeros((240, 320), int)
+    draw_detections(image, crowd)
+    assert min(count, 4) <= len(plates) <= count
+    for x_min, y_min, x_max, y_max in plates:
+        assert 0 <= x_min < x_max < 320 and 0 <= y_min < y_max < 240
+        covered[y_min : y_max + 1, x_min : x_max + 1] += 1
+    assert covered.max() == 1
+    assert covered.mean() < NAMES_COVER + 0.03
+
+
+def test_boxes_on_one_another_have_names_apart(plates):
+    image = np.zeros((240, 320, 3), np.uint8)
+    same = [[60, 100, 200, 180]] * 3
+    draw_detections(image, found(same, (320, 240), scores=[0.9, 0.8, 0.7], names=["cup", "dog", "cat"]))
+    assert len(plates) == 3 == len({plate[1] for plate in plates})
+    assert plates[0][3] == 99, "the best one stands above its box"
+
+
+def test_letters_grow_for_a_picture_that_is_shown_small():
+    image = np.zeros((480, 640, 3), np.uint8)
+    one = found([[100, 200, 500, 400]], (640, 480))
+
+    def plate_height(**more):
+        above = draw_detections(image, one, **more)[:200]
+        return (above != 0).any(axis=(1, 2)).sum()
+
+    assert plate_height(text_px=40) > 2 * plate_height()
 
 
 def test_the_caption_holds_names_and_scores():
@@ -118,7 +180,8 @@ def test_the_best_lies_on_top():
     same = [[10, 40, 90, 90], [10, 40, 90, 90]]
     drawn = draw_detections(image, found(same, (100, 100), scores=[0.9, 0.2], labels=[0, 1]))
     assert is_colour(drawn, label_colour(0)).any()
-    assert not is_colour(drawn[40:], label_colour(1)).any()
+    ring = drawn[60:85, 8:14]  # below the names
+    assert is_colour(ring, label_colour(0)).any() and not is_colour(ring, label_colour(1)).any()
 
 
 def test_nothing_found_gives_an_equal_copy():

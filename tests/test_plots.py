@@ -490,6 +490,12 @@ def test_a_notebook_shows_a_figure_with_its_words() -> None:
     assert "&lt;b&gt; 33" in shown
 
 
+def test_a_light_chart_turns_dark_with_the_notebook_and_a_dark_one_stays() -> None:
+    light = throughput([made_up_run()])._repr_html_()
+    assert 'class="labkit-chart"' in light and '[data-jp-theme-light="false"] .labkit-chart' in light
+    assert "invert" not in throughput([made_up_run()], theme="dark")._repr_html_()
+
+
 def test_names_are_shown_as_they_stand_or_lose_their_middle() -> None:
     assert style.wrapped("short") == "short"
     assert style.wrapped("x" * 40) == "x" * 26 + "\n" + "x" * 14

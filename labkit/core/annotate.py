@@ -27,6 +27,10 @@ COLOURS: tuple[tuple[int, int, int], ...] = (
     (213, 94, 0),  # vermilion
     (204, 121, 167),  # reddish purple
 )
+"""The first colours of the palette; the others are as far from them, and from each other, as can be."""
+PALETTE_SIZE = 96
+NAMES_COVER = 0.15
+"""Share of a frame that names may cover; boxes that score less stay without one then."""
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 _LONGEST_NAME = 60
 
@@ -35,17 +39,19 @@ Box = tuple[int, int, int, int]
 
 
 def draw_detections(
-    image: NDArray[np.uint8], detections: Detections, *, min_score: float = 0.0
+    image: NDArray[np.uint8], detections: Detections, *, min_score: float = 0.0, text_px: int | None = None
 ) -> NDArray[np.uint8]:
     """Draw a box and a name for each detection onto a copy of the image.
 
     Boxes have a colour per label between two black lines, so that they show on light and dark
-    backgrounds; the best-scoring one lies on top.
+    backgrounds; the best-scoring one lies on top. Names cover no other name: each goes above, below
+    or into its box, is shortened where the frame is full, and is left out where nothing fits.
 
     Args:
         image: (H, W, 3) uint8 RGB, of any memory layout; never changed.
         detections: of this image; a fine name follows the name.
         min_score: detections that score less are left out.
+        text_px: height of the letters; larger for a picture that is shown smaller than it is.
 
     Returns:
         (H, W, 3) uint8 RGB, a new C-contiguous array.
@@ -73,15 +79,57 @@ def draw_detections(
     boxes = {i: _pixels(detections.xyxy[i], width, height) for i in shown}
     for i, box in boxes.items():
         _draw_box(pen, box, label_colour(int(detections.label[i])), max(1, round(min(width, height) / 240)))
-    # Names come last, so that no line runs through one.
-    for i, box in boxes.items():
-        _draw_name(pen, box, caption(detections, i), label_colour(int(detections.label[i])), (width, height))
+    # Names come last, so that no line runs through one, and the best-scoring one chooses its place first.
+    font = _font(text_px or max(10, round(height / 36)))
+    taken: list[Box] = []
+    for i in reversed(shown):
+        placed = _place_name(_captions(detections, i), font, boxes[i], taken, (width, height))
+        if placed is not None:
+            text, plate = placed
+            taken.append(plate)
+            _draw_name(pen, plate, text, font, label_colour(int(detections.label[i])))
     return np.array(canvas)
 
 
 def label_colour(label: int) -> tuple[int, int, int]:
-    """RGB colour of a label, the same in every frame."""
-    return COLOURS[label % len(COLOURS)]
+    """RGB colour of a label, the same in every frame; the next one with it is PALETTE_SIZE labels away."""
+    return _palette()[label % PALETTE_SIZE]
+
+
+@lru_cache(maxsize=1)
+def _palette() -> tuple[tuple[int, int, int], ...]:
+    """PALETTE_SIZE colours, each as far as possible from those before it (CIE 1976 distance)."""
+    levels = np.linspace(0, 255, 12).round()
+    grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    grid = grid[_luminance(grid) > 0.1]  # the black lines around a box are to be seen
+    chosen = np.array(COLOURS, float)
+    distance = np.linalg.norm(_lab(grid)[:, None] - _lab(chosen), axis=2).min(axis=1)
+    while len(chosen) < PALETTE_SIZE:
+        farthest = grid[distance.argmax()]
+        chosen = np.vstack([chosen, farthest])
+        distance = np.minimum(distance, np.linalg.norm(_lab(grid) - _lab(farthest), axis=1))
+    return tuple((int(r), int(g), int(b)) for r, g, b in chosen)
+
+
+def _linear(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Linear light in [0, 1] of sRGB values in [0, 255] (IEC 61966-2-1)."""
+    share = rgb / 255
+    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+
+
+def _luminance(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Relative luminance (WCAG 2) of (..., 3) sRGB colours."""
+    return _linear(rgb) @ np.array([0.2126, 0.7152, 0.0722])
+
+
+def _lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
+    """CIE 1976 L*a*b* (white point D65) of (..., 3) sRGB colours."""
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz = _linear(rgb) @ np.array(to_xyz).T / np.array([0.9505, 1.0, 1.089])
+    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.stack(
+        [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1
+    )
 
 
 def caption(detections: Detections, i: int) -> str:
@@ -90,6 +138,15 @@ def caption(detections: Detections, i: int) -> str:
     if detections.fine_name is not None and detections.fine_score is not None:
         text += f" · {_printable(detections.fine_name[i])} {detections.fine_score[i]:.2f}"
     return text
+
+
+def _captions(detections: Detections, i: int) -> list[str]:
+    """Texts for box i, from the whole caption to the bare name."""
+    name = _printable(detections.name[i])
+    texts = [caption(detections, i), f"{name} {detections.score[i]:.2f}", name]
+    if detections.fine_name is not None:
+        texts[1:1] = [f"{name} · {_printable(detections.fine_name[i])}"]
+    return [text for text in texts if text]
 
 
 def _draw_box(pen: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int], thickness: int) -> None:
@@ -104,26 +161,47 @@ def _draw_box(pen: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int], 
         pen.rectangle((x_min, y_min, x_max, y_max), outline=ring)
 
 
-def _draw_name(
-    pen: ImageDraw.ImageDraw, box: Box, text: str, colour: tuple[int, int, int], size: tuple[int, int]
-) -> None:
+def _place_name(
+    texts: list[str], font: Any, box: Box, taken: list[Box], size: tuple[int, int]
+) -> tuple[str, Box] | None:
+    """The longest text for which there is room, and its plate; None if there is room for none."""
     width, height = size
-    font = _font(max(11, round(height / 36)))
-    text = _shortened(text, font, width - 6)
-    left, top, right, bottom = font.getbbox(text)
-    plate_width, plate_height = round(right - left) + 6, round(bottom - top) + 6
-    x = max(0, min(box[0], width - plate_width))
-    # Above the box, or inside it where there is no room above.
-    y = box[1] - plate_height if box[1] >= plate_height else box[1]
-    y = max(0, min(y, height - plate_height))
-    pen.rectangle((x, y, x + plate_width - 1, y + plate_height - 1), fill=colour, outline=_BLACK)
-    pen.text((x + 3 - left, y + 3 - top), text, font=font, fill=_text_colour_on(colour))
+    covered_px = sum((right - left) * (bottom - top) for left, top, right, bottom in taken)
+    if covered_px > NAMES_COVER * width * height:
+        return None
+    # A name is no wider than its box, unless that is small.
+    room_px = max(box[2] - box[0] + 1, round(0.35 * width))
+    fitting = [text for text in texts if font.getlength(text) + 6 <= room_px]
+    for text in fitting or [_shortened(texts[-1], font, min(room_px, width) - 6)]:
+        left, top, right, bottom = font.getbbox(text)
+        plate_width, plate_height = round(right - left) + 6, round(bottom - top) + 6
+        columns = [box[0], box[2] - plate_width + 1]
+        # Above the box; then below it, inside at its top, inside at its bottom.
+        rows = [box[1] - plate_height, box[3] + 1, box[1], box[3] - plate_height + 1]
+        for y in rows:
+            for x in columns:
+                x_in = max(0, min(x, width - plate_width))
+                plate = (x_in, y, x_in + plate_width - 1, y + plate_height - 1)
+                if 0 <= y <= height - plate_height and not any(_overlap(plate, other) for other in taken):
+                    return text, plate
+    return None
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
+
+
+def _draw_name(
+    pen: ImageDraw.ImageDraw, plate: Box, text: str, font: Any, colour: tuple[int, int, int]
+) -> None:
+    left, top, _, _ = font.getbbox(text)
+    pen.rectangle(plate, fill=colour, outline=_BLACK)
+    pen.text((plate[0] + 3 - left, plate[1] + 3 - top), text, font=font, fill=_text_colour_on(colour))
 
 
 def _text_colour_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black or white, whichever contrasts more (WCAG 2 relative luminance)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in np.array(colour) / 255]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    """Black or white, whichever contrasts more (WCAG 2)."""
+    luminance = float(_luminance(np.array(colour, float)))
     return _BLACK if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else _WHITE
 
 

@@ -11,10 +11,25 @@ from numpy.typing import NDArray
 from labkit.results.plots.style import Chart
 
 PANEL_IN = 3.2
+COLUMNS = 3
+INK = "#767676"
+"""Grey that is readable on white and on black pages (4.5 to 1): the paper is transparent."""
+SHOWN_PX = 800
+"""Width of a chart on a notebook's page (CSS px)."""
+
+
+def letters_px(width_px: int, images: int, shown_px: int = 12) -> int:
+    """Height of letters in an image of `width_px` that look `shown_px` high in a grid of so many images."""
+    columns = max(1, min(COLUMNS, images))
+    return max(shown_px, -(-shown_px * width_px * columns // SHOWN_PX))
 
 
 def image_grid(
-    images: Sequence[NDArray[np.uint8]], titles: Sequence[str] = (), *, columns: int = 5, title: str = ""
+    images: Sequence[NDArray[np.uint8]],
+    titles: Sequence[str] = (),
+    *,
+    columns: int = COLUMNS,
+    title: str = "",
 ) -> Chart:
     """Chart of images in rows, the axes in the order of the images.
 
@@ -28,14 +43,14 @@ def image_grid(
     rows = -(-len(images) // columns)
     height, width = images[0].shape[:2]
     row_in = PANEL_IN * height / width + (0.3 if titles else 0.0)
-    chart = Chart(figsize=(PANEL_IN * columns, row_in * rows + 0.4), layout="constrained")
+    chart = Chart(figsize=(PANEL_IN * columns, row_in * rows + 0.4), layout="constrained", facecolor="none")
     for i, image in enumerate(images):
         axes: Any = chart.add_subplot(rows, columns, i + 1)
         axes.imshow(image, interpolation="nearest")
         axes.set_axis_off()
         if i < len(titles):
-            axes.set_title(titles[i], fontsize=9)
+            axes.set_title(titles[i], fontsize=9, color=INK)
     if title:
-        chart.suptitle(title, fontsize=11)
+        chart.suptitle(title, fontsize=11, color=INK)
         chart.title = title
     return chart

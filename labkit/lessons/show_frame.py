@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from labkit.core.annotate import draw_detections
 from labkit.core.types import Size, Workload
-from labkit.lessons.image_grid import image_grid
+from labkit.lessons.image_grid import image_grid, letters_px
 from labkit.models.prepare import prepare, resolve_all
 from labkit.models.weights import MODELS, have_pretrained
 from labkit.pipelines.ladder import rung
@@ -47,7 +47,7 @@ def show_detections(
         workload: models, size and boxes; default: `display_workload()`.
 
     Returns:
-        A chart with the frames in rows of five, and the models in its title.
+        A chart with the frames in rows of three, and the models in its title.
     """
     workload = workload or display_workload()
     chosen = rung(rung_name)
@@ -56,7 +56,8 @@ def show_detections(
     prepared = prepare(chosen.prepare, workload, resolve_all(workload))
     answered = list(chosen.run(kept, prepared.net))
     models = f"{workload.model_set} models, {prepared.settings['weights']} weights"
-    images = [draw_detections(frame.image, found) for frame, found in answered]
+    text_px = letters_px(workload.size[0], len(answered))
+    images = [draw_detections(frame.image, found, text_px=text_px) for frame, found in answered]
     chart = image_grid(images, title=f"{chosen.name} on {source}: {models}")
     names = (f"{i}: {', '.join(found.name) or 'nothing'}" for i, (_, found) in enumerate(answered, 1))
     chart.alt_text = f"{chosen.name} on {source}, {models}. Found in picture {'; '.join(names)}."

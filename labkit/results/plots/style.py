@@ -18,6 +18,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -59,6 +60,13 @@ THEMES = {
 }
 
 
+ON_DARK_PAGES = """<style>
+[data-jp-theme-light="false"] .labkit-chart, .vscode-dark .labkit-chart, html[theme="dark"] .labkit-chart
+{ filter: invert(.93) hue-rotate(180deg); }
+</style>"""
+"""Makes a chart on white a chart on black, hues kept, where JupyterLab, VS Code or Colab is dark."""
+
+
 class Chart(Figure):
     """A figure that can say in words what it shows.
 
@@ -78,10 +86,15 @@ class Chart(Figure):
         return buffer.getvalue()
 
     def _repr_html_(self) -> str:
-        """HTML for a notebook: a picture with its alt text."""
+        """HTML for a notebook: a picture with its alt text, dark where the notebook is."""
         picture = base64.b64encode(self.png()).decode()
         alt = escape(self.alt_text)
-        return f'<img src="data:image/png;base64,{picture}" alt="{alt}" style="width: min(100%, 50rem)">'
+        on_white = min(to_rgba(self.get_facecolor())) == 1 and not any(axes.images for axes in self.axes)
+        kind, style = ('class="labkit-chart" ', ON_DARK_PAGES) if on_white else ("", "")
+        return (
+            f'<img src="data:image/png;base64,{picture}" alt="{alt}" {kind}'
+            f'style="width: min(100%, 50rem)">{style}'
+        )
 
 
 def theme_named(name: str) -> Theme:
