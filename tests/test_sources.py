@@ -224,19 +224,213 @@ def test_a_folder_without_images_says_so(tmp_path):
         open_source(tmp_path)
 
 
-def test_one_image_is_one_frame_and_alpha_and_depth_are_understood(tmp_path):
+def test_one_image_is_one_frame_of_any_depth(tmp_path):
     from PIL import Image
 
-    array = np.arange(4 * 6 * 4, dtype=np.uint8).reshape(4, 6, 4)
-    path = tmp_path / "alpha.png"
-    Image.fromarray(array, "RGBA").save(path)
-    (frame,) = open_source(path, None)
-    assert np.array_equal(frame.image, array[:, :, :3])
     deep = np.array([[0, 257 * 100], [65535, 257 * 7 + 100]], np.uint16)
     path = tmp_path / "deep.png"
     Image.fromarray(deep).save(path)
     (frame,) = open_source(path, None)
     assert frame.image[:, :, 0].tolist() == [[0, 100], [255, 7]]
+
+
+RAMP = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+COLOURS = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "shown"),
+    [
+        ("a.tif", RAMP.astype(np.int32) * 257, RAMP),
+        ("b.tif", RAMP.astype(np.int32), RAMP),
+        ("c.tif", RAMP.astype(np.int32) * 1000 - 5000, RAMP / 252 * 255),
+        ("d.tif", RAMP.astype(np.float32) / 255, RAMP),
+        ("e.tif", RAMP.astype(np.float32), RAMP),
+        (
+            "f.tif",
+            np.where(RAMP == 252, np.nan, RAMP.astype(np.float32) - 9),
+            RAMP / 248 * 255 * (RAMP < 252),
+        ),
+        ("g.tif", RAMP.astype(np.uint16) * 257, RAMP),
+        ("h.png", RAMP.astype(np.uint16) * 257, RAMP),
+        ("i.pgm", RAMP.astype(np.uint16) * 257, RAMP),
+        ("j.png", RAMP > 99, 255 * (RAMP > 99)),
+    ],
+)
+def test_gray_of_any_depth(tmp_path, name, values, shown):
+    from PIL import Image
+
+    Image.fromarray(values).save(tmp_path / name)
+    (frame,) = open_source(tmp_path / name, None)
+    assert np.abs(frame.image.astype(float) - np.asarray(shown)[:, :, None]).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "white"),
+    [("a.tif", np.uint16, 65535), ("b.tif", np.float32, 1), ("c.png", np.uint16, 65535)],
+)
+def test_colour_of_any_depth(tmp_path, name, dtype, white):
+    import cv2
+
+    deep = (COLOURS[:, :, ::-1].astype(np.float64) / 255 * white).astype(dtype)
+    cv2.imwrite(str(tmp_path / name), deep)
+    (frame,) = open_source(tmp_path / name, None)
+    assert np.abs(frame.image.astype(int) - COLOURS).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "P", "RGBA", "L"])
+def test_modes(tmp_path, mode):
+    from PIL import Image, ImageCms
+
+    plain = Image.fromarray(np.full((8, 8, 3), (200, 100, 50), np.uint8))
+    if mode == "LAB":
+        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        ImageCms.profileToProfile(plain, srgb, lab, outputMode="LAB").save(tmp_path / "a.tif")
+    else:
+        (plain.quantize() if mode == "P" else plain.convert(mode)).save(tmp_path / "a.tif")
+    (frame,) = open_source(tmp_path / "a.tif", None)
+    expected = (124, 124, 124) if mode == "L" else (200, 100, 50)
+    assert np.abs(frame.image.astype(int) - expected).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("a.png", "RGBA"), ("a.png", "LA"), ("a.gif", "P"), ("a.webp", "RGBA")]
+)
+def test_transparent_parts_are_white(tmp_path, name, mode):
+    """Half is red (gray), half nothing; a plain conversion would show what is hidden."""
+    from PIL import Image
+
+    image = Image.new("RGBA", (8, 8), (200, 0, 0, 255))
+    image.paste((0, 0, 90, 0), (4, 0, 8, 8))
+    (image if mode == "P" else image.convert(mode)).save(tmp_path / name, lossless=True)
+    (frame,) = open_source(tmp_path / name, None)
+    assert frame.image[0, 0, 0] == pytest.approx(60 if mode == "LA" else 200, abs=1)
+    assert (frame.image[:, 4:] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "moving"),
+    [("a.gif", True), ("a.webp", True), ("a.png", True), ("a.avif", True), ("a.tif", False)],
+)
+def test_several_pictures_in_a_file_are_several_frames(tmp_path, name, moving):
+    from PIL import Image
+
+    pictures = [Image.new("RGB", (32, 32), (k, k, k)) for k in (40, 120, 200)]
+    more = {"lossless": True} if name == "a.webp" else {}
+    pictures[0].save(
+        tmp_path / name, save_all=True, append_images=pictures[1:], duration=[200, 300, 400], **more
+    )
+    with open_source(tmp_path / name, None) as source:
+        assert source.length == 3
+        frames = list(source)
+    assert [frame.image.mean() for frame in frames] == pytest.approx([40, 120, 200], abs=2)
+    assert [frame.time_s for frame in frames] == ([0.0, 0.2, 0.5] if moving else [None] * 3)
+    save(tmp_path / "z.bmp", np.full((4, 4, 3), 9, np.uint8))
+    with open_source(tmp_path, None) as source:
+        assert len(list(source)) == source.length == 4
+    with open_source(tmp_path / name, None, loop=True, limit=5) as source:
+        assert levels(source) == [4, 12, 20, 4, 12]
+
+
+def test_of_a_phone_s_picture_only_the_photograph_is_shown(tmp_path):
+    """Depth maps (MPO) and smaller copies (TIFF) in the same file are not."""
+    from PIL import Image, TiffImagePlugin
+
+    big, small = Image.new("RGB", (32, 32), (90, 90, 90)), Image.new("RGB", (8, 8))
+    big.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[small])
+    copy = TiffImagePlugin.ImageFileDirectory_v2()
+    copy[254] = 1
+    with TiffImagePlugin.AppendingTiffWriter(str(tmp_path / "b.tif"), True) as out:
+        big.save(out, "TIFF")
+        out.newFrame()
+        small.save(out, "TIFF", tiffinfo=copy)
+    for name in ("a.jpg", "b.tif"):
+        (frame,) = open_source(tmp_path / name, None)
+        assert frame.size == (32, 32)
+
+
+def test_heic_is_the_whole_picture_upright(tmp_path):
+    """Larger than a tile of 512, one quarter white; read as HEIC whatever the file is called."""
+    from PIL import Image
+
+    pillow_heif = pytest.importorskip("pillow_heif")
+    array = np.zeros((800, 1200, 3), np.uint8)
+    array[:400, :600] = 255
+    try:
+        pillow_heif.from_pillow(Image.fromarray(array)).save(tmp_path / "a.heic", quality=90)
+    except (RuntimeError, OSError):
+        pytest.skip("this pillow-heif cannot write HEIC")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.heic").read_bytes())
+    (tmp_path / "c").write_bytes((tmp_path / "a.heic").read_bytes())
+    for name in ("a.heic", "b.jpg", "c"):
+        (frame,) = open_source(tmp_path / name, None)
+        assert frame.size == (1200, 800)
+        assert np.abs(frame.image.astype(int) - array)[5:-5:9, 5:-5:9].mean() < 2
+
+
+def test_heic_without_its_package_names_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    with (
+        open_source(tmp_path / "a.heic") as source,
+        pytest.raises(SourceError, match="pip install pillow-heif"),
+    ):
+        next(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("a.jxl", "pillow-jxl-plugin"), ("a.NEF", "rawpy"), ("a.svg", "browser")]
+)
+def test_formats_that_are_not_read_name_what_reads_them(tmp_path, name, words):
+    (tmp_path / name).write_bytes(b"whatever")
+    with open_source(tmp_path / name) as source, pytest.raises(SourceError, match=rf"{name}.*{words}"):
+        next(source)
+
+
+def test_what_is_no_picture_in_a_folder_is_passed_over(tmp_path):
+    """Natural order; macOS's notes are hidden, and other files are counted."""
+    for k in (10, 2, 1, 0):
+        save(tmp_path / f"frame{k}.png", np.full((4, 4, 3), 10 * k, np.uint8))
+    for name in ("._frame0.png", ".DS_Store", "Thumbs.db", "notes.txt"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    with open_source(tmp_path, None) as source:
+        assert levels(source) == [0, 1, 2, 10]
+        assert source.describe()["files_skipped"] == 2
+
+
+def test_after_a_broken_picture_come_the_others(tmp_path):
+    for k in (1, 2, 3):
+        save(tmp_path / f"{k}.png", np.full((4, 4, 3), 10 * k, np.uint8))
+    (tmp_path / "2.png").write_bytes(b"broken")
+    with open_source(tmp_path, None) as source:
+        assert next(source).image[0, 0, 0] == 10
+        with pytest.raises(SourceError, match=r"2\.png"):
+            next(source)
+        assert next(source).image[0, 0, 0] == 30
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on damaged EXIF data
+@pytest.mark.parametrize(
+    "name", ["a.png", "a.jpg", "a.tif", "a.gif", "a.webp", "a.pgm", "a.avif", "a.heic", "a.bmp"]
+)
+def test_mutated_pictures_give_a_picture_or_one_sentence(tmp_path, name):
+    from PIL import Image
+
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    rng, path = np.random.default_rng(0), tmp_path / name
+    Image.fromarray(RAMP if name == "a.pgm" else COLOURS.repeat(4, 0).repeat(4, 1)).save(path)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for k in range(60):
+        data = whole.copy()
+        data[rng.integers(0, min(len(data), 40 if k % 2 else 10**9), 4)] = rng.integers(0, 256, 4)
+        path.write_bytes(data[: rng.integers(1, len(data) + 1) if k % 3 == 0 else None].tobytes())
+        try:
+            with open_source(path, (32, 24), limit=5) as source:
+                list(source)
+            said = ""
+        except (SourceError, FrameError) as error:
+            said = str(error)
+        assert "\n" not in said
 
 
 def test_photographs_held_sideways_are_turned_upright(tmp_path):

@@ -11,9 +11,9 @@ from labkit.sources.camera_open import RecordingError
 from labkit.sources.source import FrameReader, Source
 from labkit.sources.spec import (
     ADDRESS_SCHEMES,
-    IMAGE_SUFFIXES,
     KNOWN_SOURCES,
     RECORDED_SUFFIXES,
+    VIDEO_SUFFIXES,
     check_size,
     redact,
     scheme_of,
@@ -105,7 +105,7 @@ def _open_reader(
     index, scheme = webcam_index(name), scheme_of(name)
     if scheme is not None and scheme not in ADDRESS_SCHEMES:
         raise UsageError(f"{redact(name)}: addresses start with http, https or rtsp, not {scheme}")
-    from labkit.sources import camera, stills, video
+    from labkit.sources import camera, pictures, video
 
     if index is not None or (scheme is not None and not _is_recording(name)):
         try:
@@ -116,8 +116,14 @@ def _open_reader(
             return live, live.size
     elif scheme is None:
         path = _existing(name)
-        if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-            return stills.Images(stills.images_in(path) if path.is_dir() else [path], loop=loop), None
+        if path.is_dir():
+            paths, skipped = pictures.images_in(path)
+            return pictures.Images(paths, loop=loop, skipped=skipped), None
+        suffix = path.suffix.lower()
+        if suffix in pictures.PICTURE_SUFFIXES or (
+            suffix not in VIDEO_SUFFIXES and pictures.is_picture(path)
+        ):
+            return pictures.Images([path], loop=loop), None
         name = str(path)
     recording = video.Video(name, redact(name), loop=loop, **timeouts_s)
     return recording, recording.size

@@ -10,8 +10,12 @@ from labkit.core.errors import UsageError
 from labkit.core.types import Size
 
 IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
-)
+    {
+        ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".tif", ".tiff", ".webp",
+        ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".hdr", ".tga", ".jp2", ".j2k", ".avif", ".heic",
+        ".heif", ".hif",
+    }
+)  # fmt: skip
 RECORDED_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"}
 )

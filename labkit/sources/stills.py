@@ -1,9 +1,8 @@
-"""Readers that need no camera: moving photographs, folders of images, synthetic scenes."""
+"""The embedded sources: moving photographs and synthetic scenes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ from numpy.typing import NDArray
 
 from labkit.core.errors import SourceError
 from labkit.core.types import Size
-from labkit.sources.convert import to_rgb
 from labkit.sources.source import RawFrame
-from labkit.sources.spec import IMAGE_SUFFIXES
 
 # PNG only: how a JPEG is decoded differs in the last bit between libraries and machines.
 PHOTOS = ("astronaut", "chelsea", "coffee", "motorcycle_left")
@@ -81,27 +78,6 @@ class Photos(LosslessReader):
         return self._scaled[name]
 
 
-class Images(LosslessReader):
-    """Image files, one frame each, in the order given."""
-
-    def __init__(self, paths: Sequence[Path], *, loop: bool) -> None:
-        super().__init__(None if loop else len(paths))
-        self._paths = paths
-        self._loop = loop
-
-    def take(self) -> RawFrame | None:
-        """The next image, None after the last."""
-        if self.captured >= len(self._paths) and not self._loop:
-            return None
-        image = read_image(self._paths[self.captured % len(self._paths)])
-        self.captured += 1
-        return RawFrame(image, time.perf_counter())
-
-    def describe(self) -> dict[str, Any]:
-        """Plain data: number of files."""
-        return {"backend": "Pillow", "files": len(self._paths), "loop": self._loop}
-
-
 class Scenes(LosslessReader):
     """Synthetic scenes with ground truth, seeded, without end."""
 
@@ -126,45 +102,6 @@ class Scenes(LosslessReader):
 def ping_pong(step: int, room: int) -> int:
     """Position after `step` moves of 1 px back and forth between 0 and `room`."""
     return 0 if room <= 0 else room - abs(step % (2 * room) - room)
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted by name.
-
-    Raises:
-        SourceError: There is none.
-    """
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise SourceError(
-            f"cannot list the folder {folder}: {error.strerror}; check its permissions"
-        ) from error
-    paths = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-    if not paths:
-        kinds = " ".join(sorted(IMAGE_SUFFIXES))
-        raise SourceError(f"the folder {folder} holds no images ({kinds}); give another one, or a video file")
-    return paths
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as (H, W, 3) uint8 RGB, upright as its EXIF data says, alpha dropped.
-
-    Raises:
-        SourceError: It cannot be read; the message names the file.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I;16"):
-                return to_rgb(np.asarray(image).astype(np.uint16), "rgb")
-            return to_rgb(np.asarray(image.convert("RGB")), "rgb")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SourceError(
-            f"cannot read the image {path}: {error}; replace the file or take it out of the folder"
-        ) from error
 
 
 def _scaled_photo(name: str, size: Size) -> NDArray[np.uint8]:

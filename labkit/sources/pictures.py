@@ -1,0 +1,244 @@
+"""Picture files as frames: any depth and mode, upright, several pictures per file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.core.errors import SourceError
+from labkit.sources.convert import to_rgb
+from labkit.sources.source import RawFrame
+from labkit.sources.spec import IMAGE_SUFFIXES, natural_order
+from labkit.sources.stills import LosslessReader
+
+Picture = tuple[NDArray[np.uint8], float | None]
+"""(H, W, 3) RGB, and for how many seconds an animation shows it."""
+
+_READ_ELSEWHERE = {
+    ".jxl": "the package pillow-jxl-plugin",
+    ".svg": "a browser",
+    ".exr": "the package OpenEXR",
+    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"), "the package rawpy"),
+}
+PICTURE_SUFFIXES = IMAGE_SUFFIXES | _READ_ELSEWHERE.keys()
+"""Of pictures, those included that are refused with the name of what reads them."""
+
+_OPENCV_SUFFIXES = (".tif", ".tiff", ".hdr", ".pic")  # deep colour, for which Pillow has no mode
+_WHITES = (1.0, 255.0, 65535.0)
+_SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF: marks a page that is a smaller copy of another
+_BACKGROUND = (255, 255, 255)
+
+
+class Images(LosslessReader):
+    """Picture files in the order given; a file that holds several pictures gives several frames.
+
+    Args:
+        paths: of the files.
+        loop: start over after the last.
+        skipped: number of files beside them that are no pictures.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, loop: bool, skipped: int = 0) -> None:
+        super().__init__(None if loop else _count(paths[0]) if len(paths) == 1 else len(paths))
+        self._paths, self._loop, self._skipped = paths, loop, skipped
+        self._next = 0  # file
+        self._pictures: Iterator[Picture] | None = None
+        self._clock_s = 0.0  # of animations
+
+    def take(self) -> RawFrame | None:
+        """The next picture, None after the last.
+
+        Raises:
+            SourceError: a file cannot be read; the next call goes on behind it.
+        """
+        while True:
+            if self._pictures is None:
+                if self._next == len(self._paths):
+                    if not self._loop:
+                        self.length = self.captured
+                        return None
+                    self._next = 0
+                self._pictures = read_pictures(self._paths[self._next])
+                self._next += 1
+            picture = next(self._pictures, None)
+            if picture is not None:
+                return self._frame(*picture)
+            self._pictures = None
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data: numbers of files, read and passed over."""
+        files = {"files": len(self._paths), "files_skipped": self._skipped}
+        return {"backend": "Pillow", **files, "loop": self._loop}
+
+    def _frame(self, image: NDArray[np.uint8], duration_s: float | None) -> RawFrame:
+        self.captured += 1
+        if self.length is not None:  # several pictures in a file of a folder come to light as it is read
+            self.length = max(self.length, self.captured + len(self._paths) - self._next)
+        begins_s = self._clock_s
+        self._clock_s += duration_s or 0
+        return RawFrame(image, time.perf_counter(), time_s=None if duration_s is None else begins_s)
+
+
+def images_in(folder: Path) -> tuple[list[Path], int]:
+    """The picture files of a folder in natural order, and the number of other files.
+
+    Hidden files are neither: `._IMG_0.jpg` beside a picture is macOS's note on it.
+
+    Raises:
+        SourceError: There is none.
+    """
+    try:
+        entries = [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
+    except OSError as error:
+        raise SourceError(
+            f"cannot list the folder {folder}: {error.strerror}; check its permissions"
+        ) from error
+    paths = sorted((path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
+    if not paths:
+        kinds = " ".join(sorted(IMAGE_SUFFIXES))
+        raise SourceError(f"the folder {folder} holds no images ({kinds}); give another one, or a video file")
+    return paths, len(entries) - len(paths)
+
+
+def is_picture(path: Path) -> bool:
+    """True if the content of a file, whatever its name, is that of a picture."""
+    from PIL import Image
+
+    _register_heif()
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # whatever a decoder raises: it is none
+        return False
+
+
+def read_pictures(path: Path) -> Iterator[Picture]:
+    """Read the pictures of a file, upright as its EXIF data says, as a viewer shows them.
+
+    Transparent parts become white. Integers of 32 bits and floats are scaled so that the smallest
+    of 1, 255 and 65535 that holds all values is white, else from the lowest value to the highest.
+
+    Yields:
+        (H, W, 3) uint8 RGB, and seconds that an animation shows it (None for others).
+
+    Raises:
+        SourceError: It cannot be read; the message names the file.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    elsewhere = _READ_ELSEWHERE.get(path.suffix.lower())
+    if elsewhere is not None:
+        raise SourceError(f"{path} is in a format that {elsewhere} reads; save it as PNG first")
+    heif = _register_heif()
+    try:
+        with Image.open(path) as opened:
+            for page in _pages(opened):
+                opened.seek(page)
+                yield _as_shown(opened), _duration_s(opened)
+    except (UnidentifiedImageError, SyntaxError, OSError, ValueError, KeyError) as error:
+        deep = _read_deep(path)
+        if deep is None:
+            raise SourceError(_why_not(path, error, heif)) from error
+        yield deep, None
+    except Exception as error:  # whatever a decoder raises about a damaged file
+        raise SourceError(_why_not(path, error, heif)) from error
+
+
+def _pages(opened: Any) -> list[int]:
+    """Numbers of the pictures that a viewer shows."""
+    if opened.format == "MPO":  # a phone's JPEG: behind the photograph come its depth or brightness maps
+        return [0]
+    pages = range(getattr(opened, "n_frames", 1))
+    if opened.format != "TIFF":
+        return list(pages)
+    shown = []
+    for page in pages:
+        opened.seek(page)
+        if not int(opened.tag_v2.get(_SUBFILE_TYPE, 0)) & _REDUCED:
+            shown.append(page)
+    return shown or [0]
+
+
+def _as_shown(opened: Any) -> NDArray[np.uint8]:
+    from PIL import Image, ImageOps
+
+    try:
+        image = ImageOps.exif_transpose(opened)
+    except Exception:  # damaged EXIF data: the picture itself may be whole
+        image = opened.copy()
+    if image.mode.startswith("I;16"):
+        return to_rgb(np.asarray(image).astype(np.uint16), "rgb")
+    if image.mode in ("I", "F"):
+        return to_rgb(_scaled(np.asarray(image)), "rgb")
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*_BACKGROUND, 255)), image)
+    return to_rgb(np.asarray(image.convert("RGB")), "rgb")
+
+
+def _scaled(values: NDArray[Any]) -> NDArray[np.uint8]:
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    white = next((white for white in _WHITES if low >= 0 and high <= white), None)
+    black, white = (0.0, white) if white is not None else (low, high)
+    # Infinity is shown as the lightest or darkest, no number at all as black.
+    shown = np.nan_to_num((values - black) / ((white - black) or 1), nan=0.0, posinf=1.0, neginf=0.0)
+    return np.rint(255 * shown.clip(0, 1)).astype(np.uint8)
+
+
+def _read_deep(path: Path) -> NDArray[np.uint8] | None:
+    """Colour of 16 bits or more, read by OpenCV; None if it cannot, or may not."""
+    if path.suffix.lower() not in _OPENCV_SUFFIXES:
+        return None
+    import cv2
+
+    try:
+        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):
+        return None
+    if image is None:
+        return None
+    return to_rgb(image if image.dtype in (np.uint8, np.uint16) else _scaled(image))
+
+
+def _why_not(path: Path, error: Exception, heif: bool) -> str:
+    if not heif and path.suffix.lower() in (".heic", ".heif", ".hif"):
+        return f"{path} is a HEIC picture, which the package pillow-heif reads: pip install pillow-heif"
+    why = " ".join(str(error).split()) or type(error).__name__
+    return f"cannot read the image {path}: {why}; replace the file or take it out of the folder"
+
+
+def _duration_s(opened: Any) -> float | None:
+    """How long an animation shows the present picture; a viewer takes 0.1 s where it says less than 0.02."""
+    if not getattr(opened, "is_animated", False) or "duration" not in opened.info:
+        return None
+    seconds = float(opened.info["duration"]) / 1000
+    return seconds if seconds >= 0.02 else 0.1
+
+
+def _count(path: Path) -> int:
+    """Number of pictures in a file; 1 where it cannot be told, which reading it will tell."""
+    from PIL import Image
+
+    _register_heif()
+    try:
+        with Image.open(path) as opened:
+            return len(_pages(opened))
+    except Exception:
+        return 1
+
+
+def _register_heif() -> bool:
+    """Let Pillow read HEIC, the whole picture and not one of its tiles; False without pillow-heif."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
