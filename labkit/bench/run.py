@@ -20,6 +20,7 @@ import psutil
 from labkit.bench import interleave
 from labkit.bench.accuracy import FULL_SCENES, QUICK_SCENES, without_names
 from labkit.bench.agreement import Answers, measure_agreement
+from labkit.bench.check_loop import try_own_loops
 from labkit.bench.coco import N_IMAGES, CocoFolder, Photographs, detector_labels, find_coco, read_coco
 from labkit.bench.context import Context, Correctness, EvaluationWorker
 from labkit.bench.evaluate import BOXES_KEPT, evaluate
@@ -40,6 +41,7 @@ from labkit.models.prepare import resolve_all
 from labkit.models.weights import MODELS, Weights
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.pipelines.ladder import select_rungs
+from labkit.pipelines.own_loop import again, as_rung, own_loop
 from labkit.pipelines.third_party_rungs import THIRD_PARTY
 from labkit.results.records import Agreement, Comparison, Run
 from labkit.results.result_set import ResultSet
@@ -50,7 +52,8 @@ WORKER_BYTES = 1.8 * 2**30  # what one worker may need; decides how many live at
 
 
 def bench(
-    *rungs: str | Rung,
+    *rungs: str | Rung | Callable[..., Any],
+    against: str | None = None,
     stage: int | None = None,
     device: str | None = None,
     source: str = "photos",
@@ -77,7 +80,11 @@ def bench(
     it is timed; each finished run is saved in the store at once.
 
     Args:
-        rungs: names or rungs; none means the whole ladder, or a stage or device of it.
+        rungs: names, rungs, or loops of your own (see `labkit.pipelines.own_loop`): a generator function
+            of frames, of frames and networks, or a function of one image; also "FILE.py:FUNCTION".
+            None means the whole ladder, or a stage or device of it.
+        against: rung that your own loops are compared with, in answers and speed, and whose
+            networks they get; by default the first of `rungs` that is the lab's.
         stage: all rungs of this stage.
         device: all rungs on "cpu" or "cuda", with their references.
         source: see `open_source`.
@@ -102,7 +109,8 @@ def bench(
         Runs and comparisons; `skipped` says why a rung was not measured.
 
     Raises:
-        UsageError: a rung, stage or option does not exist.
+        UsageError: a rung, stage or option does not exist, or a loop's answer cannot be read.
+        LoopError: a loop of your own failed; the message is its own traceback.
         SourceError: the source gives no frames.
         WeightsError: weights that were asked for cannot be had.
         ResultsError: the store cannot be written.
@@ -119,7 +127,7 @@ def bench(
         raise UsageError("fps is the rate of the paced scenario; add scenario='paced'")
     if coco is not None and not accuracy:
         raise UsageError("coco is for accuracy, which is switched off; drop one of them")
-    chosen = select_rungs(rungs, stage, device)
+    chosen = select_rungs(_with_own(rungs, against), stage, device)
     plan = replace(QUICK if quick else FULL, scenario=scenario, fps=fps)
     with Store(default_path()) as store, _shown(progress) as reporter:
         return run_benchmark(
@@ -140,8 +148,8 @@ def bench(
 
 
 def compare(
-    a: str,
-    b: str,
+    a: str | Rung | Callable[..., Any],
+    b: str | Rung | Callable[..., Any],
     *,
     source: str = "photos",
     size: Size = (640, 480),
@@ -156,7 +164,9 @@ def compare(
     """Compares rung `b` with rung `a` in interleaved rounds on the same frames.
 
     Args:
-        a, b: names of two rungs that do the same work.
+        a, b: two rungs that do the same work: names, rungs or loops of your own, as in `bench`;
+            "my_loop@previous" is the version of a loop before its cell was changed. Twice the same
+            one shows how far two measurements of one thing differ.
         source, size, objects, model_set, weights, seed, quick, progress: as in `bench`.
         rounds: 9 or more; default 15, or 9 where `quick`.
 
@@ -167,16 +177,30 @@ def compare(
         UsageError: a rung does not exist.
         UnavailableError: the two do different work, or one of them cannot run here.
     """
+    rungs = _with_own([a, b], None)
     with Store(default_path()) as store, _shown(progress) as reporter:
         return run_comparison(
-            a,
-            b,
+            rungs[0],
+            rungs[-1],
             source=source,
             workload=Workload(model_set, weights, size, objects, seed=seed),  # type: ignore[arg-type]
             rounds=_round_plan(quick, rounds),
             store=store,
             reporter=reporter,
         )
+
+
+def _with_own(rungs: Sequence[str | Rung | Callable[..., Any]], against: str | None) -> list[Rung]:
+    """Names and loops as rungs; with a loop comes the rung that it is compared with."""
+    names = [each for each in rungs if isinstance(each, str) and ".py:" not in each]
+    named = {each: as_rung(each) for each in names}
+    other = rung_named(against) if against is not None else next(iter(named.values()), None)
+    chosen = [named[each] if each in names else as_rung(each, other) for each in rungs]
+    if against is not None and other is not None:
+        if not any(own_loop(rung) for rung in chosen):
+            raise UsageError("against is the rung that your own loop is compared with; name a loop too")
+        chosen.append(other)
+    return list({rung.name: rung for rung in chosen}.values())
 
 
 def _shown(progress: Reporter | None) -> AbstractContextManager[Reporter]:
@@ -248,6 +272,7 @@ def run_benchmark(
     reporter.step("looking for weights")
     weights = resolve_all(workload, progress=True)
     _report_random_weights(weights, reporter)
+    try_own_loops(runnable, workload, frames.frames, weights)
     photographs = None if place is None else _photographs(place, weights, workload, images, reporter)
     disturbances = _other_measurements(reporter)
     peaks = {}
@@ -264,27 +289,26 @@ def run_benchmark(
     return result
 
 
-def run_comparison(a: str, b: str, **options: Any) -> Comparison:
-    """Compares rung `b` with rung `a`, by name; options as for `bench`.
+def run_comparison(a: str | Rung, b: str | Rung, **options: Any) -> Comparison:
+    """Compares rung `b` with rung `a`; options as for `run_benchmark`.
 
     Raises:
-        UnavailableError: one of them cannot run here, or failed.
+        UnavailableError: one of them cannot run here, or failed, or they do different work.
     """
-    rungs = [rung_named(a), rung_named(b)]
-    if rungs[0].prepare.work != rungs[1].prepare.work or a == b:
-        raise UnavailableError(f"{a} and {b} cannot be compared: they {_not_comparable(rungs)}")
-    result = run_benchmark(rungs, **{"plan": None, **options})
+    first, second = as_rung(a), as_rung(b)
+    if first.prepare.work != second.prepare.work:
+        raise UnavailableError(
+            f"{first.name} and {second.name} cannot be compared: they do different work "
+            f"({first.prepare.work}; {second.prepare.work})"
+        )
+    if first == second:
+        second = again(second)
+    result = run_benchmark([first, second], **{"plan": None, **options})
     for comparison in result.comparisons:
-        if (comparison.a, comparison.b) == (a, b):
+        if (comparison.a, comparison.b) == (first.name, second.name):
             return comparison
     reasons = "; ".join(f"{name} {why}" for name, why in result.skipped.items())
-    raise UnavailableError(f"{a} and {b} were not compared: {reasons}")
-
-
-def _not_comparable(rungs: Sequence[Rung]) -> str:
-    if rungs[0] == rungs[1]:
-        return "are one and the same"
-    return f"do different work ({rungs[0].prepare.work}; {rungs[1].prepare.work})"
+    raise UnavailableError(f"{first.name} and {second.name} were not compared: {reasons}")
 
 
 def _report_random_weights(weights: Mapping[str, Weights], reporter: Reporter) -> None:
@@ -386,6 +410,8 @@ def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSe
                     run = _run(rung, worker, agreements[rung.name], context)
                     _finish(replace(run, accuracy=without_names(scores[rung.name])), result_set.runs, context)
             except LabError as error:
+                if own_loop(rung):  # its writer waits for this traceback, not for the other rungs
+                    raise
                 result_set.skipped[rung.name] = f"failed: {error}"
                 context.reporter.note(f"{rung.name} failed: {error}")
                 continue
@@ -469,6 +495,7 @@ def _run(rung: Rung, worker: Worker, agreement: Agreement, context: Context) -> 
             **worker.ready.settings,
             "paced_fps": context.plan.fps,
             "changes": rung.changes,
+            **_loop_source(rung),
             **_gpu_memory(worker),
         },
         source=context.frames.source,
@@ -477,6 +504,11 @@ def _run(rung: Rung, worker: Worker, agreement: Agreement, context: Context) -> 
         disturbances=(*monitor.disturbances(), *context.disturbed_by()),
         fingerprint=fingerprint(),
     )
+
+
+def _loop_source(rung: Rung) -> dict[str, str]:
+    loop = own_loop(rung)
+    return {} if loop is None else {"loop_sha256": loop.sha256, "loop_source": loop.source}
 
 
 def _gpu_memory(worker: Worker) -> dict[str, int]:

@@ -27,6 +27,9 @@ QUICK_MINUTES = 9.0  # what is under way is ended, and drawn: up to a minute mor
 
 def bench(
     rung: RungNames = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="RUNG", help="What your own loop is compared with.")
+    ] = None,
     stage: Annotated[int | None, typer.Option(help="All rungs of this stage.")] = None,
     device: Annotated[str | None, typer.Option(help="Only rungs on this device: cpu or cuda.")] = None,
     source: SourceOption = "photos",
@@ -62,6 +65,7 @@ def bench(
     with stored_as_measured() as progress:
         result = measure(
             *(rung or ()),
+            against=against,
             stage=stage,
             device=device,
             source=source,

@@ -55,6 +55,25 @@ def show(run_id: Annotated[int, typer.Argument(metavar="ID")]) -> None:
         print(json.dumps(store.run(run_id).to_json(), indent=2, default=str))
 
 
+@app.command("history")
+def history_command(
+    rung: Annotated[str, typer.Argument(help="Name of a rung, or of a loop of yours.")],
+    plot: Annotated[Path | None, typer.Option(help="Picture to write, .png or .svg.")] = None,
+) -> None:
+    """Show all runs of a rung: when, commit, version of its source, speed, machine."""
+    from labkit.bench.progress import print_lines
+    from labkit.results.history import history
+
+    found = history(rung)
+    if not found.runs:
+        raise ResultsError(f"{found}; run: labkit bench {rung}")
+    columns = ["when", "version", "commit", "fps", "fps_lo", "fps_hi", "machine"]
+    print(found.table()[columns].to_string(index=False))
+    print_lines([str(found)])
+    if plot is not None:
+        found.plot().savefig(plot)
+
+
 @app.command()
 def delete(ids: Ids) -> None:
     """Delete runs."""

@@ -18,7 +18,10 @@ class Scenario(StrEnum):
     paced = "paced"
 
 
-RungNames = Annotated[list[str] | None, typer.Argument(metavar="[RUNG]...", help="Names; default: all.")]
+RungNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RUNG]...", help="Names, or FILE.py:FUNCTION for a loop of yours; default: all."),
+]
 SourceOption = Annotated[str, typer.Option(help="photos, scenes, webcam:0, a file, a folder, an address.")]
 SizeOption = Annotated[str, typer.Option(metavar="WxH", help="Size of the frames in px.")]
 ObjectsOption = Annotated[int, typer.Option(help="Best boxes kept per frame.")]

@@ -6,6 +6,9 @@ line prints it as one line and exits with `exit_code`.
 
 from __future__ import annotations
 
+import linecache
+import sys
+
 EXIT_INTERRUPTED = 130
 """Exit code of a command that Ctrl-C has stopped, as in shells."""
 
@@ -14,6 +17,10 @@ class LabError(Exception):
     """Base of all errors that labkit raises on purpose; the message is written for the user."""
 
     exit_code = 1
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the sentence. The lab's own source lines would tell a learner nothing."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 class UsageError(LabError):
@@ -36,6 +43,36 @@ class FrameError(LabError):
     """An image has a shape, type or layout that labkit cannot read as RGB."""
 
     exit_code = 3
+
+
+class LoopError(LabError):
+    """A user's own loop failed: the traceback of the loop's own lines, and none of the lab's.
+
+    Args:
+        what: name of the loop, and what it did.
+        places: (file, line number, function) of each call, outermost first, in the user's code and below.
+        cause: type and message of the exception.
+    """
+
+    def __init__(self, what: str, places: tuple[tuple[str, int, str], ...], cause: str) -> None:
+        super().__init__(what, places, cause)
+        self.what, self.places, self.cause = what, places, cause
+
+    def __str__(self) -> str:
+        return "\n".join([self.what, *(self._place(*place) for place in self.places), self.cause])
+
+    @staticmethod
+    def _place(file: str, line: int, function: str) -> str:
+        source = linecache.getline(file, line).strip()
+        return f"  {_shown_file(file)}, line {line}, in {function}" + (f"\n    {source}" if source else "")
+
+
+def _shown_file(file: str) -> str:
+    """A file as IPython names it: "Cell In[3]" for a cell."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    named = shell.compile.format_code_name(file) if shell is not None else None
+    return " ".join(named) if named is not None else f"File {file}"
 
 
 class WeightsError(LabError):

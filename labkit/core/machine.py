@@ -91,7 +91,7 @@ def _fixed() -> dict[str, Any]:
     return {
         "labkit": labkit.__version__,
         "commit": _git("rev-parse", "--short=12", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "labkit")),
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,6 +84,7 @@ class Recording:
 
 _recording: Recording | None = None  # the innermost open one
 _open_recordings: list[Recording] = []
+_taken = -1  # index of the frame that a loop took last
 
 
 @contextmanager
@@ -111,7 +112,8 @@ class span:  # noqa: N801 - used as a statement: `with span("infer", frame):`
 
     Args:
         name: of the span: "preprocess", "infer", "decode", or one of your own.
-        frame: the frame that it works on; times are kept per frame.
+        frame: the frame that it works on; times are kept per frame. Without one it is the frame that
+            the loop took last.
 
     Example:
         >>> import labkit
@@ -123,7 +125,7 @@ class span:  # noqa: N801 - used as a statement: `with span("infer", frame):`
     """
 
     name: str
-    frame: Frame
+    frame: Frame | None = None
     _recording: Recording | None = field(init=False)
     _first: Any = field(init=False)
     _start: int = field(init=False)
@@ -139,9 +141,18 @@ class span:  # noqa: N801 - used as a statement: `with span("infer", frame):`
         stop = time.perf_counter_ns()
         if self._recording is not None:
             last = _record_event() if self._first is not None else None
-            self._recording._open.append((self.name, self.frame.index, self._start, stop, self._first, last))
+            index = _taken if self.frame is None else self.frame.index
+            self._recording._open.append((self.name, index, self._start, stop, self._first, last))
         if nvtx is not None:
             nvtx.pop_range(domain=DOMAIN)
+
+
+def note_taken(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """The frames; each one taken is the one that spans without a frame belong to."""
+    global _taken
+    for frame in frames:
+        _taken = frame.index
+        yield frame
 
 
 def tap(name: str, value: Any) -> None:

@@ -40,7 +40,8 @@ def prepare_rungs(settings: LiveSettings, objects: int, report: Callable[[str], 
 def _prepared(rung: Any, workload: Workload, report: Callable[[str], None], wanted: set[str]) -> Any:
     from labkit.models.prepare import prepare
 
-    key = (rung.name, workload.model_set, workload.weights, workload.size, workload.objects)
+    how = str(rung.prepare.describe())
+    key = (rung.name, how, workload.model_set, workload.weights, workload.size, workload.objects)
     if key in _kept:
         _kept.move_to_end(key)
         return _kept[key]
@@ -58,6 +59,8 @@ def _describe(model_set: str, prepared: Any) -> str:
     kinds = prepared.settings.get("weights_kind", {})
     names = " + ".join(kinds) or model_set
     kind = prepared.settings.get("weights")
+    if kind == "own":
+        return "a loop of your own: its networks are its own"
     if kind == "random":
         return f"{names}: random weights; speed is real, names mean nothing"
     if kind == "mixed":

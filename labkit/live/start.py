@@ -25,7 +25,7 @@ _close_current: Callable[[], None] | None = None
 
 def live(
     source: str | os.PathLike[str] = "photos",
-    rung: str | None = None,
+    rung: str | Callable[..., Any] | None = None,
     size: Size = (640, 480),
     *,
     compare: str | None = None,
@@ -43,7 +43,8 @@ def live(
     Args:
         source: "webcam:0" (of the machine that runs Python), "browser" (the camera of the machine
             that shows the notebook), "photos", "scenes", a file, a folder or an address.
-        rung: whose answers to show; the best one that this machine soon has ready, if not given.
+        rung: whose answers to show: a name, or a loop of your own as in `labkit.bench` (it gets the
+            networks of `compare`, if it wants some); by default the best one that is soon ready.
         size: (width, height) px of the frames.
         compare: a second rung, shown beside the first on the same frames.
         model_set: "full" or "lab"; by default the one that recognises something without a download.
@@ -63,6 +64,10 @@ def live(
         `labkit.live("webcam:0", "folded_cpu", compare="cpu_engine_bf16")` in a cell shows two rungs
         side by side on the frames of the first camera.
     """
+    if callable(rung):
+        from labkit.pipelines.own_loop import as_rung
+
+        rung = as_rung(rung, compare).name
     settings = _settings(rung, size, compare, model_set, weights, threshold)
     if not has_front_end():
         from labkit.live.static_view import show_stills

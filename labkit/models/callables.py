@@ -94,6 +94,19 @@ class Combined:
     group: int = 1
 
 
+@dataclass(frozen=True)
+class OwnLabels:
+    """For a loop that brings its own networks: the names that its numbers stand for.
+
+    Attributes:
+        names: of the boxes' labels, or of a classifier's.
+        fine_names: of what each box is named by a classifier.
+    """
+
+    names: tuple[str, ...]
+    fine_names: tuple[str, ...] = ()
+
+
 Net = Any
 """`Classifier`, `Detector`, `Combined`, or whatever else a schedule of the ladder is written for."""
 
@@ -114,7 +127,8 @@ class Prepared:
 
     def synchronize(self) -> None:
         """Waits until the device has done all it was given; nothing to do on the CPU."""
-        if self.settings["device"] == "cuda":
+        own = isinstance(self.net, OwnLabels)  # such a loop chooses its device itself
+        if self.settings["device"] == "cuda" or (own and torch.cuda.is_initialized()):
             torch.cuda.synchronize()
 
 

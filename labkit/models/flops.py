@@ -16,13 +16,17 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 """Of one weight, by precision."""
 
 
-def gflop_per_frame(preparation: Preparation, workload: Workload) -> float:
+def gflop_per_frame(preparation: Preparation, workload: Workload) -> float | None:
     """Arithmetic of one frame in GFLOP (2 per multiply-add), whatever engine does it.
+
+    None for a loop that brings its own networks.
 
     Args:
         preparation: which networks run.
         workload: model set, frame size, and how many boxes are named.
     """
+    if preparation.form == "own":
+        return None
     detector, classifier = MODELS[workload.model_set]
     if preparation.task == "classify":
         return gflop(classifier, workload.size)
@@ -32,12 +36,14 @@ def gflop_per_frame(preparation: Preparation, workload: Workload) -> float:
     return total
 
 
-def mb_per_frame(preparation: Preparation, workload: Workload) -> float:
+def mb_per_frame(preparation: Preparation, workload: Workload) -> float | None:
     """The least that a frame moves, in MB: every weight once, and the frame itself.
 
     What passes between layers is left out, since a cache may hold it; so arithmetic per byte is an
-    upper bound. Frames that go through the networks together share the weights.
+    upper bound. Frames that go through the networks together share the weights. None as above.
     """
+    if preparation.form == "own":
+        return None
     width, height = workload.size
     models = MODELS[workload.model_set]
     wanted = {"detect": models[:1], "classify": models[1:], "combined": models}[preparation.task]

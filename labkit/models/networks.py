@@ -22,7 +22,7 @@ from labkit.core.errors import WeightsError
 from labkit.models.decode import DetrCore
 from labkit.models.detr_files import load_detr
 from labkit.models.preprocess import DETR_INPUT, RESNET_CROP_INPUT, RESNET_INPUT, InputSpec
-from labkit.models.weights import Weights, state_sha256
+from labkit.models.weights import MODELS, Weights, lab_weights, resolve, state_sha256
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,17 +63,16 @@ def build(weights: Weights) -> Network:
 
 
 def _resnet18(weights: Weights) -> Network:
-    from torchvision.models import ResNet18_Weights, resnet18
+    from torchvision.models import resnet18
 
     if weights.path is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(weights))
             module = resnet18(weights=None)
-        labels: tuple[str, ...] = tuple(f"class {i}" for i in range(1000))
     else:
         module = resnet18(weights=None)
         module.load_state_dict(torch.load(weights.path, map_location="cpu", weights_only=True))
-        labels = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+    labels = labels_of(weights)
     return Network("resnet18", module, labels, RESNET_INPUT, RESNET_CROP_INPUT, weights, state_sha256(module))
 
 
@@ -86,12 +85,10 @@ def _detr_r50(weights: Weights) -> Network:
             torch.manual_seed(_seed(weights))
             detr = DetrForObjectDetection(config)
             _make_answers_vary(detr)
-        labels: tuple[str, ...] = tuple(f"class {i}" for i in range(91))
     else:
         detr = load_detr(weights.path)
-        labels = _names(detr.config.id2label)
     core = DetrCore(detr)
-    return Network("detr_r50", core, labels, DETR_INPUT, None, weights, state_sha256(core))
+    return Network("detr_r50", core, labels_of(weights), DETR_INPUT, None, weights, state_sha256(core))
 
 
 def _lab_detr(weights: Weights) -> Network:
@@ -100,7 +97,7 @@ def _lab_detr(weights: Weights) -> Network:
     wanted = json.loads((weights.path / "preprocessor.json").read_text())
     spec = InputSpec(exact=tuple(wanted["size"]), mean=tuple(wanted["mean"]), std=tuple(wanted["std"]))
     core = DetrCore(detr)
-    return Network("lab_detr", core, _names(detr.config.id2label), spec, None, weights, state_sha256(core))
+    return Network("lab_detr", core, labels_of(weights), spec, None, weights, state_sha256(core))
 
 
 def _lab_resnet(weights: Weights) -> Network:
@@ -114,13 +111,53 @@ def _lab_resnet(weights: Weights) -> Network:
     state = load_file(weights.path / "model.safetensors")
     module.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     spec = InputSpec(exact=tuple(config["size"]), mean=tuple(config["mean"]), std=tuple(config["std"]))
-    labels = tuple(config["labels"])
-    return Network("lab_resnet", module, labels, spec, spec, weights, state_sha256(module))
+    return Network("lab_resnet", module, labels_of(weights), spec, spec, weights, state_sha256(module))
 
 
-def _names(id2label: dict[int, str]) -> tuple[str, ...]:
-    """A model's own label table as a tuple; COCO's 91 ids have gaps, which stay gaps."""
-    return tuple(id2label.get(i, f"id {i}") for i in range(max(id2label) + 1))
+def load_network(model: str, weights: str = "auto", *, seed: int = 0) -> Network:
+    """A network of the lab as a plain torch module, with the names of its labels.
+
+    Args:
+        model: "lab_resnet" or "lab_detr" (small, trained on `scenes`, in the package), "resnet18"
+            or "detr_r50".
+        weights: of the latter two: "auto" (pretrained where they can be had, else random),
+            "pretrained" or "random".
+        seed: of random weights.
+
+    Returns:
+        `.module`, in eval mode, float32, on the CPU: a ResNet gives (N, C) logits; a DETR gives
+        logits (N, Q, C + 1), the last class being "no object", and boxes (N, Q, 4) as centre, width
+        and height relative to the frame. `.labels` are C names. `.input` holds what the network
+        wants: `exact` (width, height) or the shortest side, `mean` and `std` per channel of RGB
+        in [0, 1].
+
+    Raises:
+        WeightsError: there is no such model, or its weights cannot be had.
+
+    Example:
+        >>> import labkit, torch
+        >>> resnet = labkit.load_network("lab_resnet")
+        >>> width, height = resnet.input.exact
+        >>> resnet.module(torch.zeros(1, 3, height, width)).shape[1] == len(resnet.labels)
+        True
+    """
+    return build(lab_weights(model) if model in MODELS["lab"] else resolve(model, weights, seed=seed))
+
+
+def labels_of(weights: Weights) -> tuple[str, ...]:
+    """Names of a model's classes, without building it; "class 0", ... where weights are random."""
+    if weights.kind == "random":
+        return tuple(f"class {i}" for i in range(_CLASSES[weights.model]))
+    if weights.model == "resnet18":
+        from torchvision.models import ResNet18_Weights
+
+        return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+    assert weights.path is not None
+    config = json.loads((weights.path / "config.json").read_text())
+    if "labels" in config:
+        return tuple(config["labels"])
+    names = {int(i): name for i, name in config["id2label"].items()}
+    return tuple(names.get(i, f"id {i}") for i in range(max(names) + 1))  # COCO's 91 ids have gaps
 
 
 def _seed(weights: Weights) -> int:
@@ -155,6 +192,7 @@ def _make_answers_vary(detr: Any) -> None:
     detr.class_labels_classifier.weight.mul_(1.5)
 
 
+_CLASSES = {"resnet18": 1000, "detr_r50": 91}
 _BUILDERS = {
     "resnet18": _resnet18,
     "detr_r50": _detr_r50,

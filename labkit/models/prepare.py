@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +10,14 @@ import torch
 
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.types import Preparation, Size, Workload
-from labkit.models.callables import Classifier, Combined, Detector, Net, Prepared
+from labkit.models.callables import Classifier, Combined, Detector, Net, OwnLabels, Prepared
 from labkit.models.cuda_streams import streams_for
 from labkit.models.decode import DetrDecoder
 from labkit.models.engines.build import Request, build_engine
 from labkit.models.filter_stage import AS_KERNEL, DeviceSmoothing, Filtered, host_smoothing
 from labkit.models.fused import FusedFromInput, FusedNet, FusedNetwork
 from labkit.models.inputs import ByteInput, PinnedInput, calibration_frames, with_bytes
-from labkit.models.networks import Network, build
+from labkit.models.networks import Network, build, labels_of
 from labkit.models.pinned_upload import PinnedUpload
 from labkit.models.preprocess import InputSpec, Preprocess, preprocessor
 from labkit.models.streamed import StreamedNet
@@ -50,6 +50,8 @@ def prepare(
     if preparation.device == "cuda" and not torch.cuda.is_available():
         raise UnavailableError("this rung needs an NVIDIA GPU; labkit doctor says what is missing")
     parts = _parts(preparation)
+    if preparation.form == "own":
+        return _own(parts, preparation, workload, weights)
     networks = {
         part: build(_weights_of(model, workload, weights))
         for part, model in zip(("detect", "classify"), MODELS[workload.model_set], strict=True)
@@ -61,6 +63,19 @@ def prepare(
         _settings(preparation, workload, networks),
         tuple(n.weights.note for n in networks.values()),
     )
+
+
+def _own(
+    parts: Sequence[str], preparation: Preparation, workload: Workload, weights: Mapping[str, Weights] | None
+) -> Prepared:
+    """No network, since the loop brings its own: only the names that its labels stand for."""
+    chosen = [
+        _weights_of(model, workload, weights)
+        for part, model in zip(("detect", "classify"), MODELS[workload.model_set], strict=True)
+        if part in parts
+    ]
+    names = OwnLabels(labels_of(chosen[0]), labels_of(chosen[1]) if len(chosen) > 1 else ())
+    return Prepared(names, {**_settings(preparation, workload, {}), "weights": "own"})
 
 
 def resolve_all(workload: Workload, *, progress: bool = False) -> dict[str, Weights]:
@@ -250,7 +265,7 @@ def _settings(
         "weights_revision": {n.model: n.weights.revision for n in networks.values()},
         "device": preparation.device,
         "size": list(workload.size),
-        "objects": workload.objects if "detect" in networks else 1,
+        "objects": 1 if preparation.task == "classify" else workload.objects,
         "threshold": workload.threshold,
         "seed": workload.seed,
         "preparation": preparation.describe(),

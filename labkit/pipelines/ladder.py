@@ -315,6 +315,9 @@ LADDER = Ladder((
 ))  # fmt: skip
 """Every rung, each after the one that it changes. Filter and streams are put onto the best loop."""
 
+OWN_RUNGS: dict[str, Rung] = {}
+"""The user's own loops in this process, by name; see `own_loop`."""
+
 
 def rung(name: str) -> Rung:
     """The rung of that name.
@@ -327,6 +330,8 @@ def rung(name: str) -> Rung:
         >>> labkit.rung("detr_opencv_cpu").changes
         'detr_pil_cpu'
     """
+    if name in OWN_RUNGS:
+        return OWN_RUNGS[name]
     for candidate in LADDER:
         if candidate.name == name:
             return candidate
@@ -334,7 +339,7 @@ def rung(name: str) -> Rung:
         raise UsageError(f"the rung {name} is called {FORMER_NAMES[name]} now")
     import difflib
 
-    near = difflib.get_close_matches(name, [r.name for r in LADDER], n=3, cutoff=0.4)
+    near = difflib.get_close_matches(name, [*OWN_RUNGS, *(r.name for r in LADDER)], n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(near)}?" if near else "; labkit rungs lists them"
     raise UsageError(f"no rung named {name!r}{hint}")
 

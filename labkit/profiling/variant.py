@@ -13,6 +13,7 @@ from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Detections, Frame, Rung, Size, Workload
 from labkit.models.prepare import Prepared, prepare
 from labkit.pipelines.ladder import rung as rung_named
+from labkit.pipelines.own_loop import as_rung, own_loop
 from labkit.profiling import nsys, profiler
 from labkit.profiling.capture import Capture, Range, Read
 from labkit.profiling.profile import Profile
@@ -53,7 +54,7 @@ class ProfileTarget:
 
 
 def profile(
-    rung: str,
+    rung: str | Rung | Callable[..., object],
     frames: int = 5,
     *,
     source: str = "photos",
@@ -67,7 +68,7 @@ def profile(
     """Profiles a few frames of a rung after a warm-up: where the time goes, and what waits for what.
 
     Args:
-        rung: name.
+        rung: name, or a loop of your own as in `labkit.bench`; that is watched in this process.
         frames: how many are profiled, 1 to 1000.
         source, size, objects, model_set, weights, seed: as in `bench`.
         engine: "nsys" (Nsight Systems), "torch" (torch.profiler), or "auto" (nsys where it is found).
@@ -81,11 +82,11 @@ def profile(
         UnavailableError: the rung needs what this machine lacks, or nsys was asked for and failed.
     """
     workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
-    return Profile(profile_rung(ProfileTarget(rung, workload, source, frames), engine))
+    return Profile(profile_rung(ProfileTarget(as_rung(rung).name, workload, source, frames), engine))
 
 
 def pipeline(
-    rung: str,
+    rung: str | Rung | Callable[..., object],
     source: str = "photos",
     frames: int = 6,
     *,
@@ -98,7 +99,7 @@ def pipeline(
     """Makes a rung ready and warm, with its frames in memory, so that a loop over it holds nothing else.
 
     Args:
-        rung: name.
+        rung: name, or a loop of your own as in `labkit.bench`.
         source: see `open_source`.
         frames: how many.
         size, objects, model_set, weights, seed: as in `bench`.
@@ -113,7 +114,7 @@ def pipeline(
         [True]
     """
     workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
-    chosen, prepared, kept = ready(ProfileTarget(rung, workload, source, frames))
+    chosen, prepared, kept = ready(ProfileTarget(as_rung(rung).name, workload, source, frames))
     return lambda: chosen.run(kept, prepared.net)
 
 
@@ -130,9 +131,12 @@ def profile_rung(job: ProfileTarget, engine: str = "auto") -> Capture:
     """
     if engine not in profiler.ENGINES:
         raise UsageError(f"engine is one of {', '.join(profiler.ENGINES)}, not {engine!r}")
-    if reason := unmet_requirement(rung_named(job.rung).needs):
+    chosen = rung_named(job.rung)
+    if reason := unmet_requirement(chosen.needs):
         raise UnavailableError(f"{job.rung} {reason}")
     why = profiler.why_not_nsys()
+    if own_loop(chosen):
+        why = "a loop of your own runs in this process, where nsys cannot look (%%profile NAME can)"
     found = nsys.find()
     if engine == "nsys" and (why or found is None):
         raise UnavailableError(f"{why}; --engine torch profiles without it")

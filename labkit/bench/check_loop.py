@@ -1,0 +1,133 @@
+"""A first look at a loop of one's own: a few frames, in this process, beside a rung of the lab."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from labkit.bench.agreement import Answers, measure_agreement
+from labkit.bench.frames import collect
+from labkit.bench.session import Session
+from labkit.core.annotate import draw_detections
+from labkit.core.errors import UsageError
+from labkit.core.types import Frame, Rung, Size, Workload
+from labkit.models.prepare import resolve_all
+from labkit.models.weights import Weights
+from labkit.pipelines.ladder import rung as rung_named
+from labkit.pipelines.own_loop import as_rung, own_loop
+from labkit.results.records import Agreement
+
+
+@dataclass(frozen=True)
+class LoopCheck:
+    """A loop's answers beside those of a rung of the lab; shows itself with a picture in a notebook.
+
+    Attributes:
+        agreement: with the rung, on the same frames.
+        answers, expected: detections per frame of the loop and of the rung.
+        frames: what both were given.
+    """
+
+    agreement: Agreement
+    answers: Answers
+    expected: Answers
+    frames: Sequence[Frame]
+
+    @property
+    def passed(self) -> bool:
+        """True if both answer the same: 99% of boxes with their labels, and of names."""
+        return self.agreement.agrees
+
+    def __str__(self) -> str:
+        found, wanted = (sum(map(len, each.found)) for each in (self.answers, self.expected))
+        share, name = self.agreement.share, self.answers.rung
+        same_name = self.agreement.same_name
+        named = "" if same_name is None else f", {same_name:.0%} of them named alike"
+        verdict = "agrees with" if self.passed else "differs from"
+        hint = "" if self.passed or found else "; it found nothing"
+        return (
+            f"{name} {verdict} {self.expected.rung} on {len(self.frames)} frames: {share:.0%} of its "
+            f"{wanted} detections have the same label and place in yours ({found}){named}{hint}"
+        )
+
+    def _repr_html_(self) -> str:
+        frame = self.frames[0]
+        pictures = "".join(_figure(frame, each) for each in (self.answers, self.expected))
+        return f"<p>{'✓' if self.passed else '✗'} {escape(str(self))}</p>{pictures}"
+
+
+def check(
+    loop: Callable[..., Any] | str,
+    against: str,
+    *,
+    frames: int = 4,
+    source: str = "scenes",
+    size: Size = (640, 480),
+    objects: int = 5,
+    model_set: str = "lab",
+    weights: str = "auto",
+    seed: int = 0,
+) -> LoopCheck:
+    """Runs a loop of your own on a few frames in this process, and compares its answers with a rung's.
+
+    Args:
+        loop: as in `labkit.bench`.
+        against: name of the rung.
+        frames: how many, 1 to 100.
+        source, size, objects, model_set, weights, seed: as in `labkit.bench`.
+
+    Returns:
+        What both answered, and whether they agree.
+
+    Raises:
+        LoopError: the loop failed; the message is its own traceback.
+        UsageError: an answer cannot be read, or there is no such rung.
+
+    Example:
+        >>> import labkit
+        >>> def my_loop(frames, net):
+        ...     for frame in frames:
+        ...         logits = net.infer(net.preprocess(frame.image))
+        ...         yield frame, net.decode(logits, frame.size)
+        >>> labkit.check(my_loop, "resnet_opencv_cpu", frames=2).passed
+        True
+    """
+    if not 1 <= frames <= 100:
+        raise UsageError(f"frames is a number from 1 to 100, not {frames}")
+    other = rung_named(against)
+    rung = as_rung(loop, other)
+    workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
+    chosen = resolve_all(workload)
+    kept = collect(source, size, frames, seed=seed).frames
+    found, expected = (Session(each, workload, kept, chosen).answers(kept) for each in (rung, other))
+    return LoopCheck(measure_agreement(expected, found), found, expected, kept)
+
+
+def try_own_loops(
+    rungs: Sequence[Rung], workload: Workload, frames: Sequence[Frame], weights: Mapping[str, Weights]
+) -> None:
+    """Runs loops that bring their own networks on two frames, so that a mistake is told at once.
+
+    Raises:
+        LoopError: one of them failed.
+    """
+    for rung in rungs:
+        if own_loop(rung) is not None and rung.prepare.form == "own":
+            Session(rung, workload, frames[:2], weights).answers(frames[:2])
+
+
+def _figure(frame: Frame, answers: Answers) -> str:
+    """HTML of a frame with what was found in it."""
+    import cv2
+
+    drawn = draw_detections(frame.image, answers.found[0])
+    png = base64.b64encode(cv2.imencode(".png", drawn[..., ::-1])[1].tobytes()).decode()
+    caption = escape(f"{answers.rung}: {', '.join(answers.found[0].name) or 'nothing'}")
+    return (
+        '<figure style="display: inline-block; margin: 4px">'
+        f'<img alt="{caption}" width="320" src="data:image/png;base64,{png}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )

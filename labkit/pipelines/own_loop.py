@@ -1,0 +1,335 @@
+"""A loop of the user's own as a rung: typed into a notebook's cell, imported, or read from a file.
+
+    def my_loop(frames):              # frames in, (frame, detections) out
+        for frame in frames:
+            with labkit.span("infer"):
+                logits = model(prepare(frame.image))
+            yield frame, {"boxes": ..., "scores": ..., "labels": ...}
+
+    labkit.bench(my_loop, against="detr_opencv_cpu")
+
+It goes to the measuring process by value, with what it refers to. A second parameter gets the
+prepared networks of the rung that it is compared with; a plain function of an image is wrapped.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import importlib.util
+import inspect
+import sys
+import sysconfig
+import textwrap
+import traceback
+import types
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from labkit.core.errors import LabError, LoopError, UsageError
+from labkit.core.trace import note_taken
+from labkit.core.types import Detections, Frame, Preparation, Rung
+from labkit.models.callables import OwnLabels
+from labkit.pipelines.ladder import LADDER, OWN_RUNGS
+from labkit.pipelines.ladder import rung as rung_named
+from labkit.pipelines.plain_answers import as_detections
+
+PREVIOUS = "previous"
+
+
+@dataclass(eq=False)
+class Loop:
+    """A schedule around a user's function; what it raises is a `LoopError` at the user's own lines.
+
+    Attributes:
+        name: of the function.
+        form: "frames" (a generator of frames), "networks" (of frames and prepared networks), or
+            "image" (a plain function of one image).
+        source: text of the function, and of those that it uses and were written beside it.
+        sha256: of that text.
+        folder: where modules beside the function's file are found; None for a cell.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    form: str
+    source: str
+    sha256: str
+    folder: str | None = None
+    _pickled: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.__qualname__ = f"{self.name}@{self.sha256}"  # part of the keys of cached accuracies
+
+    def __call__(self, frames: Iterable[Frame], net: Any) -> Iterator[tuple[Frame, Detections]]:
+        """Runs the loop; its answers, in whatever form, as `Detections`.
+
+        Raises:
+            LoopError: the function failed, or answered what cannot be read.
+        """
+        try:
+            function = self._function()
+            labels = net if isinstance(net, OwnLabels) else OwnLabels(())
+            answers = self._pairs(function, note_taken(frames), net)
+            for answer in answers:
+                yield self._read(answer, labels)
+        except LabError:
+            raise
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "function": None, "_pickled": self._as_bytes()}
+
+    def _as_bytes(self) -> bytes:
+        import cloudpickle
+
+        module = sys.modules.get(getattr(self.function, "__module__", "") or "")
+        by_value = self.folder is not None and module is not None and module.__name__ != "__main__"
+        if self._pickled is not None:
+            return self._pickled
+        try:
+            if by_value:
+                cloudpickle.register_pickle_by_value(module)
+            return cloudpickle.dumps(self.function)
+        except Exception as error:
+            raise UsageError(
+                f"{self.name} cannot be sent to a process of its own: {type(error).__name__}: {error}; "
+                "make what it uses (files, cameras, locks, sessions) inside the loop"
+            ) from error
+        finally:
+            if by_value:
+                cloudpickle.unregister_pickle_by_value(module)
+
+    def _function(self) -> Callable[..., Any]:
+        if self.function is None:
+            import pickle
+
+            if self.folder is not None and self.folder not in sys.path:
+                sys.path.insert(0, self.folder)
+            assert self._pickled is not None
+            self.function = pickle.loads(self._pickled)
+        return self.function
+
+    def _pairs(self, function: Callable[..., Any], frames: Iterable[Frame], net: Any) -> Iterator[Any]:
+        if self.form == "image":
+            return ((frame, function(frame.image)) for frame in frames)
+        return function(frames, net) if self.form == "networks" else function(frames)
+
+    def _read(self, answer: Any, labels: OwnLabels) -> tuple[Frame, Detections]:
+        if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], Frame)):
+            raise UsageError(f"{self.name} yields (frame, found), not {_shown(answer)}: yield frame, found")
+        frame, found = answer
+        try:
+            return frame, as_detections(found, frame.size, labels.names, labels.fine_names)
+        except UsageError as error:
+            raise UsageError(f"{self.name}, frame {frame.index}: {error}") from error
+
+    def _failure(self, error: Exception) -> LoopError:
+        places = traceback.extract_tb(error.__traceback__)
+        own = [i for i, place in enumerate(places) if not place.filename.startswith(_LAB)]
+        shown = places[own[0] :] if own else places[-1:]
+        return LoopError(
+            f"{self.name} failed:",
+            tuple((place.filename, place.lineno or 0, place.name) for place in shown),
+            "".join(traceback.format_exception_only(error)).strip(),
+        )
+
+
+_LAB = str(Path(__file__).parent.parent)
+
+
+def own_rung(loop: Callable[..., Any], against: str | Rung | None = None) -> Rung:
+    """A user's loop as a rung, known by its name in this process from now on.
+
+    Args:
+        loop: a generator function of frames; of frames and prepared networks; or a plain function of
+            one (H, W, 3) uint8 RGB image. Its attribute `group`, if it has one, says how many
+            frames it answers at once.
+        against: rung whose answers and speed it is compared with, and whose networks it gets.
+
+    Raises:
+        UsageError: it cannot be a loop, or has the name of one of the lab's rungs.
+    """
+    name = getattr(loop, "__name__", type(loop).__name__)
+    if not name.isidentifier():
+        raise UsageError(f"a loop needs a name: write it with def, not as {name}")
+    if any(name == rung.name for rung in LADDER):
+        raise UsageError(f"{name} is the name of a rung of the lab; give your function another")
+    form = _form(loop, name)
+    other = None if against is None else rung_named(against) if isinstance(against, str) else against
+    if form == "networks" and other is None:
+        raise UsageError(
+            f"{name} takes prepared networks as its second parameter; say whose: against='detr_opencv_cpu'"
+        )
+    source = source_of(loop)
+    sha256 = hashlib.sha256(source.encode()).hexdigest()
+    prepare = other.prepare if other is not None else Preparation("detect", form="own")
+    if form != "networks":
+        group = {"frames": loop.group} if hasattr(loop, "group") else {}
+        options = {key: prepare.options[key] for key in ("resize",) if key in prepare.options}
+        prepare = replace(prepare, form="own", engine="eager", options={**options, **group})
+    rung = Rung(
+        name, other.stage if other is not None else 0,
+        Loop(loop, name, form, source, sha256, _folder(loop)), prepare,
+        changes=other.name if other is not None else None,
+        reference=other.name if other is not None else name,
+        about=(inspect.getdoc(loop) or "a loop of your own").splitlines()[0],
+        needs=other.needs if other is not None and form == "networks" else (),
+    )  # fmt: skip
+    return _noted(rung)
+
+
+def own_loop(rung: Rung) -> Loop | None:
+    """The user's loop that a rung runs; None for a rung of the lab."""
+    return rung.run if isinstance(rung.run, Loop) else None
+
+
+def as_rung(rung: str | Rung | Callable[..., Any], against: str | Rung | None = None) -> Rung:
+    """The rung of a name, of a user's function, or "FILE.py:FUNCTION"; a rung is itself."""
+    if isinstance(rung, Rung):
+        return rung
+    if isinstance(rung, str):
+        return own_rung(loop_from_file(rung), against) if ".py:" in rung else rung_named(rung)
+    if isinstance(rung, types.GeneratorType):
+        name = rung.__name__
+        raise UsageError(f"hand over the function {name} itself, not what it returns: {name}, without ()")
+    if not callable(rung):
+        raise UsageError(f"a rung is a name or a loop of yours, not {_shown(rung)}")
+    return own_rung(rung, against)
+
+
+def again(rung: Rung) -> Rung:
+    """The same rung under a second name, to compare it with itself."""
+    return replace(rung, name=f"{rung.name}@again")
+
+
+def loop_from_file(spec: str) -> Callable[..., Any]:
+    """The function that "FILE.py:FUNCTION" names.
+
+    Raises:
+        UsageError: there is no such file or function.
+        LoopError: the file cannot be run.
+    """
+    place, _, name = spec.rpartition(":")
+    path = Path(place).resolve()
+    if not path.is_file():
+        raise UsageError(f"there is no file {place}; a loop in a file is written FILE.py:FUNCTION")
+    module_name = f"labkit_loops_{path.stem}"
+    found = importlib.util.spec_from_file_location(module_name, path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[module_name] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        places = [p for p in traceback.extract_tb(error.__traceback__) if p.filename == str(path)]
+        raise LoopError(
+            f"{place} cannot be run:",
+            tuple((p.filename, p.lineno or 0, p.name) for p in places),
+            "".join(traceback.format_exception_only(error)).strip(),
+        ) from error
+    finally:
+        sys.path.remove(str(path.parent))
+    functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+    if not callable(getattr(module, name, None)):
+        raise UsageError(f"{place} has no function {name!r}; it has {', '.join(functions) or 'none'}")
+    return getattr(module, name)
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """Text of a function, of the functions beside it that it uses, and of plain constants.
+
+    What it takes from installed packages, and the weights of networks, are not part of it.
+    """
+    return "\n".join(_texts(inspect.unwrap(function), set()))
+
+
+def _texts(thing: Any, seen: set[int]) -> Iterator[str]:
+    seen.add(id(thing))
+    try:
+        yield textwrap.dedent(inspect.getsource(thing))
+    except (OSError, TypeError):  # typed at a prompt that keeps no source, or an object
+        code = getattr(thing, "__code__", None)
+        yield repr(thing) if code is None else f"{code.co_code.hex()} {code.co_consts!r}"
+    for name, value in sorted(_used(thing).items()):
+        if isinstance(value, bool | int | float | str | bytes | tuple):
+            yield f"{name} = {value!r}"
+        elif (
+            isinstance(value, types.FunctionType | type)
+            and value.__module__ == thing.__module__
+            and id(value) not in seen
+        ):
+            yield from _texts(value, seen)
+
+
+def _used(thing: Any) -> dict[str, Any]:
+    """What a function refers to outside itself, by name."""
+    if not isinstance(thing, types.FunctionType):
+        return {}
+    names = set(_names(thing.__code__))
+    used = {name: thing.__globals__[name] for name in names if name in thing.__globals__}
+    with suppress(ValueError):  # a cell of the closure that is still empty
+        used |= inspect.getclosurevars(thing).nonlocals
+    return {name: value for name, value in used.items() if not hasattr(builtins, name)}
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for each in code.co_consts:
+        if isinstance(each, types.CodeType):
+            yield from _names(each)
+
+
+def _form(loop: Callable[..., Any], name: str) -> str:
+    try:
+        parameters = list(inspect.signature(loop).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p for p in positional if p.default is p.empty]
+    if inspect.isgeneratorfunction(inspect.unwrap(loop)):
+        if len(needed) in (1, 2):
+            return "frames" if len(needed) == 1 else "networks"
+        raise UsageError(f"{name} takes frames, or frames and networks, not {len(needed)} parameters")
+    if parameters and len(needed) > 1:
+        raise UsageError(
+            f"{name} is neither a generator (with yield) of frames nor a function of one image: "
+            f"it takes {len(needed)} parameters"
+        )
+    return "image"
+
+
+def _noted(rung: Rung) -> Rung:
+    """Notes the rung under its name, and the version before it as NAME@HASH and NAME@previous."""
+    last = OWN_RUNGS.get(rung.name)
+    if last is not None and _version(last) != _version(rung):
+        before = replace(last, name=f"{last.name}@{_version(last)}")
+        OWN_RUNGS[before.name] = OWN_RUNGS[f"{rung.name}@{PREVIOUS}"] = before
+    OWN_RUNGS[rung.name] = rung
+    return rung
+
+
+def _version(rung: Rung) -> str:
+    loop = own_loop(rung)
+    assert loop is not None
+    return loop.sha256[:7]
+
+
+def _folder(loop: Callable[..., Any]) -> str | None:
+    """Folder of the user's own module that the function is in; None for a cell or an installed package."""
+    file = getattr(sys.modules.get(getattr(loop, "__module__", "")), "__file__", None)
+    if file is None:
+        return None
+    path = Path(file).resolve()
+    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
+    return None if any(path.is_relative_to(place) for place in [*installed, _LAB]) else str(path.parent)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) < 60 else text[:57] + '...'}"

@@ -1,0 +1,162 @@
+"""All runs of one rung in the order of time: when, which commit and version, which machine, how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from labkit.core.machine import fingerprint_differences
+from labkit.results.format import format_number
+from labkit.results.records import Run
+from labkit.results.result_set import results
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labkit.results.plots.style import Chart
+
+SAME_WORK = ("model_set", "weights", "size", "objects", "paced_fps")
+
+
+@dataclass(frozen=True)
+class History:
+    """Runs of one rung, oldest first; shows itself as a table with a sentence.
+
+    Attributes:
+        rung: its name; for a loop of your own all its versions.
+        runs: oldest first.
+    """
+
+    rung: str
+    runs: tuple[Run, ...]
+
+    def table(self) -> pd.DataFrame:
+        """One row per run: when (UTC), version of an own loop, commit (+ if changed since), figures."""
+        import pandas as pd
+
+        columns = [
+            "when",
+            "version",
+            "commit",
+            "fps",
+            "fps_lo",
+            "fps_hi",
+            "p50_ms",
+            "noisy",
+            "work",
+            "machine",
+        ]
+        return pd.DataFrame([self._row(run) for run in self.runs], columns=columns).round(2)
+
+    def _row(self, run: Run) -> tuple[Any, ...]:
+        low, high = run.fps_interval
+        return (
+            run.created[:16].replace("T", " "), _version(run), _commit(run), run.fps, low, high,
+            run.percentile_ms(50), run.noisy, _work(run), run.machine,
+        )  # fmt: skip
+
+    def previous(self) -> Run | None:
+        """The last run before the newest one that did the same work on the same kind of machine."""
+        if not self.runs:
+            return None
+        newest = self.runs[-1]
+        return next((run for run in reversed(self.runs[:-1]) if _comparable(run, newest)), None)
+
+    def __str__(self) -> str:
+        """The newest run against the one before it."""
+        if not self.runs:
+            return f"{self.rung} has not been measured yet"
+        now, before = self.runs[-1], self.previous()
+        text = f"{self.rung}{_named_version(now)}: {_figures(now)}"
+        if before is None:
+            return f"{text}; no earlier run did the same work on this kind of machine"
+        when = f"{_ago(before, now)}, {before.created[:16].replace('T', ' ')} UTC{_named_version(before)}"
+        doubt = "" if not (now.noisy or before.noisy) else " (~ a noisy run)"
+        return (
+            f"{text}; {when}: {_figures(before)}: {now.fps / before.fps:.2f} times as fast{doubt}. "
+            "Two runs at two times differ by what the machine did meanwhile; labkit.compare measures in turns"
+        )
+
+    def plot(self, theme: str = "light") -> Chart:
+        """FPS with 95% intervals over time.
+
+        Raises:
+            UsageError: there is no run.
+        """
+        from labkit.results.plots.over_time import over_time
+
+        return over_time(self.rung, self.runs, theme=theme, label=_version)
+
+    def _repr_html_(self) -> str:
+        table = self.table().to_html(index=False, na_rep="", border=0) if self.runs else ""
+        return f"{table}<p>{escape(str(self))}</p>"
+
+
+def history(rung: str | Callable[..., Any], *, recorded: bool = False) -> History:
+    """All stored runs of a rung, oldest first.
+
+    Args:
+        rung: name, or a loop of your own; all versions of its source are in it.
+        recorded: what was recorded on other machines and ships with the project, instead.
+
+    Raises:
+        ResultsError: the store cannot be read.
+
+    Example:
+        >>> import labkit
+        >>> print(labkit.history("no_such_rung"))
+        no_such_rung has not been measured yet
+    """
+    name = rung if isinstance(rung, str) else getattr(rung, "__name__", str(rung))
+    found = [run for run in results(recorded=recorded).runs if name in (run.rung, run.rung.partition("@")[0])]
+    return History(name, tuple(sorted(found, key=lambda run: run.created)))
+
+
+def _comparable(a: Run, b: Run) -> bool:
+    return (
+        all(a.settings.get(key) == b.settings.get(key) for key in SAME_WORK)
+        and (a.scenario, a.quick, a.source.get("sha256")) == (b.scenario, b.quick, b.source.get("sha256"))
+        and not fingerprint_differences(dict(a.fingerprint), dict(b.fingerprint))
+    )
+
+
+def _figures(run: Run) -> str:
+    low, high = (format_number(bound) for bound in run.fps_interval)
+    return f"{format_number(run.fps)} FPS ({low} to {high})"
+
+
+def _version(run: Run) -> str:
+    return str(run.settings.get("loop_sha256", ""))[:7]
+
+
+def _named_version(run: Run) -> str:
+    return f" (version {_version(run)})" if _version(run) else ""
+
+
+def _commit(run: Run) -> str:
+    commit = run.fingerprint.get("commit")
+    return f"{commit[:7]}{'+' if run.fingerprint.get('dirty') else ''}" if commit else ""
+
+
+def _work(run: Run) -> str:
+    size = "x".join(map(str, run.settings.get("size", ())))
+    parts = [
+        run.settings.get("model_set"),
+        run.source.get("spec"),
+        size,
+        run.scenario,
+        "quick" if run.quick else "",
+    ]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _ago(before: Run, now: Run) -> str:
+    """Days between two runs, as one says them."""
+    dates = [
+        datetime.fromisoformat(run.created).replace(tzinfo=UTC).astimezone().date() for run in (before, now)
+    ]
+    days = (dates[1] - dates[0]).days
+    return {0: "earlier that day", 1: "the day before"}.get(days, f"{days} days before")

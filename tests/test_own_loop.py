@@ -1,0 +1,263 @@
+"""Loops of one's own as rungs: answers in any form, errors at one's own lines, versions, files."""
+
+from __future__ import annotations
+
+import linecache
+import pickle
+import textwrap
+from pathlib import Path
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import labkit
+from labkit.bench.session import Session
+from labkit.bench.worker import Worker
+from labkit.core.errors import LabError, LoopError, UsageError
+from labkit.core.trace import recording
+from labkit.core.types import Detections, Frame, Workload
+from labkit.models.prepare import resolve_all
+from labkit.pipelines.ladder import rung as rung_named
+from labkit.pipelines.own_loop import as_rung, loop_from_file, own_loop, own_rung, source_of
+from labkit.pipelines.plain_answers import as_detections
+
+SIZE = (64, 48)
+LAB = Workload("lab", size=SIZE)
+
+
+def frames(n: int = 3) -> list[Frame]:
+    return [Frame(np.full((48, 64, 3), 40 * i, np.uint8), i, 0.0) for i in range(n)]
+
+
+def typed(source: str, name: str, cell: int = 1) -> FunctionType:
+    """A function as if it had been typed into a notebook's cell."""
+    text, file = textwrap.dedent(source), f"<cell {cell} {hash(source)}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(text, file, "exec"), space)
+    return space[name]
+
+
+BOX = np.array([[1, 2, 30, 40]], np.float32)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"boxes": BOX, "scores": [0.5], "labels": [1]},
+        {"boxes": torch.tensor(BOX), "scores": torch.tensor([0.5]), "labels": torch.tensor([1])},
+        {"xyxy": BOX.tolist(), "score": 0.5, "names": ["cat"]},
+        (BOX, [0.5], ["cat"]),
+        (BOX.astype(np.float64), np.array([0.5], np.float16), np.array([1], np.int8)),
+        SimpleNamespace(xyxy=BOX, confidence=np.array([0.5]), class_id=np.array([1])),
+        Detections(BOX, np.array([0.5], np.float32), np.array([1]), ("cat",), SIZE),
+    ],
+)
+def test_boxes_are_taken_in_every_usual_form(answer: object) -> None:
+    found = as_detections(answer, SIZE, ("dog", "cat"))
+    assert found.name == ("cat",) and found.label.tolist() == [1]
+    assert found.xyxy.tolist() == BOX.tolist() and found.score.tolist() == [0.5]
+
+
+@pytest.mark.parametrize("answer", ["cat", ("cat", 0.75), (1, torch.tensor(0.75)), 1, {"label": 1}])
+def test_a_name_is_about_the_whole_frame(answer: object) -> None:
+    found = as_detections(answer, SIZE, ("dog", "cat"))
+    assert found.name == ("cat",) and found.xyxy.tolist() == [[0, 0, *SIZE]]
+
+
+def test_boxes_may_come_with_labels_alone_with_fine_names_or_with_nothing() -> None:
+    assert as_detections((BOX, ["cat"]), SIZE, ("dog", "cat")).label.tolist() == [1]
+    assert as_detections(BOX, SIZE).name == ("object",)
+    assert len(as_detections([], SIZE)) == len(as_detections(np.empty((0, 4)), SIZE)) == 0
+    fine = as_detections({"boxes": BOX, "labels": [0], "fine_labels": [1]}, SIZE, ("dog",), ("pug", "husky"))
+    assert fine.fine_name == ("husky",)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (np.zeros((5, 5), np.float32), r"boxes are \(N, 4\).*\(5, 5\)"),
+        (np.zeros(4, np.float32), r"boxes are \(N, 4\)"),
+        (BOX / 64, "multiply them by the frame's width"),
+        (BOX[:, [2, 3, 0, 1]], "centre, width and height"),
+        (BOX * np.nan, "NaN"),
+        ((BOX, [7.5], [1]), "before softmax"),
+        ((BOX, [0.5, 0.5], [1]), "1 boxes but 2 scores"),
+        ((BOX, [0.5], [1, 2]), "1 boxes but 2 labels"),
+        ((BOX, [0.5], [1.5]), "whole numbers or names"),
+        ({"logits": BOX}, "boxes, scores and labels, not 'logits'"),
+        (None, "the answer is None"),
+        (object(), r"boxes are \(N, 4\)"),
+    ],
+)
+def test_what_cannot_be_boxes_is_told_in_a_sentence(answer: object, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        as_detections(answer, SIZE)
+
+
+@given(st.recursive(st.none() | st.integers() | st.floats() | st.text(max_size=3), st.lists, max_leaves=6))
+def test_any_answer_gives_detections_or_a_sentence(answer: object) -> None:
+    try:
+        found = as_detections(answer, SIZE)
+    except UsageError:
+        return
+    assert isinstance(found, Detections)
+
+
+NAMES = """
+    def classify(image):
+        return ("square", image.mean() / 255)
+
+    def my_loop(frames):
+        for frame in frames:
+            with span("classify"):
+                yield frame, classify(frame.image)
+"""
+
+
+def with_span(function: FunctionType) -> FunctionType:
+    function.__globals__["span"] = labkit.span
+    return function
+
+
+def test_a_generator_a_function_of_an_image_and_one_with_networks_are_rungs() -> None:
+    whole = own_rung(with_span(typed(NAMES, "my_loop")), rung_named("resnet_opencv_cpu"))
+    image = own_rung(typed(NAMES, "classify"), rung_named("resnet_opencv_cpu"))
+    for rung in (whole, image):
+        answers = Session(rung, LAB, frames()).answers(frames())
+        assert [found.name for found in answers.found] == [("square",)] * 3
+    assert (whole.changes, whole.reference, whole.stage) == ("resnet_opencv_cpu", "resnet_opencv_cpu", 1)
+
+    def with_networks(frames, net):
+        for frame in frames:
+            yield frame, net.decode(net.infer(net.preprocess(frame.image)), frame.size)
+
+    assert labkit.check(with_networks, "resnet_opencv_cpu", frames=2, size=(160, 128)).passed
+
+
+def test_spans_without_a_frame_belong_to_the_frame_taken_last() -> None:
+    rung = own_rung(with_span(typed(NAMES, "my_loop")))
+    with recording() as record:
+        list(rung.run(frames(), None))
+    assert [(span.name, span.index) for span in record.spans()] == [("classify", i) for i in range(3)]
+
+
+BROKEN = """
+    def helper(image):
+        return image @ image
+
+    def broken(frames):
+        for frame in frames:
+            yield frame, helper(frame.image)
+"""
+
+
+def test_an_error_shows_the_learners_own_lines_and_none_of_the_labs() -> None:
+    rung = own_rung(typed(BROKEN, "broken"))
+    with pytest.raises(LoopError) as caught:
+        list(rung.run(frames(), None))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "broken failed:" and lines[-1].startswith("ValueError: matmul")
+    assert "line 7, in broken" in lines[1] and lines[2].strip() == "yield frame, helper(frame.image)"
+    assert "line 3, in helper" in lines[3] and lines[4].strip() == "return image @ image"
+    assert len(lines) == 6 and "labkit" not in str(caught.value)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_lab_errors_show_as_one_sentence_in_a_notebook() -> None:
+    assert UsageError("size is no size")._render_traceback_() == ["UsageError: size is no size"]
+    with pytest.raises(LabError) as caught:
+        labkit.bench("no_such_rung")
+    assert len(caught.value._render_traceback_()) == 1
+
+
+def test_a_loop_goes_to_a_process_of_its_own_with_what_it_uses() -> None:
+    rung = own_rung(with_span(typed(NAMES, "my_loop")), rung_named("resnet_opencv_cpu"))
+    broken = own_rung(typed(BROKEN, "broken"), rung_named("resnet_opencv_cpu"))
+    weights = resolve_all(LAB)
+    with Worker(rung, LAB, frames(), weights) as worker:
+        answers = worker.answers(frames())
+        assert [found.name for found in answers.found] == [("square",)] * 3
+        with pytest.raises(LoopError, match="line 3, in helper"):
+            worker.become(broken, LAB, frames(), weights)
+
+
+def test_what_cannot_be_sent_is_named() -> None:
+    loop = typed(NAMES, "classify")
+    loop.__globals__["image"] = None
+    held = typed("def holds(image):\n    return lock and 'a'", "holds")
+    held.__globals__["lock"] = __import__("threading").Lock()
+    with pytest.raises(UsageError, match=r"holds cannot be sent.*lock"):
+        pickle.dumps(own_rung(held))
+
+
+def test_the_version_is_that_of_the_source_and_of_what_it_uses() -> None:
+    first, changed = typed(NAMES, "my_loop"), typed(NAMES.replace("255", "256"), "my_loop", 2)
+    assert source_of(first) == source_of(typed(NAMES, "my_loop", 3)) != source_of(changed)
+    constant = "K = {}\ndef uses(image):\n    return str(K)"
+    assert source_of(typed(constant.format(1), "uses")) != source_of(typed(constant.format(2), "uses"))
+    old = own_rung(first)
+    new = own_rung(changed)
+    assert as_rung("my_loop") == new and as_rung("my_loop@previous").run is old.run
+    assert as_rung(f"my_loop@{own_loop(old).sha256[:7]}").run is old.run
+
+
+@pytest.mark.parametrize(
+    ("loop", "words"),
+    [
+        (lambda image: image, "write it with def"),
+        (typed("def detr_opencv_cpu(image): pass", "detr_opencv_cpu"), "the name of a rung of the lab"),
+        (typed("def loop(frames, net):\n    yield 1", "loop"), "against="),
+        (typed("def loop(a, b, c):\n    yield 1", "loop"), "not 3 parameters"),
+        (typed("def loop(a, b): pass", "loop"), "neither a generator"),
+        (typed("def loop(frames):\n    yield 1", "loop")([]), "without \\(\\)"),
+        (7, "a name or a loop of yours"),
+    ],
+)
+def test_what_is_no_loop_is_told(loop: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        as_rung(loop)
+
+
+@pytest.mark.parametrize("answer", ["frame.image", "frame, 7.5, 3", "(3, frame)"])
+def test_a_loop_yields_pairs(answer: str) -> None:
+    loop = typed(f"def loop(frames):\n    for frame in frames:\n        yield {answer}", "loop")
+    with pytest.raises(UsageError, match="yield frame, found"):
+        list(own_rung(loop).run(frames(), None))
+
+
+def test_a_loop_from_a_file_sees_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "shades.py").write_text(
+        "def shade(image):\n    return 'dark' if image.mean() < 60 else 'light'\n"
+    )
+    file = tmp_path / "my_loops.py"
+    file.write_text("from shades import shade\ndef fast_one(image):\n    return shade(image)\n")
+    rung = as_rung(f"{file}:fast_one", rung_named("resnet_opencv_cpu"))
+    with Worker(rung, LAB, frames(), resolve_all(LAB)) as worker:
+        assert [f.name[0] for f in worker.answers(frames()).found] == ["dark", "dark", "light"]
+    for spec, words in ((f"{file}:slow", "it has shade, fast_one"), ("none.py:f", "no file none.py")):
+        with pytest.raises(UsageError, match=words):
+            loop_from_file(spec)
+    file.write_text("import cv2\n1 / 0\n")
+    with pytest.raises(LoopError, match="line 2"):
+        loop_from_file(f"{file}:fast_one")
+
+
+@pytest.mark.alone
+def test_a_loop_is_measured_beside_a_rung_and_kept_with_its_source() -> None:
+    loop = with_span(typed(NAMES, "my_loop"))
+    work: dict[str, Any] = {"source": "scenes", "size": (160, 128), "model_set": "lab", "quick": True}
+    result = labkit.bench(loop, against="resnet_opencv_cpu", seconds=0.2, **work)
+    run = result.run("my_loop")
+    assert run.settings["weights"] == "own" and run.share_of_limit is None and "classify" in run.spans_ms
+    assert run.settings["loop_source"] == source_of(loop)
+    assert not result.comparison("resnet_opencv_cpu", "my_loop").agrees  # it names everything a square
+    found = labkit.history(loop)
+    assert [r.settings["loop_sha256"] for r in found.runs] == [own_loop(as_rung("my_loop")).sha256]
+    assert "no earlier run" in str(found) and found.table()["version"][0] in str(found)
+    assert found.plot().alt_text.startswith("Throughput of my_loop in 1 runs")
