@@ -9,6 +9,7 @@ from test_plots import assert_legible, axes_of
 from labkit.bench import accuracy
 from labkit.bench.agreement import Answers
 from labkit.core.errors import ResultsError, UsageError
+from labkit.core.files import recorded_folder
 from labkit.lessons import nb06_accuracy
 from labkit.results.ablation import AblationRow, Estimate, from_csv, sentences, to_csv
 from labkit.results.plots.robustness import robustness
@@ -162,6 +163,6 @@ def test_a_picture_is_drawn_again_from_the_table_alone(tmp_path, capsys):
 
 
 def test_the_recorded_picture_is_of_the_recorded_table():
-    folder = nb06_accuracy.PROJECT / "results" / "reference" / "accuracy"
+    folder = recorded_folder("accuracy")
     chart = robustness(nb06_accuracy.recorded_ablation(folder))
     assert f'<desc id="desc">{chart.alt_text}</desc>' in (folder / "accuracy.svg").read_text()

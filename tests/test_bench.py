@@ -4,6 +4,7 @@ import inspect
 import os
 from contextlib import ExitStack
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 
@@ -15,7 +16,7 @@ from labkit.bench.progress import Reporter
 from labkit.bench.run import run_benchmark, run_comparison
 from labkit.bench.worker import Worker
 from labkit.cli.main import main
-from labkit.core.errors import SourceError, UnavailableError, UsageError
+from labkit.core.errors import SourceError, UnavailableError, UsageError, WorkerError
 from labkit.core.lock import machine_lock
 from labkit.core.types import Detections, Preparation, Rung, Workload
 from labkit.pipelines.ladder import rung
@@ -125,6 +126,20 @@ def test_a_rung_that_fails_leaves_the_others_intact(monkeypatch):
     result = run_benchmark([broken, rung("resnet_pil_cpu")], workload=WORK, plan=PLAN, rounds=None)
     assert [run.rung for run in result.runs] == ["resnet_pil_cpu"]
     assert "broke half-way" in result.skipped["broken"]
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"), [(WorkerError("the exam broke"), True), (UnavailableError("no torchmetrics"), False)]
+)
+def test_a_rung_whose_accuracy_cannot_be_had_is_measured_all_the_same(monkeypatch, error, failed):
+    monkeypatch.setattr(run_module, "evaluate", mock.Mock(side_effect=error))
+    heard = Heard()
+    result = run_benchmark(
+        [rung("resnet_pil_cpu")], workload=WORK, plan=PLAN, rounds=None, scenes=2, reporter=heard
+    )
+    assert result.runs[0].accuracy == {}
+    assert any(str(error) in note for note in heard.notes)
+    assert ("accuracy of resnet_pil_cpu" in result.skipped) == failed
 
 
 def test_paced_runs_count_what_they_drop():

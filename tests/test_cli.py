@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from labkit.bench.run import TIME_IS_UP
 from labkit.cli.options import parse_size
-from labkit.core.errors import UsageError
+from labkit.core.errors import ResultsError, UnavailableError, UsageError, WorkerError
 from labkit.pipelines.ladder import LADDER, select_rungs
 from labkit.results.format import format_number
 
@@ -227,6 +229,75 @@ def test_a_results_folder_that_is_a_file(tmp_path, here):
     done = here("bench", "resnet_pil_cpu", *TINY, env={"LABKIT_HOME": str(tmp_path / "file")})
     assert done.returncode == 7
     assert "Traceback" not in done.stderr
+    assert "resnet_pil_cpu" in done.stdout  # measured and shown all the same
+    home = {"LABKIT_HOME": str(tmp_path / "home")}
+    command = re.search(r"labkit (results add \S+/lab\.sqlite)", done.stderr.splitlines()[-1])[1]
+    assert here(*command.split(), env=home).stdout.startswith("1 results added")
+    assert here(*command.split(), env=home).stdout.startswith("0 results added")
+    assert "resnet_pil_cpu" in here("results", env=home).stdout
+
+
+def test_a_named_rung_that_failed_is_the_commands_failure(tmp_path):
+    from records_made_up import made_up_run
+
+    from labkit.cli.show_bench import show_benchmark
+    from labkit.results.result_set import ResultSet
+
+    for skipped, code in (
+        ({"other": "failed: it died"}, WorkerError),
+        ({"other": "needs an NVIDIA GPU"}, UnavailableError),
+        ({"accuracy of opencv": "failed: it died"}, WorkerError),
+    ):
+        result = ResultSet([made_up_run()], skipped=skipped, notes=["1 result could not be saved"])
+        with pytest.raises(code):
+            show_benchmark(result, True, ["opencv", "other"])
+        with pytest.raises(ResultsError, match="could not be saved"):
+            show_benchmark(result, True)
+    show_benchmark(ResultSet([made_up_run()], skipped={"other": TIME_IS_UP}), True, ["other"])
+
+
+def test_damaged_rows_are_named_and_deleted(tmp_path, here):
+    from records_made_up import made_up_comparison, made_up_run
+
+    from labkit.results.store import Store
+
+    home = {"LABKIT_HOME": str(tmp_path)}
+    path = tmp_path / "lab.sqlite"
+    with Store(path) as store:
+        for name in ("whole", "spoiled"):
+            store.add_run(made_up_run(name))
+        store.add_comparison(made_up_comparison("spoiled", "tuned"))
+    path.write_bytes(path.read_bytes().replace(b"spoiled", b"spoilt!"))
+    for command in (["results"], ["report"], ["results", "export", str(tmp_path / "out")]):
+        done = here(*command, env=home)
+        assert done.returncode == 0
+        assert "labkit results delete 2" in " ".join(done.stderr.split())
+        assert "labkit results delete --table comparisons 1" in " ".join(done.stderr.split())
+    assert "whole" in here("results", env=home).stdout
+    assert here("results", "show", "2", env=home).returncode == 7
+    assert here("results", "delete", "2-9", env=home).stdout == "1 runs deleted\n"
+    assert here("results", "delete", "--table", "comparisons", "1", env=home).returncode == 0
+    assert not here("results", env=home).stderr
+    assert here("results", "delete", "x", env=home).returncode == 2
+
+
+def test_commands_that_read_leave_the_store_as_it_is(tmp_path, here):
+    from records_made_up import made_up_run
+
+    from labkit.results.store import Store
+
+    shared = tmp_path / "shared" / "lab.sqlite"
+    with Store(shared) as store:
+        store.add_run(made_up_run())
+    before = shared.read_bytes(), shared.stat().st_mtime_ns
+    home = {"LABKIT_HOME": str(shared.parent)}
+    page, folder = tmp_path / "page.html", tmp_path / "out"
+    for command in ("results", "results show 1", f"report --out {page}", f"results export {folder}"):
+        assert here(*command.split(), env=home).returncode == 0
+    assert (shared.read_bytes(), shared.stat().st_mtime_ns) == before
+    assert os.listdir(shared.parent) == ["lab.sqlite"]
+    assert here("results", env={"LABKIT_HOME": str(tmp_path / "none")}).returncode == 0
+    assert not (tmp_path / "none").exists()
 
 
 def test_bench_shows_a_table_of_80_columns_and_leaves_rows_plots_and_a_report(tmp_path, here):

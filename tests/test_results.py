@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from records_made_up import made_up_comparison, made_up_run
 
 from labkit.core.errors import ResultsError, UsageError
-from labkit.core.files import write_atomic
-from labkit.results import checksums, codec, database, schema
+from labkit.core.files import recorded_folder, write_atomic
+from labkit.results import checksums, codec, database, result_set, saving, schema
 from labkit.results.exports import export, import_reference, load_export, load_exports
 from labkit.results.records import Comparison, Run
 from labkit.results.store import Prediction, Store, default_path
@@ -705,3 +705,57 @@ def test_a_database_of_another_program_is_not_touched(tmp_path: Path) -> None:
             Store(path, read_only=read_only)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     assert os.listdir(tmp_path) == ["history.sqlite"]
+
+
+def test_a_locked_store_is_tried_again_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(saving.tempfile, "tempdir", str(tmp_path / "spare"))
+    (tmp_path / "spare").mkdir()
+    path, heard = tmp_path / "lab.sqlite", []
+    with Store(path) as other, saving.Saving(path, report=heard.append) as here:
+        assert here.add_run(made_up_run("first")).id == 1
+        other._db.execute("BEGIN IMMEDIATE")
+        assert here.add_run(made_up_run("second")).id is None
+        assert here.add_comparison(made_up_comparison()).id is None
+        assert len(list((tmp_path / "spare").rglob("lab.sqlite"))) == 1  # safe from a kill already
+        other._db.execute("COMMIT")
+    assert "another process has held" in heard[0]
+    assert here.notes == []
+    assert not list((tmp_path / "spare").iterdir())
+    with Store(path) as back:
+        assert [run.rung for run in back.runs()] == ["first", "second"]
+        assert len(back.comparisons()) == 1
+
+
+def test_what_a_store_never_takes_is_kept_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving.tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "file").write_text("")
+    with saving.Saving(tmp_path / "file" / "lab.sqlite") as here:
+        here.add_run(made_up_run())
+    spare = here.notes[0].split()[-1]
+    assert f"labkit results add {spare}" in here.notes[0]
+    assert len(Store(spare).runs()) == 1
+    monkeypatch.setattr(saving.tempfile, "mkdtemp", lambda **_: str(tmp_path / "file" / "no"))
+    with saving.Saving(tmp_path / "file" / "lab.sqlite") as here:
+        here.add_run(made_up_run())
+    assert "only shown here" in here.notes[0]
+
+
+def test_a_file_name_that_is_no_utf8_is_stored_in_readable_form(lab: Store) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    saved = lab.add_run(made_up_run(source={"spec": name, name: Path(name), "odd": "\ud800"}))
+    assert lab.run(saved.id).source == {
+        "spec": "caf\\xe9.mp4", "caf\\xe9.mp4": "caf\\xe9.mp4", "odd": "\\ud800",
+    }  # fmt: skip
+
+
+def test_recorded_runs_are_found_wherever_results_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "mine"))
+    monkeypatch.chdir(tmp_path)
+    assert recorded_folder().is_dir()
+    assert len(result_set.results(recorded=True)) > 0
+    (tmp_path / "mine" / "reference" / "here").mkdir(parents=True)
+    assert recorded_folder() == tmp_path / "mine" / "reference"
+    assert recorded_folder("accuracy").is_dir()

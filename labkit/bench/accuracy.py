@@ -12,6 +12,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from labkit.bench.agreement import Answers, match
 from labkit.bench.frames import frames_sha256
 from labkit.bench.worker import Worker
-from labkit.core.errors import UnavailableError
+from labkit.core.errors import LabError, UnavailableError
 from labkit.core.files import write_atomic
 from labkit.core.types import Detections, Frame, Rung, Workload
 from labkit.models.engines.engine_cache import cache_folder
@@ -198,18 +199,16 @@ def cached_score(
     )  # fmt: skip
     path = cache_folder().parent / "accuracy" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     try:
-        return path, None if mark["dirty"] else json.loads(path.read_text())
+        known = None if mark["dirty"] else json.loads(path.read_text(encoding="utf-8"))
+        return path, known if isinstance(known, dict) else None
     except (OSError, ValueError):
         return path, None
 
 
 def cache_score(path: Path, result: Mapping[str, Any]) -> None:
     """Writes a measured accuracy to the cache, if it can be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(LabError):
         write_atomic(path, json.dumps(dict(result)))
-    except OSError:
-        return
 
 
 def _names_whole_frames(found: Sequence[Detections]) -> bool:

@@ -18,6 +18,7 @@ from labkit.core.lock import lock_holder
 from labkit.core.types import Frame, Rung, Workload
 from labkit.models.weights import Weights
 from labkit.results.records import Agreement
+from labkit.results.saving import Saving
 from labkit.results.store import Store
 
 
@@ -67,7 +68,7 @@ class Context:
     rounds: RoundPlan | None
     peaks: Mapping[str, Mapping[str, float]]
     reporter: Reporter
-    store: Store | None
+    store: Store | Saving | None
     evaluator: EvaluationWorker
     scenes: int = 0
     until_s: float = float("inf")

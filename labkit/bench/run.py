@@ -45,9 +45,12 @@ from labkit.pipelines.own_loop import again, as_rung, own_loop
 from labkit.pipelines.third_party_rungs import THIRD_PARTY
 from labkit.results.records import Agreement, Comparison, Run
 from labkit.results.result_set import ResultSet
-from labkit.results.store import Store, default_path
+from labkit.results.saving import Saving
+from labkit.results.store import Store
 
 TIME_IS_UP = "left out: the benchmark reached its time limit"
+FAILED = "failed"
+"""First word of the reason why a rung that can run here was not measured."""
 WORKER_BYTES = 1.8 * 2**30  # what one worker may need; decides how many live at once
 
 
@@ -113,7 +116,8 @@ def bench(
         LoopError: a loop of your own failed; the message is its own traceback.
         SourceError: the source gives no frames.
         WeightsError: weights that were asked for cannot be had.
-        ResultsError: the store cannot be written.
+
+    A store that cannot be written ends nothing: `notes` of the result say what was not saved.
 
     Example:
         >>> import labkit
@@ -129,8 +133,8 @@ def bench(
         raise UsageError("coco is for accuracy, which is switched off; drop one of them")
     chosen = select_rungs(_with_own(rungs, against), stage, device)
     plan = replace(QUICK if quick else FULL, scenario=scenario, fps=fps)
-    with Store(default_path()) as store, _shown(progress) as reporter:
-        return run_benchmark(
+    with _shown(progress) as reporter, Saving(report=reporter.note) as store:
+        result = run_benchmark(
             chosen,
             source=source,
             workload=Workload(model_set, weights, size, objects, seed=seed),  # type: ignore[arg-type]
@@ -145,6 +149,8 @@ def bench(
             images=images,
             peaks_of=partial(cached_peaks, tries=1, report=reporter.note) if quick else None,
         )
+    result.notes += store.notes
+    return result
 
 
 def compare(
@@ -178,7 +184,7 @@ def compare(
         UnavailableError: the two do different work, or one of them cannot run here.
     """
     rungs = _with_own([a, b], None)
-    with Store(default_path()) as store, _shown(progress) as reporter:
+    with _shown(progress) as reporter, Saving(report=reporter.note) as store:
         return run_comparison(
             rungs[0],
             rungs[-1],
@@ -219,7 +225,7 @@ def run_benchmark(
     workload: Workload | None = None,
     plan: Plan | None = FULL,
     rounds: RoundPlan | None = FULL_ROUNDS,
-    store: Store | None = None,
+    store: Store | Saving | None = None,
     reporter: Reporter | None = None,
     noise: float = 0.0,
     scenes: int = 0,
@@ -405,14 +411,14 @@ def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSe
             try:
                 worker = stack.enter_context(_start(rung, context))
                 agreements[rung.name] = _check(rung, worker, known, context)
-                scores[rung.name] = evaluate(rung, scores, context)
+                scores[rung.name] = _evaluate(rung, scores, context, result_set)
                 if context.plan is not None and rung.name not in before:
                     run = _run(rung, worker, agreements[rung.name], context)
                     _finish(replace(run, accuracy=without_names(scores[rung.name])), result_set.runs, context)
             except LabError as error:
                 if own_loop(rung):  # its writer waits for this traceback, not for the other rungs
                     raise
-                result_set.skipped[rung.name] = f"failed: {error}"
+                result_set.skipped[rung.name] = f"{FAILED}: {error}"
                 context.reporter.note(f"{rung.name} failed: {error}")
                 continue
             workers[rung.name] = worker
@@ -469,6 +475,21 @@ def _check(rung: Rung, worker: Worker, known: dict[str, Answers], context: Conte
         with _start(rung_named(rung.reference), context) as reference:
             known[rung.reference] = reference.answers(frames)
     return measure_agreement(known[rung.reference], known[rung.name])
+
+
+def _evaluate(
+    rung: Rung, scores: Mapping[str, Mapping[str, Any]], context: Context, result_set: ResultSet
+) -> dict[str, Any]:
+    """A rung's accuracy; where it cannot be had, the rung is measured without."""
+    try:
+        return evaluate(rung, scores, context)
+    except UnavailableError as error:  # a package is missing: then accuracy is not asked for
+        context.reporter.note(f"accuracy is not measured: {error}")
+        return {}
+    except LabError as error:
+        result_set.skipped[f"accuracy of {rung.name}"] = f"{FAILED}: {error}"
+        context.reporter.note(f"the accuracy of {rung.name} failed: {error}")
+        return {}
 
 
 def _run(rung: Rung, worker: Worker, agreement: Agreement, context: Context) -> Run:
@@ -569,7 +590,7 @@ def _compare(
             )
     except LabError as error:
         context.reporter.note(f"the comparison failed: {error}")
-        result_set.skipped["comparison"] = str(error)
+        result_set.skipped["comparison"] = f"{FAILED}: {error}"
         return
     disturbances = (*monitor.disturbances(), *context.disturbed_by())
     for comparison in comparisons:

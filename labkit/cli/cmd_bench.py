@@ -86,7 +86,7 @@ def bench(
             minutes=minutes if minutes is not None or not quick else QUICK_MINUTES,
             progress=progress,
         )
-    show_benchmark(result, as_json)
+    show_benchmark(result, as_json, rung or ())
 
 
 def compare(

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from labkit.bench.progress import err, out, print_lines
 from labkit.core.errors import ResultsError, UsageError
 from labkit.core.files import results_folder
+from labkit.results.checksums import describe_damage
 from labkit.results.exports import export, load_exports
 from labkit.results.records import Comparison, Run
 from labkit.results.store import Store, default_path
 
 app = typer.Typer(help="List, show, export and delete stored results.", no_args_is_help=False)
-Ids = Annotated[list[int], typer.Argument(metavar="ID...", help="Numbers as listed.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Numbers as listed, or 3-7.")]
+
+
+class Table(StrEnum):
+    """Tables of the store."""
+
+    runs = "runs"
+    comparisons = "comparisons"
+    predictions = "predictions"
+    sweep_points = "sweep_points"
 
 
 @app.callback(invoke_without_command=True)
@@ -28,12 +41,11 @@ def list_results(
     """List stored runs and comparisons."""
     if context.invoked_subcommand is not None:
         return
-    from labkit.bench.progress import out, print_lines
     from labkit.pipelines.former_names import with_current_names
     from labkit.results.format import format_number
 
     rung = None if rung is None else with_current_names(rung)
-    with Store(default_path()) as store:
+    with _stored() as store:
         runs, comparisons = store.runs(rung=rung, stage=stage), store.comparisons()
     if not runs and not comparisons:
         print_lines(["no results yet; run: labkit bench --quick"])
@@ -51,7 +63,7 @@ def list_results(
 @app.command()
 def show(run_id: Annotated[int, typer.Argument(metavar="ID")]) -> None:
     """Show everything about one run, as JSON."""
-    with Store(default_path()) as store:
+    with _stored() as store:
         print(json.dumps(store.run(run_id).to_json(), indent=2, default=str))
 
 
@@ -75,10 +87,34 @@ def history_command(
 
 
 @app.command()
-def delete(ids: Ids) -> None:
-    """Delete runs."""
+def delete(
+    ids: Ids,
+    table: Annotated[Table, typer.Option(help="Where these rows are.")] = Table.runs,
+) -> None:
+    """Delete runs, or rows of another table, damaged ones too."""
     with Store(default_path()) as store:
-        print(f"{store.delete(ids)} runs deleted")
+        count = store.delete([number for text in ids for number in _numbers(text)], table.value)
+    print(f"{count} {table.value.replace('_', ' ')} deleted")
+
+
+@app.command()
+def add(
+    places: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Files, or folders of exports.")],
+) -> None:
+    """Add the results of another store or export; those that are here already are left out."""
+    from labkit.results.saving import add_all
+
+    with Store(default_path()) as store:
+        for place in places:
+            if place.is_dir():
+                runs, comparisons = _exported([place])
+            elif place.is_file():
+                with Store(place, read_only=True) as other:
+                    runs, comparisons = other.runs(), other.comparisons()
+                    print_lines(describe_damage(other.damaged), style="yellow", console=err)
+            else:
+                raise UsageError(f"there is no store and no export {place}")
+            print(f"{add_all(store, runs, comparisons)} results added from {place}")
 
 
 @app.command("export")
@@ -86,7 +122,7 @@ def export_command(
     folder: Annotated[Path, typer.Argument(help="Folder for CSV, Parquet and fingerprint.")],
 ) -> None:
     """Write all results as CSV and Parquet."""
-    with Store(default_path()) as store:
+    with _stored() as store:
         written = export(store.runs(), store.comparisons(), folder)
     for path in written:
         print(path)
@@ -109,7 +145,7 @@ def report(
     runs, comparisons = _exported(folders or [])
     predictions = []
     if own or not folders:
-        with Store(default_path()) as store:
+        with _stored() as store:
             runs, comparisons = [*store.runs(), *runs], [*store.comparisons(), *comparisons]
             predictions = store.predictions()
     if not runs:
@@ -122,6 +158,22 @@ def report(
     name = "machines.html" if folders else "report.html"
     path = output or results_folder() / name
     print(write_report(newest_runs, newest_comparisons, path, predictions, others=runs))
+
+
+@contextmanager
+def _stored() -> Iterator[Store]:
+    """The store, only for reading; damaged rows that were met are named at the end."""
+    with Store(default_path(), read_only=True) as store:
+        yield store
+        print_lines(describe_damage(store.damaged), style="yellow", console=err)
+
+
+def _numbers(text: str) -> range:
+    """The ids of a row, such as 3, or of several, such as 3-7."""
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and (last or first).isdigit()):
+        raise UsageError(f"an ID is a number as listed, such as 3, or several, such as 3-7; not {text!r}")
+    return range(int(first), int(last or first) + 1)
 
 
 def _exported(folders: Sequence[Path]) -> tuple[list[Run], list[Comparison]]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import typer
 
 from labkit.bench.progress import ProgressBar, err, legend, out, print_lines, runs_table
-from labkit.bench.run import TIME_IS_UP
-from labkit.core.errors import EXIT_INTERRUPTED, UnavailableError
+from labkit.bench.run import FAILED, TIME_IS_UP
+from labkit.core.errors import EXIT_INTERRUPTED, LabError, ResultsError, UnavailableError, WorkerError
 from labkit.results.records import Comparison, Run
 from labkit.results.result_set import ResultSet
 from labkit.results.store import Store, default_path
@@ -30,36 +30,72 @@ def stored_as_measured() -> Iterator[ProgressBar]:
     raise typer.Exit(EXIT_INTERRUPTED)
 
 
-def show_benchmark(result: ResultSet, as_json: bool) -> None:
+def show_benchmark(result: ResultSet, as_json: bool, named: Sequence[str] = ()) -> None:
     """Prints a benchmark's results and leaves plots and a report beside the store.
 
+    Args:
+        result: to show.
+        as_json: print JSON and nothing else.
+        named: rungs that were asked for by name, whose failure is the command's.
+
     Raises:
-        UnavailableError: not one rung could be measured.
+        UnavailableError: not one rung could be measured, or a named one cannot run here.
+        WorkerError: a named rung failed.
+        ResultsError: everything named was measured, but not everything was saved.
     """
+    not_saved = list(result.notes)
     if as_json:
         for run in result.runs:
             print(json.dumps(run.to_json(), default=str))
     else:
         show(result)
-        leave_pictures(result, default_path())
+        try:
+            leave_pictures(result, default_path())
+        except ResultsError as error:
+            not_saved.append(f"{error}; to write plots and report later: labkit report")
+    try:
+        _raise_failures(result, named)
+    except LabError:
+        print_lines((f"labkit: {text}" for text in not_saved), console=err)
+        raise
+    if not_saved:
+        raise ResultsError("; ".join(not_saved))
+
+
+def _raise_failures(result: ResultSet, named: Sequence[str]) -> None:
     if not result.runs:
         reasons = "; ".join(f"{name} {why}" for name, why in result.skipped.items())
         raise UnavailableError(f"no rung was measured: {reasons}")
+    if not named:
+        return
+    missing = {name: why for name, why in result.skipped.items() if not why.startswith(TIME_IS_UP)}
+    failed = {name: why for name, why in missing.items() if why.startswith(FAILED)}
+    sentence = "; ".join(f"{name} {why}" for name, why in missing.items())
+    if failed:
+        raise WorkerError(sentence)
+    if missing:
+        raise UnavailableError(f"not measured: {sentence}")
 
 
 def show_comparison(comparison: Comparison, as_json: bool) -> None:
-    """Prints a comparison: its sentence, its verdict, and reasons to doubt it."""
+    """Prints a comparison: its sentence, its verdict, and reasons to doubt it.
+
+    Raises:
+        ResultsError: it was measured, but not saved.
+    """
     if as_json:
         print(json.dumps(comparison.to_json(), default=str))
-        return
-    low, high = comparison.interval
-    print_lines(
-        [
-            comparison.sentence,
-            f"verdict: {comparison.verdict} (ratio {comparison.ratio:.3f}, {low:.3f} to {high:.3f})",
-            *(f"doubt: {reason}" for reason in comparison.disturbances),
-        ]
-    )
+    else:
+        low, high = comparison.interval
+        print_lines(
+            [
+                comparison.sentence,
+                f"verdict: {comparison.verdict} (ratio {comparison.ratio:.3f}, {low:.3f} to {high:.3f})",
+                *(f"doubt: {reason}" for reason in comparison.disturbances),
+            ]
+        )
+    if comparison.id is None:
+        raise ResultsError("the comparison is not saved; the lines above say why")
 
 
 def show(result: ResultSet) -> None:
@@ -100,6 +136,6 @@ def write_page(runs: Sequence[Run], comparisons: Sequence[Comparison], path: Pat
     """These results on one page, with the learner's predictions of all times."""
     from labkit.results.report.report_page import write_report
 
-    with Store(default_path()) as store:
+    with Store(default_path(), read_only=True) as store:
         predictions = store.predictions()
     return write_report(runs, comparisons, path, predictions)

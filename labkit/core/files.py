@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EFBIG, ENOSPC
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,13 +63,27 @@ def results_folder() -> Path:
     The project is found from any folder inside it, such as `notebooks`. The folder need not exist.
     """
     home = os.environ.get("LABKIT_HOME")
-    if home:
-        return Path(home).expanduser()
+    return Path(home).expanduser() if home else _project_results() or Path("results")
+
+
+def recorded_folder(part: str = "") -> Path:
+    """The folder of what was recorded on other machines and ships with the project, or a part of it.
+
+    It is found whatever LABKIT_HOME says; where there is none, it is a folder that does not exist.
+    """
+    beside_package = Path(__file__).parents[2] / "results"
+    homes = [results_folder(), _project_results() or beside_package, beside_package]
+    places = [home / "reference" / part for home in homes]
+    return next((place for place in places if place.is_dir()), places[0])
+
+
+def _project_results() -> Path | None:
+    """The `results` of the project that the working folder lies in."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "notebooks").is_dir() and (folder / "labkit").is_dir():
             return folder / "results"
-    return Path("results")
+    return None
 
 
 def user_cache() -> Path:
@@ -77,7 +92,8 @@ def user_cache() -> Path:
 
 
 def _cannot_write(path: Path, error: OSError) -> str:
-    return f"cannot write {path} ({error.strerror}); free some space there or choose another folder"
+    mend = "free some space there" if error.errno in (ENOSPC, EFBIG) else "make its folder writable"
+    return f"cannot write {path} ({error.strerror}); {mend} or choose another folder"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -129,7 +129,6 @@ async def _run(notebook: Any, path: Path, limit_s: float) -> str | None:
     from nbclient.exceptions import DeadKernelError
 
     with tempfile.TemporaryDirectory(prefix="labkit-gallery-") as home:
-        _link_recorded(Path(home))
         client = NotebookClient(
             notebook,
             timeout=None,
@@ -146,19 +145,6 @@ async def _run(notebook: Any, path: Path, limit_s: float) -> str | None:
                 return f"stopped after {limit_s / 60:g} minutes"
             return "its kernel died"
     return None
-
-
-def _link_recorded(home: Path) -> None:
-    """Link the recorded runs of other machines into `home`, where they are searched beside the store."""
-    recorded = results_folder() / "reference"
-    if not recorded.is_dir():
-        return
-    try:
-        (home / "reference").symlink_to(recorded.resolve(), target_is_directory=True)
-    except OSError:  # a system where links need a privilege
-        import shutil
-
-        shutil.copytree(recorded, home / "reference")
 
 
 def _insert(notebook: Any, parameters: Mapping[str, str]) -> None:

@@ -23,7 +23,7 @@ from labkit.bench import accuracy
 from labkit.bench.agreement import Answers
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, ResultsError, UsageError
-from labkit.core.files import results_folder, write_atomic
+from labkit.core.files import recorded_folder, results_folder, write_atomic
 from labkit.core.machine import machine_name
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Detections, Frame, Rung, Size, Workload
@@ -39,8 +39,6 @@ SIZE: Size = (640, 480)
 NOISES = (0.0, 15.0, 30.0)
 TABLE = "accuracy.csv"
 FINGERPRINT = "fingerprint.json"
-RECORDED = "reference/accuracy"
-PROJECT = Path(__file__).parents[2]
 UNCHANGED = "as it is"
 COLUMNS = 100
 
@@ -164,10 +162,9 @@ def recorded_ablation(folder: Path | None = None) -> list[AblationRow]:
     Raises:
         ResultsError: it is not there, or is something else.
     """
-    folders = [folder] if folder else [results_folder() / RECORDED, PROJECT / "results" / RECORDED]
-    path = next((each / TABLE for each in folders if (each / TABLE).is_file()), folders[0] / TABLE)
+    path = (folder or recorded_folder("accuracy")) / TABLE
     try:
-        return from_csv(path.read_text())
+        return from_csv(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ResultsError(
             f"there is no recorded table {path}; to make one: "

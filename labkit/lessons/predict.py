@@ -123,7 +123,7 @@ def predict(question: str, answer: float | None = None) -> Question:
 
 def my_calibration() -> Calibration:
     """Calibration of the predictions in the store."""
-    with Store(default_path()) as store:
+    with Store(default_path(), read_only=True) as store:
         return calibration(store.predictions())
 
 

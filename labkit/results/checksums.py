@@ -43,8 +43,8 @@ def describe_damage(damaged: Iterable[Damage]) -> list[str]:
         option = "" if table == "runs" else f" --table {table}"
         shown = [str(first) if first == last else f"{first}-{last}" for first, last in _spans(ids)]
         lines.append(
-            f"{len(ids)} damaged among the stored {table.replace('_', ' ')} left out ({reason}); "
-            f"to delete: labkit results delete{option} {' '.join(shown)}"
+            f"damaged, and left out, of the stored {table.replace('_', ' ')}: {', '.join(shown)} "
+            f"({reason}); to delete: labkit results delete{option} {' '.join(shown)}"
         )
     return lines
 

@@ -10,6 +10,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +150,21 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"}
     if isinstance(value, Mapping):
-        return {str(key): _to_json(part) for key, part in value.items()}
+        return {readable(str(key)): _to_json(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_to_json(part) for part in value]
     if isinstance(value, (set, frozenset)):
         return sorted((_to_json(part) for part in value), key=str)
-    return str(value) if isinstance(value, Path) else value
+    return readable(str(value)) if isinstance(value, str | Path) else value
+
+
+def readable(text: str) -> str:
+    r"""The text in which bytes of a file name that are no UTF-8 are written as \xNN."""
+    if text.isascii():
+        return text
+    with suppress(UnicodeEncodeError):
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text.encode("utf-8", "backslashreplace").decode()  # surrogates that stand for no byte
 
 
 def _untag(value: dict[str, Any]) -> Any:

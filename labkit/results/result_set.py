@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labkit.core.errors import UsageError
+from labkit.core.files import recorded_folder
+from labkit.results.checksums import describe_damage
 from labkit.results.exports import load_exports
 from labkit.results.records import Comparison, Run
 from labkit.results.store import Store, default_path
@@ -34,11 +36,13 @@ class ResultSet:
         runs: one per rung that was measured alone.
         comparisons: pairs of rungs that were measured in interleaved rounds.
         skipped: rung name -> the reason why it was not measured.
+        notes: sentences on what could not be saved, or was left out because it is damaged.
     """
 
     runs: list[Run] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def table(self) -> pd.DataFrame:
         """One row per run with its main figures; empty where there were too few frames for one.
@@ -60,10 +64,11 @@ class ResultSet:
         return pd.DataFrame(rows, columns=columns)
 
     def sentences(self) -> list[str]:
-        """Each comparison in words with its interval, then what was not measured."""
+        """Each comparison in words with its interval, what was not measured, and the notes."""
         return [
             *(comparison.sentence for comparison in self.comparisons),
             *(f"{name} was not measured: {reason}." for name, reason in self.skipped.items()),
+            *self.notes,
         ]
 
     def ceilings(self) -> pd.DataFrame:
@@ -151,7 +156,10 @@ class ResultSet:
 
     def __add__(self, other: ResultSet) -> ResultSet:
         return ResultSet(
-            self.runs + other.runs, self.comparisons + other.comparisons, self.skipped | other.skipped
+            self.runs + other.runs,
+            self.comparisons + other.comparisons,
+            self.skipped | other.skipped,
+            list(dict.fromkeys(self.notes + other.notes)),
         )
 
     def __str__(self) -> str:
@@ -185,18 +193,17 @@ def results(rung: str | None = None, stage: int | None = None, *, recorded: bool
         >>> len(found)
         0
     """
+    notes: list[str] = []
     if recorded:
-        reference = default_path().parent / "reference"
-        folders = sorted(path.parent for path in reference.glob("*/runs.parquet"))
+        folders = sorted(path.parent for path in recorded_folder().glob("*/runs.parquet"))
         exports = [export for folder in folders for export in load_exports(folder)]
         runs = [run for export in exports for run in export.runs]
         comparisons = [comparison for export in exports for comparison in export.comparisons]
-    elif not default_path().is_file():
-        return ResultSet()
     else:
-        with Store(default_path()) as store:
+        with Store(default_path(), read_only=True) as store:
             runs, comparisons = store.runs(), store.comparisons()
+            notes = describe_damage(store.damaged)
     runs = [run for run in runs if rung in (None, run.rung) and stage in (None, run.stage)]
     names = {run.rung for run in runs}
     chosen = [c for c in comparisons if rung in (c.a, c.b) or (rung is None and {c.a, c.b} & names)]
-    return ResultSet(runs, chosen if (rung or stage) else comparisons)
+    return ResultSet(runs, chosen if (rung or stage) else comparisons, notes=notes)

@@ -108,7 +108,8 @@ def sweep(
                 progress.stored(point, row, run)
     known = sweep_points(store, name)
     rows = [(point, known[point.key]) for point in grid.points if point.key in known]
-    full = ((p, row, None if row.run_id is None else store.run(row.run_id)) for p, row in rows)
+    runs = {run.id: run for run in store.runs()}
+    full = ((p, row, runs.get(row.run_id)) for p, row in rows)
     return SweepResult(name, tuple(full), reused=len(grid.points) - len(todo))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from labkit.core.files import user_cache
@@ -21,13 +23,19 @@ def cached_file(key: str, name: str, write: Callable[[Path], None]) -> Path:
 
     Everything that `write` leaves beside the path it was given is kept with it. The folder
     appears under its final name only when it is complete, so a crash leaves nothing half
-    made and two processes at once are harmless.
+    made and two processes at once are harmless. Where the cache cannot be written, the file lasts
+    as long as this process.
     """
-    folder = cache_folder() / f"{key[:60]}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    name_of_folder = f"{key[:60]}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    folder = cache_folder() / name_of_folder
     if (folder / name).is_file():
         return folder / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    except OSError:
+        folder = _own_folder() / name_of_folder
+        scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
     try:
         write(scratch / name)
         try:
@@ -38,3 +46,10 @@ def cached_file(key: str, name: str, write: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder / name
+
+
+@cache
+def _own_folder() -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="labkit-engines-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
