@@ -138,6 +138,7 @@ def preparing(**nets):
 
 def player_of(open_source=ticking, rung="a", second=None, prepare=None, **more):
     settings = LiveSettings(rung=rung, second=second, model_set="lab", size=SIZE, threshold=0.5)
+    more = {"source_name": "made up", **more}
     return Player(open_source, settings, prepare=prepare or preparing(), **more)
 
 
@@ -180,6 +181,6 @@ class FakePage:
 
 
 def view_of(page, player=None, folder=None, **more):
-    view = View(player or player_of(), page.send, shown_source="made up", folder=folder, **more)
+    view = View(player or player_of(), page.send, folder=folder, **more)
     page.view = view
     return view

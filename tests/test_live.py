@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,10 +20,14 @@ from labkit.bench.run import run_benchmark
 from labkit.core import lock
 from labkit.core.errors import ResultsError, SourceError, SourceLost, UsageError
 from labkit.core.requirements import unmet_requirement
-from labkit.core.types import Frame, Workload
+from labkit.core.types import Detections, Frame, Workload
+from labkit.filters.image_filters import edge_filter, guided_filter
 from labkit.live import fallback as fallback_module
+from labkit.live import inference as inference_module
 from labkit.live import player as player_module
+from labkit.live import reader as reader_module
 from labkit.live import recorder as recorder_module
+from labkit.live import source_names as source_names_module
 from labkit.live import start as start_module
 from labkit.live import view as view_module
 from labkit.live.browser_camera import (
@@ -32,12 +37,13 @@ from labkit.live.browser_camera import (
     browser_source,
     describe_camera_error,
 )
-from labkit.live.inference import Ready, Tape
+from labkit.live.encode import annotate_shot, describe_detections
+from labkit.live.inference import Answer, Ready, Tape
 from labkit.live.latest_frame import LatestFrame
-from labkit.live.player import STOP_S
+from labkit.live.player import STOP_S, Shot
 from labkit.live.preview_filter import PreviewFilter
 from labkit.live.recorder import Recorder
-from labkit.live.settings import LIVE_RUNGS, LiveSettings
+from labkit.live.settings import LIVE_RUNGS, LiveSettings, choices
 from labkit.live.start import live, make_view, replace_current
 from labkit.live.view import View
 from labkit.pipelines.ladder import rung
@@ -393,8 +399,8 @@ def test_a_frame_is_smoothed_once_for_picture_and_detection():
         return np.full_like(image, 7)
 
     preview_filter, settings, frame = (
-        PreviewFilter(smooth),
-        LiveSettings(filter_on=True, radius=3, eps=0.1),
+        PreviewFilter({"guided": smooth}),
+        LiveSettings(filter="guided", radius=3, eps=0.1),
         make_frame(1),
     )
     assert preview_filter.apply(frame, settings) is frame  # it passes while the filter is compiled
@@ -411,8 +417,8 @@ def test_a_filter_that_does_not_work_is_named():
     def smooth(image, radius, eps):
         raise RuntimeError("no compiler")
 
-    preview_filter = PreviewFilter(smooth)
-    preview_filter.apply(make_frame(0), LiveSettings(filter_on=True))
+    preview_filter = PreviewFilter({"guided": smooth})
+    preview_filter.apply(make_frame(0), LiveSettings(filter="guided"))
     assert wait_for(lambda: "no compiler" in preview_filter.message)
     assert not preview_filter.compiling
 
@@ -424,7 +430,8 @@ def test_a_filter_that_does_not_work_is_named():
     "wrong",
     [
         {"threshold": 1.5}, {"threshold": float("nan")}, {"radius": 0}, {"radius": 2.5}, {"eps": 0},
-        {"size": (8, 8)}, {"model_set": "huge"}, {"filter_on": "yes"}, {"rung": "a", "second": "a"},
+        {"size": (8, 8)}, {"model_set": "huge"}, {"filter": "blur"}, {"mirror": 1}, {"objects": 0},
+        {"objects": 2.5}, {"rung": "a", "second": "a"},
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(wrong):
@@ -433,7 +440,8 @@ def test_settings_out_of_range_are_refused(wrong):
 
 
 @pytest.mark.parametrize("wrong", [{"rung": "no_such"}, {"rung": None}, {"second": "x"}, {"colour": 1},
-                                   {"size": "big"}, {"weights": "random"}])  # fmt: skip
+                                   {"size": "big"}, {"weights": "random"}, {"classes": "cup"},
+                                   {"classes": [1]}])  # fmt: skip
 def test_pages_cannot_set_what_is_not_there(wrong):
     with pytest.raises(UsageError):
         LiveSettings().changed(wrong)
@@ -647,7 +655,7 @@ def test_credentials_are_in_no_message(page):
 
 
 def test_pictures_that_cannot_be_shown_stop_the_view_and_say_why(page, monkeypatch):
-    def fails(shot, threshold):
+    def fails(shot, settings):
         raise ValueError("no memory for a picture")
 
     monkeypatch.setattr(view_module, "annotate_shot", fails)
@@ -785,8 +793,8 @@ def test_ages_by_the_clock_of_another_page_than_the_cameras_do_not_count(running
 
 def test_the_next_page_lends_its_camera_when_the_first_one_leaves(tmp_path):
     page, holder = FakePage("first"), []
-    player = player_of(browser_source(lambda feed: setattr(holder[0], "camera", feed)))
-    view = View(player, page.send, shown_source="browser", folder=tmp_path)
+    player = player_of(browser_source(lambda feed: setattr(holder[0], "camera", feed)), source_name="browser")
+    view = View(player, page.send, folder=tmp_path)
     page.view = view
     holder.append(view)
     page.say("hello", visible=True)
@@ -853,6 +861,277 @@ def test_the_page_never_sets_markup():
     script = (Path(view_module.__file__).parent / "live.js").read_text()
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
         assert way not in script
+
+
+# What hangs, fails or pauses.
+
+
+class Hangs(Pushed):
+    """A camera that neither gives a picture nor lets go until the test says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.letting_go = threading.Event()
+
+    def take(self):
+        self.letting_go.wait(20)
+
+    def close(self):
+        self.letting_go.wait(20)
+
+
+def test_a_hung_source_is_left_behind_and_the_next_one_opens(monkeypatch):
+    monkeypatch.setattr(reader_module._owners, "patience_s", 0.3)
+    hung = Hangs()
+    first = player_of(lambda size: hung.source(), source_name="http://slow")
+    first.start()
+    assert wait_for(lambda: first._reader._source is not None)
+    began = time.perf_counter()
+    first.stop()
+    assert time.perf_counter() - began < 1.0  # not even its closing is waited for
+    for _ in range(2):  # the second one does not hear of it again
+        second = player_of()
+        second.start()
+        assert wait_for(lambda: second.latest_shot() is not None)  # noqa: B023
+        told = second.status()["message"]
+        second.stop()
+        assert second.wait_until_ended(5)
+        assert ("http://slow hangs and was left behind" in told) == (_ == 0)
+    hung.letting_go.set()
+    assert first.wait_until_ended(5)
+
+
+def test_an_opening_that_hangs_is_left_behind_too(monkeypatch):
+    monkeypatch.setattr(reader_module._owners, "patience_s", 0.3)
+    letting_go = threading.Event()
+
+    def drips(size):
+        letting_go.wait(20)
+        raise SourceError("too late")
+
+    player = player_of(drips, source_name="http://drips")
+    player.start()
+    player.switch(ticking, "photos")  # as the page's menu does
+    assert wait_for(lambda: player.latest_shot() is not None)
+    assert "http://drips hangs" in player.status()["message"]
+    letting_go.set()
+    player.stop()
+    assert player.wait_until_ended(5)
+
+
+def test_a_detection_that_hangs_is_left_behind(monkeypatch):
+    monkeypatch.setattr(inference_module._users, "patience_s", 0.3)
+    stuck = Gate(is_open=False)
+    first = player_of(prepare=preparing(a=stuck))
+    first.start()
+    assert wait_for(lambda: stuck.seen)
+    first.stop()
+    second = player_of()
+    second.start()
+    assert wait_for(lambda: second.rates.inferred.get("a"))
+    second.stop()
+    stuck.permits.release()
+    assert first.wait_until_ended(5)
+
+
+def test_a_frame_with_nan_is_a_failed_frame_and_detection_goes_on():
+    def schedule(frames, net):
+        for frame in frames:
+            found = boxes(frame.size)
+            if frame.index % 3 == 0:  # as a network that overflows in half precision
+                found = replace(found, xyxy=found.xyxy * np.float32("nan"))
+            yield frame, found
+
+    prepare = lambda settings, report: Ready((rung_of("a", schedule),), (None,), ("made up",))  # noqa: E731
+    player = player_of(prepare=prepare)
+    player.start()
+    assert wait_for(lambda: player.summary()["failed"] >= 3 and player.rates.inferred.get("a", 0) >= 6)
+    faults = set()
+    assert wait_for(lambda: faults.add(player.status()["fault"]) or len(faults) > 1)
+    assert any("NaN" in fault for fault in faults) and "" in faults  # told, and over at the next answer
+    player.stop()
+
+
+def test_a_rung_that_fails_at_every_frame_is_counted_and_does_not_spin():
+    player = player_of(rung="broken")
+    player.start()
+    assert wait_for(lambda: "in succession" in player.status()["fault"])
+    assert player.summary()["failed"] >= 2
+    time.sleep(0.5)
+    assert player.summary()["failed"] < 12
+    player.stop()
+
+
+def test_a_loop_that_ends_of_itself_is_told():
+    def once(frames, net):
+        frame = next(iter(frames))
+        yield frame, boxes(frame.size)
+
+    prepare = lambda settings, report: Ready((rung_of("a", once),), (None,), ("made up",))  # noqa: E731
+    player = player_of(prepare=prepare)
+    player.start()
+    assert wait_for(lambda: "its loop has ended" in player.status()["fault"])
+    player.stop()
+
+
+@pytest.mark.parametrize("live_source", [True, False])
+def test_a_pause_holds_the_picture_and_a_step_moves_it_by_one(live_source):
+    class Camera(Pushed):
+        live, fps = live_source, 200.0
+
+    camera = Camera(every_s=0.004)
+    player = player_of(lambda size: camera.source())
+    player.start()
+    assert wait_for(lambda: player.latest_shot() is not None)
+    player.pause(True)
+    time.sleep(0.1)  # the frame that was on its way
+    held = player.latest_shot().frame.index
+    taken = camera.captured
+    time.sleep(0.1)
+    assert player.latest_shot().frame.index == held
+    assert player.status()["state"] == "paused"
+    assert (camera.captured > taken) == live_source  # a film stands still, a camera goes on unseen
+    for n in (1, 2):
+        player.step()
+        assert wait_for(lambda n=n: player.latest_shot().frame.index == held + n)
+    assert wait_for(lambda: player.latest_shot().answers[0].frame.index == held + 2)  # with its own boxes
+    player.pause(False)
+    assert wait_for(lambda: player.latest_shot().frame.index > held + 10)
+    player.stop()
+
+
+def test_a_paused_picture_is_painted_anew_when_its_settings_change(running, page):
+    assert wait_for(lambda: page.frames)
+    page.say("pause", on=True)
+    time.sleep(0.2)
+    before = len(page.frames)
+    assert not wait_for(lambda: len(page.frames) > before + 1, 0.3)
+    page.say("set", settings={"threshold": 0.99})
+    assert wait_for(lambda: len(page.frames) > before)
+    assert page.states[-1]["state"] == "paused"
+
+
+def test_the_source_is_changed_from_the_page(page, tmp_path):
+    opened = []
+
+    def open_named(name):
+        opened.append(name)
+        return ticking
+
+    view = view_of(page, folder=tmp_path, open_named=open_named)
+    page.say("hello", visible=True)
+    view.start()
+    assert wait_for(lambda: page.frames)
+    assert {"photos", "scenes", "browser"} <= {each["spec"] for each in page.states[-1]["sources"]}
+    page.say("source", spec=" rtsp://anna:secret@host/cam ")
+    assert opened == ["rtsp://anna:secret@host/cam"]
+    assert "host/cam" in page.states[-1]["source"] and "secret" not in json.dumps(page.states)
+    seen = len(page.frames)
+    assert wait_for(lambda: len(page.frames) > seen + 3)
+    page.say("stop")
+    page.say("source", spec="photos")  # whoever chooses a source wants to see it
+    assert view.running
+    page.say("source", spec=7)
+    assert "a source is a name" in page.states[-1]["note"]
+    view.close()
+
+
+def test_a_camera_that_is_not_there_leads_to_the_browsers(page, monkeypatch):
+    monkeypatch.setattr(player_module, "prepare_rungs", lambda settings, *_: preparing()(settings, None))
+    view = make_view("webcam:77", LiveSettings(rung="lut_cpu", model_set="lab", size=SIZE), page.send)
+    page.view = view
+    page.say("hello", visible=True)
+    view.start()
+    assert wait_for(lambda: page.states[-1]["state"] == "failed")
+    assert '"browser"' in page.states[-1]["message"]
+    view.close()
+
+
+def test_the_machines_cameras_are_offered_by_name(tmp_path, monkeypatch):
+    for number, name, index in ((0, "Lab Cam 4K", "0"), (1, "Lab Cam 4K", "1"), (10, "Loop", "0")):
+        device = tmp_path / f"video{number}"
+        device.mkdir()
+        (device / "name").write_text(name + "\n")
+        (device / "index").write_text(index + "\n")
+    (tmp_path / "video7").mkdir()  # unplugged just now
+    monkeypatch.setattr(source_names_module, "VIDEO_DEVICES", tmp_path)
+    monkeypatch.setattr(source_names_module, "_last", None)
+    offered = {each["spec"]: each["title"] for each in source_names_module.known_sources()}
+    assert offered["webcam:0"] == "Lab Cam 4K (webcam:0)"
+    assert list(offered) == ["browser", "webcam:0", "webcam:10", "photos", "scenes"]
+
+
+# What is drawn.
+
+
+def shot_of(*names):
+    size = (64, 48)
+    count = len(names)
+    left = np.linspace(2, 40, count)
+    xyxy = np.stack([left, np.full(count, 20.0), left + 10, np.full(count, 40.0)], axis=1)
+    found = Detections(
+        xyxy.astype(np.float32), np.full(count, 0.9, np.float32), np.arange(count), names, size
+    )
+    frame = Frame(np.tile(np.linspace(0, 90, 64, dtype=np.uint8)[None, :, None], (48, 1, 3)), 0, 0.0)
+    return Shot(frame, (Answer(frame, found, None),))
+
+
+def test_a_mirrored_picture_has_its_boxes_in_the_mirror_and_its_names_not():
+    shot = shot_of("cup", "dog")
+    plain = annotate_shot(shot, LiveSettings())
+    mirrored = annotate_shot(shot, LiveSettings(mirror=True))
+    rows = slice(24, 38)  # below the names
+    assert np.array_equal(mirrored[rows], plain[rows, ::-1])
+    assert not np.array_equal(mirrored[:20], plain[:20, ::-1])
+
+
+def test_only_the_chosen_classes_are_drawn_and_described():
+    shot = shot_of("cup", "dog")
+    only = LiveSettings(classes=("dog",))
+    assert describe_detections(shot, only) == ["dog 0.90"]
+    assert (annotate_shot(shot, only) != annotate_shot(shot, LiveSettings())).any()
+    assert describe_detections(shot, LiveSettings()) == ["cup 0.90, dog 0.90"]
+    assert describe_detections(shot, LiveSettings(threshold=0.95)) == [""]
+
+
+def test_each_filter_of_the_menu_filters():
+    rng = np.random.default_rng(0)
+    frame = Frame(rng.integers(0, 256, (48, 64, 3), np.uint8), 0, 0.0)
+    preview = PreviewFilter()
+    wanted = {"guided": guided_filter(frame.image, 3, 0.1), "edges": edge_filter(frame.image)}
+    for name, image in wanted.items():
+        settings = LiveSettings(filter=name, radius=3, eps=0.1)
+        assert wait_for(lambda: preview.apply(frame, settings) is not frame, 60)  # noqa: B023
+        assert np.array_equal(preview.apply(frame, settings).image, image)
+
+
+def test_the_number_of_boxes_is_part_of_the_networks(monkeypatch):
+    seen = []
+
+    def prepare(settings, report):
+        seen.append(settings.objects)
+        return preparing()(settings, report)
+
+    player = player_of(prepare=prepare)
+    player.start()
+    assert wait_for(lambda: player.rates.inferred.get("a"))
+    player.change({"objects": 2})
+    assert wait_for(lambda: seen == [5, 2])
+    player.change({"mirror": True})
+    assert wait_for(lambda: player.rates.inferred.get("a"))
+    player.stop()
+    assert seen == [5, 2]
+
+
+def test_the_menu_of_rungs_knows_their_stages_and_a_learners_own_loop(monkeypatch):
+    from labkit.pipelines import ladder as ladder_module
+
+    assert ladder_module
+    offered = choices(LiveSettings(rung="my_loop", second="lut_cpu", objects=7))
+    assert offered["rungs"][0] == {"name": "my_loop", "about": "", "stage": None, "unavailable": None}
+    stages = [each["stage"] for each in offered["rungs"][1:]]
+    assert len(set(stages)) > 3 and None not in stages
+    assert 7 in offered["objects"]
 
 
 # Without a browser.

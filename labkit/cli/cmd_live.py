@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -27,16 +27,22 @@ def live(
     """Watch a camera with boxes and names in the browser; Ctrl-C ends it."""
     from labkit.bench.doctor import screen
     from labkit.live.page import serve
-    from labkit.live.settings import LiveSettings
+    from labkit.live.settings import LiveSettings, ModelSet
     from labkit.pipelines.ladder import rung as rung_named
 
     if rung != "auto":
         rung_named(rung)  # an unknown name is told before a server starts
-    settings = LiveSettings(rung=rung, model_set=model_set, size=parse_size(size), threshold=threshold)  # type: ignore[arg-type]
+    settings = LiveSettings(
+        rung=rung,
+        model_set=cast("ModelSet", model_set),
+        size=parse_size(size),
+        threshold=threshold,
+        objects=objects,
+    )
 
     def ready(address: str) -> None:
         print(f"open {address}", flush=True)
         if browser and screen():  # else Python might start a browser in this very terminal
             webbrowser.open(address)
 
-    serve(source, settings, objects=objects, port=port, ready=ready)
+    serve(source, settings, port=port, ready=ready)

@@ -7,11 +7,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from labkit.core.errors import LabError
 from labkit.core.trace import Recording, recording
 from labkit.core.types import Detections, Frame, Rung
+from labkit.live.handover import Handover
 from labkit.live.latest_frame import LatestFrame
 
 Take = Callable[[Frame], Frame]
@@ -87,19 +89,49 @@ class Tape:
         self._left: list[deque[Frame]] = [deque() for _ in range(readers)]
 
     def frames(self, reader: int) -> Iterator[Frame]:
-        """The frames for reader number `reader`; ends when there are no more."""
-        mine = self._left[reader]
-        while True:
-            if not mine:
-                frame = self._take()
-                if frame is None:
-                    return
-                for queue in self._left:
-                    queue.append(frame)
-            yield mine.popleft()
+        """The frames for reader number `reader`; ends when there are no more, and outlives an error."""
+        return iter(partial(self._next, self._left[reader]), None)
+
+    def _next(self, mine: deque[Frame]) -> Frame | None:
+        if not mine:
+            frame = self._take()
+            if frame is None:
+                return None
+            for queue in self._left:
+                queue.append(frame)
+        return mine.popleft()
 
 
-_turn = threading.Lock()  # networks are not re-entrant, and two engines at once would disturb one another
+class _Run:
+    """One rung on its frames; begun anew after an error."""
+
+    def __init__(self, rung: Rung, net: Any, frames: Iterator[Frame]) -> None:
+        self.rung = rung
+        self.in_succession = 0  # failures since its last answer
+        self._net = net
+        self._frames = frames
+        self._results: Iterator[tuple[Frame, Detections]] | None = None
+
+    def next(self) -> tuple[Frame, Detections]:
+        """Its next answer."""
+        if self._results is None:
+            self._results = self.rung.run(self._frames, self._net)
+        return next(self._results)
+
+    def close(self) -> None:
+        """Ends the generator; the frames go on."""
+        results, self._results = self._results, None
+        close = getattr(results, "close", None)
+        if close is not None:
+            close()
+
+
+# Networks are not re-entrant, and two engines at once would disturb one another. Converting one for
+# an engine takes a minute and cannot be stopped; whoever hangs longer is left behind.
+_users = Handover(patience_s=120.0)
+
+MOST_PAUSE_S = 1.0
+"""Longest pause after failed frames: an engine that fails at every frame is tried once a second."""
 
 
 class Inference:
@@ -107,29 +139,40 @@ class Inference:
 
     Attributes:
         doing: what it is busy with, for the status line; empty while answers flow.
-        fault: why there are no answers, in words.
+        fault: why there are no answers, in words; empty again once there are.
+        failed: frames that ended in an error.
+        stopped_s: when it was told to stop, None before.
         weights: which weights are in use, once known.
     """
 
     def __init__(
-        self, slot: LatestFrame, prepare: Prepare, take: Take, on_answer: Callable[[Answer], None]
+        self,
+        slot: LatestFrame,
+        prepare: Prepare,
+        take: Take,
+        on_answer: Callable[[Answer], None],
+        on_hung: Callable[[], None] = lambda: None,
     ) -> None:
         self.doing = "waiting for the last detection to end"
         self.fault = ""
+        self.failed = 0
+        self.stopped_s: float | None = None
         self.weights: tuple[str, ...] = ()
         self._slot = slot
         self._prepare = prepare
         self._apply = take
         self._on_answer = on_answer
+        self._on_hung = on_hung  # called where an earlier detection never ends
         self._stop = threading.Event()
         self._last_index = -1
         self._waited_s = 0.0
         self._thread = threading.Thread(target=self._run, name="labkit live inference", daemon=True)
-        self._thread.start()
+        _users.enter(self, self._thread)
 
     def stop(self) -> None:
         """No more frames: what is being computed is the last."""
         self._stop.set()
+        self.stopped_s = time.perf_counter()
         with self._slot.news:
             self._slot.news.notify_all()
 
@@ -139,55 +182,75 @@ class Inference:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while not _turn.acquire(timeout=0.05):
-            if self._stop.is_set():
-                return
+        hung = _users.wait(self, self._stop)
+        if hung is None:
+            return
         try:
-            if not self._stop.is_set():
-                self._report("importing the rungs")
-                ready = self._prepare(self._report)
-                self.weights = ready.weights
-                self._report("waiting for the first detection")
-                self._answer(ready)
+            if hung:
+                self._on_hung()  # whoever hangs is inside the networks
+            self._report("importing the rungs")
+            ready = self._prepare(self._report)
+            self.weights = ready.weights
+            self._report("waiting for the first detection")
+            self._answer(ready)
         except LabError as error:
             self.fault = str(error)
         except Exception as error:  # an engine's own error must not end the view, only the boxes
             self.fault = f"{type(error).__name__}: {error}; choose another rung"
         finally:
             self._report("")
-            _turn.release()
 
     def _answer(self, ready: Ready) -> None:
         tape = Tape(self._take, len(ready.rungs))
         runs = [
-            (rung, rung.run(tape.frames(i), net))
+            _Run(rung, net, tape.frames(i))
             for i, (rung, net) in enumerate(zip(ready.rungs, ready.nets, strict=True))
         ]
         try:
-            while not self._stop.is_set():
-                for rung, results in runs:
-                    if not self._next_answer(rung, results):
-                        return
+            while not self._over():
+                for run in runs:
+                    self._next_answer(run)
                 self.doing = ""
         finally:
-            for _, results in runs:
-                _close(results)
+            for run in runs:
+                run.close()
 
-    def _next_answer(self, rung: Rung, results: Iterator[tuple[Frame, Detections]]) -> bool:
+    def _next_answer(self, run: _Run) -> None:
         self._waited_s = 0.0
         began_s = time.perf_counter()
-        with recording() as record:
-            try:
-                frame, found = next(results)
-            except StopIteration:
-                return False
+        try:
+            with recording() as record:
+                frame, found = run.next()
+        except Exception as error:  # a frame that fails ends neither the picture nor the detection
+            if not self._over():
+                self._note_failure(run, error)
+            return
         done_s = time.perf_counter()
         took_s = done_s - began_s - self._waited_s
+        if run.in_succession:
+            run.in_succession, self.fault = 0, ""
         if not self._stop.is_set():
-            age_s = done_s - frame.t_s
-            timing = Timing(rung.name, took_s, self._waited_s, age_s, done_s, record)
+            timing = Timing(run.rung.name, took_s, self._waited_s, done_s - frame.t_s, done_s, record)
             self._on_answer(Answer(frame, found, timing))
-        return True
+
+    def _over(self) -> bool:
+        return self._stop.is_set() or self._slot.closed
+
+    def _note_failure(self, run: _Run, error: Exception) -> None:
+        self.failed += 1
+        run.in_succession += 1
+        if isinstance(error, StopIteration):
+            why = "its loop has ended; it has to go on for as long as there are frames"
+        elif isinstance(error, LabError):
+            why = str(error)
+        else:
+            why = f"{type(error).__name__}: {error}"
+        self.fault = f"{run.rung.name}: a frame failed: {why}"
+        run.close()  # a generator is finished by its error; the next frame gets a new one
+        if run.in_succession > 1:
+            self.fault += f" ({run.in_succession} in succession; choose another rung)"
+            self._stop.wait(min(MOST_PAUSE_S, 0.02 * 2 ** min(run.in_succession, 10)))
+        self._report(self.doing)
 
     def _take(self) -> Frame | None:
         began_s = time.perf_counter()
@@ -204,9 +267,3 @@ class Inference:
         self.doing = line
         with self._slot.news:
             self._slot.news.notify_all()
-
-
-def _close(results: Iterator[tuple[Frame, Detections]]) -> None:
-    close = getattr(results, "close", None)
-    if close is not None:
-        close()

@@ -8,7 +8,15 @@ const QUIET_MS = 2000; // a running view says something twice a second; if not, 
 const UNSEEN_MS = 500; // a notebook that moves a cell takes its output off the page and puts it back
 const PAINT_TIMEOUT_MS = 250; // browsers do not paint pages that are covered
 const JPEG_QUALITY = 0.8;
+const PLACES_MS = 200; // so often the page is searched for places of the view
+const ASK_EVERY = 20; // searches; the kernel may have been busy
 const BARS = 60;
+const KEYS = [
+  [" ", "pause or go on"], [".", "one frame further"], ["s", "stop or start"], ["m", "mirror"], ["i", "FPS on the picture"],
+  ["f", "full screen"], ["g", "next filter"], ["-", "lower threshold"], ["+", "higher threshold"],
+  ["d", "download the picture"], ["c", "begin or end a clip"],
+];
+const OTHER = "…"; // the choice that asks for a file or an address
 // Okabe and Ito (2008), told apart with every common colour blindness.
 const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999"];
 
@@ -46,6 +54,9 @@ class Client {
     this.wasVisible = null;
     this.gone = false; // after a goodbye this page says nothing, or it would count as there
     this.heardMs = 0;
+    this.places = new Map(); // element of the page -> the panel in it
+    this.asked = 0;
+    this.fpsShown = true;
     this.onMessage = (message, buffers) => this.receive(message, buffers);
     this.onVisibility = () => this.tellVisibility();
     this.onLeave = () => this.leave();
@@ -60,11 +71,15 @@ class Client {
       const expected = this.state === null || this.state.running || this.state.away;
       if (expected && performance.now() - this.heardMs > QUIET_MS) this.hello();
     }, 1000);
+    this.search = setInterval(() => this.fillPlaces(), PLACES_MS);
   }
 
   close() {
     this.leave();
     clearInterval(this.watch);
+    clearInterval(this.search);
+    for (const [place, panel] of this.places) panel.leave(place);
+    this.places.clear();
     this.camera.stop();
     this.model.off("msg:custom", this.onMessage);
     document.removeEventListener("visibilitychange", this.onVisibility);
@@ -72,6 +87,28 @@ class Client {
     window.removeEventListener("pageshow", this.onReturn);
     this.picture?.close();
     this.picture = null;
+  }
+
+  // JupyterLab saves what a cell shows, and a widget is "not found" when the notebook is opened again.
+  // So the kernel is asked to put a sentence where it shows this view as a widget, and the view is
+  // shown in the place of the sentence; no longer, where the place is gone.
+  fillPlaces() {
+    const asWidget = this.panels.size > this.places.size && document.querySelector(".jp-Notebook");
+    if (asWidget && this.asked % ASK_EVERY === 0) this.send({ type: "place" });
+    this.asked = asWidget ? this.asked + 1 : 0;
+    const found = new Set(document.querySelectorAll(`[data-labkit-view="${this.model.get("view_id")}"]`));
+    for (const place of found) {
+      if (this.places.has(place)) continue;
+      const panel = new Panel(this, place.appendChild(make("div", {})));
+      place.firstElementChild.hidden = true; // the sentence for who opens the notebook later
+      this.places.set(place, panel);
+      this.attach(panel);
+    }
+    for (const [place, panel] of this.places) {
+      if (found.has(place)) continue;
+      this.places.delete(place);
+      this.detach(panel);
+    }
   }
 
   attach(panel) {
@@ -344,57 +381,179 @@ function release(stream) {
 class Panel {
   constructor(client, el) {
     this.client = client;
+    this.el = el;
     const id = (name) => `labkit-${name}-${Math.random().toString(36).slice(2)}`;
     el.classList.add("labkit-live");
-    this.canvas = make("canvas", { width: 640, height: 480, role: "img", ariaLabel: "The live picture" });
     this.captions = make("div", { className: "labkit-captions" });
+    this.canvas = make("canvas", { width: 640, height: 480, role: "img", ariaLabel: "The live picture" });
+    this.stage = make("div", { className: "labkit-stage", tabIndex: 0, title: "Click it, then use the keys below" });
+    this.stage.append(this.canvas);
+    this.stage.addEventListener("keydown", (event) => this.press(event));
+    this.stage.addEventListener("pointerdown", () => setTimeout(() => this.stage.focus({ preventScroll: true })));
+    keepKeys(this.stage, (key) => KEYS.some(([known]) => known === key));
     this.message = make("p", { className: "labkit-message", role: "status" });
-    this.startStop = button("Start", () =>
-      client.send({ type: client.state?.running ? "stop" : "start" }),
+    this.addButtons();
+    this.addSettings(id);
+    this.classes = make("div", { className: "labkit-classes", role: "group", ariaLabel: "Show only" });
+    this.figures = make("table", { className: "labkit-figures" });
+    this.found = make("p", { className: "labkit-found" });
+    this.plot = make("canvas", {
+      className: "labkit-plot", role: "img",
+      ariaLabel: "Milliseconds per step of the last detections; the figures stand below",
+    });
+    this.legend = make("p", { className: "labkit-legend" });
+    this.weights = make("p", { className: "labkit-weights" });
+    this.unavailable = make("details", { className: "labkit-unavailable" });
+    const keys = make("details", { className: "labkit-keys" });
+    keys.append(
+      make("summary", { textContent: "Keys" }),
+      ...KEYS.map(([key, what]) => {
+        const entry = make("span", { textContent: ` ${what}` });
+        entry.prepend(make("kbd", { textContent: key === " " ? "space" : key }));
+        return entry;
+      }),
     );
-    this.snapshot = button("Keep this picture", () => client.send({ type: "snapshot" }));
-    this.record = button("Record", () => client.send({ type: "record", on: !client.state?.recording }));
+    const main = make("div", { className: "labkit-main" });
+    const [picture, side] = [make("div", { className: "labkit-picture" }), make("div", { className: "labkit-side" })];
+    picture.append(this.stage, this.message, this.buttons);
+    side.append(this.figures, this.found, this.plot, this.legend);
+    main.append(picture, side);
+    el.append(this.captions, main, this.settings, this.classes, this.weights, this.unavailable, keys);
+    if (client.picture) this.paint(client.picture);
+  }
+
+  addButtons() {
+    const say = (type, more) => () => this.client.send({ type, ...more?.() });
+    const state = () => this.client.state;
+    this.startStop = button("Start", () => say(state()?.running ? "stop" : "start")());
+    this.pause = button("Pause", say("pause", () => ({ on: !state()?.paused })));
+    this.step = button("Step", say("step"));
+    this.mirror = button("Mirror", () => this.set({ mirror: !state()?.settings.mirror }));
+    this.fps = button("FPS", () => this.showFps(!this.client.fpsShown));
+    this.fps.setAttribute("aria-pressed", String(this.client.fpsShown));
+    const full = button("Full screen", () => this.fullScreen());
+    this.snapshot = button("Keep this picture", say("snapshot"));
+    this.record = button("Record", say("record", () => ({ on: !state()?.recording })));
+    this.snapshot.title = this.record.title = "Into results/live of the machine that runs Python";
+    const picture = button("Download picture", () => this.downloadPicture());
+    this.clip = button("Download clip", () => this.toggleClip());
+    this.clip.hidden = typeof MediaRecorder === "undefined" || !this.canvas.captureStream;
+    this.buttons = make("div", { className: "labkit-buttons" });
+    this.buttons.append(
+      this.startStop, this.pause, this.step, this.mirror, this.fps, full, this.snapshot, this.record, picture,
+      this.clip,
+    );
+  }
+
+  addSettings(id) {
+    const { client } = this;
+    this.sources = select(id("source"), (value) => this.chooseSource(value));
+    this.address = make("input", {
+      type: "text", className: "labkit-address", placeholder: "file, folder or address; Enter", hidden: true,
+      ariaLabel: "File, folder or address", spellcheck: false,
+    });
+    this.address.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || !this.address.value.trim()) return;
+      client.send({ type: "source", spec: this.address.value.trim() });
+      this.address.hidden = true;
+      this.address.value = "";
+    });
+    keepKeys(this.address, () => true);
     this.rung = select(id("rung"), (value) => this.set({ rung: value }));
     this.second = select(id("second"), (value) => this.set({ second: value || null }));
     this.models = select(id("models"), (value) => this.set({ model_set: value }));
     this.size = select(id("size"), (value) => this.set({ size: value.split("x").map(Number) }));
+    this.objects = select(id("objects"), (value) => this.set({ objects: Number(value) }));
     this.cameras = select(id("camera"), (value) => client.camera.choose(value));
     this.threshold = slider(id("threshold"), 0, 1, 0.01, (value) => this.set({ threshold: value }));
-    this.filterOn = make("input", { type: "checkbox", id: id("filter") });
-    this.filterOn.addEventListener("change", () => this.set({ filter_on: this.filterOn.checked }));
+    this.filter = select(id("filter"), (value) => this.set({ filter: value }));
     this.radius = slider(id("radius"), 1, 16, 1, (value) => this.set({ radius: value }));
     // eps spans decades, so the slider moves its logarithm.
     this.eps = slider(id("eps"), -4, 0, 0.05, (value) => this.set({ eps: 10 ** value }), (v) =>
       (10 ** v).toPrecision(2),
     );
-    this.line = make("p", { className: "labkit-line" });
-    this.found = make("p", { className: "labkit-found" });
-    this.plot = make("canvas", {
-      width: 600, height: 90, className: "labkit-plot", role: "img",
-      ariaLabel: "Milliseconds per step of the last detections; the figures stand below",
-    });
-    this.legend = make("p", { className: "labkit-legend" });
-    this.weights = make("p", { className: "labkit-weights" });
+    this.sourceField = field("Source", this.sources);
+    this.sourceField.append(this.address);
     this.cameraField = field("Camera", this.cameras);
     this.cameraField.hidden = true;
-    const buttons = make("div", { className: "labkit-buttons" });
-    buttons.append(this.startStop, this.snapshot, this.record);
-    const settings = make("div", { className: "labkit-settings" });
-    settings.append(
-      field("Rung", this.rung), field("Compare with", this.second), field("Models", this.models),
-      field("Size", this.size), this.cameraField, field("Threshold", this.threshold),
-      field("Filter", this.filterOn), field("Filter radius (px)", this.radius),
-      field("Filter eps", this.eps),
+    this.guided = [field("Filter radius (px)", this.radius), field("Filter eps", this.eps)];
+    this.settings = make("div", { className: "labkit-settings" });
+    this.settings.append(
+      this.sourceField, this.cameraField, field("Rung", this.rung), field("Compare with", this.second),
+      field("Models", this.models), field("Size", this.size), field("Boxes", this.objects),
+      field("Threshold", this.threshold), field("Filter", this.filter), ...this.guided,
     );
-    el.append(
-      this.captions, this.canvas, this.message, buttons, settings, this.line, this.found, this.plot,
-      this.legend, this.weights,
-    );
-    if (client.picture) this.paint(client.picture);
+  }
+
+  // Leaves a place to the sentence that it had before.
+  leave(place) {
+    this.el.remove();
+    if (place.firstElementChild) place.firstElementChild.hidden = false;
+    this.client.panels.delete(this);
   }
 
   set(settings) {
     this.client.send({ type: "set", settings });
+  }
+
+  press(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const { settings } = this.client.state ?? {};
+    if (!settings) return;
+    const threshold = (by) => () =>
+      this.set({ threshold: Math.min(1, Math.max(0, Math.round(100 * (settings.threshold + by)) / 100)) });
+    const filters = ["none", "guided", "edges"];
+    const actions = {
+      " ": () => this.pause.click(), ".": () => this.step.click(), s: () => this.startStop.click(),
+      m: () => this.mirror.click(), i: () => this.fps.click(), f: () => this.fullScreen(),
+      g: () => this.set({ filter: filters[(filters.indexOf(settings.filter) + 1) % filters.length] }),
+      "-": threshold(-0.05), "+": threshold(0.05), d: () => this.downloadPicture(), c: () => this.toggleClip(),
+    };
+    const action = actions[event.key];
+    if (!action) return;
+    event.preventDefault();
+    event.stopPropagation();
+    action();
+  }
+
+  chooseSource(value) {
+    this.address.hidden = value !== OTHER;
+    if (value === OTHER) this.address.focus();
+    else this.client.send({ type: "source", spec: value });
+  }
+
+  fullScreen() {
+    if (document.fullscreenElement) document.exitFullscreen();
+    else this.stage.requestFullscreen?.().catch(() => {});
+  }
+
+  showFps(on) {
+    this.client.fpsShown = on;
+    for (const panel of this.client.panels) panel.fps.setAttribute("aria-pressed", String(on));
+    this.paint(this.client.picture);
+  }
+
+  downloadPicture() {
+    this.canvas.toBlob((blob) => blob && download(blob, "picture", "png"), "image/png");
+  }
+
+  // Films the canvas as it is painted, in this browser.
+  toggleClip() {
+    if (this.filming) return this.filming.stop();
+    if (this.clip.hidden) return;
+    const parts = [];
+    this.filming = new MediaRecorder(this.canvas.captureStream());
+    this.filming.addEventListener("dataavailable", ({ data }) => parts.push(data));
+    this.filming.addEventListener("stop", () => {
+      const type = this.filming.mimeType;
+      this.filming = null;
+      this.clip.textContent = "Download clip";
+      this.clip.setAttribute("aria-pressed", "false");
+      download(new Blob(parts, { type }), "clip", type.includes("mp4") ? "mp4" : "webm");
+    });
+    this.filming.start(1000);
+    this.clip.textContent = "End the clip";
+    this.clip.setAttribute("aria-pressed", "true");
   }
 
   paint(picture) {
@@ -403,34 +562,45 @@ class Panel {
       this.canvas.width = picture.width;
       this.canvas.height = picture.height;
     }
-    this.canvas.getContext("2d").drawImage(picture, 0, 0);
+    const pen = this.canvas.getContext("2d");
+    pen.drawImage(picture, 0, 0);
+    const rungs = Object.values(this.client.stats?.rungs ?? {});
+    if (!this.client.fpsShown || !rungs.length || !this.client.state?.running) return;
+    const text = `${rungs.map((of) => rate(of.fps)).join(" / ")} FPS`;
+    const px = Math.max(11, Math.round(picture.height / 30));
+    pen.font = `600 ${px}px system-ui, sans-serif`;
+    pen.textBaseline = "top";
+    const width = pen.measureText(text).width + px;
+    pen.fillStyle = "rgb(0 0 0 / 65%)";
+    pen.fillRect(picture.width - width, 0, width, 1.5 * px);
+    pen.fillStyle = "#fff";
+    pen.fillText(text, picture.width - width + px / 2, px / 4);
   }
 
   showState(state) {
     const { settings, choices } = state;
     this.startStop.textContent = state.running ? "Stop" : "Start";
     this.startStop.disabled = state.closed;
-    this.snapshot.disabled = this.record.disabled = !state.running;
+    for (const part of [this.snapshot, this.record, this.pause, this.step]) part.disabled = !state.running;
     this.record.textContent = state.recording ? "End recording" : "Record";
     this.record.setAttribute("aria-pressed", String(state.recording));
-    const rungs = choices.rungs.map((rung) => ({
-      value: rung.name,
-      text: rung.unavailable ? `${rung.name} (${rung.unavailable})` : rung.name,
-      title: rung.about,
-      disabled: Boolean(rung.unavailable),
-    }));
-    offer(this.rung, rungs, settings.rung);
-    offer(this.second, [{ value: "", text: "nothing" }, ...rungs], settings.second ?? "");
+    this.pause.textContent = state.paused ? "Go on" : "Pause";
+    this.pause.setAttribute("aria-pressed", String(state.paused));
+    this.mirror.setAttribute("aria-pressed", String(settings.mirror));
+    this.showSources(state);
+    this.showRungs(choices.rungs, settings);
     offer(this.models, choices.model_sets.map((set) => ({ value: set, text: set })), settings.model_set);
     offer(
       this.size,
       choices.sizes.map(([w, h]) => ({ value: `${w}x${h}`, text: `${w} x ${h}` })),
       settings.size.join("x"),
     );
+    offer(this.objects, choices.objects.map((n) => ({ value: String(n), text: String(n) })), String(settings.objects));
+    offer(this.filter, ["none", "guided", "edges"].map((name) => ({ value: name, text: name })), settings.filter);
     this.threshold.show(settings.threshold);
     this.radius.show(settings.radius);
     this.eps.show(Math.log10(settings.eps));
-    this.filterOn.checked = settings.filter_on;
+    for (const part of this.guided) part.hidden = settings.filter !== "guided";
     this.cameraField.hidden = state.camera === null;
     const rung = settings.rung === "auto" ? "" : settings.rung;
     this.captions.replaceChildren(
@@ -440,59 +610,135 @@ class Panel {
     this.message.textContent = [state.source, state.state, ...parts].filter(Boolean).join(" · ");
     this.message.classList.toggle("labkit-trouble", Boolean(state.fault || state.message));
     this.weights.textContent = state.weights.join(" · ");
-    if (!state.running) this.line.textContent = "";
+    this.showClasses(state.classes, settings.classes);
+    if (!state.running) this.figures.replaceChildren();
+  }
+
+  showSources(state) {
+    this.sourceField.hidden = !state.sources.length;
+    const named = state.sources.map(({ spec, title }) => ({ value: spec, text: title }));
+    if (!named.some(({ value }) => value === state.source)) {
+      named.push({ value: state.source, text: state.source, disabled: true }); // credentials are left out of it
+    }
+    const asking = this.sources.value === OTHER && !this.address.hidden;
+    offer(this.sources, [...named, { value: OTHER, text: "file or address …" }], asking ? OTHER : state.source);
+  }
+
+  showRungs(rungs, settings) {
+    const able = rungs.filter((rung) => !rung.unavailable || [settings.rung, settings.second].includes(rung.name));
+    const options = able.map(({ name, about, stage }) => ({
+      value: name, text: name, title: about, group: stage === null ? "" : `Stage ${stage}`,
+    }));
+    offer(this.rung, options, settings.rung);
+    offer(this.second, [{ value: "", text: "nothing" }, ...options], settings.second ?? "");
+    const unable = rungs.filter((rung) => rung.unavailable);
+    this.unavailable.hidden = !unable.length;
+    if (this.unavailable.dataset.count === String(unable.length)) return;
+    this.unavailable.dataset.count = unable.length;
+    this.unavailable.replaceChildren(
+      make("summary", { textContent: `${unable.length} rungs cannot run here` }),
+      ...unable.map(({ name, unavailable }) => make("div", { textContent: `${name}: ${unavailable}` })),
+    );
+  }
+
+  // A button per class that was found; those that are pressed are shown, all of them if none is.
+  showClasses(classes, chosen) {
+    const key = JSON.stringify([classes, chosen]);
+    if (this.classes.dataset.shown === key) return;
+    this.classes.dataset.shown = key;
+    this.classes.replaceChildren(
+      ...(classes.length ? [make("span", { textContent: "Show only" })] : []),
+      ...classes.map(([name, colour]) => {
+        const pressed = chosen.includes(name);
+        const node = button(name, () =>
+          this.set({ classes: pressed ? chosen.filter((other) => other !== name) : [...chosen, name] }),
+        );
+        node.prepend(swatch(colour));
+        node.setAttribute("aria-pressed", String(pressed));
+        return node;
+      }),
+    );
   }
 
   showStats(stats, bars) {
     if (!this.client.state?.running) return;
-    const per = (n) => (n === null || n === undefined ? "–" : n.toFixed(1));
-    const ms = (n) => (n === null || n === undefined ? "–" : `${n.toFixed(0)} ms`);
-    const rungs = Object.entries(stats.rungs);
-    const several = rungs.length > 1;
-    const inferred = rungs.map(([name, of]) => `${several ? `${name} ` : ""}${per(of.fps)}`).join(", ");
-    const took = rungs.map(([name, of]) => `${several ? `${name} ` : ""}${ms(of.took_ms)}`).join(", ");
-    const boxes = rungs.map(([, of]) => ms(of.age_ms)).join(", ");
-    this.line.textContent = [
-      `frames per second: ${per(stats.fps.offered)} offered, ${per(stats.fps.captured)} captured, ` +
-        `${inferred || "–"} inferred, ${per(stats.fps.displayed)} displayed`,
-      `picture ${ms(stats.age_ms)} old when painted`,
-      `a detection takes ${took || "–"} and is ${boxes || "–"} old when done`,
-      `${stats.dropped} frames passed over`,
-      ...(stats.timed_out ? [`${stats.timed_out} frames timed out on the page`] : []),
-      ...(stats.camera_bound ? ["camera-bound: detection waits for frames"] : []),
-    ].join(" · ");
-    this.found.textContent = stats.found.map((names) => names || "nothing found").join(" | ");
+    const rows = [
+      ["", "FPS", "takes", "age"],
+      ["offered", rate(stats.fps.offered), "", ""],
+      ["captured", rate(stats.fps.captured), "", ""],
+      ...Object.entries(stats.rungs).map(([name, of]) => [`inferred by ${name}`, rate(of.fps), ms(of.took_ms), ms(of.age_ms)]),
+      ["displayed", rate(stats.fps.displayed), "", ms(stats.age_ms)],
+    ];
+    const counts = [
+      ["frames passed over", stats.dropped], ["frames that failed", stats.failed],
+      ["frames timed out on the page", stats.timed_out],
+    ].filter(([name, count]) => count || name === "frames passed over");
+    this.figures.replaceChildren(
+      ...rows.map((row, i) => {
+        const line = make("tr", {});
+        line.append(...row.map((text, j) => make(i && j ? "td" : "th", { textContent: text, scope: i ? "row" : "col" })));
+        return line;
+      }),
+      ...counts.map(([name, count]) => {
+        const line = make("tr", {});
+        line.append(make("th", { textContent: name, scope: "row" }), make("td", { textContent: String(count) }));
+        return line;
+      }),
+    );
+    const names = stats.found.map((each) => each || "nothing found").join(" | ");
+    this.found.textContent = names + (stats.camera_bound ? " · detection waits for frames (camera-bound)" : "");
     this.drawBars(bars);
   }
 
   drawBars(bars) {
     const names = [...new Set(bars.flatMap((bar) => Object.keys(bar.spans)))];
     const colour = (name) => COLOURS[names.indexOf(name) % COLOURS.length];
-    const total = (bar) => Object.values(bar.spans).reduce((a, b) => a + b, 0);
-    const top = Math.max(1, ...bars.map(total));
+    const totals = bars.map((bar) => Object.values(bar.spans).reduce((a, b) => a + b, 0));
+    const highest = Math.max(0, ...totals);
+    const top = axisTop(totals);
+    const [width, height] = [this.plot.clientWidth || 600, this.plot.clientHeight || 110];
+    this.plot.width = width * devicePixelRatio;
+    this.plot.height = height * devicePixelRatio;
     const pen = this.plot.getContext("2d");
-    const { width, height } = this.plot;
-    pen.clearRect(0, 0, width, height);
-    const step = width / BARS;
+    pen.scale(devicePixelRatio, devicePixelRatio);
+    const [left, head, foot] = [60, 10, 6];
+    const y = (value) => height - foot - (value / top) * (height - head - foot);
+    pen.font = "11px system-ui, sans-serif";
+    pen.textAlign = "right";
+    pen.textBaseline = "middle";
+    pen.fillStyle = pen.strokeStyle = getComputedStyle(this.plot).color;
+    for (const value of [0, top / 2, top]) {
+      pen.fillText(`${Number(value.toPrecision(3))} ms`, left - 6, y(value));
+      pen.globalAlpha = 0.25;
+      pen.fillRect(left, y(value), width - left, 1);
+      pen.globalAlpha = 1;
+    }
+    const step = (width - left) / BARS;
     bars.forEach((bar, i) => {
-      let y = height;
+      const x = left + (BARS - bars.length + i) * step;
+      let from = 0;
       for (const name of names) {
-        const h = ((bar.spans[name] ?? 0) / top) * (height - 2);
+        const to = Math.min(top, from + (bar.spans[name] ?? 0));
         pen.fillStyle = colour(name);
-        pen.fillRect((BARS - bars.length + i) * step, y - h, Math.max(1, step - 1), h);
-        y -= h;
+        pen.fillRect(x, y(to), Math.max(1, step - 1), y(from) - y(to));
+        from = to;
       }
+      if (totals[i] <= top) return;
+      pen.fillStyle = getComputedStyle(this.plot).color; // an arrow: it goes on above the axis
+      pen.beginPath();
+      pen.moveTo(x + step / 2, 0);
+      pen.lineTo(x, head - 3);
+      pen.lineTo(x + step, head - 3);
+      pen.fill();
     });
     const last = bars[bars.length - 1]?.spans ?? {};
     this.legend.replaceChildren(
       ...names.map((name) => {
         const entry = make("span", { textContent: ` ${name} ${(last[name] ?? 0).toFixed(1)} ms ` });
-        const swatch = make("span", { className: "labkit-swatch" });
-        swatch.style.background = colour(name);
-        entry.prepend(swatch);
+        entry.prepend(swatch(colour(name)));
         return entry;
       }),
-      make("span", { textContent: `highest bar ${top.toFixed(0)} ms` }),
+      make("span", { textContent: highest > top ? `▲ up to ${highest.toFixed(0)} ms` : "" }),
     );
   }
 
@@ -500,6 +746,32 @@ class Panel {
     const named = cameras.map((camera, i) => ({ value: camera.deviceId, text: camera.label || `camera ${i + 1}` }));
     offer(this.cameras, [{ value: "", text: "any" }, ...named], chosen);
   }
+}
+
+const rate = (n) => (n === null || n === undefined ? "–" : n.toFixed(1));
+const ms = (n) => (n === null || n === undefined ? "–" : `${n.toFixed(0)} ms`);
+
+// The end of the plot's axis: a round number above nearly all bars. The first ones, which take many
+// times longer, would flatten all others.
+export function axisTop(totals) {
+  const sorted = [...totals].sort((a, b) => a - b);
+  const usual = sorted[Math.floor(0.5 * (sorted.length - 1))] ?? 1;
+  const wanted = Math.max(0.1, Math.min(sorted[sorted.length - 1] ?? 1, 2 * usual));
+  const decade = 10 ** Math.floor(Math.log10(wanted));
+  return [1, 2, 3, 4, 5, 6, 8, 10].map((n) => n * decade).find((value) => value >= wanted * 0.999);
+}
+
+function download(blob, kind, suffix) {
+  const when = new Date().toISOString().slice(0, 19).replaceAll(":", "").replace("T", "-");
+  const url = URL.createObjectURL(blob);
+  make("a", { href: url, download: `labkit-${kind}-${when}.${suffix}` }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+function swatch(colour) {
+  const node = make("span", { className: "labkit-swatch" });
+  node.style.background = colour;
+  return node;
 }
 
 function make(tag, properties) {
@@ -518,7 +790,7 @@ function button(text, onClick) {
 
 function select(id, onChoice) {
   const node = make("select", { id });
-  keepArrows(node);
+  keepKeys(node, isArrow);
   node.addEventListener("change", () => onChoice(node.value));
   return node;
 }
@@ -528,7 +800,7 @@ function slider(id, min, max, step, onValue, shown = (value) => String(value)) {
   const input = make("input", { type: "range", id, min, max, step });
   const output = make("output", {});
   output.htmlFor = id;
-  keepArrows(input);
+  keepKeys(input, isArrow);
   input.addEventListener("input", () => {
     output.textContent = shown(Number(input.value));
     onValue(Number(input.value));
@@ -543,11 +815,13 @@ function slider(id, min, max, step, onValue, shown = (value) => String(value)) {
   return node;
 }
 
-// JupyterLab takes arrow keys for itself unless the focused element carries its mark; the mark
-// would keep all other shortcuts from it too, so it stands there for arrows alone.
-function keepArrows(node) {
+const isArrow = (key) => key.startsWith("Arrow");
+
+// JupyterLab takes keys for itself unless the focused element carries its mark; the mark would keep
+// all other shortcuts from it too, so it stands there for the keys that are wanted alone.
+function keepKeys(node, wanted) {
   const mark = (event) => {
-    if (!event.key.startsWith("Arrow") || event.target !== node) return;
+    if (!wanted(event.key) || event.target !== node || event.ctrlKey || event.metaKey) return;
     node.dataset.lmSuppressShortcuts = "true";
     setTimeout(() => delete node.dataset.lmSuppressShortcuts);
   };
@@ -568,11 +842,13 @@ function offer(node, options, chosen) {
   const key = JSON.stringify(options);
   if (node.dataset.offered !== key) {
     node.dataset.offered = key;
-    node.replaceChildren(
-      ...options.map(({ value, text, title = "", disabled = false }) =>
-        Object.assign(document.createElement("option"), { value, text, title, disabled }),
-      ),
-    );
+    const groups = new Map();
+    node.replaceChildren();
+    for (const { value, text, title = "", disabled = false, group = "" } of options) {
+      const option = Object.assign(document.createElement("option"), { value, text, title, disabled });
+      if (group && !groups.has(group)) groups.set(group, node.appendChild(make("optgroup", { label: group })));
+      (groups.get(group) ?? node).append(option);
+    }
   }
   node.value = chosen;
 }

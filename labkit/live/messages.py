@@ -7,7 +7,9 @@
 | `seen`     | visible: whether the page shows pictures                       |        |
 | `pong`     | n and after of the ping, clock_ms: the page's clock            |        |
 | `ack`      | n of the frame, painted, age_ms where the page knows it        |        |
-| `start`, `stop`, `snapshot` |                                                 |        |
+| `start`, `stop`, `snapshot`, `step` |                                         |        |
+| `pause`    | on                                                             |        |
+| `source`   | spec: of the source to show, as `open_source` takes it         |        |
 | `set`      | settings: settings by name                                        |        |
 | `record`   | on                                                             |        |
 | `picture`  | n, captured_ms, offered: one picture of the page's camera      | a JPEG |
@@ -89,6 +91,24 @@ def _stop(view: View, page: str, message: Message, buffers: Sequence[Any]) -> No
     view.stop()  # and it stays stopped, whoever comes
 
 
+def _pause(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
+    view.player.pause(bool(message.get("on")))
+    view.send_state()
+
+
+def _step(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
+    view.player.step()
+    view.send_state()
+
+
+def _source(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
+    spec = message.get("spec")
+    if not isinstance(spec, str) or not 0 < len(spec.strip()) <= 4096:
+        raise UsageError("a source is a name of up to 4096 letters, such as webcam:0, photos or clip.mp4")
+    view.show_source(spec.strip())
+    view.send_state()
+
+
 def _set(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
     wanted = message.get("settings")
     if not isinstance(wanted, Mapping):
@@ -103,7 +123,7 @@ def _snapshot(view: View, page: str, message: Message, buffers: Sequence[Any]) -
     shot = view.player.latest_shot()
     if shot is None:
         raise UsageError("there is no picture to keep yet; start the view first")
-    view.note = f"kept as {save_picture(annotate_shot(shot, view.player.settings.threshold), view.folder)}"
+    view.note = f"kept as {save_picture(annotate_shot(shot, view.player.settings), view.folder)}"
     view.send_state()
 
 
@@ -140,5 +160,5 @@ def _number(message: Message, name: str) -> float:
 _ACTIONS: dict[str, Callable[[Any, str, Message, Sequence[Any]], None]] = {
     "hello": _hello, "seen": _seen, "pong": _pong, "ack": _ack,
     "start": _start, "stop": _stop, "set": _set, "snapshot": _snapshot, "record": _record,
-    "picture": _picture, "trouble": _trouble,
+    "pause": _pause, "step": _step, "source": _source, "picture": _picture, "trouble": _trouble,
 }  # fmt: skip

@@ -27,17 +27,6 @@ from labkit.live.view import View
 _HERE = Path(__file__).parent
 MOST_BYTES = 16_000_000  # of one message of the page
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>labkit live</title>
-<link rel="icon" href="data:,">
-<link rel="stylesheet" href="live.css?token={token}">
-<body><main id="view"></main>
-<script type="module" src="page.js?token={token}"></script>
-</html>
-"""
-
 
 class Hub:
     """Carries a view's messages to the open sockets and back."""
@@ -132,7 +121,6 @@ def serve(
     source: str = "photos",
     settings: LiveSettings | None = None,
     *,
-    objects: int = 5,
     port: int = 0,
     ready: Callable[[str], None] = print,
     stop: asyncio.Event | None = None,
@@ -142,7 +130,6 @@ def serve(
     Args:
         source: as for `live`.
         settings: the settings to begin with.
-        objects: boxes that are kept and named per frame.
         port: of the server; 0 takes a free one.
         ready: called with the page's address, which holds the token.
         stop: ends the server when set.
@@ -151,20 +138,19 @@ def serve(
         UsageError: the port cannot be had.
     """
     with suppress(KeyboardInterrupt):  # that is how a person ends it
-        asyncio.run(_serve(source, settings or LiveSettings(), objects, port, ready, stop))
+        asyncio.run(_serve(source, settings or LiveSettings(), port, ready, stop))
 
 
 async def _serve(
     source: str,
     settings: LiveSettings,
-    objects: int,
     port: int,
     ready: Callable[[str], None],
     stop: asyncio.Event | None,
 ) -> None:
     token = secrets.token_urlsafe(24)
     hub = Hub(asyncio.get_running_loop())
-    hub.view = make_view(source, settings, hub.send, objects=objects)
+    hub.view = make_view(source, settings, hub.send)
     server = _listen(hub, token, port)
     replace_current(hub.view.close)
     hub.view.start()
@@ -189,18 +175,16 @@ def _listen(hub: Hub, token: str, port: int) -> Any:
 
 
 def _application(hub: Hub, token: str) -> tornado.web.Application:
-    def text(name: str) -> str:
-        return (_HERE / name).read_text(encoding="utf-8")
-
-    def page(path: str, content: str, kind: str) -> Any:
-        return (path, Text, {"text": content, "kind": kind, "token": token})
+    def page(path: str, name: str, kind: str) -> Any:
+        text = (_HERE / name).read_text(encoding="utf-8").replace("TOKEN", token)
+        return (path, Text, {"text": text, "kind": kind, "token": token})
 
     return tornado.web.Application(
         [
-            page("/", _PAGE.format(token=token), "text/html"),
-            page("/live.js", text("live.js"), "text/javascript"),
-            page("/page.js", text("page.js").replace("TOKEN", token), "text/javascript"),
-            page("/live.css", text("live.css"), "text/css"),
+            page("/", "page.html", "text/html"),
+            page("/live.js", "live.js", "text/javascript"),
+            page("/page.js", "page.js", "text/javascript"),
+            page("/live.css", "live.css", "text/css"),
             ("/socket", Socket, {"hub": hub, "token": token}),
         ],
         websocket_max_message_size=MOST_BYTES,

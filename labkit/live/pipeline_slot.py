@@ -17,7 +17,13 @@ _kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 _lock = threading.Lock()
 
 
-def prepare_rungs(settings: LiveSettings, objects: int, report: Callable[[str], None]) -> Ready:
+def forget_prepared() -> None:
+    """Leaves the kept networks to a thread that hangs in them; the next ones are prepared anew."""
+    global _kept, _lock
+    _kept, _lock = OrderedDict(), threading.Lock()
+
+
+def prepare_rungs(settings: LiveSettings, report: Callable[[str], None]) -> Ready:
     """The rungs that the settings name, with their networks for frames of their size.
 
     Raises:
@@ -28,7 +34,7 @@ def prepare_rungs(settings: LiveSettings, objects: int, report: Callable[[str], 
 
     assert settings.model_set != "auto", "resolve the settings first"
     workload = Workload(
-        model_set=settings.model_set, weights=settings.weights, size=settings.size, objects=objects
+        model_set=settings.model_set, weights=settings.weights, size=settings.size, objects=settings.objects
     )
     rungs = tuple(rung(name) for name in settings.rungs)
     with _lock:

@@ -14,7 +14,7 @@ from labkit.core.trace import span
 from labkit.core.types import Frame, Size
 from labkit.live.inference import Answer, Inference, Ready
 from labkit.live.latest_frame import LatestFrame
-from labkit.live.pipeline_slot import prepare_rungs
+from labkit.live.pipeline_slot import forget_prepared, prepare_rungs
 from labkit.live.preview_filter import PreviewFilter
 from labkit.live.rates import Rates
 from labkit.live.reader import Reader
@@ -26,6 +26,9 @@ Prepare = Callable[[LiveSettings, Callable[[str], None]], Ready]
 
 STOP_S = 0.2
 """Longest wait of a stop for the threads; one inside native code ends by itself after that."""
+
+MOST_CLASSES = 100
+"""So many names of classes are offered to choose from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,10 @@ class Player:
         news: notified whenever there is something new to show or to say.
         settings: the settings in force.
         rates: counts since the rungs were last chosen.
+        source_name: what the source is called, without credentials.
+        paused: the picture stands still; `step` shows one more frame.
+        revision: goes up with every answer and every change of settings.
+        classes: names of the classes found so far, with their labels.
         disturbs: the benchmark that was running when it was started, in words; mostly empty.
     """
 
@@ -56,15 +63,19 @@ class Player:
         settings: LiveSettings,
         *,
         prepare: Prepare | None = None,
-        objects: int = 5,
+        source_name: str = "",
         preview_filter: PreviewFilter | None = None,
     ) -> None:
         self.news = threading.Condition()
         self.settings = settings
         self.rates = Rates()
         self.disturbs = ""
+        self.source_name = source_name
+        self.paused = False
+        self.revision = 0
+        self.classes: dict[str, int] = {}
         self._open = open_source
-        self._prepare = prepare or (lambda known, report: prepare_rungs(known, objects, report))
+        self._prepare = prepare or prepare_rungs
         self._settle = threading.Lock()  # guards settings: they are replaced, never changed
         self._preview_filter = preview_filter or PreviewFilter()
         self._turn = threading.RLock()  # start, stop and change exclude one another
@@ -102,6 +113,7 @@ class Player:
         """Ends reading and inferring; waits no longer than STOP_S. Whether all threads have ended."""
         with self._turn:
             deadline_s = time.perf_counter() + STOP_S
+            self.paused = False
             self._stop_inference()
             self._stop_reader()
             self._announcement.close()
@@ -132,10 +144,11 @@ class Player:
         with self._turn:
             with self._settle:
                 old, self.settings = self.settings, self.settings.changed(wanted)
+                self.revision += 1
             if not self.running:
                 return
             resized = self.settings.size != old.size
-            reranked = (self.settings.rungs, self.settings.model_set) != (old.rungs, old.model_set)
+            reranked = _networks(self.settings) != _networks(old)
             if resized or reranked:
                 self._stop_inference()
             if resized:
@@ -145,6 +158,34 @@ class Player:
                 self._start_inference()
             with self.news:
                 self.news.notify_all()
+
+    def switch(self, open_source: Open, name: str) -> None:
+        """Reads another source from now on, with the same settings."""
+        with self._turn:
+            self._open, self.source_name = open_source, name
+            self.paused = False
+            self.classes = {}
+            self.revision += 1
+            if self.running:
+                self._stop_inference()
+                self._stop_reader()
+                self._start_reader()
+                self._start_inference()
+
+    def pause(self, on: bool) -> None:
+        """Holds the picture, or lets it go on; a recording goes on where it stood."""
+        with self._turn:
+            self.paused = on
+            if self._reader is not None:
+                self._reader.pause(on)
+
+    def step(self) -> None:
+        """Shows one more frame, and holds the picture there."""
+        with self._turn:
+            if not self.paused:
+                self.pause(True)
+            elif self._reader is not None:
+                self._reader.step()
 
     def latest_shot(self, after: int = -1) -> Shot | None:
         """The newest shot, if its frame is newer than index `after`; never waits.
@@ -174,8 +215,8 @@ class Player:
             return {"state": "stopped", "message": "", "doing": "", "fault": "", "weights": []}
         doing = "compiling the filter" if self._preview_filter.compiling else inference.doing
         return {
-            "state": reader.state,
-            "message": reader.message,
+            "state": "paused" if self.paused and reader.state == "running" else reader.state,
+            "message": " · ".join(part for part in (reader.left_behind, reader.message) if part),
             "doing": doing,
             "fault": inference.fault or self._preview_filter.message,
             "weights": list(inference.weights),
@@ -185,12 +226,16 @@ class Player:
         """Rates, ages and drops of the last seconds."""
         reader = self._reader
         offered, captured = (reader.offered, reader.captured) if reader is not None else (0, 0)
-        return self.rates.summary(offered, captured)
+        failed = self._inference.failed if self._inference is not None else 0
+        return self.rates.summary(offered, captured) | {"failed": failed}
 
     def _start_reader(self) -> None:
         size = self.settings.size
         self._slot = LatestFrame(self.news)
-        self._reader = Reader(lambda: self._open(size), self._slot, self._next_index)
+        opens = self._open
+        self._reader = Reader(
+            lambda: opens(size), self._slot, self._next_index, name=self.source_name, paused=self.paused
+        )
 
     def _stop_reader(self) -> None:
         if self._reader is not None:
@@ -205,6 +250,9 @@ class Player:
 
         def answered(answer: Answer) -> None:
             self._answers[answer.timing.rung] = answer
+            if len(self.classes) < MOST_CLASSES:
+                self.classes.update(zip(answer.found.name, answer.found.label.tolist(), strict=True))
+            self.revision += 1
             rates.answered(answer.timing)
             with self.news:
                 self.news.notify_all()
@@ -214,10 +262,11 @@ class Player:
             lambda report: self._prepare(self._resolved(), report),
             self._smoothed,
             answered,
+            forget_prepared,
         )
 
     def _smoothed(self, frame: Frame) -> Frame:
-        if not self.settings.filter_on:
+        if self.settings.filter == "none":
             return frame
         with span("filter", frame):
             return self._preview_filter.apply(frame, self.settings)
@@ -233,3 +282,8 @@ class Player:
             self._ending.append(self._inference)
             self._inference = None
         self._answers = {}
+
+
+def _networks(settings: LiveSettings) -> tuple[Any, ...]:
+    """The settings for which networks are prepared anew."""
+    return settings.rungs, settings.model_set, settings.objects

@@ -13,9 +13,12 @@ from labkit.core.errors import UsageError
 from labkit.core.types import Rung, Size
 
 ModelSet = Literal["auto", "full", "lab"]
+FilterName = Literal["none", "guided", "edges"]
 WeightsWanted = Literal["auto", "pretrained", "random"]
 SIZES: tuple[Size, ...] = ((320, 240), (640, 480), (1280, 720))
 """Sizes that the view offers; any other can be given when it is opened."""
+OBJECTS = (1, 2, 3, 5, 10, 20)
+"""Numbers of boxes that the view offers."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,12 @@ class LiveSettings:
         weights: as in `Workload`; not for pages to change.
         size: (width, height) px of the frames.
         threshold: boxes that score less are not drawn.
-        filter_on: smooth each frame with the guided filter before anything sees it.
-        radius: of the filter, px.
-        eps: of the filter, squared intensity on [0, 1].
+        objects: boxes that are kept and named per frame, from 1 to 100.
+        classes: names of the classes whose boxes are drawn; all of them if it is empty.
+        mirror: show the picture as a mirror would; what detects sees it as it is.
+        filter: put each frame through this filter before anything sees it.
+        radius: of the guided filter, px.
+        eps: of the guided filter, squared intensity on [0, 1].
     """
 
     rung: str = "auto"
@@ -40,7 +46,10 @@ class LiveSettings:
     weights: WeightsWanted = "auto"
     size: Size = (640, 480)
     threshold: float = 0.5
-    filter_on: bool = False
+    objects: int = 5
+    classes: tuple[str, ...] = ()
+    mirror: bool = False
+    filter: FilterName = "none"
     radius: int = 4
     eps: float = 0.01
 
@@ -57,8 +66,16 @@ class LiveSettings:
             raise UsageError(f"the filter's eps is above 0 and at most 1, not {self.eps!r}")
         if self.second == self.rung:
             raise UsageError(f"two different rungs are compared, not {self.rung} with itself")
-        if not isinstance(self.filter_on, bool):
-            raise UsageError(f"filter_on is True or False, not {self.filter_on!r}")
+        if not isinstance(self.mirror, bool):
+            raise UsageError(f"mirror is True or False, not {self.mirror!r}")
+        if self.filter not in ("none", "guided", "edges"):
+            raise UsageError(f"the filter is 'none', 'guided' or 'edges', not {self.filter!r}")
+        if (
+            isinstance(self.objects, bool)
+            or not isinstance(self.objects, int)
+            or not 1 <= self.objects <= 100
+        ):
+            raise UsageError(f"objects is a number of boxes from 1 to 100, not {self.objects!r}")
         width, height = self.size
         if not (16 <= width <= 4096 and 16 <= height <= 4096):
             raise UsageError(f"the live view's size is (width, height) from 16 to 4096 px, not {self.size}")
@@ -90,9 +107,15 @@ class LiveSettings:
             raise UsageError("a rung is named by its name; labkit rungs lists them")
         if "size" in values:
             values["size"] = _pair(values["size"])
+        if "classes" in values:
+            values["classes"] = _names(values["classes"])
         if values.get("model_set") not in (None, self.model_set):
             values["weights"] = "auto"  # whoever chooses a set wants it as good as it can be had
         return replace(self, **values)
+
+    def draws(self, name: str) -> bool:
+        """True if boxes of the class of that name are drawn."""
+        return not self.classes or name in self.classes
 
     def reshapes(self, wanted: Mapping[str, Any]) -> bool:
         """True if these settings would give the pictures another size."""
@@ -112,7 +135,9 @@ class LiveSettings:
 
     def describe(self) -> dict[str, Any]:
         """Plain data for a page."""
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {"size": list(self.size)}
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {
+            "size": list(self.size), "classes": list(self.classes),
+        }  # fmt: skip
 
 
 # The quickest first; none filters, holds frames back, or takes minutes to prepare.
@@ -154,18 +179,35 @@ def _pair(value: Any) -> Size:
         raise UsageError(f"a size is (width, height) in px, not {value!r}") from error
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or len(value) > 1000 or not all(isinstance(n, str) for n in value):
+        raise UsageError(f"classes is a list of names, not {str(value)[:80]!r}")
+    return tuple(value)
+
+
 def choices(settings: LiveSettings) -> dict[str, Any]:
-    """Rungs, model sets and sizes to choose from, as plain data.
+    """Rungs, model sets, sizes and numbers of boxes to choose from, as plain data.
 
     The ladder takes seconds to import, so until the view's own thread has done it there is
     only what is set.
     """
     if "labkit.pipelines.ladder" in sys.modules and settings.rung != "auto":
-        rungs = _rungs()
+        rungs = list(_rungs())
+        listed = {each["name"] for each in rungs}
+        own = [name for name in settings.rungs if name not in listed]  # loops that a learner wrote
+        rungs = [{**_NO_ROW, "name": name} for name in own] + rungs
     else:
-        rungs = [{"name": settings.rung, "about": "", "unavailable": None}]
+        rungs = [{**_NO_ROW, "name": settings.rung}]
     sizes = list(dict.fromkeys([*SIZES, settings.size]))
-    return {"rungs": rungs, "model_sets": ["full", "lab"], "sizes": [list(size) for size in sizes]}
+    return {
+        "rungs": rungs,
+        "model_sets": ["full", "lab"],
+        "sizes": [list(size) for size in sizes],
+        "objects": sorted({*OBJECTS, settings.objects}),
+    }
+
+
+_NO_ROW = {"about": "", "stage": None, "unavailable": None}
 
 
 @lru_cache(maxsize=1)
@@ -173,4 +215,7 @@ def _rungs() -> list[dict[str, Any]]:
     from labkit.core.requirements import unmet_requirement
     from labkit.pipelines.ladder import LADDER
 
-    return [{"name": r.name, "about": r.about, "unavailable": unmet_requirement(r.needs)} for r in LADDER]
+    return [
+        {"name": r.name, "about": r.about, "stage": r.stage, "unavailable": unmet_requirement(r.needs)}
+        for r in LADDER
+    ]

@@ -7,14 +7,14 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from labkit.core.errors import UsageError
+from labkit.core.errors import SourceError, UsageError
 from labkit.core.types import Size
 from labkit.live.browser_camera import BrowserCamera, browser_source
 from labkit.live.notebook import Interrupts, KernelReachable, has_front_end
-from labkit.live.player import Player
-from labkit.live.settings import LiveSettings
+from labkit.live.player import Open, Player
+from labkit.live.settings import LiveSettings, ModelSet, WeightsWanted
 from labkit.live.view import Send, View
 from labkit.sources.source import Source
 from labkit.sources.spec import redact
@@ -68,12 +68,12 @@ def live(
         from labkit.pipelines.own_loop import as_rung
 
         rung = as_rung(rung, compare).name
-    settings = _settings(rung, size, compare, model_set, weights, threshold)
+    settings = _settings(rung, size, compare, model_set, weights, threshold, objects)
     if not has_front_end():
         from labkit.live.static_view import show_stills
 
-        return show_stills(source, make_view(source, settings, _to_nobody, objects=objects).player, stills)
-    return _open_widget(source, settings, objects)
+        return show_stills(source, make_view(source, settings, _to_nobody).player, stills)
+    return _open_widget(source, settings)
 
 
 def make_view(
@@ -81,18 +81,20 @@ def make_view(
     settings: LiveSettings,
     send: Send,
     *,
-    objects: int = 5,
     reachable: Callable[[], bool] = lambda: True,
     folder: Path | None = None,
 ) -> View:
     """A view that is not started yet; `send` carries its messages to the pages."""
     holder: list[View] = []
-    if os.fspath(source) == "browser":
-        opener = browser_source(lambda feed: _deliver(holder[0], feed))
-    else:
-        opener = _opener(source)
-    player = Player(opener, settings, objects=objects)
-    view = View(player, send, shown_source=redact(os.fspath(source)), reachable=reachable, folder=folder)
+
+    def open_named(name: str) -> Open:
+        if name == "browser":
+            return browser_source(lambda feed: _deliver(holder[0], feed))
+        return _opener(name)
+
+    name = os.fspath(source)
+    player = Player(open_named(name), settings, source_name=redact(name))
+    view = View(player, send, open_named=open_named, reachable=reachable, folder=folder)
     holder.append(view)
     return view
 
@@ -106,14 +108,14 @@ def replace_current(close: Callable[[], None] | None) -> None:
         last()
 
 
-def _open_widget(source: str | os.PathLike[str], settings: LiveSettings, objects: int) -> Any:
+def _open_widget(source: str | os.PathLike[str], settings: LiveSettings) -> Any:
     from labkit.live.fallback import PlainWidget, place_for_fallback
 
     replace_current(None)  # first, so that the camera is free for the next view
     reachable = KernelReachable()
 
     def make(send: Send) -> View:
-        return make_view(source, settings, send, objects=objects, reachable=reachable)
+        return make_view(source, settings, send, reachable=reachable)
 
     try:
         from labkit.live.widget import LiveWidget
@@ -134,11 +136,17 @@ def _open_widget(source: str | os.PathLike[str], settings: LiveSettings, objects
     return widget
 
 
-def _opener(source: str | os.PathLike[str]) -> Callable[[Size], Source]:
+def _opener(source: str) -> Open:
     def open_it(size: Size) -> Source:
         from labkit.sources.openers import open_source
+        from labkit.sources.spec import webcam_index
 
-        return open_source(source, size, loop=True)
+        try:
+            return open_source(source, size, loop=True)
+        except SourceError as error:
+            if webcam_index(source) is None or '"browser"' in str(error):
+                raise
+            raise SourceError(f'{error}; the camera beside this page is the source "browser"') from error
 
     return open_it
 
@@ -152,14 +160,26 @@ def _deliver(view: View, feed: BrowserCamera) -> None:
 
 
 def _settings(
-    rung: str | None, size: Size, compare: str | None, model_set: str | None, weights: str, threshold: float
+    rung: str | None,
+    size: Size,
+    compare: str | None,
+    model_set: str | None,
+    weights: str,
+    threshold: float,
+    objects: int,
 ) -> LiveSettings:
     from labkit.sources.spec import check_size
 
     checked = check_size(size)
     if checked is None:
         raise UsageError("the live view needs a size, (width, height) in px, such as (640, 480)")
-    settings = LiveSettings(size=checked, threshold=threshold, weights=weights, model_set=model_set or "auto")  # type: ignore[arg-type]
+    settings = LiveSettings(
+        size=checked,
+        threshold=threshold,
+        objects=objects,
+        weights=cast("WeightsWanted", weights),
+        model_set=cast("ModelSet", model_set or "auto"),
+    )
     if rung is not None or compare is not None:
         wanted = {"rung": rung, "second": compare}
         settings = settings.changed({name: value for name, value in wanted.items() if value is not None})

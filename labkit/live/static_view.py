@@ -13,6 +13,7 @@ from labkit.live.encode import annotate_shot, describe_detections, jpeg
 from labkit.live.notebook import kernel
 from labkit.live.player import Player, Shot
 from labkit.live.recorder import live_folder, save_picture
+from labkit.live.settings import LiveSettings
 
 PATIENCE_S = 600.0  # converting a network for an engine takes minutes the first time
 
@@ -55,7 +56,7 @@ def show_stills(source: str | os.PathLike[str], player: Player, count: int) -> S
     finally:
         player.stop()
         player.wait_until_ended(5.0)
-    return _shown(shots, player.settings.threshold, weights)
+    return _shown(shots, player.settings, weights)
 
 
 def _next_shot(player: Player, after: int) -> Shot:
@@ -78,9 +79,9 @@ def _next_shot(player: Player, after: int) -> Shot:
     raise LabError(f"no detection within {PATIENCE_S:g} s; choose a quicker rung")
 
 
-def _shown(shots: list[Shot], threshold: float, weights: list[str]) -> Stills:
-    captions = tuple(_caption(shot, threshold, weights) for shot in shots)
-    pictures = [annotate_shot(shot, threshold) for shot in shots]
+def _shown(shots: list[Shot], settings: LiveSettings, weights: list[str]) -> Stills:
+    captions = tuple(_caption(shot, settings, weights) for shot in shots)
+    pictures = [annotate_shot(shot, settings) for shot in shots]
     if kernel() is None:
         folder = live_folder()
         return Stills(captions, tuple(save_picture(picture, folder) for picture in pictures))
@@ -91,8 +92,8 @@ def _shown(shots: list[Shot], threshold: float, weights: list[str]) -> Stills:
     return Stills(captions)
 
 
-def _caption(shot: Shot, threshold: float, weights: list[str]) -> str:
-    found = describe_detections(shot, threshold)
+def _caption(shot: Shot, settings: LiveSettings, weights: list[str]) -> str:
+    found = describe_detections(shot, settings)
     parts: list[Any] = []
     for answer, names in zip(shot.answers, found, strict=True):
         assert answer is not None

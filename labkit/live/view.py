@@ -21,15 +21,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit.core.errors import LabError
+from labkit.core.annotate import label_colour
+from labkit.core.errors import LabError, UsageError
 from labkit.live.browser_camera import BrowserCamera, PageClock
 from labkit.live.connection import Connection
 from labkit.live.encode import annotate_shot, describe_detections, jpeg
 from labkit.live.messages import handle_message
-from labkit.live.player import Player
+from labkit.live.player import Open, Player
 from labkit.live.recorder import Recorder, live_folder
 from labkit.live.settings import choices
+from labkit.live.source_names import known_sources
+from labkit.sources.spec import redact
 
+Shown = tuple[int, int]
+"""Index of the frame on the pages, and the player's revision when it was drawn."""
 Send = Callable[[dict[str, Any], list[bytes]], None]
 
 DISPLAY_FPS = 30.0
@@ -54,7 +59,7 @@ class View:
         player: Player,
         send: Send,
         *,
-        shown_source: str,
+        open_named: Callable[[str], Open] | None = None,
         reachable: Callable[[], bool] = lambda: True,
         folder: Path | None = None,
     ) -> None:
@@ -63,7 +68,7 @@ class View:
         Args:
             player: what to show and to steer.
             send: carries a message to all pages; called from several threads.
-            shown_source: what the source is called, without credentials.
+            open_named: the opener of the source of a name; without it the source stays as it is.
             reachable: whether messages of the pages can arrive now; a busy kernel may be deaf.
             folder: where pictures and recordings go.
         """
@@ -77,7 +82,7 @@ class View:
         self.on_nobody: Callable[[], None] | None = None
         self._send = send
         self._hears = reachable
-        self._shown_source = shown_source
+        self._open_named = open_named
         self._recorder: Recorder | None = None
         self._away = self._closed = False
         self._ticks = 0
@@ -126,6 +131,21 @@ class View:
             self._closed = True
         self.stop()
         self.player.forget()
+
+    def show_source(self, name: str) -> None:
+        """Shows another source, and starts if need be.
+
+        Raises:
+            UsageError: this view shows one source only.
+        """
+        if self._open_named is None:
+            raise UsageError("this view shows one source only")
+        with self._turn:
+            self.record(False)  # a recording is of one source
+            self.camera, self.note = None, ""
+            self.player.switch(self._open_named(name), redact(name))
+            if not self._closed:
+                self.start()
 
     def record(self, on: bool) -> None:
         """Begins or ends a recording of what is shown.
@@ -197,11 +217,17 @@ class View:
             "away": self._away,
             "settings": self.player.settings.describe(),
             "choices": choices(self.player.settings),
-            "source": self._shown_source,
+            "source": self.player.source_name,
+            "sources": known_sources() if self._open_named is not None else [],
+            "paused": self.player.paused,
+            "classes": [
+                [name, "#{:02x}{:02x}{:02x}".format(*label_colour(label))]
+                for name, label in sorted(self.player.classes.items())
+            ],
             "note": self.note,
             "recording": self._recorder is not None,
             # One page's camera is used, even where several pages show the view.
-            "camera": self.connection.first_page if self._shown_source == "browser" else None,
+            "camera": self.connection.first_page if self.player.source_name == "browser" else None,
         }
 
     # From here on everything runs in the view's thread.
@@ -213,7 +239,7 @@ class View:
             self.stop(f"stopped: a picture cannot be shown ({type(error).__name__}: {error})")
 
     def _show_until(self, stopping: threading.Event) -> None:
-        shown, period_s = -1, 1 / DISPLAY_FPS
+        shown, period_s = (-1, -1), 1 / DISPLAY_FPS
         due_s = tick_s = self._ticked_s = self._waiting_since_s = time.perf_counter()
         while not stopping.is_set():
             now_s = time.perf_counter()
@@ -227,19 +253,24 @@ class View:
                 # A frame that came a little late may be followed a little early.
                 due_s = max(due_s + period_s, time.perf_counter() - period_s)
 
-    def _wait_for_frame(self, shown: int, timeout_s: float, stopping: threading.Event) -> bool:
+    def _wait_for_frame(self, shown: Shown, timeout_s: float, stopping: threading.Event) -> bool:
+        index, revision = shown
+
         def wanted() -> bool:
             taker = self._recorder is not None or self.connection.ready()
-            return stopping.is_set() or (taker and self.player.has_newer(shown))
+            # The picture of a paused view is painted anew when its boxes come, or settings change.
+            stale = self.player.paused and self.player.revision != revision
+            return stopping.is_set() or (taker and (stale or self.player.has_newer(index)))
 
         with self.player.news:
             return self.player.news.wait_for(wanted, timeout_s) and not stopping.is_set()
 
-    def _show(self, shown: int) -> int:
-        shot = self.player.latest_shot(shown)
+    def _show(self, shown: Shown) -> Shown:
+        revision = self.player.revision
+        shot = self.player.latest_shot(-1 if self.player.paused else shown[0])
         if shot is None:
-            return shown
-        image = annotate_shot(shot, self.player.settings.threshold)
+            return shown[0], revision
+        image = annotate_shot(shot, self.player.settings)
         recorder = self._recorder
         if recorder is not None:
             recorder.add(image)
@@ -248,7 +279,7 @@ class View:
             number = self.connection.depart(shot.frame.t_s)
             message = {"type": "frame", "n": number, "captured_ms": self._page_ms.get(shot.frame.t_s)}
             self._send(message, [data])
-        return shot.frame.index
+        return shot.frame.index, revision
 
     def _tick(self, now_s: float) -> None:
         late = now_s - self._ticked_s > 3 * TICK_S  # this process itself was held up, by an import perhaps
@@ -281,13 +312,12 @@ class View:
 
     def _stats(self) -> dict[str, Any]:
         shot = self.player.latest_shot()
-        threshold = self.player.settings.threshold
         return {
             "type": "stats",
             **self.player.summary(),
             "bars": self.player.rates.bars(),
             "timed_out": self.connection.timed_out,
-            "found": [] if shot is None else describe_detections(shot, threshold),
+            "found": [] if shot is None else describe_detections(shot, self.player.settings),
         }
 
     def _leave(self) -> None:

@@ -20,6 +20,7 @@ from playwright.sync_api import sync_playwright
 from browser.chromium import launch
 from browser.film import write_mjpeg
 from browser.lab import Desk, JupyterLab
+from browser.looking import line, rate
 from labkit.core.machine import fingerprint
 
 SECONDS = 20
@@ -33,18 +34,16 @@ def figures_of(desk, source, models):
     """Medians of what the view's line says, once per second."""
     desk.run_cell()
     desk.view.wait_for(timeout=60_000)
-    line = desk.view.locator(".labkit-line")
     seen = {"displayed": [], "inferred": [], "age": []}
     begun = None
     while begun is None or time.monotonic() < begun + SECONDS:
-        text = line.inner_text()
-        rates = {name: re.search(rf"([0-9.]+) {name}", text) for name in ("displayed", "inferred")}
-        age = re.search(r"picture (\d+) ms old", text)
-        if all(rates.values()) and age and float(rates["inferred"].group(1)) > 0:
+        rates = {name: rate(desk, name) for name in ("displayed", "inferred")}
+        age = re.search(r"displayed [0-9.]+ (\d+) ms", line(desk))
+        if all(rates.values()) and age:
             begun = begun or time.monotonic()
             if time.monotonic() > begun + 5:  # the rates look back for some seconds
                 for name, found in rates.items():
-                    seen[name].append(float(found.group(1)))
+                    seen[name].append(found)
                 seen["age"].append(float(age.group(1)))
         time.sleep(1)
     desk.view.get_by_role("button", name="Stop").click()

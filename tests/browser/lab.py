@@ -216,7 +216,7 @@ class Desk:
         self.page.locator(".jp-CodeCell .cm-content").first.click()
         self.page.keyboard.press("Control+s")
         end = time.monotonic() + 20
-        while "widget-view" not in (text := (self.lab.folder / self.name).read_text()):
+        while "data-labkit-view" not in (text := (self.lab.folder / self.name).read_text()):
             assert time.monotonic() < end, "the notebook is not saved"
             time.sleep(0.1)
         return text

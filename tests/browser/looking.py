@@ -60,7 +60,7 @@ def holders(lab, path):
 
 
 def line(desk):
-    return desk.view.locator(".labkit-line").inner_text()
+    return " ".join(desk.view.locator(".labkit-figures").inner_text().split())
 
 
 def message(desk):
@@ -77,7 +77,8 @@ def settings(desk):
 
 
 def rate(desk, name):
-    found = re.search(rf"([0-9.]+) {name}", line(desk))
+    """Of "offered", "captured", "inferred" (by the first rung) or "displayed" in the figures."""
+    found = re.search(rf"{name}(?: by \S+)? ([0-9.]+)", line(desk))
     return float(found.group(1)) if found else 0.0
 
 

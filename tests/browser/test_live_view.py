@@ -54,6 +54,8 @@ def test_one_cell_shows_the_view_and_the_kernel_stays_free(desk, lab, page):
     page.keyboard.press("Control+s")
     stored = eventually(lambda: "42" in (text := (lab.folder / sheet.name).read_text()) and text)
     assert "image/jpeg" not in stored and "/9j/" not in stored  # no frame lies in the notebook
+    assert "widget-view" not in stored  # which would not be found when it is opened again
+    assert "A live view of photos was shown here" in stored
     assert len(stored) < 20_000
     assert '"state"' not in stored  # nor the widget's own state
     press(sheet, "Start")
@@ -88,7 +90,7 @@ def test_frames_come_in_order_and_the_controls_work(desk, lab, page, camera):
     page.keyboard.press("End")
     eventually(lambda: "nothing found" in view.locator(".labkit-found").inner_text())
 
-    view.get_by_label("Filter", exact=True).check()
+    view.get_by_label("Filter", exact=True).select_option("guided")
     eventually(lambda: " filter " in f" {view.locator('.labkit-legend').inner_text()} ", 60)
     keep(page, "filter")
     for slider, text in (("Filter radius (px)", "5"), ("Filter eps", "0.011")):
@@ -98,7 +100,9 @@ def test_frames_come_in_order_and_the_controls_work(desk, lab, page, camera):
         eventually(lambda field=field, text=text: field.locator("output").inner_text() == text)
         assert not page.locator(".jp-CodeCell.jp-mod-multiSelected").count()
     eventually(lambda: settings(sheet)["radius"] == 5 and 0.011 < settings(sheet)["eps"] < 0.012)
-    view.get_by_label("Filter", exact=True).uncheck()
+    view.get_by_label("Filter", exact=True).select_option("edges")
+    eventually(lambda: settings(sheet)["filter"] == "edges")
+    view.get_by_label("Filter", exact=True).select_option("none")
 
     view.get_by_label("Models").select_option("full")
     eventually(lambda: re.search("random weights|pretrained", weights(sheet)), 60, lambda: message(sheet))
@@ -196,16 +200,22 @@ def schedule(frames, net):
     for frame in frames:
         yield frame, boxes(frame.size, evil)
 prepare = lambda settings, report: Ready((rung_of(evil, schedule),), (None,), (evil,))
-player = player_of(rung=evil, prepare=prepare)
-widget = LiveWidget(lambda send: View(player, send, shown_source=evil))
+player = player_of(rung=evil, prepare=prepare, source_name=evil)
+widget = LiveWidget(lambda send: View(player, send))
 widget.start()
 widget"""
     sheet = desk(cell)
     sheet.run_cell()
     sheet.view.wait_for(timeout=30_000)
     eventually(lambda: evil in sheet.view.locator(".labkit-found").inner_text())
-    for part in (".labkit-weights", ".labkit-captions", ".labkit-message", ".labkit-line"):
-        assert part == ".labkit-line" or evil in sheet.view.locator(part).inner_text()
+    for part in (
+        ".labkit-weights",
+        ".labkit-captions",
+        ".labkit-message",
+        ".labkit-figures",
+        ".labkit-classes",
+    ):
+        assert evil in sheet.view.locator(part).inner_text()
     assert page.evaluate("window.hacked") is None
     assert page.locator(".labkit-live img, .labkit-live script").count() == 0
     keep(page, "hostile-names")
