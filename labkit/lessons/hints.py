@@ -13,6 +13,12 @@ HINTS = {
         "transpose(2, 0, 1) puts channels first; indexing with [None] adds the batch axis in front; "
         "astype(np.float32) comes last, because the steps before give float64.",
     ),
+    "from_camera": (
+        "Which axis of (H, W, 3) holds the colours, and in which order do they stand there?",
+        "They stand in the last axis, and it has to be turned round: what was first becomes last.",
+        "OpenCV converts with cv2.cvtColor and a code that names both orders; with NumPy, a step of -1 along "
+        "an axis turns it round.",
+    ),
     "device_time": (
         "The host asks and goes on. When can the device begin with a frame, at the earliest?",
         "Two things have to be over: the host has asked, at asked_s[k], and the frame before is done, at "

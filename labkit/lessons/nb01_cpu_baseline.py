@@ -1,4 +1,4 @@
-"""Lesson 01: normalise an image by hand."""
+"""Lesson 01: normalise an image by hand, and find blue in the place of red."""
 
 from __future__ import annotations
 
@@ -7,11 +7,74 @@ from typing import Any
 
 import numpy as np
 
-from labkit.lessons.exercise import Mistake, call, exercise_check, find_mistake
+from labkit.bench.accuracy import frames_for
+from labkit.core.errors import UsageError
+from labkit.core.types import Frame
+from labkit.lessons.exercise import Mistake, call, exercise_check, find_mistake, solved
 from labkit.lessons.hints import hint
+from labkit.models.callables import OwnLabels
+from labkit.models.networks import labels_of
 from labkit.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from labkit.models.weights import lab_weights
+from labkit.pipelines.own_loop import own_rung
 
-__all__ = ["check_normalise", "hint"]
+__all__ = ["check_from_camera", "check_normalise", "hint", "right_names", "solved"]
+
+
+def right_names(
+    loop: Callable[..., Any], from_camera: Callable[[np.ndarray], np.ndarray], scenes: int = 50
+) -> str:
+    """Counts the right names that a loop gives to drawn objects which a camera delivers as BGR.
+
+    Args:
+        loop: a classifier's loop, as in `labkit.bench`, around the lab's small ResNet.
+        from_camera: (H, W, 3) uint8 BGR -> what the loop is given as a frame's image.
+        scenes: how many scenes the objects are cut from.
+    """
+    if not 1 <= scenes <= 1000:
+        raise UsageError(f"scenes is a number from 1 to 1000, not {scenes}")
+    drawn = frames_for("classify", scenes)
+    seen = [
+        Frame(np.ascontiguousarray(from_camera(frame.image[..., ::-1].copy())), frame.index, frame.t_s)
+        for frame in drawn
+    ]
+    names = OwnLabels(labels_of(lab_weights("lab_resnet")))
+    truths = {frame.index: frame.truth for frame in drawn}
+    answers = [(frame.index, found.name[0]) for frame, found in own_rung(loop).run(seen, names)]
+    right = sum(name == truths[index].fine_name[0] for index, name in answers)  # type: ignore[union-attr,index]
+    return f"{right} of {len(answers)} names are right"
+
+
+@exercise_check
+def check_from_camera(from_camera: Callable[[np.ndarray], Any]) -> str:
+    """Check `from_camera(bgr)`: (H, W, 3) uint8 BGR -> the same picture in RGB order."""
+    rng = np.random.default_rng()
+    for height, width in rng.integers(2, 40, (3, 2)):
+        bgr = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        got = np.asarray(call(from_camera, bgr))
+        if got.shape != bgr.shape or got.dtype != np.uint8:
+            raise Mistake(f"a picture of uint8 {bgr.shape} became {got.dtype} {got.shape}")
+        if np.array_equal(got, bgr[..., ::-1]):
+            continue
+        raise Mistake(
+            find_mistake(got, _camera_mistakes(bgr), bgr[..., ::-1], atol=0)
+            or "the values are not those of the picture; only the order of the channels may change"
+        )
+    return "red is red again"
+
+
+def _camera_mistakes(bgr: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "blue is still first: nothing was changed": bgr,
+        "the picture is upside down, and blue is still first: it is the last axis that has to turn": bgr[
+            ::-1
+        ],
+        "left and right are swapped, and blue is still first: it is the last axis that has to turn": bgr[
+            :, ::-1
+        ],
+        "the channels moved round by one, so green is first now": np.roll(bgr, 1, axis=-1),
+        "the channels moved round by one, so green is first now ": np.roll(bgr, -1, axis=-1),
+    }
 
 
 @exercise_check
