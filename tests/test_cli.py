@@ -416,6 +416,46 @@ def test_the_notebook_must_be_there(tmp_path, here):
     assert str(Path("notebooks/00_start_here.ipynb")) in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no root")
+@pytest.mark.parametrize(
+    ("user", "contained", "options", "wanted", "unwanted"),
+    [
+        (1000, False, [], {"--ip=127.0.0.1", "--port=8888"}, {"--allow-root"}),
+        (0, True, [], {"--ip=0.0.0.0", "--allow-root"}, set()),  # as `make lab` in a container
+        (0, False, ["--allow-root"], {"--ip=127.0.0.1", "--allow-root"}, set()),
+        (
+            0,
+            True,
+            ["--ip", "127.0.0.1", "--port", "9000"],
+            {"--ip=127.0.0.1", "--port=9000"},
+            {"--ip=0.0.0.0"},
+        ),
+        (0, False, [], None, None),
+    ],
+)
+def test_jupyterlab_is_started_for_root_in_a_container_or_on_request(
+    user, contained, options, wanted, unwanted, tmp_path, monkeypatch
+):
+    from labkit.cli.main import main
+    from labkit.core import machine
+
+    started = []
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: started.append(set(command)) or done)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(machine, "in_container", lambda: contained)
+    notebook = tmp_path / "a.ipynb"
+    notebook.write_text("{}")
+    try:
+        code = main(["lab", str(notebook), *options])
+    except SystemExit as end:
+        code = end.code
+    if wanted is None:
+        assert code == 2 and not started
+    else:
+        assert code == 0 and wanted <= started[0] and not unwanted & started[0]
+
+
 def test_training_from_the_shell_leaves_models_and_goes_on(tmp_path):
     few = ["train", "resnet", "--out", str(tmp_path / "out"), "--scenes", "4"]
     done = labkit(*few, "--steps", "2")

@@ -46,7 +46,7 @@ from labkit.live.recorder import Recorder
 from labkit.live.settings import LIVE_RUNGS, LiveSettings, choices
 from labkit.live.start import live, make_view, replace_current
 from labkit.live.view import View
-from labkit.pipelines.ladder import rung
+from labkit.pipelines.ladder import OWN_RUNGS, rung
 from labkit.results.store import Store
 
 from conftest import make_frame  # isort: skip
@@ -1124,11 +1124,14 @@ def test_the_number_of_boxes_is_part_of_the_networks(monkeypatch):
 
 
 def test_the_menu_of_rungs_knows_their_stages_and_a_learners_own_loop(monkeypatch):
-    from labkit.pipelines import ladder as ladder_module
-
-    assert ladder_module
+    monkeypatch.setitem(OWN_RUNGS, "my_loop", rung_of("my_loop"))
     offered = choices(LiveSettings(rung="my_loop", second="lut_cpu", objects=7))
-    assert offered["rungs"][0] == {"name": "my_loop", "about": "", "stage": None, "unavailable": None}
+    assert offered["rungs"][0] == {
+        "name": "my_loop",
+        "about": "a stand-in",
+        "stage": None,
+        "unavailable": None,
+    }
     stages = [each["stage"] for each in offered["rungs"][1:]]
     assert len(set(stages)) > 3 and None not in stages
     assert 7 in offered["objects"]

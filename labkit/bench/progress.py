@@ -14,6 +14,9 @@ from rich.table import Table
 from labkit.results.format import format_bounds, format_number, format_percent
 from labkit.results.records import Comparison, Run
 
+NOTE_STYLE = "#c75000"
+"""Colour of doubts, readable on white and on black: a notebook shows terminal yellow as olive."""
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -69,7 +72,7 @@ class ProgressBar(Reporter):
         if text in self._shown:
             return
         self._shown.add(text)
-        self._progress.console.print(escape(text), style="yellow")
+        self._progress.console.print(escape(text), style=NOTE_STYLE)
 
     def finished(self, result: Run | Comparison) -> None:
         """A line with the result's main figure."""

@@ -96,13 +96,38 @@ def lab(
     notebook: Annotated[Path, typer.Argument(help="Notebook to open.")] = Path(
         "notebooks/00_start_here.ipynb"
     ),
+    ip: Annotated[
+        str | None, typer.Option(help="Address to listen on; in a container all of them, else 127.0.0.1.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port; the next free one if it is taken.")] = 8888,
+    allow_root: Annotated[
+        bool, typer.Option("--allow-root", help="Run as root; in a container that is taken for granted.")
+    ] = False,
 ) -> None:
-    """Open JupyterLab on the first notebook (localhost, with a token)."""
+    """Open JupyterLab on the first notebook (with a token, for this machine alone)."""
+    import os
     import subprocess
+
+    from labkit.bench.doctor import screen
+    from labkit.core.machine import in_container
 
     if not notebook.is_file():
         raise UsageError(f"there is no notebook {notebook}; run this in the project's folder")
-    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", str(notebook)]
+    contained = in_container()
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    if root and not (allow_root or contained):
+        raise UsageError(
+            "this is root, and what runs in a notebook would be root too; "
+            "log in as another user, or say labkit lab --allow-root"
+        )
+    command = [sys.executable, "-m", "jupyterlab", f"--port={port}"]
+    # A container has an address of its own: what listens on its 127.0.0.1 cannot be reached from outside.
+    command += [f"--ip={ip or ('0.0.0.0' if contained else '127.0.0.1')}"]
+    command += ["--allow-root"] if root else []
+    command += [] if screen() else ["--no-browser"]
+    command += [str(notebook)]
+    if contained and ip is None:
+        print(f"In a container: open the address with 127.0.0.1 below; publish its port, {port}.", flush=True)
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 

@@ -86,6 +86,12 @@ def available_cores() -> int:
     return max(1, int(min(affinity_cores(), _quota() or inf)))
 
 
+def in_container() -> bool:
+    """True inside a container (Docker, Podman, Kubernetes), by the marks that those leave."""
+    marks = (Path("/.dockerenv"), Path("/run/.containerenv"))
+    return any(mark.exists() for mark in marks) or "KUBERNETES_SERVICE_HOST" in os.environ
+
+
 @lru_cache(maxsize=1)
 def _fixed() -> dict[str, Any]:
     return {

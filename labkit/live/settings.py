@@ -192,10 +192,10 @@ def choices(settings: LiveSettings) -> dict[str, Any]:
     only what is set.
     """
     if "labkit.pipelines.ladder" in sys.modules and settings.rung != "auto":
-        rungs = list(_rungs())
-        listed = {each["name"] for each in rungs}
-        own = [name for name in settings.rungs if name not in listed]  # loops that a learner wrote
-        rungs = [{**_NO_ROW, "name": name} for name in own] + rungs
+        from labkit.pipelines.ladder import OWN_RUNGS
+
+        own = [{**_NO_ROW, "name": name, "about": each.about} for name, each in OWN_RUNGS.items()]
+        rungs = own + list(_rungs())
     else:
         rungs = [{**_NO_ROW, "name": settings.rung}]
     sizes = list(dict.fromkeys([*SIZES, settings.size]))

@@ -79,7 +79,7 @@ def ages(sheet, looks=40):
     seen, told = [], []
     for _ in range(looks):
         seen.append(shown.evaluate(NUMBERS))
-        told.append(float(re.search(r"picture (\d+) ms old", line(sheet)).group(1)))
+        told.append(float(re.search(r"displayed [0-9.]+ (\d+) ms", line(sheet)).group(1)))
         time.sleep(0.04)
     steps = sum((b[0] - a[0]) % FRAMES for a, b in pairwise(seen))
     camera_fps = 1e3 * steps / (seen[-1][2] - seen[0][2])
