@@ -110,6 +110,13 @@ def test_a_graph_repeats_its_work_on_the_same_memory(fake_gpu):
     assert out.cpu().tolist() == [2, 5, 4, 5, 5, 5]
 
 
+def test_a_graph_makes_its_constants_anew(fake_gpu):
+    graph, out = captured(lambda: torch.zeros(2, device="cuda").add_(1))
+    for _ in range(3):
+        graph.replay()
+    assert out.tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("read", ["item", "cpu", "upload"])
 def test_nothing_is_waited_for_in_a_graph(fake_gpu, read):
     x = torch.ones(1, device="cuda")
@@ -173,7 +180,9 @@ def test_what_has_not_arrived_cannot_be_read(fake_gpu):
     host.copy_(x, non_blocking=True)
     done = torch.cuda.Event()
     done.record()
-    assert (host != 1).all(), "the copy is under way"
+    assert (host.numpy() != 1).all(), "the copy is under way"
+    with pytest.raises(GpuError, match="may not have reached"):
+        host + 1
     done.synchronize()
     assert (host == 1).all()
     before = len(fake_gpu.waits)

@@ -1,8 +1,14 @@
-"""CuPy on the practice GPU: kernels run in their emulation."""
+"""CuPy on the practice GPU: arrays, streams, and CUDA kernels that run in their emulation.
+
+What it has: arrays with NumPy's arithmetic, `asarray`, `asnumpy`, `empty`, `zeros`, `RawKernel` and
+`RawModule` without templates, `cuda.Device`, `cuda.Stream`, `cuda.Event`. A kernel runs on the CPU
+(`labkit.filters.emulate`): without warp shuffles and textures, and slowly, so for small images.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -11,9 +17,21 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+import torch
+
+from labkit.core.errors import UsageError
 from labkit.filters import cuda, cuda_managed, emulate
 from labkit.filters.launch_config import IMAGE
-from labkit.practice.gpu_tensor import Gpu
+from labkit.practice import torch_cuda
+from labkit.practice.gpu_tensor import CUDA, Gpu, OnGpu
+from labkit.practice.stream_order import GpuError
+
+_DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\(\d+\)\s*)?([\w\s]+?)\s*(\w+)\s*\[\s*\]\s*;")
+"""A declaration of shared memory whose size is given at the launch."""
+
+SHARED_BYTES = 48 * 1024
+"""Most shared memory of a block."""
 
 
 class Managed:
@@ -29,19 +47,435 @@ class Managed:
         self.ptr = ctypes.addressof(self._bytes)
 
 
+class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array of the practice GPU, as `cupy.ndarray`.
+
+    Attributes:
+        tensor: of the same memory.
+    """
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+
+    @property
+    def _values(self) -> Any:
+        return self.tensor.held.detach().numpy()
+
+    shape = property(lambda self: tuple(self.tensor.shape))
+    dtype = property(lambda self: self._values.dtype)
+    strides = property(lambda self: self._values.strides)
+    ndim = property(lambda self: self.tensor.ndim)
+    size = property(lambda self: self.tensor.numel())
+    nbytes = property(lambda self: self._values.nbytes)
+    device = property(lambda self: Device(0))
+    data = property(lambda self: SimpleNamespace(ptr=self.tensor.data_ptr()))
+    T = property(lambda self: DeviceArray(self.tensor.permute(*reversed(range(self.ndim)))))
+    __cuda_array_interface__ = property(lambda self: self.tensor.__cuda_array_interface__)
+
+    def __len__(self):
+        return len(self.tensor)
+
+    def __getitem__(self, key):
+        return DeviceArray(self.tensor[_unwrapped(key)])
+
+    def __setitem__(self, key, value):
+        self.tensor[_unwrapped(key)] = (
+            torch.from_numpy(value) if isinstance(value, np.ndarray) else _unwrapped(value)
+        )
+
+    def __float__(self):
+        return float(self.tensor)
+
+    def __int__(self):
+        return int(self.tensor)
+
+    def __bool__(self):
+        return bool(self.tensor)
+
+    def __repr__(self):
+        return repr(self.get())
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError(
+            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy "
+            "array explicitly."
+        )
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        wanted = None if out is None else out[0]
+        return self._computed(
+            lambda *given: getattr(ufunc, method)(*given, **options), ufunc.__name__, inputs, wanted
+        )
+
+    def __getattr__(self, name):
+        if name.startswith("_") or not callable(getattr(np.ndarray, name, None)):
+            raise AttributeError(f"the practice GPU's cupy.ndarray has no {name!r}")
+        return lambda *args, **options: self._computed(
+            lambda own, *given: getattr(own, name)(*given, **options), name, (self, *args)
+        )
+
+    def _computed(self, work, name, inputs, out=None):
+        if any(isinstance(each, np.ndarray) and each.ndim for each in inputs):
+            raise TypeError(f"Unsupported type <class 'numpy.ndarray'> ({name}; use cupy.asarray first)")
+        given = [each._values if isinstance(each, DeviceArray) else each for each in inputs]
+        made = np.asarray(work(*given))
+        reads = [each.tensor for each in inputs if isinstance(each, DeviceArray)]
+        if out is None:
+            out = DeviceArray(OnGpu(torch.from_numpy(np.array(made, order="C"))))
+        else:
+            out._values[...] = made
+        with _on_current_stream():
+            Gpu.now.launch(name, lambda: out._values.__setitem__(..., work(*given)), reads, [out.tensor])
+        return out
+
+    def get(self, stream=None):
+        """Copies to the host, which waits: an array of NumPy."""
+        with _on_current_stream():
+            return self.tensor.cpu().numpy()
+
+    def item(self):
+        """The only value, for which the host waits."""
+        return self.tensor.item()
+
+
+class Stream:
+    """A queue of work, as `cupy.cuda.Stream`; CuPy's current stream is not torch's.
+
+    Attributes:
+        null: the default stream.
+    """
+
+    null: Any = None
+
+    def __init__(self, null=False, non_blocking=False, ptds=False, priority=None, *, number=None):
+        self._queue = torch_cuda.Stream(number=0 if null else number)
+        self._before: list[Any] = []
+
+    ptr = property(lambda self: self._queue.cuda_stream)
+    cuda_stream = ptr
+
+    @classmethod
+    def from_external(cls, other):
+        """The stream of another library that has `__cuda_stream__`."""
+        return cls(number=other.__cuda_stream__()[1])
+
+    def __enter__(self):
+        self._before.append(_current())
+        Gpu.now.cupy_stream = self
+        return self
+
+    def __exit__(self, *error):
+        Gpu.now.cupy_stream = self._before.pop()
+
+    def use(self):
+        """Makes it the current one."""
+        Gpu.now.cupy_stream = self
+        return self
+
+    def record(self, event=None):
+        """Puts an event onto it."""
+        event = Event() if event is None else event
+        event.record(self)
+        return event
+
+    def wait_event(self, event):
+        """What comes next here waits for the event."""
+        self._queue.wait_event(event._point)
+
+    def synchronize(self):
+        """The host waits for it."""
+        self._queue.synchronize()
+
+
+class Event:
+    """A point on a stream, as `cupy.cuda.Event`."""
+
+    def __init__(self, block=False, disable_timing=False, interprocess=False):
+        self._point = torch_cuda.Event(enable_timing=not disable_timing)
+
+    done = property(lambda self: self._point.query())
+
+    def record(self, stream=None):
+        """Puts it onto a stream, by default CuPy's current one."""
+        self._point.record((_current() if stream is None else stream)._queue)
+
+    def synchronize(self):
+        """The host waits for it."""
+        self._point.synchronize()
+
+
+class Device:
+    """The practice GPU, as `cupy.cuda.Device`."""
+
+    compute_capability = "80"
+
+    def __init__(self, device=0):
+        self.id = 0 if device is None else int(device)
+        if self.id != 0:
+            raise GpuError(f"cudaErrorInvalidDevice: invalid device ordinal ({self.id}; there is 0)")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error): ...
+
+    def __eq__(self, other):
+        return isinstance(other, Device)
+
+    def __hash__(self):
+        return 0
+
+    def use(self):
+        """Makes it the current one, which it is."""
+
+    def synchronize(self):
+        """The host waits for everything."""
+        Gpu.now.host_waits("everything")
+
+
+class RawModule:
+    """CUDA C++ source with one or more kernels, as `cupy.RawModule`."""
+
+    def __init__(self, *, code=None, path=None, options=(), backend="nvrtc", name_expressions=None, **other):
+        if code is None:
+            raise UsageError("the practice GPU runs source text: give cupy.RawModule code=...")
+        if name_expressions:
+            raise UsageError(
+                "the practice GPU has no templates: write one kernel per type, without name_expressions"
+            )
+        self.code, self.options = code, tuple(options)
+
+    def get_function(self, name):
+        """One of its kernels."""
+        return RawKernel(self.code, name, self.options)
+
+    def compile(self, log_stream=None):
+        """Does nothing: a kernel is compiled at its first launch."""
+
+
+class RawKernel:
+    """One CUDA kernel from its source text, as `cupy.RawKernel`.
+
+    Attributes:
+        code: CUDA C++.
+        name: of the kernel.
+        options: for the compiler, of which the macros (-Dname=value) are used.
+    """
+
+    def __init__(self, code, name, options=(), backend="nvrtc", **other):
+        self.code, self.name, self.options = code, name, tuple(options)
+        found = re.search(
+            rf"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?{re.escape(name)}\s*\(([^)]*)\)", code
+        )
+        if found is None or not re.search(r'extern\s+"C"', code):
+            raise GpuError(
+                f"CUDA_ERROR_NOT_FOUND: named symbol not found ({name}): the source has to hold "
+                f'extern "C" __global__ void {name}(...)'
+            )
+        self._parameters = [" ".join(each.split()) for each in found[1].split(",") if each.strip()]
+
+    def __call__(self, grid, block, args, *, shared_mem=0, stream=None):
+        """Launches it.
+
+        Args:
+            grid, block: up to three sizes.
+            args: arrays of the GPU, and numbers of exactly the kernel's types (`np.float32(0.1)`;
+                a Python int fits any integer).
+            shared_mem: bytes of `extern __shared__` memory per block.
+            stream: None takes CuPy's current one.
+
+        Raises:
+            UsageError: it does not compile, or an argument does not fit.
+            GpuError: the launch is beyond a GPU's limits.
+        """
+        if shared_mem > SHARED_BYTES:
+            raise GpuError(
+                f"CUDA_ERROR_INVALID_VALUE: shared_mem={shared_mem} is more than {SHARED_BYTES} bytes"
+            )
+        if len(args) != len(self._parameters):
+            raise UsageError(f"{self.name} takes {len(self._parameters)} arguments, not {len(args)}")
+        defines = dict(
+            (*option[2:].split("=", 1), "1")[:2] for option in self.options if option.startswith("-D")
+        )
+        values, reads, writes = [], [], []
+        for parameter, arg in zip(self._parameters, args, strict=True):
+            tensor = _tensor_of(arg)
+            if tensor is None:
+                values.append(_number(self.name, parameter, arg))
+                continue
+            value = tensor.held.detach().numpy()
+            if parameter.startswith("const "):
+                value = value.view()
+                value.flags.writeable = False
+                reads.append(tensor)
+            else:
+                writes.append(tensor)
+            values.append(value)
+        body = re.split(rf"\b{re.escape(self.name)}\s*\(", self.code, maxsplit=1)[1].split("__global__")[0]
+        if _DYNAMIC.search(body) and not shared_mem:
+            raise UsageError(f"{self.name} has extern __shared__ memory: launch it with shared_mem=<bytes>")
+        # The emulation has shared memory of a fixed size only.
+        code = _DYNAMIC.sub(rf"__shared__ \1 \2[({shared_mem} + sizeof(\1)) / sizeof(\1)];", self.code)
+
+        def run():
+            emulate.emulate_launch(code, self.name, values, grid, block, defines)
+
+        with _on_current_stream(stream):
+            run()
+            Gpu.now.launch(self.name, run, reads, writes)
+
+
+def _tensor_of(arg: Any) -> OnGpu | None:
+    """The memory that an argument of a kernel stands for; None for a number."""
+    if isinstance(arg, DeviceArray):
+        return arg.tensor
+    if isinstance(arg, OnGpu):
+        raise TypeError("a kernel of CuPy takes its arrays, not tensors: pass cupy.asarray(tensor)")
+    if isinstance(arg, np.ndarray) and arg.ndim:
+        raise TypeError(
+            "Unsupported type <class 'numpy.ndarray'>: a kernel reads the GPU's memory; cupy.asarray first"
+        )
+    return Gpu.now.known.get(int(arg)) if isinstance(arg, np.uintp) else None
+
+
+def _number(kernel: str, parameter: str, arg: Any) -> Any:
+    kind = parameter.removeprefix("const ").rsplit(" ", 1)[0]
+    if "*" in parameter:
+        raise UsageError(f"{kernel}: {parameter!r} is an array of the GPU, not {arg!r}; use cupy.asarray")
+    if isinstance(arg, float) and not isinstance(arg, np.generic):
+        if kind != "double":
+            raise UsageError(
+                f"{kernel}: a Python float is passed as a double, and {parameter!r} would read half of it; "
+                f"pass np.float32({arg})"
+            )
+        return np.float64(arg)
+    if isinstance(arg, int) and not isinstance(arg, bool | np.generic):
+        if kind in ("float", "double"):
+            raise UsageError(
+                f"{kernel}: a Python int is passed as a whole number, and {parameter!r} would read its bits; "
+                f"pass np.{'float32' if kind == 'float' else 'float64'}({arg})"
+            )
+        return _INTEGERS.get(kind, np.int32)(arg)
+    return np.bool_(arg) if isinstance(arg, bool) else arg
+
+
+_INTEGERS: dict[str, Any] = {
+    "int": np.int32, "unsigned": np.uint32, "unsigned int": np.uint32, "long": np.int64,
+    "long long": np.int64, "unsigned long long": np.uint64, "size_t": np.uint64, "short": np.int16,
+    "unsigned short": np.uint16, "char": np.int8, "signed char": np.int8, "unsigned char": np.uint8,
+}  # fmt: skip
+
+
+def _current() -> Stream:
+    return Gpu.now.cupy_stream
+
+
+@contextmanager
+def _on_current_stream(stream: Stream | None = None) -> Iterator[None]:
+    with (_current() if stream is None else stream)._queue:
+        yield
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_unwrapped, value))
+    return value.tensor if isinstance(value, DeviceArray) else value
+
+
+def _asarray(a: Any, dtype: Any = None, order: Any = None, *, blocking: bool = False) -> DeviceArray:
+    """An array of the GPU: of the same memory if it lies there already, else a copy."""
+    if isinstance(a, OnGpu | DeviceArray):
+        same = a if isinstance(a, DeviceArray) else DeviceArray(a)
+        return same if dtype is None or same.dtype == np.dtype(dtype) else same.astype(dtype)
+    host = torch.from_numpy(np.array(a, dtype=dtype, order="C"))
+    with _on_current_stream():
+        return DeviceArray(Gpu.now._moved(host, device=CUDA, non_blocking=not blocking))
+
+
+def _asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> Any:
+    """The values as an array of NumPy; the host waits for them."""
+    return a.get() if isinstance(a, DeviceArray) else np.asarray(a)
+
+
+def _made(name: str) -> Any:
+    def made(shape: Any, *args: Any, dtype: Any = float, **options: Any) -> DeviceArray:
+        if args and name != "full":
+            dtype, args = args[0], args[1:]
+        like = getattr(np, name)(shape, *args, dtype=dtype)
+        values = torch.from_numpy(like)
+        with _on_current_stream():
+            filled = OnGpu(values)
+            if name == "empty":
+                values.untyped_storage().copy_(
+                    torch.full((like.nbytes,), 0xFF, dtype=torch.uint8).untyped_storage()
+                )
+            else:
+                Gpu.now.launch(name, None, [], [filled])
+            return DeviceArray(filled)
+
+    return made
+
+
+def _like(name: str) -> Any:
+    return lambda a, dtype=None: _made(name)(a.shape, dtype=a.dtype if dtype is None else dtype)
+
+
+def _missing(name: str) -> Any:
+    """NumPy's function of that name on arrays of the GPU, or its constants and types."""
+    found = getattr(np, name, None)
+    if found is None or name.startswith("_"):
+        raise AttributeError(f"the practice GPU's cupy has no {name!r}")
+    if isinstance(found, type) or not callable(found):
+        return found
+
+    def computed(*args: Any, **options: Any) -> Any:
+        own = next((each for each in args if isinstance(each, DeviceArray)), None)
+        if own is None:
+            return _asarray(found(*args, **options))
+        return own._computed(lambda *given: found(*given, **options), name, args)
+
+    return computed
+
+
 @contextmanager
 def installed() -> Iterator[None]:
-    """CuPy's launches land in the emulation until the block ends, on memory of the practice GPU."""
-    runtime = SimpleNamespace(deviceSynchronize=lambda: Gpu.now.host_waits("everything"))
-    cupy: Any = ModuleType("cupy")
-    cupy.cuda = SimpleNamespace(Device=lambda index: nullcontext(), malloc_managed=Managed, runtime=runtime)
-    cupy.__spec__ = ModuleSpec("cupy", None)
+    """`cupy` works on the practice GPU until the block ends, imported before or inside."""
+    gpu = Gpu.now
+    gpu.cupy_stream = Stream.null = Stream(null=True)
+    runtime = SimpleNamespace(
+        deviceSynchronize=lambda: gpu.host_waits("everything"), getDeviceCount=lambda: 1, getDevice=lambda: 0
+    )
+    on_device = {
+        "Device": Device, "Stream": Stream, "Event": Event, "malloc_managed": Managed, "runtime": runtime,
+        "ExternalStream": lambda ptr, device_id=-1: Stream(number=ptr), "is_available": lambda: True,
+        "get_current_stream": _current, "get_elapsed_time": lambda a, b: a._point.elapsed_time(b._point),
+    }  # fmt: skip
+    names = {
+        "ndarray": DeviceArray, "asarray": _asarray, "array": _asarray, "ascontiguousarray": _asarray,
+        "asnumpy": _asnumpy, "RawKernel": RawKernel, "RawModule": RawModule, "__getattr__": _missing,
+        **{name: _made(name) for name in ("empty", "zeros", "ones", "full")},
+        **{f"{name}_like": _like(name) for name in ("empty", "zeros", "ones")},
+    }  # fmt: skip
     with ExitStack() as stack:
-        stack.enter_context(patch.dict(sys.modules, {"cupy": cupy}))
+        names["cuda"] = _replaced(stack, "cupy.cuda", on_device)
+        _replaced(stack, "cupy", names)
         stack.enter_context(patch.object(cuda, "_torch_stream", lambda device: nullcontext()))
         for room in (cuda, cuda_managed):
             stack.enter_context(patch.object(room, "kernel_function", _function))
         yield
+
+
+def _replaced(stack: ExitStack, name: str, contents: dict[str, Any]) -> ModuleType:
+    """A module, imported already or not, that holds nothing but `contents` until the stack ends."""
+    module = sys.modules.get(name)
+    if module is None:
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        sys.modules[name] = module
+        stack.callback(sys.modules.pop, name, None)  # only this one: others were imported meanwhile
+    own = {key: value for key, value in vars(module).items() if key.startswith("__") and key != "__getattr__"}
+    stack.enter_context(patch.dict(vars(module), {**own, **contents}, clear=True))
+    return module
 
 
 def _function(made, kernel):

@@ -9,6 +9,7 @@ arithmetic is the CPU's.
 from __future__ import annotations
 
 import gc
+import threading
 import warnings
 import weakref
 from typing import Any
@@ -18,19 +19,26 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from labkit.practice.device_check import check_one_device
 from labkit.practice.gpu_report import Copy, GpuReport, Wait
 from labkit.practice.race_text import describe
 from labkit.practice.source_line import learner_line
-from labkit.practice.stream_order import GpuError, HostCopy, Memory, Order, RaceWarning
+from labkit.practice.stream_order import HOST, GpuError, HostCopy, Memory, Order, Race, RaceWarning, Use
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
 INERT = torch.device("meta")  # torch's core sees this: of a "cuda" tensor's device it would ask the driver
+BLOCK_BYTES = 512  # memory is handed out in multiples of it, as torch does
 READ_BY_HOST = {
     aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.default, aten.nonzero.default,
-    aten.masked_select.default, aten._unique2.default,
+    aten.masked_select.default, aten._unique2.default, aten.unique_dim.default,
+    aten.unique_consecutive.default, aten.bincount.default, aten.repeat_interleave.Tensor,
 }  # fmt: skip
 """Operations whose result, or its size, the host has to know."""
+
+INDEXING = {
+    aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default,
+}  # fmt: skip
 
 
 class OnGpu(torch.Tensor):
@@ -38,10 +46,12 @@ class OnGpu(torch.Tensor):
 
     Attributes:
         held: its values.
+        gpu: which it lies on.
         memory: shared by all tensors that see the same values.
     """
 
     held: torch.Tensor
+    gpu: Gpu
     memory: Memory
     __torch_function__: Any = torch._C._disabled_torch_function_impl
 
@@ -53,7 +63,7 @@ class OnGpu(torch.Tensor):
                 cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(),
                 dtype=held.dtype, device=INERT,
             )  # fmt: skip
-        made.held, made.memory = held, Gpu.now.memory_of(held)
+        made.held, made.gpu, made.memory = held, Gpu.now, Gpu.now.memory_of(held)
         return made
 
     device = property(lambda self: CUDA)
@@ -62,7 +72,42 @@ class OnGpu(torch.Tensor):
     is_cpu = property(lambda self: False)
 
     def __repr__(self, *, tensor_contents=None):
-        return f"OnGpu({self.held!r})"
+        if self.gpu.on:
+            self.gpu.host_waits("a value", stream=self.gpu.stream)
+        with torch.utils._python_dispatch._disable_current_modes():
+            text = repr(self.held.detach())[:-1]
+        tail = next((i for mark in (", size=", ", dtype=") if (i := text.find(mark)) > 0), len(text))
+        grad = f", grad_fn=<{self.grad_fn.name()}>" if self.grad_fn is not None else ""
+        grad = ", requires_grad=True" if self.requires_grad and not grad else grad
+        return f"{text[:tail]}, device='{self.device}'{text[tail:]}{grad})"
+
+    def __format__(self, format_spec):
+        return format(self.item() if self.ndim == 0 else repr(self), format_spec)
+
+    def numpy(self, *, force=False):
+        """The values as an array, which only memory of the host can be; `force` copies them there."""
+        if force:
+            return self.detach().cpu().numpy()
+        raise TypeError(
+            f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor "
+            "to host memory first."
+        )
+
+    def __array__(self, dtype=None, copy=None):
+        return self.numpy()
+
+    def __deepcopy__(self, memo):
+        if id(self) not in memo:
+            memo[id(self)] = made = self.detach().clone().requires_grad_(self.requires_grad)
+            if isinstance(self, torch.nn.Parameter):
+                made._is_param = True
+        return memo[id(self)]
+
+    def __dlpack_device__(self):
+        return 2, 0  # DLPack's number of CUDA, and the device's index
+
+    def __dlpack__(self, **kwargs):
+        raise BufferError("memory of the practice GPU cannot be handed to another library")
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
@@ -75,6 +120,10 @@ class OnGpu(torch.Tensor):
             "shape": array.shape, "typestr": array.dtype.str, "data": (self.data_ptr(), False), "version": 3,
             "strides": None if self.held.is_contiguous() else array.strides,
         }  # fmt: skip
+
+    def get_device(self):
+        """Index of the GPU."""
+        return self.device.index
 
     def data_ptr(self):
         """Address of the first value; kernels that are given it find this tensor."""
@@ -92,7 +141,9 @@ class Gpu(GpuReport):
     Attributes:
         strict: a race is an error.
         order: of the work on its streams.
-        streams: the current stream is the last one; none while the GPU is off.
+        on: until it is switched off.
+        default_stream: of torch and CuPy.
+        cupy_stream: CuPy's current one.
         known: tensors whose address somebody asked for, by address.
         capture: work that is being recorded as a graph, or None.
         freed_early: races of a strict GPU that could not be raised where they happened.
@@ -106,13 +157,24 @@ class Gpu(GpuReport):
         self.strict = strict
         self.order = Order()
         self.launches: int = 0
-        self.streams: list[Any] = []
+        self.on = False
+        self.default_stream: Any = None
+        self.cupy_stream: Any = None
+        self._of_thread = threading.local()
         self.known: Any = weakref.WeakValueDictionary()
         self.freed_early: list[str] = []
         self.capture: list | None = None
         self.sync_debug_mode = "default"
         self._pinned: dict[int, torch.UntypedStorage] = {}
+        self._allocated = self._peak = 0
         self._memories: Any = weakref.WeakValueDictionary()
+
+    @property
+    def streams(self):
+        """Streams of this thread; the current one is the last."""
+        if not hasattr(self._of_thread, "streams"):
+            self._of_thread.streams = [self.default_stream]
+        return self._of_thread.streams
 
     @property
     def stream(self):
@@ -134,6 +196,14 @@ class Gpu(GpuReport):
     def host_knows(self, **what_is_over):
         """The host has seen, without waiting, that an event or a stream is over."""
         self.found(self.order.host_waits(learner_line(), **what_is_over))
+
+    def host_reads(self, values, what):
+        """The host reads tensors of its own; one that a copy has not reached yet is a race."""
+        for value in values:
+            copy = self.order.arriving(value) if isinstance(value, torch.Tensor) else None
+            if copy is not None:
+                race = Race("read during a copy", copy.use, Use(HOST, 1, what, learner_line()))
+                self.found([race])
 
     def launch(self, what, work, reads, writes):
         """Puts work onto the current stream; a capture keeps it, too."""
@@ -175,20 +245,32 @@ class Gpu(GpuReport):
         memory = self._memories.get(address)
         if memory is None or not address:
             holds = f"{str(held.dtype).removeprefix('torch.')} {tuple(held.shape)}"
-            memory = Memory(self.stream, held.untyped_storage().nbytes(), holds)
+            nbytes = -(-held.untyped_storage().nbytes() // BLOCK_BYTES) * BLOCK_BYTES
+            memory = Memory(self.stream, nbytes, holds)
+            self._allocated += nbytes
+            self._peak = max(self._peak, self._allocated)
             self._memories[address] = memory
             weakref.finalize(memory, self._freed, vars(memory))
         return memory
 
     def _freed(self, state):
         race = self.order.freed(Memory(**state), learner_line())
-        if race is not None and self.streams:
+        self._allocated -= state["nbytes"]
+        if race is not None and self.on:
             self.found([race])
 
     def memory_allocated(self, device=None):
         """Bytes in use."""
         gc.collect()
-        return sum(memory.nbytes for memory in self._memories.values())
+        return self._allocated
+
+    def max_memory_allocated(self, device=None):
+        """Most bytes that were in use at once, since `reset_peak_memory_stats`."""
+        return self._peak
+
+    def reset_peak_memory_stats(self, device=None):
+        """Counts the most from what is in use now."""
+        self._peak = self.memory_allocated()
 
     def pin(self, tensor):
         """Page-locks a tensor's memory."""
@@ -202,6 +284,9 @@ class Gpu(GpuReport):
 
     def run(self, func, args, kwargs):
         """One operation with a tensor of the GPU, or that makes one."""
+        given_here = [leaf for leaf in _tensors((args, kwargs)) if isinstance(leaf, OnGpu)]
+        if any(leaf.gpu is not self or not self.on for leaf in given_here):
+            return _afterwards(func, args, kwargs)
         whole = torch._C.DispatchKey.CompositeImplicitAutograd
         if func.has_kernel_for_dispatch_key(whole):  # comes in one piece under inference mode
             with Everywhere():
@@ -210,16 +295,16 @@ class Gpu(GpuReport):
             return self._moved(args[0], **kwargs)
         if func is aten.copy_.default:
             return self._copied(*args, **kwargs)
+        if func in INDEXING:
+            args = self._with_indices_here(func, *args)
         flat, spec = tree_flatten((args, kwargs))
         here = [leaf for leaf in flat if isinstance(leaf, OnGpu)]
-        stays = "device" not in kwargs or kwargs["device"] is None or _is_gpu(kwargs["device"])
+        stays = "device" not in kwargs or kwargs["device"] is None or is_gpu(kwargs["device"])
         if kwargs.get("device") is not None:
             flat = [torch.device("cpu") if isinstance(leaf, torch.device) else leaf for leaf in flat]
-        elif any(type(leaf) is torch.Tensor and leaf.ndim for leaf in flat):
-            raise GpuError(
-                f"Expected all tensors to be on the same device: {func} was also given one in host memory"
-            )
-        if func in READ_BY_HOST:
+        else:
+            check_one_device(func, args, kwargs)
+        if func in READ_BY_HOST or str(func) == "torchvision.nms.default":
             self.host_waits("a value", stream=self.stream)
         given, named = tree_unflatten([leaf.held if isinstance(leaf, OnGpu) else leaf for leaf in flat], spec)
         result = func(*given, **named)
@@ -234,11 +319,31 @@ class Gpu(GpuReport):
             for out in made:
                 _rubbish(out.held)
             return wrapped
-        self.launch(str(func), _again(func, given, named, result), here, made)
+        again = None if self.capture is None else _again(func, given, named, result)
+        self.launch(str(func), again, here, made)
         return wrapped
 
+    def _with_indices_here(self, func, indexed, indices, *rest):
+        """Arguments with the indices on the GPU, too; masks are counted first, for which the host waits."""
+        if not isinstance(indexed, OnGpu):
+            if any(isinstance(index, OnGpu) for index in indices):
+                raise RuntimeError(
+                    "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
+                )
+            return indexed, indices, *rest
+        given = [index for index in indices if index is not None]
+        masks = [index for index in given if index.dtype in (torch.bool, torch.uint8)]
+        filled = len(masks) == len(given) == 1 and bool(rest) and rest[0].numel() == 1 and not any(rest[1:2])
+        if masks and not filled:
+            self.host_waits("a value", stream=self.stream)
+        moved = [
+            index if index is None or isinstance(index, OnGpu) else self._moved(index, device=CUDA)
+            for index in indices
+        ]
+        return indexed, moved, *rest
+
     def _moved(self, tensor, *, device=None, non_blocking=False, **kwargs):
-        to_gpu = tensor.is_cuda if device is None else _is_gpu(device)
+        to_gpu = tensor.is_cuda if device is None else is_gpu(device)
         # As torch does: what is copied to the host without waiting lands in page-locked memory.
         pin = kwargs.pop("pin_memory", False) or (non_blocking and not to_gpu)
         values = tensor.held if isinstance(tensor, OnGpu) else tensor
@@ -285,14 +390,18 @@ class Everywhere(TorchDispatchMode):
 
     inert_itself = False
 
+    @classmethod
+    def _should_skip_dynamo(cls):
+        return False  # else torch's compiler is loaded for nothing
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         flat = tree_flatten((args, kwargs))[0]
-        made = not self.inert_itself and any(
-            isinstance(leaf, torch.device) and _is_gpu(leaf) for leaf in flat
-        )
+        made = not self.inert_itself and any(isinstance(leaf, torch.device) and is_gpu(leaf) for leaf in flat)
         if made or any(isinstance(leaf, OnGpu) for leaf in flat):
             return Gpu.now.run(func, args, kwargs)
+        if Gpu.now.order.copies and not func.is_view:
+            Gpu.now.host_reads(flat, str(func))
         return func(*args, **kwargs)
 
 
@@ -302,6 +411,8 @@ class InPython(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name, gpu = dict(kwargs or {}), getattr(func, "__name__", ""), Gpu.now
         pin = bool(kwargs.pop("pin_memory", False))
+        if name == "cuda" and isinstance(args[0], OnGpu):
+            return args[0]
         if name == "cuda":
             return gpu._moved(args[0], device=CUDA, non_blocking=kwargs.get("non_blocking", False))
         if name == "pin_memory":
@@ -309,10 +420,20 @@ class InPython(TorchFunctionMode):
         if name == "is_pinned":
             return gpu.is_pinned(args[0])
         if name == "tolist" and isinstance(args[0], OnGpu):
-            gpu.host_waits("a value", stream=gpu.stream)
+            if gpu.on:
+                gpu.host_waits("a value", stream=gpu.stream)
             return args[0].held.tolist()
+        if name in ("tolist", "__repr__"):
+            gpu.host_reads(args[:1], name)
+        if name == "new_tensor" and isinstance(args[0], OnGpu) and kwargs.get("device") is None:
+            return gpu._moved(torch.tensor(args[1], dtype=kwargs.get("dtype", args[0].dtype)), device=CUDA)
         if name == "to":
             return self._to(func, *args, **kwargs)
+        shared = (
+            getattr(args[0], "tensor", None) if args and name in ("as_tensor", "asarray", "tensor") else None
+        )
+        if isinstance(shared, OnGpu):  # an array of CuPy
+            return shared.clone() if name == "tensor" else shared
         device = kwargs.get("device")
         if device is not None and torch.device(device) == INERT:
             Everywhere.inert_itself = True
@@ -320,24 +441,25 @@ class InPython(TorchFunctionMode):
                 return func(*args, **kwargs)
             finally:
                 Everywhere.inert_itself = False
-        if device is not None and _is_gpu(device) and name != "_parse_to":
+        if device is not None and is_gpu(device) and name != "_parse_to":
             made = func(*args, **{**kwargs, "device": "cpu"})
             if name in ("tensor", "as_tensor"):
                 return gpu._moved(made, device=CUDA)
             if name.startswith("empty"):
                 return OnGpu(_rubbish(made))
             filled = OnGpu(made)
-            gpu.launch(name, lambda: None, [], [filled])
+            fresh = None if gpu.capture is None else made.clone()
+            gpu.launch(name, lambda: made.copy_(fresh), [], [filled])
             return filled
         made = func(*args, **kwargs)
         return gpu.pin(made) if pin else made
 
     def _to(self, func, tensor, *rest: Any, **kwargs):
         like = next((each for each in (*rest, *kwargs.values()) if isinstance(each, torch.Tensor)), None)
-        asked = any(_is_gpu(each) for each in (*rest, kwargs.get("device"), getattr(like, "device", None)))
+        asked = any(is_gpu(each) for each in (*rest, kwargs.get("device"), getattr(like, "device", None)))
         if not asked or (isinstance(tensor, OnGpu) and like is None):
-            rest = tuple(each for each in rest if not _is_gpu(each))
-            kwargs = {name: each for name, each in kwargs.items() if not _is_gpu(each)}
+            rest = tuple(each for each in rest if not is_gpu(each))
+            kwargs = {name: each for name, each in kwargs.items() if not is_gpu(each)}
             return func(tensor, *rest, **kwargs) if rest or kwargs else tensor
         dtype = next((each for each in rest if isinstance(each, torch.dtype)), None)
         dtype = dtype if like is None else like.dtype
@@ -346,10 +468,33 @@ class InPython(TorchFunctionMode):
         return Gpu.now._moved(tensor, device=CUDA, non_blocking=kwargs.get("non_blocking", False), **wanted)
 
 
-def _is_gpu(value):
-    if isinstance(value, torch.device):
-        return value.type in ("cuda", INERT.type)
-    return isinstance(value, str) and value.startswith("cuda")
+def is_gpu(value):
+    """Whether a value names the GPU: "cuda", "cuda:0", 0 or such a `torch.device`.
+
+    Raises:
+        GpuError: it names a second one.
+    """
+    if isinstance(value, bool) or not isinstance(value, torch.device | str | int):
+        return False
+    if isinstance(value, str) and not value.startswith("cuda"):
+        return False
+    device = torch.device("cuda", value) if isinstance(value, int) else torch.device(value)
+    if device.type == "cuda" and device.index:
+        raise GpuError(f"CUDA error: invalid device ordinal (the practice GPU is cuda:0, not {device})")
+    return device.type in ("cuda", INERT.type)
+
+
+def _afterwards(func, args, kwargs):
+    """What can still be done with a tensor of a GPU that is switched off: to copy it to the host."""
+    to_host = func is aten._to_copy.default and torch.device(kwargs.get("device") or CUDA).type == "cpu"
+    if to_host or func is aten._local_scalar_dense.default:
+        return func(args[0].held, **kwargs)
+    if func is aten.detach.default:
+        return OnGpu(args[0].held)
+    raise GpuError(
+        "this tensor lies on a practice GPU that was switched off since; all that is left to do with it is "
+        ".cpu(). Work on it inside the block, or make it anew"
+    )
 
 
 def _rubbish(held):

@@ -6,6 +6,8 @@ from labkit.practice.gpu_report import RaceFound
 from labkit.practice.source_line import learner_variables
 from labkit.practice.stream_order import HOST, Memory, Race, Use
 
+_PYTHON_NAMES = {"_local_scalar_dense": "item", "_to_copy": "to"}
+
 
 def describe(race: Race) -> RaceFound:
     """A race in words; names of tensors and streams are those of the learner's variables."""
@@ -34,9 +36,10 @@ def describe(race: Race) -> RaceFound:
 
 
 def _use(use: Use) -> str:
-    if use.stream == HOST or not use.number:
+    if not use.number:
         return str(use.line)
-    return f"{use.what.removeprefix('aten.').split('.')[0]} at {use.line}"
+    name = use.what.removeprefix("aten.").split(".")[0]
+    return f"{_PYTHON_NAMES.get(name, name)} at {use.line}"
 
 
 class _Names:

@@ -57,6 +57,7 @@ class Memory:
         write: the last operation that wrote it.
         reads: the last operation of each stream that read it since.
         kept_for: streams that `record_stream` named.
+        raced: it was part of a race; that it is then freed early follows from it.
     """
 
     stream: int
@@ -65,6 +66,7 @@ class Memory:
     write: Use | None = None
     reads: dict[int, Use] = field(default_factory=dict)
     kept_for: set[int] = field(default_factory=set)
+    raced: bool = False
 
 
 @dataclass(eq=False)
@@ -132,6 +134,7 @@ class Order:
 
     def _unordered(self, kind: str, now: Use, memory: Memory, before: list[Use | None]) -> list[Race]:
         found = [use for use in before if use is not None and not self._before(use, now.stream)]
+        memory.raced = memory.raced or bool(found)
         return [Race(kind, use, now, memory) for use in found[:1]]
 
     def _before(self, use: Use, stream: int) -> bool:
@@ -139,7 +142,7 @@ class Order:
 
     def freed(self, memory: Memory, line: SourceLine) -> Race | None:
         """The race that freeing memory is, if another stream may still use it."""
-        for use in filter(None, [memory.write, *memory.reads.values()]):
+        for use in filter(None, [memory.write, *memory.reads.values()] if not memory.raced else []):
             if use.stream not in memory.kept_for and not self._before(use, memory.stream):
                 return Race("freed early", use, Use(memory.stream, 0, "free", line), memory)
         return None
@@ -168,22 +171,23 @@ class Order:
         else:
             self.clocks.sync_all_streams()
         races = [race for copy in self.copies for race in self._changed(copy, line)]
-        for copy in self.copies:
-            if copy.arrives and self._over(copy):
+        over = [copy for copy in self.copies if self._over(copy)]
+        self.copies = [copy for copy in self.copies if copy not in over]
+        for copy in over:
+            if copy.arrives:
                 with torch.inference_mode():  # in which the host's side may have been made
                     copy.host.copy_(copy.values)
-        self.copies = [copy for copy in self.copies if not self._over(copy)]
         return races
 
     def under_way(self, copy: HostCopy) -> list[Race]:
         """A copy begins; until it is over nobody should look, or write, at its host side."""
         same = [other for other in self.copies if _address(other.host) == _address(copy.host)]
         races = [race for other in same for race in self._changed(other, copy.use.line)]
-        self.copies.append(copy)
         if copy.arrives:
             unknown = torch.full((copy.host.element_size(),), NOT_ARRIVED, dtype=torch.uint8)
             with torch.inference_mode():
                 copy.host.copy_(unknown.view(copy.host.dtype))
+        self.copies.append(copy)
         return races
 
     def arriving(self, host: torch.Tensor) -> HostCopy | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -10,8 +12,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch.utils._pytree import tree_map
 
-from labkit.practice.gpu_tensor import Everywhere, Gpu, InPython
+from labkit.practice.gpu_tensor import Everywhere, Gpu, InPython, OnGpu, is_gpu
+
+MEMORY_BYTES = 8 * 2**30
+"""Of the practice GPU, as `torch.cuda.mem_get_info` tells it; nothing stops at it."""
 
 
 class Stream:
@@ -103,10 +109,54 @@ class Graph:
                 work()
 
 
+def _compile(model=None, **options):
+    """In place of `torch.compile`: nothing is compiled."""
+    if model is None:
+        return _compile
+    warnings.warn(
+        "the practice GPU compiles nothing: torch.compile leaves this as it is, and launches are counted "
+        "without fusion; a real GPU, or the CPU outside of this block, compiles it",
+        stacklevel=2,
+    )
+    return model
+
+
+def _loading(load):
+    """`torch.load`, which puts what it has read onto the practice GPU if `map_location` says so."""
+
+    def loaded(f, map_location=None, *args, **kwargs):
+        if not is_gpu(map_location):
+            return load(f, map_location, *args, **kwargs)
+        found = load(f, "cpu", *args, **kwargs)
+        return tree_map(lambda leaf: leaf.cuda() if isinstance(leaf, torch.Tensor) else leaf, found)
+
+    return loaded
+
+
+def _saving(save):
+    """`torch.save`; tensors of the practice GPU are written as those of the host."""
+
+    def saved(obj, *args, **kwargs):
+        save(tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, OnGpu) else leaf, obj), *args, **kwargs)
+
+    return saved
+
+
+def _in_modes():
+    """A thread's first function, which sees the practice GPU, too."""
+    begin = threading.Thread._bootstrap_inner  # type: ignore[attr-defined]
+
+    def begins(thread):
+        with Everywhere(), InPython():
+            begin(thread)
+
+    return begins
+
+
 @contextmanager
 def installed(gpu: Gpu) -> Iterator[None]:
     """`torch.cuda` works on the practice GPU until the block ends."""
-    gpu.streams[:] = [Stream(number=0)]
+    gpu.default_stream = Stream(number=0)
 
     @contextmanager
     def stream(chosen):
@@ -130,20 +180,38 @@ def installed(gpu: Gpu) -> Iterator[None]:
         "device_count": lambda: 1, "synchronize": lambda device=None: gpu.host_waits("everything"),
         "Stream": Stream, "Event": Event, "CUDAGraph": Graph, "graph": graph, "stream": stream,
         "current_stream": lambda device=None: gpu.streams[-1],
-        "default_stream": lambda device=None: gpu.streams[0], "graph_pool_handle": lambda: (0, 0),
-        "get_device_properties": lambda device=0: SimpleNamespace(name=gpu.name),
+        "default_stream": lambda device=None: gpu.default_stream, "graph_pool_handle": lambda: (0, 0),
+        "get_device_properties": lambda device=0: SimpleNamespace(
+            name=gpu.name, major=8, minor=0, total_memory=MEMORY_BYTES, multi_processor_count=1
+        ),
+        "get_device_capability": lambda device=0: (8, 0), "is_bf16_supported": lambda *_, **__: True,
+        "mem_get_info": lambda device=None: (MEMORY_BYTES - gpu.memory_allocated(), MEMORY_BYTES),
+        "max_memory_allocated": gpu.max_memory_allocated, "memory_reserved": gpu.memory_allocated,
+        "reset_peak_memory_stats": gpu.reset_peak_memory_stats, "empty_cache": lambda: None,
+        "ipc_collect": lambda: None, "init": lambda: None, "set_device": lambda device: None,
+        "manual_seed": torch.default_generator.manual_seed,
+        "manual_seed_all": lambda seed: None,  # torch.manual_seed calls it after its own
+        "memory_summary": lambda *_, **__: f"{gpu.memory_allocated()} bytes in use",
+        "_exchange_device": lambda index: 0, "_maybe_exchange_device": lambda index: 0,
+        "is_current_stream_capturing": lambda: gpu.capture is not None,
         "set_sync_debug_mode": lambda mode: setattr(gpu, "sync_debug_mode", mode),
         "get_sync_debug_mode": lambda: gpu.sync_debug_mode, "memory_allocated": gpu.memory_allocated,
-        "max_memory_reserved": gpu.memory_allocated,
+        "max_memory_reserved": gpu.max_memory_allocated,
         "get_device_name": lambda device=0: gpu.name, "_sleep": lambda cycles: None,
     }  # fmt: skip
     with ExitStack() as stack:
         for name, replacement in instead.items():
             stack.enter_context(patch.object(torch.cuda, name, replacement))
+        for owner, name, replacement in (
+            (torch, "compile", _compile), (torch, "load", _loading(torch.load)),
+            (torch, "save", _saving(torch.save)), (threading.Thread, "_bootstrap_inner", _in_modes()),
+        ):  # fmt: skip
+            stack.enter_context(patch.object(owner, name, replacement))
         # Without values to share, a module moved to the GPU gets new parameters.
         stack.enter_context(patch.object(torch.__future__, "_overwrite_module_params_on_conversion", True))
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         stack.enter_context(Everywhere())
         stack.enter_context(InPython())
-        stack.callback(gpu.streams.clear)
+        gpu.on = True
+        stack.callback(setattr, gpu, "on", False)
         yield
