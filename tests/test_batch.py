@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import films
@@ -158,6 +159,30 @@ def test_a_wrong_estimate_and_damage_cost_no_second_pass(ray_here, tmp_path):
     assert [row["time_s"] for row in rows_of(out, "vfr.mp4")] == pytest.approx([k / 25 for k in times])
     assert [row["time_s"] for row in rows_of(out, "damaged.mp4")][11:14] == pytest.approx([0.44, 0.52, 0.56])
     assert scan_folder(batch_of(videos, out)).todo == ()
+
+
+def test_boxes_are_in_pixels_of_the_original(ray_here, tmp_path):
+    """A film of 128x96 in frames of 64x64: letterboxed, cropped, refused."""
+    from labkit.fleet.rows import read_metadata
+
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    films.film(videos / "a.mp4", range(3))
+    corners = {}
+    for fit in ("letterbox", "crop", "none"):
+        out = tmp_path / fit
+        batch = replace(batch_of(videos, out), workload=replace(WORKLOAD, size=(64, 64), fit=fit))
+        done = run(batch)
+        if fit == "none":
+            assert "frames are 128x96" in done.faults[0]
+            assert "--fit none" in done.faults[0]
+            continue
+        assert done.faults == ()
+        facts = read_metadata(out / "a.mp4" / "segment-000000.parquet")
+        assert (facts["fit"], facts["size"], facts["original_size"]) == (fit, [64, 64], [128, 96])
+        row = rows_of(out, "a.mp4")[0]
+        corners[fit] = [row[name][0] for name in ("x_min", "y_min", "x_max", "y_max")]
+    assert corners == {"letterbox": [0, 0, 128, 96], "crop": [16, 0, 112, 96]}, "the whole frame is its box"
 
 
 def test_exit_codes_of_child_processes_are_still_known(ray_here):

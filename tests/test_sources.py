@@ -21,7 +21,8 @@ from hypothesis.extra import numpy as hnp
 
 from labkit.bench.frames import collect
 from labkit.core.errors import FrameError, SourceError, UsageError
-from labkit.sources.convert import centre_crop, fit, to_rgb
+from labkit.core.types import Detections
+from labkit.sources.convert import PADDING, centre_crop, fit_image, placement, to_rgb
 from labkit.sources.openers import first_frame, open_source
 from labkit.sources.spec import check_size, redact, webcam_index
 from labkit.sources.stills import FRAMES_PER_PHOTO, PHOTOS, ping_pong
@@ -471,7 +472,7 @@ def test_frames_of_a_video_are_rgb_and_cut_to_the_middle(tmp_path):
     picture[:, 20:60] = (0, 0, 255)  # red in OpenCV's order
     writer.write(picture)
     writer.release()
-    (frame,) = open_source(tmp_path / "c.avi", (40, 40))
+    (frame,) = open_source(tmp_path / "c.avi", (40, 40), fit="crop")
     assert frame.size == (40, 40)
     assert (frame.image[:, :, 0] > 240).all()
     assert (frame.image[:, :, 1:] < 15).all()
@@ -837,13 +838,71 @@ def test_the_cut_is_the_largest_centred_one_of_the_aspect(given_size, wanted):
     assert abs(width * wanted[1] - height * wanted[0]) <= max(wanted)
 
 
-@given(st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES))
-def test_fitting_gives_the_size_and_keeps_a_plain_colour(given_size, wanted):
+@given(st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), st.sampled_from(["crop", "stretch", "letterbox"]))
+def test_fitting_gives_the_size_and_keeps_a_plain_colour(given_size, wanted, how):
     image = np.full((given_size[1], given_size[0], 3), (10, 20, 30), np.uint8)
-    fitted = fit(image, wanted)
+    fitted, placed = fit_image(image, wanted, how)
     assert fitted.shape == (wanted[1], wanted[0], 3)
     assert fitted.flags.c_contiguous
-    assert (fitted == (10, 20, 30)).all()
+    assert placed == placement(given_size, wanted, how)
+    inside = (fitted == (10, 20, 30)).all(-1)
+    assert (inside | (fitted == PADDING).all(-1)).all()
+    whole = placed.boxes(np.array([[0, 0, *given_size]], np.float64))[0]
+    assert inside.sum() == round((whole[2] - whole[0]) * (whole[3] - whole[1])), "bars beside it, no more"
+    if how == "letterbox":
+        assert inside.all(0).any() or inside.all(1).any(), "it fills one direction"
+
+
+@pytest.mark.parametrize("how", ["letterbox", "crop", "stretch"])
+@pytest.mark.parametrize(
+    ("given", "size"), [((40, 80), (64, 48)), ((80, 40), (64, 48)), ((64, 48), (64, 48)), ((3, 2), (64, 48))]
+)
+def test_boxes_go_where_their_pixels_go_and_back(given, size, how):
+    width, height = given
+    image = np.zeros((height, width, 3), np.uint8)
+    left, top, right, bottom = width // 4, height // 2, width // 2 + 1, height - height // 8
+    image[top:bottom, left:right] = 255
+    frame, placed = fit_image(image, size, how)
+    (box,) = placed.boxes(np.array([[left, top, right - left, bottom - top]], np.float64))
+    lit = np.argwhere((frame > 200).all(-1))
+    seen = [lit[:, 1].min(), lit[:, 0].min(), lit[:, 1].max() + 1, lit[:, 0].max() + 1]
+    slack = max(1.0, size[1] / height / 2 + 1)  # enlarging blends the border
+    np.testing.assert_allclose(box, seen, atol=slack)
+    found = Detections(box[None], np.ones(1, np.float32), np.zeros(1, np.int64), ("a",), size)
+    back = placed.to_original(found)
+    assert back.frame_size == given
+    kept = np.array([left, top, right, bottom], float)
+    if how == "crop":  # what was cut off cannot come back
+        x, y, inner_width, inner_height = centre_crop(given, size)
+        kept = kept.clip([x, y, x, y], [x + inner_width, y + inner_height] * 2)
+    np.testing.assert_allclose(back.xyxy[0], kept, atol=1e-3)
+
+
+def test_a_portrait_film_is_shown_whole(tmp_path):
+    """Each fit of a tall picture with a white top, and boxes back in its own pixels."""
+    image = np.full((80, 40, 3), 90, np.uint8)
+    image[:10] = 255
+    path = save(tmp_path / "tall.png", image)
+    shown = {}
+    for fit in ("letterbox", "crop", "stretch", "none"):
+        with open_source(path, (64, 48), fit=fit) as source:
+            shown[fit] = next(source)
+            assert source.describe()["fit"] == fit
+    assert {fit: frame.size for fit, frame in shown.items()} == {
+        "letterbox": (64, 48), "crop": (64, 48), "stretch": (64, 48), "none": (40, 80),
+    }  # fmt: skip
+    boxes = shown["letterbox"].placed
+    assert boxes.scale == (0.6, 0.6)
+    assert boxes.corner == (20, 0)
+    assert (shown["letterbox"].image[:5, 22:42] > 240).all()
+    assert (shown["letterbox"].image[:, :20] == PADDING).all()
+    assert (shown["stretch"].image[:5] > 240).all()
+    assert (shown["crop"].image == 90).all()
+    assert shown["none"].placed is None
+    with open_source(path, (64, 48)) as source:
+        assert np.array_equal(next(source).image, shown["letterbox"].image), "the default"
+    with pytest.raises(UsageError, match="letterbox, crop, stretch, none, not 'squeeze'"):
+        open_source(path, fit="squeeze")
 
 
 def test_importing_the_room_imports_nothing_heavy():

@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 
 from labkit.bench.frames import frames_sha256
 from labkit.core.errors import UsageError, WeightsError
-from labkit.core.types import Detections, Frame, Size
+from labkit.core.types import Detections, Frame, Placement, Size
 from labkit.models.weights import Weights, file_sha256
-from labkit.sources.convert import to_rgb
+from labkit.sources.convert import fit_image, to_rgb
 
 N_IMAGES = 200
-PADDING = (124, 116, 104)
-"""Fill colour beside an image of another aspect: ImageNet's mean colour, 0 once normalised."""
 
 LAYOUT = "a COCO folder holds annotations/instances_val2017.json and val2017/, or one .json and its images"
 TABLES = ("images", "annotations", "categories")
@@ -123,10 +121,10 @@ def read_coco(place: CocoFolder, labels: Sequence[str], size: Size, n: int = N_I
     boxes = _by_image(tables["annotations"])
     frames, crowds = [], []
     for index, entry in enumerate(chosen):
-        image, fitted = letterbox(_image(entry, place), size)
+        image, placed = fit_image(_image(entry, place), size, "letterbox")
         mine = [box for box in boxes.get(entry["id"], ()) if box["category_id"] in label_of]
         objects, groups = (
-            _boxes([box for box in mine if bool(box.get("iscrowd")) == crowd], label_of, labels, fitted)
+            _boxes([box for box in mine if bool(box.get("iscrowd")) == crowd], label_of, labels, placed)
             for crowd in (False, True)
         )
         frames.append(Frame(image, index, 0.0, objects))
@@ -144,42 +142,6 @@ def read_coco(place: CocoFolder, labels: Sequence[str], size: Size, n: int = N_I
         "categories_unknown": unknown,
     }
     return Photographs(tuple(frames), tuple(crowds), about)
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """Placement of an image in a frame of `size`: x and y scaled by `scale`, its corner at `corner` px."""
-
-    scale: tuple[float, float]
-    corner: tuple[int, int]
-    size: Size
-
-    def boxes(self, xywh: NDArray[np.float64]) -> NDArray[np.float32]:
-        """(N, 4) x, y, width, height px in the image -> corners (N, 4) px in the frame, inside it."""
-        corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-        placed = corners * np.tile(self.scale, 2) + np.tile(self.corner, 2)
-        return np.clip(placed, 0, np.tile(self.size, 2)).astype(np.float32)
-
-
-def letterbox(image: NDArray[np.uint8], size: Size) -> tuple[NDArray[np.uint8], Fitted]:
-    """The whole image in the middle of a frame of `size`, its aspect kept.
-
-    Returns:
-        (height, width, 3) uint8, and where the image's pixels went.
-    """
-    import cv2
-
-    height, width = image.shape[:2]
-    factor = min(size[0] / width, size[1] / height)
-    inner = max(1, round(width * factor)), max(1, round(height * factor))
-    if inner != (width, height):
-        method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-        image = np.asarray(cv2.resize(image, inner, interpolation=method), np.uint8)
-    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    frame = np.empty((size[1], size[0], 3), np.uint8)
-    frame[:] = PADDING
-    frame[top : top + inner[1], left : left + inner[0]] = image
-    return frame, Fitted((inner[0] / width, inner[1] / height), (left, top), size)
 
 
 def _image_folders(root: Path) -> tuple[Path, ...]:
@@ -253,10 +215,10 @@ def _boxes(
     annotations: Sequence[Mapping[str, Any]],
     label_of: Mapping[Any, int],
     labels: Sequence[str],
-    fitted: Fitted,
+    placed: Placement,
 ) -> Detections:
     if not annotations:
-        return Detections.empty(fitted.size)
+        return Detections.empty(placed.frame)
     image = annotations[0]["image_id"]
     try:
         xywh = np.array([each["bbox"] for each in annotations], np.float64).reshape(len(annotations), 4)
@@ -266,4 +228,4 @@ def _boxes(
         raise UsageError(f"a box of image {image} has a side below 0 or no number at all: {xywh.tolist()}")
     label = np.array([label_of[each["category_id"]] for each in annotations], np.int64)
     names = tuple(labels[i] for i in label)
-    return Detections(fitted.boxes(xywh), np.ones(len(label), np.float32), label, names, fitted.size)
+    return Detections(placed.boxes(xywh), np.ones(len(label), np.float32), label, names, placed.frame)

@@ -40,25 +40,28 @@ class FrameSet:
         return tuple(self.frames[i] for i in which)
 
 
-def collect(
-    spec: str, size: Size | None = (640, 480), n: int = N_FRAMES, *, seed: int = 0, noise: float = 0.0
-) -> FrameSet:
+def collect(spec: str, size: Size | None = (640, 480), n: int = N_FRAMES, **opening: Any) -> FrameSet:
     """Reads `n` frames for a benchmark.
 
     From a recording they are spaced evenly over its length, from an endless source they are
     `STRIDE` apart; from a camera they are the next ones.
+
+    Args:
+        spec, size: as in `open_source`.
+        n: number of frames; a shorter source gives fewer.
+        opening: further arguments of `open_source`.
 
     Raises:
         SourceError: the source cannot be opened or gives no frame.
     """
     if n < 1:
         raise UsageError(f"a benchmark has one frame or more, not {n}")
-    with open_source(spec, size, seed=seed, noise=noise) as source:
+    with open_source(spec, size, **opening) as source:
         frames = _read(source, n)
         measured = source.length
     if not source.live and len(frames) < n and measured is not None and measured > len(frames):
         # The container stated too many frames, so too few were far enough apart: again, evenly.
-        with open_source(spec, size, seed=seed, noise=noise) as source:
+        with open_source(spec, size, **opening) as source:
             frames = _read(source, n, measured)
     about = {
         "spec": source.spec,

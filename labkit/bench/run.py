@@ -35,7 +35,7 @@ from labkit.core.errors import LabError, UnavailableError, UsageError
 from labkit.core.lock import lock_holder, machine_lock
 from labkit.core.machine import fingerprint
 from labkit.core.requirements import unmet_requirement
-from labkit.core.types import Rung, Size, Workload
+from labkit.core.types import Fit, Rung, Size, Workload
 from labkit.models.flops import gflop_per_frame, mb_per_frame
 from labkit.models.prepare import resolve_all
 from labkit.models.weights import MODELS, Weights
@@ -61,6 +61,7 @@ def bench(
     device: str | None = None,
     source: str = "photos",
     size: Size = (640, 480),
+    fit: Fit = "letterbox",
     objects: int = 5,
     model_set: str = "full",
     weights: str = "auto",
@@ -92,6 +93,7 @@ def bench(
         device: all rungs on "cpu" or "cuda", with their references.
         source: see `open_source`.
         size: (width, height) px of the frames.
+        fit: how images of another shape are brought to that size, see `open_source`.
         objects: best boxes kept per frame.
         model_set: "full" (DETR-R50 and ResNet-18) or "lab" (small models that ship with labkit).
         weights: "auto", "pretrained" or "random".
@@ -137,7 +139,7 @@ def bench(
         result = run_benchmark(
             chosen,
             source=source,
-            workload=Workload(model_set, weights, size, objects, seed=seed),  # type: ignore[arg-type]
+            workload=Workload(model_set, weights, size, objects, seed=seed, fit=fit),  # type: ignore[arg-type]
             plan=plan if seconds is None else replace(plan, seconds=seconds),
             rounds=_round_plan(quick) if compare and scenario == "closed" else None,
             store=store,
@@ -159,6 +161,7 @@ def compare(
     *,
     source: str = "photos",
     size: Size = (640, 480),
+    fit: Fit = "letterbox",
     objects: int = 5,
     model_set: str = "full",
     weights: str = "auto",
@@ -173,7 +176,7 @@ def compare(
         a, b: two rungs that do the same work: names, rungs or loops of your own, as in `bench`;
             "my_loop@previous" is the version of a loop before its cell was changed. Twice the same
             one shows how far two measurements of one thing differ.
-        source, size, objects, model_set, weights, seed, quick, progress: as in `bench`.
+        source, size, fit, objects, model_set, weights, seed, quick, progress: as in `bench`.
         rounds: 9 or more; default 15, or 9 where `quick`.
 
     Returns:
@@ -189,7 +192,7 @@ def compare(
             rungs[0],
             rungs[-1],
             source=source,
-            workload=Workload(model_set, weights, size, objects, seed=seed),  # type: ignore[arg-type]
+            workload=Workload(model_set, weights, size, objects, seed=seed, fit=fit),  # type: ignore[arg-type]
             rounds=_round_plan(quick, rounds),
             store=store,
             reporter=reporter,
@@ -274,7 +277,8 @@ def run_benchmark(
         names = ", ".join(rung.name for rung in runnable)
         raise UsageError(f"--coco evaluates detectors, and none of {names} is one")
     reporter.step("reading frames")
-    frames = collect(source, workload.size, seed=workload.seed, noise=noise)
+    frames = collect(source, workload.size, fit=workload.fit, seed=workload.seed, noise=noise)
+    workload = replace(workload, size=frames.frames[0].size)
     reporter.step("looking for weights")
     weights = resolve_all(workload, progress=True)
     _report_random_weights(weights, reporter)

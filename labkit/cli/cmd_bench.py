@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from labkit.cli.options import (
+    FitOption,
     JsonOption,
     ModelSetOption,
     ObjectsOption,
@@ -34,6 +35,7 @@ def bench(
     device: Annotated[str | None, typer.Option(help="Only rungs on this device: cpu or cuda.")] = None,
     source: SourceOption = "photos",
     size: SizeOption = "640x480",
+    fit: FitOption = "letterbox",
     objects: ObjectsOption = 5,
     scenario: Annotated[Scenario, typer.Option(help="As fast as it can, or at a rate.")] = Scenario.closed,
     fps: Annotated[float | None, typer.Option(help="Rate at which frames fall due; paced only.")] = None,
@@ -70,6 +72,7 @@ def bench(
             device=device,
             source=source,
             size=parse_size(size),
+            fit=fit,
             objects=objects,
             model_set=model_set,
             weights=weights,
@@ -94,6 +97,7 @@ def compare(
     b: Annotated[str, typer.Argument(help="The rung that should be faster.")],
     source: SourceOption = "photos",
     size: SizeOption = "640x480",
+    fit: FitOption = "letterbox",
     objects: ObjectsOption = 5,
     quick: QuickOption = False,
     rounds: Annotated[int | None, typer.Option(help="Interleaved rounds, 9 or more.")] = None,
@@ -112,6 +116,7 @@ def compare(
             b,
             source=source,
             size=parse_size(size),
+            fit=fit,
             objects=objects,
             model_set=model_set,
             weights=weights,

@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labkit.cli.options import JsonOption, ObjectsOption, SeedOption, SizeOption, WeightsOption, parse_size
+from labkit.cli.options import (
+    FitOption,
+    JsonOption,
+    ObjectsOption,
+    SeedOption,
+    SizeOption,
+    WeightsOption,
+    parse_size,
+)
 from labkit.core.errors import EXIT_INTERRUPTED, SourceError, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from labkit.core.types import Rung, Workload
+    from labkit.core.types import Fit, Rung, Workload
     from labkit.fleet.fleet_plan import Summary
     from labkit.fleet.run_fleet import Fleet
     from labkit.fleet.streams import StreamState
@@ -44,6 +52,7 @@ def fleet(
     model_set: ModelsOption = "auto",
     weights: WeightsOption = "auto",
     size: SizeOption = "640x480",
+    fit: FitOption = "letterbox",
     objects: ObjectsOption = 10,
     threshold: ThresholdOption = 0.5,
     seed: SeedOption = 0,
@@ -66,7 +75,7 @@ def fleet(
     plan = Plan(
         sources=tuple(source),
         rung=with_group(_rung(rung, batch), batch),
-        workload=_workload(model_set, weights, size, objects, threshold, seed),
+        workload=_workload(model_set, weights, size, fit, objects, threshold, seed),
         fps=fps,
         seconds=seconds,
         out=out,
@@ -168,6 +177,7 @@ def batch_command(
     model_set: ModelsOption = "auto",
     weights: WeightsOption = "auto",
     size: SizeOption = "640x480",
+    fit: FitOption = "letterbox",
     objects: ObjectsOption = 10,
     threshold: ThresholdOption = 0.5,
     seed: SeedOption = 0,
@@ -186,7 +196,7 @@ def batch_command(
         folder=folder,
         out=out,
         rung=with_group(_rung(rung, batch), batch),
-        workload=_workload(model_set, weights, size, objects, threshold, seed),
+        workload=_workload(model_set, weights, size, fit, objects, threshold, seed),
         segment=segment,
         engines=engines,
     )
@@ -247,7 +257,9 @@ def _rung(name: str, group: int | None) -> Rung:
     return able[0] if able else rung_named("grouped_cpu")
 
 
-def _workload(model_set: str, weights: str, size: str, objects: int, threshold: float, seed: int) -> Workload:
+def _workload(
+    model_set: str, weights: str, size: str, fit: Fit, objects: int, threshold: float, seed: int
+) -> Workload:
     from labkit.core.types import Workload
     from labkit.live.settings import default_models
 
@@ -257,7 +269,7 @@ def _workload(model_set: str, weights: str, size: str, objects: int, threshold: 
         model_set, weights = default_models()
     if model_set == "lab" and weights not in ("auto", "pretrained"):
         raise UsageError("the lab's own models ship with their weights; leave out --weights")
-    base = Workload(size=parse_size(size), objects=objects, threshold=threshold, seed=seed)
+    base = Workload(size=parse_size(size), fit=fit, objects=objects, threshold=threshold, seed=seed)
     return replace(base, model_set=model_set, weights=weights)  # type: ignore[arg-type]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from labkit.cli.options import ObjectsOption, SizeOption, SourceOption, parse_size
+from labkit.cli.options import FitOption, ObjectsOption, SizeOption, SourceOption, parse_size
 
 
 def live(
@@ -17,6 +17,7 @@ def live(
         str, typer.Option(help="full, lab, or auto: what can recognise something.")
     ] = "auto",
     size: SizeOption = "640x480",
+    fit: FitOption = "letterbox",
     objects: ObjectsOption = 10,
     threshold: Annotated[float, typer.Option(help="Lowest score that is drawn.")] = 0.5,
     port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.")] = 0,
@@ -45,4 +46,4 @@ def live(
         if browser and screen():  # else Python might start a browser in this very terminal
             webbrowser.open(address)
 
-    serve(source, settings, port=port, ready=ready)
+    serve(source, settings, port=port, ready=ready, opening={"fit": fit})

@@ -10,6 +10,7 @@ import typer
 
 from labkit.bench.progress import err, out, print_lines
 from labkit.cli.options import (
+    FitOption,
     ModelSetOption,
     ObjectsOption,
     SeedOption,
@@ -34,6 +35,7 @@ def profile(
     frames: Annotated[int, typer.Option(help="How many frames are watched.")] = 5,
     source: SourceOption = "photos",
     size: SizeOption = "640x480",
+    fit: FitOption = "letterbox",
     objects: ObjectsOption = 5,
     model_set: ModelSetOption = "full",
     weights: WeightsOption = "auto",
@@ -57,6 +59,7 @@ def profile(
         frames,
         source=source,
         size=parse_size(size),
+        fit=fit,
         objects=objects,
         model_set=model_set,
         weights=weights,

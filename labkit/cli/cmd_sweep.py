@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from labkit.cli.options import (
+    FitOption,
     JsonOption,
     ModelSetOption,
     QuickOption,
@@ -37,6 +38,7 @@ def sweep(
     rung: RungNames = None,
     source: SourceOption = "photos",
     size: Annotated[str, typer.Option(metavar="WxH,...", help="Sizes of the frames in px.")] = "640x480",
+    fit: FitOption = "letterbox",
     objects: Annotated[str, typer.Option(metavar="N,...", help="Best boxes kept per frame.")] = "5",
     scenario: Annotated[str, typer.Option(metavar="NAME,...", help="closed, paced.")] = "closed",
     fps: Annotated[float | None, typer.Option(help="Rate at which paced frames fall due.")] = None,
@@ -71,6 +73,7 @@ def sweep(
         quick=quick,
         repeats=repeats,
         source=source,
+        fit=fit,
         model_set=model_set,
         weights=weights,
         seed=seed,

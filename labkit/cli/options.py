@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from labkit.core.errors import UsageError
-from labkit.core.types import Size
+from labkit.core.types import Fit, Size
 
 
 class Scenario(StrEnum):
@@ -24,6 +24,9 @@ RungNames = Annotated[
 ]
 SourceOption = Annotated[str, typer.Option(help="photos, scenes, webcam:0, a file, a folder, an address.")]
 SizeOption = Annotated[str, typer.Option(metavar="WxH", help="Size of the frames in px.")]
+FitOption = Annotated[
+    Fit, typer.Option(help="Images of another shape: letterbox (whole), crop (centre), stretch, none.")
+]
 ObjectsOption = Annotated[int, typer.Option(help="Best boxes kept per frame.")]
 ModelSetOption = Annotated[str, typer.Option(help="full or lab.")]
 WeightsOption = Annotated[str, typer.Option(help="auto, pretrained or random.")]

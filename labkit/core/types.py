@@ -18,6 +18,10 @@ from labkit.core.errors import FrameError, UsageError
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
+Fit = Literal["letterbox", "crop", "stretch", "none"]
+"""How an image is brought to the size of the frames: whole with bars beside it, its centre, squeezed, not."""
+FITS: tuple[Fit, ...] = ("letterbox", "crop", "stretch", "none")
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Frame:
@@ -29,6 +33,7 @@ class Frame:
         t_s: when it was captured or was due, in seconds on `time.perf_counter`.
         truth: ground truth, where the source knows it (synthetic scenes).
         time_s: its own time in a recording, in seconds from the start (presentation time stamp).
+        placed: where the original's pixels are in `image`; None where it is the original.
         size: (width, height) in pixels.
 
     Raises:
@@ -45,6 +50,7 @@ class Frame:
     t_s: float
     truth: Detections | None = None
     time_s: float | None = None
+    placed: Placement | None = None
     size: Size = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,6 +156,34 @@ class Detections:
         return cls(
             np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64), (), frame_size
         )
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Placement of an original in a frame: its pixel (x, y) is at (x, y) * scale + corner.
+
+    Attributes:
+        original, frame: sizes, (width, height) px.
+        scale: along x and y.
+        corner: x and y of the original's upper left corner in the frame, px; below 0 where it is cut.
+    """
+
+    original: Size
+    frame: Size
+    scale: tuple[float, float]
+    corner: tuple[float, float]
+
+    def boxes(self, xywh: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(N, 4) x, y, width, height px in the original -> corners (N, 4) px in the frame, inside it."""
+        corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        placed = corners * np.tile(self.scale, 2) + np.tile(self.corner, 2)
+        return np.clip(placed, 0, np.tile(self.frame, 2)).astype(np.float32)
+
+    def to_original(self, found: Detections) -> Detections:
+        """Detections in the frame, with boxes in pixels of the original."""
+        corners = (found.xyxy.astype(np.float64) - np.tile(self.corner, 2)) / np.tile(self.scale, 2)
+        inside = np.clip(corners, 0, np.tile(self.original, 2)).astype(np.float32)
+        return replace(found, xyxy=inside, frame_size=self.original)
 
 
 Task = Literal["classify", "detect", "combined"]
@@ -265,6 +299,7 @@ class Workload:
         model_set: "full" (DETR-R50, ResNet-18) or "lab" (the small models in the package).
         weights: "auto" (pretrained where they can be had, else random), "pretrained", "random".
         size: (width, height) of the frames.
+        fit: how images of another shape are brought to that size.
         objects: number of best-scoring boxes kept per frame; fixes the cost of naming them.
         threshold: lowest score that is kept; for live use, 0 in benchmarks.
         seed: of random weights and of synthetic sources.
@@ -276,8 +311,11 @@ class Workload:
     objects: int = 5
     threshold: float = 0.0
     seed: int = 0
+    fit: Fit = "letterbox"
 
     def __post_init__(self) -> None:
+        if self.fit not in FITS:
+            raise UsageError(f"fit is {', '.join(FITS)}, not {self.fit!r}")
         if self.model_set not in ("full", "lab"):
             raise UsageError(f"model_set is 'full' or 'lab', not {self.model_set!r}")
         if self.weights not in ("auto", "pretrained", "random"):

@@ -70,8 +70,9 @@ class Plan:
 
     def streams(self) -> list[Stream]:
         """The streams, numbered in the order of the sources."""
+        size, fit = self.workload.size, self.workload.fit
         return [
-            Stream(i, _absolute(spec), redact(spec), self.workload.size, self.fps, self.seconds)
+            Stream(i, _absolute(spec), redact(spec), size, self.fps, self.seconds, fit)
             for i, spec in enumerate(self.sources)
         ]
 

@@ -15,7 +15,7 @@ from labkit.core.types import Detections
 METADATA_KEY = b"labkit"
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 BOX_COLUMNS = ("name", "score", *CORNERS, "fine_name", "fine_score")
-"""Columns with one entry per box: names as strings, scores and corners (px of the frame) as float32."""
+"""Columns with one entry per box: names as strings, scores and corners (px of the original) as float32."""
 
 
 def write_rows(

@@ -232,6 +232,7 @@ def _make_run_folder(plan: Plan, facts: dict[str, Any]) -> Path | None:
         "rung": plan.rung.name,
         "preparation": plan.rung.prepare.describe(),
         "networks": facts,
+        "fit": plan.workload.fit,
     }
     write_atomic(folder / "fleet.json", json.dumps(metadata, indent=2, default=str) + "\n")
     return folder

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import LabError, SourceLost
+from labkit.core.types import Placement
 from labkit.fleet.cores import lower_priority
-from labkit.fleet.streams import CapturedFrame, EndOfStream, NoFrame, Reply, Stream
+from labkit.fleet.streams import CapturedFrame, EndOfStream, NoFrame, Reply, Stream, check_frame_size
 from labkit.sources.openers import open_source
 from labkit.sources.source import Source
 
@@ -32,6 +33,7 @@ class _LatestFrame:
     image: NDArray[np.uint8]
     offset: int
     captured_unix_s: float
+    placed: Placement | None
 
 
 class Reader:
@@ -95,6 +97,7 @@ class Reader:
                 self._began_unix_s,
                 latest.captured_unix_s,
                 latest.image,
+                latest.placed,
             )
 
     def stop(self, why: str = "it was stopped", failed: bool = False) -> EndOfStream:
@@ -116,7 +119,8 @@ class Reader:
 
     def _run(self) -> None:
         try:
-            with open_source(self._stream.spec, self._stream.size, fps=self._stream.fps) as source:
+            stream = self._stream
+            with open_source(stream.spec, stream.size, fit=stream.fit, fps=stream.fps) as source:
                 with self._changed:
                     self._opened = True
                     self._changed.notify_all()
@@ -152,7 +156,7 @@ class Reader:
                 return "the camera ended"
             unix_s = time.time() - (time.perf_counter() - frame.t_s)
             count = source.delivered + source.dropped - before  # the camera's frames up to this one
-            self._put(_LatestFrame(frame.image, count - 1, unix_s), count)
+            self._put(_LatestFrame(frame.image, count - 1, unix_s, frame.placed), count)
         return self._why_stopped()
 
     def _play(self, source: Source) -> str:
@@ -174,11 +178,14 @@ class Reader:
             if self._stopping:
                 break
             is_late = late_s >= period_s
-            latest = None if is_late else _LatestFrame(frame.image, index, self._began_unix_s + due_s)
+            due_unix_s = self._began_unix_s + due_s
+            latest = None if is_late else _LatestFrame(frame.image, index, due_unix_s, frame.placed)
             self._put(latest, index + 1)
         return f"the recording is over{f' ({source.note})' if source.note else ''}"
 
     def _put(self, frame: _LatestFrame | None, offered: int) -> None:
+        if frame is not None:
+            check_frame_size((frame.image.shape[1], frame.image.shape[0]), self._stream.size)
         with self._changed:
             if self._stopping:
                 return

@@ -61,7 +61,7 @@ class Recorder:
         self._position, self._shown = stream.position, stream.shown
         self._folder = None if folder is None else Path(folder)
         self._period_s = period_s
-        self._facts = {"stream": stream.shown, "size": list(stream.size), **(facts or {})}
+        self._facts = {"stream": stream.shown, "size": list(stream.size), "fit": stream.fit, **(facts or {})}
         self._ledger = Ledger()
         self._rows: list[FrameResult] = []  # of the part that is not written yet
         self._rows_begun_s = 0.0

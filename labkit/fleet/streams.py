@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import LabError, UsageError
-from labkit.core.types import Detections, Size
+from labkit.core.types import Detections, Fit, Placement, Size
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Stream:
         spec: source specification, possibly with credentials: for the reader alone.
         shown: the same without credentials.
         size: (width, height) px of its frames.
+        fit: how images of another shape are brought to that size.
         fps: rate at which a recording plays; None for its own.
         seconds: duration after which it ends; None for a recording's own end.
     """
@@ -36,6 +37,7 @@ class Stream:
     size: Size
     fps: float | None = None
     seconds: float | None = None
+    fit: Fit = "letterbox"
 
     def __post_init__(self) -> None:
         if self.fps is not None and not 0 < self.fps <= 1000:
@@ -58,6 +60,7 @@ class CapturedFrame:
         began_unix_s: when the stream began, also before a restart.
         captured_unix_s: when the frame was captured or was due.
         image: (H, W, 3) uint8 RGB.
+        placed: where the original's pixels are in it; None where it is the original.
     """
 
     index: int
@@ -66,6 +69,7 @@ class CapturedFrame:
     began_unix_s: float
     captured_unix_s: float
     image: NDArray[np.uint8]
+    placed: Placement | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,19 @@ Reply = CapturedFrame | NoFrame | EndOfStream
 """A reader's reply to a request for a frame."""
 
 
+def check_frame_size(given: Size, size: Size) -> None:
+    """Check that a frame that was not fitted has the size for which the networks are prepared.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if given != size:
+        raise UsageError(
+            f"its frames are {given[0]}x{given[1]}, and with --fit none they must be {size[0]}x{size[1]}; "
+            "use another --fit, or that --size"
+        )
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The state from which a restarted engine continues a stream.
@@ -120,7 +137,7 @@ class FrameResult:
         index, reader, number, began_unix_s, captured_unix_s: as in `CapturedFrame`.
         age_s: from capture to result, by the clocks of both machines.
         engine: id of the engine; a restarted engine has another one.
-        found: the detections.
+        found: the detections, with boxes in pixels of the original.
     """
 
     index: int
@@ -134,7 +151,8 @@ class FrameResult:
 
     @classmethod
     def of(cls, frame: CapturedFrame, age_s: float, engine: str, found: Detections) -> FrameResult:
-        """The result of a captured frame."""
+        """The result of a captured frame, of detections in its image."""
+        found = found if frame.placed is None else frame.placed.to_original(found)
         return cls(
             frame.index, frame.reader, frame.number, frame.began_unix_s, frame.captured_unix_s,
             age_s, engine, found,

@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,7 @@ def serve(
     port: int = 0,
     ready: Callable[[str], None] = print,
     stop: asyncio.Event | None = None,
+    opening: Mapping[str, Any] | None = None,
 ) -> None:
     """Shows a source on a page of this machine until interrupted.
 
@@ -133,12 +134,13 @@ def serve(
         port: of the server; 0 takes a free one.
         ready: called with the page's address, which holds the token.
         stop: ends the server when set.
+        opening: further arguments of `open_source`: fit, open_timeout_s, read_timeout_s.
 
     Raises:
         UsageError: the port cannot be had.
     """
     with suppress(KeyboardInterrupt):  # that is how a person ends it
-        asyncio.run(_serve(source, settings or LiveSettings(), port, ready, stop))
+        asyncio.run(_serve(source, settings or LiveSettings(), port, ready, stop, opening or {}))
 
 
 async def _serve(
@@ -147,10 +149,11 @@ async def _serve(
     port: int,
     ready: Callable[[str], None],
     stop: asyncio.Event | None,
+    opening: Mapping[str, Any],
 ) -> None:
     token = secrets.token_urlsafe(24)
     hub = Hub(asyncio.get_running_loop())
-    hub.view = make_view(source, settings, hub.send)
+    hub.view = make_view(source, settings, hub.send, opening=opening)
     server = _listen(hub, token, port)
     replace_current(hub.view.close)
     hub.view.start()

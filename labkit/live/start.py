@@ -5,12 +5,12 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from labkit.core.errors import SourceError, UsageError
-from labkit.core.types import Size
+from labkit.core.types import Fit, Size
 from labkit.live.browser_camera import BrowserCamera, browser_source
 from labkit.live.notebook import Interrupts, KernelReachable, has_front_end
 from labkit.live.player import Open, Player
@@ -34,6 +34,9 @@ def live(
     threshold: float = 0.5,
     objects: int = 5,
     stills: int = 3,
+    fit: Fit = "letterbox",
+    open_timeout_s: float = 5.0,
+    read_timeout_s: float = 2.0,
 ) -> Any:
     """Show a source with boxes, names and measured rates in the notebook, while the kernel stays free.
 
@@ -52,6 +55,7 @@ def live(
         threshold: lowest score that is drawn, from 0 to 1.
         objects: boxes that are kept and named per frame.
         stills: number of pictures to show where there is no browser.
+        fit, open_timeout_s, read_timeout_s: as in `open_source`.
 
     Returns:
         The widget; without a browser, pictures with their captions.
@@ -69,11 +73,12 @@ def live(
 
         rung = as_rung(rung, compare).name
     settings = _settings(rung, size, compare, model_set, weights, threshold, objects)
+    opening = {"fit": fit, "open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s}
     if not has_front_end():
         from labkit.live.static_view import show_stills
 
-        return show_stills(source, make_view(source, settings, _to_nobody).player, stills)
-    return _open_widget(source, settings)
+        return show_stills(source, make_view(source, settings, _to_nobody, opening=opening).player, stills)
+    return _open_widget(source, settings, opening)
 
 
 def make_view(
@@ -83,14 +88,20 @@ def make_view(
     *,
     reachable: Callable[[], bool] = lambda: True,
     folder: Path | None = None,
+    opening: Mapping[str, Any] | None = None,
 ) -> View:
-    """A view that is not started yet; `send` carries its messages to the pages."""
+    """A view that is not started yet; `send` carries its messages to the pages.
+
+    `opening` holds further arguments of `open_source`: fit, open_timeout_s, read_timeout_s.
+    """
+    if (opening or {}).get("fit") == "none":
+        raise UsageError("the frames of the live view have one size; fit is letterbox, crop or stretch")
     holder: list[View] = []
 
     def open_named(name: str) -> Open:
         if name == "browser":
             return browser_source(lambda feed: _deliver(holder[0], feed))
-        return _opener(name)
+        return _opener(name, opening or {})
 
     name = os.fspath(source)
     player = Player(open_named(name), settings, source_name=redact(name))
@@ -108,14 +119,14 @@ def replace_current(close: Callable[[], None] | None) -> None:
         last()
 
 
-def _open_widget(source: str | os.PathLike[str], settings: LiveSettings) -> Any:
+def _open_widget(source: str | os.PathLike[str], settings: LiveSettings, opening: Mapping[str, Any]) -> Any:
     from labkit.live.fallback import PlainWidget, place_for_fallback
 
     replace_current(None)  # first, so that the camera is free for the next view
     reachable = KernelReachable()
 
     def make(send: Send) -> View:
-        return make_view(source, settings, send, reachable=reachable)
+        return make_view(source, settings, send, reachable=reachable, opening=opening)
 
     try:
         from labkit.live.widget import LiveWidget
@@ -136,13 +147,13 @@ def _open_widget(source: str | os.PathLike[str], settings: LiveSettings) -> Any:
     return widget
 
 
-def _opener(source: str) -> Open:
+def _opener(source: str, opening: Mapping[str, Any]) -> Open:
     def open_it(size: Size) -> Source:
         from labkit.sources.openers import open_source
         from labkit.sources.spec import webcam_index
 
         try:
-            return open_source(source, size, loop=True)
+            return open_source(source, size, loop=True, **opening)
         except SourceError as error:
             if webcam_index(source) is None or '"browser"' in str(error):
                 raise

@@ -20,7 +20,12 @@ def main() -> int:
     try:
         width, height = (int(side) for side in options.size.split("x"))
         workload = Workload(
-            options.model_set, options.weights, (width, height), options.objects, seed=options.seed
+            options.model_set,
+            options.weights,
+            (width, height),
+            options.objects,
+            seed=options.seed,
+            fit=options.fit,
         )
         run_marked(ProfileTarget(options.rung, workload, options.source, options.frames), options.notes)
     except LabError as error:
@@ -35,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, default=5)
     parser.add_argument("--source", default="photos")
     parser.add_argument("--size", default="640x480")
+    parser.add_argument("--fit", default="letterbox")
     parser.add_argument("--objects", type=int, default=5)
     parser.add_argument("--model-set", default="full")
     parser.add_argument("--weights", default="auto")

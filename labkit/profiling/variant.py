@@ -10,7 +10,7 @@ from pathlib import Path
 
 from labkit.core.errors import SourceError, UnavailableError, UsageError
 from labkit.core.requirements import unmet_requirement
-from labkit.core.types import Detections, Frame, Rung, Size, Workload
+from labkit.core.types import Detections, Fit, Frame, Rung, Size, Workload
 from labkit.models.prepare import Prepared, prepare
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.pipelines.own_loop import as_rung, own_loop
@@ -48,7 +48,7 @@ class ProfileTarget:
         return [
             sys.executable, "-m", "labkit.profiling", self.rung, "--frames", str(self.frames),
             "--source", self.source, "--size", f"{w.size[0]}x{w.size[1]}", "--objects", str(w.objects),
-            "--model-set", w.model_set, "--weights", w.weights, "--seed", str(w.seed),
+            "--fit", w.fit, "--model-set", w.model_set, "--weights", w.weights, "--seed", str(w.seed),
             "--notes", str(notes),
         ]  # fmt: skip
 
@@ -59,6 +59,7 @@ def profile(
     *,
     source: str = "photos",
     size: Size = (640, 480),
+    fit: Fit = "letterbox",
     objects: int = 5,
     model_set: str = "full",
     weights: str = "auto",
@@ -70,7 +71,7 @@ def profile(
     Args:
         rung: name, or a loop of your own as in `labkit.bench`; that is watched in this process.
         frames: how many are profiled, 1 to 1000.
-        source, size, objects, model_set, weights, seed: as in `bench`.
+        source, size, fit, objects, model_set, weights, seed: as in `bench`.
         engine: "nsys" (Nsight Systems), "torch" (torch.profiler), or "auto" (nsys where it is found).
 
     Returns:
@@ -81,7 +82,7 @@ def profile(
         UsageError: there is no such rung or engine.
         UnavailableError: the rung needs what this machine lacks, or nsys was asked for and failed.
     """
-    workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
+    workload = Workload(model_set, weights, size, objects, seed=seed, fit=fit)  # type: ignore[arg-type]
     return Profile(profile_rung(ProfileTarget(as_rung(rung).name, workload, source, frames), engine))
 
 
@@ -91,6 +92,7 @@ def pipeline(
     frames: int = 6,
     *,
     size: Size = (640, 480),
+    fit: Fit = "letterbox",
     objects: int = 5,
     model_set: str = "full",
     weights: str = "auto",
@@ -102,7 +104,7 @@ def pipeline(
         rung: name, or a loop of your own as in `labkit.bench`.
         source: see `open_source`.
         frames: how many.
-        size, objects, model_set, weights, seed: as in `bench`.
+        size, fit, objects, model_set, weights, seed: as in `bench`.
 
     Returns:
         A function; each call gives the rung's generator over the same frames.
@@ -113,7 +115,7 @@ def pipeline(
         >>> [len(found.xyxy) <= 5 for frame, found in loop()]
         [True]
     """
-    workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
+    workload = Workload(model_set, weights, size, objects, seed=seed, fit=fit)  # type: ignore[arg-type]
     chosen, prepared, kept = ready(ProfileTarget(as_rung(rung).name, workload, source, frames))
     return lambda: chosen.run(kept, prepared.net)
 
@@ -168,7 +170,7 @@ def run_marked(job: ProfileTarget, notes: Path) -> None:
 def read_frames(source: str, workload: Workload, n: int) -> list[Frame]:
     """The first `n` frames of a source; fewer from a short recording."""
     frames: list[Frame] = []
-    with open_source(source, workload.size, seed=workload.seed) as stream:
+    with open_source(source, workload.size, fit=workload.fit, seed=workload.seed) as stream:
         for frame in stream:
             frames.append(frame)
             if len(frames) == n:

@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import FrameError
-from labkit.core.types import Size
+from labkit.core.types import Fit, Placement, Size
 
 Order = Literal["bgr", "rgb"]
+
+PADDING = (124, 116, 104)
+"""Colour of the bars beside an image of another shape: ImageNet's mean colour, 0 once normalised."""
 
 
 def to_rgb(array: NDArray[Any], order: Order = "bgr") -> NDArray[np.uint8]:
@@ -41,25 +44,59 @@ def to_rgb(array: NDArray[Any], order: Order = "bgr") -> NDArray[np.uint8]:
     return np.ascontiguousarray(colours)
 
 
-def fit(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Crop the centre of an image to the aspect of `size`, and resize it to exactly `size`.
+def fit_image(image: NDArray[np.uint8], size: Size, how: Fit) -> tuple[NDArray[np.uint8], Placement]:
+    """Bring an image to exactly `size`, see `placement`.
 
     Args:
         image: (H, W, 3) uint8.
         size: (width, height) px of the result.
+        how: "letterbox", "crop" or "stretch".
 
     Returns:
-        (height, width, 3) uint8, C-contiguous; the input itself where it already fits.
+        (height, width, 3) uint8, C-contiguous, the input itself where it already fits; and where the
+        image's pixels went.
     """
-    if (image.shape[1], image.shape[0]) == size:
-        return image
+    given = image.shape[1], image.shape[0]
+    placed = placement(given, size, how)
+    if given == size:
+        return image, placed
+    if how == "crop":
+        x, y, width, height = centre_crop(given, size)
+        return _resize(image[y : y + height, x : x + width], size), placed
+    width, height = (round(side * scale) for side, scale in zip(given, placed.scale, strict=True))
+    inner = image if (width, height) == given else _resize(image, (width, height))
+    if (width, height) == size:
+        return inner, placed
+    left, top = (round(side) for side in placed.corner)
+    frame = np.empty((size[1], size[0], 3), np.uint8)
+    frame[:] = PADDING
+    frame[top : top + height, left : left + width] = inner
+    return frame, placed
+
+
+def placement(given: Size, size: Size, how: Fit) -> Placement:
+    """Where the pixels of an image of size `given` are in a frame of `size`.
+
+    "letterbox" keeps the whole image and its shape, with bars of `PADDING` beside it; "crop" keeps the
+    shape and cuts the centre out; "stretch" keeps the whole image, squeezed. "none" is for sources
+    that keep their size, and letterboxes what changes size on the way.
+    """
+    if how == "crop" or how == "stretch":
+        x, y, width, height = centre_crop(given, size) if how == "crop" else (0, 0, *given)
+        scale = size[0] / width, size[1] / height
+        return Placement(given, size, scale, (-x * scale[0], -y * scale[1]))
+    factor = min(size[0] / given[0], size[1] / given[1])
+    width, height = max(1, round(given[0] * factor)), max(1, round(given[1] * factor))
+    corner = (size[0] - width) // 2, (size[1] - height) // 2
+    return Placement(given, size, (width / given[0], height / given[1]), corner)
+
+
+def _resize(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     import cv2
 
-    x, y, width, height = centre_crop((image.shape[1], image.shape[0]), size)
-    crop = image[y : y + height, x : x + width]
-    shrinks = size[0] < width or size[1] < height
+    shrinks = size[0] < image.shape[1] or size[1] < image.shape[0]
     # Area averaging when shrinking: linear interpolation would skip pixels and alias.
-    resized = cv2.resize(crop, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.ascontiguousarray(resized.reshape(size[1], size[0], 3))
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from labkit.core.errors import SourceError, UsageError
-from labkit.core.types import Frame, Size
+from labkit.core.types import FITS, Fit, Frame, Size
 from labkit.sources.camera_open import RecordingError
 from labkit.sources.source import FrameReader, Source
 from labkit.sources.spec import (
@@ -29,6 +29,7 @@ def open_source(
     spec: str | os.PathLike[str],
     size: Size | None = DEFAULT_SIZE,
     *,
+    fit: Fit = "letterbox",
     seed: int = 0,
     noise: float = 0.0,
     fps: float | None = None,
@@ -43,9 +44,11 @@ def open_source(
         spec: "webcam:0", a video or image file, a folder of images, an http, https or rtsp
             address, "photos" (a pan over photographs) or "scenes" (drawn, with ground truth).
             For a file of such a name write "./photos".
-        size: (width, height) px of the frames: the centre of the image with this aspect is cut
-            out and resized. None keeps what the source has; a camera keeps its first size,
-            "photos" and "scenes" have 640x480.
+        size: (width, height) px of the frames. None keeps what the source has; a camera or film keeps
+            its first size, "photos" and "scenes" have 640x480.
+        fit: how an image of another shape is brought to `size`: "letterbox" (whole, with bars beside
+            it), "crop" (its centre), "stretch" (whole, squeezed), "none" (not: as size=None).
+            `Frame.placed` takes boxes back to the pixels of the original.
         seed: of the scenes.
         noise: of the scenes.
         fps: what a webcam is asked for; elsewhere the nominal rate that is reported, if the
@@ -68,7 +71,9 @@ def open_source(
         (240, 320, 3)
     """
     name = os.fspath(spec)
-    size = check_size(size)
+    if fit not in FITS:
+        raise UsageError(f"fit is {', '.join(FITS)}, not {fit!r}")
+    size = check_size(size) if fit != "none" else None
     _check(noise=noise, fps=fps, limit=limit, open_timeout_s=open_timeout_s, read_timeout_s=read_timeout_s)
     if noise and name != "scenes":
         raise UsageError(f'noise is for the source "scenes" only, not for {redact(name)}')
@@ -83,7 +88,7 @@ def open_source(
     reader, native = _open_reader(
         name, size, fps, loop, {"open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s}
     )
-    return Source(reader, redact(name), size or native, fps=fps, limit=limit)
+    return Source(reader, redact(name), size or native, fit=fit, fps=fps, limit=limit)
 
 
 def first_frame(spec: str | os.PathLike[str], size: Size | None = DEFAULT_SIZE, *, seed: int = 0) -> Frame:

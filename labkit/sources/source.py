@@ -11,8 +11,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.core.types import Detections, Frame, Size
-from labkit.sources.convert import fit
+from labkit.core.types import Detections, Fit, Frame, Size
+from labkit.sources.convert import fit_image
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -75,6 +75,7 @@ class Source:
     Attributes:
         spec: what was opened, without credentials.
         size: (width, height) px of every frame; None if each image keeps its own.
+        fit: how images of another size are brought to it.
     """
 
     def __init__(
@@ -83,12 +84,14 @@ class Source:
         spec: str,
         size: Size | None,
         *,
+        fit: Fit = "letterbox",
         fps: float | None = None,
         limit: int | None = None,
     ) -> None:
         """Wrap a reader; `fps` is the nominal rate to report if the reader knows none."""
         self.spec = spec
         self.size = size
+        self.fit: Fit = fit
         self._reader = reader
         self._fps = fps
         self._limit = limit
@@ -145,16 +148,20 @@ class Source:
         taken = self._reader.take()
         if taken is None:
             raise StopIteration
-        image = taken.image if self.size is None else fit(taken.image, self.size)
-        frame = Frame(image, self._delivered, taken.t_s, taken.truth, taken.time_s)
+        image, placed = taken.image, None
+        if self.size is not None and (image.shape[1], image.shape[0]) != self.size:
+            image, placed = fit_image(image, self.size, self.fit)
+        frame = Frame(image, self._delivered, taken.t_s, taken.truth, taken.time_s, placed)
         self._delivered += 1
         return frame
 
     def describe(self) -> dict[str, Any]:
         """Plain data for fingerprints: what was opened, and how."""
+        embedded = self.spec in ("photos", "scenes")  # made in the size that is asked for
         return {
             "spec": self.spec,
             "size": None if self.size is None else list(self.size),
+            **({} if embedded else {"fit": self.fit}),
             "live": self.live,
             "fps": self.fps,
             "length": self.length,

@@ -132,7 +132,7 @@ def _results(batch: Batch, work: WorkList) -> Iterator[dict[str, Any]]:
         decode_segments,
         batch_size=1,
         batch_format="pyarrow",
-        fn_kwargs={"size": batch.workload.size, "segment": batch.segment},
+        fn_kwargs={"size": batch.workload.size, "segment": batch.segment, "fit": batch.workload.fit},
         num_cpus=0.5 * share,
     )
     results = frames.map_batches(

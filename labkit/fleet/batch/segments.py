@@ -6,35 +6,40 @@ from collections.abc import Iterator
 from typing import Any
 
 from labkit.core.errors import LabError
-from labkit.core.types import Frame
+from labkit.core.types import Fit, Frame, Size
 from labkit.fleet.batch.videos import Batch, segment_path
 from labkit.fleet.rows import write_rows
+from labkit.fleet.streams import check_frame_size
+from labkit.sources.convert import placement
 
 END_OF_VIDEO = -1
 """Segment number of the row that ends a video: `n` is its length in frames."""
 
 
-def decode_segments(rows: Any, size: tuple[int, int], segment: int) -> Iterator[Any]:
+def decode_segments(rows: Any, size: Size, segment: int, fit: Fit = "letterbox") -> Iterator[Any]:
     """Decode videos into tables of one row: each segment, and the end of each video.
 
     Args:
         rows: table of video, path, stamp, parts (segments to leave out).
         size: (width, height) px of the frames.
         segment: frames per segment.
+        fit: how images of another shape are brought to that size.
 
     Yields:
-        Tables of video, stamp, segment, n (frames), times_s (of each), expected (segments), fault,
+        Tables of video, stamp, segment, n (frames), times_s and originals
+        (time, and size before it was fitted, of each), expected (segments), fault,
         note, frames (n * height * width * 3 bytes RGB).
     """
     for row in rows.to_pylist():
-        yield from _decode_video(row, size, segment)
+        yield from _decode_video(row, size, segment, fit)
 
 
-def _decode_video(video: dict[str, Any], size: tuple[int, int], segment: int) -> Iterator[Any]:
+def _decode_video(video: dict[str, Any], size: Size, segment: int, fit: Fit) -> Iterator[Any]:
     from labkit.sources.openers import open_source
 
     held: list[bytes] = []
     times_s: list[float] = []
+    originals: list[Size] = []
     n, expected, fault, note = 0, 0, "", ""
     finished = set(video["parts"])
 
@@ -42,21 +47,25 @@ def _decode_video(video: dict[str, Any], size: tuple[int, int], segment: int) ->
         import pyarrow as pa
 
         plain = {"video": video["video"], "stamp": video["stamp"], "segment": number, "n": count,
-                 "times_s": times_s, "expected": expected, "fault": why, "note": note}  # fmt: skip
+                 "expected": expected, "fault": why, "note": note}  # fmt: skip
         columns = {key: pa.array([value]) for key, value in plain.items()}
+        columns["times_s"] = pa.array([times_s], pa.list_(pa.float64()))
+        columns["originals"] = pa.array([originals], pa.list_(pa.list_(pa.int32())))
         return pa.table({**columns, "frames": pa.array([b"".join(held)], pa.large_binary())})
 
     try:
-        with open_source(video["path"], size) as source:
+        with open_source(video["path"], size, fit=fit) as source:
             expected = -(-(source.length or 0) // segment)
             for frame in source:
+                check_frame_size(frame.size, size)
                 if n // segment not in finished:
                     held.append(frame.image.tobytes())
+                    originals.append(frame.placed.original if frame.placed is not None else frame.size)
                     times_s.append(frame.time_s if frame.time_s is not None else n / (source.fps or 30.0))
                 n += 1
                 if n % segment == 0 and held:
                     yield row(n // segment - 1, len(held))
-                    held, times_s = [], []
+                    held, times_s, originals = [], [], []
             note = source.note
     except LabError as error:
         fault = str(error)
@@ -64,7 +73,7 @@ def _decode_video(video: dict[str, Any], size: tuple[int, int], segment: int) ->
         fault = f"cannot read {video['video']}: {type(error).__name__}: {error}"
     if held:
         yield row(n // segment, len(held))
-        held, times_s = [], []
+        held, times_s, originals = [], [], []
     yield row(END_OF_VIDEO, n, fault)
 
 
@@ -107,6 +116,12 @@ class SegmentDetector:
         found = [found for _, found in self._batch.rung.run(self._frames(row, content), self._net)]
         if len(found) != row["n"]:
             raise LabError(f"{self._batch.rung.name} returned results for {len(found)} of {row['n']} frames")
+        size, fit = self._batch.workload.size, self._batch.workload.fit
+        originals = [(width, height) for width, height in row["originals"]]
+        found = [
+            placement(original, size, fit).to_original(each)
+            for original, each in zip(originals, found, strict=True)
+        ]
         first = row["segment"] * self._batch.segment
         columns = {"frame": list(range(first, first + row["n"])), "time_s": row["times_s"]}
         boxes = sum(len(each) for each in found)
@@ -114,6 +129,9 @@ class SegmentDetector:
         facts = {
             **{key: row[key] for key in ("video", "segment", "stamp")},
             "boxes": boxes,
+            "size": list(size),
+            "fit": fit,
+            "original_size": list(originals[0]),
             "rung": self._batch.rung.name,
             **{key: self._facts[key] for key in kept if key in self._facts},
         }

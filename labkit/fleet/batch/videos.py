@@ -67,6 +67,7 @@ class Batch:
             "model_set": workload.model_set,
             "weights": workload.weights,
             "size": list(workload.size),
+            "fit": workload.fit,
             "objects": workload.objects,
             "threshold": workload.threshold,
             "seed": workload.seed,

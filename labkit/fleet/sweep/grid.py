@@ -9,7 +9,7 @@ from pathlib import Path
 
 from labkit.bench.plan import FULL, QUICK
 from labkit.core.errors import UsageError
-from labkit.core.types import Size, Workload
+from labkit.core.types import Fit, Size, Workload
 from labkit.fleet.sweep.point import Point, digest
 from labkit.pipelines.ladder import rung
 from labkit.sources.spec import scheme_of
@@ -31,7 +31,7 @@ class Grid:
         quick: shorten the warm-ups, which marks the runs.
         repeats: measurements of each point; every point is measured once before any is repeated, so
             that a machine's drift affects all alike.
-        source, model_set, weights, seed, scenes: the same for all points.
+        source, fit, model_set, weights, seed, scenes: the same for all points.
         points: the product, in the order of measuring.
 
     Raises:
@@ -47,6 +47,7 @@ class Grid:
     quick: bool = False
     repeats: int = 1
     source: str = "photos"
+    fit: Fit = "letterbox"
     model_set: str = "full"
     weights: str = "auto"
     seed: int = 0
@@ -93,6 +94,7 @@ class Grid:
             size=size,
             objects=objects,
             seed=self.seed,
+            fit=self.fit,
         )
 
 

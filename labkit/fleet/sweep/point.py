@@ -47,7 +47,10 @@ class Point:
     @cached_property
     def key(self) -> str:
         """Hash of what defines the point, under which it is stored."""
-        return digest(asdict(self))[:16]
+        plain = asdict(self)
+        if plain["workload"]["fit"] == "letterbox":  # points stored before there was a choice keep their key
+            del plain["workload"]["fit"]
+        return digest(plain)[:16]
 
     @property
     def plan(self) -> Plan:
