@@ -474,3 +474,30 @@ def test_a_note_is_shown_once_however_often_it_comes():
         for text in ("no weights here", "[b] is no markup", "no weights here"):
             progress.note(text)
     assert console.export_text().split() == ["no", "weights", "here", "[b]", "is", "no", "markup"]
+
+
+def test_the_browser_is_not_handed_the_token_of_the_live_view(monkeypatch):
+    """Its command line names a file that only this user can read, which leads to the page."""
+    from urllib.request import url2pathname
+
+    from labkit.bench import doctor
+    from labkit.cli import cmd_live
+    from labkit.live import page
+
+    opened = []
+
+    def serve(*_, ready, **__):
+        ready("http://localhost:8123/?token=s3cret")
+        (address,) = opened
+        path = Path(url2pathname(address.removeprefix("file://")))
+        assert "http://localhost:8123/?token=s3cret" in path.read_text()
+        assert os.name == "nt" or path.parent.stat().st_mode & 0o077 == 0
+        opened.append(path)
+
+    monkeypatch.setattr(page, "serve", serve)
+    monkeypatch.setattr(doctor, "screen", lambda: True)
+    monkeypatch.setattr(cmd_live.webbrowser, "open", opened.append)
+    cmd_live.live(source="photos")
+    address, path = opened
+    assert "s3cret" not in address
+    assert not path.exists(), "gone when the view ends"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import html
+import tempfile
 import webbrowser
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Annotated, cast
 
 import typer
@@ -41,9 +46,23 @@ def live(
         objects=objects,
     )
 
-    def ready(address: str) -> None:
-        print(f"open {address}", flush=True)
-        if browser and screen():  # else Python might start a browser in this very terminal
-            webbrowser.open(address)
+    with ExitStack() as until_the_end:
 
-    serve(source, settings, port=port, ready=ready, opening={"fit": fit})
+        def ready(address: str) -> None:
+            print(f"open {address}", flush=True)
+            if browser and screen():  # else Python might start a browser in this very terminal
+                webbrowser.open(until_the_end.enter_context(forwarding_page(address)))
+
+        serve(source, settings, port=port, ready=ready, opening={"fit": fit})
+
+
+@contextmanager
+def forwarding_page(address: str) -> Iterator[str]:
+    """A file of this user's alone that leads to `address`, as a file:// address.
+
+    Command lines can be read by everyone on a machine, and a browser is handed its page on one.
+    """
+    with tempfile.TemporaryDirectory(prefix="labkit-live-") as folder:  # readable by its owner alone
+        page = Path(folder) / "open.html"
+        page.write_text(f'<meta http-equiv="refresh" content="0; url={html.escape(address)}">\n')
+        yield page.as_uri()

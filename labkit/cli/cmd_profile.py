@@ -21,6 +21,7 @@ from labkit.cli.options import (
 )
 from labkit.core.errors import UsageError
 from labkit.results.format import format_number, format_percent
+from labkit.sources.spec import redact
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,7 +68,8 @@ def profile(
         engine=engine,
     )
     if found.capture.command:
-        out.print(shlex.join(found.capture.command), markup=False, soft_wrap=True)
+        shown = [redact(part) for part in found.capture.command]
+        out.print(shlex.join(shown), markup=False, soft_wrap=True)
     _show(found)
     if found.capture.ranges and found.capture.file is not None:
         stem = found.capture.file.with_name(found.capture.file.name.split(".")[0])

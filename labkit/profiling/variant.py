@@ -18,6 +18,7 @@ from labkit.profiling import nsys, profiler
 from labkit.profiling.capture import Capture, Range, Read
 from labkit.profiling.profile import Profile
 from labkit.sources.openers import open_source
+from labkit.sources.spec import redact
 
 WARM_UP_FRAMES = 2
 
@@ -176,7 +177,7 @@ def read_frames(source: str, workload: Workload, n: int) -> list[Frame]:
             if len(frames) == n:
                 break
     if not frames:
-        raise SourceError(f"{source} gave no frame")
+        raise SourceError(f"{redact(source)} gave no frame")
     return frames
 
 

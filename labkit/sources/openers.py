@@ -15,8 +15,10 @@ from labkit.sources.spec import (
     RECORDED_SUFFIXES,
     VIDEO_SUFFIXES,
     check_size,
+    clean_spec,
     redact,
     scheme_of,
+    split_address,
     webcam_index,
 )
 
@@ -70,7 +72,7 @@ def open_source(
         >>> frame.image.shape
         (240, 320, 3)
     """
-    name = os.fspath(spec)
+    name = clean_spec(os.fspath(spec))
     if fit not in FITS:
         raise UsageError(f"fit is {', '.join(FITS)}, not {fit!r}")
     size = check_size(size) if fit != "none" else None
@@ -109,7 +111,12 @@ def _open_reader(
     """The reader of a source, and the size of its frames if they have one in common."""
     index, scheme = webcam_index(name), scheme_of(name)
     if scheme is not None and scheme not in ADDRESS_SCHEMES:
-        raise UsageError(f"{redact(name)}: addresses start with http, https or rtsp, not {scheme}")
+        raise UsageError(f"{redact(name)}: addresses start with http, https or rtsp")
+    if scheme is not None and split_address(name) is None:
+        raise UsageError(
+            f"{redact(name)} cannot be taken apart without doubt; in user, password, path and query "
+            "write # as %23, / as %2F, ? as %3F, @ as %40, : as %3A, and a blank as %20"
+        )
     from labkit.sources import camera, pictures, video
 
     if index is not None or (scheme is not None and not _is_recording(name)):
@@ -152,7 +159,7 @@ def _existing(name: str) -> Path:
     except (OSError, RuntimeError, ValueError):  # a name that no file can have
         there = False
     if not there:
-        raise SourceError(f"there is no file or folder {name!r}; a source is {KNOWN_SOURCES}")
+        raise SourceError(f"there is no file or folder {redact(name)!r}; a source is {KNOWN_SOURCES}")
     if not (path.is_dir() or path.is_file()):
         raise SourceError(f"{name} is neither a file nor a folder; a source is {KNOWN_SOURCES}")
     return path

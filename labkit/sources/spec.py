@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from labkit.core.errors import UsageError
 from labkit.core.types import Size
@@ -32,6 +32,23 @@ KNOWN_SOURCES = (
 _ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _DEVICE = re.compile(r"^/dev/video(\d{1,3})$")
 _HIDDEN = "***"
+_AROUND = " \t\r\n\f\v\"'<>\u00a0\u201c\u201d\u2018\u2019`"
+_BLANKS = re.compile(r"[\s\x00-\x1f\x7f]")
+_PARTS = re.compile(
+    r"^[A-Za-z][A-Za-z0-9+.-]*://(?:(?P<user>[^/?#\s]*)@)?"
+    r"(?P<place>(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)(?P<behind>(?:[/?#].*)?)$"
+)
+_CREDENTIALS = re.compile(r":.*@", re.DOTALL)
+_SCHEMES = "http https rtsp rtsps rtmp rtp udp tcp srt ftp file gopher"
+_SHOWN_SCHEMES = frozenset(_SCHEMES.split())
+_PAGE_SUFFIXES = frozenset({".cgi", ".sdp", ".m3u8", ".asp", ".php", ".html", ".htm", ".jsp"})
+_WORDS = """
+live stream streams streaming video videos videostream cam cams camera cameras channel channels ch media
+mpeg mpegts mjpeg mjpg jpg jpeg image images img snapshot snap shot still axis cgi bin onvif profile main
+sub high low index play player feed view clip film films download api h v front back door
+"""
+SHOWN_WORDS = frozenset(_WORDS.split())
+"""Words of a path that are shown; any other may be a key."""
 
 
 def natural_order(path: Path) -> list[tuple[int, int | str]]:
@@ -49,24 +66,62 @@ def scheme_of(spec: str) -> str | None:
     return found.group(1).lower() if found else None
 
 
-def redact(url: str) -> str:
-    """Hide the secrets of an address: user and password, values in the query, fragment.
+def clean_spec(spec: str) -> str:
+    """The specification of a source; an address without the blanks and quotes of a clipboard around it."""
+    bare = spec.strip(_AROUND)
+    return bare if scheme_of(bare) is not None else spec
 
-    Anything that is not an address is returned as it is.
+
+def redact(spec: str) -> str:
+    """The part of a source's name that may be shown or stored.
+
+    Of an address these are scheme, host and port, and such parts of the path as are known to be no
+    secret (`SHOWN_WORDS`, short numbers, usual suffixes); of one that cannot be taken apart without
+    doubt, its scheme. Names of files and cameras are returned as they are, unless credentials or a
+    query are in what is no file.
     """
-    if scheme_of(url) is None:
-        return url
+    bare = clean_spec(spec)
+    found = _ADDRESS.match(bare)
+    if found is None:
+        looks_secret = "://" in spec or "?" in spec or _CREDENTIALS.search(spec)
+        return _HIDDEN if looks_secret and not _is_there(spec) else spec
+    scheme = found.group(1).lower()
+    if scheme not in _SHOWN_SCHEMES:
+        return f"{_HIDDEN}://{_HIDDEN}"
+    parts = split_address(bare)
+    if parts is None:
+        return f"{scheme}://{_HIDDEN}"
+    user, place, path, query = parts
+    shown_path = "/".join(_shown_segment(segment) for segment in path.split("/"))
+    return f"{scheme}://{f'{_HIDDEN}@' if user else ''}{place}{shown_path}{f'?{_HIDDEN}' if query else ''}"
+
+
+def split_address(address: str) -> tuple[str, str, str, str] | None:
+    """User and password, host and port, path, query of an address; None if that is in doubt.
+
+    It is if an `@` comes behind the host: then a `#`, `/` or `?` before it may belong to a password.
+    """
+    found = _PARTS.match(address)
+    if found is None or "@" in found["behind"] or _BLANKS.search(address):
+        return None
+    path, _, query = found["behind"].partition("#")[0].partition("?")
+    return found["user"] or "", found["place"], path, query or found["behind"].partition("#")[2]
+
+
+def _shown_segment(segment: str) -> str:
+    stem, dot, suffix = segment.rpartition(".")
+    known = dot and f".{suffix.lower()}" in IMAGE_SUFFIXES | VIDEO_SUFFIXES | _PAGE_SUFFIXES
+    name, tail = (stem, f".{suffix}") if known else (segment, "")
+    words = [word for word in re.split(r"[-_]|(?<=[A-Za-z])(?=[0-9])", name) if word]
+    harmless = all(word.lower() in SHOWN_WORDS or (word.isdigit() and len(word) <= 3) for word in words)
+    return (name if harmless else _HIDDEN) + tail
+
+
+def _is_there(spec: str) -> bool:
     try:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        query = urlencode(
-            [(key, _HIDDEN) for key, _ in parse_qsl(parts.query, keep_blank_values=True)], safe="*"
-        )
+        return os.path.lexists(os.path.expanduser(spec))
     except ValueError:
-        # An address too odd to take apart is too odd to show.
-        return f"{scheme_of(url)}://{_HIDDEN}"
-    netloc = f"{_HIDDEN}@{host}" if "@" in parts.netloc else host
-    return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+        return False
 
 
 def webcam_index(spec: str) -> int | None:
@@ -84,7 +139,7 @@ def webcam_index(spec: str) -> int | None:
     if not colon:
         return 0
     if not (number.isascii() and number.isdigit() and int(number) < 1000):
-        raise UsageError(f"a webcam is called webcam:0, webcam:1, ...; {spec!r} is not")
+        raise UsageError(f"a webcam is called webcam:0, webcam:1, ...; {redact(spec)!r} is not")
     return int(number)
 
 
