@@ -140,7 +140,7 @@ def serve(
         UsageError: the port cannot be had.
     """
     with suppress(KeyboardInterrupt):  # that is how a person ends it
-        asyncio.run(_serve(source, settings or LiveSettings(), port, ready, stop, opening or {}))
+        asyncio.run(_serve(source, settings or LiveSettings(), port, ready, stop, opening))
 
 
 async def _serve(
@@ -149,7 +149,7 @@ async def _serve(
     port: int,
     ready: Callable[[str], None],
     stop: asyncio.Event | None,
-    opening: Mapping[str, Any],
+    opening: Mapping[str, Any] | None = None,
 ) -> None:
     token = secrets.token_urlsafe(24)
     hub = Hub(asyncio.get_running_loop())
