@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from labkit.core.errors import UsageError
-from labkit.filters import emulate
+from labkit.lessons import kernel_exercises
 from labkit.lessons.exercise import CheckResult, solution, solution_files
 from labkit.lessons.hints import HINTS, hint_text
+from labkit.lessons.kernel_exercises import check_kernel
 from labkit.lessons.nb01_cpu_baseline import check_normalise
 from labkit.lessons.nb02_gpu_move import check_device_time
 from labkit.lessons.nb03_combined_models import check_corners
-from labkit.lessons.nb04_filter import check_kernel, kernel_to_complete
 from labkit.lessons.nb05_streams import check_launch
 from labkit.lessons.nb06_optimizations import check_speed_up
 from labkit.lessons.nb07_pitfalls import check_fps, check_paced_latency
@@ -104,25 +104,11 @@ WRONG_CORNERS = {
 }  # fmt: skip
 
 
-KERNEL = """
-    int x = blockIdx.x * blockDim.x + threadIdx.x;
-    int y = blockIdx.y * blockDim.y + threadIdx.y;
-    int c = blockIdx.z;
-    if (x >= width || y >= height) return;
-    int left = max(x - R, 0), right = min(x + R, width - 1);
-    int top = max(y - R, 0), bottom = min(y + R, height - 1);
-    float sum_a = 0.0f, sum_b = 0.0f;
-    for (int v = top; v <= bottom; v++)
-        for (int u = left; u <= right; u++) {
-            int there = (v * width + u) * channels + c;
-            sum_a += a[there];
-            sum_b += b[there];
-        }
-    float count = (right - left + 1) * (bottom - top + 1);
-    int here = (y * width + x) * channels + c;
-    float q = (sum_a * image[here] + sum_b) / count;
-    out[here] = (unsigned char)(fminf(fmaxf(q, 0.0f), 255.0f) + 0.5f);
-"""
+KERNEL = solution("guided").text
+
+
+def check_guided(text):
+    return check_kernel("guided", text)
 
 
 def edited(*changes):
@@ -146,15 +132,12 @@ WRONG_KERNELS = {
     "never divided": edited(("/ count", "")),
     "b is missing": edited((" + sum_b) /", ") /")),
     "use <=": edited(("v <= bottom", "v < bottom"), ("u <= right", "u < right")),
-    "reads or writes outside": edited(("if (x >= width || y >= height) return;", "")),
+    "reads or writes outside": edited(("    if (x >= width || y >= height) return;\n", "")),
     "does not compile": edited(("float count", "flaot count")),
     "endless loop": edited(("v++", "v += 0")),
-    "still empty": "    // ...",
-    "differ from the reference": edited(("* channels + c;", "* channels;")),
-    "image itself": "int i = (blockIdx.y * blockDim.y + threadIdx.y) * width + blockIdx.x * blockDim.x "
-    "+ threadIdx.x; int x = blockIdx.x * blockDim.x + threadIdx.x; "
-    "if (x >= width || blockIdx.y * blockDim.y + threadIdx.y >= height) return; "
-    "i = i * channels + blockIdx.z; out[i] = image[i];",
+    "never written": re.sub(r"\{.*\}", "{ /* ... */ }", KERNEL, flags=re.DOTALL),
+    "values are wrong; at row": edited(("* channels + c;", "* channels;")),
+    "image itself": edited(("fminf(fmaxf(q, 0.0f), 255.0f) + 0.5f", "image[here]")),
 }  # fmt: skip
 
 
@@ -344,7 +327,7 @@ RIGHT = [
     (check_paced_latency, lambda began, done, rate: [d - k / rate for k, d in enumerate(done)]),
     (check_one_read, best),
     (check_engines_needed, engines),
-    pytest.param(check_kernel, KERNEL, marks=needs_compiler),
+    pytest.param(check_guided, KERNEL, marks=needs_compiler),
 ]
 WRONG = [
     *((check_normalise, *case) for case in WRONG_IMAGES.items()),
@@ -356,7 +339,7 @@ WRONG = [
     *((check_paced_latency, *case) for case in WRONG_LATENCY.items()),
     *((check_one_read, *case) for case in WRONG_ROWS.items()),
     *((check_engines_needed, *case) for case in WRONG_ENGINES.items()),
-    *(pytest.param(check_kernel, *case, marks=needs_compiler) for case in WRONG_KERNELS.items()),
+    *(pytest.param(check_guided, *case, marks=needs_compiler) for case in WRONG_KERNELS.items()),
 ]
 
 
@@ -369,20 +352,13 @@ def test_the_right_answer_passes(check, answer):
 @pytest.mark.parametrize(("check", "reason", "answer"), WRONG)
 def test_a_plausible_mistake_is_rejected_with_its_reason(check, reason, answer, monkeypatch):
     if reason == "endless loop":
-        monkeypatch.setattr(emulate.emulate_launch, "__kwdefaults__", {"timeout_s": 3.0})
+        monkeypatch.setattr(kernel_exercises, "RUN_TIMEOUT_S", 3.0)
     result = check(answer)
     assert isinstance(result, CheckResult)
     assert not result
-    pattern = reason if check in (check_launch, check_kernel) else re.escape(reason)
+    pattern = reason if check in (check_launch, check_guided) else re.escape(reason)
     assert re.search(pattern, str(result)), str(result)
     assert str(result).startswith("Not yet: ")
-
-
-def test_the_kernel_to_complete_ends_where_the_body_begins():
-    text = kernel_to_complete()
-    assert text.rstrip().endswith("{")
-    assert "void coefficients" in text and "void apply" in text
-    assert "sum_a" not in text
 
 
 @pytest.mark.parametrize("exercise", HINTS)
@@ -419,11 +395,11 @@ def test_no_hint_and_no_notebook_holds_the_solution(exercise):
 
 
 def test_a_solution_is_folded_in_a_notebook_and_plain_elsewhere():
-    found = solution("kernel")
+    found = solution("guided")
     assert found._repr_html_().startswith("<details><summary>")
     assert "&lt;" in found._repr_html_() and "open" not in found._repr_html_()[:20]
     assert str(found) == repr(found) == found.text
-    with pytest.raises(UsageError, match="there are corners"):
+    with pytest.raises(UsageError, match="there is no exercise 'knitting'; there are "):
         solution("knitting")
 
 

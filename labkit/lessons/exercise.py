@@ -6,6 +6,7 @@ leads to it, and `solutions/corners.py` (or `.cu`) solves it.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from labkit.core.errors import UsageError
 
 P = ParamSpec("P")
+Rng = np.random.Generator
 
 SOLUTIONS = Path(__file__).parent / "solutions"
 
@@ -55,6 +57,25 @@ def exercise_check(check: Callable[P, str]) -> Callable[P, CheckResult]:
     return checked
 
 
+def seeded_check(check: Callable[[Any, Rng], str]) -> Callable[..., CheckResult]:
+    """Decorator for a check on inputs that are drawn anew at each call.
+
+    The checked function takes the answer, and `seed` to draw the same inputs again; the outcome
+    names its seed. Whatever answer is given, an outcome is returned.
+    """
+
+    @wraps(check)
+    def checked(answer: Any, *, seed: int | None = None) -> CheckResult:
+        drawn = secrets.randbelow(10**6) if seed is None else seed
+        try:
+            outcome = CheckResult(True, check(answer, np.random.default_rng(drawn)))
+        except Mistake as mistake:
+            outcome = CheckResult(False, str(mistake))
+        return CheckResult(outcome.passed, f"{outcome.reason} (seed={drawn} draws the same inputs)")
+
+    return checked
+
+
 @dataclass(frozen=True)
 class Solution:
     """Solution of one exercise: folded in a notebook, plain text elsewhere.
@@ -84,9 +105,8 @@ class Solution:
 def solution(exercise: str) -> Solution:
     """Solution of an exercise, folded until it is clicked in a notebook.
 
-    >>> print(solution("speed_up"))  # doctest: +ELLIPSIS
-    \"\"\"Amdahl's law...
-        return 1 / (1 - share + share / part_factor)
+    >>> print(solution("speed_up").text.splitlines()[-1].strip())
+    return 1 / (1 - share + share / part_factor)
 
     Args:
         exercise: its name, e.g. "speed_up".
@@ -123,16 +143,41 @@ def call(function: Callable[..., Any], *given: Any) -> Any:
     Raises:
         Mistake: it raised an exception, returned nothing, or changed an input.
     """
+    if not callable(function):
+        raise Mistake(f"give the function itself to the check, not {_described(function)}")
     copies = deepcopy(given)
     try:
         got = function(*copies)
-    except Exception as error:  # whatever the learner's code raises is the answer to show
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the learner's code raises is the answer to show
         raise Mistake(f"your function raised {type(error).__name__}: {error}") from error
     if got is None or got is ...:
         raise Mistake("your function returns nothing yet; end it with return")
     if not all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(given, copies, strict=True)):
         raise Mistake("your function changed its input, which others still need; work on a copy")
     return got
+
+
+def call_for_array(function: Callable[..., Any], *given: Any) -> NDArray[Any]:
+    """Call a learner's function, which should return an array of numbers of any type.
+
+    Returns:
+        A copy of the result, which the learner's function can no longer change.
+
+    Raises:
+        Mistake: as for `call`, or the result is no array of numbers.
+    """
+    got = call(function, *given)
+    try:
+        array = np.asarray(got).copy()
+    except (
+        Exception
+    ) as error:  # a tensor that needs a gradient, lists of unequal lengths, __array__ that fails
+        raise Mistake(f"an array of numbers is expected, not {_described(got)}: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise Mistake(f"an array of numbers is expected, not {_described(got)}")
+    return array
 
 
 def call_for_numbers(function: Callable[..., Any], *given: Any) -> NDArray[np.float64]:
@@ -144,11 +189,29 @@ def call_for_numbers(function: Callable[..., Any], *given: Any) -> NDArray[np.fl
     got = call(function, *given)
     try:
         numbers = np.asarray(got, np.float64)
-    except (TypeError, ValueError) as error:
-        raise Mistake(f"numbers are expected, not {type(got).__name__}") from error
+    except Exception as error:
+        raise Mistake(f"numbers are expected, not {_described(got)}") from error
     if not np.isfinite(numbers).all():
         raise Mistake("your function returned NaN or infinity; is there a division by zero?")
     return numbers
+
+
+def call_for_number(function: Callable[..., Any], *given: Any) -> float:
+    """Call a learner's function, which should return one number.
+
+    Raises:
+        Mistake: as for `call_for_numbers`, or the result is an array.
+    """
+    numbers = call_for_numbers(function, *given)
+    if numbers.ndim:
+        raise Mistake(f"expected is one number, not an array of the shape {numbers.shape}")
+    return float(numbers)
+
+
+def _described(value: Any) -> str:
+    """Type and, where it is short, value of what was given."""
+    text = repr(value)
+    return f"{type(value).__name__} {text}" if len(text) <= 40 else type(value).__name__
 
 
 def find_mistake(

@@ -282,11 +282,13 @@ def title_of(notebook: Any) -> str:
 
 
 def question_of(notebook: Any) -> str:
-    """First paragraph under a notebook's heading "Question"; empty if it has none."""
+    """A notebook's paragraph on what you will build, or the first one under "Question"; else empty."""
     for cell in notebook.cells:
-        if cell.cell_type == "markdown" and "## Question" in cell.source:
-            text = cell.source.split("## Question", 1)[1].strip()
-            return re.split(r"\n\s*\n|\n#", text)[0]
+        if cell.cell_type == "markdown":
+            for before in ("**You will build** ", "## Question"):
+                if before in cell.source:
+                    text = cell.source.split(before, 1)[1].strip()
+                    return re.split(r"\n\s*\n|\n#", text)[0]
     return ""
 
 

@@ -33,14 +33,52 @@ HINTS = {
         "A cut of no pixels cannot be named: the left goes up to width - 1 at most, and the right lies at "
         "least one pixel beyond the left. The same holds for top and bottom.",
     ),
-    "kernel": (
-        "A thread is one pixel of one channel: blockIdx * blockDim + threadIdx gives x and y, and blockIdx.z "
-        "the channel. The last blocks hang over the border; what do their outer threads do?",
-        "The window of x goes from max(x - R, 0) to min(x + R, width - 1), both included, and that of y "
-        "likewise. The value of channel c at (u, v) stands at (v * width + u) * channels + c.",
-        "Two sums, one for a and one for b, each divided by the pixels that are really inside. Then the "
-        "line of the means, taken at this pixel's own grey level; it is rounded by adding 0.5f before it "
-        "is cut to a byte, and kept within 0 and 255.",
+    "brighten": (
+        "A byte holds 0 to 255. What is 230 + 40 as a byte?",
+        "The sum of two whole numbers is an int and may well be 270; only writing it into `out` makes it a "
+        "byte. So it has to be limited before.",
+        "CUDA has min(a, b) for whole numbers: the smaller one of the sum and the largest byte.",
+    ),
+    "guard": (
+        "Whole blocks are launched, so there are more threads than values. What should the others do?",
+        "A thread knows its own number i and how many values there are.",
+        "An if with return, before anything is read or written, for every i from n on.",
+    ),
+    "flip": (
+        "y is to rows what x is to columns: the block's number times the block's height, and the place in "
+        "the block.",
+        "Pixel (x, y) stands at y * width + x. Two edges have to be guarded now, the right and the lower.",
+        "The first column takes its value from the last, which is width - 1, the second from the one before "
+        "it: how far from the right end is the one that belongs to x?",
+    ),
+    "edges": (
+        "tile[t + 1] is this thread's own pixel. Which thread fills tile[0], and which tile[TILE + 1]?",
+        "The first thread of the block has a left neighbour to load, and the last one a right neighbour. At "
+        "the ends of the row both are clamped: max(x - 1, 0), min(x + 1, width - 1).",
+        "Between the last line that fills the tile and the first that reads it, everybody waits for "
+        "everybody. A thread that has returned before cannot have loaded anything, so the guard comes later.",
+    ),
+    "box_mean": (
+        "A window is two loops, one over rows v and one over columns u, around this thread's pixel.",
+        "It is clipped to the image: columns go from max(x - R, 0) to min(x + R, width - 1), both included, "
+        "and rows likewise.",
+        "Divide by the pixels that are really inside: the number of rows times the number of columns. The "
+        "division of two ints drops the fraction, so make one side of it a float.",
+    ),
+    "tiled_box_mean": (
+        "The block's windows together reach R pixels beyond the block, on all four sides: TILE + 2 * R each "
+        "way. There are more places than threads, so a thread fills several.",
+        "Number the places: thread i of the block fills place i, i + TILE * TILE, and so on. The place's row "
+        "and column in the tile are i / SIDE and i % SIDE. What is outside the image becomes 0.",
+        "After everybody has waited, thread (threadIdx.x, threadIdx.y) sums the (2R+1) x (2R+1) places from "
+        "its own place in the tile on. The count is that of the clipped window, as before.",
+    ),
+    "guided": (
+        "It is the box mean twice, of a and of b, with channels: a value stands at "
+        "(y * width + x) * channels + c.",
+        "Two sums in the same two loops, one for a and one for b, each divided by the pixels that are really "
+        "inside. The line of the means is then taken at this pixel's own grey level.",
+        "Keep the result within 0 and 255, and add 0.5f before it is cut to a byte: that rounds it.",
     ),
     "launch": (
         "A stream keeps the order of its own steps and knows nothing of other streams. Which step reads "

@@ -34,7 +34,7 @@ def image_grid(
     """Chart of images in rows, the axes in the order of the images.
 
     Args:
-        images: (H, W, 3) uint8 RGB each, of one aspect ratio.
+        images: (H, W, 3) RGB or (H, W) grey uint8 each, of one aspect ratio.
         titles: over the first images.
         columns: number of images per row at most.
         title: of the chart.
@@ -46,7 +46,7 @@ def image_grid(
     chart = Chart(figsize=(PANEL_IN * columns, row_in * rows + 0.4), layout="constrained", facecolor="none")
     for i, image in enumerate(images):
         axes: Any = chart.add_subplot(rows, columns, i + 1)
-        axes.imshow(image, interpolation="nearest")
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_axis_off()
         if i < len(titles):
             axes.set_title(titles[i], fontsize=9, color=INK)

@@ -10,7 +10,7 @@ import numpy as np
 from labkit.bench.accuracy import frames_for
 from labkit.core.errors import UsageError
 from labkit.core.types import Frame
-from labkit.lessons.exercise import Mistake, call, exercise_check, find_mistake, solved
+from labkit.lessons.exercise import Mistake, call_for_array, find_mistake, seeded_check, solved
 from labkit.lessons.hints import hint
 from labkit.models.callables import OwnLabels
 from labkit.models.networks import labels_of
@@ -45,13 +45,12 @@ def right_names(
     return f"{right} of {len(answers)} names are right"
 
 
-@exercise_check
-def check_from_camera(from_camera: Callable[[np.ndarray], Any]) -> str:
+@seeded_check
+def check_from_camera(from_camera: Callable[[np.ndarray], Any], rng: np.random.Generator) -> str:
     """Check `from_camera(bgr)`: (H, W, 3) uint8 BGR -> the same picture in RGB order."""
-    rng = np.random.default_rng()
     for height, width in rng.integers(2, 40, (3, 2)):
         bgr = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        got = np.asarray(call(from_camera, bgr))
+        got = call_for_array(from_camera, bgr)
         if got.shape != bgr.shape or got.dtype != np.uint8:
             raise Mistake(f"a picture of uint8 {bgr.shape} became {got.dtype} {got.shape}")
         if np.array_equal(got, bgr[..., ::-1]):
@@ -77,26 +76,36 @@ def _camera_mistakes(bgr: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-@exercise_check
-def check_normalise(normalise: Callable[[np.ndarray], Any]) -> str:
+@seeded_check
+def check_normalise(normalise: Callable[[np.ndarray], Any], rng: np.random.Generator) -> str:
     """Check `normalise(image)`: (H, W, 3) uint8 RGB -> (1, 3, H, W) float32.
 
     The image is scaled to [0, 1] and normalised with ImageNet's mean and standard deviation.
+    Images of several sizes are drawn, a frame of a camera's size among them.
     """
-    image = np.random.default_rng(11).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    got = np.asarray(call(normalise, image))
-    if got.shape != (1, 3, 6, 9):
-        raise Mistake(f"the shape is {got.shape}, not (1, 3, H, W) = (1, 3, 6, 9): {_shape(got)}")
-    if got.dtype != np.float32:
-        raise Mistake(f"the type is {got.dtype}, not float32: a network's weights are float32")
-    right = _normalised(image)
-    if np.allclose(got, right, atol=1e-5):
-        return "every value is that of the textbook formula"
-    worst = float(np.abs(got - right).max())
-    raise Mistake(
-        find_mistake(got, _mistakes(image), right, atol=1e-4)
-        or f"the largest difference from the textbook formula is {worst:.3g}; compare one pixel by hand"
-    )
+    for image in _images(rng):
+        got, shape = call_for_array(normalise, image), (1, 3, *image.shape[:2])
+        if got.shape != shape:
+            raise Mistake(f"the shape is {got.shape}, not (1, 3, H, W) = {shape}: {_shape(got, image)}")
+        if got.dtype != np.float32:
+            raise Mistake(f"the type is {got.dtype}, not float32: a network's weights are float32")
+        right = _normalised(image)
+        if not np.allclose(got, right, atol=1e-5):
+            worst = float(np.abs(got - right).max())
+            raise Mistake(
+                find_mistake(got, _mistakes(image), right, atol=1e-4)
+                or f"the largest difference from the textbook formula is {worst:.3g}; compare one pixel"
+            )
+    return "every value is that of the textbook formula"
+
+
+def _images(rng: np.random.Generator) -> list[np.ndarray]:
+    """A small image first, whose shape no mistake fits by chance, then a frame, one colour, one pixel."""
+    width, height = int(rng.integers(9, 40)), int(rng.integers(4, 9))
+    sizes = [(height, width), tuple(rng.integers(200, 700, 2)), tuple(rng.integers(2, 60, 2)), (1, 1)]
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    images.insert(2, np.full((height, width, 3), rng.integers(0, 256, 3), np.uint8))
+    return [*images, np.full((3, 3, 3), 255, np.uint8), np.zeros((width, height, 3), np.uint8)]
 
 
 def _normalised(image: np.ndarray, mean: Any = IMAGENET_MEAN, std: Any = IMAGENET_STD) -> np.ndarray:
@@ -104,12 +113,13 @@ def _normalised(image: np.ndarray, mean: Any = IMAGENET_MEAN, std: Any = IMAGENE
     return scaled.transpose(2, 0, 1)[None].astype(np.float32)
 
 
-def _shape(got: np.ndarray) -> str:
-    if got.shape == (3, 6, 9):
+def _shape(got: np.ndarray, image: np.ndarray) -> str:
+    height, width = image.shape[:2]
+    if got.shape == (3, height, width):
         return "the batch dimension in front is missing"
-    if got.shape in ((1, 6, 9, 3), (6, 9, 3)):
+    if got.shape in ((1, height, width, 3), (height, width, 3)):
         return "channels come first in PyTorch; transpose"
-    if got.shape == (1, 3, 9, 6):
+    if got.shape == (1, 3, width, height):
         return "height and width are swapped"
     return "look at each axis in turn"
 
@@ -126,6 +136,6 @@ def _mistakes(image: np.ndarray) -> dict[str, np.ndarray]:
         "the mean is subtracted, but nothing is divided by std": _normalised(image, mean, 1),
         "std is multiplied instead of divided by": _normalised(image, mean, 1 / std),
         "the rows and columns of pixels are mixed up: use transpose, not reshape": (
-            ((image / 255 - mean) / std).reshape(1, 3, 6, 9).astype(np.float32)
+            ((image / 255 - mean) / std).reshape(1, 3, *image.shape[:2]).astype(np.float32)
         ),
     }

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from labkit.core.errors import LabError, UsageError
 from labkit.core.types import Size, Workload
-from labkit.lessons.exercise import Mistake, call_for_numbers, exercise_check, find_mistake
+from labkit.lessons.exercise import Mistake, call_for_number, find_mistake, seeded_check
 from labkit.lessons.hints import hint
 from labkit.profiling.operators import operators
 
@@ -79,14 +81,15 @@ def operator_table(name: str, result: ResultSet, *, size: Size = (640, 480)) -> 
     return pd.DataFrame(found.rows())
 
 
-@exercise_check
-def check_speed_up(speed_up: Callable[[float, float], Any]) -> str:
+@seeded_check
+def check_speed_up(speed_up: Callable[[float, float], Any], rng: np.random.Generator) -> str:
     """Check `speed_up(share, part_factor)`: Amdahl's law for one part of the time."""
-    cases = ((0.3, 4.0), (0.5, 2.0), (0.9, 10.0), (0.0, 5.0), (1.0, 3.0), (0.4, 0.5), (0.6, 1.0))
-    for share, factor in cases:
+    known = [(0.3, 4.0), (0.5, 2.0), (0.0, 5.0), (1.0, 3.0), (0.4, 0.5), (0.6, 1.0)]
+    drawn = zip(rng.uniform(0, 1, 20).tolist(), rng.lognormal(1, 1.5, 20).tolist(), strict=True)
+    for share, factor in [*known, *drawn]:
         right = 1 / (1 - share + share / factor)
-        got = float(call_for_numbers(speed_up, share, factor))
-        if abs(got - right) > 1e-6:
+        got = call_for_number(speed_up, share, factor)
+        if abs(got - right) > 1e-6 * right:
             mistakes = {
                 "that is the new time as a share of the old one; a gain is its inverse": 1 / right,
                 "that adds the part's gain in proportion; times add up, gains do not": (
@@ -99,6 +102,6 @@ def check_speed_up(speed_up: Callable[[float, float], Any]) -> str:
                 "write down the old time as 1 and the new time as what stays plus what shrinks"
             )
             raise Mistake(
-                f"for a share of {share:g} made {factor:g} times faster it gives {got:.4g}: {reason}"
+                f"for a share of {share:.3g} made {factor:.3g} times faster it gives {got:.4g}: {reason}"
             )
     return "that is Amdahl's law, also when a part becomes slower"
