@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -78,9 +81,60 @@ class ProgressBar(Reporter):
         """A line with the result's main figure."""
         self.saved += result.id is not None
         if isinstance(result, Run):
-            interval = format_bounds(result.fps_interval)
-            line = f"{result.rung}: {format_number(result.fps)} FPS ({interval})"
-            self._progress.console.print(escape(line))
+            self._progress.console.print(escape(_result_line(result)))
+
+
+class NotebookProgress(Reporter):
+    """One line of progress under a notebook's cell; notes and results stay above it."""
+
+    def __enter__(self) -> NotebookProgress:
+        from IPython.display import HTML, display
+
+        self._html = HTML
+        self._step, self._share = "starting", 0.0
+        self._notes: set[str] = set()
+        self._line = display(HTML(""), display_id=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line.update(self._html(""))
+
+    def step(self, text: str) -> None:
+        """A new step, with an empty bar."""
+        self._step, self._share = text, 0.0
+        self._show()
+
+    def progress(self, share: float) -> None:
+        """Fills the bar, in steps of a twentieth: each one is a message to the page."""
+        if share - self._share >= 0.05:
+            self._share = share
+            self._show()
+
+    def note(self, text: str) -> None:
+        """A line that stays; the same one is shown once."""
+        if text not in self._notes:
+            self._notes.add(text)
+            print(text)
+
+    def finished(self, result: Run | Comparison) -> None:
+        """A line that stays, with the run's main figure."""
+        if isinstance(result, Run):
+            print(_result_line(result))
+
+    def _show(self) -> None:
+        bar = f'<progress value="{self._share:.2f}" max="1"></progress>'
+        self._line.update(self._html(f"{bar} {html.escape(self._step)}"))
+
+
+def shown_progress() -> AbstractContextManager[Reporter]:
+    """What shows progress here: a line under the cell in a notebook, else a bar in the terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return NotebookProgress() if hasattr(shell, "kernel") else ProgressBar()
+
+
+def _result_line(run: Run) -> str:
+    return f"{run.rung}: {format_number(run.fps)} FPS ({format_bounds(run.fps_interval)})"
 
 
 COLUMNS = ("rung", "FPS", "95% interval", "p50", "p90", "p99", "agrees", "mAP", "names", "limit")

@@ -29,7 +29,7 @@ from labkit.bench.interleave import FULL_ROUNDS, QUICK_ROUNDS, RoundPlan
 from labkit.bench.noise import NoiseMonitor
 from labkit.bench.peaks import PEAK_TRIES, cached_peaks, measure_peaks
 from labkit.bench.plan import FULL, QUICK, Plan
-from labkit.bench.progress import ProgressBar, Reporter
+from labkit.bench.progress import Reporter, shown_progress
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, UnavailableError, UsageError
 from labkit.core.lock import lock_holder, machine_lock
@@ -213,7 +213,7 @@ def _with_own(rungs: Sequence[str | Rung | Callable[..., Any]], against: str | N
 
 
 def _shown(progress: Reporter | None) -> AbstractContextManager[Reporter]:
-    return ProgressBar() if progress is None else nullcontext(progress)
+    return shown_progress() if progress is None else nullcontext(progress)
 
 
 def _round_plan(quick: bool, rounds: int | None = None) -> RoundPlan:
@@ -597,8 +597,10 @@ def _compare(
         result_set.skipped["comparison"] = f"{FAILED}: {error}"
         return
     disturbances = (*monitor.disturbances(), *context.disturbed_by())
+    load = {"foreign_cpu": round(monitor.foreign, 3), "steal": round(monitor.steal, 3)}
     for comparison in comparisons:
-        _finish(replace(comparison, disturbances=disturbances), result_set.comparisons, context)
+        disturbed = replace(comparison, disturbances=disturbances, settings={**comparison.settings, **load})
+        _finish(disturbed, result_set.comparisons, context)
 
 
 def _finish(result: Any, results: list[Any], context: Context) -> None:

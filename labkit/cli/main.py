@@ -52,7 +52,7 @@ def rungs(as_json: JsonOption = False) -> None:
             "rung": rung.name, "stage": rung.stage, "changes": rung.changes, "reference": rung.reference,
             "about": rung.about, "unavailable": unmet_requirement(rung.needs), **rung.prepare.describe(),
         }
-        for rung in LADDER
+        for rung in sorted(LADDER, key=lambda rung: rung.stage)
     ]  # fmt: skip
     if as_json:
         for row in rows:

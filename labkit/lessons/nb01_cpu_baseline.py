@@ -65,12 +65,8 @@ def check_from_camera(from_camera: Callable[[np.ndarray], Any], rng: np.random.G
 def _camera_mistakes(bgr: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "blue is still first: nothing was changed": bgr,
-        "the picture is upside down, and blue is still first: it is the last axis that has to turn": bgr[
-            ::-1
-        ],
-        "left and right are swapped, and blue is still first: it is the last axis that has to turn": bgr[
-            :, ::-1
-        ],
+        "the picture is upside down, and blue is still first: turn the last axis instead": bgr[::-1],
+        "left and right are swapped, and blue is still first: turn the last axis instead": bgr[:, ::-1],
         "the channels moved round by one, so green is first now": np.roll(bgr, 1, axis=-1),
         "the channels moved round by one, so green is first now ": np.roll(bgr, -1, axis=-1),
     }

@@ -299,7 +299,10 @@ class Ladder(tuple[Rung, ...]):
         import pandas as pd
 
         columns = ["rung", "stage", "changes", "about", "unavailable"]
-        rows = [(r.name, r.stage, r.changes or "", r.about, unmet_requirement(r.needs) or "") for r in self]
+        by_stage = sorted(self, key=lambda rung: rung.stage)
+        rows = [
+            (r.name, r.stage, r.changes or "", r.about, unmet_requirement(r.needs) or "") for r in by_stage
+        ]
         return pd.DataFrame(rows, columns=columns)
 
     def _repr_html_(self) -> str:

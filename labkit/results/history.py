@@ -12,6 +12,7 @@ from labkit.core.machine import fingerprint_differences
 from labkit.results.format import format_number
 from labkit.results.records import Run
 from labkit.results.result_set import results
+from labkit.results.table import shown_table, table_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +36,6 @@ class History:
 
     def table(self) -> pd.DataFrame:
         """One row per run: when (UTC), version of an own loop, commit (+ if changed since), figures."""
-        import pandas as pd
-
         columns = [
             "when",
             "version",
@@ -49,7 +48,7 @@ class History:
             "work",
             "machine",
         ]
-        return pd.DataFrame([self._row(run) for run in self.runs], columns=columns).round(2)
+        return shown_table([self._row(run) for run in self.runs], columns).round(2)
 
     def _row(self, run: Run) -> tuple[Any, ...]:
         low, high = run.fps_interval
@@ -91,7 +90,7 @@ class History:
         return over_time(self.rung, self.runs, theme=theme, label=_version)
 
     def _repr_html_(self) -> str:
-        table = self.table().to_html(index=False, na_rep="", border=0) if self.runs else ""
+        table = table_html(self.table()) if self.runs else ""
         return f"{table}<p>{escape(str(self))}</p>"
 
 

@@ -52,8 +52,8 @@ class Agreement:
 Scenario = Literal["closed", "paced", "live"]
 Samples = NDArray[np.float64]
 
-IMPOSSIBLE = 1.05
-"""Share of a measured peak that no run reaches, but by an error of one of the two."""
+BUSY = 0.3
+"""Share of the CPU's time taken by others above which a comparison cannot tell anything."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +160,8 @@ class Run:
     def noise(self) -> tuple[str, ...]:
         """Reasons to doubt this run; empty when it is quiet."""
         reasons = [*stats.noise_reasons(self.latency_s), *self.disturbances]
-        share = self.share_of_limit
-        if share is not None and share > IMPOSSIBLE:
+        share = self._share_of_peak
+        if share is not None and share > 1:
             reasons.append(f"it reaches {share:.0%} of the machine's peak, so the peak was measured too low")
         return tuple(reasons)
 
@@ -177,7 +177,15 @@ class Run:
 
     @property
     def share_of_limit(self) -> float | None:
-        """Arithmetic done per second over the measured peak of the machine, in [0, 1]."""
+        """Arithmetic done per second over the measured peak of the machine, in [0, 1].
+
+        None where one of them is not known, and where the peak is refuted by the run itself: see `noise`.
+        """
+        share = self._share_of_peak
+        return share if share is not None and share <= 1 else None
+
+    @property
+    def _share_of_peak(self) -> float | None:
         work, peak = self.limit.get("gflop_per_frame"), self.limit.get("peak_gflops")
         return self.fps * work / peak if work and peak else None
 
@@ -287,8 +295,13 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """Verdict that the interval allows: faster, slower, same (+-2%) or cannot tell."""
-        return stats.verdict(self.interval)
+        """What interval and machine allow to say: faster, slower, same (+-2%) or cannot tell."""
+        return "cannot tell" if self.busy_share > BUSY else stats.verdict(self.interval)
+
+    @property
+    def busy_share(self) -> float:
+        """Share of the CPU's time that other programs, or the host below this machine, took meanwhile."""
+        return max(self.settings.get("foreign_cpu") or 0.0, self.settings.get("steal") or 0.0)
 
     @property
     def machine(self) -> str:
@@ -308,9 +321,14 @@ class Comparison:
             text = f"{self.b} is {ratio:.2f}x {self.verdict} than {self.a} ({basis})"
         elif self.verdict == "same":
             text = f"{self.b} is as fast as {self.a} within 2% ({ratio:.2f}x, {basis})"
+        elif self.busy_share > BUSY:
+            return (
+                f"{self.b} vs {self.a}: cannot tell: {'; '.join(self.disturbances)} ({ratio:.2f}x, {basis})"
+            )
         else:
             text = f"{self.b} vs {self.a}: no significant difference ({ratio:.2f}x, {basis})"
-        return text if self.agrees else f"{text}; its answers differ: not a like-for-like gain"
+        doubts = [] if self.agrees else ["its answers differ: not a like-for-like gain"]
+        return "; ".join([text, *doubts, *(f"disturbed: {each}" for each in self.disturbances)])
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as plain data for `--json`."""

@@ -16,7 +16,7 @@ from labkit.results.checksums import describe_damage
 from labkit.results.exports import load_exports
 from labkit.results.records import Comparison, Run
 from labkit.results.store import Store, default_path
-from labkit.results.table import table
+from labkit.results.table import shown_table, table, table_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,14 +54,12 @@ class ResultSet:
 
     def gains(self) -> pd.DataFrame:
         """One row per comparison: how many times faster b is than a, with interval and verdict."""
-        import pandas as pd
-
         columns = ["a", "b", "ratio", "ci_low", "ci_high", "verdict", "agrees", "rounds"]
         rows = [
             (c.a, c.b, round(c.ratio, 3), *np.round(c.interval, 3), c.verdict, c.agrees, c.rounds)
             for c in self.comparisons
         ]
-        return pd.DataFrame(rows, columns=columns)
+        return shown_table(rows, columns)
 
     def sentences(self) -> list[str]:
         """Each comparison in words with its interval, what was not measured, and the notes."""
@@ -73,8 +71,6 @@ class ResultSet:
 
     def ceilings(self) -> pd.DataFrame:
         """Amdahl's ceiling of each span of each run: the speed-up if that span took no time at all."""
-        import pandas as pd
-
         columns = ["rung", "part", "ms per frame", "share of the frame", "ceiling"]
         rows = []
         for run in self.runs:
@@ -91,7 +87,7 @@ class ResultSet:
                         round(ceiling, 2),
                     )
                 )
-        return pd.DataFrame(rows, columns=columns)
+        return shown_table(rows, columns)
 
     def plot(self, kind: str = "throughput", theme: str = "light") -> Chart:
         """One figure with a caption and a text for those who cannot see it.
@@ -167,7 +163,7 @@ class ResultSet:
         return "\n".join([figures, *self.sentences()])
 
     def _repr_html_(self) -> str:
-        figures = self.table().to_html(index=False, na_rep="", border=0) if self.runs else "<p>no runs</p>"
+        figures = table_html(self.table()) if self.runs else "<p>no runs</p>"
         sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.sentences())
         return f"{figures}<ul>{sentences}</ul>" if sentences else figures
 

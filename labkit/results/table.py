@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from labkit.results.records import Run
@@ -19,10 +20,33 @@ COLUMNS = (
 
 
 def table(runs: Iterable[Run]) -> pd.DataFrame:
-    """One row per run with its main figures; None where there are too few frames for one."""
+    """One row per run with its main figures; left empty where there are too few frames for one."""
+    return shown_table([_row(run) for run in runs], COLUMNS)
+
+
+def shown_table(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
+    """A data frame that a notebook shows without row numbers, and with blanks for what is not known."""
+    return _table_class()(rows, columns=list(columns))  # type: ignore[no-any-return]
+
+
+def table_html(frame: pd.DataFrame) -> str:
+    """HTML of a table: no row numbers, blanks for what is not known."""
+    return str(frame.to_html(index=False, na_rep="", border=0))
+
+
+@cache
+def _table_class() -> Any:
     import pandas as pd
 
-    return pd.DataFrame([_row(run) for run in runs], columns=list(COLUMNS))
+    class Table(pd.DataFrame):
+        @property
+        def _constructor(self) -> Any:
+            return Table
+
+        def _repr_html_(self) -> str:
+            return table_html(self)
+
+    return Table
 
 
 def _row(run: Run) -> dict[str, Any]:
