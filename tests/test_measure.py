@@ -1,14 +1,18 @@
 """Measuring itself: simulated pipelines of known truth, and real child processes."""
 
+import contextlib
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 
 from labkit.bench import noise as noise_module
@@ -21,6 +25,7 @@ from labkit.bench.noise import NoiseMonitor
 from labkit.bench.plan import QUICK, Plan
 from labkit.bench.timing import Clock, measure
 from labkit.bench.worker import Worker
+from labkit.core.child import lives
 from labkit.core.errors import LabError, UsageError, WorkerError
 from labkit.core.gpu import gpu_noise_reasons
 from labkit.core.machine import fingerprint, fingerprint_differences, machine_name
@@ -523,7 +528,7 @@ def test_the_death_of_a_worker_is_an_error_with_its_cause(frames, importable):
     [
         ("import os; print('no room', file=sys.stderr, flush=True); os._exit(7)", r"exit code 7.*no room"),
         ("import time; print('waiting', flush=True); time.sleep(60)", r"sent nothing for 4 s.*waiting"),
-        ("import os, time; os.close(int(sys.orig_argv[3])); time.sleep(60)", "closed its connection"),
+        ("import os, time; os.close(int(sys.orig_argv[6])); time.sleep(60)", "closed its connection"),
     ],
 )
 def test_a_worker_that_never_reads_its_order_is_noticed(frames, tmp_path, monkeypatch, at_start, message):
@@ -532,6 +537,118 @@ def test_a_worker_that_never_reads_its_order_is_noticed(frames, tmp_path, monkey
     monkeypatch.setattr(worker_module, "CONNECT_TIMEOUT_S", 4)
     with pytest.raises(WorkerError, match=f"measuring resnet_opencv_cpu .*{message}"):
         Worker(rung("resnet_opencv_cpu"), TINY_WORK, frames)
+
+
+HANGING = {  # what a child does once it is connected; the pipe is `end`
+    "reads no order": "time.sleep(60)",
+    "answers with half a message": "end.recv(); os.write(end.fileno(), b'\\0\\0\\1\\0abc'); time.sleep(60)",
+    "leaves the pipe to a child of its own": "end.recv(); os.fork() or time.sleep(20); os._exit(3)",
+}
+
+
+@pytest.mark.parametrize("way", HANGING)
+def test_no_wait_for_a_worker_goes_beyond_its_deadline(tmp_path, monkeypatch, way):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, time\n"
+        "from multiprocessing.connection import Connection\n"
+        "if 'labkit.core.child' in sys.orig_argv:\n"
+        "    end = Connection(int(sys.orig_argv[6]))\n"
+        "    end.send(('connected', None))\n"
+        f"    {HANGING[way]}\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(worker_module, "READY_TIMEOUT_S", 1.5)
+    large = [make_frame(k, (1280, 960)) for k in range(3)]  # more than a pipe holds
+    begun = time.monotonic()
+    with pytest.raises(WorkerError, match=r"measuring resnet_opencv_cpu .*(was ended|died \(exit code 3\))"):
+        Worker(rung("resnet_opencv_cpu"), TINY_WORK, large)
+    assert time.monotonic() - begun < 30
+
+
+def crashing(frames, net):
+    import warnings
+
+    warnings.warn("numpy is deprecated", stacklevel=1)
+    ctypes.string_at(0)
+    yield
+
+
+def test_a_crash_is_explained_by_its_own_words(frames, importable):
+    with pytest.raises(
+        WorkerError, match=r"SIGSEGV\); it printed: Fatal Python error: .* / File .*(crashing|string_at)$"
+    ):
+        Worker(bad(crashing), TINY_WORK, frames)
+
+
+@pytest.mark.parametrize(
+    ("printed", "words"),
+    [
+        ("a.py:3: UserWarning: old\n  warnings.warn(x)\n", ""),
+        ("loading\na.py:3: FutureWarning: old\n  warn(x)\n", "loading"),
+        (
+            "Traceback (most recent call last):\n  File x\nKeyError: 3\nlater.py:1: UserWarning: x\n",
+            "KeyError: 3",
+        ),
+        ("terminate called\n  what():  bad\n[W] warning: slow\n", "terminate called / what():  bad"),
+        ("one\ntwo\nthree\nfour\n", "two / three / four"),
+        ("", ""),
+    ],
+)
+def test_last_words_are_those_of_the_end(printed, words):
+    assert worker_module.last_words(printed) == words
+
+
+OWNER = """
+import subprocess, sys, time
+from labkit.core.child import child_command
+children = [subprocess.Popen(child_command("timeit", "-n", "1", "-r", "1", "-s", sys.argv[1], "pass"))
+            for _ in range(int(sys.argv[2]))]
+print(*(child.pid for child in children), flush=True)
+time.sleep(100)
+"""
+BUSY = (  # in Python; and in one call of a library that lets no other thread of Python in
+    "while True: pass",
+    "import ctypes; ctypes.PyDLL(None).sleep(90)",
+)
+
+
+def orphans_after(signal_number, busy, count, seconds=2.0):
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, busy, str(count)], stdout=subprocess.PIPE, text=True
+    ) as owner:
+        children = [int(pid) for pid in owner.stdout.readline().split()]
+        until(lambda: all("timeit" in cmdline(pid) for pid in children))
+        owner.send_signal(signal_number)
+    threading.Event().wait(seconds)
+    return [pid for pid in children if lives(pid)]
+
+
+def cmdline(pid):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).cmdline()
+    return ["timeit"]
+
+
+def until(condition, seconds=20.0):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread looks")
+@pytest.mark.parametrize("busy", BUSY)
+def test_a_child_ends_with_its_parent(busy):
+    assert orphans_after(signal.SIGKILL, busy, 3) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread looks")
+def test_sixty_children_end_with_their_parents(capsys):
+    left = [orphans_after(number, busy, 15) for number in (signal.SIGKILL, signal.SIGTERM) for busy in BUSY]
+    with capsys.disabled():
+        print(f"\norphans 2 s after the end of their parent: {len([*chain.from_iterable(left)])} of 60")
+    assert [*chain.from_iterable(left)] == []
 
 
 def test_what_a_worker_prints_is_no_message(frames, tmp_path, monkeypatch):

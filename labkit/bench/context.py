@@ -96,8 +96,10 @@ class EvaluationWorker:
     def __enter__(self) -> EvaluationWorker:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, *error: Any) -> None:
+        if self._worker is not None:
+            self._worker.__exit__(*error)
+            self._worker = None
 
     def prepare(
         self, rung: Rung, workload: Workload, frames: Sequence[Frame], weights: Mapping[str, Weights]
@@ -112,9 +114,3 @@ class EvaluationWorker:
         else:
             self._worker.become(rung, workload, frames, weights)
         return self._worker
-
-    def close(self) -> None:
-        """Ends the child, if there is one."""
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None

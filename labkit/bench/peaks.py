@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.bench.noise import NoiseMonitor
+from labkit.core.child import child_command
 from labkit.core.errors import LabError, WorkerError
 from labkit.core.files import user_cache, write_atomic
 from labkit.core.machine import fingerprint
@@ -62,7 +63,7 @@ def measure_peaks(
 
 
 def _in_fresh_process(device: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "labkit.bench.peaks", device]
+    command = child_command("labkit.bench.peaks", device)
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, env={**os.environ, **PASSIVE_WAIT}
     )

@@ -3,21 +3,27 @@
 Engines disturb one another inside one process: thread pools fight and memory is shared. So
 each rung is measured in a fresh child, which answers one request at a time over a
 `multiprocessing` pipe of which nothing else knows; what it prints goes to a file that is quoted
-when it dies. The child ends when the parent does, because the pipe then ends. (`multiprocessing`
-itself would import the caller's script again in the child.)
+when it dies. Every wait has a deadline, at which the child is killed and the pipe shut down, so that
+neither an order nor half an answer waits for ever. The child ends with its parent (see
+`labkit.core.child`; `multiprocessing` itself would import the caller's script again in it).
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
+import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe, connection
 from typing import Any
 
@@ -25,6 +31,7 @@ from labkit.bench.agreement import Answers
 from labkit.bench.plan import Plan
 from labkit.bench.session import Ready, Session
 from labkit.bench.timing import Timing
+from labkit.core.child import child_command
 from labkit.core.errors import LabError, WorkerError
 from labkit.core.threads import PASSIVE_WAIT
 from labkit.core.types import Frame, Rung, Workload
@@ -36,6 +43,8 @@ REPLY_TIMEOUT_S = 600.0
 EXIT_TIMEOUT_S = 1.0
 POLL_S = 0.5
 QUOTED_LINES = 3
+WARNING = re.compile(r"warn(ing)?\b", re.IGNORECASE)
+"""Of lines that tell of something else than the end of a process."""
 
 Report = Callable[[str], None]
 
@@ -54,12 +63,13 @@ class Worker:
     ) -> None:
         self.rung = rung
         self._report = report
+        self._timed_out = False
         _check_picklable(rung)
         self._output = tempfile.TemporaryFile("a+b")  # noqa: SIM115
         self._connection, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "labkit.bench.worker", str(theirs.fileno()), str(time.time())],
+                child_command("labkit.bench.worker", str(theirs.fileno()), str(time.time())),
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
@@ -76,7 +86,9 @@ class Worker:
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # an interruption, which waits for no child to finish its work
+            self._process.kill()
         self.close()
 
     @property
@@ -142,9 +154,10 @@ class Worker:
         progress: Callable[[float], None] | None = None,
     ) -> Any:
         try:
-            self._connection.send((what, arguments))
+            with self._ended_after(timeout_s):
+                self._connection.send((what, arguments))
         except OSError as error:
-            raise self._death() from error
+            raise self._death(self._overdue(f"did not take its order within {timeout_s:g} s")) from error
         return self._reply(what, timeout_s, progress)
 
     def _reply(self, wanted: str, timeout_s: float, progress: Callable[[float], None] | None = None) -> Any:
@@ -173,9 +186,33 @@ class Worker:
                     raise EOFError
                 if time.monotonic() > until_s:
                     raise self._death(f"sent nothing for {timeout_s:g} s and was ended")
-            return self._connection.recv()
+            with self._ended_after(timeout_s):
+                return self._connection.recv()
         except (EOFError, OSError) as error:
-            raise self._death() from error
+            raise self._death(self._overdue(f"sent half an answer within {timeout_s:g} s")) from error
+
+    @contextmanager
+    def _ended_after(self, timeout_s: float) -> Iterator[None]:
+        """Kills the child, and shuts the pipe down, if the block takes longer."""
+        timer = threading.Timer(timeout_s, self._end_overdue)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _end_overdue(self) -> None:
+        self._timed_out = True
+        self._process.kill()
+        with (
+            suppress(OSError, AttributeError),  # Windows has other pipes
+            socket.socket(fileno=os.dup(self._connection.fileno())) as pipe,
+        ):
+            pipe.shutdown(socket.SHUT_RDWR)  # a grandchild may hold the other end open
+
+    def _overdue(self, reason: str) -> str:
+        return f"{reason} and was ended" if self._timed_out else ""
 
     def _death(self, reason: str = "") -> WorkerError:
         """Ends the child; the error says why, and what the child printed last."""
@@ -190,16 +227,17 @@ class Worker:
                 cause += ", as when memory runs out"
         if killed:
             reason = reason or "closed its connection and was ended"
-        return WorkerError(
-            f"the process measuring {self.rung.name} {reason or f'died ({cause})'}{self._last_lines()}"
-        )
+        # Who is killed has no last words; what was printed before is about something else.
+        words = self._last_words() if reason or not cause.startswith("SIGKILL") else ""
+        return WorkerError(f"the process measuring {self.rung.name} {reason or f'died ({cause})'}{words}")
 
-    def _last_lines(self) -> str:
+    def _last_words(self) -> str:
+        """The child's own explanation of its end; empty if it gave none."""
         if self._output.closed:
             return ""
         self._output.seek(0)
-        lines = self._output.read().decode(errors="replace").strip().splitlines()[-QUOTED_LINES:]
-        return f"; it printed: {' / '.join(line.strip() for line in lines)}" if lines else ""
+        words = last_words(self._output.read().decode(errors="replace"))
+        return f"; it printed: {words}" if words else ""
 
     def _wait_or_kill(self) -> bool:
         """Waits for the child's end, and kills it if it goes on; True if that was needed."""
@@ -210,6 +248,30 @@ class Worker:
             self._process.kill()
             self._process.wait()
             return True
+
+
+def last_words(printed: str) -> str:
+    """The lines of a process's output that explain its end.
+
+    That is the fault that Python's fault handler names, with its place; else the exception after the
+    last traceback; else the last lines that are no warning.
+    """
+    lines = [line.rstrip() for line in printed.splitlines() if line.strip()]
+    for place in range(len(lines) - 1, -1, -1):
+        after = lines[place + 1 :]
+        if lines[place].startswith("Fatal Python error"):
+            current = [k for k, line in enumerate(after) if line.startswith("Current thread")][:1]
+            places = after[current[0] + 1 :] if current else after
+            where = next((line.strip() for line in places if line.lstrip().startswith("File ")), "")
+            return " / ".join(filter(None, [lines[place], where]))
+        if lines[place].startswith("Traceback (most recent call last)"):
+            return next((line for line in after if not line.startswith(" ")), "")
+    spoken = [
+        line.strip()
+        for line, before in zip(lines, ["", *lines], strict=False)
+        if not (WARNING.search(line) or (line.startswith(" ") and WARNING.search(before)))
+    ]
+    return " / ".join(spoken[-QUOTED_LINES:])
 
 
 def _inheriting(end: Any) -> dict[str, Any]:
@@ -233,6 +295,7 @@ def _check_picklable(rung: Rung) -> None:
 def _serve(parent: Any, started_s: float) -> None:
     """The child's end: prepares the rung, then answers requests until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    faulthandler.enable()
 
     session: Session | None = None
     begun_s: float | None = started_s
@@ -276,5 +339,7 @@ def _requests(parent: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 
 if __name__ == "__main__":
+    if sys.platform != "win32":
+        os.set_inheritable(int(sys.argv[1]), False)
     end = getattr(connection, "PipeConnection", connection.Connection)  # the former on Windows
     _serve(end(int(sys.argv[1])), time.perf_counter() - (time.time() - float(sys.argv[2])))

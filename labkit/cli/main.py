@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +13,8 @@ from typing import Annotated
 import typer
 
 from labkit.cli.options import JsonOption
-from labkit.core.errors import LabError, UsageError, WeightsError
+from labkit.core.child import child_command
+from labkit.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, LabError, UsageError, WeightsError
 
 app = typer.Typer(
     name="labkit",
@@ -21,7 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure and understand real-time image classification and detection.",
     epilog="Exit codes: 0 done, 1 other errors, 2 wrong usage, 3 source or frame, 4 weights, "
-    "5 not possible on this machine, 6 the measuring process died, 7 results store, 130 stopped by Ctrl-C.",
+    "5 not possible on this machine, 6 the measuring process died, 7 results store, 130 stopped by Ctrl-C, "
+    "143 stopped by a termination signal.",
 )
 
 
@@ -120,14 +124,14 @@ def lab(
             "this is root, and what runs in a notebook would be root too; "
             "log in as another user, or say labkit lab --allow-root"
         )
-    command = [sys.executable, "-m", "jupyterlab", f"--port={port}"]
+    options = [f"--port={port}"]
     # A container has an address of its own: what listens on its 127.0.0.1 cannot be reached from outside.
-    command += [f"--ip={ip or ('0.0.0.0' if contained else '127.0.0.1')}"]
-    command += ["--allow-root"] if root else []
-    command += [] if screen() else ["--no-browser"]
-    command += [str(notebook)]
+    options += [f"--ip={ip or ('0.0.0.0' if contained else '127.0.0.1')}"]
+    options += ["--allow-root"] if root else []
+    options += [] if screen() else ["--no-browser"]
     if contained and ip is None:
         print(f"In a container: open the address with 127.0.0.1 below; publish its port, {port}.", flush=True)
+    command = child_command("jupyterlab", *options, str(notebook))
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
@@ -161,6 +165,7 @@ def _add_commands() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; errors become one sentence on standard error and an exit code."""
     _add_commands()
+    terminated = _terminate_as_interrupt()
     try:
         app(arguments)  # ends the process itself, with the command's exit code
     except LabError as error:
@@ -168,4 +173,26 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:  # the reader of a pipe has gone, which is its right
         sys.stderr.close()
+    except SystemExit as end:
+        if terminated and end.code == EXIT_INTERRUPTED:
+            return EXIT_TERMINATED
+        raise
     return 0
+
+
+def _terminate_as_interrupt() -> list[int]:
+    """From now on, a termination signal ends a command as Ctrl-C does; a second one ends it at once.
+
+    Returns:
+        A list that is empty until then.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
+    return received

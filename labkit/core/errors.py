@@ -12,6 +12,9 @@ import sys
 EXIT_INTERRUPTED = 130
 """Exit code of a command that Ctrl-C has stopped, as in shells."""
 
+EXIT_TERMINATED = 143
+"""Exit code of a command that a termination signal has stopped, as in shells."""
+
 
 class LabError(Exception):
     """Base of all errors that labkit raises on purpose; the message is written for the user."""

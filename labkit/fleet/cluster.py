@@ -26,7 +26,7 @@ from typing import Any
 from labkit.core.errors import LabError, UnavailableError, UsageError, first_line
 from labkit.core.machine import available_cores
 from labkit.core.threads import PASSIVE_WAIT
-from labkit.fleet.guards import defer_interrupt, environment
+from labkit.fleet.guards import defer_interrupt, ended_with_owner, environment
 
 MEASURING = "measuring"
 """Resource of which a measuring node has one, so that it measures one thing at a time."""
@@ -118,8 +118,9 @@ def cluster(
             return
         folder = _make_folder()
         try:
-            _start(ray, folder, dashboard, object_store_bytes)
-            yield ray
+            with ended_with_owner(folder):
+                _start(ray, folder, dashboard, object_store_bytes)
+                yield ray
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import closing, nullcontext
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -60,15 +61,13 @@ class ReadAhead(Generic[T]):
 
     def _work(self) -> None:
         try:
-            for item in self._items:
-                if not self._hand_over(item):
-                    break
+            with closing(self._items) if hasattr(self._items, "close") else nullcontext():
+                for item in self._items:
+                    if not self._hand_over(item):
+                        break
         except BaseException as error:  # whatever it is, the consumer is who must hear of it
             self._error = error
         finally:
-            close = getattr(self._items, "close", None)
-            if close is not None:
-                close()
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()

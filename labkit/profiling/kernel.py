@@ -10,18 +10,16 @@ import json
 import os
 import runpy
 import sys
-import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
+from labkit.core.child import end_with
 from labkit.core.errors import UnavailableError
 from labkit.profiling import nsys
 
 NAME = "labkit-nsys"
 PREFIX = "labkit-"  # of session names; the launching process's id follows
 WITHIN = "--within"
-LOOK_EVERY_S = 1.0
 DISPLAY_NAME = "Python 3 under nsys"
 
 
@@ -87,24 +85,9 @@ def run_within(owner: int, arguments: list[str]) -> None:
 
     Who kills a kernel kills nsys; the kernel must not live on with the ports of its successor.
     """
-    threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
+    end_with(owner)
     sys.argv = ["ipykernel_launcher", *arguments]
     runpy.run_module("ipykernel_launcher", run_name="__main__")
-
-
-def _end_with(owner: int) -> None:
-    while _lives(owner):
-        time.sleep(LOOK_EVERY_S)
-    os._exit(1)  # at once: whatever the cell is busy with
-
-
-def _lives(process: int) -> bool:
-    import psutil
-
-    try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def main(arguments: list[str]) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.bench.peaks import measure_peaks
+from labkit.core.child import child_command
 from labkit.core.errors import LabError, UnavailableError, WorkerError
 from labkit.core.files import write_atomic
 from labkit.core.threads import PASSIVE_WAIT
@@ -51,14 +52,7 @@ def operators(
             f"{rung} runs on {chosen.prepare.engine}; only OpenVINO's rungs tell how long operators take"
         )
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "labkit.profiling.operators",
-            rung,
-            "--in-this-process",
-            json.dumps(asdict(workload)),
-        ],
+        child_command("labkit.profiling.operators", rung, "--in-this-process", json.dumps(asdict(workload))),
         capture_output=True,
         text=True,
         timeout=900,

@@ -14,7 +14,12 @@ from labkit.lessons.pitfalls.child_process import PASSIVE, ChildProcess
 from labkit.lessons.pitfalls.pitfall import FPS, pitfall
 from labkit.lessons.pitfalls.setup import Setup
 
-SPIN = "print('spinning', flush=True)\nwhile True: pass"
+SPIN = """import os
+parent = os.getppid()
+print("spinning", flush=True)
+while os.getppid() == parent:
+    for _ in range(10**6): pass
+"""
 FRESH = 10  # frames that a hasty benchmark takes, the first one included
 COLD_ROUNDS = 5  # each needs a process of its own, which takes a second or more to load torch
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.core.child import end_with
 from labkit.core.errors import WorkerError
 from labkit.core.types import Frame
 
@@ -72,6 +73,7 @@ _work: Iterator[Any]  # of the child: each step works on one frame
 def _load(images: list[NDArray[np.uint8]]) -> None:
     """In the child: load the libraries and build the network."""
     global _work
+    end_with(os.getppid())
     _work = _working(images)
     next(_work)
 
