@@ -136,6 +136,26 @@ def test_the_ways_to_say_cuda(gpu, tmp_path):
         torch.zeros(2, device="cuda:1")
 
 
+@pytest.mark.parametrize("gradients", [True, False])
+def test_autocast_chooses_the_precision(gpu, gradients):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(36, 8)).cuda()
+    attention = nn.MultiheadAttention(8, 2).cuda()
+    x = torch.rand(2, 3, 5, 5, device="cuda")
+    with torch.set_grad_enabled(gradients):
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            y = net(x)
+            assert y.dtype == (y @ y.t()).dtype == torch.bfloat16
+            assert y.softmax(1).dtype == functional.layer_norm(y, (8,)).dtype == torch.float32
+            assert (x + 1).dtype == torch.float32 and (y + 1).dtype == torch.bfloat16
+            assert gradients or attention(y, y, y)[0].dtype == torch.bfloat16
+        with torch.amp.autocast("cuda"):
+            assert net(x).dtype == torch.float16
+        assert net(x).dtype == torch.float32
+    if gradients:
+        y.float().sum().backward()
+        assert net[0].weight.grad.dtype == torch.float32
+
+
 def test_memory_in_use(gpu):
     before = torch.cuda.memory_allocated()
     x = torch.zeros(1000, device="cuda")
@@ -145,6 +165,83 @@ def test_memory_in_use(gpu):
     del x, y
     assert torch.cuda.memory_allocated() == before
     assert torch.cuda.max_memory_allocated() == before + 4096
+
+
+# Time, by a model
+
+
+def ms_of(work):
+    """Milliseconds of some work by events, on the practice GPU's model."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
+def test_events_tell_what_the_model_works_out(gpu):
+    assert gpu.notes() == []
+    n = 300
+    a = torch.rand(n, n, device="cuda")
+    one = ms_of(lambda: a @ a)
+    assert float(one) == pytest.approx((5 + 2 * n**3 / 10e6) / 1000), "a launch and 2 n^3 operations"
+    big = torch.zeros(3_000_000, device="cuda")
+    assert float(ms_of(lambda: big + 1)) == pytest.approx((5 + 2 * big.nbytes / 300e3) / 1000), "its traffic"
+    assert float(ms_of(lambda: [a[0] + 1 for _ in range(100)])) == pytest.approx(0.5, rel=0.01), "launches"
+    assert float(ms_of(lambda: torch.zeros(3_000_000).cuda())) == pytest.approx(2.015, abs=1e-3), "a copy"
+    for shown in (f"{one:.2f} ms", str(one), repr(one), str((one + one) / 2), str(sum([one, one]))):
+        assert "model" in shown
+    assert "a model, not a measurement" in str(gpu) and "a model, not a measurement" in gpu._repr_html_()
+
+
+def test_a_clock_without_synchronize_sees_only_launches(gpu):
+    a = torch.rand(500, 500, device="cuda")
+    begin = gpu.clock()
+    for _ in range(4):
+        a @ a
+    launched = gpu.clock() - begin
+    torch.cuda.synchronize()
+    done = gpu.clock() - begin
+    assert float(launched) == pytest.approx(0.02)
+    assert float(done) == pytest.approx(0.005 + 4 * 0.025)
+
+
+def test_a_copy_hides_behind_work_of_another_stream(gpu):
+    host, a = torch.zeros(300_000).pin_memory(), torch.rand(1000, 1000, device="cuda")
+    copies = torch.cuda.Stream()
+
+    def one_after_the_other():
+        host.to("cuda", non_blocking=True)
+        a @ a
+
+    def beside():
+        with torch.cuda.stream(copies):
+            x = host.to("cuda", non_blocking=True)
+        a @ a
+        torch.cuda.current_stream().wait_stream(copies)
+        x.record_stream(torch.cuda.current_stream())
+
+    alone, hidden = ms_of(one_after_the_other), ms_of(beside)
+    assert alone - hidden == pytest.approx(0.105, abs=0.02), "the copy takes 0.11 ms, the product 0.2 ms"
+    assert not gpu.races
+
+
+def test_events_refuse_as_torchs(gpu):
+    timed, other = torch.cuda.Event(enable_timing=True), torch.cuda.Event()
+    with pytest.raises(ValueError, match="must be created with argument 'enable_timing=True'"):
+        timed.elapsed_time(other)
+    end = torch.cuda.Event(enable_timing=True)
+    timed.record()
+    with pytest.raises(ValueError, match="must be recorded before"):
+        timed.elapsed_time(end)
+    torch.ones(3, device="cuda")
+    end.record()
+    with pytest.raises(ValueError, match="must be completed before"):
+        timed.elapsed_time(end)
+    torch.cuda.synchronize()
+    assert timed.elapsed_time(end) > 0
 
 
 # Wrong programs

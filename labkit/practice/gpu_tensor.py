@@ -19,11 +19,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from labkit.practice.autocast import cast
 from labkit.practice.device_check import check_one_device
 from labkit.practice.gpu_report import Copy, GpuReport, Wait
 from labkit.practice.race_text import describe
 from labkit.practice.source_line import learner_line
 from labkit.practice.stream_order import HOST, GpuError, HostCopy, Memory, Order, Race, RaceWarning, Use
+from labkit.practice.time_model import ModelClock, copy_us, operation_us, traffic_us
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
@@ -142,6 +144,8 @@ class Gpu(GpuReport):
         strict: a race is an error.
         order: of the work on its streams.
         on: until it is switched off.
+        model: of the time that the work takes.
+        timed: somebody has asked the model.
         default_stream: of torch and CuPy.
         cupy_stream: CuPy's current one.
         known: tensors whose address somebody asked for, by address.
@@ -158,6 +162,8 @@ class Gpu(GpuReport):
         self.order = Order()
         self.launches: int = 0
         self.on = False
+        self.model = ModelClock()
+        self.timed = False
         self.default_stream: Any = None
         self.cupy_stream: Any = None
         self._of_thread = threading.local()
@@ -191,10 +197,12 @@ class Gpu(GpuReport):
             raise RuntimeError(f"called a synchronizing CUDA operation ({what})")
         if self.sync_debug_mode == "warn":
             warnings.warn(f"called a synchronizing CUDA operation ({what})", stacklevel=2)
+        self.model.host_waits(**for_what)
         self.found(self.order.host_waits(line, **for_what))
 
     def host_knows(self, **what_is_over):
         """The host has seen, without waiting, that an event or a stream is over."""
+        self.model.host_waits(**what_is_over)
         self.found(self.order.host_waits(learner_line(), **what_is_over))
 
     def host_reads(self, values, what):
@@ -205,16 +213,33 @@ class Gpu(GpuReport):
                 race = Race("read during a copy", copy.use, Use(HOST, 1, what, learner_line()))
                 self.found([race])
 
-    def launch(self, what, work, reads, writes):
-        """Puts work onto the current stream; a capture keeps it, too."""
+    def recorded(self, event, stream):
+        """An event is put onto a stream."""
+        self.order.recorded(event, stream)
+        self.model.recorded(event, stream)
+
+    def stream_waits(self, stream, event):
+        """What comes next on the stream waits for the event."""
+        self.order.stream_waits(stream, event)
+        self.model.stream_waits(stream, event)
+
+    def launch(self, what, work, reads, writes, us=None, engine="compute"):
+        """Puts work onto the current stream; a capture keeps it, too.
+
+        Args:
+            us: how long the model lets it take; None is as long as its memory traffic.
+            engine: of the model.
+        """
+        us = traffic_us([*reads, *writes]) if us is None else us
         reads, writes = [each.memory for each in reads], [each.memory for each in writes]
         if self.capture is not None:
-            self.capture.append((work, reads, writes))
+            self.capture.append((work, reads, writes, us))
             return None
-        return self.done(what, reads, writes)
+        return self.done(what, reads, writes, us, engine)
 
-    def done(self, what, reads, writes):
+    def done(self, what, reads, writes, us, engine="compute"):
         """Notes an operation that reads and writes pieces of memory."""
+        self.model.works(self.stream, us, engine)
         line = learner_line()
         self.launches += 1
         self.launch_lines[line] += 1
@@ -295,6 +320,8 @@ class Gpu(GpuReport):
             return self._moved(args[0], **kwargs)
         if func is aten.copy_.default:
             return self._copied(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            args, kwargs = cast(func._opname, args, kwargs)
         if func in INDEXING:
             args = self._with_indices_here(func, *args)
         flat, spec = tree_flatten((args, kwargs))
@@ -320,7 +347,8 @@ class Gpu(GpuReport):
                 _rubbish(out.held)
             return wrapped
         again = None if self.capture is None else _again(func, given, named, result)
-        self.launch(str(func), again, here, made)
+        us = operation_us(func, given, named, result, [each.held for each in (*here, *made)])
+        self.launch(str(func), again, here, made, us)
         return wrapped
 
     def _with_indices_here(self, func, indexed, indices, *rest):
@@ -362,17 +390,19 @@ class Gpu(GpuReport):
             raise GpuError(
                 "CUDA error: operation not permitted when stream is capturing (a copy to or from the host)"
             )
-        use = self.launch(
-            "copy", lambda: target.copy_(values), [source] if from_gpu else [], [out] if to_gpu else []
-        )
-        target.copy_(values)
+        reads, writes = [source] if from_gpu else [], [out] if to_gpu else []
         if to_gpu and from_gpu:
+            self.launch("copy", lambda: target.copy_(values), reads, writes)
+            target.copy_(values)
             return out
         host = out if from_gpu else source
-        pinned = self.is_pinned(host)
+        nbytes, pinned = host.numel() * host.element_size(), self.is_pinned(host)
+        us = copy_us(nbytes, pinned)
+        use = self.launch("copy", None, reads, writes, us, "down" if from_gpu else "up")
+        target.copy_(values)
         # Into pageable memory CUDA itself waits; out of it the driver first puts the bytes aside.
         waits = not non_blocking or (from_gpu and not pinned)
-        side, nbytes = "page-locked" if pinned else "pageable", host.numel() * host.element_size()
+        side = "page-locked" if pinned else "pageable"
         self.copies.append(Copy("host" if from_gpu else "GPU", nbytes, side, waits, learner_line()))
         if waits:
             self.host_waits("a copy to the host" if from_gpu else "a copy from the host", stream=self.stream)
@@ -451,6 +481,7 @@ class InPython(TorchFunctionMode):
             fresh = None if gpu.capture is None else made.clone()
             gpu.launch(name, lambda: made.copy_(fresh), [], [filled])
             return filled
+        args, kwargs = cast(name, args, kwargs)
         made = func(*args, **kwargs)
         return gpu.pin(made) if pin else made
 

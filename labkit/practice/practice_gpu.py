@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from labkit.practice.gpu_report import GpuReport, Wait
 from labkit.practice.gpu_tensor import Gpu
 from labkit.practice.source_line import learner_line
 from labkit.practice.stream_order import GpuError
+from labkit.practice.time_model import SENTENCE, ModelledMs
 
 _SYNC_WARNING = ".*called a synchronizing CUDA operation"
 
@@ -31,6 +33,20 @@ def fake_gpu(*, strict: bool = False, real: bool | None = None) -> PracticeGpu |
         gpu  # the last line of a cell: waits, launches, copies and races, by source line
 
     Over several cells: `gpu = fake_gpu().start()` in the first, `gpu.stop()` in the last.
+
+    It finds: tensors of two devices; each wait of the host, by line; work on a stream that did not
+    wait for another's; memory freed while another stream uses it; page-locked memory read or written
+    during a copy (what is read early is wrong, as on a GPU); waits while a graph is captured. CUDA
+    graphs replay; autocast, channels_last, CuPy's arrays and kernels work; times of events and of
+    `gpu.clock()` are a model (`labkit.practice.time_model`), not measured.
+
+    It does not: compute as fast or round as a GPU; run a kernel with warp shuffles or templates;
+    compile (`torch.compile` leaves a function as it is); know a second GPU, `torch.Generator("cuda")`
+    or other processes, such as workers of a DataLoader or of `labkit.bench`; see what NumPy reads
+    through an array that shares page-locked memory; run out of memory. Races are found by order, not
+    by luck: also those that would go well today. Launches are PyTorch's operations, of which a
+    real one may take several kernels, or none. Names that were imported from `torch.cuda` or `cupy`
+    before it was switched on (`from torch.cuda import Stream`) stay the real ones.
 
     Args:
         strict: a race raises GpuError where it happens; else it is a warning and a row of `gpu.races`.
@@ -121,8 +137,17 @@ class PracticeGpu(_Switch, Gpu):
             raise GpuError(self.freed_early[0])
 
     def notes(self) -> list[str]:
-        """What the practice GPU cannot tell."""
-        return []
+        """The model, where somebody has asked it for a time."""
+        return [SENTENCE] if self.timed else []
+
+    def clock(self) -> ModelledMs:
+        """Milliseconds on the host's clock by the model, in place of `time.perf_counter`.
+
+        The CPU computes what it launches at once, so its own clock cannot show that a host does not
+        wait. On a real GPU this is the real clock.
+        """
+        self.timed = True
+        return ModelledMs(self.model.host_us / 1000)
 
 
 class RealGpu(_Switch, GpuReport):
@@ -161,6 +186,10 @@ class RealGpu(_Switch, GpuReport):
             warnings.showwarning = note  # type: ignore[assignment]
             warnings.filterwarnings("always", message=_SYNC_WARNING)
             yield
+
+    def clock(self) -> float:
+        """Milliseconds of `time.perf_counter`."""
+        return time.perf_counter() * 1000
 
     def notes(self) -> list[str]:
         """What is not counted on a real GPU."""

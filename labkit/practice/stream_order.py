@@ -179,6 +179,14 @@ class Order:
                     copy.host.copy_(copy.values)
         return races
 
+    def last(self, stream: int) -> int:
+        """Number of the last operation on a stream; -1 before the first."""
+        return int(self.clocks.current_sync_states[stream].get(stream, -1))
+
+    def host_knows(self, stream: int, number: int) -> bool:
+        """Whether the host has waited for an operation of a stream."""
+        return number < 0 or self.clocks.host_sync_state.get(stream, -1) >= number
+
     def under_way(self, copy: HostCopy) -> list[Race]:
         """A copy begins; until it is over nobody should look, or write, at its host side."""
         same = [other for other in self.copies if _address(other.host) == _address(copy.host)]
@@ -196,7 +204,7 @@ class Order:
         return next((copy for copy in self.copies if copy.arrives and _address(copy.host) == address), None)
 
     def _over(self, copy: HostCopy) -> bool:
-        return self.clocks.host_sync_state.get(copy.use.stream, -1) >= copy.use.number
+        return self.host_knows(copy.use.stream, copy.use.number)
 
     def _changed(self, copy: HostCopy, line: SourceLine) -> list[Race]:
         if copy.arrives or torch.equal(_bytes(copy.host), _bytes(copy.values)):

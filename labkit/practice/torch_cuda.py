@@ -15,6 +15,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from labkit.practice.gpu_tensor import Everywhere, Gpu, InPython, OnGpu, is_gpu
+from labkit.practice.time_model import ModelledMs
 
 MEMORY_BYTES = 8 * 2**30
 """Of the practice GPU, as `torch.cuda.mem_get_info` tells it; nothing stops at it."""
@@ -45,7 +46,7 @@ class Stream:
 
     def wait_event(self, event):
         """What comes next here waits for the event."""
-        Gpu.now.order.stream_waits(self.cuda_stream, event.number)
+        Gpu.now.stream_waits(self.cuda_stream, event.number)
 
     def record_event(self, event=None):
         """Puts an event, a new one if none is given, onto this stream."""
@@ -71,10 +72,13 @@ class Event:
     def __init__(self, enable_timing=False, blocking=False, interprocess=False):
         self.enable_timing = enable_timing
         self.number = next(Event._numbers)
+        self._last_before: tuple[int, int] | None = None
 
     def record(self, stream=None):
         """Puts the event onto a stream, by default the current one."""
-        Gpu.now.order.recorded(self.number, Gpu.now.stream if stream is None else stream.cuda_stream)
+        on = Gpu.now.stream if stream is None else stream.cuda_stream
+        Gpu.now.recorded(self.number, on)
+        self._last_before = (on, Gpu.now.order.last(on))
 
     def wait(self, stream=None):
         """What comes next on a stream, by default the current one, waits for the event."""
@@ -89,9 +93,21 @@ class Event:
         """The host waits for the event."""
         Gpu.now.host_waits("an event", event=self.number)
 
-    def elapsed_time(self, end_event):
-        """Milliseconds between two events: the practice GPU has no clock yet, so 0."""
-        return 0.0
+    def elapsed_time(self, end_event: Event) -> ModelledMs:
+        """Milliseconds between two events by the model of `labkit.practice.time_model`.
+
+        Raises:
+            ValueError: as torch raises it: an event without timing, not recorded, or not over yet.
+        """
+        events = (self, end_event)
+        if not all(event.enable_timing for event in events):
+            raise ValueError("Both events must be created with argument 'enable_timing=True'.")
+        if any(event._last_before is None for event in events):
+            raise ValueError("Both events must be recorded before calculating elapsed time.")
+        if not all(Gpu.now.order.host_knows(*(event._last_before or ())) for event in events):
+            raise ValueError("Both events must be completed before calculating elapsed time.")
+        Gpu.now.timed = True
+        return Gpu.now.model.between(self.number, end_event.number)
 
 
 class Graph:
@@ -102,10 +118,10 @@ class Graph:
 
     def replay(self):
         """Does it all again; what it made before is overwritten."""
-        memories = {id(memory): memory for _, reads, writes in self.work for memory in (*reads, *writes)}
-        Gpu.now.done("a graph", [], list(memories.values()))
+        memories = {id(each): each for _, reads, writes, _ in self.work for each in (*reads, *writes)}
+        Gpu.now.done("a graph", [], list(memories.values()), sum(us for *_, us in self.work))
         with torch.inference_mode():
-            for work, _, _ in self.work:
+            for work, *_ in self.work:
                 work()
 
 
