@@ -21,7 +21,8 @@ LOWER = frozenset({
 FULL = frozenset({
     "softmax", "_softmax", "log_softmax", "_log_softmax", "layer_norm", "native_layer_norm", "group_norm",
     "native_group_norm", "norm", "exp", "log", "log2", "log10", "log1p", "pow", "__pow__", "rsqrt",
-    "reciprocal", "sum", "prod", "cumsum", "cumprod", "softplus", "cdist", "cosine_similarity", "cross_entropy", "nll_loss",
+    "reciprocal", "sum", "prod", "cumsum", "cumprod", "softplus", "cdist", "cosine_similarity",
+    "cross_entropy", "nll_loss",
     "mse_loss", "l1_loss", "smooth_l1_loss", "binary_cross_entropy_with_logits",
 })  # fmt: skip
 """What needs the range or the digits of float32."""
