@@ -569,7 +569,10 @@ def test_without_any_page_the_last_resort_is_taken_and_then_it_stops(monkeypatch
         {"page": "p", "type": "ack", "n": "1"},
         {"page": "p", "type": "ack", "n": float("inf")}, {"page": "p", "type": "set", "settings": 3},
         {"page": "p", "type": "set", "settings": {"threshold": "<b>"}}, {"page": "p", "type": "snapshot"},
-        {"page": "p", "type": "record", "on": True},
+        {"page": "p", "type": "record", "on": True}, {"page": "p", "type": "ack", "n": 10**400},
+        {"page": "p", "type": "set", "settings": {"threshold": 10**400}},
+        {"page": "p", "type": "set", "settings": {"size": [float("inf"), 3]}},
+        {"page": "p", "type": "set", "settings": {"size": [10**400, 3]}}, {"page": "p", "type": "source"},
     ],
 )  # fmt: skip
 def test_messages_that_make_no_sense_are_answered_and_change_nothing(page, message):

@@ -109,6 +109,8 @@ def try_filter(source: str = "photos", *, size: Size = (640, 480), noise: float 
     import cv2
     import ipywidgets
 
+    from labkit.live.placed import PlacedForm
+
     image = add_noise(first_frame(source, size, seed=seed).image, noise, seed)
     radius = ipywidgets.IntSlider(4, 1, 16, description="radius")
     eps = ipywidgets.FloatLogSlider(0.01, base=10, min=-5, max=0, step=0.25, description="eps")
@@ -122,7 +124,8 @@ def try_filter(source: str = "photos", *, size: Size = (640, 480), noise: float 
     for slider in (radius, eps):
         slider.observe(show, "value")
     show()
-    return ipywidgets.VBox([ipywidgets.HBox([radius, eps]), picture])
+    shown = ipywidgets.VBox([ipywidgets.HBox([radius, eps]), picture])
+    return PlacedForm(shown, "Sliders of the guided filter were here; run this cell to have them again.")
 
 
 def kernel_table(arch: int = 90, radius: int = 4, size: Size = (640, 480)) -> pd.DataFrame | str:

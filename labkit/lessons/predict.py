@@ -197,7 +197,10 @@ def _show_form(asked: Question) -> bool:
 
         if getattr(get_ipython(), "kernel", None) is None:
             return False
-        display(form(asked))
+        from labkit.live.placed import PlacedForm
+
+        later = f"Your prediction was asked here: {asked.text} Run this cell to be asked again."
+        display(PlacedForm(form(asked), later))
     except ImportError:
         return False
     return True

@@ -493,6 +493,7 @@ class Panel {
   }
 
   set(settings) {
+    Object.assign(this.client.state.settings, settings); // what the next key press goes on from
     this.client.send({ type: "set", settings });
   }
 
@@ -755,8 +756,8 @@ const ms = (n) => (n === null || n === undefined ? "–" : `${n.toFixed(0)} ms`)
 // times longer, would flatten all others.
 export function axisTop(totals) {
   const sorted = [...totals].sort((a, b) => a - b);
-  const usual = sorted[Math.floor(0.5 * (sorted.length - 1))] ?? 1;
-  const wanted = Math.max(0.1, Math.min(sorted[sorted.length - 1] ?? 1, 2 * usual));
+  const usual = sorted[Math.floor(0.9 * (sorted.length - 1))] ?? 1;
+  const wanted = Math.max(0.1, Math.min(sorted[sorted.length - 1] ?? 1, 1.5 * usual));
   const decade = 10 ** Math.floor(Math.log10(wanted));
   return [1, 2, 3, 4, 5, 6, 8, 10].map((n) => n * decade).find((value) => value >= wanted * 0.999);
 }

@@ -18,7 +18,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -152,8 +151,8 @@ def _wake(view: View) -> None:
 
 def _number(message: Message, name: str) -> float:
     value = message.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UsageError(f"{name} in a message of a page is a number, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e300 < value < 1e300:
+        raise UsageError(f"{name} in a message of a page is a number, not {str(value)[:40]}")
     return value
 
 

@@ -1,5 +1,6 @@
 """One JupyterLab, one Chromium and one kernel for all tests in a browser."""
 
+import os
 import re
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     # The notes of running views go to a folder of this test, where it can see them come and go.
     server = JupyterLab(folder, XDG_CACHE_HOME=str(folder / "cache"), LABKIT_HOME=str(folder / "kept"),
-                        PYTHONPATH=str(Path(__file__).parents[1]))  # fmt: skip
+                        PYTHONPATH=os.pathsep.join(map(str, Path(__file__).parents[1:3])))  # fmt: skip
     yield server
     server.close()
 

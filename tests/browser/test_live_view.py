@@ -1,11 +1,15 @@
 """The live view in real JupyterLab, in headless Chromium, used as a person would."""
 
+import base64
 import json
 import re
 import time
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
 
@@ -121,6 +125,100 @@ def test_frames_come_in_order_and_the_controls_work(desk, lab, page, camera):
     view.get_by_label("Size").select_option("320x240")
     eventually(lambda: canvas.evaluate("c => c.width") == 320)
     wait_until_running(sheet)
+
+
+def test_sources_keys_classes_and_downloads(desk, lab, page, camera, tmp_path):
+    sheet = desk(OPEN.format(source="photos"))
+    sheet.run_cell()
+    wait_until_running(sheet)
+    view = sheet.view
+    sources = view.get_by_label("Source", exact=True)
+    sources.select_option("scenes")
+    eventually(lambda: message(sheet).startswith("scenes · running"), 30, lambda: message(sheet))
+    sources.select_option(label="file or address …")
+    view.get_by_label("File, folder or address").fill(camera.name)
+    page.keyboard.press("Enter")
+    eventually(lambda: message(sheet).startswith(f"{camera.name} · running"), 30, lambda: message(sheet))
+    sources.select_option("webcam:0")
+    eventually(lambda: '"browser"' in message(sheet), 30, lambda: message(sheet))
+    sources.select_option("browser")
+    eventually(lambda: message(sheet).startswith("browser · running"), 30, lambda: message(sheet))
+    assert len(numbers_shown(sheet, 2)) > 3
+
+    cells = page.locator(".jp-CodeCell").count()
+    view.locator("canvas").first.click()
+    for key, label, value in (
+        ("g", "Filter", "guided"), ("g", "Filter", "edges"), ("g", "Filter", "none"),
+        ("+", "Threshold", "0.55"), ("-", "Threshold", "0.5"),
+    ):  # fmt: skip
+        page.keyboard.press(key)
+        control = view.get_by_label(label, exact=True)
+        eventually(lambda c=control, v=value: c.input_value() == v, message=f"{key} does not give {value}")
+        assert str(settings(sheet)[label.lower()]) == value
+    page.keyboard.press("m")
+    eventually(lambda: settings(sheet)["mirror"])
+    eventually(lambda: view.get_by_role("button", name="Mirror").get_attribute("aria-pressed") == "true")
+    page.keyboard.press("m")
+    page.keyboard.press("i")  # no rate on the picture, so that only frames change it
+    page.keyboard.press(" ")
+    eventually(lambda: "paused" in message(sheet))
+    time.sleep(0.5)
+    held = numbers_shown(sheet, 1)
+    assert len(held) == 1
+    page.keyboard.press(".")
+    eventually(lambda: numbers_shown(sheet, 0.2) != held, 10)
+    page.keyboard.press(" ")
+    eventually(lambda: len(numbers_shown(sheet, 1)) > 3)
+    assert page.locator(".jp-CodeCell").count() == cells  # JupyterLab took none of the keys for its own
+    assert page.locator(".jp-Cell.jp-MarkdownCell").count() == 0
+
+    found = view.locator(".labkit-classes button").first
+    found.wait_for(timeout=30_000)
+    found.click()
+    eventually(lambda: found.get_attribute("aria-pressed") == "true")
+    assert settings(sheet)["classes"] == [found.inner_text().strip()]
+
+    with page.expect_download() as picture:
+        press(sheet, "Download picture")
+    picture.value.save_as(tmp_path / "picture.png")
+    assert Image.open(tmp_path / "picture.png").size == (640, 480)
+    press(sheet, "Download clip")
+    time.sleep(2)
+    with page.expect_download() as clip:
+        press(sheet, "End the clip")
+    clip.value.save_as(tmp_path / clip.value.suggested_filename)
+    film = cv2.VideoCapture(str(tmp_path / clip.value.suggested_filename))
+    assert film.read()[1].shape == (480, 640, 3)
+    film.release()
+    keep(page, "sources-and-keys")
+
+
+def test_the_axis_of_the_plot_is_not_flattened_by_the_first_bar(page):
+    script = (Path(__file__).parents[2] / "labkit/live/live.js").read_text(encoding="utf-8")
+    module = base64.b64encode(script.encode()).decode()
+    top = f"async (totals) => (await import('data:text/javascript;base64,{module}')).axisTop(totals)"
+    for totals, wanted in (
+        ([900, 20, 21, 19, 22], 40), ([20, 21, 19, 22], 30), ([], 1), ([0.02], 0.1), ([300, 290], 300),
+    ):  # fmt: skip
+        assert page.evaluate(top, totals) == wanted
+
+
+def test_a_saved_notebook_that_is_opened_again_says_what_was_there(desk, lab, page, browser):
+    sheet = desk(OPEN.format(source="photos"))
+    sheet.run_cell()
+    wait_until_running(sheet)
+    eventually(lambda: page.locator("[data-labkit-view] .labkit-live").count() == 1)
+    sheet.save()
+    page.reload()  # with the kernel alive the view is there again
+    wait_until_running(sheet)
+    page.goto("about:blank")
+    copy = lab.folder / "reopened.ipynb"  # of which no kernel knows
+    copy.write_text((lab.folder / sheet.name).read_text(encoding="utf-8"), encoding="utf-8")
+    page.goto(lab.url(f"lab/tree/{copy.name}") + "&reset")
+    page.get_by_text("A live view of photos was shown here; run this cell to see it again.").wait_for()
+    time.sleep(2)
+    assert "Error displaying widget" not in page.locator(".jp-Notebook").inner_text()
+    keep(page, "reopened")
 
 
 def test_a_hidden_page_gets_no_pictures_and_detection_goes_on(desk, page):

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
 
 from browser.chromium import MARKS
-from browser.looking import ARTEFACTS
+from browser.looking import ARTEFACTS, eventually
 
 pytestmark = MARKS
 
@@ -35,3 +35,20 @@ def test_a_click_notes_a_prediction_and_the_result_closes_the_form(desk, page):
     folder = ARTEFACTS.parent / "predicting"
     folder.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(folder / "form.png"))
+    saved = sheet.save()
+    assert "widget-view" not in saved and "Your prediction was asked here: How many" in saved
+
+
+def test_sliders_work_in_their_place_and_leave_a_sentence(desk, page):
+    sheet = desk("from labkit.lessons.nb04_filter import try_filter\ntry_filter(size=(160, 120))")
+    sheet.run_cell(0)
+    place = page.locator("[data-labkit-view]")
+    image = place.locator("img")
+    image.wait_for(timeout=60_000)
+    before = image.get_attribute("src")
+    handle = place.locator(".noUi-handle").first
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    eventually(lambda: image.get_attribute("src") != before)
+    saved = sheet.save()
+    assert "widget-view" not in saved and "Sliders of the guided filter were here" in saved
