@@ -46,7 +46,8 @@ class FaultyCamera:
 
     Attributes:
         mode: "stream", "stall" (nothing more is sent), "refuse" (connections are closed at once),
-            "silent" (accepts, answers nothing), "404", "corrupt" (every third picture is damaged),
+            "silent" (accepts, answers nothing), "drip" (its header comes a byte at a time),
+            "404", "corrupt" (every third picture is damaged),
             "truncated" (one picture and a half, then the end).
         size: of pictures from the next connection on.
         sent: number of the last picture that was made; pictures are made whether or not sent.
@@ -115,6 +116,9 @@ class FaultyCamera:
                     return
                 self.requests.append(connection.recv(4096))
                 self._wait_while("silent")
+                while self.mode == "drip" and not self._closing:
+                    connection.sendall(b"H")
+                    time.sleep(0.05)  # what is simulated is a camera that never gets to the end of a line
                 if self.mode == "404":
                     connection.sendall(b"HTTP/1.0 404 Not Found\r\nContent-Length: 0\r\n\r\n")
                     return

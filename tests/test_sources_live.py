@@ -416,6 +416,152 @@ def test_a_server_that_says_nothing_has_a_deadline(camera):
     assert time.perf_counter() - start_s < 5, "0.5 s to open, 1 s to ask why, and room for a busy machine"
 
 
+def test_a_header_that_comes_a_byte_at_a_time_has_a_deadline(camera):
+    """As a camera, as a film, and in the probe that looks for a reason."""
+    from labkit.sources.probe import connection_problem
+
+    camera.turn("drip")
+    for url in (camera.url, camera.url + ".mp4"):
+        start_s = time.perf_counter()
+        with pytest.raises(SourceError, match="--open-timeout"):
+            open_source(url, open_timeout_s=0.5, read_timeout_s=0.5)
+        assert time.perf_counter() - start_s < 6, "2.5 s to ask why, and room for a busy machine"
+    assert "--open-timeout" in connection_problem(camera.url)
+
+
+def test_exit_waits_for_all_hanging_cameras_together(monkeypatch):
+    """Captures that hang for ever in a read: one deadline, not one each."""
+    from labkit.sources import camera as room
+
+    monkeypatch.setattr(room, "_EXIT_WAIT_S", 0.5)
+    monkeypatch.setattr(room, "_open_cameras", set())
+    scripts = [Script() for _ in range(4)]
+    start_s = time.perf_counter()
+    room._close_all()
+    assert time.perf_counter() - start_s < 1.5
+    for script in scripts:
+        script.refusing = True
+        for capture in script.captures:
+            capture.end()
+
+
+class Dialects(http.server.ThreadingHTTPServer):
+    """Cameras of several makes, one under each path."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        jpegs = [picture(k, (320, 240)) for k in range(8)]
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def start(self, kind: str, **headers: str) -> None:
+                self.send_response(200)
+                for name, value in {"Content-Type": kind, **headers}.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.end_headers()
+
+            def pictures(self, before: bytes, after: bytes, period_s: float = 0.02) -> None:
+                for k in range(400):
+                    self.wfile.write(
+                        before.replace(b"LENGTH", b"%d" % len(jpegs[k % 8])) + jpegs[k % 8] + after
+                    )
+                    time.sleep(period_s)
+
+            def do_GET(self) -> None:
+                part = b"Content-Type: image/jpeg\r\nContent-Length: LENGTH\r\n\r\n"
+                multipart = "multipart/x-mixed-replace; boundary="
+                with contextlib.suppress(OSError):
+                    match self.path.partition("?")[0].strip("/"):
+                        case "plain":
+                            self.start(multipart + "f")
+                            self.pictures(b"--f\r\n" + part, b"\r\n")
+                        case "nolength":
+                            self.start(multipart + "f")
+                            self.pictures(b"--f\nContent-Type: image/jpeg\n\n", b"\n")
+                        case "after":
+                            self.start("Multipart/X-Mixed-Replace;Boundary=--f", Content_Length="2147483647")
+                            self.pictures(part, b"\r\n--f\r\n")
+                        case "bare":
+                            self.start("video/x-motion-jpeg")
+                            self.pictures(b"", b"")
+                        case "slow":
+                            self.start(multipart + "f")
+                            self.pictures(b"--f\r\n" + part, b"\r\n", 0.7)
+                        case "index":
+                            self.start("text/html\x1b[31m")
+                            self.wfile.write(b"<html>log in</html>")
+                        case "snapshot.jpg" | "cgi-bin/snapshot.cgi":
+                            self.start("image/jpeg", Content_Length="1500")  # too short by a little
+                            self.wfile.write(jpegs[int(time.time() * 20) % 8])
+                        case "auth" if self.headers.get("Authorization") is None:
+                            self.send_response(401)
+                            self.send_header("WWW-Authenticate", 'Basic realm="cam"')
+                            self.end_headers()
+                        case "auth":
+                            assert self.headers["Authorization"] == "Basic YWRtaW46cEBzcyMx"
+                            self.start(multipart + '"f"')
+                            self.pictures(b"--f\r\n" + part, b"\r\n")
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture(scope="module")
+def dialects():
+    server = Dialects()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "path", ["plain", "nolength", "after", "bare", "snapshot.jpg", "cgi-bin/snapshot.cgi", "auth"]
+)
+def test_dialects_of_cameras(dialects, path):
+    user = "admin:p%40ss%231@" if path == "auth" else ""
+    with open_source(f"http://{user}{dialects}/{path}", None) as source:
+        assert {number_in(next(source).image) for _ in range(6)} <= set(range(8))
+        assert source.live
+
+
+def test_a_slow_camera_is_read_with_the_time_out_that_is_given(dialects):
+    with pytest.raises(SourceError, match=r"no picture for 0.3 s; .*--read-timeout"):
+        open_source(f"http://{dialects}/slow", read_timeout_s=0.3)
+    with open_source(f"http://{dialects}/slow", read_timeout_s=5) as source:
+        assert len([next(source) for _ in range(4)]) == 4, "it is not reported as lost between its pictures"
+
+
+def test_a_page_and_a_wrong_password_are_told_apart(dialects):
+    with pytest.raises(SourceError, match=r"sends text/[^\x1b]*, not a video; check the path, or log in"):
+        open_source(f"http://{dialects}/index")
+    with pytest.raises(SourceError, match=r"wants a user and password"):
+        open_source(f"http://{dialects}/auth")
+
+
+def test_pictures_are_found_whatever_is_between_them():
+    """Garbage, thumbnails inside, one that is cut off, one that is damaged; a byte at a time."""
+    from labkit.sources.jpeg_stream import take_jpeg
+
+    first, second = picture(5, (320, 240)), picture(9, (64, 48))
+    with_thumbnail = first[:2] + b"\xff\xe1" + (len(second) + 2).to_bytes(2, "big") + second + first[2:]
+    sent = (
+        b"--x\r\n" + first + b"\xff\xd8junk" + with_thumbnail + second[: len(second) // 2] + second + second
+    )
+    buffer, found = bytearray(), []
+    for k in range(len(sent)):
+        buffer += sent[k : k + 1]
+        while (one := take_jpeg(buffer)) is not None:
+            found.append(one)
+    assert found[0] == first
+    assert with_thumbnail in found
+    assert found[-1] == second
+
+
 def test_a_stream_that_ends_at_once_is_an_error(camera):
     camera.turn("truncated")
     with pytest.raises(SourceError, match="ended before"):

@@ -67,6 +67,8 @@ def bench(
     weights: str = "auto",
     seed: int = 0,
     noise: float = 0.0,
+    open_timeout_s: float = 5.0,
+    read_timeout_s: float = 2.0,
     scenario: str = "closed",
     fps: float | None = None,
     quick: bool = False,
@@ -99,6 +101,7 @@ def bench(
         weights: "auto", "pretrained" or "random".
         seed: of random weights, drawn scenes and the order of rounds.
         noise: standard deviation of noise added to drawn scenes, in grey levels.
+        open_timeout_s, read_timeout_s: as in `open_source`.
         scenario: "closed" (as fast as it can) or "paced" (frames fall due at `fps` per second).
         fps: rate of the paced scenario.
         quick: shorter runs and fewer rounds, marked as such.
@@ -145,6 +148,7 @@ def bench(
             store=store,
             reporter=reporter,
             noise=noise,
+            opening={"open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s},
             scenes=(QUICK_SCENES if quick else FULL_SCENES) if accuracy else 0,
             minutes=minutes,
             coco=coco,
@@ -231,6 +235,7 @@ def run_benchmark(
     store: Store | Saving | None = None,
     reporter: Reporter | None = None,
     noise: float = 0.0,
+    opening: Mapping[str, Any] | None = None,
     scenes: int = 0,
     minutes: float | None = None,
     coco: Path | str | None = None,
@@ -248,6 +253,7 @@ def run_benchmark(
         rounds: of the comparisons; None makes no comparisons.
         store: where to put each result as soon as it is there.
         noise: standard deviation of noise added to `scenes`, in grey levels.
+        opening: further arguments of `open_source`.
         scenes: number of scenes with known truth on which to measure each rung's accuracy; 0
             for none.
         minutes: time after which nothing new begins; what is left out is in `skipped`. None for no end.
@@ -277,7 +283,8 @@ def run_benchmark(
         names = ", ".join(rung.name for rung in runnable)
         raise UsageError(f"--coco evaluates detectors, and none of {names} is one")
     reporter.step("reading frames")
-    frames = collect(source, workload.size, fit=workload.fit, seed=workload.seed, noise=noise)
+    frames = collect(source, workload.size, fit=workload.fit, seed=workload.seed, noise=noise,
+                     **(opening or {}))  # fmt: skip
     workload = replace(workload, size=frames.frames[0].size)
     reporter.step("looking for weights")
     weights = resolve_all(workload, progress=True)

@@ -15,6 +15,8 @@ from labkit.cli.options import (
     FitOption,
     JsonOption,
     ObjectsOption,
+    OpenTimeoutOption,
+    ReadTimeoutOption,
     SeedOption,
     SizeOption,
     WeightsOption,
@@ -53,6 +55,8 @@ def fleet(
     weights: WeightsOption = "auto",
     size: SizeOption = "640x480",
     fit: FitOption = "letterbox",
+    open_timeout: OpenTimeoutOption = 5.0,
+    read_timeout: ReadTimeoutOption = 2.0,
     objects: ObjectsOption = 10,
     threshold: ThresholdOption = 0.5,
     seed: SeedOption = 0,
@@ -81,6 +85,7 @@ def fleet(
         out=out,
         deadline_s=deadline_ms / 1e3,
         engines=engines,
+        timeouts_s=(open_timeout, read_timeout),
     )
     plan.streams()  # raises if a rate or time is out of range, before anything starts
     summary, interrupted = _run(plan, address)

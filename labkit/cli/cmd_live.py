@@ -12,7 +12,15 @@ from typing import Annotated, cast
 
 import typer
 
-from labkit.cli.options import FitOption, ObjectsOption, SizeOption, SourceOption, parse_size
+from labkit.cli.options import (
+    FitOption,
+    ObjectsOption,
+    OpenTimeoutOption,
+    ReadTimeoutOption,
+    SizeOption,
+    SourceOption,
+    parse_size,
+)
 
 
 def live(
@@ -23,6 +31,8 @@ def live(
     ] = "auto",
     size: SizeOption = "640x480",
     fit: FitOption = "letterbox",
+    open_timeout: OpenTimeoutOption = 5.0,
+    read_timeout: ReadTimeoutOption = 2.0,
     objects: ObjectsOption = 10,
     threshold: Annotated[float, typer.Option(help="Lowest score that is drawn.")] = 0.5,
     port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.")] = 0,
@@ -46,6 +56,7 @@ def live(
         objects=objects,
     )
 
+    opening = {"fit": fit, "open_timeout_s": open_timeout, "read_timeout_s": read_timeout}
     with ExitStack() as until_the_end:
 
         def ready(address: str) -> None:
@@ -53,7 +64,7 @@ def live(
             if browser and screen():  # else Python might start a browser in this very terminal
                 webbrowser.open(until_the_end.enter_context(forwarding_page(address)))
 
-        serve(source, settings, port=port, ready=ready, opening={"fit": fit})
+        serve(source, settings, port=port, ready=ready, opening=opening)
 
 
 @contextmanager

@@ -27,6 +27,12 @@ SizeOption = Annotated[str, typer.Option(metavar="WxH", help="Size of the frames
 FitOption = Annotated[
     Fit, typer.Option(help="Images of another shape: letterbox (whole), crop (centre), stretch, none.")
 ]
+OpenTimeoutOption = Annotated[
+    float, typer.Option("--open-timeout", metavar="S", help="Longest wait for a camera or address to open.")
+]
+ReadTimeoutOption = Annotated[
+    float, typer.Option("--read-timeout", metavar="S", help="Longest wait for a frame of it.")
+]
 ObjectsOption = Annotated[int, typer.Option(help="Best boxes kept per frame.")]
 ModelSetOption = Annotated[str, typer.Option(help="full or lab.")]
 WeightsOption = Annotated[str, typer.Option(help="auto, pretrained or random.")]

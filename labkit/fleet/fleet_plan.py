@@ -36,6 +36,7 @@ class Plan:
         engines: number of engines; each has a GPU, or its share of the cores.
         restarts: of an actor that dies.
         open_net: prepares the networks; None prepares the rung's own.
+        timeouts_s: longest waits for a camera to open, and for a frame of it.
         recorder: class of the recorders.
 
     Raises:
@@ -53,6 +54,7 @@ class Plan:
     engines: int = 1
     restarts: int = RESTARTS
     open_net: OpenNetworks | None = None
+    timeouts_s: tuple[float, float] = (5.0, 2.0)
     recorder: type = Recorder
 
     def __post_init__(self) -> None:
@@ -72,7 +74,7 @@ class Plan:
         """The streams, numbered in the order of the sources."""
         size, fit = self.workload.size, self.workload.fit
         return [
-            Stream(i, _absolute(spec), redact(spec), size, self.fps, self.seconds, fit)
+            Stream(i, _absolute(spec), redact(spec), size, self.fps, self.seconds, fit, *self.timeouts_s)
             for i, spec in enumerate(self.sources)
         ]
 

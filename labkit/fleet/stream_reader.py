@@ -120,7 +120,14 @@ class Reader:
     def _run(self) -> None:
         try:
             stream = self._stream
-            with open_source(stream.spec, stream.size, fit=stream.fit, fps=stream.fps) as source:
+            with open_source(
+                stream.spec,
+                stream.size,
+                fit=stream.fit,
+                fps=stream.fps,
+                open_timeout_s=stream.open_timeout_s,
+                read_timeout_s=stream.read_timeout_s,
+            ) as source:
                 with self._changed:
                     self._opened = True
                     self._changed.notify_all()

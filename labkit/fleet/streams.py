@@ -27,6 +27,7 @@ class Stream:
         shown: the same without credentials.
         size: (width, height) px of its frames.
         fit: how images of another shape are brought to that size.
+        open_timeout_s, read_timeout_s: longest waits for it to open, and for a frame.
         fps: rate at which a recording plays; None for its own.
         seconds: duration after which it ends; None for a recording's own end.
     """
@@ -38,6 +39,8 @@ class Stream:
     fps: float | None = None
     seconds: float | None = None
     fit: Fit = "letterbox"
+    open_timeout_s: float = 5.0
+    read_timeout_s: float = 2.0
 
     def __post_init__(self) -> None:
         if self.fps is not None and not 0 < self.fps <= 1000:

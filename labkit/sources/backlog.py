@@ -20,11 +20,17 @@ class Backlog:
         self._last_s = now_s
         self._since_s: float | None = now_s  # when the backlog began to come in, None outside one
         self._waited_for = 0
+        self._was_pause = False
 
     def is_stale(self, asked_s: float, arrived_s: float) -> bool:
         """True if the frame requested and received at these times (s) should be dropped."""
         gap_s, self._last_s = arrived_s - self._last_s, arrived_s
-        if gap_s > self._pause_s:
+        if gap_s > self._pause_s and self._was_pause:
+            # Two pauses with one frame between are no pauses: this camera is slow.
+            self._since_s, self._interval_s, self._pause_s = None, gap_s, 2 * gap_s
+            return False
+        self._was_pause = gap_s > self._pause_s
+        if self._was_pause:
             self._since_s, self._waited_for = arrived_s, 0
             # A slow camera's ordinary interval must not look like a pause for ever.
             self._pause_s = min(2 * self._pause_s, 2 * gap_s)

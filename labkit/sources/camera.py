@@ -11,6 +11,7 @@ import atexit
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ _LEAST_PATIENCE_S = 0.5
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 1.0
 _CLOSE_WAIT_S = 0.2
+_EXIT_WAIT_S = 2.5
 
 
 class Camera:
@@ -50,7 +52,6 @@ class Camera:
         """
         self._connect = connect
         self._shown = shown
-        self._lost_after_s = min(read_timeout_s, LOST_AFTER_S)
         self._changed = threading.Condition()  # guards everything below
         self._slot: tuple[NDArray[Any], float] | None = None
         self._captured = self._dropped = self._connections = 0
@@ -58,6 +59,10 @@ class Camera:
         self._failure: SourceError | None = None
         self._started = self._closing = False
         self._got: dict[str, Any] = {}
+        self._timeouts_s = (open_timeout_s, read_timeout_s)
+        self._interrupt: Callable[[], None] | None = None
+        self._interval_s = 0.0  # between frames, as this camera sends them
+        self._arrived_s: float | None = None
         self.size: Size = (0, 0)
         self.fps: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"labkit camera {shown}", daemon=True)
@@ -105,10 +110,16 @@ class Camera:
 
     def close(self) -> None:
         """Stop the thread; if it hangs in a read, it ends by itself at the read's deadline."""
+        self._ask_to_end()
+        self._join(_CLOSE_WAIT_S)
+
+    def _ask_to_end(self) -> None:
         with self._changed:
             self._closing = True
+            interrupt = self._interrupt
             self._changed.notify_all()
-        self._join(_CLOSE_WAIT_S)
+        if interrupt is not None:
+            interrupt()
 
     def _join(self, timeout_s: float) -> None:
         if self._thread is not threading.current_thread():
@@ -122,7 +133,16 @@ class Camera:
             return
         if done and failure is not None:
             raise failure
-        raise SourceError(f"{self._shown} has sent no frame within {timeout_s:g} s; is it in use elsewhere?")
+        open_s, read_s = self._timeouts_s
+        raise SourceError(
+            f"{self._shown} has sent no frame within {timeout_s:g} s; is it in use elsewhere? "
+            f"If it is slow, raise --open-timeout ({open_s:g} s) or --read-timeout ({read_s:g} s)"
+        )
+
+    @property
+    def _lost_after_s(self) -> float:
+        # A camera that sends a picture every few seconds is not lost between two of them.
+        return min(self._timeouts_s[1], max(LOST_AFTER_S, 1.5 * self._interval_s))
 
     def _patience_s(self) -> float:
         # Counted from the last frame, whoever asks how late; a little is left to a reader that
@@ -166,6 +186,7 @@ class Camera:
                 self._got = got
                 self._connections += 1
                 self.fps = fps
+                self._interrupt = getattr(capture, "interrupt", None)
             backlog = Backlog(1 / fps if fps else 1 / 30, time.perf_counter())
             while not self._closing:
                 asked_s = time.perf_counter()
@@ -181,6 +202,9 @@ class Camera:
     def _store(self, image: NDArray[Any] | None, t_s: float) -> None:
         with self._changed:
             self._captured += 1
+            if self._arrived_s is not None:
+                self._interval_s = t_s - self._arrived_s
+            self._arrived_s = t_s
             if image is None:
                 self._dropped += 1
                 return
@@ -188,6 +212,7 @@ class Camera:
             self._slot = (image, t_s)
             self._heard_s = t_s
             self._failure = None
+            self._got.setdefault("camera_size", [image.shape[1], image.shape[0]])
             if not self._started:
                 self.size = (image.shape[1], image.shape[0])
                 self._started = True
@@ -231,6 +256,7 @@ def _close_all() -> None:
     # A reader inside native code while the interpreter is taken down would crash the process.
     cameras = list(_open_cameras)
     for camera in cameras:
-        camera.close()
+        camera._ask_to_end()
+    until_s = time.perf_counter() + _EXIT_WAIT_S  # for all of them together
     for camera in cameras:
-        camera._join(2.5)
+        camera._join(max(0.0, until_s - time.perf_counter()))

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from labkit.core.errors import SourceError
 from labkit.core.types import Size
-from labkit.sources.spec import redact
+from labkit.sources.jpeg_stream import JpegStream, NoJpegStreamError
+from labkit.sources.spec import redact, scheme_of
 
 
 class Capture(Protocol):
-    """The part of `cv2.VideoCapture` that is used."""
+    """The part of `cv2.VideoCapture` that a reader uses."""
 
     def grab(self) -> bool: ...  # noqa: D102
     def retrieve(self) -> tuple[bool, NDArray[Any]]: ...  # noqa: D102
-    def get(self, prop: int) -> float: ...  # noqa: D102
     def release(self) -> None: ...  # noqa: D102
 
 
@@ -37,11 +37,20 @@ Connect = Callable[[], tuple[Capture, dict[str, Any]]]
 
 
 def connect_stream(address: str, open_timeout_s: float, read_timeout_s: float) -> Connect:
-    """A function that connects to the stream at an http, https or rtsp address."""
+    """A function that connects to the stream at an http, https or rtsp address (over TCP, if it can)."""
 
     def connect() -> tuple[Capture, dict[str, Any]]:
         import cv2
 
+        if scheme_of(address) in ("http", "https"):
+            try:
+                stream = JpegStream(address, open_timeout_s, read_timeout_s)
+            except NoJpegStreamError:
+                pass  # FFmpeg may know it
+            except OSError as error:
+                raise ConnectError(f"{redact(address)} cannot be opened") from error
+            else:
+                return stream, {"backend": "JPEG over HTTP", "fps": None, "fourcc": "MJPG"}
         # FFMPEG is named because only it honours the deadlines.
         deadlines = [
             cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import socket
+import threading
 from urllib.parse import urlsplit
 
 _WAIT_S = 1.0
+_DEADLINE_S = 2.5
 _PORTS = {"http": 80, "https": 443, "rtsp": 554}
 
 
 def connection_problem(address: str) -> str:
-    """Probe an http, https or rtsp address; say what is wrong and what to do, without credentials."""
+    """Probe an http, https or rtsp address; say what is wrong and what to do, without credentials.
+
+    The whole probe has one deadline, whatever the host does: names that are looked up for ever and
+    answers that come a byte at a time included.
+    """
+    said: list[str] = []
+    probe = threading.Thread(target=lambda: said.append(_problem(address)), daemon=True)
+    probe.start()
+    probe.join(_DEADLINE_S)
+    return said[0] if said else "it does not answer in full; restart it, or raise --open-timeout"
+
+
+def _problem(address: str) -> str:
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme, 80)
@@ -44,7 +58,7 @@ def _http_problem(scheme: str, host: str, port: int, path: str, has_secrets: boo
         status, reason = answer.status, answer.reason
         content = answer.getheader("Content-Type", "no type")
     except TimeoutError:
-        return "it accepts the connection but sends nothing; restart the camera, or raise open_timeout_s"
+        return "it accepts the connection but sends nothing; restart the camera, or raise --open-timeout"
     except (OSError, http.client.HTTPException, ValueError) as error:
         return f"it does not speak HTTP as expected ({type(error).__name__}); check the address and the port"
     finally:

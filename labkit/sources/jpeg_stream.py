@@ -1,0 +1,267 @@
+"""JPEG pictures over HTTP, as cameras send them: multipart in any dialect, bare, or one per request.
+
+Pictures are found by JPEG's own markers, so that boundaries and lengths, which cameras write in many
+wrong ways, do not matter.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.core.errors import SourceError
+from labkit.sources.spec import redact, split_address
+
+_CHUNK = 1 << 16
+_MOST_BYTES = 64 * 2**20
+_SNAPSHOT_PERIOD_S = 0.1
+_START = b"\xff\xd8\xff"
+
+
+class NoJpegStreamError(Exception):
+    """The answer is something else than JPEG pictures, which another reader may know."""
+
+
+class JpegStream:
+    """Capture of the pictures at an http or https address; each wait has one deadline.
+
+    Args:
+        address: with user and password, if the camera wants them (Basic or Digest).
+        open_timeout_s: longest wait for the answer's header, all of it.
+        read_timeout_s: longest wait for a picture, all of it.
+
+    Raises:
+        SourceError: it does not answer, or refuses.
+        OSError: there is no connection to it.
+        NoJpegStreamError: it sends something else.
+    """
+
+    def __init__(self, address: str, open_timeout_s: float, read_timeout_s: float) -> None:
+        self._shown = redact(address)
+        self._open_s, self._read_s = open_timeout_s, read_timeout_s
+        self._sockets: list[socket.socket] = []
+        self._buffer = bytearray()
+        self._picture = b""
+        self._requested_s = 0.0
+        self._stated_length = False
+        user, place, path, query = split_address(address) or ("", "", "", "")
+        scheme = address.partition("://")[0].lower()
+        self._url = f"{scheme}://{place}{path or '/'}{f'?{query}' if query else ''}"
+        self._user = user
+        self._opener = self._make_opener(user)
+        self._response = self._request()
+        # What a camera writes may hold anything, codes that a terminal obeys included.
+        kind = re.sub(r"[^a-z0-9.+/-].*", "", self._response.headers.get_content_type(), flags=re.DOTALL)
+        self._snapshot = kind.startswith("image/")
+        jpeg = kind.startswith("multipart/") or kind in ("image/jpeg", "image/jpg") or "jpeg" in kind
+        if not jpeg and self._response.headers.get("Content-Type") is not None:
+            self.release()
+            if kind.startswith(("text/", "application/json", "application/xml")):
+                raise SourceError(f"{self._shown} sends {kind}, not a video; check the path, or log in first")
+            raise NoJpegStreamError(kind)
+
+    def grab(self) -> bool:
+        """Wait for the next picture; False at the end of the stream.
+
+        Raises:
+            SourceError: none came within the deadline.
+        """
+        until_s = time.perf_counter() + self._read_s
+        while True:
+            taken = take_jpeg(self._buffer)
+            if taken is not None:
+                self._picture = taken
+                if self._snapshot and self._stated_length:
+                    self._end_response()
+                return True
+            if self._response is None:
+                if not self._snapshot:
+                    return False
+                time.sleep(max(0.0, self._requested_s + _SNAPSHOT_PERIOD_S - time.perf_counter()))
+                self._response = self._request()
+            if len(self._buffer) > _MOST_BYTES:
+                raise SourceError(f"{self._shown} sends no JPEG pictures; check the path")
+            self._buffer += self._receive(until_s)
+
+    def retrieve(self) -> tuple[bool, NDArray[Any]]:
+        """Decode the picture: True and (H, W, 3) BGR; False for a damaged one."""
+        import cv2
+
+        image = cv2.imdecode(np.frombuffer(self._picture, np.uint8), cv2.IMREAD_COLOR)
+        return image is not None, np.empty((0, 0, 3), np.uint8) if image is None else image
+
+    def interrupt(self) -> None:
+        """End a wait in another thread."""
+        for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def release(self) -> None:
+        """Close the connection."""
+        self.interrupt()
+        self._end_response()
+
+    def _receive(self, until_s: float) -> bytes:
+        assert self._response is not None
+        left_s = until_s - time.perf_counter()
+        try:
+            if left_s <= 0:
+                raise TimeoutError
+            for one in self._sockets[-1:]:
+                one.settimeout(left_s)
+            data = self._response.read1(_CHUNK)
+        except TimeoutError as error:
+            raise SourceError(
+                f"{self._shown} has sent no picture for {self._read_s:g} s; restart the camera, "
+                "or raise the read time-out (--read-timeout)"
+            ) from error
+        except (OSError, http.client.HTTPException, ValueError, AttributeError):
+            data = b""
+        if not data:
+            self._end_response()
+        return data
+
+    def _end_response(self) -> None:
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+    def _request(self) -> Any:
+        self._sockets.clear()
+        self._requested_s = time.perf_counter()
+        # A header that comes a byte at a time resets every time-out of a socket; this ends it as a whole.
+        too_late = threading.Event()
+
+        def cut() -> None:
+            too_late.set()
+            self.interrupt()
+
+        timer = threading.Timer(self._open_s, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            response = self._opener.open(self._url, timeout=self._open_s)
+            # Cameras state lengths that are too short; the picture itself says where it ends.
+            self._stated_length = response.length is not None
+            response.length = None
+            return response
+        except urllib.error.HTTPError as error:
+            error.close()
+            said = _refusal(error, bool(self._user))
+            raise SourceError(f"{self._shown} cannot be opened: {said}") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            if too_late.is_set() or isinstance(reason, TimeoutError):
+                raise SourceError(
+                    f"{self._shown} has not answered within {self._open_s:g} s; it sends nothing, or a part "
+                    "of a header; restart the camera, or raise the open time-out (--open-timeout)"
+                ) from error
+            if isinstance(error, OSError):
+                raise
+            raise NoJpegStreamError(str(error)) from error
+        finally:
+            timer.cancel()
+
+    def _make_opener(self, user: str) -> urllib.request.OpenerDirector:
+        sockets = self._sockets
+
+        def noting(kind: Any) -> Any:
+            def make(*args: Any, **more: Any) -> Any:
+                connection = kind(*args, **more)
+                connect = connection.connect
+
+                def connect_and_note() -> None:
+                    connect()
+                    sockets.append(connection.sock)
+
+                connection.connect = connect_and_note
+                return connection
+
+            return make
+
+        class Plain(urllib.request.HTTPHandler):
+            def http_open(self, request: Any) -> Any:
+                return self.do_open(noting(http.client.HTTPConnection), request)
+
+        class Secure(urllib.request.HTTPSHandler):
+            def https_open(self, request: Any) -> Any:
+                return self.do_open(noting(http.client.HTTPSConnection), request)
+
+        handlers: list[Any] = [Plain(), Secure()]
+        if user:
+            name, _, password = user.partition(":")
+            known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+            known.add_password(None, self._url, unquote(name), unquote(password))
+            handlers += [
+                urllib.request.HTTPBasicAuthHandler(known),
+                urllib.request.HTTPDigestAuthHandler(known),
+            ]
+        return urllib.request.build_opener(*handlers)
+
+
+def take_jpeg(buffer: bytearray) -> bytes | None:
+    """Remove the first whole JPEG picture, and what is before it; None if there is none yet."""
+    start = buffer.find(_START)
+    if start < 0:
+        del buffer[: max(0, len(buffer) - 2)]
+        return None
+    end = _jpeg_end(buffer, start)
+    if end is None:
+        return None
+    picture = bytes(buffer[start:end])
+    del buffer[:end]
+    return picture
+
+
+def _jpeg_end(data: bytearray, start: int) -> int | None:
+    """Position behind the picture that begins at `start`; a damaged one ends where the next begins."""
+    at = start + 2
+    while at + 4 <= len(data) or data[at : at + 2] == b"\xff\xd9":
+        if data[at] != 0xFF:  # damaged
+            following = data.find(_START, at)
+            return None if following < 0 else following
+        marker = data[at + 1]
+        if marker == 0xD9:
+            return at + 2
+        if marker == 0xD8:  # the next picture has begun: this one was cut off
+            return at
+        if marker == 0xFF:
+            at += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            if marker == 0xDA:
+                at = _entropy_end(data, at)
+    return None
+
+
+def _entropy_end(data: bytearray, at: int) -> int:
+    """Position of the next marker behind entropy-coded data; the end of the data if there is none yet."""
+    while True:
+        at = data.find(b"\xff", at)
+        if at < 0 or at + 1 >= len(data):
+            return len(data)
+        if data[at + 1] != 0 and not 0xD0 <= data[at + 1] <= 0xD7:
+            return at
+        at += 2
+
+
+def _refusal(error: urllib.error.HTTPError, had_user: bool) -> str:
+    answer = f"{error.code} {''.join(c for c in str(error.reason) if c.isprintable())[:80]}"
+    if error.code in (401, 403) and had_user:
+        return f"it does not accept this user and password ({answer}); check both, write odd signs as %XX"
+    if error.code in (401, 403):
+        return f"it wants a user and password ({answer}); write http://user:password@host/path"
+    return f"it answers {answer}; check the path"
