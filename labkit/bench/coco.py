@@ -88,7 +88,7 @@ def detector_labels(weights: Weights) -> tuple[str, ...]:
             "with a network: labkit weights --fetch; without: --model-set lab"
         )
     try:
-        table = json.loads((weights.path / "config.json").read_text())["id2label"]
+        table = json.loads((weights.path / "config.json").read_text(encoding="utf-8"))["id2label"]
         names = {int(number): str(name) for number, name in table.items()}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise WeightsError(f"{weights.path / 'config.json'} names no labels ({error})") from error
@@ -154,7 +154,7 @@ def _image_folders(root: Path) -> tuple[Path, ...]:
 
 def _tables(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
-        tables = json.loads(path.read_text())
+        tables = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as annotations: {error}") from error
     for name in TABLES:

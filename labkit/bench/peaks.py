@@ -26,6 +26,7 @@ from labkit.core.child import child_command
 from labkit.core.errors import LabError, WorkerError
 from labkit.core.files import user_cache, write_atomic
 from labkit.core.machine import fingerprint
+from labkit.core.telemetry import switch_off_telemetry
 from labkit.core.threads import PASSIVE_WAIT
 
 SIZE = {"cpu": 2048, "cuda": 8192}
@@ -110,6 +111,8 @@ def _convolution_rate(dtype: Any, device: str) -> float:
 def _int8_peak(n: int) -> float:
     """8-bit products and convolutions as OpenVINO runs them, since torch has no fast ones on every CPU."""
     import numpy as np
+
+    switch_off_telemetry()
     from openvino import opset13 as ops
 
     def levels(node: Any) -> Any:
@@ -177,7 +180,7 @@ def cached_peaks(
     """Peaks of a device from the cache, or measured now; see `measure_peaks`."""
     path = _folder() / f"{_digest(_machine(device))}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # no file, or not one of ours
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text(encoding="utf-8"))
         if 0 <= time.time() - kept["unix_s"] <= (NOISY_CACHE_S if kept["doubted"] else CACHE_S):
             return {name: float(value) for name, value in kept["peaks"].items()}
     doubts: list[str] = []
@@ -205,7 +208,7 @@ def _machine(device: str) -> dict[str, object]:
 def _boot() -> str:
     """A name of the machine's last start."""
     with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     import psutil
 
     return f"{psutil.boot_time():.0f}"

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from labkit.core.terminal import printable
 from labkit.results.format import format_bounds, format_number, format_percent
 from labkit.results.records import Comparison, Run
 
@@ -75,13 +77,13 @@ class ProgressBar(Reporter):
         if text in self._shown:
             return
         self._shown.add(text)
-        self._progress.console.print(escape(text), style=NOTE_STYLE)
+        print_lines([text], style=NOTE_STYLE, console=self._progress.console)
 
     def finished(self, result: Run | Comparison) -> None:
         """A line with the result's main figure."""
         self.saved += result.id is not None
         if isinstance(result, Run):
-            self._progress.console.print(escape(_result_line(result)))
+            print_lines([_result_line(result)], console=self._progress.console)
 
 
 class NotebookProgress(Reporter):
@@ -140,6 +142,10 @@ def _result_line(run: Run) -> str:
 COLUMNS = ("rung", "FPS", "95% interval", "p50", "p90", "p99", "agrees", "mAP", "names", "limit")
 
 
+OPTIONAL = ("limit", "names", "p99", "p90", "95% interval", "agrees", "mAP", "p50")
+"""Columns that a narrow terminal does without, the first first."""
+
+
 def runs_table(runs: Sequence[Run]) -> Table:
     """Runs as a table of at most 80 columns; columns in which nothing is known are left out."""
     rows = [_cells(run) for run in runs]
@@ -148,7 +154,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
     for k in shown:
         table.add_column(COLUMNS[k], justify="right" if k else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(escape(row[k]) for k in shown))
+        table.add_row(*(escape(printable(row[k])) for k in shown))
     return table
 
 
@@ -205,6 +211,35 @@ def shortened(text: str, most: int) -> str:
 
 
 def print_lines(lines: Iterable[Any], *, style: str | None = None, console: Console = out) -> None:
-    """Prints lines of plain text, nothing in them being markup."""
+    """Prints lines of plain text, nothing in them being markup or a control character.
+
+    A terminal wraps them at its width; into a file or a pipe they go whole.
+    """
     for line in lines:
-        console.print(escape(str(line)), style=style)
+        text = escape(printable(str(line)))
+        console.print(text, style=style, soft_wrap=not console.is_terminal)
+
+
+def print_table(table: Table, optional: Sequence[str] = (), console: Console = out) -> None:
+    """Prints a table with every figure whole.
+
+    Args:
+        table: whose columns do not wrap.
+        optional: headings of columns that a terminal which is too narrow does without, the first first.
+        console: where to; into a file or a pipe the table goes as wide as it is.
+    """
+
+    def width() -> int:
+        return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+
+    if not console.is_terminal:
+        whole = Console(file=console.file, width=max(width(), console.width), highlight=False)
+        whole.print(table)
+        return
+    for heading in optional:
+        if width() <= console.width:
+            break
+        table.columns = [column for column in table.columns if column.header != heading]
+        for place, column in enumerate(table.columns):
+            column._index = place
+    console.print(table)

@@ -23,6 +23,7 @@ from labkit.cli.options import (
     parse_size,
 )
 from labkit.core.errors import EXIT_INTERRUPTED, SourceError, UsageError
+from labkit.core.terminal import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 STOP_S = 15.0
 """Longest wait after Ctrl-C for streams to end and parts to be written."""
 NAME_COLUMNS = 24
+OPTIONAL = ("offered", "p90 ms", "p50 ms", "failed", "dropped")
+"""Columns that a narrow terminal does without, the first first."""
 
 RungOption = Annotated[str, typer.Option(help="Rung to run; auto: the best one on this machine.")]
 ModelsOption = Annotated[str, typer.Option(help="full, lab, or auto: those whose weights are here.")]
@@ -72,7 +75,7 @@ def fleet(
     as_json: JsonOption = False,
 ) -> None:
     """Run a rung on many cameras and recordings at once, until Ctrl-C."""
-    from labkit.bench.progress import err, print_lines
+    from labkit.bench.progress import err, print_lines, print_table
     from labkit.bench.progress import out as screen
     from labkit.fleet.fleet_plan import Plan, with_group
 
@@ -92,7 +95,7 @@ def fleet(
     if as_json:
         print(json.dumps(_to_json(summary)))
     else:
-        screen.print(table(summary.streams))
+        print_table(table(summary.streams), OPTIONAL, screen)
         print_lines(describe(summary))
     if interrupted:
         print_lines(["labkit: stopped"], console=err)
@@ -153,7 +156,7 @@ def table(states: Sequence[StreamState]) -> Table:
         ages = [format_number(age) for age in state.age_ms]
         figures = [str(n) for n in state.counts.row()]
         style = "red" if state.failed else "dim" if state.ended else None
-        shown.add_row(escape(name), format_number(state.fps), *ages, *figures, style=style)
+        shown.add_row(escape(printable(name)), format_number(state.fps), *ages, *figures, style=style)
     shown.add_row("all", format_number(fps), "", "", *(str(n) for n in sums.row()), style="bold")
     return shown
 

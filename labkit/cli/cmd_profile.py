@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labkit.bench.progress import err, out, print_lines
+from labkit.bench.progress import err, out, print_lines, print_table
 from labkit.cli.options import (
     FitOption,
     ModelSetOption,
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from labkit.profiling.profile import Profile
 
 LINES_SHOWN = 8
+OPTIONAL = ("reads", "count", "p90", "share", "waiting", "median")
+"""Columns that a narrow terminal does without, the first first."""
 
 
 def profile(
@@ -83,7 +85,7 @@ def _show(found: Profile) -> None:
         out.print(line, markup=False, soft_wrap=True)
     if found.capture.ranges:
         out.print()
-        out.print(_ranges(found))
+        print_table(_ranges(found), OPTIONAL)
     if found.capture.reads:
         out.print()
         out.print("Lines that make the host read a tensor, most reads first:", style="bold")

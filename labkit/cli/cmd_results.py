@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from labkit.bench.progress import err, out, print_lines
+from labkit.bench.progress import err, print_lines
 from labkit.core.errors import ResultsError, UsageError
 from labkit.core.files import results_folder
 from labkit.results.checksums import describe_damage
@@ -54,7 +54,7 @@ def list_results(
             f"{run.id:>4}  {run.created[:16]}  {run.rung:<22} {format_number(run.fps):>6} FPS "
             f"{run.scenario}{' quick' if run.quick else ''}{' ~' if run.noisy else ''}"
         )
-        out.print(line, markup=False)
+        print_lines([line])
     if comparisons and rung is None and stage is None:
         print_lines(["", "Comparisons"])
         print_lines(f"{c.id:>4}  {c.created[:16]}  {c.sentence}" for c in comparisons)

@@ -22,6 +22,7 @@ from labkit.cli.options import (
     parse_size,
 )
 from labkit.core.errors import EXIT_INTERRUPTED, UnavailableError, UsageError
+from labkit.core.terminal import printable
 from labkit.fleet.sweep.sweep_progress import SweepProgress
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from labkit.results.records import Run
     from labkit.results.sweeps import SweepPoint
 
-WIDTH = 80
+OPTIONAL = ("agrees", "95% interval", "boxes", "scenario", "n", "size")
+"""Columns that a narrow terminal does without, the first first."""
 
 
 def sweep(
@@ -99,12 +101,12 @@ def parts(text: str, option: str) -> list[str]:
 
 def show(result: SweepResult) -> None:
     """Print the table, its legend and the failures, in at most 80 columns."""
-    from labkit.bench.progress import out, print_lines
+    from labkit.bench.progress import out, print_lines, print_table
     from labkit.results.report.machines import machines
 
     if result.runs:
         out.print()
-        out.print(_table(result))
+        print_table(_table(result), OPTIONAL)
         out.print()
         there = machines(result.runs)
         print_lines((f"{each.letter}: {each.name}" for each in there), style="dim")
@@ -159,7 +161,7 @@ class _Bar(SweepProgress):
 
     def _note(self, text: str) -> None:
         """Print a line above the bar."""
-        self._progress.console.print(escape(text), style="yellow")
+        self._progress.console.print(escape(printable(text)), style="yellow")
 
     def stored(self, point: Point, row: SweepPoint, run: Run | None) -> None:
         """Print the point's FPS, or why it failed."""

@@ -15,6 +15,7 @@ import typer
 from labkit.cli.options import JsonOption
 from labkit.core.child import child_command
 from labkit.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, LabError, UsageError, WeightsError
+from labkit.core.terminal import accept_any_text, printable
 
 app = typer.Typer(
     name="labkit",
@@ -39,10 +40,10 @@ def doctor(as_json: JsonOption = False) -> None:
         print(json.dumps([vars(check) for check in checks]))
         return
     from labkit.bench.doctor import lines
-    from labkit.bench.progress import out
+    from labkit.bench.progress import print_lines
 
     for text, style in lines(checks):
-        out.print(text, style=style, markup=False)
+        print_lines([text], style=style)
 
 
 @app.command()
@@ -124,7 +125,7 @@ def lab(
             "this is root, and what runs in a notebook would be root too; "
             "log in as another user, or say labkit lab --allow-root"
         )
-    options = [f"--port={port}"]
+    options = [f"--port={port}", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     # A container has an address of its own: what listens on its 127.0.0.1 cannot be reached from outside.
     options += [f"--ip={ip or ('0.0.0.0' if contained else '127.0.0.1')}"]
     options += ["--allow-root"] if root else []
@@ -164,12 +165,13 @@ def _add_commands() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; errors become one sentence on standard error and an exit code."""
+    accept_any_text()
     _add_commands()
     terminated = _terminate_as_interrupt()
     try:
         app(arguments)  # ends the process itself, with the command's exit code
     except LabError as error:
-        print(f"labkit: {error}", file=sys.stderr)
+        print(printable(f"labkit: {error}"), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader of a pipe has gone, which is its right
         sys.stderr.close()

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import typer
 
-from labkit.bench.progress import ProgressBar, err, legend, out, print_lines, runs_table
+from labkit.bench.progress import (
+    OPTIONAL,
+    ProgressBar,
+    err,
+    legend,
+    out,
+    print_lines,
+    print_table,
+    runs_table,
+)
 from labkit.bench.run import FAILED, TIME_IS_UP
 from labkit.core.errors import EXIT_INTERRUPTED, LabError, ResultsError, UnavailableError, WorkerError
 from labkit.results.records import Comparison, Run
@@ -102,7 +111,7 @@ def show(result: ResultSet) -> None:
     """The table, the sentences, and what was skipped."""
     if result.runs:
         out.print()
-        out.print(runs_table(result.runs))
+        print_table(runs_table(result.runs), OPTIONAL)
         out.print()
         print_lines(legend(result.runs), style="dim")
     if result.comparisons:

@@ -68,7 +68,7 @@ def _holder_in(path: Path) -> str | None:
     import psutil
 
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         purpose, pid, began_s = str(content["purpose"]), int(content["pid"]), float(content["began_s"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # gone meanwhile, or not one of ours

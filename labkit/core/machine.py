@@ -144,7 +144,7 @@ def _tf32() -> dict[str, bool]:
 def cpu_name() -> str:
     """The processor's name as its maker gives it."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     if sys.platform == "darwin":
@@ -158,7 +158,7 @@ def _isa() -> list[str]:
     """Vector extensions of the CPU that decide which kernels an engine can use."""
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith(("flags", "Features")):
                 flags = set(line.split(":", 1)[1].split())
                 return [name for name in wanted if name in flags]
@@ -168,12 +168,12 @@ def _isa() -> list[str]:
 def _quota() -> float | None:
     """CPU cores that the control group allows, or None without a limit."""
     with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
         return None if quota == "max" else int(quota) / int(period)
     return None
 
 
 def _virtual() -> bool | None:
     with suppress(OSError):
-        return "hypervisor" in Path("/proc/cpuinfo").read_text()
+        return "hypervisor" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     return None

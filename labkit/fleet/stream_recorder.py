@@ -132,7 +132,7 @@ class Recorder:
             self._ledger = Ledger.from_json(known["ledger"])
             self._sender, self._restarts = tuple(known["sender"]), known["restarts"]
         if (folder / ACCOUNT).is_file():
-            account = json.loads((folder / ACCOUNT).read_text())
+            account = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))
             self._ledger = Ledger.from_json(account["ledger"])
             self._end, self._ended_s = (account["ended"], account["failed"]), time.monotonic()
 

@@ -192,7 +192,7 @@ def redraw(folder: Path) -> list[Path]:
 
     rows = recorded_ablation(folder)
     try:
-        mark = json.loads((folder / FINGERPRINT).read_text())
+        mark = json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultsError(f"{folder / FINGERPRINT} does not name the machine ({error})") from error
     return save(robustness(rows, about=machine_name(mark)), folder / "accuracy")

@@ -41,7 +41,7 @@ def launch_counts(objects: int = 5) -> pd.DataFrame:
     """
     import pandas as pd
 
-    recorded = json.loads(LAUNCH_COUNTS.read_text())["boxes"]
+    recorded = json.loads(LAUNCH_COUNTS.read_text(encoding="utf-8"))["boxes"]
     if str(objects) not in recorded:
         raise UsageError(f"frames of {' or '.join(recorded)} boxes were counted, not of {objects}")
     rows = []

@@ -94,7 +94,7 @@ def _detr_r50(weights: Weights) -> Network:
 def _lab_detr(weights: Weights) -> Network:
     assert weights.path is not None
     detr = load_detr(weights.path)
-    wanted = json.loads((weights.path / "preprocessor.json").read_text())
+    wanted = json.loads((weights.path / "preprocessor.json").read_text(encoding="utf-8"))
     spec = InputSpec(exact=tuple(wanted["size"]), mean=tuple(wanted["mean"]), std=tuple(wanted["std"]))
     core = DetrCore(detr)
     return Network("lab_detr", core, labels_of(weights), spec, None, weights, state_sha256(core))
@@ -106,7 +106,7 @@ def _lab_resnet(weights: Weights) -> Network:
     from labkit.models.lab_resnet import build_lab_resnet
 
     assert weights.path is not None
-    config = json.loads((weights.path / "config.json").read_text())
+    config = json.loads((weights.path / "config.json").read_text(encoding="utf-8"))
     module = build_lab_resnet(config)
     state = load_file(weights.path / "model.safetensors")
     module.load_state_dict({name: tensor.float() for name, tensor in state.items()})
@@ -153,7 +153,7 @@ def labels_of(weights: Weights) -> tuple[str, ...]:
 
         return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
     assert weights.path is not None
-    config = json.loads((weights.path / "config.json").read_text())
+    config = json.loads((weights.path / "config.json").read_text(encoding="utf-8"))
     if "labels" in config:
         return tuple(config["labels"])
     names = {int(i): name for i, name in config["id2label"].items()}

@@ -210,7 +210,7 @@ def _with_nsys(job: ProfileTarget, found: nsys.Nsys) -> Capture:
 def _read_notes(path: Path) -> profiler.Marked:
     if not path.is_file():
         raise UnavailableError("the watched process ended before its frames were done; run it without nsys")
-    noted = json.loads(path.read_text())
+    noted = json.loads(path.read_text(encoding="utf-8"))
     return profiler.Marked(
         ranges=tuple(Range(*r) for r in noted["ranges"]), reads=tuple(Read(*r) for r in noted["reads"])
     )

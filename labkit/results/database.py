@@ -161,7 +161,7 @@ def doubt(path: Path) -> str | None:
 def file_system(path: Path) -> str:
     """Kind of file system a path is on, as Linux names it; empty where that is unknown."""
     try:
-        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
     except OSError:
         return ""
     holding = [m for m in mounts if path.is_relative_to(m[1].replace("\\040", " "))]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("csv", "parquet")
+FORMULA = re.compile(r"[=+\-@\t\r]")
 STEMS = ("runs", "samples", "comparisons")
 
 
@@ -75,7 +77,7 @@ def export(
     written, hashes = [], {}
     for stem, frame in frames.items():
         for kind in formats:
-            content = _parquet(frame) if kind == "parquet" else frame.to_csv(index=False).encode()
+            content = _parquet(frame) if kind == "parquet" else _csv(frame)
             path = write_atomic(folder / f"{stem}.{kind}", content)
             written.append(path)
             if kind == "parquet":
@@ -192,6 +194,17 @@ def _series_by_run(samples: pd.DataFrame) -> dict[int, dict[str, Samples]]:
     for (run_id, name), part in groups:
         found.setdefault(run_id, {})[str(name)] = part["seconds"].to_numpy(np.float64).copy()
     return found
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    """CSV in which no text begins as a formula does: a spreadsheet would run it."""
+    import pandas as pd
+
+    shown = frame.copy()
+    for name in shown.columns:
+        if not pd.api.types.is_numeric_dtype(shown[name]):
+            shown[name] = shown[name].map(lambda v: f"'{v}" if isinstance(v, str) and FORMULA.match(v) else v)
+    return shown.to_csv(index=False).encode()
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:

@@ -173,7 +173,7 @@ def live_view(folder: Path) -> list[str]:
     alone, beside = folder / "figures.json", folder / "browser.json"
     lines = []
     if alone.is_file():
-        told = json.loads(alone.read_text())
+        told = json.loads(alone.read_text(encoding="utf-8"))
         slow = [100 * share for share in told["slowdown_per_round"]]
         lines.append(
             f"{told['rung']} with the {told['model_set']} models: {told['display_fps']:.1f} pictures "
@@ -184,7 +184,7 @@ def live_view(folder: Path) -> list[str]:
             f"{told['stop_p99_ms']:.0f} ms (p99 of {told['stops']})."
         )
     if beside.is_file():
-        for told in json.loads(beside.read_text())["figures"]:
+        for told in json.loads(beside.read_text(encoding="utf-8"))["figures"]:
             source = {"browser": "the browser's camera"}.get(told["source"], f"`{told['source']}`")
             lines.append(
                 f"{told['rung']} with the {told['models']} models and Chromium on the same cores, "
@@ -214,7 +214,7 @@ def small_models(folder: Path) -> list[str]:
 def observer(folder: Path) -> list[str]:
     """Sentence on the cost of a span, from `labkit.lessons.pitfalls.overhead`."""
     found = folder / "span_cost.json"
-    return [json.loads(found.read_text())["sentence"]] if found.is_file() else []
+    return [json.loads(found.read_text(encoding="utf-8"))["sentence"]] if found.is_file() else []
 
 
 def around_engines(runs: Sequence[Run]) -> list[str]:
@@ -234,7 +234,11 @@ def around_engines(runs: Sequence[Run]) -> list[str]:
 def filters(folder: Path) -> list[str]:
     """Sentences on the benchmark of the guided filter."""
     found = folder / "filters.json"
-    return FilterTimes.from_json(json.loads(found.read_text())).sentences() if found.is_file() else []
+    return (
+        FilterTimes.from_json(json.loads(found.read_text(encoding="utf-8"))).sentences()
+        if found.is_file()
+        else []
+    )
 
 
 def engine_time(folder: Path) -> list[str]:
@@ -242,14 +246,18 @@ def engine_time(folder: Path) -> list[str]:
     found = folder / "operators.json"
     if not found.is_file():
         return []
-    return [line for told in json.loads(found.read_text()) for line in Operators.from_json(told).sentences()]
+    return [
+        line
+        for told in json.loads(found.read_text(encoding="utf-8"))
+        for line in Operators.from_json(told).sentences()
+    ]
 
 
 def fleets(figures: Path) -> list[str]:
     """Sentences on a recorded fleet benchmark: its throughput beside a single process."""
     if not figures.is_file():
         return []
-    told = json.loads(figures.read_text())
+    told = json.loads(figures.read_text(encoding="utf-8"))
     lines = [
         f"{each['streams']} {'stream' if each['streams'] == 1 else 'streams'} of {told['rung']} through Ray: "
         f"{each['fps']:.2f} frames per second together, {_share(each)} of the {each['single_fps']:.2f} that "
@@ -375,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(write_atomic(folder.parent / "README.md", record(folder)))
         if len(given) == 2:
             readme = Path(given[1])
-            print(write_atomic(readme, insert(readme.read_text(), highlights(folder))))
+            print(write_atomic(readme, insert(readme.read_text(encoding="utf-8"), highlights(folder))))
     except LabError as error:
         print(f"labkit: {error}", file=sys.stderr)
         return error.exit_code

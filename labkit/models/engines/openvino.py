@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import torch
 from torch import Tensor
 
 from labkit.core.errors import UnavailableError
+from labkit.core.telemetry import switch_off_telemetry
 from labkit.models.engines.build import Request, as_module_output
 from labkit.models.engines.engine_cache import cached_file
+
+switch_off_telemetry()
+
+import openvino as ov  # noqa: E402
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 

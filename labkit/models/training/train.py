@@ -203,7 +203,7 @@ def save_detector(detr: Any, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     detr.half().save_pretrained(folder)
     # Stored in half precision to be small; loaded and run in single precision.
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     _write_json(folder / "config.json", config | {"dtype": "float32"})
     _write_json(folder / "preprocessor.json", {"size": DETECTOR_SIZE, "mean": MEAN, "std": STD})
     return folder

@@ -74,7 +74,7 @@ def _page(
     sections.append(("Machine and software", "fingerprints", _fingerprints(_newest(there))))
     records: list[Run | Comparison] = [*runs, *comparisons]
     weights = sorted({str(record.settings.get("weights", "unknown")) for record in records})
-    template = Environment(autoescape=True).from_string(TEMPLATE.read_text())
+    template = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         sections=sections,
         lead=_lead(runs, comparisons, weights),
