@@ -1,8 +1,10 @@
 """The gallery: notebooks run to their end or say why not, and pages need nothing from elsewhere."""
 
+import json
 import re
 from base64 import b64decode
 from html.parser import HTMLParser
+from pathlib import Path
 
 import nbformat
 import psutil
@@ -11,8 +13,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from labkit.cli.main import main
 from labkit.core.errors import UsageError
-from labkit.lessons.gallery import execute, question_of, title_of, write_gallery
+from labkit.lessons.gallery import cells_sha256, execute, question_of, title_of, write_gallery
 
+ROOT = Path(__file__).parents[1]
 HOSTILE = "</main><script>alert(1)</script>&\"'"
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 
@@ -93,7 +96,7 @@ def gallery(tmp_path_factory):
 
 def test_pages_need_nothing_from_elsewhere_and_tell_all(gallery):
     _, lines, folder = gallery
-    pages = {path.stem: path.read_text() for path in (folder / "pages").iterdir()}
+    pages = {path.stem: path.read_text() for path in (folder / "pages").glob("*.html")}
     assert set(pages) == {"index", "01_first", "02_next"}
     tags = {name: needs_nothing(text) for name, text in pages.items()}
     assert "77" in tags["01_first"].text
@@ -128,6 +131,29 @@ def test_the_index_names_titles_questions_pictures_and_troubles(gallery):
         assert part in tags.text
     assert "More." not in tags.text
     assert [attributes["alt"] for tag, attributes in tags.all if tag == "img"] == ["three frames"]
+
+
+def test_copies_hold_their_outputs_and_the_hash_of_their_cells(gallery):
+    _, _, folder = gallery
+    copy = nbformat.read(folder / "pages" / "01_first.ipynb", as_version=4)
+    assert copy.metadata["labkit"]["source_sha256"] == cells_sha256(folder / "01_first.ipynb")
+    assert any(cell.get("outputs") for cell in copy.cells)
+    changed = written(folder / "changed.ipynb", "print(4)")
+    assert cells_sha256(changed) != cells_sha256(folder / "01_first.ipynb")
+
+
+COPIES = sorted((ROOT / "results" / "gallery").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", COPIES, ids=lambda path: path.stem)
+def test_a_copy_in_the_repository_is_that_of_its_notebook(path):
+    copy = json.loads(path.read_text())
+    newest = cells_sha256(ROOT / "notebooks" / path.name)
+    assert copy["metadata"]["labkit"]["source_sha256"] == newest, "run: make gallery"
+    assert path.stat().st_size < 2e6
+    assert not [
+        out for cell in copy["cells"] for out in cell.get("outputs", []) if out["output_type"] == "error"
+    ]
 
 
 def test_notebooks_are_left_as_they_are_and_the_learners_store_too(gallery):

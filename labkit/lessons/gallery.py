@@ -1,4 +1,7 @@
-"""Gallery of executed notebooks as pages that can be read anywhere: no script, no network.
+"""Gallery of executed notebooks: pages that can be read anywhere, and copies for the repository.
+
+A page has no script and needs no network; a copy is the notebook with its outputs, pictures small,
+and the hash of the cells that it was made from.
 
 Each notebook runs in a kernel of its own, one after the other, for a bounded time. What it
 stores lands in a scratch folder, so that a gallery leaves no predictions or runs behind.
@@ -7,12 +10,16 @@ stores lands in a scratch folder, so that a gallery leaves no predictions or run
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
+import json
 import os
 import re
 import tempfile
 import time
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from html import escape, unescape
 from mimetypes import guess_type
@@ -69,7 +76,7 @@ def write_gallery(
     parameters: Mapping[str, str] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Gallery:
-    """Execute notebooks and write one page each, and an index.
+    """Execute notebooks; write a page and a copy with outputs of each, and an index.
 
     Args:
         notebooks: default: all of the folder `notebooks`, in order.
@@ -102,6 +109,7 @@ def write_gallery(
         progress(f"{path.name}: {executed.trouble or 'complete'} ({executed.seconds:.0f} s)")
         names = [each.stem for each in found]
         write_atomic(folder / f"{path.stem}.html", page(executed, names))
+        write_atomic(folder / path.name, copy_with_outputs(executed))
     return Gallery(write_atomic(folder / "index.html", index(done)), tuple(done))
 
 
@@ -214,6 +222,54 @@ def _check_packages() -> None:
     for package in ("nbclient", "nbconvert", "jinja2"):
         if importlib.util.find_spec(package) is None:
             raise UnavailableError(f"a gallery needs the package {package}; run: pip install {package}")
+
+
+def cells_sha256(path: Path) -> str:
+    """Hash of a notebook's cells without their outputs."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    parts = [[cell["id"], cell["cell_type"], "".join(cell["source"])] for cell in cells]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def copy_with_outputs(executed: Executed) -> str:
+    """The executed notebook as JSON for a viewer that runs nothing: pictures as small PNGs."""
+    import nbformat
+
+    notebook = deepcopy(executed.notebook)
+    notebook.metadata["labkit"] = {
+        "source_sha256": cells_sha256(executed.path),
+        "machine": machine_name(fingerprint()),
+    }
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times of each cell: they would change with every run
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                output.data = _as_picture(output.data)
+    return str(nbformat.writes(notebook)) + "\n"
+
+
+def _as_picture(data: Mapping[str, Any]) -> dict[str, Any]:
+    """An output that is one picture in HTML as that picture, since viewers drop pictures from HTML."""
+    only = re.fullmatch(
+        r'\s*<img src="data:image/png;base64,([^"]+)" alt="([^"]*)"[^>]*>\s*', data.get("text/html", "")
+    )
+    if only:
+        return {"image/png": _small(only[1]), "text/plain": unescape(only[2])}
+    return {kind: _small(value) if kind == "image/png" else value for kind, value in data.items()}
+
+
+def _small(png: str) -> str:
+    """A PNG in base64 with 128 colours, at most 900 px wide."""
+    from PIL import Image
+
+    try:
+        picture = Image.open(io.BytesIO(b64decode(png))).convert("RGB")
+    except OSError:
+        return png
+    picture.thumbnail((900, 2000))
+    out = io.BytesIO()
+    picture.quantize(128, dither=Image.Dither.NONE).save(out, format="PNG", optimize=True)
+    return b64encode(out.getvalue()).decode()
 
 
 NO_ALT = "No description has been provided for this image"

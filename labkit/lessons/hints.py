@@ -5,6 +5,14 @@ from __future__ import annotations
 from labkit.core.errors import UsageError
 
 HINTS = {
+    "to_corners": (
+        "Two things change: shares of the frame become pixels, and a centre becomes two corners. Which of "
+        "the two comes first does not matter.",
+        "x and width are shares of the frame's width, y and height of its height. A box begins half its "
+        "width left of its centre.",
+        "With an array of shape (N, 4), the transpose .T gives four arrays of N numbers; numpy.stack with "
+        "axis=1 puts four such arrays side by side again.",
+    ),
     "normalise": (
         "Three things happen, in this order: the bytes become numbers in [0, 1], mean and standard deviation "
         "are applied per channel, and the axes are put into the order that a network expects.",
