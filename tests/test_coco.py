@@ -216,3 +216,91 @@ def test_the_command_line_says_what_is_wrong(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["labkit", "bench", "detr_opencv_cpu", *arguments])
         assert exit_code() == 2
         assert words in capsys.readouterr().err
+
+
+# As annotation tools write them
+
+BALL = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [40, 60, 60, 60], "iscrowd": 0}
+VARIANTS = {
+    "plain": ({}, {}, "ball"),
+    "another machine's folder": ({"file_name": "/home/annotator/data/a.jpg"}, {}, "ball"),
+    "backslash": ({"file_name": "val2017\\a.jpg"}, {}, "ball"),
+    "with folder": ({"file_name": "val2017/a.jpg"}, {}, "ball"),
+    "dot folder": ({"file_name": "./a.jpg"}, {}, "ball"),
+    "sizes as text": ({"width": "320", "height": "240"}, {}, "ball"),
+    "sizes as float": ({"width": 320.0, "height": 240.0}, {}, "ball"),
+    "sizes zero": ({"width": 0, "height": None}, {}, "ball"),
+    "no number": ({"width": float("nan")}, {}, "ball"),
+    "ids as text": ({"id": "1"}, {}, "ball"),
+    "ids as float": ({}, {"image_id": 1.0, "category_id": "7"}, "ball"),
+    "outline only": ({}, {"bbox": None, "segmentation": [[40, 60, 100, 60, 100, 120]]}, "ball"),
+    "capital": ({}, {}, "Ball"),
+    "blanks": ({}, {}, "ball "),
+}
+
+
+def one_ball(folder, image=None, box=None, name="ball", encoding="utf-8", boxes=(), turned=False):
+    """A COCO folder of one gray photograph of 320x240 with one annotation."""
+    from PIL import Image
+
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "val2017").mkdir()
+    picture = Image.new("RGB", (320, 240), (90, 90, 90))
+    exif = picture.getexif()
+    if turned:
+        exif[0x0112] = 6
+    picture.save(folder / "val2017" / "a.jpg", exif=exif)
+    tables = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 320, "height": 240, **(image or {})}],
+        "annotations": [{**BALL, **(box or {})}, *boxes],
+        "categories": [{"id": 0, "name": "Häuschen"}, {"id": 7, "name": name}],
+    }
+    text = json.dumps(tables, ensure_ascii=False)
+    (folder / "annotations" / "instances_val2017.json").write_bytes(text.encode(encoding))
+    return find_coco(folder)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_tools_mean_is_read(tmp_path, variant):
+    image, box, name = VARIANTS[variant]
+    read = read_coco(one_ball(tmp_path, image, box, name), ("cube", "ball"), (320, 240))
+    (frame,) = read.frames
+    assert frame.truth.xyxy.tolist() == [[40, 60, 100, 120]]
+    assert frame.truth.name == ("ball",)
+    assert read.about["categories_unknown"] == ["Häuschen"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_encodings_of_annotations(tmp_path, encoding):
+    read = read_coco(one_ball(tmp_path, encoding=encoding), ("ball",), (320, 240))
+    assert read.about["categories_unknown"] == ["Häuschen"]
+
+
+def test_an_annotation_without_a_box_is_counted_and_one_outside_is_cut(tmp_path):
+    more = [{**BALL, "id": 2, "bbox": []}, {**BALL, "id": 3, "bbox": [-5, -5, 400, 400]}]
+    read = read_coco(one_ball(tmp_path, boxes=more), ("ball",), (320, 240))
+    assert read.frames[0].truth.xyxy.tolist() == [[40, 60, 100, 120], [0, 0, 320, 240]]
+    assert read.about["annotations_without_box"] == 1
+
+
+def test_boxes_of_a_turned_photograph_are_in_the_orientation_that_is_annotated(tmp_path):
+    upright = one_ball(tmp_path / "a", {"width": 240, "height": 320}, turned=True)
+    assert read_coco(upright, ("ball",), (240, 320)).frames[0].truth.xyxy.tolist() == [[40, 60, 100, 120]]
+    stored = one_ball(tmp_path / "b", turned=True)
+    assert read_coco(stored, ("ball",), (320, 240)).frames[0].truth.xyxy.tolist() == [[40, 60, 100, 120]]
+    other = one_ball(tmp_path / "c", {"width": 99, "height": 98}, turned=True)
+    with pytest.raises(UsageError, match=r"320x240 \(240x320 when turned upright\), not 99x98 as annotated"):
+        read_coco(other, ("ball",), (320, 240))
+
+
+@pytest.mark.parametrize(
+    ("bbox", "words"),
+    [
+        ([1, 2], "is not x, y, width, height"),
+        ([9, 9, -3, 2], "side below 0"),
+        ([0, 0, float("nan"), 1], "no number"),
+    ],
+)
+def test_a_wrong_box_is_named_with_its_file_and_entry(tmp_path, bbox, words):
+    with pytest.raises(UsageError, match=rf"the box .* of annotation 1 in .*val2017\.json .*{words}"):
+        read_coco(one_ball(tmp_path, box={"bbox": bbox}), ("ball",), (320, 240))

@@ -27,7 +27,12 @@ from labkit.sources.convert import fit_image, to_rgb
 N_IMAGES = 200
 
 LAYOUT = "a COCO folder holds annotations/instances_val2017.json and val2017/, or one .json and its images"
-TABLES = ("images", "annotations", "categories")
+TABLES = {
+    "images": {"id", "file_name"},
+    "annotations": {"image_id", "category_id"},
+    "categories": {"id", "name"},
+}
+"""The tables that are read, and what each of their rows holds."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def read_coco(place: CocoFolder, labels: Sequence[str], size: Size, n: int = N_I
     """
     if n < 1:
         raise UsageError(f"accuracy is measured on one image or more, not {n}")
-    tables = _tables(place.annotations)
+    tables, left_out = _tables(place.annotations)
     label_of, unknown = _match(tables["categories"], labels, place.annotations)
     chosen = sorted(tables["images"], key=lambda image: hashlib.sha256(str(image["id"]).encode()).digest())[
         :n
@@ -124,7 +129,9 @@ def read_coco(place: CocoFolder, labels: Sequence[str], size: Size, n: int = N_I
         image, placed = fit_image(_image(entry, place), size, "letterbox")
         mine = [box for box in boxes.get(entry["id"], ()) if box["category_id"] in label_of]
         objects, groups = (
-            _boxes([box for box in mine if bool(box.get("iscrowd")) == crowd], label_of, labels, placed)
+            _boxes(
+                [box for box in mine if bool(box.get("iscrowd")) == crowd], label_of, labels, placed, place
+            )
             for crowd in (False, True)
         )
         frames.append(Frame(image, index, 0.0, objects))
@@ -140,6 +147,7 @@ def read_coco(place: CocoFolder, labels: Sequence[str], size: Size, n: int = N_I
         "n_objects": n_objects,
         "sha256": frames_sha256(frames),
         "categories_unknown": unknown,
+        "annotations_without_box": left_out,
     }
     return Photographs(tuple(frames), tuple(crowds), about)
 
@@ -152,35 +160,81 @@ def _image_folders(root: Path) -> tuple[Path, ...]:
     return (*inside, root)
 
 
-def _tables(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _tables(path: Path) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    """The tables with ids and boxes in one form, and the number of annotations without a box."""
     try:
-        tables = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        tables = json.loads(path.read_bytes())  # in UTF-8, 16 or 32, which json tells by the bytes
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read as annotations: {error}") from error
-    for name in TABLES:
+    for name, wanted in TABLES.items():
         rows = tables.get(name) if isinstance(tables, dict) else None
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
             raise UsageError(f"{path} holds no table {name!r}, so it is no COCO file of boxes; {LAYOUT}")
-        wanted = {"images": "file_name", "annotations": "bbox", "categories": "name"}[name]
-        keys = {"id"} if name != "annotations" else {"image_id", "category_id"}
-        if not all({wanted, *keys} <= row.keys() for row in rows):
-            raise UsageError(f"in {path}, a row of {name!r} lacks {' or '.join(sorted({wanted, *keys}))}")
-    return {name: tables[name] for name in TABLES}
+        for number, row in enumerate(rows):
+            if not wanted <= row.keys():
+                missing = " or ".join(sorted(wanted - row.keys()))
+                raise UsageError(f"in {path}, row {number} of {name!r} lacks {missing}")
+    images = [{**row, "id": _id(row["id"])} for row in tables["images"]]
+    categories = [{**row, "id": _id(row["id"]), "name": str(row["name"])} for row in tables["categories"]]
+    boxed = [
+        {**row, "bbox": box, "image_id": _id(row["image_id"]), "category_id": _id(row["category_id"])}
+        for row in tables["annotations"]
+        if (box := _box(row))
+    ]
+    if not boxed:
+        raise UsageError(f"in {path}, no annotation has a box (bbox) or an outline (segmentation)")
+    known = {"images": images, "annotations": boxed, "categories": categories}
+    return known, len(tables["annotations"]) - len(boxed)
+
+
+def _id(value: Any) -> Any:
+    """An id as a number where it is one, also if a tool wrote it as text or float."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) else str(value)
+
+
+def _box(row: Mapping[str, Any]) -> list[Any] | None:
+    """x, y, width, height; around its outline where an annotation has no box; None without either."""
+    box, outlines = row.get("bbox"), row.get("segmentation")
+    if box or not isinstance(outlines, list):
+        return box or None
+    try:
+        points = np.concatenate([np.reshape(np.asarray(each, np.float64), (-1, 2)) for each in outlines])
+        low, high = points.min(0), points.max(0)
+    except (TypeError, ValueError):
+        return None
+    return [*low.tolist(), *(high - low).tolist()]
 
 
 def _match(
     categories: Sequence[Mapping[str, Any]], labels: Sequence[str], path: Path
 ) -> tuple[dict[Any, int], list[str]]:
-    """Category id -> the network's label of that name, and the names that it does not have."""
-    numbers = {name: number for number, name in reversed(list(enumerate(labels)))}
-    found = {each["id"]: numbers[each["name"]] for each in categories if each["name"] in numbers}
-    unknown = sorted(str(each["name"]) for each in categories if each["name"] not in numbers)
+    """Category id -> the network's label of that name, and the names that it does not have.
+
+    Names are matched without regard to case and blanks around, unless one matches exactly.
+    """
+    exact = {name: number for number, name in reversed(list(enumerate(labels)))}
+    loose = {_plain(name): number for number, name in reversed(list(enumerate(labels)))}
+    found, unknown = {}, []
+    for each in categories:
+        number = exact.get(each["name"], loose.get(_plain(each["name"])))
+        if number is None:
+            unknown.append(each["name"])
+        else:
+            found[each["id"]] = number
     if not found:
         raise UsageError(
-            f"the network knows none of the categories of {path} ({', '.join(unknown[:4])}...); "
+            f"the network knows none of the categories of {path} ({', '.join(sorted(unknown)[:4])}...); "
             f"it names {', '.join(labels[:4])}..."
         )
-    return found, unknown
+    return found, sorted(unknown)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.split()).casefold()
 
 
 def _by_image(annotations: Sequence[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:
@@ -191,24 +245,45 @@ def _by_image(annotations: Sequence[dict[str, Any]]) -> dict[Any, list[dict[str,
 
 
 def _image(entry: Mapping[str, Any], place: CocoFolder) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB as stored: boxes refer to the pixels before any turning by EXIF."""
+    """(H, W, 3) RGB in the orientation that is annotated; as stored, where both have one size."""
     import cv2
 
-    name = str(entry["file_name"])
-    path = next((folder / name for folder in place.folders if (folder / name).is_file()), None)
-    if path is None:
-        places = ", ".join(folder.name + "/" for folder in place.folders[:4])
-        raise UsageError(f"the image {name} of {place.annotations} is not there (looked in {places})")
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise UsageError(f"{path} cannot be read as an image")
-    image = to_rgb(pixels)
-    expected = entry.get("width", image.shape[1]), entry.get("height", image.shape[0])
-    if expected != (image.shape[1], image.shape[0]):
-        raise UsageError(
-            f"{path} is {image.shape[1]}x{image.shape[0]}, not {expected[0]}x{expected[1]} as annotated"
-        )
-    return image
+    path = _image_path(str(entry["file_name"]), place)
+    stated = _side(entry.get("width")), _side(entry.get("height"))
+    seen = []
+    for flags in (cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, cv2.IMREAD_COLOR):
+        pixels = cv2.imread(str(path), flags)
+        if pixels is None:
+            raise UsageError(f"{path} cannot be read as an image; copy it again, or save it as JPEG or PNG")
+        actual = pixels.shape[1], pixels.shape[0]
+        if all(side is None or side == own for side, own in zip(stated, actual, strict=True)):
+            return to_rgb(pixels)
+        seen.append(f"{actual[0]}x{actual[1]}")
+    turned = "" if seen[0] == seen[1] else f" ({seen[1]} when turned upright)"
+    raise UsageError(
+        f"{path} is {seen[0]}{turned}, not {stated[0]}x{stated[1]} as annotated in {place.annotations}"
+    )
+
+
+def _image_path(name: str, place: CocoFolder) -> Path:
+    """An image by as much of its annotated path as exists here: tools write other machines' folders."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    for first in range(len(parts)):
+        for folder in place.folders:
+            path = folder.joinpath(*parts[first:])
+            if path.is_file():
+                return path
+    places = ", ".join(folder.name + "/" for folder in place.folders[:4])
+    raise UsageError(f"the image {name} of {place.annotations} is not there (looked in {places})")
+
+
+def _side(value: Any) -> int | None:
+    """A width or height in px; None where an annotation tool knew none."""
+    try:
+        side = float(value)
+    except (TypeError, ValueError):
+        return None
+    return round(side) if 0 < side < 1e9 else None
 
 
 def _boxes(
@@ -216,16 +291,21 @@ def _boxes(
     label_of: Mapping[Any, int],
     labels: Sequence[str],
     placed: Placement,
+    place: CocoFolder,
 ) -> Detections:
     if not annotations:
         return Detections.empty(placed.frame)
-    image = annotations[0]["image_id"]
-    try:
-        xywh = np.array([each["bbox"] for each in annotations], np.float64).reshape(len(annotations), 4)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"a box of image {image} is not x, y, width, height ({error})") from error
-    if not (np.isfinite(xywh).all() and (xywh[:, 2:] >= 0).all()):
-        raise UsageError(f"a box of image {image} has a side below 0 or no number at all: {xywh.tolist()}")
+    xywh = np.empty((len(annotations), 4), np.float64)
+    for row, each in zip(xywh, annotations, strict=True):
+        entry = f"the box {each['bbox']} of annotation {each.get('id', '?')} in {place.annotations}"
+        try:
+            row[:] = np.asarray(each["bbox"], np.float64).reshape(4)
+        except (TypeError, ValueError):
+            raise UsageError(f"{entry} is not x, y, width, height") from None
+        if not np.isfinite(row).all():
+            raise UsageError(f"{entry} holds what is no number")
+        if (row[2:] < 0).any():
+            raise UsageError(f"{entry} has a side below 0; a box is x, y, width, height")
     label = np.array([label_of[each["category_id"]] for each in annotations], np.int64)
     names = tuple(labels[i] for i in label)
     return Detections(placed.boxes(xywh), np.ones(len(label), np.float32), label, names, placed.frame)
