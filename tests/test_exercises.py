@@ -17,7 +17,7 @@ from labkit.lessons.exercise import CheckResult, solution, solution_files
 from labkit.lessons.hints import HINTS, hint_text
 from labkit.lessons.kernel_exercises import check_kernel
 from labkit.lessons.nb01_cpu_baseline import check_normalise
-from labkit.lessons.nb02_gpu_move import check_device_time
+from labkit.lessons.nb02_gpu_move import check_device_time, check_on_gpu
 from labkit.lessons.nb03_combined_models import check_corners
 from labkit.lessons.nb05_streams import check_launch
 from labkit.lessons.nb06_optimizations import check_speed_up
@@ -59,6 +59,17 @@ WRONG_IMAGES = {
     "changed its input": normalise_in_place,
     "ZeroDivisionError": lambda image: 1 / 0,
     "largest difference": lambda image: normalise(image) + 0.01,
+}
+
+
+WRONG_ON_GPU = {
+    "Input type (torch.FloatTensor) and weight type (torch.cuda.FloatTensor)": lambda net, x: net(x),
+    "Use Tensor.cpu() to copy": lambda net, x: net(x.cuda()).softmax(-1)[0],
+    "those are the network's logits": lambda net, x: net(x.cuda())[0].cpu(),
+    "the shape is (1, ": lambda net, x: net(x.cuda()).softmax(-1).cpu(),
+    "not the network back": lambda net, x: net.cpu()(x).softmax(-1)[0].numpy(),
+    "returns nothing": lambda net, x: None,
+    "not callable": 3,
 }
 
 
@@ -316,6 +327,7 @@ WRONG_ENGINES = {
 RIGHT = [
     (check_normalise, normalise),
     (check_normalise, lambda image: torch.from_numpy(normalise(image))),
+    (check_on_gpu, lambda net, x: torch.softmax(net(x.to("cuda", non_blocking=True)), 1).cpu()[0]),
     (check_device_time, device_time),
     (check_corners, corners),
     (check_launch, two_streams),
@@ -331,6 +343,7 @@ RIGHT = [
 ]
 WRONG = [
     *((check_normalise, *case) for case in WRONG_IMAGES.items()),
+    *((check_on_gpu, *case) for case in WRONG_ON_GPU.items()),
     *((check_device_time, *case) for case in WRONG_DEVICE_TIMES.items()),
     *((check_corners, *case) for case in WRONG_CORNERS.items()),
     *((check_launch, *case) for case in WRONG_LAUNCHES),

@@ -127,7 +127,8 @@ def solved(exercise: str) -> Callable[..., Any]:
         UsageError: there is no such exercise.
     """
     space: dict[str, Any] = {"__name__": "__main__"}  # sent to other processes by value
-    exec(solution(exercise).text, space)
+    solved_by = solution(exercise)
+    exec(compile(solved_by.text, str(solved_by.path), "exec"), space)
     return space[exercise]
 
 

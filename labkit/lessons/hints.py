@@ -27,6 +27,13 @@ HINTS = {
         "OpenCV converts with cv2.cvtColor and a code that names both orders; with NumPy, a step of -1 along "
         "an axis turns it round.",
     ),
+    "on_gpu": (
+        "An operation works where its tensors lie. Where does the network lie, and where does x?",
+        'x.to("cuda") gives a copy of x on the GPU, on which the network can work; softmax(-1) makes '
+        "probabilities of its logits, and [0] takes the only picture of the batch.",
+        "NumPy cannot see the GPU's memory; the error of .numpy() says which method copies a tensor to the "
+        "host first.",
+    ),
     "device_time": (
         "The host asks and goes on. When can the device begin with a frame, at the earliest?",
         "Two things have to be over: the host has asked, at asked_s[k], and the frame before is done, at "

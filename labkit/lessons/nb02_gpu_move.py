@@ -1,4 +1,4 @@
-"""Lesson 02: busy time of a device that works off a queue."""
+"""Lesson 02: a network on the GPU and back, and busy time of a device that works off a queue."""
 
 from __future__ import annotations
 
@@ -8,12 +8,57 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.lessons.exercise import Mistake, call_for_numbers, exercise_check, find_mistake
+from labkit.lessons.exercise import (
+    Mistake,
+    call_for_array,
+    call_for_numbers,
+    exercise_check,
+    find_mistake,
+    seeded_check,
+    solved,
+)
 from labkit.lessons.hints import hint
 
-__all__ = ["check_device_time", "hint"]
+__all__ = ["check_device_time", "check_on_gpu", "hint", "solved"]
 
 Floats = NDArray[np.float64]
+
+
+@seeded_check
+def check_on_gpu(on_gpu: Callable[[Any, Any], Any], rng: np.random.Generator) -> str:
+    """Check `on_gpu(net, x)`: a network on the GPU, (1, 3, h, w) on the host -> (classes,) on the host.
+
+    The check runs it on the practice GPU, with small networks of random weights.
+    """
+    import torch
+    from torch import nn
+
+    from labkit.practice import fake_gpu
+
+    for _ in range(2):
+        classes, size = int(rng.integers(3, 12)), int(rng.integers(5, 12))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(10**6)))
+            last = nn.Linear(4 * (size - 2) ** 2, classes)
+            net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), last)
+        x = rng.normal(size=(1, 3, size, size)).astype(np.float32)
+        with torch.inference_mode():
+            logits = net(torch.from_numpy(x))[0].numpy()
+        with fake_gpu(real=False) as gpu, torch.inference_mode():
+            net.to("cuda")
+            gpu.reset()
+            got = call_for_array(lambda values, net=net: on_gpu(net, torch.from_numpy(values)), x)
+            if not next(net.parameters()).is_cuda or gpu.launches < len(net):
+                raise Mistake("the network did not work on the GPU; move its input, not the network back")
+        right = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        if got.shape != right.shape:
+            raise Mistake(f"the shape is {got.shape}; expected is one probability per class, {right.shape}")
+        if not np.allclose(got, right, atol=1e-5):
+            mistakes = {"those are the network's logits; softmax makes probabilities of them": logits}
+            raise Mistake(
+                find_mistake(got, mistakes, right, atol=1e-4) or "these are not the network's probabilities"
+            )
+    return "the input went to the network, and the answer came back"
 
 
 @exercise_check

@@ -24,6 +24,8 @@ _LIBRARIES = tuple(
         )
     }
 )
+_SOLUTIONS = os.path.join(os.path.realpath(os.path.dirname(labkit.__file__)), "lessons", "solutions", "")
+"""Of exercises: they stand for a learner's own code."""
 
 
 @dataclass(frozen=True, order=True)
@@ -84,7 +86,8 @@ def _learner_frames() -> Iterator[FrameType]:
 def _in_library(file: str) -> bool:
     if file.startswith("<"):
         return not file.startswith(("<ipython-input", "<stdin>", "<string>"))
-    return os.path.realpath(file).startswith(_LIBRARIES)
+    path = os.path.realpath(file)
+    return path.startswith(_LIBRARIES) and not path.startswith(_SOLUTIONS)
 
 
 def _cell(file: str) -> str | None:
