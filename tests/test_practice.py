@@ -347,6 +347,12 @@ def test_what_is_read_before_it_has_arrived_is_wrong(gpu):
     assert len(gpu.races) == 1
 
 
+def test_a_copy_of_nothing_is_no_race(gpu):
+    none = torch.zeros(0, 4, device="cuda").to("cpu", non_blocking=True)
+    assert (none + 1).shape == (0, 4) and torch.zeros(0).sum() == 0
+    assert not gpu.races
+
+
 def test_page_locked_memory_is_filled_again_too_early(gpu):
     host = torch.ones(3).pin_memory()
     x = host.to("cuda", non_blocking=True)

@@ -201,6 +201,8 @@ class Order:
     def arriving(self, host: torch.Tensor) -> HostCopy | None:
         """The copy that is still on its way into a host tensor's memory, if there is one."""
         address = _address(host)
+        if not address:  # no values, no memory
+            return None
         return next((copy for copy in self.copies if copy.arrives and _address(copy.host) == address), None)
 
     def _over(self, copy: HostCopy) -> bool:
