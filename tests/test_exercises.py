@@ -13,13 +13,18 @@ import torch
 
 from labkit.core.errors import UsageError
 from labkit.lessons import kernel_exercises
-from labkit.lessons.exercise import CheckResult, solution, solution_files
+from labkit.lessons.exercise import CheckResult, solution, solution_files, solved
 from labkit.lessons.hints import HINTS, hint_text
 from labkit.lessons.kernel_exercises import check_kernel
 from labkit.lessons.nb01_cpu_baseline import check_normalise
 from labkit.lessons.nb02_gpu_move import check_device_time, check_on_gpu
 from labkit.lessons.nb03_combined_models import check_corners
-from labkit.lessons.nb05_streams import check_launch
+from labkit.lessons.nb05_streams import (
+    check_filter_beside,
+    check_keep_memory,
+    check_launch,
+    check_start_copy,
+)
 from labkit.lessons.nb06_optimizations import check_speed_up
 from labkit.lessons.nb07_pitfalls import check_fps, check_paced_latency
 from labkit.lessons.nb08_profile import check_one_read
@@ -192,6 +197,74 @@ WRONG_LAUNCHES = [
     ("ZeroDivisionError", lambda frame, slot, net: 1 / 0),
 ]
 
+WRONG_LAUNCHES += [
+    ("'other', which gets no step; there are 'a', 'b'", schedule(*PREPARE, "other>a", *INFER)),
+    (
+        "'prepare', which gets no step; did you mean 'prepares'",
+        schedule("upload@prepares", "smooth@prepares", "infer>prepare", "infer@infer", "copy_back@infer"),
+    ),
+    (
+        "'infer' and 'infers' meant to be one",
+        schedule(*PREPARE, "infer>a", "infer@infer", "copy_back@infers"),
+    ),
+    ("your function raised TypeError", 3),
+]
+
+
+def without(exercise, line, instead=""):
+    """The solution of an exercise with a line taken out of it, or changed."""
+    text = solution(exercise).text
+    assert line in text
+    space = {}
+    exec(text.replace(line, instead), space)
+    return space[exercise]
+
+
+NOT_AN_ANSWER = [
+    ("returns nothing yet", lambda *given: None), ("raised ZeroDivisionError", lambda *given: 1 / 0),
+    ("give the function itself", ...), ("give the function itself", 3),
+]  # fmt: skip
+FILTER_WAITS = "filtering.wait_stream(torch.cuda.current_stream())"
+WRONG_FILTER_BESIDE = [
+    *NOT_AN_ANSWER,
+    ("reads x", without("filter_beside", FILTER_WAITS)),
+    ("reads smooth", without("filter_beside", "inferring.wait_stream(filtering)")),
+    ("Put inferring.wait_stream", without("filter_beside", "inferring.wait", "filtering.wait")),
+    ("the host waits for everything", without("filter_beside", FILTER_WAITS, "torch.cuda.synchronize()")),
+    (
+        "the host waits for a stream",
+        without("filter_beside", "inferring.wait_stream(", "(lambda s: s.synchronize())("),
+    ),
+    ("nothing runs on the stream filtering", lambda x, network, *streams: (x, network(x))),
+    ("differs by up to", without("filter_beside", "avg_pool2d(x, 5", "avg_pool2d(x * 2, 5")),
+    ("should have the shape", without("filter_beside", "padding=2", "padding=1")),
+    (
+        "scores are expected, in this order",
+        without("filter_beside", "return smooth, scores", "return [smooth, scores, x]"),
+    ),
+]
+WRONG_KEEP_MEMORY = [
+    *NOT_AN_ANSWER,
+    ("was freed while", without("keep_memory", "smooth.record_stream(inferring)")),
+    ("was freed while", without("keep_memory", "record_stream(inferring)", "record_stream(filtering)")),
+    ("a tensor is expected, not str", without("keep_memory", "return scores", "return 'scores'")),
+]
+WRONG_START_COPY = [
+    *NOT_AN_ANSWER,
+    ("reads scores", without("start_copy", "copying.wait_stream(torch.cuda.current_stream())")),
+    (
+        "may not have reached",
+        without("start_copy", "copying.record", "torch.cuda.current_stream().record"),
+    ),
+    ("the host waits for a copy to the host", without("start_copy", ", pin_memory=True")),
+    (
+        "the host waits for a copy to the host",
+        without("start_copy", "non_blocking=True", "non_blocking=False"),
+    ),
+    ("nothing was copied", without("start_copy", "host.copy_(scores, non_blocking=True)", "pass")),
+    ("torch.cuda.Event, not int", without("start_copy", "copying.record_event()", "3")),
+]
+
 WRONG_SPEED_UPS = {
     "inverse": lambda s, f: 1 - s + s / f,
     "times add up": lambda s, f: 1 - s + s * f,
@@ -332,6 +405,10 @@ RIGHT = [
     (check_corners, corners),
     (check_launch, two_streams),
     (check_launch, launch),
+    (check_filter_beside, solved("filter_beside")),
+    (check_keep_memory, solved("keep_memory")),
+    (check_keep_memory, without("keep_memory", "smooth.record_stream(i", "filtering.wait_stream(i")),
+    (check_start_copy, solved("start_copy")),
     (check_speed_up, lambda s, f: 1 / (1 - s + s / f)),
     (check_fps, fps),
     (check_fps, lambda done, warm: np.float64(1 / kept(done, warm).mean())),
@@ -347,6 +424,9 @@ WRONG = [
     *((check_device_time, *case) for case in WRONG_DEVICE_TIMES.items()),
     *((check_corners, *case) for case in WRONG_CORNERS.items()),
     *((check_launch, *case) for case in WRONG_LAUNCHES),
+    *((check_filter_beside, *case) for case in WRONG_FILTER_BESIDE),
+    *((check_keep_memory, *case) for case in WRONG_KEEP_MEMORY),
+    *((check_start_copy, *case) for case in WRONG_START_COPY),
     *((check_speed_up, *case) for case in WRONG_SPEED_UPS.items()),
     *((check_fps, *case) for case in WRONG_FPS.items()),
     *((check_paced_latency, *case) for case in WRONG_LATENCY.items()),

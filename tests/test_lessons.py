@@ -8,7 +8,7 @@ from records_made_up import made_up_run
 
 from labkit.bench.session import Session
 from labkit.core.errors import UsageError
-from labkit.core.trace import recording
+from labkit.core.trace import recording, span
 from labkit.core.types import Workload
 from labkit.lessons import nb04_filter, nb05_streams
 from labkit.lessons.nb06_optimizations import launch_counts
@@ -74,6 +74,21 @@ def test_a_measured_timeline_names_its_rows_and_its_overlap():
     assert "detect of frame 3 on engine" in chart.alt_text
     plain = nb05_streams.timeline("filter_numba_cpu", frames=1, objects=1, source="scenes", size=(96, 64))
     assert [label.get_text() for label in plain.axes[0].get_yticklabels()] == ["one thread"]
+
+
+def test_the_timeline_of_a_loop_of_ones_own():
+    def mine(frames):
+        for frame in frames:
+            with span("filter", frame):
+                pass
+            with span("infer", frame):
+                yield frame, ()
+
+    chart = nb05_streams.loop_timeline(mine, {"filter": "one", "infer": "two"}, frames=2, size=(96, 64))
+    assert [label.get_text() for label in chart.axes[0].get_yticklabels()] == ["one", "two"]
+    assert "infer of frame 3 on two" in chart.alt_text
+    with pytest.raises(UsageError, match="no span is named sleep"):
+        nb05_streams.loop_timeline(mine, {"sleep": "one"}, frames=1, size=(96, 64))
 
 
 def test_a_timeline_that_needs_a_gpu_says_so():

@@ -104,6 +104,28 @@ HINTS = {
         "One line is enough, between the two blocks. Whoever also makes the next upload wait for the "
         "network gets right answers and gains nothing: the check looks for that.",
     ),
+    "filter_beside": (
+        "Run it, and read the report: which line reads what which other line may still be writing?",
+        "later.wait_stream(earlier) makes what comes next on the one stream wait for all that the other was "
+        "asked for so far. The network reads what the filter writes.",
+        "The filter itself reads x, which the current stream still uploads: torch.cuda.current_stream() is "
+        "one more stream to wait for, before the first block.",
+    ),
+    "keep_memory": (
+        "Who holds the filtered picture when the function has returned, and has the network read it by then?",
+        "The memory goes back to the stream on which it was made, whose next operation may overwrite it. "
+        "The allocator has to know which other stream uses it.",
+        "A tensor has the method record_stream: call it on the one that is freed, with the stream that "
+        "still reads it, after the network was asked.",
+    ),
+    "start_copy": (
+        "A copy that does not block needs page-locked memory at the host, and somebody who says when it is "
+        "over. Which stream writes scores, and which reads them?",
+        "torch.empty(..., pin_memory=True) makes the host's side; copy_ with non_blocking=True fills it. "
+        "The stream of the copy waits for the current one first.",
+        "The event belongs on the stream of the copy, after it: a stream has record_event(). And the "
+        "scores must outlive the copy, as in the exercise before.",
+    ),
     "speed_up": (
         "Call the whole time 1. How much of it does the part take afterwards, and how much the rest?",
         "The rest takes 1 - share, as before. The part takes share / part_factor.",

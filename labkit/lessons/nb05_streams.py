@@ -1,36 +1,40 @@
-"""Lesson 05: timelines of streams, measured and simulated, and the cost of overlap."""
+"""Lesson 05: timelines of threads and streams, measured and simulated."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from labkit.core.stats import format_interval
 from labkit.core.trace import hidden_share
 from labkit.core.types import Rung, Size, Workload
-from labkit.lessons.exercise import Mistake, exercise_check
+from labkit.lessons.exercise import solved
 from labkit.lessons.hints import hint
 from labkit.lessons.simulated_streams import (
     NOTHING,
-    STEPS_MS,
     TORN,
-    Launch,
     Simulation,
     one_stream,
     simulate,
     two_streams_no_wait,
+)
+from labkit.lessons.stream_exercises import (
+    check_filter_beside,
+    check_keep_memory,
+    check_launch,
+    check_start_copy,
 )
 from labkit.pipelines.multi_stream import launch
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labkit.core.trace import SpanRecord
     from labkit.results.plots.style import Chart
-    from labkit.results.records import Run
-    from labkit.results.result_set import ResultSet
 
-__all__ = ["check_launch", "depths", "hint", "latency_table", "simulated", "timeline"]
+__all__ = [
+    "check_filter_beside", "check_keep_memory", "check_launch", "check_start_copy", "depths", "hint",
+    "loop_timeline", "simulated", "solved", "timeline",
+]  # fmt: skip
 
 
 THREADS = {
@@ -55,7 +59,7 @@ NETWORKS = {"infer", "detect", "classify"}
 def timeline(
     rung_name: str,
     *,
-    source: str = "photos",
+    source: str = "scenes",
     frames: int = 4,
     size: Size = (640, 480),
     objects: int = 5,
@@ -78,7 +82,6 @@ def timeline(
     from labkit.core.requirements import unmet_requirement
     from labkit.core.trace import recording
     from labkit.pipelines.ladder import rung
-    from labkit.results.plots.timeline import timeline
 
     row = rung(rung_name)
     reason = unmet_requirement(row.needs)
@@ -90,11 +93,51 @@ def timeline(
         answered = list(row.run(pictures, session.prepared.net))
     last = {frame.index for frame, _ in answered[2:]}
     spans = [span for span in record.spans() if span.index in last]
-    rows = stream_of_step(row)
+    about = f"{session.prepared.settings['weights']} weights"
+    return _drawn(spans, stream_of_step(row), rung_name, about, theme)
+
+
+def loop_timeline(
+    loop: Callable[[Any], Any],
+    rows: Mapping[str, str],
+    *,
+    source: str = "scenes",
+    frames: int = 4,
+    size: Size = (640, 480),
+    seed: int = 0,
+    theme: str = "light",
+) -> Chart:
+    """Plot when each step of a loop of your own ran, for a few frames in this process.
+
+    Args:
+        loop: generator function of frames, with spans that name their frame: `span("filter", frame)`.
+        rows: name of a span -> the thread or stream on which it runs.
+        source, size, seed: of the frames.
+        frames: number of frames to plot, after two that warm up.
+        theme: "light" or "dark".
+
+    Raises:
+        UsageError: no span of the loop is named in `rows`.
+    """
+    from labkit.bench.frames import collect
+    from labkit.core.trace import recording
+
+    pictures = collect(source, size, frames + 2, seed=seed).frames
+    with recording() as record:
+        list(loop(pictures))
+    last = {frame.index for frame in pictures[2:]}
+    return _drawn([span for span in record.spans() if span.index in last], rows, loop.__name__, "", theme)
+
+
+def _drawn(
+    spans: Sequence[SpanRecord], rows: Mapping[str, str], name: str, weights: str, theme: str
+) -> Chart:
+    from labkit.results.plots.timeline import timeline
+
     share = hidden_share(spans, PREPARATION, NETWORKS)
-    about = (rung_name, "measured in this process", f"{session.prepared.settings['weights']} weights",
-             f"{share:.0%} of preparation beside a network" if share is not None else "")  # fmt: skip
-    return timeline(spans, rows, title=f"When each step ran: {rung_name}", about=about, theme=theme)
+    hidden = "" if share is None else f"{share:.0%} of preparation beside a network"
+    about = [part for part in (name, "measured in this process", weights, hidden) if part]
+    return timeline(spans, rows, title=f"When each step ran: {name}", about=about, theme=theme)
 
 
 def stream_of_step(row: Rung) -> dict[str, str]:
@@ -166,88 +209,3 @@ def depths(depths: Sequence[int] = (1, 2, 3, 4), frames: int = 40) -> pd.DataFra
             }
         )
     return pd.DataFrame(rows)
-
-
-def latency_table(result: ResultSet) -> pd.DataFrame:
-    """Throughput and latency of each run in one table: overlap buys one with the other."""
-    import pandas as pd
-
-    return pd.DataFrame(
-        [
-            {
-                "rung": run.rung,
-                "frames per second": f"{run.fps:.2f} ({format_interval(run.fps_interval)})",
-                **{f"p{q} latency (ms)": _percentile(run, q) for q in (50, 90)},
-                "noisy": run.noisy,
-            }
-            for run in result
-        ]
-    )
-
-
-def _percentile(run: Run, q: int) -> str:
-    value = run.percentile_ms(q)
-    return "n too small" if value is None else f"{value:.1f}"
-
-
-FRAMES = 8
-DELAY_MS = 5.0
-HIDDEN_AT_LEAST = 0.5
-
-
-@exercise_check
-def check_launch(launch: Launch) -> str:
-    """Check `launch(frame, slot, net)`: each step of a frame waits for the one before it, and for no more.
-
-    It runs on a simulated GPU, as it is and with each step delayed in turn, with one to three
-    frames in flight.
-    """
-    for depth in (2, 1, 3):
-        for late in (None, *STEPS_MS):
-            delays = {} if late is None else {late: DELAY_MS}
-            try:
-                result = simulate(launch, FRAMES, depth=depth, delays_ms=delays)
-            except Exception as error:  # whatever the learner's code raises is the answer to show
-                raise Mistake(f"your function raised {type(error).__name__}: {error}") from error
-            _check_steps(result)
-            _check_answers(result, late, depth)
-    return _check_overlap(launch)
-
-
-def _check_steps(result: Simulation) -> None:
-    counts = {name: sum(span.name == name for span in result.spans) for name in STEPS_MS}
-    missing = [name for name, count in counts.items() if not count]
-    if missing:
-        raise Mistake(f"no frame goes through {' and '.join(missing)}")
-    for name, count in counts.items():
-        if count != FRAMES:
-            raise Mistake(f"{name} ran {count} times for {FRAMES} frames")
-
-
-def _check_answers(result: Simulation, late: str | None, depth: int) -> None:
-    if result.right:
-        return
-    frame, answer = next((frame, answer) for frame, answer in result.answers if frame != answer)
-    when = f"when {late} is {DELAY_MS:g} ms late" if late else "even when nothing is late"
-    what = {
-        NOTHING: "was read before it was written",
-        TORN: "was read while it was being written",
-    }.get(answer, f"is about frame {answer}")
-    following = dict(pairwise(STEPS_MS)).get(late or "")
-    advice = f"; {following} must wait for {late}" if following else "; what must wait for what?"
-    raise Mistake(f"{when}, the answer to frame {frame} {what} ({depth} in flight){advice}")
-
-
-def _check_overlap(launch: Launch) -> str:
-    """Right answers are not enough: waiting for everything is right and gains nothing."""
-    result, plain = (simulate(each, FRAMES, depth=2) for each in (launch, one_stream))
-    hidden = hidden_share(result.spans, {"upload", "filter"}, {"infer"}) or 0.0
-    if hidden < HIDDEN_AT_LEAST:
-        raise Mistake(
-            f"every answer is right, but only {hidden:.0%} of upload and filter run behind the network "
-            "of another frame: give them streams of their own, and wait for no more than needed"
-        )
-    return (
-        f"right whatever is late, and {hidden:.0%} of upload and filter run behind the network: "
-        f"{FRAMES} frames take {result.total_ms:.1f} ms of simulated time instead of {plain.total_ms:.1f}"
-    )

@@ -68,6 +68,7 @@ class SimulatedNet:
         self.streams = self
         self.now_ms = 0.0
         self.steps: list[Step] = []
+        self.waited_for: set[str] = set()
         self._times = {**STEPS_MS, **(steps_ms or {})}
         self._delays = dict(delays_ms or {})
         self._free: dict[str, float] = {}
@@ -89,6 +90,7 @@ class SimulatedNet:
 
     def after(self, later: str, earlier: str) -> None:
         """See `Streams`."""
+        self.waited_for |= {later, earlier}
         self._free[later] = max(self._free.get(later, 0.0), self._free.get(earlier, 0.0))
 
     def keep(self, tensor: Any, stream: str) -> None:
@@ -96,6 +98,7 @@ class SimulatedNet:
 
     def mark(self, stream: str) -> Mark:
         """See `Streams`."""
+        self.waited_for.add(stream)
         return Mark(self._free.get(stream, 0.0))
 
     def wait(self, mark: Mark) -> None:
@@ -125,7 +128,7 @@ class SimulatedNet:
     def copy_back(self, slot: int) -> None:
         """See `StreamedNet`."""
         self._launch("copy back", f"packed {slot}", f"answer {slot}")
-        self._arrived[slot] = self.mark(self._stream)
+        self._arrived[slot] = Mark(self._free[self._stream])
 
     def result(self, slot: int, size: Any = None) -> int:
         """Wait for the slot's answer: the index of the frame that it is about."""
@@ -166,6 +169,8 @@ class Simulation:
         rows: span name -> stream, for `plots.timeline`.
         total_ms: until the last answer.
         latency_ms: per frame, from its launch to its answer.
+        streams: names of the streams that got a step.
+        waited_for: names of the streams that a wait named.
     """
 
     answers: list[tuple[int, int]]
@@ -173,6 +178,8 @@ class Simulation:
     rows: dict[str, str]
     total_ms: float
     latency_ms: list[float] = field(default_factory=list)
+    streams: frozenset[str] = frozenset()
+    waited_for: frozenset[str] = frozenset()
 
     @property
     def right(self) -> bool:
@@ -216,7 +223,8 @@ def simulate(
         for step in net.steps
     ]
     rows = {step.name: f"stream {step.stream}" for step in net.steps}
-    return Simulation(answers, spans, rows, total_ms, latency_ms)
+    streams = frozenset(step.stream for step in net.steps)
+    return Simulation(answers, spans, rows, total_ms, latency_ms, streams, frozenset(net.waited_for))
 
 
 def numbered_frame(index: int) -> Frame:

@@ -181,7 +181,7 @@ class Order:
 
     def last(self, stream: int) -> int:
         """Number of the last operation on a stream; -1 before the first."""
-        return int(self.clocks.current_sync_states[stream].get(stream, -1))
+        return int(self.clocks.current_sync_states.get(stream, {}).get(stream, -1))
 
     def host_knows(self, stream: int, number: int) -> bool:
         """Whether the host has waited for an operation of a stream."""
