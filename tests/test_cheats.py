@@ -16,7 +16,7 @@ from labkit.lessons import kernel_exercises
 from labkit.lessons.exercise import CheckResult, Mistake, solution
 from labkit.lessons.kernel_exercises import EXERCISES, check_kernel, check_memory, run_case, without_comments
 from labkit.lessons.nb01_cpu_baseline import check_normalise
-from labkit.lessons.nb03_combined_models import check_corners
+from labkit.lessons.nb03_combined_models import check_best_boxes, check_corners, check_name_crops
 from labkit.lessons.nb06_optimizations import check_speed_up
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to run kernels on the CPU")
@@ -82,9 +82,10 @@ GIVEN = [
 ]
 
 
-@pytest.mark.parametrize("name", PYTHON)
-def test_whatever_is_given_or_returned_is_answered_in_a_sentence(name):
-    check, _ = PYTHON[name]
+@pytest.mark.parametrize(
+    "check", [*(check for check, _ in PYTHON.values()), check_best_boxes, check_name_crops]
+)
+def test_whatever_is_given_or_returned_is_answered_in_a_sentence(check):
     for answer in [*GIVEN, *(lambda *given, value=value: value for value in RETURNED)]:
         result = check(answer)
         assert isinstance(result, CheckResult)

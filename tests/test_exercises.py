@@ -18,7 +18,7 @@ from labkit.lessons.hints import HINTS, hint_text
 from labkit.lessons.kernel_exercises import check_kernel
 from labkit.lessons.nb01_cpu_baseline import check_normalise
 from labkit.lessons.nb02_gpu_move import check_device_time, check_on_gpu
-from labkit.lessons.nb03_combined_models import check_corners
+from labkit.lessons.nb03_combined_models import check_best_boxes, check_corners, check_name_crops
 from labkit.lessons.nb05_streams import (
     check_filter_beside,
     check_keep_memory,
@@ -377,6 +377,83 @@ WRONG_ROWS = {
 }
 
 
+def picked(logits, boxes, size, k, drop=-1, share=lambda x: x.softmax(-1), best=True):
+    scores, labels = share(logits)[:, :drop].max(-1)
+    score, query = scores.topk(k, largest=best)
+    centre, half = boxes[query, :2], boxes[query, 2:] / 2
+    rows = torch.cat([centre - half, centre + half, score[:, None], labels[query, None]], 1).cpu().numpy()
+    return rows * [*size, *size, 1, 1]
+
+
+def boxes_one_by_one(logits, boxes, size, k):
+    scores, labels = logits.softmax(-1)[:, :-1].max(-1)
+    rows = []
+    for query in sorted(range(len(scores)), key=lambda each: -scores[each].item())[:k]:
+        x, y, w, h = (side.item() for side in boxes[query])
+        corners = [(x - w / 2) * size[0], (y - h / 2) * size[1], (x + w / 2) * size[0], (y + h / 2) * size[1]]
+        rows.append([*corners, scores[query].item(), labels[query].item()])
+    return rows
+
+
+def boxes_of_zeroed(logits, boxes, size, k):
+    rows = picked(logits, boxes, size, k)
+    boxes.zero_()
+    return rows
+
+
+WRONG_BOXES = {
+    "the host waits": boxes_one_by_one,
+    "takes part": lambda x, b, s, k: picked(torch.cat([x, x[:, :1] - 99], 1), b, s, k),
+    "left out before softmax": lambda x, b, s, k: picked(x[:, :-1], b, s, k, None),
+    "a sigmoid is no softmax": lambda x, b, s, k: picked(x, b, s, k, share=torch.sigmoid),
+    "scores are logits": lambda x, b, s, k: picked(x, b, s, k, share=lambda x: x),
+    "over the queries": lambda x, b, s, k: picked(x, b, s, k, share=lambda x: x.softmax(0)),
+    "worst queries": lambda x, b, s, k: picked(x, b, s, k, best=False),
+    "stand worst first": lambda x, b, s, k: picked(x, b, s, k)[::-1],
+    "still relative": lambda x, b, s, k: picked(x, b, (1, 1), k),
+    "mixed up": lambda x, b, s, k: picked(x, b, s[::-1], k),
+    "have changed places": lambda x, b, s, k: picked(x, b, s, k)[:, [0, 1, 2, 3, 5, 4]],
+    "the shape is": lambda x, b, s, k: picked(x, b, s, k)[:, :4],
+    "still on the GPU": lambda x, b, s, k: x,
+    "on the same device": lambda x, b, s, k: picked(x, b * torch.ones(4), s, k),
+    "changed its input": boxes_of_zeroed,
+    "returns nothing": lambda x, b, s, k: ...,
+    "not int 5": 5,
+    "not those of the": lambda x, b, s, k: picked(x, b, s, k) + 7,
+}  # fmt: skip
+
+
+def named(module, crops, device, share=lambda x: x.softmax(-1)):
+    score, label = share(module(torch.stack(crops).to(device))).max(-1)
+    label, score = torch.stack([label.float(), score]).tolist()
+    return label, score
+
+
+def named_one_by_one(module, crops, device):
+    rows = [module(crop[None].to(device))[0].softmax(0).max(0) for crop in crops]
+    return [label.item() for _, label in rows], [score.item() for score, _ in rows]
+
+
+def named_in_two_reads(module, crops, device):
+    score, label = module(torch.stack(crops).to(device)).softmax(-1).max(-1)
+    return label.cpu(), score.cpu()
+
+
+WRONG_NAMES = {
+    "is called": named_one_by_one,
+    "waits 2 times": named_in_two_reads,
+    "scores are logits": lambda m, c, d: named(m, c, d, lambda x: x),
+    "over the crops": lambda m, c, d: named(m, c, d, lambda x: x.softmax(0)),
+    "changed places": lambda m, c, d: named(m, c, d)[::-1],
+    "the first crop is": lambda m, c, d: named(m, [c[0]] * len(c), d),
+    "crops give labels": lambda m, c, d: named(m, c[:1], d),
+    "two results": lambda m, c, d: named(m, c, d)[0],
+    "still on the GPU": lambda m, c, d: (m(torch.stack(c).to(d)), 1),
+    "on the same device": lambda m, c, d: named(m, c, "cpu"),
+    "not ellipsis": ...,
+}  # fmt: skip
+
+
 def engines(cameras, fps, frame_s, most_busy):
     return math.ceil(cameras / math.floor(most_busy / (fps * frame_s) + 1e-9))
 
@@ -403,6 +480,10 @@ RIGHT = [
     (check_on_gpu, lambda net, x: torch.softmax(net(x.to("cuda", non_blocking=True)), 1).cpu()[0]),
     (check_device_time, device_time),
     (check_corners, corners),
+    (check_best_boxes, solved("best_boxes")),
+    (check_best_boxes, picked),
+    (check_name_crops, solved("name_crops")),
+    (check_name_crops, named),
     (check_launch, two_streams),
     (check_launch, launch),
     (check_filter_beside, solved("filter_beside")),
@@ -423,6 +504,8 @@ WRONG = [
     *((check_on_gpu, *case) for case in WRONG_ON_GPU.items()),
     *((check_device_time, *case) for case in WRONG_DEVICE_TIMES.items()),
     *((check_corners, *case) for case in WRONG_CORNERS.items()),
+    *((check_best_boxes, *case) for case in WRONG_BOXES.items()),
+    *((check_name_crops, *case) for case in WRONG_NAMES.items()),
     *((check_launch, *case) for case in WRONG_LAUNCHES),
     *((check_filter_beside, *case) for case in WRONG_FILTER_BESIDE),
     *((check_keep_memory, *case) for case in WRONG_KEEP_MEMORY),

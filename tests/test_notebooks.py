@@ -17,7 +17,7 @@ SMALL = {
     "SIZE": "(160, 128)",
     "FRAMES": "3",
     "ROUNDS": "2",
-    "BOXES": "(1, 2)",
+    "BOXES": "(1, 2, 3)",
     "GROUPS": "(1, 2)",
     "STREAMS": "(1, 2)",
     "RUNG": '"grouped_cpu"',

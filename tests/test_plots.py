@@ -432,6 +432,8 @@ def test_time_against_boxes_has_its_key_outside_the_plot(theme: str) -> None:
     assert list(axes.get_xticks()) == [0, 1, 5, 15]
     assert axes.get_xlim()[0] == 0
     assert "together" in chart.alt_text and "ms at 15" in chart.alt_text
+    slopes = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert re.search(r"together: (3\.[89]|4\.[01])\d ms per box \(", slopes[1])
 
 
 def test_a_bar_is_as_long_as_the_share_of_the_peak() -> None:

@@ -267,3 +267,26 @@ def test_pareto_front_equals_the_definition(points: list[tuple[int, int]]) -> No
         return any(o != p and o[0] >= p[0] and o[1] >= p[1] for o in points)
 
     assert list(stats.is_pareto(*zip(*points, strict=True))) == [not beaten(p) for p in points]
+
+
+def test_a_fitted_line_is_that_of_the_textbook_and_its_interval_covers_the_truth():
+    exact = stats.fit_line([1, 5, 15], [3.5, 11.5, 31.5])
+    assert (exact.slope, exact.start) == pytest.approx((2, 1.5))
+    assert exact.slope_interval == pytest.approx((2, 2))
+    rng = np.random.default_rng(3)
+    x = np.array([1.0, 5, 10, 15])
+    inside = 0
+    for _ in range(400):
+        line = stats.fit_line(x, 2 * x + 7 + rng.normal(0, 1, 4))
+        inside += line.slope_interval[0] <= 2 <= line.slope_interval[1]
+        inside += line.start_interval[0] <= 7 <= line.start_interval[1]
+    assert 0.92 <= inside / 800 <= 0.98
+
+
+def test_two_points_give_a_line_without_an_interval_and_one_gives_none():
+    line = stats.fit_line([1, 3], [5, 9])
+    assert (line.slope, line.start) == pytest.approx((2, 3))
+    assert not np.isfinite(line.slope_interval).any()
+    for x in ([1], [2, 2, 2]):
+        with pytest.raises(UsageError, match="different x"):
+            stats.fit_line(x, [1.0] * len(x))

@@ -5,6 +5,7 @@ No function drops a sample. With too few samples the result is None or an interv
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from math import sqrt
 from typing import Literal
@@ -203,6 +204,43 @@ def warm_up_done(
         return True
     before, now = np.median(samples[-2 * part : -part]), np.median(samples[-part:])
     return bool(abs(now - before) <= 0.02 * before)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A straight line through measurements, with 95% intervals.
+
+    Attributes:
+        slope: rise per unit of x.
+        start: height at x = 0.
+        slope_interval, start_interval: without bounds for fewer than 3 points.
+    """
+
+    slope: float
+    start: float
+    slope_interval: Interval
+    start_interval: Interval
+
+
+def fit_line(x: ArrayLike, y: ArrayLike) -> Line:
+    """Least squares; the intervals are Student's, from how far the points lie off the line.
+
+    Args:
+        x, y: (n,), n of 2 or more, not all x the same.
+    """
+    from scipy.stats import linregress, t
+
+    across, up = _samples("x", x), _samples("y", y)
+    if across.shape != up.shape or len(np.unique(across)) < 2:
+        raise UsageError("a line goes through two or more points at different x")
+    found, n = linregress(across, up), len(across)
+    width = float(t.ppf((1 + LEVEL) / 2, n - 2)) if n > 2 else float("inf")
+    slope, start = float(found.slope), float(found.intercept)
+
+    def around(value: float, error: float) -> Interval:
+        return (value - width * error, value + width * error) if n > 2 else (-width, width)
+
+    return Line(slope, start, around(slope, found.stderr), around(start, found.intercept_stderr))
 
 
 def is_pareto(speed: ArrayLike, accuracy: ArrayLike) -> NDArray[np.bool_]:

@@ -41,12 +41,30 @@ HINTS = {
         "numpy.maximum(asked_s[1:], done_s[:-1]) are the beginnings from the second frame on; the first one "
         "begins at asked_s[0].",
     ),
+    "best_boxes": (
+        "What has to be known on the host? Not the scores of all queries, only the rows of the best k: "
+        "sort, pick and compute as tensors, where the numbers lie.",
+        "softmax(-1) turns logits into probabilities; the last column is dropped after it; max(-1) gives "
+        "each query's score and its label at once, and topk(k) the k best scores with the queries that they "
+        "belong to.",
+        "Pick boxes and labels by the same queries. A box is a centre and a size: half the size goes off to "
+        "the left and top, and is added for the right and bottom.",
+        "torch.cat([...], 1) joins corners, score[:, None] and label[:, None] into one tensor, so that one "
+        ".cpu().numpy() reads everything; NumPy can multiply by (width, height) afterwards, on the host.",
+    ),
     "corners": (
         "A pixel that the box touches at all belongs to the cut: which way is each side rounded?",
         "math.floor for the left and the top, math.ceil for the right and the bottom; then keep each inside "
         "the frame with min and max.",
         "A cut of no pixels cannot be named: the left goes up to width - 1 at most, and the right lies at "
         "least one pixel beyond the left. The same holds for top and bottom.",
+    ),
+    "name_crops": (
+        "A network takes (n, 3, h, w) as gladly as (1, 3, h, w). Which n, and how do n tensors become one?",
+        "torch.stack(crops) makes one tensor with a new first axis; it goes to the device once, and the "
+        "module is called once.",
+        "softmax(-1).max(-1) gives a score and a label per crop. Two results need not be two reads: as one "
+        "tensor, labels turned into floats, they travel together.",
     ),
     "brighten": (
         "A byte holds 0 to 255. What is 230 + 40 as a byte?",

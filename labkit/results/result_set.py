@@ -89,6 +89,23 @@ class ResultSet:
                 )
         return shown_table(rows, columns)
 
+    def cost_per_box(self) -> pd.DataFrame:
+        """Fitted line of each rung that was measured with several numbers of boxes, with 95% intervals.
+
+        `ms_per_box` is what each further box adds to a frame, `ms_at_0` what is left without boxes;
+        bounds are empty for fewer than three runs.
+        """
+        import pandas as pd
+
+        from labkit.results.plots.by_boxes import lines
+
+        columns = ["rung", "ms_per_box", "lo", "hi", "ms_at_0", "ms_at_0_lo", "ms_at_0_hi"]
+        rows = [
+            (rung, line.slope, *line.slope_interval, line.start, *line.start_interval)
+            for rung, line in lines(self.runs).items()
+        ]
+        return pd.DataFrame(rows, columns=columns).replace([np.inf, -np.inf], np.nan).round(3)
+
     def plot(self, kind: str = "throughput", theme: str = "light") -> Chart:
         """One figure with a caption and a text for those who cannot see it.
 

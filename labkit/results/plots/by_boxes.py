@@ -1,4 +1,4 @@
-"""Time per frame over the number of boxes."""
+"""Time per frame over the number of boxes, and the line through it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from labkit.core.stats import Line, fit_line
 from labkit.results.format import format_number
 from labkit.results.plots.style import Chart, drawing, legend_above
 from labkit.results.records import Run
@@ -13,10 +14,25 @@ from labkit.results.records import Run
 MARKERS = "os^Dv*"
 
 
+def lines(runs: Sequence[Run]) -> dict[str, Line]:
+    """Fitted ms per frame against boxes, of each rung that was measured with two numbers of boxes or more."""
+    found = {}
+    for rung in dict.fromkeys(run.rung for run in runs):
+        own = [run for run in runs if run.rung == rung]
+        boxes = [run.settings["objects"] for run in own]
+        if len(set(boxes)) > 1:
+            found[rung] = fit_line(boxes, [1e3 / run.fps for run in own])
+    return found
+
+
 def cost_of_boxes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
-    """Milliseconds per frame against the number of boxes that are named, one line per rung."""
+    """Milliseconds per frame against the number of boxes that are named, and each rung's fitted line.
+
+    The lines begin at no boxes: there they say what the detector takes alone.
+    """
     with drawing("Time per frame against boxes per frame", 6, theme, runs) as (chart, axes, look):
-        words = []
+        words, fitted = [], lines(runs)
+        most = max(*(run.settings["objects"] for run in runs), 1)
         for i, rung in enumerate(dict.fromkeys(run.rung for run in runs)):
             own = sorted((run for run in runs if run.rung == rung), key=lambda run: run.settings["objects"])
             boxes = [run.settings["objects"] for run in own]
@@ -26,24 +42,35 @@ def cost_of_boxes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
             )
             marker, colour = MARKERS[i % len(MARKERS)], look.colours[i % len(look.colours)]
             axes.errorbar(
-                boxes, ms, [ms - low, high - ms], marker=marker, color=colour, capsize=3, label=rung
-            )
+                boxes, ms, [ms - low, high - ms], marker=marker, color=colour, capsize=3, linestyle="none",
+                label=rung if rung not in fitted else f"{rung}: {_slope(fitted[rung])}",
+            )  # fmt: skip
+            if rung in fitted:
+                ends = np.array([0, most])
+                axes.plot(ends, fitted[rung].start + fitted[rung].slope * ends, color=colour, linewidth=1)
             for x, y in ((x, y) for x, y, run in zip(boxes, ms, own, strict=True) if run.noisy):
                 axes.plot(x, y, marker, color=colour, markerfacecolor=look.paper, zorder=3)
             words.append(
                 f"{rung} "
                 + ", ".join(f"{format_number(t)} ms at {b}" for b, t in zip(boxes, ms, strict=True))
+                + (f", {_slope(fitted[rung])}" if rung in fitted else "")
             )
         axes.set_xlabel("boxes named per frame (number)")
         axes.set_ylabel("time per frame (ms)")
         counts = {run.settings["objects"] for run in runs}
         axes.set_xticks(sorted({0, *counts}))
-        axes.set_xlim(0, 1.04 * max(*counts, 1))  # at the left edge a line tells what no box costs
+        axes.set_xlim(0, 1.04 * most)
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
-        legend_above(axes, columns=3)
+        legend_above(axes, columns=2)
         chart.alt_text = "Time per frame against boxes per frame: " + "; ".join(words) + "."
     return chart
+
+
+def _slope(line: Line) -> str:
+    low, high = line.slope_interval
+    interval = f" ({low:.2f} to {high:.2f})" if np.isfinite(high) else ""
+    return f"{line.slope:.2f} ms per box{interval}"
 
 
 def _ms(fps: float, otherwise: float) -> float:
