@@ -192,7 +192,9 @@ def _on_practice_gpu(
     """
     if not callable(function):
         call(function)
-    waits, races, spoiled = Waits(), [], []
+    waits = Waits()
+    races: list[Any] = []
+    spoiled: list[Tensor] = []
 
     def answer() -> Any:
         given = [each.to("cuda") for each in there]
