@@ -7,12 +7,15 @@ import shutil
 from itertools import chain
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.ops import nms
 
 from labkit.core.errors import UsageError
-from labkit.lessons import kernel_exercises
+from labkit.lessons import kernel_exercises, nb08_profile
 from labkit.lessons.exercise import CheckResult, solution, solution_files, solved
 from labkit.lessons.hints import HINTS, hint_text
 from labkit.lessons.kernel_exercises import check_kernel
@@ -25,9 +28,9 @@ from labkit.lessons.nb05_streams import (
     check_launch,
     check_start_copy,
 )
-from labkit.lessons.nb06_optimizations import check_speed_up
+from labkit.lessons.nb06_optimizations import check_fold, check_speed_up
 from labkit.lessons.nb07_pitfalls import check_fps, check_paced_latency
-from labkit.lessons.nb08_profile import check_one_read
+from labkit.lessons.nb08_profile import check_as_input, check_name_best, check_one_read, check_suppress
 from labkit.lessons.nb09_fleet import check_engines_needed
 from labkit.lessons.simulated_streams import one_stream, two_streams_no_wait
 from labkit.pipelines.multi_stream import launch
@@ -357,22 +360,107 @@ def best_in_place(scores, boxes, k):
     return answer
 
 
+def wrong_fold(weight=None, bias=None):
+    def fold(w, mean, var, gamma, beta, eps):
+        scale = gamma / (var + eps).sqrt()
+        new = weight or (lambda w, v, g, e: w * scale[:, None, None, None])
+        return new(w, var, gamma, eps), (bias or (lambda m, b, s: b - m * s))(mean, beta, scale)
+
+    return fold
+
+
+WRONG_FOLDS = {
+    "the weight is unchanged": wrong_fold(weight=lambda w, v, g, e: w),
+    "divide by its square root": wrong_fold(weight=lambda w, v, g, e: w * (g / v)[:, None, None, None]),
+    "eps is missing": wrong_fold(weight=lambda w, v, g, e: w * (g / v.sqrt())[:, None, None, None]),
+    "gamma is missing": wrong_fold(weight=lambda w, v, g, e: w / (v + e).sqrt()[:, None, None, None]),
+    "the weight is wrong": wrong_fold(weight=lambda w, v, g, e: 3 * w),
+    "the mean that it subtracts is missing": wrong_fold(bias=lambda m, b, s: b),
+    "the mean is scaled": wrong_fold(bias=lambda m, b, s: b - m),
+    "sign of the mean": wrong_fold(bias=lambda m, b, s: b + m * s),
+    "beta is missing": wrong_fold(bias=lambda m, b, s: -m * s),
+    "the bias is not": wrong_fold(bias=lambda m, b, s: 7 * b),
+    "the bias has the shape ()": wrong_fold(bias=lambda m, b, s: 0),
+    "two things": lambda w, *rest: w,
+    "the weight is a tensor": lambda *given: (None, None),
+    "returns nothing": lambda *given: ...,
+    "raised TypeError": lambda: 1,
+}
+
+
+def slow_input(image, size):
+    return nb08_profile._pixel_by_pixel(image, size)
+
+
+WRONG_INPUTS = {
+    "of the slow one's CPU time": slow_input,
+    "(h, w) of a size of (width, height)": lambda image, size: solved("as_input")(image, size).mT,
+    "the shape is": lambda image, size: solved("as_input")(image, size)[0],
+    "float32, not float64": lambda image, size: solved("as_input")(image, size).double(),
+    "mean and std are missing": lambda image, size: torch.from_numpy(
+        np.float32(cv2.resize(image, size, interpolation=cv2.INTER_AREA) / 255).transpose(2, 0, 1)[None]
+    ),
+    "BGR": lambda image, size: solved("as_input")(image[..., ::-1].copy(), size),
+    "other values": lambda image, size: solved("as_input")(image, size) + 1,
+    "a tensor is expected": lambda image, size: "picture",
+    "returns nothing": lambda image, size: ...,
+    "raised ZeroDivisionError": lambda image, size: 1 / 0,
+}
+
+
+def name_best(crops, scores, k, name):
+    return [name(crops[i]) for i in np.argsort(-scores)[:k]]
+
+
+WRONG_NAMES = {
+    "the classifier was called": lambda crops, scores, k, name: (
+        [[name(crop) for crop in crops][i] for i in np.argsort(-scores)[:k]]
+    ),
+    "the first k queries": lambda crops, scores, k, name: [name(crop) for crop in crops[:k]],
+    "the worst queries": lambda crops, scores, k, name: name_best(crops, -scores, k, name),
+    "worst first": lambda crops, scores, k, name: name_best(crops, scores, k, name)[::-1],
+    "all queries are named": lambda crops, scores, k, name: name_best(crops, scores, len(crops), name),
+    "names are expected": lambda crops, scores, k, name: [],
+    "a list of": lambda crops, scores, k, name: 5,
+    "returns nothing": lambda crops, scores, k, name: ...,
+    "raised TypeError": lambda crops: crops,
+}
+
+
+WRONG_BOXES = {
+    "of the slow one's CPU time": lambda b, s, limit: nb08_profile._pair_by_pair(b, s, limit),
+    "all boxes are kept": lambda b, s, limit: range(len(b)),
+    "none is dropped": lambda b, s, limit: s.argsort(descending=True),
+    "worst first": lambda b, s, limit: nms(b, s, limit).flip(0),
+    "the worst box": lambda b, s, limit: nms(b, -s, limit),
+    "boxes are kept": lambda b, s, limit: [],
+    "indices of boxes": lambda b, s, limit: 3.5,
+    "returns nothing": lambda b, s, limit: ...,
+    "raised TypeError": lambda b: b,
+}
+
+
 WRONG_ROWS = {
-    "read tensors 80 times": one_by_one,
-    "read tensors 2 times": lambda s, b, k: np.column_stack(
+    "host waited for the GPU": one_by_one,
+    "host waited for the GPU 2 times": lambda s, b, k: np.column_stack(
         [s.topk(k)[0].cpu().numpy(), b[s.topk(k)[1]].cpu().numpy()]
     ),
-    "the first k queries": lambda s, b, k: torch.cat([s[:k, None], b[:k]], 1).numpy(),
-    "worst queries": lambda s, b, k: torch.cat([s[s.argsort()[:k], None], b[s.argsort()[:k]]], 1).numpy(),
+    "can't convert cuda:0": lambda s, b, k: np.asarray(torch.cat([s[:k, None], b[:k]], 1)),
+    "raised TypeError: can't convert": lambda s, b, k: s.numpy(),
+    "the first k queries": lambda s, b, k: torch.cat([s[:k, None], b[:k]], 1).cpu().numpy(),
+    "worst queries": lambda s, b, k: (
+        torch.cat([s[s.argsort()[:k], None], b[s.argsort()[:k]]], 1).cpu().numpy()
+    ),
     "worst first": lambda s, b, k: best(s, b, k)[::-1],
-    "not in the same order": lambda s, b, k: torch.cat([s.topk(k)[0][:, None], b[:k]], 1).numpy(),
+    "not in the same order": lambda s, b, k: torch.cat([s.topk(k)[0][:, None], b[:k]], 1).cpu().numpy(),
     "box stands before the score": lambda s, b, k: np.roll(best(s, b, k), -1, axis=1),
     "NumPy array": lambda s, b, k: torch.from_numpy(best(s, b, k)),
     "shape is": lambda s, b, k: best(s, b, k)[:, 1:],
     "changed its input": best_in_place,
     "raised IndexError": lambda s, b, k: s[999],
     "returns nothing": lambda s, b, k: None,
-    "best to worst": lambda s, b, k: best(s, b, k)[[1, 0, 2, 3, 4, 5]],
+    "numbers are expected": lambda s, b, k: best(s, b, k).astype(str),
+    "best to worst": lambda s, b, k: best(s, b, k)[[1, 0, *range(2, k)]],
     "not those of the k best": lambda s, b, k: best(s, b, k) * 2,
 }
 
@@ -496,6 +584,12 @@ RIGHT = [
     (check_paced_latency, latency),
     (check_paced_latency, lambda began, done, rate: [d - k / rate for k, d in enumerate(done)]),
     (check_one_read, best),
+    (check_fold, wrong_fold()),
+    (check_fold, lambda w, m, v, g, b, e: fuse_conv_bn_weights(w, None, m, v, e, g, b)),
+    (check_as_input, solved("as_input")),
+    (check_name_best, name_best),
+    (check_suppress, nms),
+    (check_suppress, lambda b, s, limit: nms(b, s, limit).numpy()),
     (check_engines_needed, engines),
     pytest.param(check_guided, KERNEL, marks=needs_compiler),
 ]
@@ -513,6 +607,10 @@ WRONG = [
     *((check_speed_up, *case) for case in WRONG_SPEED_UPS.items()),
     *((check_fps, *case) for case in WRONG_FPS.items()),
     *((check_paced_latency, *case) for case in WRONG_LATENCY.items()),
+    *((check_fold, *case) for case in WRONG_FOLDS.items()),
+    *((check_as_input, *case) for case in WRONG_INPUTS.items()),
+    *((check_name_best, *case) for case in WRONG_NAMES.items()),
+    *((check_suppress, *case) for case in WRONG_BOXES.items()),
     *((check_one_read, *case) for case in WRONG_ROWS.items()),
     *((check_engines_needed, *case) for case in WRONG_ENGINES.items()),
     *(pytest.param(check_guided, *case, marks=needs_compiler) for case in WRONG_KERNELS.items()),

@@ -1,7 +1,10 @@
 """Profiling: what a capture holds, whoever watched; reads by line; the magic; a real nsys if there is one."""
 
+import gzip
 import json
 import os
+import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -25,6 +28,7 @@ from labkit.profiling.capture import Capture, GpuWork, Range, Read
 from labkit.profiling.cell import parse
 from labkit.profiling.export import read_export
 from labkit.profiling.nsys import Nsys, invisible, lost, numbers
+from labkit.profiling.perfetto import perfetto_trace
 from labkit.profiling.profile import Profile
 from labkit.profiling.profile_timeline import lanes_of, timeline
 from labkit.profiling.range_table import range_table, read_table, short_path, side_by_side
@@ -284,6 +288,68 @@ def made_up(**changes):
             Read(at + 5_000_000 + i, "item", "/x/labkit/pipelines/baseline.py", 50, "cpu") for i in range(3)
         ]
     return replace(Capture("a profiler", tuple(ranges), reads=tuple(reads)), **changes)
+
+
+def shown(trace):
+    events = json.loads(gzip.decompress(trace.data))["traceEvents"]
+    return [(e["name"], e["ts"], e["dur"], e.get("args")) for e in events if e["ph"] == "X"]
+
+
+def test_perfetto_gets_ranges_reads_and_operators_on_one_clock(tmp_path):
+    events = [
+        event("user_annotation", "labkit.capture", 1000.0, 20_000.0),
+        event("cpu_op", "aten::conv2d", 2500.0, 40.0),
+        event("python_function", "main", 2500.0, 40.0),
+    ]
+    found = shown(perfetto_trace(made_up(file=traced(tmp_path, events))))
+    assert ("preprocess", 0.0, 1000.0, None) in found
+    assert ("aten::conv2d", 1500.0, 40.0, None) in found  # inside the range "infer", as it was
+    assert [name for name, *_ in found].count("item") == 6
+    where = {"where": "labkit/pipelines/baseline.py:50"}
+    assert next(args for name, _, _, args in found if name == "item") == where
+    assert not [name for name, *_ in found if name == "main"]
+    assert len(shown(perfetto_trace(made_up(file=tmp_path / "gone.json.gz")))) == 12
+
+
+DOM = """
+const listeners = new Set(), sent = [];
+const page = { closed: false, postMessage: (data, to) => {
+  sent.push([data, to]);
+  if (data !== "PING") return;
+  for (const source of [{}, page])  // a stranger answers first
+    for (const origin of ["https://elsewhere.example", "https://ui.perfetto.dev"])
+      [...listeners].forEach((hear) => hear({ source, origin, data: "PONG" }));
+} };
+globalThis.window = {
+  open: (url) => (sent.push(["open", url]), page),
+  addEventListener: (kind, hear) => listeners.add(hear),
+  removeEventListener: (kind, hear) => listeners.delete(hear),
+};
+const button = {}, status = {}, link = { href: HREF };
+const parts = { button, a: link, "[role=status]": status };
+globalThis.document = { getElementById: (id) => ({ querySelector: (what) => parts[what] }) };
+SCRIPT
+button.onclick();
+setTimeout(() => {
+  const [data, to] = sent.at(-1), bytes = Buffer.from(data.perfetto.buffer).toString("base64");
+  console.log(JSON.stringify({ opened: sent[0], to, bytes, n: sent.length, words: status.textContent }));
+}, 250);
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node to run the button's script")
+def test_the_button_hands_the_trace_to_perfetto_once_it_answers(tmp_path):
+    trace = perfetto_trace(made_up())
+    page = trace._repr_html_()
+    script, href = re.search(r"<script>(.*)</script>", page, re.S)[1], re.search(r'href="([^"]+)"', page)[1]
+    program = DOM.replace("SCRIPT", script).replace("HREF", json.dumps(href))
+    done = subprocess.run(["node", "-e", program], capture_output=True, text=True, timeout=60, check=True)
+    told = json.loads(done.stdout)
+    assert told["opened"] == ["open", "https://ui.perfetto.dev"]
+    assert told["to"] == "https://ui.perfetto.dev" and told["n"] == 3  # opened, asked once, handed over
+    assert f"base64,{told['bytes']}" in href
+    assert told["words"] == "The trace is open in Perfetto."
+    assert trace.save(tmp_path / "trace.json.gz").read_bytes() == trace.data
 
 
 def test_frames_and_reads_are_counted():

@@ -144,6 +144,14 @@ HINTS = {
         "The event belongs on the stream of the copy, after it: a stream has record_event(). And the "
         "scores must outlive the copy, as in the exercise before.",
     ),
+    "fold": (
+        "Write the norm down as scale * y + shift, with one scale and one shift per output channel. What are "
+        "they, in terms of gamma, var, eps, mean and beta?",
+        "scale = gamma / sqrt(var + eps) and shift = beta - scale * mean. A convolution is linear: scaling "
+        "its output is scaling its weights.",
+        "The output channels are the first axis of the weight; index the scale with three times None behind "
+        "it, so that it acts on that axis. The shift is the bias.",
+    ),
     "speed_up": (
         "Call the whole time 1. How much of it does the part take afterwards, and how much the rest?",
         "The rest takes 1 - share, as before. The part takes share / part_factor.",
@@ -160,6 +168,25 @@ HINTS = {
         "A viewer does not care when your loop found the time to look at a frame. From when does he wait?",
         "Frame k is due at k / fps, whether or not anybody is ready for it. Where is began_s needed then?",
         "numpy.arange(n) / fps are the times at which n frames are due; subtract them from done_s.",
+    ),
+    "as_input": (
+        "How many times does the inner line run for one frame, and how many pixels are left after the "
+        "shrinking?",
+        "Shrinking and normalising may change places: both treat each channel by itself, and a mean of "
+        "normalised values is the normalised mean.",
+        "First cv2.resize on the bytes; then one line of arithmetic on the whole (h, w, 3) array, in "
+        "float32, and transpose(2, 0, 1).",
+    ),
+    "name_best": (
+        "How many names does the loop make for a frame, and how many does it hand on?",
+        "Only the scores decide which queries are kept; no name is needed for that.",
+        "Sort the numbers of the queries by their scores, keep k of them, and call name for these.",
+    ),
+    "suppress": (
+        "How many pairs are compared, and how many tensor operations is one comparison?",
+        "An operation on a tensor of one number costs as much as one on a tensor of thousands: compare one "
+        "box with all others at once, or all with all.",
+        "torchvision.ops has a function for non-maximum suppression that takes just these three values.",
     ),
     "one_read": (
         "Leave the values where they are: sort, pick and join as tensors, and bring only the result to the "

@@ -1,4 +1,4 @@
-"""Lesson 06: launches and waits of GPU rungs, time per operator, and Amdahl's law by hand."""
+"""Lesson 06: checks of a folded batch norm and of Amdahl's law; launches of the lab's GPU rungs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labkit.core.errors import LabError, UsageError
-from labkit.core.types import Size, Workload
-from labkit.lessons.exercise import Mistake, call_for_number, find_mistake, seeded_check
+from labkit.core.errors import UsageError
+from labkit.lessons.exercise import Mistake, call, call_for_number, exercise_check, find_mistake, seeded_check
 from labkit.lessons.hints import hint
-from labkit.profiling.operators import operators
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from labkit.results.result_set import ResultSet
-
-__all__ = ["check_speed_up", "hint", "launch_counts", "operator_table"]
+__all__ = ["check_fold", "check_speed_up", "hint", "launch_counts"]
 
 LAUNCH_COUNTS = Path(__file__).with_name("launch_counts.json")
 """Counted on the practice GPU, by `tests/count_launches.py`."""
@@ -62,23 +58,79 @@ def launch_counts(objects: int = 5) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("rung").round(1)
 
 
-def operator_table(name: str, result: ResultSet, *, size: Size = (640, 480)) -> pd.DataFrame | str:
-    """Time of an engine's detector by kind of operator; prints what keeps it from the peak.
+@exercise_check
+def check_fold(fold: Callable[..., Any]) -> str:
+    """Check `fold(weight, mean, var, gamma, beta, eps)`: a batch norm folded into a convolution.
 
-    Args:
-        name: of a rung that runs on OpenVINO.
-        result: of a benchmark that has measured this machine's peaks; else they are measured now.
-        size: (width, height) px of the frames.
+    `weight` (O, I, h, w) and the norm's numbers (O,) are float32 tensors, drawn anew for each check;
+    expected are the weight and the bias (O,) of one convolution that does the work of both.
     """
-    import pandas as pd
+    import torch
+    from torch.nn.functional import batch_norm, conv2d
 
-    peaks = next((run.limit["peaks"] for run in result.runs if "peaks" in run.limit), None)
-    try:
-        found = operators(name, Workload(size=size), peaks)
-    except LabError as error:
-        return f"Not measured here: {error}."
-    print(*found.sentences(), sep="\n")
-    return pd.DataFrame(found.rows())
+    outputs, inputs = (int(n) for n in torch.randint(3, 9, (2,)))
+    weight = torch.randn(outputs, inputs, 3, 3)
+    mean, beta = torch.randn(2, outputs)
+    var, gamma, eps = torch.rand(outputs) + 0.1, torch.rand(outputs) + 0.5, 0.05
+    got = call(fold, weight, mean, var, gamma, beta, eps)
+    new_weight, new_bias = _weight_and_bias(got, weight)
+    picture = torch.randn(1, inputs, 7, 5)
+    right = batch_norm(conv2d(picture, weight), mean, var, gamma, beta, eps=eps)
+    if torch.allclose(conv2d(picture, new_weight, new_bias), right, atol=1e-3):
+        return "one convolution does what convolution and batch norm did"
+    scale = gamma / torch.sqrt(var + eps)
+    raise Mistake(_wrong_fold(new_weight, new_bias, weight, mean, var, gamma, beta, scale))
+
+
+def _weight_and_bias(got: Any, weight: Any) -> tuple[Any, Any]:
+    """The two tensors of an answer; a `Mistake` where they are something else."""
+    import torch
+
+    if not isinstance(got, tuple | list) or len(got) != 2:
+        raise Mistake(f"two things are expected, weight and bias, not {type(got).__name__}")
+    wanted = {"weight": tuple(weight.shape), "bias": (len(weight),)}
+    tensors = []
+    for (name, shape), value in zip(wanted.items(), got, strict=True):
+        try:
+            tensor = torch.as_tensor(value, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise Mistake(f"the {name} is a tensor, not {type(value).__name__}") from error
+        if tuple(tensor.shape) != shape:
+            hint = "; scale[:, None, None, None] acts on each output channel" if name == "weight" else ""
+            raise Mistake(f"the {name} has the shape {tuple(tensor.shape)}, not {shape}{hint}")
+        if not torch.isfinite(tensor).all():
+            raise Mistake(f"the {name} holds NaN or infinity")
+        tensors.append(tensor)
+    return tensors[0], tensors[1]
+
+
+def _wrong_fold(
+    got_weight: Any, got_bias: Any, weight: Any, mean: Any, var: Any, gamma: Any, beta: Any, scale: Any
+) -> str:
+    """The well-known mistake behind a wrong fold, or which half is wrong."""
+    weights = {
+        "the weight is unchanged; the norm multiplies too": weight,
+        "var is a variance: divide by its square root": weight * (gamma / var)[:, None, None, None],
+        "eps is missing below the root": weight * (gamma / var.sqrt())[:, None, None, None],
+        "gamma is missing in the weight": weight * (scale / gamma)[:, None, None, None],
+    }
+    right = weight * scale[:, None, None, None]
+    reason = find_mistake(got_weight, weights, right, atol=1e-4)
+    if reason is not None:
+        return reason
+    if not np.allclose(got_weight, right, atol=1e-4):
+        return "the weight is wrong: what is each output channel of the convolution multiplied by?"
+    biases = {
+        "the bias is that of the norm; the mean that it subtracts is missing": beta,
+        "the mean is scaled before it is subtracted: it has gone through the same multiplication": beta
+        - mean,
+        "the sign of the mean is turned": beta + mean * scale,
+        "beta is missing in the bias": -mean * scale,
+    }
+    reason = find_mistake(got_bias, biases, beta - mean * scale, atol=1e-4)
+    return (
+        reason or "the weight is right, the bias is not: what does the norm make of a convolution of zeros?"
+    )
 
 
 @seeded_check

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labkit.profiling.capture import Capture
+from labkit.profiling.perfetto import PerfettoTrace, perfetto_trace
 from labkit.profiling.profile_timeline import timeline
 from labkit.profiling.range_table import range_table, read_table
 
@@ -36,6 +37,10 @@ class Profile:
     def timeline(self, frames: int = 2, around: str | None = None, theme: str = "light") -> Chart:
         """The first frames, or the first range named `around`, as a picture."""
         return timeline(self.capture, frames=frames, around=around, theme=theme)
+
+    def perfetto(self) -> PerfettoTrace:
+        """The trace with a button that opens it in Perfetto, and a link to download it."""
+        return perfetto_trace(self.capture)
 
     def words(self) -> list[str]:
         """Profiler, report file and notes, in lines."""

@@ -43,6 +43,19 @@ def read_trace(path: Path) -> tuple[list[GpuWork], list[Range]]:
     Raises:
         ResultsError: the file is no trace, or holds no mark.
     """
+    events, began_us = trace_events(path)
+    calls = {_correlation(e): e for e in events if e.get("cat") in _CALLS}
+    gpu = [_work(e, calls.get(_correlation(e)), began_us) for e in events if e.get("cat") in _KINDS]
+    waits = [_wait(e, began_us) for e in calls.values() if _waits(e["name"])]
+    return sorted(gpu, key=lambda w: w.start_ns), sorted(waits, key=lambda w: w.start_ns)
+
+
+def trace_events(path: Path) -> tuple[list[dict[str, Any]], float]:
+    """The stretches of a trace, and when labkit's mark began, in us of the trace's own clock.
+
+    Raises:
+        ResultsError: the file is no trace, or holds no mark.
+    """
     try:
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(path, "rt") as file:
@@ -52,10 +65,7 @@ def read_trace(path: Path) -> tuple[list[GpuWork], list[Range]]:
         raise ResultsError(f"{path} holds no range named {MARK}; profile again") from None
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise ResultsError(f"{path} cannot be read as a trace of torch.profiler ({error})") from error
-    calls = {_correlation(e): e for e in events if e.get("cat") in _CALLS}
-    gpu = [_work(e, calls.get(_correlation(e)), began_us) for e in events if e.get("cat") in _KINDS]
-    waits = [_wait(e, began_us) for e in calls.values() if _waits(e["name"])]
-    return sorted(gpu, key=lambda w: w.start_ns), sorted(waits, key=lambda w: w.start_ns)
+    return events, began_us
 
 
 def _work(event: dict[str, Any], call: dict[str, Any] | None, began_us: float) -> GpuWork:
