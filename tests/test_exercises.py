@@ -155,7 +155,7 @@ WRONG_KERNELS = {
     "does not compile": edited(("float count", "flaot count")),
     "endless loop": edited(("v++", "v += 0")),
     "never written": re.sub(r"\{.*\}", "{ /* ... */ }", KERNEL, flags=re.DOTALL),
-    "values are wrong; at row": edited(("* channels + c;", "* channels;")),
+    "values are wrong; at row": edited((" + sum_b) /", " + 1.1f * sum_b) /")),
     "image itself": edited(("fminf(fmaxf(q, 0.0f), 255.0f) + 0.5f", "image[here]")),
 }  # fmt: skip
 

@@ -6,6 +6,8 @@ import json
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -167,26 +169,27 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command; errors become one sentence on standard error and an exit code."""
     accept_any_text()
     _add_commands()
-    terminated = _terminate_as_interrupt()
-    try:
-        app(arguments)  # ends the process itself, with the command's exit code
-    except LabError as error:
-        print(printable(f"labkit: {error}"), file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # the reader of a pipe has gone, which is its right
-        sys.stderr.close()
-    except SystemExit as end:
-        if terminated and end.code == EXIT_INTERRUPTED:
-            return EXIT_TERMINATED
-        raise
+    with _terminated_as_interrupted() as terminated:
+        try:
+            app(arguments)  # ends the process itself, with the command's exit code
+        except LabError as error:
+            print(printable(f"labkit: {error}"), file=sys.stderr)
+            return error.exit_code
+        except BrokenPipeError:  # the reader of a pipe has gone, which is its right
+            sys.stderr.close()
+        except SystemExit as end:
+            if terminated and end.code == EXIT_INTERRUPTED:
+                return EXIT_TERMINATED
+            raise
     return 0
 
 
-def _terminate_as_interrupt() -> list[int]:
-    """From now on, a termination signal ends a command as Ctrl-C does; a second one ends it at once.
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[list[int]]:
+    """A termination signal ends a command as Ctrl-C does; a second one ends it at once.
 
-    Returns:
-        A list that is empty until then.
+    Yields:
+        A list that is empty until the signal came.
     """
     received: list[int] = []
 
@@ -195,6 +198,11 @@ def _terminate_as_interrupt() -> list[int]:
         signal.signal(number, signal.SIG_DFL)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, interrupt)
-    return received
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -39,19 +39,26 @@ def load_detr(folder: Path) -> Any:
     """
     from safetensors.torch import load_file
     from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+    from transformers.utils import logging
 
     if not folder.is_dir():  # transformers would take a missing folder for a hub's name
         raise WeightsError(f"there is no folder {folder} with DETR's config.json and model.safetensors")
     config = DetrConfig.from_pretrained(folder, local_files_only=True)
     if config.backbone_config.model_type == "timm_backbone":
         config.backbone_config = ResNetConfig(out_features=["stage4"])  # ResNet-50, by its defaults
-    detr, told = DetrForObjectDetection.from_pretrained(
-        None,
-        config=config,
-        state_dict=renamed(load_file(folder / "model.safetensors")),
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
+    shows_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a bar for what takes a blink
+    try:
+        detr, told = DetrForObjectDetection.from_pretrained(
+            None,
+            config=config,
+            state_dict=renamed(load_file(folder / "model.safetensors")),
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    finally:
+        if shows_bars:
+            logging.enable_progress_bar()
     wrong = [f"{name} is missing" for name in sorted(told["missing_keys"])]
     wrong += [f"{each[0]} has another shape" for each in sorted(told["mismatched_keys"])]
     wrong += [f"{name} is unknown" for name in sorted(told["unexpected_keys"]) if not name.endswith(COUNTER)]
