@@ -31,7 +31,7 @@ from labkit.lessons.nb05_streams import (
 from labkit.lessons.nb06_optimizations import check_fold, check_speed_up
 from labkit.lessons.nb07_pitfalls import check_fps, check_paced_latency
 from labkit.lessons.nb08_profile import check_as_input, check_name_best, check_one_read, check_suppress
-from labkit.lessons.nb09_fleet import check_engines_needed
+from labkit.lessons.nb09_fleet import check_engines_needed, check_keep_newest
 from labkit.lessons.simulated_streams import one_stream, two_streams_no_wait
 from labkit.pipelines.multi_stream import launch
 
@@ -542,6 +542,15 @@ WRONG_NAMES = {
 }  # fmt: skip
 
 
+WRONG_QUEUES = {
+    "the oldest frames stay": lambda w, f, most: ([*w, f][:most], [*w, f][most:]),
+    "more frames wait than may": lambda w, f, most: ([*w, f], []),
+    "neither kept nor dropped": lambda w, f, most: ([*w, f][-most:], []),
+    "two lists are expected": lambda w, f, most: [*w, f][-most:],
+    "oldest of them first": lambda w, f, most: ([*w, f][-most:][::-1], [*w, f][:-most]),
+}
+
+
 def engines(cameras, fps, frame_s, most_busy):
     return math.ceil(cameras / math.floor(most_busy / (fps * frame_s) + 1e-9))
 
@@ -591,6 +600,8 @@ RIGHT = [
     (check_suppress, nms),
     (check_suppress, lambda b, s, limit: nms(b, s, limit).numpy()),
     (check_engines_needed, engines),
+    (check_keep_newest, solved("keep_newest")),
+    (check_keep_newest, lambda w, f, most: ([*w, f][-most:], [*w, f][:-most])),
     pytest.param(check_guided, KERNEL, marks=needs_compiler),
 ]
 WRONG = [
@@ -613,6 +624,7 @@ WRONG = [
     *((check_suppress, *case) for case in WRONG_BOXES.items()),
     *((check_one_read, *case) for case in WRONG_ROWS.items()),
     *((check_engines_needed, *case) for case in WRONG_ENGINES.items()),
+    *((check_keep_newest, *case) for case in WRONG_QUEUES.items()),
     *(pytest.param(check_guided, *case, marks=needs_compiler) for case in WRONG_KERNELS.items()),
 ]
 

@@ -196,6 +196,12 @@ HINTS = {
         "torch.cat([score[:, None], boxes[query]], 1) is the table, still a tensor; .cpu().numpy() is the "
         "one read.",
     ),
+    "keep_newest": (
+        "The new frame always stays. How many are there with it, and by how many is that too many?",
+        "The oldest stand first, so what has to go is at the front of the list.",
+        "Two slices of one list: up to the number of those too many, and from there on. Mind the case in "
+        "which none is too many.",
+    ),
     "engines_needed": (
         "Begin with one engine and one camera: which share of its time does an engine spend on it?",
         "One camera takes fps * frame_s of an engine's time. Of most_busy, how many whole cameras is that?",

@@ -25,7 +25,7 @@ from labkit.fleet.queueing import (
     max_streams,
     simulate,
 )
-from labkit.lessons.exercise import Mistake, call, exercise_check
+from labkit.lessons.exercise import Mistake, call, exercise_check, seeded_check, solved
 from labkit.lessons.hints import hint
 from labkit.models.prepare import resolve_all
 from labkit.pipelines.ladder import rung as rung_named
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "check_engines_needed", "hint", "many_cameras", "plot_fleet", "run_fleet", "service_table",
-    "service_times", "simulated_beside_measured", "simulated_fleets", "simulation_error",
+    "check_engines_needed", "check_keep_newest", "hint", "many_cameras", "plot_fleet", "run_fleet",
+    "service_table", "service_times", "simulated_beside_measured", "simulated_fleets", "simulation_error",
+    "solved",
 ]  # fmt: skip
 
 
@@ -216,6 +217,7 @@ def simulation_error(measured: Measured, predicted: dict[int, SimulationResult],
         "the frames offered or, where those are too many, of a single process's rate, which reads the "
         "same streams in turn, detects and writes by itself. With its frames in memory, one at a time, a "
         f"process answers {measured.single_fps:.1f} per second."
+        + (" More than 100%: a fleet reads, detects and writes at the same time." if high > 100 else "")
     )
 
 
@@ -347,6 +349,41 @@ MISTAKES: dict[str, Callable[[int, float, float, float], float]] = {
     "this is how many cameras one engine serves; how many engines do all of them need?":
         lambda cameras, fps, frame_s, busy: _whole(busy / (fps * frame_s)),
 }  # fmt: skip
+
+
+@seeded_check
+def check_keep_newest(keep_newest: Callable[[list[int], int, int], Any], rng: np.random.Generator) -> str:
+    """Check `keep_newest(waiting, frame, most)`: what waits from now on, and what is dropped.
+
+    waiting holds frame numbers, oldest first; the new frame joins them, at most `most` stay, and
+    both lists that come back are in order.
+    """
+    for _ in range(30):
+        most = int(rng.integers(1, 5))
+        first, n = int(rng.integers(0, 1000)), int(rng.integers(0, most + 1))
+        waiting = list(range(first, first + n))
+        frame = first + n + int(rng.integers(0, 3))
+        got = call(keep_newest, waiting, frame, most)
+        if not (isinstance(got, tuple | list) and len(got) == 2 and all(isinstance(x, list) for x in got)):
+            raise Mistake("two lists are expected: what waits from now on, and what is dropped")
+        everything = [*waiting, frame]
+        kept, dropped = everything[-most:], everything[:-most]
+        if list(got) == [kept, dropped]:
+            continue
+        case = f"{waiting} wait, frame {frame} comes, at most {most} may stay: you keep {got[0]}"
+        raise Mistake(f"{_queue_mistake(got, everything, most)} ({case} and drop {got[1]})")
+    return "the newest frames stay, in order, and nothing is lost unseen"
+
+
+def _queue_mistake(got: Any, everything: list[int], most: int) -> str:
+    kept, dropped = got
+    if len(kept) > most:
+        return "more frames wait than may"
+    if kept == everything[:most]:
+        return "the oldest frames stay, so every answer is about the past: drop those instead"
+    if sorted([*kept, *dropped], key=str) != sorted(everything, key=str):
+        return "a frame is neither kept nor dropped, or it is both"
+    return "the newest frames stay, oldest of them first"
 
 
 @exercise_check
