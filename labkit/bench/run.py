@@ -190,14 +190,14 @@ def compare(
         UsageError: a rung does not exist.
         UnavailableError: the two do different work, or one of them cannot run here.
     """
-    rungs = _with_own([a, b], None)
+    plan, rungs = _round_plan(quick, rounds), _with_own([a, b], None)
     with _shown(progress) as reporter, Saving(report=reporter.note) as store:
         return run_comparison(
             rungs[0],
             rungs[-1],
             source=source,
             workload=Workload(model_set, weights, size, objects, seed=seed, fit=fit),  # type: ignore[arg-type]
-            rounds=_round_plan(quick, rounds),
+            rounds=plan,
             store=store,
             reporter=reporter,
         )
