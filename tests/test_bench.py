@@ -309,6 +309,9 @@ def test_from_the_command_to_the_timed_run_are_eight_functions_in_four_files(mon
         def close(self):
             pass
 
+        def __exit__(self, *_):
+            pass
+
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
     monkeypatch.setattr(run_module, "Worker", PipeOnly)
     monkeypatch.setattr(run_module, "_check", lambda *_: perfect())

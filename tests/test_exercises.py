@@ -412,7 +412,7 @@ def name_best(crops, scores, k, name):
     return [name(crops[i]) for i in np.argsort(-scores)[:k]]
 
 
-WRONG_NAMES = {
+WRONG_BEST_NAMES = {
     "the classifier was called": lambda crops, scores, k, name: (
         [[name(crop) for crop in crops][i] for i in np.argsort(-scores)[:k]]
     ),
@@ -427,7 +427,7 @@ WRONG_NAMES = {
 }
 
 
-WRONG_BOXES = {
+WRONG_SUPPRESSED = {
     "of the slow one's CPU time": lambda b, s, limit: nb08_profile._pair_by_pair(b, s, limit),
     "all boxes are kept": lambda b, s, limit: range(len(b)),
     "none is dropped": lambda b, s, limit: s.argsort(descending=True),
@@ -620,8 +620,8 @@ WRONG = [
     *((check_paced_latency, *case) for case in WRONG_LATENCY.items()),
     *((check_fold, *case) for case in WRONG_FOLDS.items()),
     *((check_as_input, *case) for case in WRONG_INPUTS.items()),
-    *((check_name_best, *case) for case in WRONG_NAMES.items()),
-    *((check_suppress, *case) for case in WRONG_BOXES.items()),
+    *((check_name_best, *case) for case in WRONG_BEST_NAMES.items()),
+    *((check_suppress, *case) for case in WRONG_SUPPRESSED.items()),
     *((check_one_read, *case) for case in WRONG_ROWS.items()),
     *((check_engines_needed, *case) for case in WRONG_ENGINES.items()),
     *((check_keep_newest, *case) for case in WRONG_QUEUES.items()),
