@@ -147,7 +147,7 @@ def command(process):
 
 def test_spinning_processes_come_and_go():
     with busy_machine.spinning_processes(2):
-        spinning = [child for child in psutil.Process().children() if "while True" in command(child)]
+        spinning = [child for child in psutil.Process().children() if busy_machine.SPIN in command(child)]
         assert len(spinning) == 2
     assert not [child for child in spinning if child.is_running()]
 
