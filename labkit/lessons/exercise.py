@@ -105,7 +105,8 @@ class Solution:
 def solution(exercise: str) -> Solution:
     """Solution of an exercise, folded until it is clicked in a notebook.
 
-    >>> print(solution("speed_up").text.splitlines()[-1].strip())
+    >>> import labkit
+    >>> print(labkit.solution("speed_up").text.splitlines()[-1].strip())
     return 1 / (1 - share + share / part_factor)
 
     Args:
