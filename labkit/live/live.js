@@ -114,6 +114,7 @@ class Client {
   attach(panel) {
     this.panels.add(panel);
     if (this.state) panel.showState(this.state);
+    if (this.camera.stream) this.camera.listDevices(); // one that came later has its own list to fill
     if (this.gone) this.hello();
     else this.tellVisibility();
   }
