@@ -139,23 +139,33 @@ def solution_files() -> dict[str, Path]:
     return {path.stem: path for path in sorted(paths) if path.stem != "__init__"}
 
 
-def call(function: Callable[..., Any], *given: Any) -> Any:
-    """Call a learner's function on copies of the inputs.
+def answer_of(function: Callable[..., Any], *given: Any) -> Any:
+    """What a learner's function returns for these very inputs.
 
     Raises:
-        Mistake: it raised an exception, returned nothing, or changed an input.
+        Mistake: it is no function, raised an exception, or returned nothing.
     """
     if not callable(function):
         raise Mistake(f"give the function itself to the check, not {_described(function)}")
-    copies = deepcopy(given)
     try:
-        got = function(*copies)
+        got = function(*given)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever the learner's code raises is the answer to show
         raise Mistake(f"your function raised {type(error).__name__}: {error}") from error
     if got is None or got is ...:
         raise Mistake("your function returns nothing yet; end it with return")
+    return got
+
+
+def call(function: Callable[..., Any], *given: Any) -> Any:
+    """Call a learner's function on copies of the inputs.
+
+    Raises:
+        Mistake: as for `answer_of`, or it changed an input.
+    """
+    copies = deepcopy(given)
+    got = answer_of(function, *copies)
     if not all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(given, copies, strict=True)):
         raise Mistake("your function changed its input, which others still need; work on a copy")
     return got

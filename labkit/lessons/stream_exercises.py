@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labkit.core.trace import hidden_share
-from labkit.lessons.exercise import Mistake, Rng, exercise_check, seeded_check
+from labkit.lessons.exercise import Mistake, Rng, answer_of, exercise_check, seeded_check
 from labkit.lessons.simulated_streams import (
     NOTHING,
     STEPS_MS,
@@ -225,17 +225,8 @@ def _filtered_and_judged(x: Tensor, network: Any) -> tuple[Tensor, Tensor]:
 
 def _called(gpu: Any, answer: Callable[..., Any], *given: Any) -> Any:
     """The learner's result; what the host waited for meanwhile is a mistake."""
-    if not callable(answer):
-        raise Mistake(f"give the function itself to the check, not {type(answer).__name__}")
     gpu.reset()
-    try:
-        got = answer(*given)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # whatever the learner's code raises is the answer to show
-        raise Mistake(f"your function raised {type(error).__name__}: {error}") from error
-    if got is None or got is ...:
-        raise Mistake("your function returns nothing yet; end it with return")
+    got = answer_of(answer, *given)
     _check_races(gpu)
     if gpu.waits:
         wait = gpu.waits[0]
