@@ -67,8 +67,8 @@ def _camera_mistakes(bgr: np.ndarray) -> dict[str, np.ndarray]:
         "blue is still first: nothing was changed": bgr,
         "the picture is upside down, and blue is still first: turn the last axis instead": bgr[::-1],
         "left and right are swapped, and blue is still first: turn the last axis instead": bgr[:, ::-1],
-        "the channels moved round by one, so green is first now": np.roll(bgr, 1, axis=-1),
-        "the channels moved round by one, so green is first now ": np.roll(bgr, -1, axis=-1),
+        "the channels moved round by one, so green is first now": np.roll(bgr, -1, axis=-1),
+        "red is first, but green and blue have changed places": np.roll(bgr, 1, axis=-1),
     }
 
 
