@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from labkit.results.format import format_number
+from labkit.results.plots.by_boxes import MARKERS
 from labkit.results.plots.style import Chart, drawing, legend_above
 from labkit.results.records import Run
-
-MARKERS = "os^Dv*"
 
 
 def over_time(
