@@ -133,9 +133,10 @@ def check_name_crops(name_crops: Callable[..., Any], rng: np.random.Generator) -
         logits = network(torch.stack(crops)).double().numpy()  # (n, classes)
         network.shapes.clear()
         got, waits = _on_practice_gpu(name_crops, (network,), (crops, "cuda"))
-        if not isinstance(got, tuple | list) or len(got) != 2:
+        results = [_on_host(each) for each in got] if isinstance(got, tuple | list) else []
+        if len(results) != 2 or not all(each.ndim for each in results):
             raise Mistake("two results are expected: return labels, scores")
-        labels, scores = (_on_host(each) for each in got)
+        labels, scores = results
         if labels.shape != (n,) or scores.shape != (n,):
             raise Mistake(
                 f"{n} crops give labels and scores of the shape ({n},), not {labels.shape} and {scores.shape}"
