@@ -9,7 +9,7 @@
     labkit.bench(my_loop, against="detr_opencv_cpu")      # a loop that you wrote yourself
     labkit.compare("detr_pil_cpu", "detr_opencv_cpu")     # speed-up with its confidence interval
     labkit.profile("baseline_combined_cpu")               # where the time goes
-    labkit.live("webcam:0")                               # boxes and names in the notebook
+    labkit.live("webcam")                                 # boxes and names in the notebook
     labkit.history("resnet_opencv_cpu")                   # its runs, today's and those before
     labkit.results()                                      # everything that was measured before
     labkit.solution("normalise")                          # of an exercise, folded

@@ -48,6 +48,7 @@ from labkit.live.start import live, make_view, replace_current
 from labkit.live.view import View
 from labkit.pipelines.ladder import OWN_RUNGS, rung
 from labkit.results.store import Store
+from labkit.sources.camera_list import CameraInfo
 
 from conftest import make_frame  # isort: skip
 from live_fakes import (  # isort: skip
@@ -1051,17 +1052,21 @@ def test_a_camera_that_is_not_there_leads_to_the_browsers(page, monkeypatch):
 
 
 def test_the_machines_cameras_are_offered_by_name(tmp_path, monkeypatch):
-    for number, name, index in ((0, "Lab Cam 4K", "0"), (1, "Lab Cam 4K", "1"), (10, "Loop", "0")):
-        device = tmp_path / f"video{number}"
-        device.mkdir()
-        (device / "name").write_text(name + "\n")
-        (device / "index").write_text(index + "\n")
-    (tmp_path / "video7").mkdir()  # unplugged just now
-    monkeypatch.setattr(source_names_module, "VIDEO_DEVICES", tmp_path)
-    monkeypatch.setattr(source_names_module, "_last", None)
+    cameras = [
+        CameraInfo(0, "Lab Cam 4K", (((3840, 2160), 30.0), ((640, 480), 60.0))),
+        CameraInfo(10, "Loop"),
+    ]
+    monkeypatch.setattr(source_names_module, "list_cameras", lambda: cameras)
+    monkeypatch.setattr(source_names_module, "DEVICES", tmp_path)
+    monkeypatch.setattr(source_names_module, "_looked_s", float("-inf"))
+    monkeypatch.setattr(source_names_module, "_asked_s", float("-inf"))
     offered = {each["spec"]: each["title"] for each in source_names_module.known_sources()}
-    assert offered["webcam:0"] == "Lab Cam 4K (webcam:0)"
+    assert offered["webcam:0"] == "Lab Cam 4K (webcam:0), 3840x2160 at 30 FPS"
     assert list(offered) == ["browser", "webcam:0", "webcam:10", "photos", "scenes"]
+    del cameras[:]
+    (tmp_path / "video0").touch()  # what is plugged in has changed
+    monkeypatch.setattr(source_names_module, "_looked_s", float("-inf"))
+    assert [each["spec"] for each in source_names_module.known_sources()][1] == "webcam"
 
 
 # What is drawn.

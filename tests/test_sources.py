@@ -24,7 +24,7 @@ from labkit.core.errors import FrameError, LabError, SourceError, UsageError
 from labkit.core.types import Detections
 from labkit.sources.convert import PADDING, centre_crop, fit_image, placement, to_rgb
 from labkit.sources.openers import first_frame, open_source
-from labkit.sources.spec import check_size, redact, webcam_index
+from labkit.sources.spec import ANY_WEBCAM, check_size, redact, webcam_index
 from labkit.sources.stills import FRAMES_PER_PHOTO, PHOTOS, ping_pong
 
 CLIPS = Path(__file__).parents[2] / "shared" / "video"
@@ -720,7 +720,7 @@ def test_sizes_become_plain_integers():
 
 @pytest.mark.parametrize(
     ("spec", "index"),
-    [("webcam", 0), ("webcam:3", 3), ("/dev/video2", 2), ("webcams", None), ("./webcam", None)],
+    [("webcam", ANY_WEBCAM), ("webcam:3", 3), ("/dev/video2", 2), ("webcams", None), ("./webcam", None)],
 )
 def test_names_of_webcams(spec, index):
     assert webcam_index(spec) == index

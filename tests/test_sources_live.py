@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import http.server
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from faulty_camera import BITS, FaultyCamera, number_in, picture
 
-from labkit.core.errors import SourceError, SourceLost
+from labkit.core.errors import SourceError, SourceLost, UnavailableError
 from labkit.sources.backlog import Backlog
 from labkit.sources.camera import Camera
 from labkit.sources.openers import open_source
@@ -276,6 +280,141 @@ def test_a_webcam_is_asked_in_the_right_order_and_its_first_frame_believed(monke
     assert described["asked_size"] == [320, 240]
     assert described["got_size"] == [40, 30], "not the 640x480 that it claims"
     assert (described["asked_fps"], described["fps"]) == (60, 15.0)
+
+
+# Cameras by name
+
+
+class Driver:
+    """A V4L2 driver: answers the requests about the devices in a folder, in the header's structures."""
+
+    def __init__(self, folder: Path, monkeypatch) -> None:
+        import fcntl
+
+        from labkit.sources import camera_list
+
+        self.cards: dict[str, tuple[bytes, int, dict]] = {}
+        self.folder = folder
+        monkeypatch.setattr(camera_list, "DEVICES", folder)
+        monkeypatch.setattr(fcntl, "ioctl", self.ioctl)
+
+    def plug_in(self, number: int, name: bytes, formats: dict, caps: int = 0x04200001) -> None:
+        (self.folder / f"video{number}").touch()
+        self.cards[f"video{number}"] = (name, caps, formats)
+
+    def ioctl(self, handle: int, request: int, buffer: bytearray) -> int:
+        device = Path(os.readlink(f"/proc/self/fd/{handle}")).name
+        if device not in self.cards:
+            raise OSError(errno.ENOTTY, "Inappropriate ioctl for device")
+        name, caps, formats = self.cards[device]
+        number = request & 0xFF
+        index = int.from_bytes(buffer[:4], "little")
+        assert len(buffer) == request >> 16 & 0x3FFF
+        if number == 0:
+            buffer[16 : 16 + len(name)] = name
+            buffer[84:92] = struct.pack("<II", caps | 0x80000000 | 0x1, caps)
+            return 0
+        code = bytes(buffer[4:8]).decode()
+        width, height = struct.unpack_from("<II", buffer, 8)
+        try:
+            if number == 2:
+                assert struct.unpack_from("<I", buffer, 4)[0] == 1
+                buffer[44:48] = list(formats)[index].encode()
+            elif number == 74:
+                buffer[8:36] = struct.pack("<7I", *(list(formats[code])[index] + (0,) * 7)[:7])
+            elif number == 75:
+                size = width, height
+                key = next(k for k in formats[code] if size in (k[1:3], k[2::3]))
+                rates = formats[code][key]
+                buffer[16:28] = struct.pack("<3I", 1, *rates[index])
+        except IndexError:
+            raise OSError(errno.EINVAL, "Invalid argument") from None
+        return 0
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    if not sys.platform.startswith("linux"):
+        pytest.skip("V4L2 is Linux's")
+    return Driver(tmp_path, monkeypatch)
+
+
+def test_cameras_are_listed_by_name_with_sizes_and_rates(driver):
+    from labkit.sources.camera_list import list_cameras
+
+    driver.plug_in(
+        10, b"Lab Cam 4K\x1b[31m",
+        {"YUYV": {(1, 640, 480): [(1, 30), (1, 15)], (1, 1920, 1080): [(1, 5)]},
+         "MJPG": {(1, 1920, 1080): [(1001, 30000)], (1, 3840, 2160): []}},
+    )  # fmt: skip
+    driver.plug_in(11, b"Lab Cam 4K", {}, caps=0x04A00000)  # its metadata
+    driver.plug_in(2, b"", {"RGB3": {(2, 16, 1280, 2, 16, 720, 2): [(1, 60)]}})  # any size up to 1280x720
+    (driver.folder / "video7").touch()  # not a driver
+    (driver.folder / "video-notes").touch()
+    first, second = list_cameras()
+    assert (first.spec, first.name, first.modes) == ("webcam:2", "camera", (((1280, 720), 60.0),))
+    assert (second.spec, second.name) == ("webcam:10", "Lab Cam 4K [31m")
+    assert second.modes == (((3840, 2160), None), ((1920, 1080), 30000 / 1001), ((640, 480), 30.0))
+    assert second.offers(2) == "3840x2160, 1920x1080 at 30 FPS, 1 more"
+
+
+def test_a_camera_that_may_not_be_opened_says_why(driver, monkeypatch):
+    from labkit.bench.doctor import _camera
+    from labkit.sources.camera_list import list_cameras
+
+    driver.plug_in(0, b"Locked", {})
+    monkeypatch.setattr(os, "open", Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+    (found,) = list_cameras()
+    assert "group video" in found.problem
+    assert _camera().state == "missing" and "group video" in _camera().advice
+
+
+def test_webcam_alone_is_the_first_that_gives_a_picture(driver, monkeypatch):
+    import cv2
+
+    class Some(Webcam):
+        def isOpened(self) -> bool:  # noqa: N802
+            return self.index != 0
+
+        def grab(self) -> bool:
+            time.sleep(0.03 if self.index == 4 else 0.3)
+            return self.index == 4
+
+    for number, name in ((0, b"Busy"), (2, b"Mute"), (4, b"Good"), (6, b"Better")):
+        driver.plug_in(number, name, {"MJPG": {(1, 640, 480): [(1, 30)]}})
+    monkeypatch.setattr(cv2, "VideoCapture", Some)
+    monkeypatch.setattr("labkit.sources.camera_open.Path.exists", lambda path: True)
+    begun_s = time.perf_counter()
+    with open_source("webcam", open_timeout_s=1.0, read_timeout_s=0.5) as source:
+        assert source.spec == "webcam:4"
+        next(source)
+    del driver.cards["video4"], driver.cards["video6"]
+    with pytest.raises(SourceError) as failed:
+        open_source("webcam", open_timeout_s=0.5, read_timeout_s=0.5)
+    assert time.perf_counter() - begun_s < 8
+    for words in ("webcam:0 (Busy)", "webcam:2 (Mute)", '"browser"', "--open-timeout"):
+        assert words in str(failed.value)
+    driver.cards.clear()
+    with pytest.raises(SourceError, match=r'no camera.*"browser"'):
+        open_source("webcam")
+
+
+def test_elsewhere_a_library_lists_cameras_by_opencv_s_numbers(monkeypatch):
+    import cv2
+
+    from labkit.sources import camera_list
+
+    library = SimpleNamespace(enumerate_cameras=lambda backend: {cv2.CAP_DSHOW: cameras}[backend])
+    cameras = [SimpleNamespace(index=1, name="OBS"), SimpleNamespace(index=0, name="Integrated")]
+    monkeypatch.setattr(camera_list.sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "cv2_enumerate_cameras", library)
+    assert [(c.spec, c.name) for c in camera_list.list_cameras()] == [
+        ("webcam:0", "Integrated"),
+        ("webcam:1", "OBS"),
+    ]
+    monkeypatch.setitem(sys.modules, "cv2_enumerate_cameras", None)
+    with pytest.raises(UnavailableError, match="pip install cv2-enumerate-cameras"):
+        camera_list.list_cameras()
 
 
 # What is old and what is new

@@ -189,21 +189,24 @@ def _engines() -> Check:
 
 
 def _camera() -> Check:
-    if sys.platform.startswith("linux"):
-        devices = sorted(Path("/dev").glob("video*"))
-        if not devices:
-            return Check(
-                "camera", "missing", "no /dev/video* device",
-                "the sources photos and scenes, a file, an address or the browser's camera work too",
-            )  # fmt: skip
-        if not os.access(devices[0], os.R_OK | os.W_OK):
-            return Check(
-                "camera", "missing", f"no permission for {devices[0]}", "add yourself to the group video"
-            )
-        return Check("camera", "good", ", ".join(map(str, devices)))
-    return Check(
-        "camera", "note", "not looked for on this system", "try: labkit bench --source webcam:0 --quick"
-    )
+    from labkit.core.errors import UnavailableError
+    from labkit.sources.camera_list import list_cameras
+
+    instead = "the sources photos and scenes, a file, an address or the browser's camera work too"
+    try:
+        cameras = list_cameras()
+    except UnavailableError as error:
+        return Check("camera", "note", str(error), "try: labkit bench --source webcam --quick")
+    if not cameras:
+        return Check("camera", "missing", "none that the system knows", instead)
+    problems = [camera.problem for camera in cameras if camera.problem]
+    found = [
+        f"{camera.spec} {camera.name}{': ' if camera.modes else ''}{camera.offers()}"
+        for camera in cameras
+        if not camera.problem
+    ]
+    state: State = "missing" if not found else "note" if problems else "good"
+    return Check("camera", state, "; ".join(found) or "none that can be opened", "; ".join(problems))
 
 
 def screen() -> str | None:

@@ -24,7 +24,7 @@ from labkit.cli.options import (
 
 
 def live(
-    source: SourceOption = "webcam:0",
+    source: SourceOption = "webcam",
     rung: Annotated[str, typer.Option(help="Whose answers are shown; auto: the best one here.")] = "auto",
     model_set: Annotated[
         str, typer.Option(help="full, lab, or auto: what can recognise something.")

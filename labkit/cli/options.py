@@ -22,7 +22,9 @@ RungNames = Annotated[
     list[str] | None,
     typer.Argument(metavar="[RUNG]...", help="Names, or FILE.py:FUNCTION for a loop of yours; default: all."),
 ]
-SourceOption = Annotated[str, typer.Option(help="photos, scenes, webcam:0, a file, a folder, an address.")]
+SourceOption = Annotated[
+    str, typer.Option(help="photos, scenes, webcam, webcam:1, a file, a folder, an address.")
+]
 SizeOption = Annotated[str, typer.Option(metavar="WxH", help="Size of the frames in px.")]
 FitOption = Annotated[
     Fit, typer.Option(help="Images of another shape: letterbox (whole), crop (centre), stretch, none.")

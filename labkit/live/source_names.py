@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
-VIDEO_DEVICES = Path("/sys/class/video4linux")
+from labkit.core.errors import UnavailableError
+from labkit.sources.camera_list import DEVICES, list_cameras
+
 LOOK_S = 5.0
 """Cameras are looked for this often: plugging one in shows in the menu soon."""
+_ANEW_S = 60.0  # asking a camera wakes it, so it is done seldom while the same ones are there
 
-_last: tuple[float, list[dict[str, str]]] | None = None
+_looked_s = _asked_s = float("-inf")
+_there: list[str] = []
+_cameras: list[dict[str, str]] = []
 
 
 def known_sources() -> list[dict[str, str]]:
     """Sources to choose from: `spec`, as `open_source` takes it, and `title`, as a person calls it."""
-    global _last
+    global _looked_s, _asked_s, _there, _cameras
     now_s = time.monotonic()
-    if _last is None or now_s - _last[0] > LOOK_S:
-        _last = now_s, cameras()
+    if now_s - _looked_s > LOOK_S:
+        _looked_s, before = now_s, _there
+        _there = sorted(str(path) for path in DEVICES.glob("video*"))
+        if _there != before or now_s - _asked_s > _ANEW_S:
+            _asked_s, _cameras = now_s, cameras()
     return [
         {"spec": "browser", "title": "camera of this browser"},
-        *(_last[1] or [{"spec": "webcam:0", "title": "camera of the machine (webcam:0)"}]),
+        *(_cameras or [{"spec": "webcam", "title": "camera of the machine"}]),
         {"spec": "photos", "title": "photographs"},
         {"spec": "scenes", "title": "drawn scenes"},
     ]
 
 
 def cameras() -> list[dict[str, str]]:
-    """The cameras that Linux lists, by name; empty on other systems, which tell no names by files."""
-    found = []
-    for device in sorted(VIDEO_DEVICES.glob("video*"), key=lambda path: (len(path.name), path.name)):
-        try:
-            # A camera has several devices; those with a higher index carry no pictures.
-            if (device / "index").read_text(encoding="utf-8").strip() != "0":
-                continue
-            name = (device / "name").read_text(encoding="utf-8", errors="replace").strip()
-        except OSError:
-            continue
-        spec = f"webcam:{device.name.removeprefix('video')}"
-        found.append({"spec": spec, "title": f"{name[:60] or 'camera'} ({spec})"})
-    return found
+    """The cameras of this machine by name, with the largest size; empty where they cannot be listed."""
+    try:
+        listed = list_cameras()
+    except UnavailableError:
+        return []
+    titles = [
+        f"{camera.name} ({camera.spec}){', ' if camera.modes else ''}{camera.offers(most=1, rest=False)}"
+        for camera in listed
+    ]
+    return [{"spec": camera.spec, "title": title} for camera, title in zip(listed, titles, strict=True)]

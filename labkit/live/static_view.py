@@ -44,7 +44,7 @@ def show_stills(source: str | os.PathLike[str], player: Player, count: int) -> S
         LabError: the rung does not run.
     """
     if os.fspath(source) == "browser":
-        raise UsageError('the camera of a browser needs a notebook in a browser; use "webcam:0" or "photos"')
+        raise UsageError('the camera of a browser needs a notebook in a browser; use "webcam" or "photos"')
     if not 1 <= count <= 100:
         raise UsageError(f"stills is a number of pictures from 1 to 100, not {count}")
     shots: list[Shot] = []

@@ -16,14 +16,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from labkit.core.errors import SourceError, SourceLost
+from labkit.core.errors import SourceError, SourceLost, UnavailableError
 from labkit.core.types import Size
 from labkit.sources.backlog import Backlog
+from labkit.sources.camera_list import NO_CAMERA, CameraInfo, list_cameras
 from labkit.sources.camera_open import Connect, ConnectError, connect_stream, connect_webcam
 from labkit.sources.convert import to_rgb
 from labkit.sources.probe import connection_problem
 from labkit.sources.source import RawFrame
-from labkit.sources.spec import redact, webcam_index
+from labkit.sources.spec import ANY_WEBCAM, redact, webcam_index
 
 # A loss is to be reported within 2 s; the rest is for a busy machine to get round to it.
 LOST_AFTER_S = 1.8
@@ -32,6 +33,7 @@ _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 1.0
 _CLOSE_WAIT_S = 0.2
 _EXIT_WAIT_S = 2.5
+_UNLISTED = 4  # numbers to try where cameras cannot be listed
 
 
 class Camera:
@@ -39,19 +41,28 @@ class Camera:
 
     Attributes:
         size: (width, height) px of the first frame.
+        shown: its name, without credentials.
     """
 
     live = True
     length = None
 
-    def __init__(self, connect: Connect, shown: str, *, open_timeout_s: float, read_timeout_s: float) -> None:
-        """Start reading and wait for the first frame.
+    def __init__(
+        self,
+        connect: Connect,
+        shown: str,
+        *,
+        open_timeout_s: float,
+        read_timeout_s: float,
+        start_timeout_s: float | None = None,
+    ) -> None:
+        """Start reading and wait for the first frame, by default for both time-outs together.
 
         Raises:
             SourceError: It does not open, or opens and sends nothing.
         """
         self._connect = connect
-        self._shown = shown
+        self.shown = shown
         self._changed = threading.Condition()  # guards everything below
         self._slot: tuple[NDArray[Any], float] | None = None
         self._captured = self._dropped = self._connections = 0
@@ -69,7 +80,7 @@ class Camera:
         self._thread.start()
         _open_cameras.add(self)
         try:
-            self._wait_for_start(open_timeout_s + read_timeout_s)
+            self._wait_for_start(start_timeout_s or open_timeout_s + read_timeout_s)
         except BaseException:
             self.close()
             raise
@@ -135,7 +146,7 @@ class Camera:
             raise failure
         open_s, read_s = self._timeouts_s
         raise SourceError(
-            f"{self._shown} has sent no frame within {timeout_s:g} s; is it in use elsewhere? "
+            f"{self.shown} has sent no frame within {timeout_s:.3g} s; is it in use elsewhere? "
             f"If it is slow, raise --open-timeout ({open_s:g} s) or --read-timeout ({read_s:g} s)"
         )
 
@@ -153,14 +164,14 @@ class Camera:
     def _loss(self) -> str:
         why = f" ({self._failure})" if self._failure is not None else ""
         return (
-            f"{self._shown} has stopped sending frames{why}; "
+            f"{self.shown} has stopped sending frames{why}; "
             "it is being reconnected, so reading again may succeed"
         )
 
     def _end(self) -> str:
         if self._started:
-            return f"{self._shown} ended or was disconnected"
-        return f"{self._shown} opened, but ended before it sent a frame that can be used; check the camera"
+            return f"{self.shown} ended or was disconnected"
+        return f"{self.shown} opened, but ended before it sent a frame that can be used; check the camera"
 
     # From here on everything runs in the reader's thread.
 
@@ -173,7 +184,7 @@ class Camera:
             except SourceError as error:
                 self._fail(error)
             except Exception as error:  # whatever a driver raises must reach the user, not end the thread
-                self._fail(SourceError(f"{self._shown} cannot be read: {error}"))
+                self._fail(SourceError(f"{self.shown} cannot be read: {error}"))
             retry_s = _FIRST_RETRY_S if self._captured > before else min(2 * retry_s, _LAST_RETRY_S)
             with self._changed:
                 self._changed.wait_for(lambda: self._closing, retry_s)
@@ -232,7 +243,7 @@ class Camera:
 def open_camera(
     spec: str, size: Size | None, fps: float | None, *, open_timeout_s: float, read_timeout_s: float
 ) -> Camera:
-    """A webcam ("webcam:N") or the stream at an address.
+    """A webcam ("webcam:N", or "webcam" for the first that gives a picture), or the stream at an address.
 
     Raises:
         SourceError: It cannot be opened, with the reason where there is one to be found.
@@ -240,12 +251,46 @@ def open_camera(
     """
     index, shown = webcam_index(spec), redact(spec)
     timeouts_s = {"open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s}
+    if index == ANY_WEBCAM:
+        return _first_webcam(size, fps, **timeouts_s)
     if index is not None:
         return Camera(connect_webcam(index, size, fps), shown, **timeouts_s)
     try:
         return Camera(connect_stream(spec, **timeouts_s), shown, **timeouts_s)
     except ConnectError as error:
         raise SourceError(f"{error}: {connection_problem(spec)}") from error
+
+
+def _first_webcam(
+    size: Size | None, fps: float | None, *, open_timeout_s: float, read_timeout_s: float
+) -> Camera:
+    """The first webcam that gives a picture, within the two time-outs together, however many there are."""
+    until_s = time.perf_counter() + open_timeout_s + read_timeout_s
+    try:
+        listed = list_cameras()
+    except UnavailableError:  # their usual numbers are tried instead
+        listed = [CameraInfo(n, "") for n in range(_UNLISTED)]
+    tried = [f"{camera.spec} ({camera.problem})" for camera in listed if camera.problem]
+    able = [camera for camera in listed if not camera.problem]
+    for left, camera in zip(range(len(able), 0, -1), able, strict=True):
+        # One that hangs leaves their share to those behind it.
+        share_s = max(0.01, (until_s - time.perf_counter()) / left)
+        try:
+            return Camera(
+                connect_webcam(camera.index, size, fps), camera.spec, open_timeout_s=open_timeout_s,
+                read_timeout_s=read_timeout_s, start_timeout_s=share_s,
+            )  # fmt: skip
+        except SourceError as error:
+            name = f"{camera.spec} ({camera.name})" if camera.name else camera.spec
+            tried.append(str(error).partition(";")[0].replace(camera.spec, name, 1))
+    what = NO_CAMERA
+    if tried:
+        what = f"no camera of this machine gives a picture: {', '.join(tried)}; "
+        what += "close other programs that use them, or raise --open-timeout"
+    raise SourceError(
+        f'{what}; the camera beside a notebook is the source "browser" of the live view, '
+        'and "photos" and "scenes" need none'
+    )
 
 
 _open_cameras: weakref.WeakSet[Camera] = weakref.WeakSet()

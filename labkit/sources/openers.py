@@ -43,9 +43,9 @@ def open_source(
     """Open a stream of frames.
 
     Args:
-        spec: "webcam:0", a video or image file, a folder of images, an http, https or rtsp
-            address, "photos" (a pan over photographs) or "scenes" (drawn, with ground truth).
-            For a file of such a name write "./photos".
+        spec: "webcam" (the first that gives a picture), "webcam:1", a video or image file, a folder
+            of images, an http, https or rtsp address, "photos" (a pan over photographs) or "scenes"
+            (drawn, with ground truth). For a file of such a name write "./photos".
         size: (width, height) px of the frames. None keeps what the source has; a camera or film keeps
             its first size, "photos" and "scenes" have 640x480.
         fit: how an image of another shape is brought to `size`: "letterbox" (whole, with bars beside
@@ -82,7 +82,7 @@ def open_source(
     if name == "browser":
         raise SourceError(
             "the browser's camera is available only in the live view of a notebook; "
-            'choose it there, or use "webcam:0" for a camera of the machine that runs Python'
+            'choose it there, or use "webcam" for a camera of the machine that runs Python'
         )
     if name in ("photos", "scenes"):
         size = size or DEFAULT_SIZE
@@ -90,7 +90,8 @@ def open_source(
     reader, native = _open_reader(
         name, size, fps, loop, {"open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s}
     )
-    return Source(reader, redact(name), size or native, fit=fit, fps=fps, limit=limit)
+    shown = getattr(reader, "shown", redact(name))  # which camera it is
+    return Source(reader, shown, size or native, fit=fit, fps=fps, limit=limit)
 
 
 def first_frame(spec: str | os.PathLike[str], size: Size | None = DEFAULT_SIZE, *, seed: int = 0) -> Frame:

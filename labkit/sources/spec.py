@@ -25,11 +25,13 @@ VIDEO_SUFFIXES = RECORDED_SUFFIXES | {
 """Of films in files; at an address some of these are live."""
 ADDRESS_SCHEMES = ("http", "https", "rtsp")
 KNOWN_SOURCES = (
-    '"webcam:0", a video or image file, a folder of images, '
+    '"webcam", "webcam:1", a video or image file, a folder of images, '
     'an http, https or rtsp address, "photos" or "scenes"'
 )
 
 _ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+ANY_WEBCAM = -1
+"""Index of "webcam" alone: the first camera that delivers a picture."""
 _DEVICE = re.compile(r"^/dev/video(\d{1,3})$")
 _HIDDEN = "***"
 _AROUND = " \t\r\n\f\v\"'<>\u00a0\u201c\u201d\u2018\u2019`"
@@ -125,7 +127,7 @@ def _is_there(spec: str) -> bool:
 
 
 def webcam_index(spec: str) -> int | None:
-    """N of "webcam:N" or "/dev/videoN" (0 for "webcam"), None where the spec is something else.
+    """N of "webcam:N" or "/dev/videoN" (ANY_WEBCAM for "webcam"), None where the spec is something else.
 
     Raises:
         UsageError: What follows "webcam:" is not a number.
@@ -137,9 +139,12 @@ def webcam_index(spec: str) -> int | None:
     if name != "webcam":
         return None
     if not colon:
-        return 0
+        return ANY_WEBCAM
     if not (number.isascii() and number.isdigit() and int(number) < 1000):
-        raise UsageError(f"a webcam is called webcam:0, webcam:1, ...; {redact(spec)!r} is not")
+        raise UsageError(
+            "a webcam is called webcam (the first that works), webcam:0, webcam:1, ...; "
+            f"{redact(spec)!r} is not"
+        )
     return int(number)
 
 
