@@ -499,3 +499,14 @@ def test_the_browser_is_not_handed_the_token_of_the_live_view(monkeypatch):
     address, path = opened
     assert "s3cret" not in address
     assert not path.exists(), "gone when the view ends"
+
+
+def test_filters_are_timed_and_what_needs_a_gpu_is_named(tmp_path, here):
+    done = here("filters", "--size", "64x48", "--rounds", "2", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "Guided filter, 64x48x3, radius 4" in done.stdout
+    assert "numba: " in done.stdout
+    if not torch.cuda.is_available():
+        assert "needs an NVIDIA GPU" in done.stdout
+        assert [path.name for path in tmp_path.glob("*.json")] == ["filters.json"]
+    assert here("filters", "--device", "tpu").returncode == 2

@@ -16,7 +16,6 @@ from labkit.filters.versions import VERSIONS
 
 IMAGE_FILES = [file for file in PLANNERS if file != "guided_5_detr.cu"]
 GUIDED_FILES = [file for file in PLANNERS if file.startswith("guided")]
-MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 needs_gcc = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile kernels for the CPU")
 
@@ -44,7 +43,7 @@ def expected_result(file, image, radius, eps=0.01):
     if file.startswith("edge"):
         return reference.edges(image)
     if file == "guided_5_detr.cu":
-        return ((reference.guided_float(image, radius, eps) - MEAN) / DEVIATION).transpose(2, 0, 1)
+        return reference.detector_input(image, radius, eps)
     return reference.guided(image, radius, eps)
 
 
@@ -619,3 +618,21 @@ def test_the_origins_way_gives_the_right_filter_with_a_wait_after_each_launch(fa
         assert np.abs(got.astype(int) - guided_filter(image, 2, 0.01, version="reference")).max() <= 1
     assert fake_gpu.waits.by_what() == {"everything": 4}
     assert len(made_bytes) == 8  # all four arrays anew for each frame
+
+
+@needs_gcc
+def test_every_kernel_gets_its_time_and_its_difference_from_the_reference(fake_gpu, monkeypatch):
+    from labkit.filters import filter_benchmark
+
+    monkeypatch.setattr(filter_benchmark, "CALLS", 2)
+    launches = fake_gpu.launches
+    found = filter_benchmark.time_gpu_versions(2, size=(40, 24), rounds=3)
+    kernels = [row.short for row in VERSIONS.values() if row.filter == "guided" and row.kernel]
+    assert [one.version for one in found.versions] == ["torch-cuda", *kernels]
+    assert len(kernels) >= 5
+    assert all(one.largest_difference <= 1 and len(one.seconds) == 3 for one in found.versions)
+    assert fake_gpu.launches - launches > 3 * len(found.versions)
+    assert "a model, not measured" in found.sentences()[0]
+    assert filter_benchmark.FilterTimes.from_json(found.to_json()) == found
+    table = found.table()
+    assert list(table["times faster"])[0] == 1

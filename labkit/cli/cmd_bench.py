@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -132,3 +133,38 @@ def compare(
             progress=progress,
         )
     show_comparison(comparison, as_json)
+
+
+def filters(
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: all that is here.")] = None,
+    radius: Annotated[int, typer.Option(help="Of the window, in px.")] = 4,
+    source: SourceOption = "photos",
+    size: SizeOption = "640x480",
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 9,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also write filters.json, filters_cuda.json there.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time the guided filter's versions by themselves: on the CPU, and each CUDA kernel on a GPU."""
+    from labkit.bench.progress import print_lines
+    from labkit.core.files import write_atomic
+    from labkit.core.machine import fingerprint
+    from labkit.core.requirements import unmet_requirement
+    from labkit.filters.filter_benchmark import time_gpu_versions, time_versions
+
+    kinds = {"cpu": time_versions, "cuda": time_gpu_versions}
+    if device is not None and device not in kinds:
+        raise UsageError(f"a device is cpu or cuda, not {device!r}")
+    if rounds < 1:
+        raise UsageError(f"rounds is 1 or more, not {rounds}")
+    no_gpu = unmet_requirement(("cuda", "cupy"))
+    for name in [device] if device else ["cpu", *([] if no_gpu else ["cuda"])]:
+        found = kinds[name](radius, size=parse_size(size), rounds=rounds, source=source)
+        content = {**found.to_json(), "fingerprint": fingerprint()}
+        print(json.dumps(found.to_json())) if as_json else print_lines(found.sentences())
+        if out is not None:
+            file = out / ("filters.json" if name == "cpu" else "filters_cuda.json")
+            write_atomic(file, json.dumps(content, indent=1, default=str) + "\n")
+    if device is None and no_gpu and not as_json:
+        print_lines([f"the kernels' times on a GPU: {no_gpu}"])

@@ -154,6 +154,7 @@ def _add_commands() -> None:
 
     app.command()(cmd_bench.bench)
     app.command()(cmd_bench.compare)
+    app.command()(cmd_bench.filters)
     app.add_typer(cmd_results.app, name="results")
     app.command()(cmd_gallery.gallery)
     app.command("profile")(cmd_profile.profile)

@@ -1,20 +1,15 @@
-"""Benchmark of the guided filter's CPU versions, in interleaved rounds on one frame.
+"""Benchmark of the guided filter's versions, in interleaved rounds on one frame.
 
-    python -m labkit.filters.filter_benchmark results/reference/MACHINE
-
-writes `filters.json` there. Where OpenCV has its extra modules (package opencv-contrib-python), its
-own guided filter is timed too.
+Where OpenCV has its extra modules (package opencv-contrib-python), its own guided filter is timed too.
+`labkit filters` runs it.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +17,11 @@ from numpy.typing import NDArray
 
 from labkit.core import stats
 from labkit.core.errors import UsageError
-from labkit.core.files import write_atomic
 from labkit.core.types import Size
+from labkit.filters import reference
 from labkit.filters.image_filters import guided_filter
+from labkit.filters.versions import VERSIONS as EVERY_VERSION
+from labkit.filters.versions import FilterVersion
 from labkit.sources.openers import first_frame
 
 if TYPE_CHECKING:
@@ -34,6 +31,9 @@ Image = NDArray[np.uint8]
 
 REFERENCE, COMPOSED, THIRD_PARTY = "reference", "opencv", "ximgproc"
 VERSIONS = (REFERENCE, COMPOSED, "torch", "numba")
+TORCH_CUDA = "torch-cuda"
+CALLS = 20
+"""Calls of a GPU version between two events: a short kernel ends before the next one is launched."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,14 @@ class FilterTimes:
         size: (width, height) of the frame, which has three channels.
         radius, eps: of the filter.
         versions: one per version.
+        device: "cpu", or the GPU's name.
     """
 
     size: Size
     radius: int
     eps: float
     versions: tuple[VersionTimes, ...]
+    device: str = "cpu"
 
     def of(self, version: str) -> VersionTimes:
         """Times of a version.
@@ -91,16 +93,16 @@ class FilterTimes:
         return float(np.median(ratios)), stats.ratio_interval(ratios)
 
     def table(self) -> pd.DataFrame:
-        """One row per version: ms, times faster than the reference with interval, difference from it."""
+        """One row per version: ms, times faster than the first one with interval, difference from float64."""
         import pandas as pd
 
         rows = []
         for one in self.versions:
-            ratio, interval = self.ratio(one.version)
+            ratio, interval = self.ratio(one.version, self.versions[0].version)
             rows.append(
                 {
                     "version": one.version,
-                    "median ms": round(one.median_ms, 2),
+                    "median ms": round(one.median_ms, 2 if self.device == "cpu" else 4),
                     "times faster": round(ratio, 2),
                     "interval": stats.format_interval(interval),
                     "largest difference": one.largest_difference,
@@ -109,22 +111,26 @@ class FilterTimes:
         return pd.DataFrame(rows)
 
     def sentences(self) -> list[str]:
-        """Each version compared with the composition of OpenCV's box filters, one sentence each."""
+        """Each version compared with the one that is made of a library's calls, one sentence each."""
         width, height = self.size
-        base = self.of(COMPOSED)
+        on_cpu = self.device == "cpu"
+        base = self.of(COMPOSED if on_cpu else TORCH_CUDA)
+        composed = "OpenCV's box filters put together take" if on_cpu else "sums of shifted tensors take"
+        digits = 2 if on_cpu else 4
         lines = [
-            f"Guided filter, {width}x{height}x3, radius {self.radius}: OpenCV's box filters put together "
-            f"take {base.median_ms:.2f} ms (median of {len(base.seconds)} rounds, all versions interleaved)."
+            f"Guided filter{'' if on_cpu else f' on {self.device}'}, {width}x{height}x3, radius {self.radius}: "
+            f"{composed} {base.median_ms:.{digits}f} ms "
+            f"(median of {len(base.seconds)} rounds, all versions interleaved)."
         ]
         for one in sorted(self.versions, key=lambda one: one.median_ms):
-            if one.version == COMPOSED:
+            if one.version == base.version:
                 continue
-            ratio, interval = self.ratio(one.version, COMPOSED)
+            ratio, interval = self.ratio(one.version, base.version)
             where = " away from the border, where its windows differ" if one.version == THIRD_PARTY else ""
             most = one.largest_difference
             apart = f", within {most} grey level{'' if most == 1 else 's'} of float64{where}"
             lines.append(
-                f"{one.version}: {one.median_ms:.2f} ms, {ratio:.2f} times as fast "
+                f"{one.version}: {one.median_ms:.{digits}f} ms, {ratio:.2f} times as fast "
                 f"({stats.format_interval(interval)}){'' if one.version == REFERENCE else apart}."
             )
         return lines
@@ -139,7 +145,9 @@ class FilterTimes:
         stored = values["versions"] if "versions" in values else values["racers"]  # until November 2026
         versions = tuple(VersionTimes(**{**each, "seconds": tuple(each["seconds"])}) for each in stored)
         width, height = values["size"]
-        return FilterTimes((width, height), values["radius"], values["eps"], versions)
+        return FilterTimes(
+            (width, height), values["radius"], values["eps"], versions, values.get("device", "cpu")
+        )
 
 
 def time_versions(
@@ -158,19 +166,119 @@ def time_versions(
     if has_ximgproc():
         work[THIRD_PARTY] = partial(ximgproc_guided, image, radius, eps)
     results = {name: call().astype(int) for name, call in work.items()}  # and warm
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for round_ in range(rounds):
-        for name in list(work) if round_ % 2 == 0 else reversed(work):
-            start = time.perf_counter()
-            work[name]()
-            seconds[name].append(time.perf_counter() - start)
+
+    def seconds_of(call: Callable[[], Image]) -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    seconds = _interleaved(work, seconds_of, rounds)
     versions = []
     for name in work:
         apart = np.abs(results[name] - results[REFERENCE])
         edge = 2 * radius if name == THIRD_PARTY else 0
         inside = apart[edge : apart.shape[0] - edge, edge : apart.shape[1] - edge]
-        versions.append(VersionTimes(name, tuple(seconds[name]), int(inside.max(initial=0))))
+        versions.append(VersionTimes(name, seconds[name], int(inside.max(initial=0))))
     return FilterTimes(size, radius, eps, tuple(versions))
+
+
+def time_gpu_versions(
+    radius: int = 4, eps: float = 0.01, *, size: Size = (640, 480), rounds: int = 9, source: str = "photos"
+) -> FilterTimes:
+    """Time all GPU versions in interleaved rounds on a frame that lies on the device.
+
+    `CALLS` calls of each are captured in a CUDA graph, which is replayed between two events: neither the
+    host's launches nor copies are in the time.
+
+    Args:
+        radius, eps, size, source: see `time_versions`.
+        rounds: replays of each version's graph, after one that is not timed.
+
+    Raises:
+        UnavailableError: there is no NVIDIA GPU that torch sees, or no CuPy.
+    """
+    import torch
+
+    from labkit.filters.cuda import require_gpu
+
+    require_gpu()
+    image = first_frame(source, size).image
+    place = torch.from_numpy(image.copy()).cuda()
+    calls = {row: _on_device(row, image.shape, radius, eps) for row in _gpu_versions()}
+    graphs, apart = {}, {}
+    with torch.inference_mode():
+        for row, call in calls.items():
+            apart[row.short] = _levels_apart(row, call(place).cpu().numpy(), image, radius, eps)
+            graphs[row.short] = _graph_of(call, place)  # which needs the memory that `calls` holds
+
+    modelled: set[bool] = set()
+
+    def seconds_of(graph: Any) -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        ms = begin.elapsed_time(end)
+        modelled.add(type(ms) is not float)  # the practice GPU's events say by their type what they are
+        return float(ms) / 1e3 / CALLS
+
+    seconds = _interleaved(graphs, seconds_of, rounds)
+    name = torch.cuda.get_device_name() + ("; times are a model, not measured" if any(modelled) else "")
+    versions = tuple(VersionTimes(short, seconds[short], apart[short]) for short in graphs)
+    return FilterTimes(size, radius, eps, versions, name)
+
+
+def _interleaved(
+    work: Mapping[str, Any], seconds_of: Callable[[Any], float], rounds: int
+) -> dict[str, tuple[float, ...]]:
+    """Seconds of each, one call of each in turn, every other round in reverse."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for round_ in range(rounds):
+        for name in list(work) if round_ % 2 == 0 else reversed(work):
+            seconds[name].append(seconds_of(work[name]))
+    return {name: tuple(each) for name, each in seconds.items()}
+
+
+def _gpu_versions() -> list[FilterVersion]:
+    """The guided filter's versions for a frame on the device: torch's, and the kernels'."""
+    rows = [row for row in EVERY_VERSION.values() if row.filter == "guided" and row.device == "cuda"]
+    return [row for row in rows if row.kernel is not None or row.short == TORCH_CUDA]
+
+
+def _on_device(
+    version: FilterVersion, shape: tuple[int, int, int], radius: int, eps: float
+) -> Callable[[Any], Any]:
+    if version.kernel is None:
+        from labkit.filters.torch_filter import guided_tensor
+
+        return lambda place: guided_tensor(place, radius, eps)
+    from labkit.filters.cuda import DeviceFilter
+
+    ready = DeviceFilter(version.kernel, shape, radius)
+    return lambda place: ready(place, eps)
+
+
+def _graph_of(call: Callable[[Any], Any], place: Any) -> Any:
+    """CUDA graph of `CALLS` calls, replayed once."""
+    import torch
+
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(CALLS):
+            call(place)
+    graph.replay()
+    torch.cuda.synchronize()
+    return graph
+
+
+def _levels_apart(version: FilterVersion, found: Any, image: Image, radius: int, eps: float) -> int:
+    """Largest difference from the float64 reference, in grey levels."""
+    if version.output == "image":
+        return int(np.abs(found.astype(int) - reference.guided(image, radius, eps)).max())
+    apart = np.abs(found - reference.detector_input(image, radius, eps)).max(axis=(1, 2))
+    return round(float((apart * reference.DEVIATION).max()) * 255)
 
 
 def has_ximgproc() -> bool:
@@ -191,19 +299,3 @@ def ximgproc_guided(image: Image, radius: int, eps: float) -> Image:
     guided = with_extra.ximgproc.guidedFilter
     channels = (np.ascontiguousarray(image[..., c]) for c in range(image.shape[2]))
     return np.stack([guided(one, one, radius, eps * 255**2) for one in channels], axis=-1)
-
-
-def main() -> None:
-    """Run the benchmark and write its result with the machine's fingerprint."""
-    from labkit.core.machine import fingerprint
-
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m labkit.filters.filter_benchmark FOLDER")
-    found = time_versions(rounds=31)
-    content = {**found.to_json(), "fingerprint": fingerprint()}
-    write_atomic(Path(sys.argv[1]) / "filters.json", json.dumps(content, indent=1, default=str) + "\n")
-    print("\n".join(found.sentences()))
-
-
-if __name__ == "__main__":
-    main()

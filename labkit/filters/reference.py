@@ -14,6 +14,8 @@ Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
 GRAY_LEVELS = 255.0
+MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+"""Statistics of ImageNet's pictures in RGB, with which networks' inputs are normalised."""
 
 
 def box_mean(values: Floats, radius: int) -> Floats:
@@ -60,6 +62,11 @@ def guided_float(image: Image, radius: int, eps: float, guide: Image | None = No
     mean_a = box_mean(a, radius)
     mean_b = box_mean(b, radius)
     return mean_a * I + mean_b
+
+
+def detector_input(image: Image, radius: int, eps: float) -> Floats:
+    """The filtered image as a network's input: (3, H, W) float64, normalised with ImageNet's statistics."""
+    return ((guided_float(image, radius, eps) - MEAN) / DEVIATION).transpose(2, 0, 1)
 
 
 def edges(image: Image) -> Image:

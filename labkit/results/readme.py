@@ -232,13 +232,14 @@ def around_engines(runs: Sequence[Run]) -> list[str]:
 
 
 def filters(folder: Path) -> list[str]:
-    """Sentences on the benchmark of the guided filter."""
-    found = folder / "filters.json"
-    return (
-        FilterTimes.from_json(json.loads(found.read_text(encoding="utf-8"))).sentences()
-        if found.is_file()
-        else []
-    )
+    """Sentences on the benchmarks of the guided filter, on the CPU and on a GPU."""
+    files = [folder / name for name in ("filters.json", "filters_cuda.json")]
+    return [
+        line
+        for file in files
+        if file.is_file()
+        for line in FilterTimes.from_json(json.loads(file.read_text(encoding="utf-8"))).sentences()
+    ]
 
 
 def engine_time(folder: Path) -> list[str]:
