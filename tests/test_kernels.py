@@ -635,4 +635,4 @@ def test_every_kernel_gets_its_time_and_its_difference_from_the_reference(fake_g
     assert "a model, not measured" in found.sentences()[0]
     assert filter_benchmark.FilterTimes.from_json(found.to_json()) == found
     table = found.table()
-    assert list(table["times faster"])[0] == 1
+    assert table["times faster"].iloc[0] == 1

@@ -118,8 +118,8 @@ class FilterTimes:
         composed = "OpenCV's box filters put together take" if on_cpu else "sums of shifted tensors take"
         digits = 2 if on_cpu else 4
         lines = [
-            f"Guided filter{'' if on_cpu else f' on {self.device}'}, {width}x{height}x3, radius {self.radius}: "
-            f"{composed} {base.median_ms:.{digits}f} ms "
+            f"Guided filter{'' if on_cpu else f' on {self.device}'}, {width}x{height}x3, "
+            f"radius {self.radius}: {composed} {base.median_ms:.{digits}f} ms "
             f"(median of {len(base.seconds)} rounds, all versions interleaved)."
         ]
         for one in sorted(self.versions, key=lambda one: one.median_ms):
