@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from labkit.bench import peaks
 from labkit.bench.peaks import CACHE_S, NOISY_CACHE_S, cached_peaks, measure_peaks
+from labkit.core.errors import LabError
 from labkit.core.types import Workload
 from labkit.fleet.sweep.node_task import measure_point
 from labkit.fleet.sweep.point import Point
@@ -53,7 +55,7 @@ def test_a_peak_that_was_disturbed_is_measured_again(monkeypatch):
     rates = iter([{"fp32": 90.0, "copy": 9.0}, {"fp32": 200.0, "copy": 5.0}, {"fp32": 150.0, "copy": 6.0}])
     doubts = iter([("others",), (), ("others",)])
     monkeypatch.setattr(peaks.NoiseMonitor, "disturbances", lambda self: next(doubts))
-    monkeypatch.setattr(peaks, "_in_fresh_process", lambda device: next(rates))
+    monkeypatch.setattr(peaks, "_in_fresh_process", lambda device: (next(rates), ""))
     heard: list[str] = []
     assert measure_peaks("cpu", 3, heard.append) == {"fp32": 200.0, "copy": 9.0}
     assert heard == []
@@ -111,3 +113,62 @@ def test_points_of_one_machine_share_its_peak(measure):
     peaks = [measure_point(point).limit["peak_gflops"] for _ in range(2)]
     assert peaks == [101.0, 101.0]
     assert measure.devices == ["cpu"]
+
+
+# On a GPU
+
+
+def test_a_gpus_peaks_are_timed_with_events_over_many_launches(fake_gpu, monkeypatch):
+    monkeypatch.setattr(
+        peaks, "SIZES", {"cuda": peaks.Sizes(dict.fromkeys(("fp32", "bf16", "fp16"), 64), 4096)}
+    )
+    monkeypatch.setattr(peaks, "EVENT_MS", 0.2)
+    monkeypatch.setattr(peaks, "SECONDS", 0.001)
+    monkeypatch.setattr(peaks, "_convolution_rate", lambda dtype, device: 0.0)
+    found = dict(peaks._peaks("cuda"))
+    assert list(found) == ["fp32", "bf16", "fp16", "copy_gb_s"]
+    assert all(rate > 0 for rate in found.values())
+    waits = fake_gpu.waits.by_what()
+    assert set(waits) == {"an event"}, "nothing waits for the whole device"
+    assert fake_gpu.launches > 10 * waits["an event"], "many launches for each wait"
+
+
+def test_a_gpus_peaks_fit_into_1_gib(fake_gpu, monkeypatch):
+    monkeypatch.setattr(peaks, "_best", lambda work, device: 1.0)
+    fake_gpu.reset_peak_memory_stats()
+    assert len(dict(peaks._peaks("cuda"))) == 4
+    assert 2**28 < fake_gpu.max_memory_allocated() < 2**30
+
+
+def test_a_peak_that_fails_is_left_out_and_named(monkeypatch):
+    def fails():
+        raise RuntimeError("CUDA error: not supported\nmore lines")
+
+    def absent():
+        raise ImportError("no openvino")
+
+    work = {"fp32": lambda: 5.0, "bf16": fails, "int8": absent, "copy_gb_s": lambda: 7.0}
+    monkeypatch.setattr(peaks, "_measurements", lambda device: work)
+    measured = peaks._peaks("cpu")
+    assert [next(measured), next(measured)] == [("fp32", 5.0), ("copy_gb_s", 7.0)]
+    with pytest.raises(LabError, match=r"bf16: CUDA error: not supported$"):
+        next(measured)
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ("import os; os.abort()", "could be measured"),
+        ("raise RuntimeError('CUDA error: launch failed')", "CUDA error: launch failed"),
+        ("import time; time.sleep(60)", "longer than 2 s"),
+    ],
+    ids=["crash", "error", "hang"],
+)
+def test_what_was_measured_before_a_failure_counts(monkeypatch, end, words):
+    code = f"print('a library speaks'); print('[\"fp32\", 5.0]', flush=True); {end}"
+    monkeypatch.setattr(peaks, "child_command", lambda *given: [sys.executable, "-c", code])
+    monkeypatch.setattr(peaks, "TIMEOUT_S", 2)
+    heard: list[str] = []
+    assert measure_peaks("cuda", 3, heard.append) == {"fp32": 5.0}
+    (line,) = heard
+    assert words in line

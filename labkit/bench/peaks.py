@@ -5,6 +5,7 @@
 The peak of a precision is the best of large matrix products and convolutions in it; a rung's share of
 that is how much of the possible it reaches. Measured in a process of its own. On a GPU both are as
 torch ships: convolutions of fp32 round their inputs to TF32, products do not; the fingerprint says so.
+A peak that fails is left out, and the others count.
 """
 
 from __future__ import annotations
@@ -15,24 +16,45 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from labkit.bench.noise import NoiseMonitor
 from labkit.core.child import child_command
-from labkit.core.errors import LabError, WorkerError
+from labkit.core.errors import LabError
 from labkit.core.files import user_cache, write_atomic
 from labkit.core.machine import fingerprint
 from labkit.core.telemetry import switch_off_telemetry
 from labkit.core.threads import PASSIVE_WAIT
 
-SIZE = {"cpu": 2048, "cuda": 8192}
-COPIED_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}  # beyond a GPU's cache, and long beside a launch
 SECONDS = 0.6
 PEAK_TRIES = 3
+TIMEOUT_S = 120
+EVENT_MS = 20.0
+"""GPU time between two events, of as many launches as it takes: a launch then costs nothing beside it."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of what is timed on a device; together less than 1 GiB of a GPU's memory.
+
+    Attributes:
+        side: of the square matrices, by precision.
+        copied_bytes: of a block that is copied; beyond a GPU's cache.
+    """
+
+    side: Mapping[str, int]
+    copied_bytes: int
+
+
+SIZES = {
+    "cpu": Sizes({"fp32": 2048, "bf16": 2048, "int8": 2048}, 64 * 2**20),
+    "cuda": Sizes({"fp32": 4096, "bf16": 8192, "fp16": 8192}, 256 * 2**20),
+}
 
 
 def measure_peaks(
@@ -40,59 +62,107 @@ def measure_peaks(
 ) -> dict[str, float]:
     """Peaks: {"fp32": GFLOP/s, "bf16": ..., "int8": ..., "copy_gb_s": ...}.
 
-    A precision that this machine or its libraries cannot run is absent.
+    What this machine or its libraries cannot run, or what failed, is absent.
 
     Args:
         device: "cpu" or "cuda".
         tries: how often at most, until nothing else wants the machine; the best counts.
-        report: receives the reasons where every try was disturbed.
-
-    Raises:
-        WorkerError: the process that measures failed.
+        report: receives the reasons where every try was disturbed, or where one failed.
     """
     best: dict[str, float] = {}
     doubts: tuple[str, ...] = ()
     for _ in range(tries):
         with NoiseMonitor() as monitor:
-            found = _in_fresh_process(device)
+            found, problem = _in_fresh_process(device)
         best |= {name: max(rate, best.get(name, 0.0)) for name, rate in found.items()}
         doubts = monitor.disturbances()
+        if problem:
+            report(f"not every peak of this machine could be measured: {problem}")
+            return best
         if not doubts:
             return best
     report(f"this machine's peak may be higher than measured: {'; '.join(doubts)}")
     return best
 
 
-def _in_fresh_process(device: str) -> dict[str, float]:
+def _in_fresh_process(device: str) -> tuple[dict[str, float], str]:
+    """The peaks that a process of its own could measure, and what went wrong in the end, if anything did."""
     command = child_command("labkit.bench.peaks", device)
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, **PASSIVE_WAIT}
-    )
-    if done.returncode != 0:
-        raise WorkerError(f"measuring the machine's peak failed: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    environment = {**os.environ, **PASSIVE_WAIT}
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, env=environment, check=False)
+    except subprocess.TimeoutExpired as error:
+        output, problem = error.stdout or b"", f"it took longer than {TIMEOUT_S} s"
+    else:
+        output, problem = done.stdout, ""
+        if done.returncode != 0:
+            words = done.stderr.decode(errors="replace").strip().splitlines()
+            problem = words[-1] if words else f"the process ended with {done.returncode}"
+    peaks: dict[str, float] = {}
+    for line in output.decode(errors="replace").splitlines():
+        with suppress(ValueError, TypeError):  # a library's own words, or a line that was cut off
+            name, rate = json.loads(line)
+            peaks[str(name)] = float(rate)
+    return peaks, problem
 
 
-def _peaks(device: str) -> dict[str, float]:
+def _peaks(device: str) -> Iterator[tuple[str, float]]:
+    """Each peak as soon as it is measured.
+
+    Raises:
+        LabError: at the end, if some failed, with the reasons.
+    """
+    failed = []
+    for name, measure in _measurements(device).items():
+        try:
+            yield name, measure()
+        except ImportError:  # no OpenVINO, so no int8
+            continue
+        except (RuntimeError, MemoryError) as error:
+            failed.append(f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        if device == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+    if failed:
+        raise LabError("; ".join(failed))
+
+
+def _measurements(device: str) -> dict[str, Callable[[], float]]:
     import torch
 
-    n = SIZE[device]
-    peaks: dict[str, float] = {}
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     if device == "cuda":
         dtypes["fp16"] = torch.float16
-    for name, dtype in dtypes.items():
-        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-        out = torch.empty(n, n, device=device, dtype=dtype)
-        product = 2 * n**3 / _best(partial(torch.mm, a, b, out=out), device) / 1e9
-        peaks[name] = max(product, _convolution_rate(dtype, device))
-    with suppress(ImportError, RuntimeError):
-        if device == "cpu":
-            peaks["int8"] = _int8_peak(n)
-    block = torch.randn(COPIED_BYTES[device] // 4, device=device)
+    sizes = SIZES[device]
+    work: dict[str, Callable[[], float]] = {
+        name: partial(_rate, dtype, sizes.side[name], device) for name, dtype in dtypes.items()
+    }
+    if device == "cpu":
+        work["int8"] = partial(_int8_peak, sizes.side["int8"])
+    return {**work, "copy_gb_s": partial(_copy_rate, sizes.copied_bytes, device)}
+
+
+def _rate(dtype: Any, n: int, device: str) -> float:
+    """GFLOP/s of products or convolutions, whichever is more."""
+    return max(_product_rate(dtype, n, device), _convolution_rate(dtype, device))
+
+
+def _product_rate(dtype: Any, n: int, device: str) -> float:
+    import torch
+
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty(n, n, device=device, dtype=dtype)
+    return 2 * n**3 / _best(partial(torch.mm, a, b, out=out), device) / 1e9
+
+
+def _copy_rate(nbytes: int, device: str) -> float:
+    """GB/s read and written by a copy."""
+    import torch
+
+    block = torch.randn(nbytes // 4, device=device)
     target = torch.empty_like(block)
-    peaks["copy_gb_s"] = 2 * block.nbytes / _best(lambda: target.copy_(block), device) / 1e9
-    return peaks
+    return 2 * nbytes / _best(lambda: target.copy_(block), device) / 1e9
 
 
 def _convolution_rate(dtype: Any, device: str) -> float:
@@ -147,25 +217,49 @@ def _openvino_s(result: Any, parameter: Any) -> float:
 
 def _best(work: Callable[[], Any], device: str) -> float:
     """Shortest time of one call in s, over about SECONDS; the peak is what is possible."""
-    import torch
+    return _best_on_gpu(work) if device == "cuda" else _best_on_cpu(work)
 
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
 
+def _best_on_cpu(work: Callable[[], Any]) -> float:
     work()
-    wait()
     best, until = float("inf"), time.perf_counter() + SECONDS
     while time.perf_counter() < until:
         begun = time.perf_counter()
         work()
-        wait()
         best = min(best, time.perf_counter() - begun)
     return best
 
 
+def _best_on_gpu(work: Callable[[], Any]) -> float:
+    """The same by the GPU's own clock: mean over the launches between two events, the best of many pairs."""
+    for _ in range(3):  # a library's first calls choose its kernels
+        work()
+    one_ms = max(_between_events_ms(work, 2) / 2, 1e-3)
+    launches = max(2, min(1000, round(EVENT_MS / one_ms)))
+    pairs = max(3, round(1e3 * SECONDS / (launches * one_ms)))
+    return min(_between_events_ms(work, launches) for _ in range(min(pairs, 100))) / launches / 1e3
+
+
+def _between_events_ms(work: Callable[[], Any], launches: int) -> float:
+    import torch
+
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(launches):
+        work()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end))
+
+
+def main() -> None:
+    """Print each peak of a device as a line of JSON, as soon as it is measured."""
+    for peak in _peaks(sys.argv[1] if len(sys.argv) > 1 else "cpu"):
+        print(json.dumps(peak), flush=True)
+
+
 if __name__ == "__main__":
-    print(json.dumps(_peaks(sys.argv[1] if len(sys.argv) > 1 else "cpu")))
+    main()
 
 
 CACHE_S = 3600.0
