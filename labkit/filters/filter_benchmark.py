@@ -230,7 +230,7 @@ def time_gpu_versions(
 
 
 def _interleaved(
-    work: Mapping[str, Any], seconds_of: Callable[[Any], float], rounds: int
+    work: dict[str, Any], seconds_of: Callable[[Any], float], rounds: int
 ) -> dict[str, tuple[float, ...]]:
     """Seconds of each, one call of each in turn, every other round in reverse."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
