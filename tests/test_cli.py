@@ -8,15 +8,19 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
+import typer
 
 from labkit.bench.run import TIME_IS_UP
+from labkit.cli.main import app
 from labkit.cli.options import parse_size
-from labkit.core.errors import ResultsError, UnavailableError, UsageError, WorkerError
+from labkit.core.errors import ResultsError, SourceError, UnavailableError, UsageError, WorkerError
 from labkit.pipelines.ladder import LADDER, select_rungs
 from labkit.results.format import format_number
 
@@ -67,6 +71,9 @@ def labkit(*arguments, **options):
         (["profile", "nosuch_rung"], 2, "nosuch_rung"),
         (["train", "nosuch"], 2, "'nosuch'"),
         (["bench", "--minutes", "0"], 2, "not 0"),
+        (["compare", "a", "b", "--open-timeout", "0"], 2, "--open-timeout"),
+        (["profile", "resnet_pil_cpu", "--read-timeout", "nan"], 2, "--read-timeout"),
+        (["sweep", "--fit", "wide"], 2, "--fit"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_an_exit_code(arguments, code, words, tmp_path, monkeypatch, capsys):
@@ -76,6 +83,47 @@ def test_a_mistake_is_one_sentence_and_an_exit_code(arguments, code, words, tmp_
     told = capsys.readouterr()
     assert words in told.err
     assert "Traceback" not in told.err + told.out
+
+
+def test_whatever_reads_a_source_has_its_options():
+    commands = typer.main.get_command(app).commands
+    reading = ["bench", "compare", "profile", "sweep", "fleet", "batch", "live"]
+    options = {name: {option.name: option for option in commands[name].params} for name in reading}
+    for name, default in (("fit", "letterbox"), ("open_timeout", 5.0), ("read_timeout", 2.0)):
+        assert {options[command][name].default for command in reading} == {default}
+
+
+def test_time_outs_reach_the_camera(monkeypatch):
+    """Each way to measure asks a camera with the user's time-outs; here nobody listens at its address."""
+    from labkit.bench.run import compare
+    from labkit.fleet.batch.segments import decode_segments
+    from labkit.fleet.sweep.grid import Grid
+    from labkit.fleet.sweep.node_task import measure_point
+    from labkit.profiling.variant import profile
+    from labkit.sources import camera
+
+    asked = []
+
+    def refuse(*_, open_timeout_s, read_timeout_s):
+        asked.append((open_timeout_s, read_timeout_s))
+        raise SourceError("nobody there")
+
+    monkeypatch.setattr(camera, "open_camera", refuse)
+    where, timeouts = "rtsp://127.0.0.1:1/cam", {"open_timeout_s": 7.5, "read_timeout_s": 3.5}
+    small = {"source": where, "size": (64, 48), "model_set": "lab"}
+    grid = Grid(("lut_cpu",), source=where, sizes=((64, 48),), model_set="lab", timeouts_s=(7.5, 3.5))
+    batch = pa.Table.from_pylist([{"video": "a", "path": where, "stamp": [1, 2], "parts": []}])
+    for measure in (
+        lambda: compare("resnet_pil_cpu", "resnet_opencv_cpu", **small, **timeouts, quick=True),
+        lambda: profile("resnet_pil_cpu", 1, **small, **timeouts, engine="torch"),
+        lambda: measure_point(grid.points[0]),
+    ):
+        with pytest.raises(SourceError, match="nobody there"):
+            measure()
+    (row,) = decode_segments(batch, (64, 48), 8, fit="crop", **timeouts)
+    assert row["fault"][0].as_py() == "nobody there"
+    assert asked == [(7.5, 3.5)] * 4
+    assert grid.points[0].key == replace(grid.points[0], timeouts_s=(1.0, 1.0)).key
 
 
 @pytest.fixture

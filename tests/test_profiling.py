@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from labkit.cli.main import main
-from labkit.core.errors import ResultsError, UnavailableError, UsageError
+from labkit.core.errors import ResultsError, SourceError, UnavailableError, UsageError
 from labkit.core.trace import span
 from labkit.core.types import Workload
 from labkit.profiling import kernel, nsys, profiler
@@ -464,6 +464,9 @@ def test_an_nsys_that_fails_is_one_sentence(tmp_path, monkeypatch):
     assert nsys.find().version == (2022, 4, 2, 1)
     with pytest.raises(UnavailableError, match=r"nsys profile failed \(3\): no importer"):
         profile_rung(ProfileTarget("combined_cpu", TINY, "scenes", 1), "nsys")
+    stand_in(tmp_path, 'echo "labkit: there is no webcam 7" >&2; exit 3')
+    with pytest.raises(SourceError, match=r"^there is no webcam 7$"):
+        profile_rung(ProfileTarget("combined_cpu", TINY, "webcam:7", 1), "nsys")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")

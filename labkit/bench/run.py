@@ -170,6 +170,8 @@ def compare(
     model_set: str = "full",
     weights: str = "auto",
     seed: int = 0,
+    open_timeout_s: float = 5.0,
+    read_timeout_s: float = 2.0,
     quick: bool = False,
     rounds: int | None = None,
     progress: Reporter | None = None,
@@ -180,7 +182,8 @@ def compare(
         a, b: two rungs that do the same work: names, rungs or loops of your own, as in `bench`;
             "my_loop@previous" is the version of a loop before its cell was changed. Twice the same
             one shows how far two measurements of one thing differ.
-        source, size, fit, objects, model_set, weights, seed, quick, progress: as in `bench`.
+        source, size, fit, objects, model_set, weights, seed, open_timeout_s, read_timeout_s, quick,
+            progress: as in `bench`.
         rounds: 9 or more; default 15, or 9 where `quick`.
 
     Returns:
@@ -200,6 +203,7 @@ def compare(
             rounds=plan,
             store=store,
             reporter=reporter,
+            opening={"open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s},
         )
 
 

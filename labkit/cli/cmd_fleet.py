@@ -186,6 +186,8 @@ def batch_command(
     weights: WeightsOption = "auto",
     size: SizeOption = "640x480",
     fit: FitOption = "letterbox",
+    open_timeout: OpenTimeoutOption = 5.0,
+    read_timeout: ReadTimeoutOption = 2.0,
     objects: ObjectsOption = 10,
     threshold: ThresholdOption = 0.5,
     seed: SeedOption = 0,
@@ -207,6 +209,7 @@ def batch_command(
         workload=_workload(model_set, weights, size, fit, objects, threshold, seed),
         segment=segment,
         engines=engines,
+        timeouts_s=(open_timeout, read_timeout),
     )
     try:
         done = _process(settings, address)

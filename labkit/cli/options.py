@@ -29,11 +29,12 @@ SizeOption = Annotated[str, typer.Option(metavar="WxH", help="Size of the frames
 FitOption = Annotated[
     Fit, typer.Option(help="Images of another shape: letterbox (whole), crop (centre), stretch, none.")
 ]
+_OPEN, _READ = "Longest wait for a camera or address to open.", "Longest wait for a frame of it."
 OpenTimeoutOption = Annotated[
-    float, typer.Option("--open-timeout", metavar="S", help="Longest wait for a camera or address to open.")
+    float, typer.Option("--open-timeout", metavar="S", min=0.001, max=3600, help=_OPEN)
 ]
 ReadTimeoutOption = Annotated[
-    float, typer.Option("--read-timeout", metavar="S", help="Longest wait for a frame of it.")
+    float, typer.Option("--read-timeout", metavar="S", min=0.001, max=3600, help=_READ)
 ]
 ObjectsOption = Annotated[int, typer.Option(help="Best boxes kept per frame.")]
 ModelSetOption = Annotated[str, typer.Option(help="full or lab.")]

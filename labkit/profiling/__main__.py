@@ -27,7 +27,9 @@ def main() -> int:
             seed=options.seed,
             fit=options.fit,
         )
-        run_marked(ProfileTarget(options.rung, workload, options.source, options.frames), options.notes)
+        timeouts_s = (options.open_timeout, options.read_timeout)
+        target = ProfileTarget(options.rung, workload, options.source, options.frames, timeouts_s)
+        run_marked(target, options.notes)
     except LabError as error:
         print(f"labkit: {error}", file=sys.stderr)
         return error.exit_code
@@ -41,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", default="photos")
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--fit", default="letterbox")
+    parser.add_argument("--open-timeout", type=float, default=5.0)
+    parser.add_argument("--read-timeout", type=float, default=2.0)
     parser.add_argument("--objects", type=int, default=5)
     parser.add_argument("--model-set", default="full")
     parser.add_argument("--weights", default="auto")

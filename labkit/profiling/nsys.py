@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
-from labkit.core.errors import UnavailableError
+from labkit.core.errors import SourceError, UnavailableError, UsageError, WeightsError
 from labkit.profiling.capture import ANCHOR, ANCHOR_DOMAIN
 
 TRACES = "cuda,nvtx,osrt"
@@ -90,6 +90,7 @@ def run(command: list[str]) -> str:
 
     Raises:
         UnavailableError: it failed, with its own last words, or did not end.
+        LabError: what it watched could not be run, in its own words.
     """
     try:
         done = subprocess.run(
@@ -100,6 +101,9 @@ def run(command: list[str]) -> str:
         raise UnavailableError(f"nsys {command[1]} did not end within {_LONGEST_S} s") from None
     if done.returncode:
         words = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
+        if words[-1].startswith("labkit: "):  # the watched process's own sentence: nsys did not fail
+            kinds = {kind.exit_code: kind for kind in (UsageError, SourceError, WeightsError)}
+            raise kinds.get(done.returncode, UnavailableError)(words[-1].removeprefix("labkit: "))
         raise UnavailableError(
             f"nsys {command[1]} failed ({done.returncode}): {words[-1]}; --engine torch profiles without nsys"
         )

@@ -32,12 +32,14 @@ class ProfileTarget:
         workload: models, weights, size, boxes.
         source: see `open_source`.
         frames: how many are watched; `WARM_UP_FRAMES` more run unwatched before.
+        timeouts_s: longest waits for the source to open, and for a frame of it.
     """
 
     rung: str
     workload: Workload
     source: str = "photos"
     frames: int = 5
+    timeouts_s: tuple[float, float] = (5.0, 2.0)
 
     def __post_init__(self) -> None:
         if not 1 <= self.frames <= 1000:
@@ -50,6 +52,7 @@ class ProfileTarget:
             sys.executable, "-m", "labkit.profiling", self.rung, "--frames", str(self.frames),
             "--source", self.source, "--size", f"{w.size[0]}x{w.size[1]}", "--objects", str(w.objects),
             "--fit", w.fit, "--model-set", w.model_set, "--weights", w.weights, "--seed", str(w.seed),
+            "--open-timeout", str(self.timeouts_s[0]), "--read-timeout", str(self.timeouts_s[1]),
             "--notes", str(notes),
         ]  # fmt: skip
 
@@ -65,6 +68,8 @@ def profile(
     model_set: str = "full",
     weights: str = "auto",
     seed: int = 0,
+    open_timeout_s: float = 5.0,
+    read_timeout_s: float = 2.0,
     engine: str = "auto",
 ) -> Profile:
     """Profiles a few frames of a rung after a warm-up: where the time goes, and what waits for what.
@@ -72,7 +77,7 @@ def profile(
     Args:
         rung: name, or a loop of your own as in `labkit.bench`; that is watched in this process.
         frames: how many are profiled, 1 to 1000.
-        source, size, fit, objects, model_set, weights, seed: as in `bench`.
+        source, size, fit, objects, model_set, weights, seed, open_timeout_s, read_timeout_s: as in `bench`.
         engine: "nsys" (Nsight Systems), "torch" (torch.profiler), or "auto" (nsys where it is found).
 
     Returns:
@@ -84,7 +89,9 @@ def profile(
         UnavailableError: the rung needs what this machine lacks, or nsys was asked for and failed.
     """
     workload = Workload(model_set, weights, size, objects, seed=seed, fit=fit)  # type: ignore[arg-type]
-    return Profile(profile_rung(ProfileTarget(as_rung(rung).name, workload, source, frames), engine))
+    timeouts_s = (open_timeout_s, read_timeout_s)
+    target = ProfileTarget(as_rung(rung).name, workload, source, frames, timeouts_s)
+    return Profile(profile_rung(target, engine))
 
 
 def pipeline(
@@ -151,7 +158,7 @@ def profile_rung(job: ProfileTarget, engine: str = "auto") -> Capture:
 def ready(job: ProfileTarget) -> tuple[Rung, Prepared, list[Frame]]:
     """The rung, ready and warm, with the frames to watch."""
     chosen = rung_named(job.rung)
-    frames = read_frames(job.source, job.workload, job.frames)
+    frames = read_frames(job.source, job.workload, job.frames, job.timeouts_s)
     prepared = prepare(chosen.prepare, job.workload)
     for _ in chosen.run([frames[i % len(frames)] for i in range(WARM_UP_FRAMES)], prepared.net):
         pass
@@ -168,10 +175,20 @@ def run_marked(job: ProfileTarget, notes: Path) -> None:
     notes.write_text(json.dumps(noted))
 
 
-def read_frames(source: str, workload: Workload, n: int) -> list[Frame]:
+def read_frames(
+    source: str, workload: Workload, n: int, timeouts_s: tuple[float, float] = (5.0, 2.0)
+) -> list[Frame]:
     """The first `n` frames of a source; fewer from a short recording."""
     frames: list[Frame] = []
-    with open_source(source, workload.size, fit=workload.fit, seed=workload.seed) as stream:
+    open_s, read_s = timeouts_s
+    with open_source(
+        source,
+        workload.size,
+        fit=workload.fit,
+        seed=workload.seed,
+        open_timeout_s=open_s,
+        read_timeout_s=read_s,
+    ) as stream:
         for frame in stream:
             frames.append(frame)
             if len(frames) == n:

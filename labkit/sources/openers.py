@@ -175,6 +175,8 @@ def _check(
         raise UsageError(f"fps is above 0 and at most 1000, not {fps}")
     if limit is not None and limit < 0:
         raise UsageError(f"limit is a number of frames, 0 or more, not {limit}")
-    for name, value in (("open_timeout_s", open_timeout_s), ("read_timeout_s", read_timeout_s)):
+    for name, value in (("open", open_timeout_s), ("read", read_timeout_s)):
         if not 0 < value <= 3600:
-            raise UsageError(f"{name} is above 0 and at most 3600 s, not {value}")
+            raise UsageError(
+                f"{name}_timeout_s (--{name}-timeout) is above 0 and at most 3600 s, not {value}"
+            )

@@ -132,7 +132,13 @@ def _results(batch: Batch, work: WorkList) -> Iterator[dict[str, Any]]:
         decode_segments,
         batch_size=1,
         batch_format="pyarrow",
-        fn_kwargs={"size": batch.workload.size, "segment": batch.segment, "fit": batch.workload.fit},
+        fn_kwargs={
+            "size": batch.workload.size,
+            "segment": batch.segment,
+            "fit": batch.workload.fit,
+            "open_timeout_s": batch.timeouts_s[0],
+            "read_timeout_s": batch.timeouts_s[1],
+        },
         num_cpus=0.5 * share,
     )
     results = frames.map_batches(

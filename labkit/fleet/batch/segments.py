@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from labkit.core.errors import LabError
-from labkit.core.types import Fit, Frame, Size
+from labkit.core.types import Frame, Size
 from labkit.fleet.batch.videos import Batch, segment_path
 from labkit.fleet.rows import write_rows
 from labkit.fleet.streams import check_frame_size
@@ -16,14 +16,14 @@ END_OF_VIDEO = -1
 """Segment number of the row that ends a video: `n` is its length in frames."""
 
 
-def decode_segments(rows: Any, size: Size, segment: int, fit: Fit = "letterbox") -> Iterator[Any]:
+def decode_segments(rows: Any, size: Size, segment: int, **opening: Any) -> Iterator[Any]:
     """Decode videos into tables of one row: each segment, and the end of each video.
 
     Args:
         rows: table of video, path, stamp, parts (segments to leave out).
         size: (width, height) px of the frames.
         segment: frames per segment.
-        fit: how images of another shape are brought to that size.
+        opening: further arguments of `open_source`: fit, open_timeout_s, read_timeout_s.
 
     Yields:
         Tables of video, stamp, segment, n (frames), times_s and originals
@@ -31,10 +31,10 @@ def decode_segments(rows: Any, size: Size, segment: int, fit: Fit = "letterbox")
         note, frames (n * height * width * 3 bytes RGB).
     """
     for row in rows.to_pylist():
-        yield from _decode_video(row, size, segment, fit)
+        yield from _decode_video(row, size, segment, opening)
 
 
-def _decode_video(video: dict[str, Any], size: Size, segment: int, fit: Fit) -> Iterator[Any]:
+def _decode_video(video: dict[str, Any], size: Size, segment: int, opening: dict[str, Any]) -> Iterator[Any]:
     from labkit.sources.openers import open_source
 
     held: list[bytes] = []
@@ -54,7 +54,7 @@ def _decode_video(video: dict[str, Any], size: Size, segment: int, fit: Fit) -> 
         return pa.table({**columns, "frames": pa.array([b"".join(held)], pa.large_binary())})
 
     try:
-        with open_source(video["path"], size, fit=fit) as source:
+        with open_source(video["path"], size, **opening) as source:
             expected = -(-(source.length or 0) // segment)
             for frame in source:
                 check_frame_size(frame.size, size)

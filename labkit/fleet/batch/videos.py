@@ -32,6 +32,7 @@ class Batch:
         segment: frames per file.
         engines: number of engines; each has a GPU, or its share of the cores.
         open_net: prepares the networks; None prepares the rung's own.
+        timeouts_s: longest waits for a video to open, and for a frame of it.
 
     Raises:
         UsageError: a value is out of range.
@@ -44,6 +45,7 @@ class Batch:
     segment: int = SEGMENT
     engines: int = 1
     open_net: OpenNetworks | None = None
+    timeouts_s: tuple[float, float] = (5.0, 2.0)
 
     def __post_init__(self) -> None:
         width, height = self.workload.size

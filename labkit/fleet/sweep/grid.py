@@ -31,7 +31,7 @@ class Grid:
         quick: shorten the warm-ups, which marks the runs.
         repeats: measurements of each point; every point is measured once before any is repeated, so
             that a machine's drift affects all alike.
-        source, fit, model_set, weights, seed, scenes: the same for all points.
+        source, fit, model_set, weights, seed, scenes, timeouts_s: the same for all points.
         points: the product, in the order of measuring.
 
     Raises:
@@ -52,6 +52,7 @@ class Grid:
     weights: str = "auto"
     seed: int = 0
     scenes: int = 0
+    timeouts_s: tuple[float, float] = (5.0, 2.0)
     points: tuple[Point, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,7 +86,10 @@ class Grid:
             boxes = self.objects if rung(name).prepare.task != "classify" else self.objects[:1]
             for objects in boxes:
                 workload = self._workload(size, objects)
-                yield Point(name, source, workload, scenario, fps, seconds, self.quick, self.scenes, repeat)
+                yield Point(
+                    name, source, workload, scenario, fps, seconds, self.quick, self.scenes, repeat,
+                    self.timeouts_s,
+                )  # fmt: skip
 
     def _workload(self, size: Size, objects: int) -> Workload:
         return Workload(

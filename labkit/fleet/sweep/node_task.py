@@ -49,6 +49,7 @@ def measure_point(point: Point) -> Run:
         plan=point.plan,
         rounds=None,
         store=None,
+        opening={"open_timeout_s": point.timeouts_s[0], "read_timeout_s": point.timeouts_s[1]},
         scenes=point.scenes,
         peaks_of=partial(cached_peaks, tries=1 if point.quick else PEAK_TRIES),
     )

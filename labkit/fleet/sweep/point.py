@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ class Point:
         quick: shorten the warm-up, which marks the run.
         scenes: number of scenes for accuracy; 0 for none.
         repeat: number of the repetition, from 0.
+        timeouts_s: longest waits for the source to open, and for a frame; they define no point.
     """
 
     rung: str
@@ -43,11 +44,13 @@ class Point:
     quick: bool = False
     scenes: int = 0
     repeat: int = 0
+    timeouts_s: tuple[float, float] = field(default=(5.0, 2.0), compare=False)
 
     @cached_property
     def key(self) -> str:
         """Hash of what defines the point, under which it is stored."""
         plain = asdict(self)
+        del plain["timeouts_s"]
         if plain["workload"]["fit"] == "letterbox":  # points stored before there was a choice keep their key
             del plain["workload"]["fit"]
         return digest(plain)[:16]
