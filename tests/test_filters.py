@@ -212,7 +212,7 @@ def test_the_number_of_cores_changes_no_byte(monkeypatch):
     image = noise_image((500, 40, 3))
     results = []
     for cores in (1, 2, 5):
-        monkeypatch.setattr(numba_bands, "affinity_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(numba_bands, "available_cores", lambda cores=cores: cores)
         results.append(guided_filter(image))
     assert (results[0] == results[1]).all()
     assert (results[0] == results[2]).all()
@@ -228,14 +228,14 @@ def test_bands_cover_every_row_once():
 
 @pytest.mark.parametrize("cores", [1, 3, 16])
 def test_every_band_is_done_once(monkeypatch, cores):
-    monkeypatch.setattr(numba_bands, "affinity_cores", lambda: cores)
+    monkeypatch.setattr(numba_bands, "available_cores", lambda: cores)
     done = []
     numba_bands.run_bands(done.append, 7)
     assert sorted(done) == list(range(7))
 
 
 def test_bands_run_at_the_same_time_and_a_failing_one_is_reported(monkeypatch):
-    monkeypatch.setattr(numba_bands, "affinity_cores", lambda: 2)
+    monkeypatch.setattr(numba_bands, "available_cores", lambda: 2)
     both = threading.Barrier(2, timeout=30)  # opens only when two threads are inside
     here = threading.current_thread()
 
@@ -249,7 +249,7 @@ def test_bands_run_at_the_same_time_and_a_failing_one_is_reported(monkeypatch):
 
 
 def test_a_busy_pool_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(numba_bands, "affinity_cores", lambda: 2)
+    monkeypatch.setattr(numba_bands, "available_cores", lambda: 2)
     pool, release = ThreadPoolExecutor(1), threading.Event()
     monkeypatch.setattr(numba_bands, "_threads", lambda: pool)
     blocker = pool.submit(release.wait, 30)

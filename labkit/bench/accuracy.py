@@ -194,7 +194,7 @@ def cached_score(
     mark = fingerprint()
     key = json.dumps(
         [rung.prepare.describe(), rung.run.__qualname__, weights_sha256, n, noise, data, mark["versions"],
-         mark["cpu"], (mark["gpu"] or {}).get("name"), mark["commit"], mark["dirty"]],
+         mark["cpu"], mark.get("isa"), (mark["gpu"] or {}).get("name"), mark["commit"], mark["dirty"]],
         sort_keys=True, default=str,
     )  # fmt: skip
     path = cache_folder().parent / "accuracy" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"

@@ -116,12 +116,18 @@ def _python() -> Check:
 def _cpu() -> Check:
     import psutil
 
+    from labkit.core.cpu import clock_settings, power_settings
     from labkit.core.machine import cpu_facts
 
     facts, load = cpu_facts(), psutil.getloadavg()[0]
     quota = f", {facts['quota_cores']:g} by quota" if facts["quota_cores"] else ""
-    isa = " ".join(facts["isa"]) or "no vector extensions known"
+    isa = " ".join(name for name, has in facts["isa"].items() if has) or "no vector extensions known"
     found = f"{facts['cpu']}, {facts['cores']} cores{quota}, {isa}"
+    if power_settings().get("battery"):
+        return Check("cpu", "note", found, "it runs from its battery: plug it in, or speeds are lower")
+    if clock_settings().get("governor") == "powersave" and "preference" not in clock_settings():
+        advice = "the governor keeps the clock low: sudo cpupower frequency-set -g performance"
+        return Check("cpu", "note", found, advice)
     if load > 0.5 * facts["cores"]:
         advice = f"load is {load:.2f}: measurements will be noisy until other programs are done"
         return Check("cpu", "note", found, advice)
@@ -131,9 +137,15 @@ def _cpu() -> Check:
 def _memory() -> Check:
     import psutil
 
-    memory = psutil.virtual_memory()
-    found = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
-    if memory.available < 4 * 2**30:
+    from labkit.core.cgroup import memory_limit
+    from labkit.core.machine import available_memory
+
+    free, limit = available_memory(), memory_limit()
+    whole = (
+        f"{psutil.virtual_memory().total / 2**30:.1f}" if limit is None else f"{limit / 2**30:.1f} allowed"
+    )
+    found = f"{free / 2**30:.1f} of {whole} GiB free"
+    if free < 4 * 2**30:
         return Check("memory", "note", found, "a rung needs up to 2 GiB; close other programs")
     return Check("memory", "good", found)
 

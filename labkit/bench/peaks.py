@@ -27,9 +27,9 @@ from labkit.bench.noise import NoiseMonitor
 from labkit.core.child import child_command
 from labkit.core.errors import LabError
 from labkit.core.files import user_cache, write_atomic
-from labkit.core.machine import fingerprint
+from labkit.core.machine import fingerprint, speed_facts
 from labkit.core.telemetry import switch_off_telemetry
-from labkit.core.threads import PASSIVE_WAIT
+from labkit.core.threads import worker_environment
 
 SECONDS = 0.6
 PEAK_TRIES = 3
@@ -88,7 +88,7 @@ def measure_peaks(
 def _in_fresh_process(device: str) -> tuple[dict[str, float], str]:
     """The peaks that a process of its own could measure, and what went wrong in the end, if anything did."""
     command = child_command("labkit.bench.peaks", device)
-    environment = {**os.environ, **PASSIVE_WAIT}
+    environment = {**os.environ, **worker_environment()}
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, env=environment, check=False)
     except subprocess.TimeoutExpired as error:
@@ -294,9 +294,7 @@ def _digest(value: object) -> str:
 def _machine(device: str) -> dict[str, object]:
     """Cache key of a peak: machine, software and last boot."""
     mark = fingerprint()
-    gpu = (mark.get("gpu") or {}).get("name")
-    alike = ("labkit", "cpu", "cores", "quota_cores", "os", "python", "versions", "threads")
-    return {**{key: mark.get(key) for key in alike}, "gpu": gpu, "device": device, "boot": _boot()}
+    return {"labkit": mark.get("labkit"), **speed_facts(mark), "device": device, "boot": _boot()}
 
 
 def _boot() -> str:

@@ -33,7 +33,7 @@ from labkit.bench.session import Ready, Session
 from labkit.bench.timing import Timing
 from labkit.core.child import child_command
 from labkit.core.errors import LabError, WorkerError
-from labkit.core.threads import PASSIVE_WAIT
+from labkit.core.threads import worker_environment
 from labkit.core.types import Frame, Rung, Workload
 from labkit.models.weights import Weights
 
@@ -73,7 +73,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
-                env={**os.environ, **PASSIVE_WAIT},
+                env={**os.environ, **worker_environment()},
                 **_inheriting(theirs),
             )
         try:

@@ -43,18 +43,30 @@ def list_results(
         return
     from labkit.pipelines.former_names import with_current_names
     from labkit.results.format import format_number
+    from labkit.results.report.machines import machines, what_differs
 
     rung = None if rung is None else with_current_names(rung)
     with _stored() as store:
         runs, comparisons = store.runs(rung=rung, stage=stage), store.comparisons()
     if not runs and not comparisons:
         print_lines(["no results yet; run: labkit bench --quick"])
+    there = machines(runs)
+    letters = {id(run): f" {machine.letter}" for machine in there for run in machine.runs}
     for run in runs:
         line = (
             f"{run.id:>4}  {run.created[:16]}  {run.rung:<22} {format_number(run.fps):>6} FPS "
             f"{run.scenario}{' quick' if run.quick else ''}{' ~' if run.noisy else ''}"
+            f"{letters[id(run)] if len(there) > 1 else ''}"
         )
         print_lines([line])
+    if len(there) > 1:
+        print_lines(["", "Measured on different machines, whose speeds do not compare:"])
+        print_lines([f"  {there[0].letter}: {there[0].name}"])
+        print_lines(
+            f"  {each.letter}: {each.name}; {'; '.join(lines)}" for each, lines in what_differs(there)
+        )
+    if unknown := {word: None for machine in there for word in machine.unknown}:
+        print_lines([f"Unknown of some of these runs: {', '.join(unknown)}"])
     if comparisons and rung is None and stage is None:
         print_lines(["", "Comparisons"])
         print_lines(f"{c.id:>4}  {c.created[:16]}  {c.sentence}" for c in comparisons)

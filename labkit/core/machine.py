@@ -5,85 +5,196 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
-from math import inf
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 import labkit
+from labkit.core.cgroup import memory_left, memory_limit, quota_cores
+from labkit.core.cpu import clock_settings, cpu_model, cpu_name, instruction_sets, power_settings
 from labkit.core.gpu import gpu_state
+from labkit.core.threads import THREAD_COUNTS, affinity_cores, available_cores
 
 PACKAGES = (
-    "numpy", "torch", "torchvision", "transformers", "opencv-python", "pillow", "scikit-image",
-    "cupy-cuda13x", "openvino", "onnxruntime", "nncf", "numba", "nvtx", "triton", "nvidia-cudnn-cu13",
-    "tensorrt",
+    "numpy", "torch", "torchvision", "transformers", "opencv-python", "opencv-python-headless",
+    "opencv-contrib-python", "pillow", "scikit-image", "cupy-cuda13x", "cupy-cuda12x", "openvino",
+    "onnxruntime", "nncf", "numba", "nvtx", "triton", "nvidia-cudnn-cu13", "tensorrt",
 )  # fmt: skip
-COMPARED = ("cpu", "cores", "gpu", "os", "python", "versions", "threads")
-"""Keys in which two fingerprints must agree for their speeds to be compared without a note."""
+ENVIRONMENT = (
+    *THREAD_COUNTS[1:], "OMP_PROC_BIND", "OMP_PLACES", "KMP_AFFINITY", "GOMP_CPU_AFFINITY",
+    "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "ATEN_CPU_CAPABILITY",
+    "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "OPENBLAS_CORETYPE", "OPENCV_CPU_DISABLE",
+    "NPY_DISABLE_CPU_FEATURES", "LD_PRELOAD", "CUDA_LAUNCH_BLOCKING", "NVIDIA_TF32_OVERRIDE",
+)  # fmt: skip
+"""Variables by which a user changes the speed of libraries: threads, instruction sets, allocators."""
+ISA_BEFORE = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
+"""Instruction sets that older fingerprints list where a machine has them."""
+COMPARED = {
+    "cpu": "processor",
+    "cpu_model": "model of the processor",
+    "isa": "instruction sets",
+    "cores": "cores",
+    "quota_cores": "CPU quota",
+    "memory_limit_gib": "memory limit",
+    "clock": "clock settings",
+    "power": "power plan",
+    "gpu": "GPU",
+    "os": "operating system",
+    "container": "container",
+    "python": "Python",
+    "versions": "versions",
+    "math": "BLAS and OpenMP",
+    "threads": "threads",
+    "environment": "libraries' environment",
+}
+"""Keys in which two fingerprints must agree for their speeds to be compared without a note, in words.
+
+A kernel's build is left out, and so is heat: a run that it slowed down is noisy, on the same machine.
+"""
 
 
 def fingerprint() -> dict[str, Any]:
-    """The machine, its software and its load now, as plain data."""
+    """The machine, its software and its load now, as plain data.
+
+    What cannot be read here is left out; None means that there is none (no quota, no GPU).
+    """
+    limit = memory_limit()
     return {
         **_fixed(),
+        **cpu_facts(),
+        "memory_limit_gib": None if limit is None else round(limit / 2**30, 2),
+        "clock": clock_settings(),
+        "power": power_settings(),
+        "threads": _threads(),
+        "environment": _environment(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "load_1min": round(psutil.getloadavg()[0], 2),
-        "memory_free_gib": round(psutil.virtual_memory().available / 2**30, 1),
+        "memory_free_gib": round(available_memory() / 2**30, 1),
         "gpu": gpu_state(),
     }
 
 
-def fingerprint_differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """Differences between two fingerprints that affect speed, one line each; empty if there are none."""
+def fingerprint_differences(
+    a: Mapping[str, Any], b: Mapping[str, Any], other: str = "the other machine"
+) -> list[str]:
+    """Differences between two fingerprints that affect speed, one line each; empty if there are none.
+
+    What one of them does not know is no difference; see `fingerprint_unknowns`.
+
+    Args:
+        a, b: fingerprints, of any version of labkit.
+        other: name of b's machine.
+    """
     lines = []
     for key in COMPARED:
-        left, right = a.get(key), b.get(key)
-        if key == "gpu":
-            left, right = ((side or {}).get("name") for side in (left, right))
-        if isinstance(left, dict) and isinstance(right, dict):
-            for name in sorted({*left, *right}):
-                if left.get(name) != right.get(name):
-                    label = name if key == "versions" else f"{key} {name}"
-                    lines.append(f"{label}: {left.get(name)} / {right.get(name)}")
-        elif left != right:
-            lines.append(f"{key}: {left} / {right}")
+        left, right = _facts(a, key), _facts(b, key)
+        unlike = {
+            name: (left[name], right[name]) for name in left if right.get(name, left[name]) != left[name]
+        }
+        if key == "isa":
+            more = [name for name, (_, has) in unlike.items() if has]
+            less = [name for name, (has, _) in unlike.items() if has]
+            lines += [f"{other} has {', '.join(more)}"] if more else []
+            lines += [f"{other} has no {', '.join(less)}"] if less else []
+        else:
+            lines += [f"{name}: {_words(one)} / {_words(two)}" for name, (one, two) in unlike.items()]
     return lines
 
 
+def fingerprint_unknowns(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """What affects speed and stands in one of two fingerprints only: older ones hold less."""
+    return [words for key, words in COMPARED.items() if bool(_facts(a, key)) != bool(_facts(b, key))]
+
+
+def speed_facts(fingerprint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Everything in a fingerprint that affects speed, by key and name; what is unknown is left out."""
+    return {key: facts for key in COMPARED if (facts := _facts(fingerprint, key))}
+
+
+def _facts(mark: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The known facts under one key of a fingerprint, by the names under which differences are listed."""
+    if key not in mark:
+        return {}
+    value = mark[key]
+    if key == "gpu":
+        gpu = value or {}
+        limit = {"GPU power limit in W": round(gpu["power_limit_w"])} if "power_limit_w" in gpu else {}
+        return {"gpu": gpu.get("name"), **limit}
+    if key == "isa":
+        return _instructions(value)
+    if key == "environment":
+        return {name: value.get(name) for name in ENVIRONMENT}
+    if key == "os":
+        return {"os": _system(value)}
+    if isinstance(value, Mapping):
+        label = {"versions": "{}", "math": "{}'s library"}.get(key, key + " {}")
+        return {label.format(name.replace("_mhz", " in MHz")): fact for name, fact in value.items()}
+    return {COMPARED[key] if key in ("quota_cores", "memory_limit_gib") else key: value}
+
+
+def _instructions(isa: Any) -> dict[str, bool]:
+    """Instruction sets by name; older fingerprints list those that are there."""
+    return dict(isa) if isinstance(isa, Mapping) else {name: name in isa for name in ISA_BEFORE}
+
+
+def _system(os_name: str) -> str:
+    """The operating system without its build, which changes no speed; of Linux not even its version."""
+    name, _, release = str(os_name).partition(" ")
+    if name == "Linux":
+        return "Linux in WSL" if "microsoft" in release.lower() else name
+    return f"{name} {release.partition('.')[0]}".strip()
+
+
+def _words(fact: Any) -> str:
+    return (
+        {None: "none", True: "yes", False: "no"}[fact]
+        if fact is None or isinstance(fact, bool)
+        else f"{fact}"
+    )
+
+
 def machine_name(fingerprint: Mapping[str, Any], device: str | None = None) -> str:
-    """Name of a fingerprint's machine: "CPU, 8 cores, GPU".
+    """Name of a fingerprint's machine: "CPU, 8 cores, GPU", with what bounds or distinguishes it.
 
     Args:
         device: "cpu" or "cuda" to name only the part that does the work.
     """
-    gpu = (fingerprint.get("gpu") or {}).get("name")
+    state = fingerprint.get("gpu") or {}
+    gpu = state.get("name")
+    if gpu and state.get("power_limit_w", 0) < state.get("power_default_w", 0):
+        gpu = f"{gpu} at {state['power_limit_w']:.0f} W"
     if gpu and device == "cuda":
         return str(gpu)
-    cpu = fingerprint.get("cpu")
-    parts = [f"{cpu}, {fingerprint.get('cores', '?')} cores" if cpu else None, None if device else gpu]
+    cpu, quota = fingerprint.get("cpu"), fingerprint.get("quota_cores")
+    cores = f"{fingerprint.get('cores', '?')} cores" + (f" ({quota:g} by quota)" if quota else "")
+    amx = _instructions(fingerprint.get("isa", ())).get("amx_bf16")
+    parts = [f"{cpu}, {cores}" if cpu else None, "AMX" if amx else None, None if device else gpu]
     return ", ".join(part for part in parts if part) or "unknown machine"
 
 
 def cpu_facts() -> dict[str, Any]:
-    """The processor's part of a fingerprint: name, cores, cores by quota, vector extensions."""
-    return {"cpu": cpu_name(), "cores": affinity_cores(), "quota_cores": _quota(), "isa": _isa()}
+    """The processor's part of a fingerprint: name, model, cores, cores by quota, instruction sets."""
+    model = cpu_model()
+    return {
+        "cpu": cpu_name(),
+        **({"cpu_model": model} if model else {}),
+        "cores": affinity_cores(),
+        "quota_cores": quota_cores(),
+        "isa": instruction_sets(),
+    }
 
 
-def affinity_cores() -> int:
-    """Number of cores that this process may be scheduled on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def available_cores() -> int:
-    """Number of cores that this process may use: its affinity, bounded by the control group's quota."""
-    return max(1, int(min(affinity_cores(), _quota() or inf)))
+def available_memory() -> int:
+    """Bytes that this process may still use: the machine's free memory, bounded by its control groups."""
+    free, left = psutil.virtual_memory().available, memory_left()
+    return free if left is None else min(free, left)
 
 
 def in_container() -> bool:
@@ -101,9 +212,9 @@ def _fixed() -> dict[str, Any]:
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
-        "threads": _threads(),
+        "math": _math_libraries(),
         "tf32": _tf32(),
-        **cpu_facts(),
+        "container": in_container(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "virtual": _virtual(),
     }
@@ -128,7 +239,37 @@ def _git(*arguments: str) -> str | None:
 def _threads() -> dict[str, Any]:
     import torch
 
-    return {"torch": torch.get_num_threads(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}
+    threads = min(torch.get_num_threads(), available_cores())  # what measures is bounded so
+    return {"torch": threads, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}
+
+
+def _environment() -> dict[str, str]:
+    found = {name: os.environ[name] for name in ENVIRONMENT if os.environ.get(name)}
+    if "LD_PRELOAD" in found:  # the libraries decide, not where they lie
+        found["LD_PRELOAD"] = " ".join(Path(path).name for path in re.split(r"[ :]+", found["LD_PRELOAD"]))
+    return found
+
+
+def _math_libraries() -> dict[str, str]:
+    """BLAS of NumPy and torch, and the OpenMP that torch runs its threads with."""
+    import numpy as np
+    import torch
+
+    found: dict[str, str] = {}
+    with suppress(TypeError, KeyError):  # an older NumPy prints it only
+        blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+        found["numpy"] = f"{blas['name']} {blas['version']}"
+    built = torch.__config__.show()
+    versions = (r"BLAS_INFO=(\w+)", r"Math Kernel Library Version (\S+)-", r"(MKL-DNN v\S+)")
+    if parts := [match[1] for pattern in versions if (match := re.search(pattern, built))]:
+        found["torch"] = " ".join(parts)
+    with suppress(OSError):
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        loaded = set(re.findall(r"(/\S*/lib(?:gomp|iomp5|omp)\b[^/\s]*)$", maps, re.MULTILINE))
+        own = {path for path in loaded if path.startswith(str(Path(torch.__file__).parent))}
+        if names := sorted({Path(path).name.partition(".")[0].partition("-")[0] for path in own or loaded}):
+            found["openmp"] = " ".join(names)
+    return found
 
 
 def _tf32() -> dict[str, bool]:
@@ -139,38 +280,6 @@ def _tf32() -> dict[str, bool]:
         "convolutions": bool(torch.backends.cudnn.allow_tf32),
         "products": bool(torch.backends.cuda.matmul.allow_tf32),
     }
-
-
-def cpu_name() -> str:
-    """The processor's name as its maker gives it."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    if sys.platform == "darwin":
-        with suppress(OSError, subprocess.SubprocessError):
-            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
-    return platform.processor() or platform.machine()
-
-
-def _isa() -> list[str]:
-    """Vector extensions of the CPU that decide which kernels an engine can use."""
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith(("flags", "Features")):
-                flags = set(line.split(":", 1)[1].split())
-                return [name for name in wanted if name in flags]
-    return []
-
-
-def _quota() -> float | None:
-    """CPU cores that the control group allows, or None without a limit."""
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
-        return None if quota == "max" else int(quota) / int(period)
-    return None
 
 
 def _virtual() -> bool | None:

@@ -1,9 +1,52 @@
-"""Environment for processes whose idle threads wait passively."""
+"""Threads of this process and its children: as many as its affinity and its CPU quota allow.
+
+Libraries count the cores of the machine. In a container with a quota their threads are more than may run
+at once, and the system stops all of them for the rest of each period. What is here loads nothing heavy:
+an environment has to stand before torch is loaded.
+"""
 
 from __future__ import annotations
 
-PASSIVE_WAIT = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
-"""Environment in which waiting threads do not spin; else those of torch, OpenCV and engines fight for cores.
+import os
+from math import inf
 
-It has to stand before torch is loaded, so whoever sets it imports it from here, which loads nothing.
-"""
+from labkit.core.cgroup import quota_cores
+
+PASSIVE_WAIT = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+"""Environment in which waiting threads do not spin; else torch, OpenCV and engines fight for cores."""
+THREAD_COUNTS = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+)  # fmt: skip
+"""Variables that say how many threads a library uses."""
+
+
+def affinity_cores() -> int:
+    """Number of cores that this process may be scheduled on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_cores() -> int:
+    """Number of cores that this process may use: its affinity, bounded by its control groups' quota."""
+    return max(1, int(min(affinity_cores(), quota_cores() or inf)))
+
+
+def worker_environment() -> dict[str, str]:
+    """Variables for a child that measures: waiting threads are passive, and a CPU quota bounds their number.
+
+    A number that the user has set stays.
+    """
+    cores = available_cores()
+    bound = THREAD_COUNTS if cores < affinity_cores() else ()
+    return PASSIVE_WAIT | {name: str(cores) for name in bound if name not in os.environ}
+
+
+def bound_threads() -> None:
+    """Bounds the threads of torch and OpenCV here by the CPU quota; engines take torch's number."""
+    import cv2
+    import torch
+
+    cores = available_cores()
+    if cores < affinity_cores():
+        torch.set_num_threads(min(cores, torch.get_num_threads()))
+        cv2.setNumThreads(min(cores, cv2.getNumThreads()))

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.core.machine import affinity_cores
+from labkit.core.threads import available_cores
 
 
 def band_limits(height: int) -> NDArray[np.int64]:
@@ -51,7 +51,7 @@ def run_bands(work: Callable[[int], None], n_bands: int) -> None:
         for band in left:
             work(band)
 
-    others = [_threads().submit(run) for _ in range(min(affinity_cores(), n_bands) - 1)]
+    others = [_threads().submit(run) for _ in range(min(available_cores(), n_bands) - 1)]
     try:
         run()
     finally:
@@ -62,7 +62,7 @@ def run_bands(work: Callable[[int], None], n_bands: int) -> None:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, affinity_cores() - 1), thread_name_prefix="filter-band")
+    return ThreadPoolExecutor(max(1, available_cores() - 1), thread_name_prefix="filter-band")
 
 
 if hasattr(os, "register_at_fork"):

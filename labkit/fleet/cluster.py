@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.core.errors import LabError, UnavailableError, UsageError, first_line
-from labkit.core.machine import available_cores
-from labkit.core.threads import PASSIVE_WAIT
+from labkit.core.threads import PASSIVE_WAIT, available_cores
 from labkit.fleet.guards import defer_interrupt, ended_with_owner, environment
 
 MEASURING = "measuring"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from labkit.core.errors import UnavailableError, UsageError
+from labkit.core.threads import bound_threads
 from labkit.core.types import Preparation, Size, Workload
 from labkit.models.callables import Classifier, Combined, Detector, Net, OwnLabels, Prepared
 from labkit.models.cuda_streams import streams_for
@@ -49,6 +50,7 @@ def prepare(
     """
     if preparation.device == "cuda" and not torch.cuda.is_available():
         raise UnavailableError("this rung needs an NVIDIA GPU; labkit doctor says what is missing")
+    bound_threads()
     parts = _parts(preparation)
     if preparation.form == "own":
         return _own(parts, preparation, workload, weights)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from labkit.core.machine import fingerprint_differences
+from labkit.core.machine import fingerprint_differences, fingerprint_unknowns
 from labkit.results.format import format_number
 from labkit.results.records import Run
 from labkit.results.result_set import results
@@ -62,7 +62,8 @@ class History:
         if not self.runs:
             return None
         newest = self.runs[-1]
-        return next((run for run in reversed(self.runs[:-1]) if _comparable(run, newest)), None)
+        earlier = (run for run in reversed(self.runs[:-1]) if _same_work(run, newest))
+        return next((run for run in earlier if not _differences(run, newest)), None)
 
     def __str__(self) -> str:
         """The newest run against the one before it."""
@@ -71,13 +72,23 @@ class History:
         now, before = self.runs[-1], self.previous()
         text = f"{self.rung}{_named_version(now)}: {_figures(now)}"
         if before is None:
-            return f"{text}; no earlier run did the same work on this kind of machine"
+            return f"{text}; no earlier run did the same work on this kind of machine{self._elsewhere()}"
         when = f"{_ago(before, now)}, {before.created[:16].replace('T', ' ')} UTC{_named_version(before)}"
         doubt = "" if not (now.noisy or before.noisy) else " (~ a noisy run)"
         return (
             f"{text}; {when}: {_figures(before)}: {now.fps / before.fps:.2f} times as fast{doubt}. "
             "Two runs at two times differ by what the machine did meanwhile; labkit.compare measures in turns"
+            f"{_unknown(before, now)}"
         )
+
+    def _elsewhere(self) -> str:
+        """What differs where the last run with the same work was made."""
+        now = self.runs[-1]
+        for run in reversed(self.runs[:-1]):
+            if _same_work(run, now):
+                there = _differences(now, run, "that machine")
+                return f"; where it was last done, on {run.created[:10]}: {'; '.join(there)}"
+        return ""
 
     def plot(self, theme: str = "light") -> Chart:
         """FPS with 95% intervals over time.
@@ -114,12 +125,22 @@ def history(rung: str | Callable[..., Any], *, recorded: bool = False) -> Histor
     return History(name, tuple(sorted(found, key=lambda run: run.created)))
 
 
-def _comparable(a: Run, b: Run) -> bool:
-    return (
-        all(a.settings.get(key) == b.settings.get(key) for key in SAME_WORK)
-        and (a.scenario, a.quick, a.source.get("sha256")) == (b.scenario, b.quick, b.source.get("sha256"))
-        and not fingerprint_differences(dict(a.fingerprint), dict(b.fingerprint))
-    )
+def _same_work(a: Run, b: Run) -> bool:
+    return all(a.settings.get(key) == b.settings.get(key) for key in SAME_WORK) and (
+        a.scenario,
+        a.quick,
+        a.source.get("sha256"),
+    ) == (b.scenario, b.quick, b.source.get("sha256"))
+
+
+def _differences(a: Run, b: Run, other: str = "the other machine") -> list[str]:
+    return fingerprint_differences(a.fingerprint, b.fingerprint, other)
+
+
+def _unknown(before: Run, now: Run) -> str:
+    """What an older run does not say of its machine."""
+    unknown = fingerprint_unknowns(before.fingerprint, now.fingerprint)
+    return f"; only one of them says: {', '.join(unknown)}" if unknown else ""
 
 
 def _figures(run: Run) -> str:

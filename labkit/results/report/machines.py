@@ -14,6 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from labkit.core.machine import (
+    fingerprint_differences,
+    fingerprint_unknowns,
+    machine_name,
+    speed_facts,
+)
 from labkit.results.records import Run
 from labkit.results.report.groups import Record, Work, work_of
 
@@ -27,12 +33,14 @@ class Machine:
         name: processor, cores and GPU.
         fingerprint: of its newest record.
         records: in the order given.
+        unknown: what affects speed and does not stand in every record, in words.
     """
 
     letter: str
     name: str
     fingerprint: Mapping[str, Any]
     records: tuple[Record, ...]
+    unknown: tuple[str, ...] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -73,24 +81,34 @@ class Figure:
 
 def machines(records: Iterable[Record]) -> list[Machine]:
     """The records by like fingerprints, in the order in which each kind first appears."""
-    from labkit.core.machine import fingerprint_differences, machine_name
-
-    groups: list[list[Record]] = []
+    groups: list[_Group] = []
     for record in records:
-        mark = dict(record.fingerprint)
-        for group in groups:
-            if not fingerprint_differences(dict(group[0].fingerprint), mark):
-                group.append(record)
-                break
-        else:
-            groups.append([record])
-    found = []
-    for place, group in enumerate(groups):
-        newest = max(group, key=lambda record: record.created)
-        found.append(
-            Machine(_letter(place), machine_name(newest.fingerprint), newest.fingerprint, tuple(group))
-        )
-    return found
+        group = next((each for each in groups if each.takes(record)), None)
+        if group is None:
+            groups.append(group := _Group([], []))
+        group.add(record)
+    return [group.machine(_letter(place)) for place, group in enumerate(groups)]
+
+
+@dataclass
+class _Group:
+    """Records of which no two differ; an old one that knows little does not join two that do."""
+
+    records: list[Record]
+    kinds: list[Mapping[str, Any]]
+
+    def takes(self, record: Record) -> bool:
+        return not any(fingerprint_differences(kind, record.fingerprint) for kind in self.kinds)
+
+    def add(self, record: Record) -> None:
+        self.records.append(record)
+        if all(speed_facts(kind) != speed_facts(record.fingerprint) for kind in self.kinds):
+            self.kinds.append(record.fingerprint)
+
+    def machine(self, letter: str) -> Machine:
+        newest = max(self.records, key=lambda record: record.created).fingerprint
+        unknown = {word for kind in self.kinds for word in fingerprint_unknowns(newest, kind)}
+        return Machine(letter, machine_name(newest), newest, tuple(self.records), tuple(sorted(unknown)))
 
 
 def figure(runs: Sequence[Run]) -> Figure:
@@ -126,10 +144,11 @@ def side_by_side(there: Sequence[Machine]) -> list[tuple[Work, dict[str, Figure]
 
 def what_differs(there: Sequence[Machine]) -> list[tuple[Machine, list[str]]]:
     """Each machine but the first with the lines in which it differs from the first."""
-    from labkit.core.machine import fingerprint_differences
-
-    first = dict(there[0].fingerprint)
-    return [(machine, fingerprint_differences(first, dict(machine.fingerprint))) for machine in there[1:]]
+    first = there[0].fingerprint
+    return [
+        (machine, fingerprint_differences(first, machine.fingerprint, machine.letter))
+        for machine in there[1:]
+    ]
 
 
 def _letter(place: int) -> str:

@@ -62,6 +62,8 @@ def machines_table(there: Sequence[Machine], total: int) -> dict[str, Any]:
     for machine, lines in what_differs(there):
         differs = f"; differs from {there[0].letter} in {'; '.join(lines)}" if lines else ""
         names.append((machine.letter, machine.name + differs))
+    if unknown := {word: None for machine in there for word in machine.unknown}:
+        names.append(("Unknown of some results", ", ".join(unknown)))
     rows = side_by_side(there)
     letters = [m.letter for m in there if any(m.letter in figures for _, figures in rows)]
     marked = any(figure.loses for _, figures in rows for figure in figures.values())
