@@ -216,12 +216,13 @@ def test_rows_hold_boxes(tmp_path):
         ("red cup", "blue disc"),
     )  # fmt: skip
     recorder = Recorder(Stream(0, "a.avi", "a.avi", SMALL), str(tmp_path), facts={"weights": "shipped"})
-    recorder.append([FrameResult(0, "r", 1, 0.0, 1.5e9, 0.02, "e", found), result_of(1, 2)])
+    recorder.append([FrameResult(0, "r", 1, 0.0, 1.5e9, 0.02, "e", found, 0.44), result_of(1, 2)])
     recorder.close(EndOfStream(2, "r", 2, "over"))
     rows, _ = rows_in(tmp_path)
     assert rows[0]["name"] == ["cup", "disc"] and rows[0]["fine_name"] == ["red cup", "blue disc"]
     assert (rows[0]["x_min"], rows[0]["y_max"]) == ([1, 0], [40, 5])
     assert rows[0]["captured_utc"].timestamp() == 1.5e9
+    assert (rows[0]["time_s"], rows[1]["time_s"]) == (0.44, None)
     assert rows[0]["age_ms"] == pytest.approx(20)
     assert (rows[1]["boxes"], rows[1]["name"], rows[1]["fine_name"]) == (0, [], None)
 

@@ -487,10 +487,11 @@ def test_a_text_file_is_no_video(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_an_empty_file_is_no_video(tmp_path):
-    (tmp_path / "empty.avi").touch()
-    with pytest.raises(SourceError, match="is not a video"):
-        open_source(tmp_path / "empty.avi")
+@pytest.mark.parametrize("name", ["empty.avi", "empty.png", "empty"])
+def test_an_empty_file_says_so(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(SourceError, match=rf"{name} is empty \(0 bytes\)"):
+        open_source(tmp_path / name)
 
 
 def test_a_film_ends_where_its_decoder_ends(tmp_path):
@@ -595,6 +596,92 @@ def test_codecs_that_opencv_may_lack(tmp_path, codec):
     assert means == pytest.approx([7.5, 47.5, 87.5], abs=2)
 
 
+def film_of(path: Path, codec: str, pictures, pix_fmt: str, **options: str) -> Path:
+    """A film of whole (H, W, 3 or 4) pictures; several streams where `pictures` is a list of lists."""
+    import av
+
+    streams = pictures if isinstance(pictures[0], list) else [pictures]
+    with av.open(str(path), "w") as out:
+        for shown in streams:
+            stream = out.add_stream(codec, rate=25, options=options)
+            stream.height, stream.width = shown[0].shape[:2]
+            stream.pix_fmt = pix_fmt
+        for k in range(len(streams[0])):
+            for stream, shown in zip(out.streams.video, streams, strict=True):
+                kind = "rgba" if shown[k].shape[2] == 4 else "rgb24"
+                frame = av.VideoFrame.from_ndarray(shown[k], format=kind).reformat(format=pix_fmt)
+                frame.pts = k
+                out.mux(stream.encode(frame))
+        for stream in out.streams.video:
+            out.mux(stream.encode(None))
+    return path
+
+
+def plain(colour, size=(64, 48)) -> np.ndarray:
+    return np.full((size[1], size[0], len(colour)), colour, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [("a.mov", "png", "rgba"), ("a.mov", "prores_ks", "yuva444p10le"), ("a.webm", "libvpx-vp9", "yuva420p")],
+)
+def test_transparent_parts_of_a_film_are_white(tmp_path, name, codec, pix_fmt):
+    picture = plain((200, 60, 20, 255))
+    picture[:, 32:, 3] = 0
+    with open_source(film_of(tmp_path / name, codec, [picture] * 3, pix_fmt), None) as source:
+        images = [frame.image.astype(int) for frame in source]
+    assert len(images) == 3
+    for image in images:
+        assert abs(image[24, 8] - (200, 60, 20)).max() < 6 and abs(image[24, 56] - 255).max() < 3
+
+
+def test_a_screen_recording_whose_alpha_is_nowhere_set_is_shown(tmp_path):
+    path = film_of(tmp_path / "a.mov", "png", [plain((200, 60, 20, 0))], "rgba")
+    assert first_frame(path, None).image[0, 0].tolist() == [200, 60, 20]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt", "which"),
+    [("a.mkv", "ffv1", "bgr0", 1), ("a.ts", "libx264", "yuv420p", 1), ("a.mp4", "libx264", "yuv420p", 0)],
+)  # MP4 marks its first stream as the default
+def test_of_several_streams_the_default_or_largest_is_shown(tmp_path, name, codec, pix_fmt, which):
+    small, large = [plain((0, 0, 255), (32, 24))] * 3, [plain((255, 0, 0), (128, 96))] * 3
+    path = film_of(tmp_path / name, codec, [small, large], pix_fmt)
+    with open_source(path, None) as source:
+        shown = [(frame.size, int(frame.image[0, 0].argmax())) for frame in source]
+    assert shown == [[((32, 24), 2), ((128, 96), 0)][which]] * 3
+
+
+def test_interlaced_films_have_no_combs(tmp_path):
+    """A bar that moves between the two half pictures of a frame; woven together they make a comb."""
+    pictures = []
+    for k in range(6):
+        picture = plain((20, 20, 20), (128, 96))
+        for half in (0, 1):
+            at = 12 * k + 6 * half
+            picture[half::2, at : at + 24] = 220
+        pictures.append(picture)
+    options = {"x264-params": "tff=1:crf=4"}
+    path = film_of(tmp_path / "a.mp4", "libx264", pictures, "yuv420p", **options)
+    with open_source(path, None) as source:
+        frames = list(source)
+
+    def combs(image) -> float:
+        lines = image[16:80, :, 1].astype(int)
+        return float(np.abs(lines[1:-1] - (lines[:-2] + lines[2:]) / 2).mean())
+
+    assert [frame.time_s for frame in frames] == pytest.approx([k / 25 for k in range(6)])
+    for frame, woven in list(zip(frames, pictures, strict=True))[1:-1]:
+        assert combs(frame.image) < 0.25 * combs(woven)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4097, 3), (127, 95)])
+def test_odd_sizes_of_films(tmp_path, size):
+    path = film_of(tmp_path / "a.mkv", "ffv1", [plain((200, 60, 20), size)] * 2, "bgr0")
+    with open_source(path, None) as source:
+        assert [(frame.size, frame.image[-1, -1].tolist()) for frame in source] == [(size, [200, 60, 20])] * 2
+
+
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
 def test_a_film_held_sideways_is_turned_upright(tmp_path, turn):
     """OpenCV, another reader, turns it the same way."""
@@ -611,6 +698,22 @@ def test_a_film_held_sideways_is_turned_upright(tmp_path, turn):
     with open_source(path, None) as source:
         assert source.size == ((96, 128) if turn in (90, 270) else (128, 96))
         assert np.array_equal(next(source).image, theirs)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [((-1, 0, 0, 1), lambda image: image[:, ::-1]), ((1, 0, 0, -1), lambda image: image[::-1]),
+     ((0, 1, 1, 0), lambda image: image.transpose(1, 0, 2))],
+)  # fmt: skip
+def test_a_film_of_a_mirror_is_turned_round(tmp_path, matrix, shown):
+    path = film(tmp_path / "a.mp4", range(2))
+    stored = first_frame(path, None).image
+    data, one = path.read_bytes(), 1 << 16
+    upright = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
+    a, b, c, d = (one * side for side in matrix)
+    at = data.index(upright, data.index(b"tkhd"))
+    path.write_bytes(data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + 36 :])
+    assert np.array_equal(first_frame(path, None).image, shown(stored))
 
 
 @pytest.mark.parametrize(

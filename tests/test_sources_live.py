@@ -6,8 +6,10 @@ import contextlib
 import errno
 import gc
 import http.server
+import itertools
 import os
 import signal
+import socketserver
 import struct
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
+import films
 import numpy as np
 import pytest
 from faulty_camera import BITS, FaultyCamera, number_in, picture
@@ -680,6 +683,68 @@ def test_a_page_and_a_wrong_password_are_told_apart(dialects):
         open_source(f"http://{dialects}/index")
     with pytest.raises(SourceError, match=r"wants a user and password"):
         open_source(f"http://{dialects}/auth")
+
+
+class RtspServer(socketserver.ThreadingTCPServer):
+    """A camera that sends its stream inside the RTSP connection only, as behind a firewall."""
+
+    allow_reuse_address = daemon_threads = True
+
+    def __init__(self, film: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), RtspTalk)
+        self.film = film
+        self.asked: list[str] = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class RtspTalk(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            while (request := self.rfile.readline().decode().split()) and self.answer(request[0]):
+                pass
+
+    def answer(self, method: str) -> bool:
+        headers = {}
+        while line := self.rfile.readline().decode().strip():
+            name, _, value = line.partition(": ")
+            headers[name.lower()] = value
+        more, body, status = [], "", "200 OK"
+        if method == "OPTIONS":
+            more = ["Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN"]
+        elif method == "DESCRIBE":
+            body = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=cam\r\nt=0 0\r\n"
+            body += "m=video 0 RTP/AVP 33\r\na=control:one\r\n"
+            more = ["Content-Type: application/sdp", f"Content-Length: {len(body)}"]
+        elif method == "SETUP":
+            self.server.asked.append(headers["transport"])
+            if "TCP" not in headers["transport"]:
+                status = "461 Unsupported Transport"
+            more = ["Transport: RTP/AVP/TCP;unicast;interleaved=0-1", "Session: 1"]
+        head = [f"RTSP/1.0 {status}", f"CSeq: {headers['cseq']}", *more]
+        self.wfile.write(("\r\n".join(head) + "\r\n\r\n" + body).encode())
+        if method == "PLAY":
+            self.send_film()
+        return method not in ("PLAY", "TEARDOWN")
+
+    def send_film(self) -> None:
+        step = 7 * 188
+        starts = range(0, len(self.server.film), step)
+        for number, at in enumerate(itertools.cycle(starts)):
+            chunk = self.server.film[at : at + step]
+            packet = struct.pack(">BBHII", 0x80, 33, number & 0xFFFF, number * 900, 7) + chunk
+            self.wfile.write(struct.pack(">BBH", ord("$"), 0, len(packet)) + packet)
+            time.sleep(8 / len(starts))  # 200 frames at 25 per second
+
+
+def test_rtsp_is_read_over_tcp(tmp_path):
+    path = films.film(tmp_path / "cam.ts", range(200), key_every=5)
+    with RtspServer(path.read_bytes()) as server:
+        address = f"rtsp://127.0.0.1:{server.server_address[1]}/stream"
+        with open_source(address, None, **TIMEOUTS) as source:
+            frame = next(source)
+            assert source.live and frame.image.shape == (96, 128, 3)
+        assert "TCP" in server.asked[0]
+        server.shutdown()
 
 
 def test_pictures_are_found_whatever_is_between_them():

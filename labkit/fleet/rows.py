@@ -79,6 +79,8 @@ def _column(name: str, values: Sequence[Any]) -> Any:
         return pa.array([round(1e6 * seconds) for seconds in values], pa.timestamp("us", tz="UTC"))
     if name.endswith("_ms"):
         return pa.array(values, pa.float32())
+    if name == "time_s":  # of a camera's frames there is none
+        return pa.array(values, pa.float64())
     return pa.array(values)
 
 

@@ -34,6 +34,7 @@ class _LatestFrame:
     offset: int
     captured_unix_s: float
     placed: Placement | None
+    time_s: float | None = None
 
 
 class Reader:
@@ -98,6 +99,7 @@ class Reader:
                 latest.captured_unix_s,
                 latest.image,
                 latest.placed,
+                latest.time_s,
             )
 
     def stop(self, why: str = "it was stopped", failed: bool = False) -> EndOfStream:
@@ -186,8 +188,8 @@ class Reader:
                 break
             is_late = late_s >= period_s
             due_unix_s = self._began_unix_s + due_s
-            latest = None if is_late else _LatestFrame(frame.image, index, due_unix_s, frame.placed)
-            self._put(latest, index + 1)
+            latest = _LatestFrame(frame.image, index, due_unix_s, frame.placed, frame.time_s)
+            self._put(None if is_late else latest, index + 1)
         return f"the recording is over{f' ({source.note})' if source.note else ''}"
 
     def _put(self, frame: _LatestFrame | None, offered: int) -> None:

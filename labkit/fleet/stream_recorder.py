@@ -168,6 +168,7 @@ class Recorder:
             return True
         columns: dict[str, list[Any]] = {
             "frame": [row.index for row in self._rows],
+            "time_s": [row.time_s for row in self._rows],
             "captured_utc": [row.captured_unix_s for row in self._rows],
             "age_ms": [1e3 * row.age_s for row in self._rows],
         }

@@ -64,6 +64,7 @@ class CapturedFrame:
         captured_unix_s: when the frame was captured or was due.
         image: (H, W, 3) uint8 RGB.
         placed: where the original's pixels are in it; None where it is the original.
+        time_s: its own time in a recording, in seconds from the start; None of a camera.
     """
 
     index: int
@@ -73,6 +74,7 @@ class CapturedFrame:
     captured_unix_s: float
     image: NDArray[np.uint8]
     placed: Placement | None = None
+    time_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ class FrameResult:
         age_s: from capture to result, by the clocks of both machines.
         engine: id of the engine; a restarted engine has another one.
         found: the detections, with boxes in pixels of the original.
+        time_s: as in `CapturedFrame`.
     """
 
     index: int
@@ -151,6 +154,7 @@ class FrameResult:
     age_s: float
     engine: str
     found: Detections
+    time_s: float | None = None
 
     @classmethod
     def of(cls, frame: CapturedFrame, age_s: float, engine: str, found: Detections) -> FrameResult:
@@ -158,7 +162,7 @@ class FrameResult:
         found = found if frame.placed is None else frame.placed.to_original(found)
         return cls(
             frame.index, frame.reader, frame.number, frame.began_unix_s, frame.captured_unix_s,
-            age_s, engine, found,
+            age_s, engine, found, frame.time_s,
         )  # fmt: skip
 
 

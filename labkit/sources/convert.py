@@ -44,6 +44,16 @@ def to_rgb(array: NDArray[Any], order: Order = "bgr") -> NDArray[np.uint8]:
     return np.ascontiguousarray(colours)
 
 
+def on_white(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An (H, W, 4) RGBA image on white, (H, W, 3); one that is transparent everywhere has no alpha at all."""
+    from PIL import Image
+
+    if not image[..., 3].any():
+        return np.ascontiguousarray(image[..., :3])
+    opaque = Image.new("RGBA", (image.shape[1], image.shape[0]), "white")
+    return np.asarray(Image.alpha_composite(opaque, Image.fromarray(image)).convert("RGB"))
+
+
 def fit_image(image: NDArray[np.uint8], size: Size, how: Fit) -> tuple[NDArray[np.uint8], Placement]:
     """Bring an image to exactly `size`, see `placement`.
 

@@ -14,6 +14,7 @@ from labkit.sources.spec import (
     KNOWN_SOURCES,
     RECORDED_SUFFIXES,
     VIDEO_SUFFIXES,
+    check_not_empty,
     check_size,
     clean_spec,
     redact,
@@ -132,6 +133,7 @@ def _open_reader(
         if path.is_dir():
             paths, skipped = pictures.images_in(path)
             return pictures.Images(paths, loop=loop, skipped=skipped), None
+        check_not_empty(path)
         suffix = path.suffix.lower()
         if suffix in pictures.PICTURE_SUFFIXES or (
             suffix not in VIDEO_SUFFIXES and pictures.is_picture(path)

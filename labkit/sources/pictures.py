@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import SourceError
-from labkit.sources.convert import to_rgb
+from labkit.sources.convert import on_white, to_rgb
 from labkit.sources.source import RawFrame
-from labkit.sources.spec import IMAGE_SUFFIXES, natural_order
+from labkit.sources.spec import IMAGE_SUFFIXES, check_not_empty, natural_order
 from labkit.sources.stills import LosslessReader
 
 Picture = tuple[NDArray[np.uint8], float | None]
@@ -31,7 +31,6 @@ PICTURE_SUFFIXES = IMAGE_SUFFIXES | _READ_ELSEWHERE.keys()
 _OPENCV_SUFFIXES = (".tif", ".tiff", ".hdr", ".pic")  # deep colour, for which Pillow has no mode
 _WHITES = (1.0, 255.0, 65535.0)
 _SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF: marks a page that is a smaller copy of another
-_BACKGROUND = (255, 255, 255)
 
 
 class Images(LosslessReader):
@@ -136,6 +135,7 @@ def read_pictures(path: Path) -> Iterator[Picture]:
         raise SourceError(f"{path} is in a format that {elsewhere} reads; save it as PNG first")
     heif = _register_heif()
     try:
+        check_not_empty(path)
         with Image.open(path) as opened:
             for page in _pages(opened):
                 opened.seek(page)
@@ -145,6 +145,8 @@ def read_pictures(path: Path) -> Iterator[Picture]:
         if deep is None:
             raise SourceError(_why_not(path, error, heif)) from error
         yield deep, None
+    except SourceError:
+        raise
     except Exception as error:  # whatever a decoder raises about a damaged file
         raise SourceError(_why_not(path, error, heif)) from error
 
@@ -165,7 +167,7 @@ def _pages(opened: Any) -> list[int]:
 
 
 def _as_shown(opened: Any) -> NDArray[np.uint8]:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     try:
         image = ImageOps.exif_transpose(opened)
@@ -176,8 +178,7 @@ def _as_shown(opened: Any) -> NDArray[np.uint8]:
     if image.mode in ("I", "F"):
         return to_rgb(_scaled(np.asarray(image)), "rgb")
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*_BACKGROUND, 255)), image)
+        return on_white(np.asarray(image.convert("RGBA")))
     return to_rgb(np.asarray(image.convert("RGB")), "rgb")
 
 

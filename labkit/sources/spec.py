@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from labkit.core.errors import UsageError
+from labkit.core.errors import SourceError, UsageError
 from labkit.core.types import Size
 
 IMAGE_SUFFIXES = frozenset(
@@ -146,6 +146,16 @@ def webcam_index(spec: str) -> int | None:
             f"{redact(spec)!r} is not"
         )
     return int(number)
+
+
+def check_not_empty(path: Path) -> None:
+    """Check that a file holds something.
+
+    Raises:
+        SourceError: It has no bytes.
+    """
+    if path.stat().st_size == 0:
+        raise SourceError(f"{path} is empty (0 bytes); copy or record it again")
 
 
 def check_size(size: Size | None) -> Size | None:

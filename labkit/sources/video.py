@@ -8,6 +8,7 @@ ends where the decoder ends.
 from __future__ import annotations
 
 import logging
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -18,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import SourceError
+from labkit.sources.convert import on_white
 from labkit.sources.probe import connection_problem
 from labkit.sources.source import RawFrame
 from labkit.sources.spec import scheme_of
 
 _MAX_PIXELS = 16384 * 16384
+_KNOW_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Codecs whose usual decoder leaves transparency out, and the one that does not."""
 _MAX_GAPS = 100
 """Unreadable places in a row after which a file is read no further."""
 
@@ -139,15 +143,18 @@ class Video:
         if not streams:
             container.close()
             raise SourceError(f"{self._shown}: no video stream found (is it audio only?); name a video")
-        self._container, self._stream = container, streams[0]
+        self._container, self._stream = container, max(streams, key=_rank)
         if self._stream.codec_context is None:
             container.close()
             raise SourceError(f"{self._shown} is in a format that PyAV cannot decode; convert it to MP4")
-        self._stream.thread_type = "AUTO"
-        self._stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+        self._decoder = self._stream.codec_context
+        if self._stream.metadata.get("alpha_mode") == "1" and self._decoder.name in _KNOW_ALPHA:
+            self._decoder = av.CodecContext.create(_KNOW_ALPHA[self._decoder.name], "r")
+        self._decoder.thread_type = "AUTO"
+        self._decoder.options = {"max_pixels": str(_MAX_PIXELS)}
         # One for all frames, without threads of its own: setting up costs more than converting.
         self._reformatter = VideoReformatter()
-        self._frames = self._decode()
+        self._frames = _deinterlaced(self._decode(), self._stream)
         rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
         self.fps = rate if 0 < rate < 1000 else None
         self._stated = self._stated_frames()
@@ -186,7 +193,7 @@ class Video:
 
         for packet in self._packets():
             try:
-                yield from packet.decode()
+                yield from self._decoder.decode(packet if packet.size else None)
             except av.FFmpegError:
                 self.damaged_packets += 1
 
@@ -227,7 +234,7 @@ class Video:
             raise SourceError(
                 f"{self._shown} cannot be read on after {self._in_pass} frames ({error}); convert it to MP4"
             ) from error
-        at_s = _seconds(frame.pts, self._stream)
+        at_s = _seconds(frame.pts, frame if frame.time_base else self._stream)
         if at_s is None:
             at_s = self._last_s + self._period_s() if self._in_pass else self._began_s
         else:
@@ -243,9 +250,11 @@ class Video:
         width = frame.width
         if aspect and aspect != 1 and 0.1 < aspect < 10:  # pixels that are not square
             width = max(1, round(width * aspect))
-        image = self._reformatter.reformat(frame, width=width, format="rgb24", threads=1).to_ndarray()
-        quarters, odd = divmod(frame.rotation, 90)
-        return np.ascontiguousarray(image if odd else np.rot90(image, quarters % 4))
+        alpha = any(component.is_alpha for component in frame.format.components)
+        kind = "rgba" if alpha else "rgb24"
+        shown = self._reformatter.reformat(frame, width=width, format=kind, threads=1)
+        image = np.asarray(shown.to_ndarray(), np.uint8)
+        return np.ascontiguousarray(_upright(on_white(image) if alpha else image, frame))
 
     def _period_s(self) -> float:
         return 1 / (self.fps or 30.0)
@@ -264,6 +273,69 @@ class Video:
         self._in_pass = 0
         self._open()
         self.damaged_packets = damaged
+
+
+def _rank(stream: Any) -> tuple[bool, int]:
+    """Players show the stream that is marked as the default; where none is, the largest is taken."""
+    decoder = stream.codec_context
+    pixels = decoder.width * decoder.height if decoder is not None else 0
+    return bool(stream.disposition & stream.disposition.default), pixels
+
+
+def _upright(image: NDArray[np.uint8], frame: Any) -> NDArray[np.uint8]:
+    """An image turned and mirrored as its film says (display matrix)."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    right_x, right_y, _, down_x, down_y = struct.unpack_from("=5i", bytes(matrix))
+    if (right_x, down_y) == (0, 0):
+        image = image.transpose(1, 0, 2)
+        right_x, down_y = down_x, right_y
+    elif (right_y, down_x) != (0, 0):  # no quarter turn: players show it as it is stored
+        return image
+    return image[:: -1 if down_y < 0 else 1, :: -1 if right_x < 0 else 1]
+
+
+def _deinterlaced(frames: Iterator[Any], stream: Any) -> Iterator[Any]:
+    """Frames, of which those of two half pictures, taken one after the other, become one without combs."""
+    graph, layout = None, None
+    for frame in frames:
+        if layout != (frame.width, frame.height, frame.format.name):
+            yield from _pulled(graph, None)
+            graph, layout = None, (frame.width, frame.height, frame.format.name)
+        if graph is None and frame.interlaced_frame and min(frame.width, frame.height) >= 4:
+            graph = _deinterlacer(frame, stream)
+        if graph is None:
+            yield frame
+        else:
+            yield from _pulled(graph, frame)
+    yield from _pulled(graph, None)
+
+
+def _deinterlacer(frame: Any, stream: Any) -> Any:
+    import av
+
+    graph = av.filter.Graph()
+    begin = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=stream.time_base
+    )
+    graph.link_nodes(begin, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
+    graph.configure()
+    return graph
+
+
+def _pulled(graph: Any, frame: Any) -> Iterator[Any]:
+    """The frames that a filter gives for a frame, or at the end for None."""
+    import av
+
+    if graph is None:
+        return
+    graph.push(frame)
+    while True:
+        try:
+            yield graph.vpull()
+        except (av.BlockingIOError, av.EOFError):
+            return
 
 
 def _seconds(stamp: int | None, stream: Any) -> float | None:
