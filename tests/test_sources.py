@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -675,6 +676,39 @@ def test_interlaced_films_have_no_combs(tmp_path):
         assert combs(frame.image) < 0.25 * combs(woven)
 
 
+def test_an_hdr_film_is_shown_on_an_ordinary_screen(tmp_path):
+    """Greys of PQ by their brightness: below the curve's knee as sRGB has them, the brightest white."""
+    import av
+
+    from labkit.sources.hdr_film import HLG, PQ, to_srgb
+
+    nits = np.array([0.0, 20, 50, 203, 1000])
+    root = (nits / 10000) ** (2610 / 16384)
+    signal = ((3424 / 4096 + 2413 / 128 * root) / (1 + 2392 / 128 * root)) ** (2523 / 32)
+    picture = (
+        np.repeat(np.round(signal * 65535).astype(np.uint16), 16)[None, :, None].repeat(48, 0).repeat(3, 2)
+    )
+    with av.open(str(tmp_path / "a.mkv"), "w") as out:
+        stream = out.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p10le"
+        coder = stream.codec_context
+        coder.colorspace, coder.color_primaries, coder.color_trc, coder.color_range = 9, 9, PQ, 1
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb48le")
+        frame = frame.reformat(format="yuv420p10le", dst_colorspace=9)
+        frame.color_primaries, frame.color_trc = 9, PQ
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    shown = first_frame(tmp_path / "a.mkv", None).image[24, 8::16].astype(int)
+    assert shown[:, 1].tolist() == pytest.approx([0, 88, 136, 229, 255], abs=6)
+    assert np.ptp(shown, axis=1).max() <= 2, "greys stay grey"
+    grey = np.linspace(0, 1, 256)[:, None].repeat(3, 1)
+    for transfer in (PQ, HLG):
+        answer = to_srgb(grey, transfer)[:, 1]
+        assert (np.diff(answer) >= 0).all() and answer[0] == 0 and answer[-1] == pytest.approx(1, abs=0.01)
+    red = to_srgb(np.array([0.5, 0.0, 0.0]), PQ)
+    assert red[0] > 0.5 and red[1:].max() == 0, "more red than this screen has is its fullest red"
+
+
 @pytest.mark.parametrize("size", [(1, 1), (4097, 3), (127, 95)])
 def test_odd_sizes_of_films(tmp_path, size):
     path = film_of(tmp_path / "a.mkv", "ffv1", [plain((200, 60, 20), size)] * 2, "bgr0")
@@ -819,6 +853,50 @@ def test_other_arguments_outside_the_range_are_refused(argument):
 def test_sizes_become_plain_integers():
     assert check_size((np.int64(4), 5.0)) == (4, 5)
     assert all(type(side) is int for side in check_size((np.int64(4), 5.0)))
+
+
+def test_names_are_understood_as_people_write_them(tmp_path, monkeypatch):
+    """Accents of one keyboard or another, quotes of a file manager, file addresses, a file called ~."""
+    monkeypatch.chdir(tmp_path)
+    there = unicodedata.normalize("NFD", "caf\u00e9 1.mp4")
+    film(tmp_path / "a.mp4", range(2)).rename(tmp_path / there)
+    absolute = str(tmp_path / there)
+    for name in (
+        unicodedata.normalize("NFC", there), there, f'"{absolute}"', f" {absolute} ", Path(absolute).as_uri(),
+        os.fsencode(there), Path(there).absolute().as_uri().replace("file://", "FILE://localhost"),
+    ):  # fmt: skip
+        with open_source(name) as source:
+            assert len(list(source)) == 2
+    for name in ("~", "~.mp4", "line\nbreak.mp4", "-", "photos.mp4"):
+        (tmp_path / there).rename(tmp_path / name)
+        with open_source(name) as source:
+            assert len(list(source)) == 2 and source.spec.isprintable()
+        (tmp_path / name).rename(tmp_path / there)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [(0, '"webcam:0"'), ("1", '"webcam:1"'), (None, "webcam"), (["a.mp4"], "webcam"),
+     ("loop", "leads nowhere"),
+     ("broken", "leads nowhere"), ("192.168.0.7/video", "http://"), ("cam.local:8080/video", "http://"),
+     ("films", "films (1) and no images; name one, such as"), ("pipe.mp4", "neither a file nor a folder"),
+     ("a/" * 3000, "no file or folder"), ("\0", "no file or folder"),
+     ("file://host/a.mp4", "addresses start"),
+     (os.devnull, "neither a file nor a folder"), ("bad\nname.mp4", r"bad\nname.mp4 is not a video")],
+)  # fmt: skip
+@pytest.mark.skipif(sys.platform == "win32", reason="names and files that Windows does not have")
+def test_what_cannot_be_opened_is_one_sentence(tmp_path, monkeypatch, name, words):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("loop", "loop")
+    os.symlink("nobody", "broken")
+    os.mkfifo("pipe.mp4")
+    (tmp_path / "films" / "clip.mp4").mkdir(parents=True)
+    (tmp_path / "films" / "b.mp4").touch()
+    (tmp_path / "bad\nname.mp4").write_text("no film")
+    with pytest.raises((SourceError, UsageError)) as caught:
+        open_source(name)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(

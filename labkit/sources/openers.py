@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from labkit.core.errors import SourceError, UsageError
 from labkit.core.types import FITS, Fit, Frame, Size
@@ -26,6 +32,9 @@ from labkit.sources.spec import (
 DEFAULT_SIZE: Size = (640, 480)
 NOMINAL_FPS = 30.0
 """Rate of the embedded sources unless another is given."""
+
+_HOST = re.compile(r"^(www\.|\d{1,3}(\.\d{1,3}){3}([:/]|$)|[A-Za-z0-9.-]+:\d{2,5}(/|$))")
+"""Names that look like an address without its scheme."""
 
 
 def open_source(
@@ -73,7 +82,7 @@ def open_source(
         >>> frame.image.shape
         (240, 320, 3)
     """
-    name = clean_spec(os.fspath(spec))
+    name = _name(spec)
     if fit not in FITS:
         raise UsageError(f"fit is {', '.join(FITS)}, not {fit!r}")
     size = check_size(size) if fit != "none" else None
@@ -93,6 +102,17 @@ def open_source(
     )
     shown = getattr(reader, "shown", redact(name))  # which camera it is
     return Source(reader, shown, size or native, fit=fit, fps=fps, limit=limit)
+
+
+def _name(spec: str | os.PathLike[str]) -> str:
+    if not isinstance(spec, (str, bytes, os.PathLike)):
+        example = f'"webcam:{spec}"' if isinstance(spec, int) else KNOWN_SOURCES
+        raise UsageError(f"a source is named by a text or path, such as {example}; not by {spec!r}")
+    name = clean_spec(os.fsdecode(spec))
+    if scheme_of(name) == "file":
+        parts = urlsplit(name)
+        return url2pathname(parts.path) if parts.netloc in ("", "localhost") else name
+    return name
 
 
 def first_frame(spec: str | os.PathLike[str], size: Size | None = DEFAULT_SIZE, *, seed: int = 0) -> Frame:
@@ -156,16 +176,51 @@ def _is_recording(address: str) -> bool:
 
 
 def _existing(name: str) -> Path:
-    try:
-        path = Path(name).expanduser()
-        there = bool(name) and path.exists()
-    except (OSError, RuntimeError, ValueError):  # a name that no file can have
-        there = False
-    if not there:
-        raise SourceError(f"there is no file or folder {redact(name)!r}; a source is {KNOWN_SOURCES}")
+    """The file or folder of a name, as it was probably meant.
+
+    Raises:
+        SourceError: There is none.
+    """
+    path = next((path for path in _spellings(name) if _is_there(path)), None)
+    if path is None:
+        raise SourceError(_why_not_there(name))
     if not (path.is_dir() or path.is_file()):
-        raise SourceError(f"{name} is neither a file nor a folder; a source is {KNOWN_SOURCES}")
+        raise SourceError(f"{redact(name)} is neither a file nor a folder; a source is {KNOWN_SOURCES}")
     return path
+
+
+def _spellings(name: str) -> Iterator[Path]:
+    """Paths that a name may stand for: itself first, then as shells and file managers write it."""
+    if not name:
+        return
+    yield Path(name)
+    bare = name.strip().strip("\"'")  # as a file manager copies it
+    with suppress(RuntimeError):  # ~ of nobody
+        yield Path(name).expanduser()
+        yield Path(bare).expanduser()
+    # macOS writes letters and their accents apart, keyboards as one.
+    for form in ("NFC", "NFD"):
+        yield Path(unicodedata.normalize(form, bare))
+        yield Path(bare).parent / unicodedata.normalize(form, Path(bare).name)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, RuntimeError, ValueError):  # a name that no file can have
+        return False
+
+
+def _why_not_there(name: str) -> str:
+    shown = redact(name)
+    shown = shown if len(shown) <= 200 else f"{shown[:100]}...{shown[-60:]}"
+    if os.path.islink(name):
+        return f"{shown} is a link that leads nowhere; name the file itself"
+    if name.isascii() and name.isdigit() and len(name) < 4:
+        return f'there is no file or folder {shown!r}; the camera of that number is "webcam:{name}"'
+    if _HOST.match(name):
+        return f'there is no file or folder {shown!r}; an address begins with "http://" or "rtsp://"'
+    return f"there is no file or folder {shown!r}; a source is {KNOWN_SOURCES}"
 
 
 def _check(

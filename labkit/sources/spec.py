@@ -80,13 +80,13 @@ def redact(spec: str) -> str:
     Of an address these are scheme, host and port, and such parts of the path as are known to be no
     secret (`SHOWN_WORDS`, short numbers, usual suffixes); of one that cannot be taken apart without
     doubt, its scheme. Names of files and cameras are returned as they are, unless credentials or a
-    query are in what is no file.
+    query are in what is no file; what cannot be printed (line breaks, bytes that are no text) is escaped.
     """
     bare = clean_spec(spec)
     found = _ADDRESS.match(bare)
     if found is None:
         looks_secret = "://" in spec or "?" in spec or _CREDENTIALS.search(spec)
-        return _HIDDEN if looks_secret and not _is_there(spec) else spec
+        return _HIDDEN if looks_secret and not _is_there(spec) else _visible(spec)
     scheme = found.group(1).lower()
     if scheme not in _SHOWN_SCHEMES:
         return f"{_HIDDEN}://{_HIDDEN}"
@@ -117,6 +117,12 @@ def _shown_segment(segment: str) -> str:
     words = [word for word in re.split(r"[-_]|(?<=[A-Za-z])(?=[0-9])", name) if word]
     harmless = all(word.lower() in SHOWN_WORDS or (word.isdigit() and len(word) <= 3) for word in words)
     return (name if harmless else _HIDDEN) + tail
+
+
+def _visible(name: str) -> str:
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _is_there(spec: str) -> bool:
@@ -155,7 +161,7 @@ def check_not_empty(path: Path) -> None:
         SourceError: It has no bytes.
     """
     if path.stat().st_size == 0:
-        raise SourceError(f"{path} is empty (0 bytes); copy or record it again")
+        raise SourceError(f"{redact(str(path))} is empty (0 bytes); copy or record it again")
 
 
 def check_size(size: Size | None) -> Size | None:

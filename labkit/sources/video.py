@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from labkit.core.errors import SourceError
 from labkit.sources.convert import on_white
+from labkit.sources.hdr_film import HLG, PQ, on_screen
 from labkit.sources.probe import connection_problem
 from labkit.sources.source import RawFrame
 from labkit.sources.spec import scheme_of
@@ -254,6 +255,8 @@ class Video:
         kind = "rgba" if alpha else "rgb24"
         shown = self._reformatter.reformat(frame, width=width, format=kind, threads=1)
         image = np.asarray(shown.to_ndarray(), np.uint8)
+        if frame.color_trc in (PQ, HLG) and not alpha:
+            image = on_screen(image, frame.color_trc)
         return np.ascontiguousarray(_upright(on_white(image) if alpha else image, frame))
 
     def _period_s(self) -> float:
