@@ -1,0 +1,71 @@
+"""Rungs measured in this process, for tests of all that does not depend on a process of their own.
+
+A process imports its libraries for ten seconds of CPU time before it measures anything. That it does
+what `Session` does, and how it dies, is tested in test_measure.py.
+"""
+
+import os
+import pickle
+from importlib import import_module
+
+from labkit.bench import peaks
+from labkit.bench.session import Session
+from labkit.bench.worker import Worker
+from labkit.core.errors import LabError, WorkerError
+
+
+class InProcessWorker(Worker):
+    """A worker whose session lives here. What it is given is pickled all the same."""
+
+    def __init__(self, rung, workload, frames, weights=None, *, report=lambda line: None):
+        self._report = report
+        self.become(rung, workload, frames, weights)
+
+    def __exit__(self, *_):
+        self.close()
+
+    @property
+    def pid(self):
+        return os.getpid()
+
+    @property
+    def alive(self):
+        return self._session is not None
+
+    def become(self, rung, workload, frames, weights=None):
+        self.rung, self._session = rung, None
+        order = pickle.loads(pickle.dumps((rung, workload, list(frames), weights)))
+        self._session = self._in_its_words(Session, *order, report=self._report)
+        self.ready = self._session.ready
+
+    def close(self):
+        self._session = None
+
+    def _ask(self, what, *arguments, timeout_s=0.0, progress=None):
+        more = {} if progress is None else {"progress": progress}
+        return self._in_its_words(getattr(self._session, what), *arguments, **more)
+
+    def _in_its_words(self, function, *arguments, **options):
+        try:
+            return function(*arguments, **options)
+        except LabError:
+            self.close()
+            raise
+        except Exception as error:
+            self.close()
+            raise WorkerError(f"{type(error).__name__} while measuring: {error}") from error
+
+
+def measure_in_process(patch):
+    """From now on rungs and peaks are measured in this process.
+
+    Args:
+        patch: called with an object, the name of an attribute and its new value, as
+            `monkeypatch.setattr` is.
+    """
+    for name in ("run", "context"):
+        patch(import_module(f"labkit.bench.{name}"), "Worker", InProcessWorker)
+    for name in ("nb06_accuracy", "nb09_fleet"):
+        patch(import_module(f"labkit.lessons.{name}"), "Worker", InProcessWorker)
+    patch(peaks, "SECONDS", 0.05)
+    patch(peaks, "_in_fresh_process", peaks._peaks)
