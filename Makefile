@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup bench test lint lab soak gallery gpu-check clean
+.PHONY: help setup bench test test-all lint lab soak gallery gpu-check clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -20,9 +20,15 @@ $(READY): pyproject.toml .ci/constraints.txt
 bench: $(READY) ## measure every rung that this machine can run, quickly (under 10 minutes)
 	$(BIN)/labkit bench --quick
 
-test: $(READY) ## run the tests
-	$(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile --durations 15
-	$(BIN)/python -m pytest -m "not slow and alone" --durations 15
+PYTEST := $(BIN)/python -m pytest --durations 15
+
+test: $(READY) ## every promise of the README once, before each commit
+	$(PYTEST) -m "not slow and not extended and not alone" -n 2 --dist loadfile
+	$(PYTEST) -m "not slow and not extended and alone"
+
+test-all: test ## and further sizes, seeds, faults, browsers: before each release
+	$(PYTEST) -m "extended and not slow and not alone" -n 2 --dist loadfile
+	$(PYTEST) -m "extended and not slow and alone"
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .
@@ -35,7 +41,7 @@ lab: $(READY) ## open the notebooks in JupyterLab
 gallery: $(READY) ## run every notebook; pages for reading in results/gallery
 	$(BIN)/labkit gallery
 
-soak: $(READY) ## the long tests that `make test` leaves out
+soak: $(READY) ## the tests of minutes to hours, which nothing else runs
 	$(BIN)/python -m pytest -m slow
 
 gpu-check: $(READY) ## on a machine with a GPU: the GPU ladder, exports and plots, CUDA tests

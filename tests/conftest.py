@@ -19,6 +19,9 @@ ALONE = {
     "test_sources_live", "test_sweep",
 }  # fmt: skip
 
+# What a browser shows. The same messages are tested without one in test_live.py.
+EXTENDED = {"browser"}
+
 # These take longest. They begin first, so that none of them is left to one process at the end.
 LONGEST = ("test_notebooks", "test_cli", "test_pipelines", "test_bench", "test_coco", "test_models")
 
@@ -34,6 +37,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if room_of(item) in ALONE:
             item.add_marker("alone")
+        if room_of(item) in EXTENDED:
+            item.add_marker("extended")
     rank = {room: place for place, room in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(room_of(item), len(rank)))
 
@@ -96,6 +101,14 @@ def networks_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(networks._BUILDERS, "detr_r50", copied)
         yield
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Rungs and peaks are measured in this process, which has everything imported."""
+    import in_process
+
+    in_process.measure_in_process(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from in_process import measure_in_process
 from test_plots import assert_legible, axes_of
 
 from labkit.bench import accuracy
@@ -91,7 +92,9 @@ def test_a_loss_is_that_of_the_same_scenes():
 
 @pytest.fixture(scope="module")
 def ablation():
-    return nb06_accuracy.run_ablation(["3 boxes", "frame 320x240"], scenes=16, noises=(0,))
+    with pytest.MonkeyPatch.context() as patch:
+        measure_in_process(patch.setattr)
+        return nb06_accuracy.run_ablation(["3 boxes", "frame 320x240"], scenes=16, noises=(0,))
 
 
 def test_each_change_is_evaluated(ablation):

@@ -191,6 +191,7 @@ def test_exit_codes_of_child_processes_are_still_known(ray_here):
         assert child.wait(PATIENCE_S) == -signal.SIGKILL
 
 
+@pytest.mark.extended
 def test_a_replaced_video_is_processed_again(ray_here, folder, tmp_path):
     out = tmp_path / "out"
     run(batch_of(folder, out))
@@ -202,6 +203,7 @@ def test_a_replaced_video_is_processed_again(ray_here, folder, tmp_path):
     assert_whole(out, "below/b.avi", 33, first=20)
 
 
+@pytest.mark.extended
 def test_a_failed_segment_is_reported_and_retried_by_the_next_run(ray_here, folder, tmp_path):
     film(folder / "a.avi", 70)  # from frame 62 on too bright, in segments 7 and 8
     done = run(batch_of(folder, tmp_path / "out", rung=TOUCHY))
@@ -223,6 +225,7 @@ def kill_the_finder(frames, net):
         yield frame, detect(frame)
 
 
+@pytest.mark.extended
 def test_a_killed_actor_costs_no_row(ray_here, folder, tmp_path):
     from dataclasses import replace
 
@@ -248,6 +251,7 @@ def open_without_weights(rung, workload):
     raise WeightsError("the weights are not there; fetch them")
 
 
+@pytest.mark.extended
 def test_unavailable_networks_end_the_batch_with_the_reason(ray_here, folder, tmp_path):
     with pytest.raises(LabError, match="fetch them"):
         run(batch_of(folder, tmp_path / "out", open_net=open_without_weights))
@@ -270,6 +274,7 @@ with cluster(sys.argv[3]):
 """
 
 
+@pytest.mark.extended
 def test_a_killed_batch_is_resumed(ray_here, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     out = tmp_path / "out"

@@ -25,7 +25,7 @@ from labkit.results.store import Store
 
 from conftest import TINY  # isort: skip
 
-pytestmark = pytest.mark.usefixtures("peaks_once")
+pytestmark = pytest.mark.usefixtures("peaks_once", "in_process")
 
 PLAN = Plan(seconds=0.3, min_frames=4, warm_frames=2, warm_s=0, warm_limit_s=1, quick=True)
 ROUNDS = RoundPlan(rounds=9, frames=1, warm_up=1, processes=1, quick=True)

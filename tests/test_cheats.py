@@ -382,6 +382,7 @@ def accepted(exercise, source, kernel, seed):
 
 @needs_compiler
 @pytest.mark.parametrize("exercise", ["brighten", "guard", "flip", "edges", "box_mean", "guided"])
+@pytest.mark.extended
 def test_mutants_of_a_kernel_are_rejected(exercise, monkeypatch):
     monkeypatch.setattr(kernel_exercises, "RUN_TIMEOUT_S", 10.0)
     texts = kernel_mutants(exercise)

@@ -127,7 +127,7 @@ def test_time_outs_reach_the_camera(monkeypatch):
 
 
 @pytest.fixture
-def here(monkeypatch, capsys, peaks_once):
+def here(monkeypatch, capsys, in_process):
     """As `labkit`, but in this process, which has everything imported."""
     from labkit.bench import progress
 
@@ -349,7 +349,7 @@ def test_commands_that_read_leave_the_store_as_it_is(tmp_path, here):
 
 def test_bench_shows_a_table_of_80_columns_and_leaves_rows_plots_and_a_report(tmp_path, here):
     home = tmp_path / "home"
-    done = labkit("bench", "--stage", "1", *TINY, env={"LABKIT_HOME": str(home)})
+    done = here("bench", "--stage", "1", *TINY, env={"LABKIT_HOME": str(home)})
     assert done.returncode == 0, done.stderr
     table = done.stdout.partition("Measured in interleaved rounds")[0]  # sentences in a pipe are not wrapped
     assert all(len(line) <= 80 for line in table.splitlines() if "/" not in line)
@@ -502,6 +502,7 @@ def test_jupyterlab_is_started_for_root_in_a_container_or_on_request(
         assert code == 0 and wanted <= started[0] and not unwanted & started[0]
 
 
+@pytest.mark.extended
 def test_training_from_the_shell_leaves_models_and_goes_on(tmp_path):
     few = ["train", "resnet", "--out", str(tmp_path / "out"), "--scenes", "4"]
     done = labkit(*few, "--steps", "2")

@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
     return write_coco(tmp_path_factory.mktemp("coco"), accuracy.truth_frames(20))
 
 
-def test_detectors_are_examined_on_the_photographs_with_their_own_weights(folder):
+def test_detectors_are_examined_on_the_photographs_with_their_own_weights(folder, in_process):
     outcome = run_benchmark(
         [rung("detr_opencv_cpu"), rung("combined_cpu")],
         source="scenes",

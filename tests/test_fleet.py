@@ -375,6 +375,7 @@ def half_way(states):
     return all(state.counts.processed >= 8 for state in states)
 
 
+@pytest.mark.extended
 def test_killed_actors_restart_with_their_streams(cluster_of_two, tmp_path):
     films = [film(tmp_path / f"{name}.avi", 400) for name in "abc"]
     victims = ["engines", "readers", "recorders"]
@@ -396,6 +397,7 @@ def test_killed_actors_restart_with_their_streams(cluster_of_two, tmp_path):
     assert all(state.restarts in (1, 2) for state in summary.streams)
 
 
+@pytest.mark.extended
 def test_readers_that_died_together_restart_in_a_process_each(cluster_of_two, tmp_path):
     films = [film(tmp_path / f"{name}.avi", 900) for name in "abc"]
     since = []
@@ -422,6 +424,7 @@ def test_readers_that_died_together_restart_in_a_process_each(cluster_of_two, tm
     assert first.ended == third.ended == "it was stopped"
 
 
+@pytest.mark.extended
 def test_a_lost_node_ends_no_stream(cluster_of_two, tmp_path):
     films = [film(tmp_path / f"{name}.avi", 1800) for name in "abc"]
     second = cluster_of_two.add_node(num_cpus=3, object_store_memory=80 * 2**20)
@@ -444,6 +447,7 @@ def test_a_lost_node_ends_no_stream(cluster_of_two, tmp_path):
     assert all(state.ended == "it was stopped" for state in summary.streams)
 
 
+@pytest.mark.extended
 def test_a_lost_node_costs_a_batch_no_row(cluster_of_two, tmp_path):
     from labkit.fleet.batch.run_batch import process
     from labkit.fleet.batch.videos import Batch, scan_folder
@@ -471,6 +475,7 @@ def test_a_lost_node_costs_a_batch_no_row(cluster_of_two, tmp_path):
         assert all(abs(int(row["name"][0]) - grey(row["frame"])) < 2 for row in rows)
 
 
+@pytest.mark.extended
 def test_a_slow_recorder_slows_its_own_stream_only(cluster_of_two, tmp_path):
     films = [film(tmp_path / f"{name}.avi", 60) for name in ("a", "slow", "c")]
     summary = run_fleet(plan_of(films, tmp_path / "out", recorder=SlowRecorder))
@@ -479,6 +484,7 @@ def test_a_slow_recorder_slows_its_own_stream_only(cluster_of_two, tmp_path):
     assert 2 * slow.counts.processed < min(a.counts.processed, c.counts.processed)
 
 
+@pytest.mark.extended
 def test_restarted_recorders_know_which_streams_are_over(cluster_of_two, tmp_path):
     films = [film(tmp_path / "short.avi", 10), film(tmp_path / "long.avi", 400)]
     killed = []
@@ -499,6 +505,7 @@ def test_restarted_recorders_know_which_streams_are_over(cluster_of_two, tmp_pat
     assert_rows_are_right(summary, [10, long.counts.offered])
 
 
+@pytest.mark.extended
 def test_an_engine_restarts_with_one_recorder_stuck_and_one_dead(cluster_of_two, tmp_path, monkeypatch):
     monkeypatch.setattr("labkit.fleet.actors.MAX_RECORDERS", 1)
     films = [film(tmp_path / f"{name}.avi", 900) for name in ("a", "stuck", "c")]
@@ -530,6 +537,7 @@ def test_an_engine_restarts_with_one_recorder_stuck_and_one_dead(cluster_of_two,
     assert third.failed and "recorder died" in third.ended
 
 
+@pytest.mark.extended
 def test_a_reader_restarted_after_stop_is_stopped_too(cluster_of_two, tmp_path):
     films = [film(tmp_path / f"{name}.avi", 900) for name in ("a", "slow")]
 
@@ -544,12 +552,14 @@ def test_a_reader_restarted_after_stop_is_stopped_too(cluster_of_two, tmp_path):
     assert_rows_are_right(summary, [state.counts.offered for state in summary.streams])
 
 
+@pytest.mark.extended
 def test_engines_may_use_every_core(cluster_of_two, tmp_path):
     films = [film(tmp_path / f"{name}.avi", 10) for name in "abc"]
     summary = run_fleet(plan_of(films, tmp_path / "out", engines=3))  # of the 3 that there are
     assert_rows_are_right(summary, [10, 10, 10])
 
 
+@pytest.mark.extended
 def test_a_failing_network_costs_the_frames_it_held(cluster_of_two, tmp_path):
     too_bright = {"level": lambda i: 60 if i < 12 else 220}  # and stays so, however slow the machine
     films = [film(tmp_path / f"{name}.avi", 600, **too_bright) for name in "ab"]
@@ -560,6 +570,7 @@ def test_a_failing_network_costs_the_frames_it_held(cluster_of_two, tmp_path):
         assert state.counts.offered == sum(state.counts.row()[1:])
 
 
+@pytest.mark.extended
 def test_stop_closes_every_account(cluster_of_two, tmp_path):
     films = [film(tmp_path / f"{name}.avi", 400) for name in "abc"]
     at_each, done = once(half_way, lambda fleet: fleet.stop())
@@ -570,6 +581,7 @@ def test_stop_closes_every_account(cluster_of_two, tmp_path):
     assert_rows_are_right(summary, [state.counts.offered for state in summary.streams])
 
 
+@pytest.mark.extended
 def test_a_fleet_runs_a_real_rung(cluster_of_two, tmp_path):
     changes = {"rung": rung("resnet_linear_cpu"), "open_net": None, "seconds": 2.0, "fps": 10}
     plan = plan_of(["scenes", "photos"], tmp_path / "out", **changes)

@@ -157,6 +157,7 @@ def without_barrier(source, which):
 
 @needs_gcc
 @pytest.mark.parametrize("file", WITH_BARRIERS)
+@pytest.mark.extended
 def test_kernel_has_no_race(file):
     made = launch_plan(file, (20, 20, 1), 2)
     assert race_report(made, made.source) == ""
@@ -174,6 +175,7 @@ def test_kernels_with_three_channels_have_no_race(file):
 @pytest.mark.parametrize(
     ("file", "which"), [(file, which) for file in WITH_BARRIERS for which in range(barriers_of(file))]
 )
+@pytest.mark.extended
 def test_a_missing_barrier_is_reported(file, which):
     made = launch_plan(file, (20, 20, 1), 2)
     assert "data race" in race_report(made, without_barrier(made.source, which))

@@ -317,6 +317,7 @@ def test_a_paced_recording_offers_frames_at_its_own_rate():
     player.stop()
 
 
+@pytest.mark.extended
 def test_a_hundred_runs_leave_nothing_behind():
     process = psutil.Process()
 
@@ -349,6 +350,7 @@ def test_a_running_view_is_announced_to_benchmarks():
     assert lock.lock_holder() is None
 
 
+@pytest.mark.extended
 def test_a_benchmark_beside_a_view_is_marked(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "_peaks", lambda *_: {"cpu": {}})  # they take long to measure
     work = Workload(weights="random", size=(64, 48), objects=1)
@@ -1202,6 +1204,7 @@ def test_a_view_is_replaced_and_not_added_to(cell):
     assert cell.opened[1].closed.is_set()
 
 
+@pytest.mark.extended
 def test_a_cell_that_is_run_a_hundred_times_leaves_nothing_behind(cell):
     from ipywidgets.widgets.widget import _instances
 

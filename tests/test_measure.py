@@ -502,6 +502,7 @@ def test_a_worker_answers_runs_and_is_timed_in_rounds(frames):
         os.kill(pid, 0)
 
 
+@pytest.mark.extended
 def test_another_rung_takes_the_place_of_the_first_and_answers_as_it_would_alone(frames):
     with Worker(rung("resnet_opencv_cpu"), TINY_WORK, frames) as worker:
         pid = worker.pid
@@ -547,6 +548,7 @@ HANGING = {  # what a child does once it is connected; the pipe is `end`
 
 
 @pytest.mark.parametrize("way", HANGING)
+@pytest.mark.extended
 def test_no_wait_for_a_worker_goes_beyond_its_deadline(tmp_path, monkeypatch, way):
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys, time\n"
@@ -573,6 +575,7 @@ def crashing(frames, net):
     yield
 
 
+@pytest.mark.extended
 def test_a_crash_is_explained_by_its_own_words(frames, importable):
     with pytest.raises(
         WorkerError, match=r"SIGSEGV\); it printed: Fatal Python error: .* / File .*(crashing|string_at)$"
@@ -665,6 +668,7 @@ def test_a_fault_in_a_schedule_reaches_the_caller(frames, importable):
         Worker(bad(failing), TINY_WORK, frames)
 
 
+@pytest.mark.extended
 def test_an_examiner_outlives_a_rung_that_fails(frames, importable):
     told = []
     with EvaluationWorker(told.append) as evaluator:

@@ -107,7 +107,7 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(cache, measure):
     assert cached_peaks("cpu") == {"fp32": 102.0}
 
 
-def test_points_of_one_machine_share_its_peak(measure):
+def test_points_of_one_machine_share_its_peak(in_process, measure):
     workload = Workload(model_set="lab", size=(64, 48))
     point = Point("resnet_linear_cpu", "scenes", workload, seconds=0.2, quick=True)
     peaks = [measure_point(point).limit["peak_gflops"] for _ in range(2)]

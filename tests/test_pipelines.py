@@ -171,6 +171,7 @@ def test_the_whole_frame_module_is_the_parts_in_one(objects, size, on_cpu):
 
 
 @pytest.mark.parametrize("row", [able(r) for r in LOWER])
+@pytest.mark.extended
 def test_half_precision_rungs_stay_near_their_reference(row, answers):
     result = measure_agreement(answers(row.reference), answers(row.name))
     assert result.nan_count == 0
@@ -187,6 +188,7 @@ def test_other_resizing_is_measured_and_not_nothing(name, answers):
 
 
 @pytest.mark.parametrize("objects", [0, 1, 100])
+@pytest.mark.extended
 def test_any_number_of_boxes(objects):
     frames = [make_frame(0)]
     workload = Workload(weights="random", size=TINY, objects=objects)

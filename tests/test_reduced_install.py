@@ -63,6 +63,7 @@ def test_every_module_imports_or_exists_for_what_is_missing(site: Path, tmp_path
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
+@pytest.mark.extended
 def test_a_rung_is_measured_and_what_is_missing_is_named(site: Path, tmp_path: Path) -> None:
     done = python(site, MEASURE, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -72,6 +73,7 @@ def test_a_rung_is_measured_and_what_is_missing_is_named(site: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("command", [["rungs"], ["doctor"], ["results"], ["--help"]])
+@pytest.mark.extended
 def test_commands_work_without_them(site: Path, tmp_path: Path, command: list[str]) -> None:
     done = python(site, f"from labkit.cli.main import main; raise SystemExit(main({command!r}))", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -363,6 +363,7 @@ def assert_all_there(path: Path, acknowledged: set[str]) -> None:
         assert lab._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
 
+@pytest.mark.extended
 def test_no_reported_row_is_lost_when_writers_are_killed(tmp_path: Path) -> None:
     acknowledged = kill_writers(tmp_path / "lab.sqlite", 20)
     assert len(acknowledged) >= 20
@@ -370,6 +371,7 @@ def test_no_reported_row_is_lost_when_writers_are_killed(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_no_reported_row_is_lost_in_200_kills(tmp_path: Path) -> None:
     acknowledged = kill_writers(tmp_path / "lab.sqlite", 200)
     assert len(acknowledged) >= 200

@@ -664,6 +664,7 @@ def dialects():
 @pytest.mark.parametrize(
     "path", ["plain", "nolength", "after", "bare", "snapshot.jpg", "cgi-bin/snapshot.cgi", "auth"]
 )
+@pytest.mark.extended
 def test_dialects_of_cameras(dialects, path):
     user = "admin:p%40ss%231@" if path == "auth" else ""
     with open_source(f"http://{user}{dialects}/{path}", None) as source:
@@ -834,6 +835,7 @@ def test_a_forgotten_source_lets_go_of_its_camera(camera):
     assert wait_until(lambda: not readers(), 3)
 
 
+@pytest.mark.extended
 def test_twenty_cycles_leave_nothing_behind(camera):
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("open files are counted in /proc")
@@ -918,6 +920,7 @@ def test_a_recording_behind_an_address_is_read_whole(tmp_path, path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot pause a process")
+@pytest.mark.extended
 def test_a_process_that_was_paused_gets_no_stale_frames(camera):
     """The client is stopped for 4 s; what the server sent meanwhile must not come out afterwards."""
     code = (

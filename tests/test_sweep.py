@@ -189,6 +189,7 @@ def test_stored_points_are_not_measured_again(two_nodes, store, folder):
     check_once(wider, store, grid.name)
 
 
+@pytest.mark.extended
 def test_a_point_whose_process_dies_or_breaks_is_retried(two_nodes, store, folder):
     grid = grid_of(folder, objects=(1, 2, 3))
     result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.failing_once)
@@ -198,6 +199,7 @@ def test_a_point_whose_process_dies_or_breaks_is_retried(two_nodes, store, folde
     assert begun == {1: 1, 2: 2, 3: 2}
 
 
+@pytest.mark.extended
 def test_a_point_that_always_dies_is_stored_as_failed_with_the_reason(two_nodes, store, folder):
     grid = grid_of(folder, objects=(1, 2))
     result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.dying, retries=1)
@@ -209,6 +211,7 @@ def test_a_point_that_always_dies_is_stored_as_failed_with_the_reason(two_nodes,
     assert len(fakes.executions(folder, point.key)) == 2
 
 
+@pytest.mark.extended
 def test_a_programming_error_is_reported_in_one_line(two_nodes, store, folder):
     grid = grid_of(folder, objects=(2,))
     result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.broken)
@@ -216,6 +219,7 @@ def test_a_programming_error_is_reported_in_one_line(two_nodes, store, folder):
     assert len(fakes.executions(folder)) == 1
 
 
+@pytest.mark.extended
 def test_a_lost_node_costs_no_point(two_nodes, store, folder):
     grid = grid_of(folder, objects=(2, 1), repeats=3)
     third = two_nodes.add_node(num_cpus=1, resources={"measuring": 1})
@@ -232,6 +236,7 @@ def test_a_lost_node_costs_no_point(two_nodes, store, folder):
     assert len(fakes.executions(folder)) > len(grid.points)  # what ran there was begun again
 
 
+@pytest.mark.extended
 def test_points_that_no_node_can_measure_fail_with_the_reason(two_nodes, store, folder, monkeypatch):
     cuda = Grid(("resnet_cuda",), source=str(folder))
     result = sweep(cuda, store=store, address=two_nodes.address, measure=fakes.quick)
@@ -266,6 +271,7 @@ def test_a_real_rung_is_measured_as_without_ray(two_nodes, store, tmp_path):
     assert run.fingerprint["cpu"] == here["cpu"]
 
 
+@pytest.mark.extended
 def test_a_killed_sweep_is_resumed(two_nodes, store, folder):
     sizes, boxes = "64x48", "1,3,4,2"  # the last one waits
     arguments = ["sweep", RUNG, "--size", sizes, "--objects", boxes, "--source", str(folder)]
@@ -291,6 +297,7 @@ def test_a_killed_sweep_is_resumed(two_nodes, store, folder):
 # on this machine alone
 
 
+@pytest.mark.extended
 def test_ctrl_c_ends_cleanly_and_leaves_nothing_behind(store, folder):
     arguments = ["sweep", RUNG, "--size", "64x48", "--objects", "1,2", "--source", str(folder)]
     name = Grid((RUNG,), sizes=((64, 48),), objects=(1, 2), source=str(folder)).name
@@ -314,6 +321,7 @@ def test_ctrl_c_ends_cleanly_and_leaves_nothing_behind(store, folder):
 
 
 @pytest.mark.skipif(psutil.virtual_memory().available < 12 * 2**30, reason="needs 12 GiB of free memory")
+@pytest.mark.extended
 def test_only_the_point_that_runs_out_of_memory_fails(store, folder):
     """Ray kills its process at a memory threshold a little above the current use."""
     memory = psutil.virtual_memory()
@@ -350,6 +358,7 @@ def test_ctrl_c_is_deferred_and_a_second_one_is_not():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.extended
 def test_messages_of_ray_stay_out_of_the_output(tmp_path):
     code = """
 import time
@@ -377,6 +386,7 @@ def test_an_address_without_a_server_is_reported_soon():
         cluster_module._connect(ray, "127.0.0.1:9")
 
 
+@pytest.mark.extended
 def test_a_server_that_is_not_ray_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(cluster_module, "ANSWER_TIMEOUT_S", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as deaf:

@@ -143,6 +143,7 @@ def request_of():
 
 
 @pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-3), ("fp16", 0.02)])
+@pytest.mark.extended
 def test_the_exported_frame_gives_the_modules_answers(engine, request_of, precision, apart, tmp_path):
     runtime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
     wanted = request_of(precision)

@@ -239,6 +239,7 @@ class TestLoop:
 
 
 class TestTrain:
+    @pytest.mark.extended
     def test_a_short_run_of_each_writes_loadable_models_and_the_losses_fall(self, tmp_path):
         heard: list[Progress] = []
         options = {"scenes": 8, "batch": 4, "progress": heard.append}
