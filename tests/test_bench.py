@@ -76,7 +76,7 @@ def test_every_rung_leaves_a_row_with_all_that_belongs_to_it(outcome):
         assert row["quick"] is True
         assert row["fingerprint"]["versions"]["torch"]
         assert set(row["spans_ms"]) == {"preprocess", "infer", "decode"}
-        assert 0 < row["share_of_limit"] < 1.5
+        assert row["share_of_limit"] is None or 0 < row["share_of_limit"] <= 1  # None: a disturbed peak
         assert run.offered == run.n_frames + run.dropped + run.failed
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import linecache
 import pickle
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
+import direct_loops
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import labkit
+from labkit.bench.frames import collect
 from labkit.bench.session import Session
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, LoopError, UsageError
@@ -185,6 +188,18 @@ def test_a_loop_goes_to_a_process_of_its_own_with_what_it_uses() -> None:
         assert [found.name for found in answers.found] == [("square",)] * 3
         with pytest.raises(LoopError, match="line 3, in helper"):
             worker.become(broken, LAB, frames(), weights)
+
+
+def test_the_baseline_does_what_the_plain_script_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct_loops, "MODELS", ("lab_detr", "lab_resnet"))
+    shown = collect("scenes", (320, 240)).frames[:3]
+    workload = replace(LAB, size=(320, 240), objects=direct_loops.BOXES)
+    session = Session(rung_named("baseline_combined_cpu"), workload, shown)
+    plain = [found for _, found in own_rung(direct_loops.direct).run(shown, session.prepared.net)]
+    for found, wanted in zip(plain, session.answers(shown).found, strict=True):
+        np.testing.assert_allclose(found.xyxy, wanted.xyxy, atol=0.01)
+        np.testing.assert_allclose(found.score, wanted.score, atol=1e-4)
+        assert (list(found.label), list(found.fine_label)) == (list(wanted.label), list(wanted.fine_label))
 
 
 def test_what_cannot_be_sent_is_named() -> None:

@@ -103,9 +103,12 @@ def with_pil(image: NDArray[np.uint8], spec: InputSpec) -> Tensor:
 def with_opencv(image: NDArray[np.uint8], spec: InputSpec, interpolation: int = cv2.INTER_AREA) -> Tensor:
     """OpenCV's resize, then NumPy arithmetic: (1, 3, h, w) float32."""
     image = resize_opencv(image, spec, interpolation)
-    scaled = image.astype(np.float32) / np.float32(255)
-    pixels: Any = (scaled - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+    # Planes first: NumPy is some ten times slower where the channel is the innermost of the axes.
+    pixels = np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32)
+    pixels /= np.float32(255)
+    pixels -= np.asarray(spec.mean, np.float32)[:, None, None]
+    pixels /= np.asarray(spec.std, np.float32)[:, None, None]
+    return torch.from_numpy(pixels)[None]
 
 
 def with_opencv_linear(image: NDArray[np.uint8], spec: InputSpec) -> Tensor:
