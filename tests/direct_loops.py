@@ -1,6 +1,6 @@
 """The origin's combined loop in torch, transformers and OpenCV alone: a measure of the lab's own overhead.
 
-    labkit compare baseline_combined_cpu tests/direct_loops.py:direct
+labkit compare baseline_combined_cpu tests/direct_loops.py:direct
 """
 
 import cv2
