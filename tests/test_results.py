@@ -656,7 +656,7 @@ def test_rows_of_an_older_version_get_a_checksum(tmp_path: Path, monkeypatch: py
     path = tmp_path / "lab.sqlite"
     with sqlite3.connect(path) as db:
         db.executescript(V1_FILE)
-        row = codec.run_to_row(made_up_run())
+        row = codec.run_to_row(made_up_run(created="2026-01-02T03:04:05.678+00:00"))
         names = ", ".join(f'"{name}"' for name in row)
         db.execute(f"INSERT INTO runs ({names}) VALUES ({', '.join('?' * len(row))})", list(row.values()))
     db.close()

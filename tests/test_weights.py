@@ -3,17 +3,21 @@
 import hashlib
 import http.server
 import json
+import re
+import shutil
 import socket
 import threading
 import time
 from typing import ClassVar
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torchvision.models import resnet50
 
 from labkit.core.errors import WeightsError
+from labkit.models import download as download_module
 from labkit.models import weights
 from labkit.models.detr_files import load_detr
 from labkit.models.networks import build
@@ -215,6 +219,100 @@ def test_a_host_that_never_answers_costs_the_time_out_only(monkeypatch):
         weights.fetch("resnet18", progress=False, timeout_s=0.2)
     assert time.monotonic() - begun < 5
     hold.set()
+
+
+@pytest.fixture(params=["never", "drip"])
+def hanging_hub(request, monkeypatch):
+    """A hub that accepts every connection and then says nothing, or a byte of its answer now and then."""
+    asked, over = [], threading.Event()
+
+    def answer(connection):
+        asked.append(connection)
+        for byte in b"HTTP/1.1 200 OK\r\nETag: " + b"a" * 10_000 if request.param == "drip" else b"":
+            if over.wait(0.05):
+                return
+            try:
+                connection.send(bytes([byte]))
+            except OSError:
+                return
+
+    def serve():
+        while not over.is_set():
+            try:
+                threading.Thread(target=answer, args=(listening.accept()[0],), daemon=True).start()
+            except OSError:
+                return
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setattr(weights, "RESNET18_URL", f"{address}/resnet18-00000000.pth")
+        yield asked
+        over.set()
+        for connection in asked:
+            connection.close()
+
+
+@pytest.mark.parametrize("model", ["detr_r50", "resnet18"])
+def test_a_hub_that_hangs_has_one_deadline_and_leaves_nothing(model, hanging_hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(download_module, "START_S", 1.0)
+    begun = time.monotonic()
+    chosen = weights.resolve(model, "auto")
+    assert time.monotonic() - begun < download_module.IMPORT_S
+    assert chosen.kind == "random" and hanging_hub
+    assert re.search(r"given up after \d+ s, in which 0\.0 of \d+ MB came \(the deadline is 1 s", chosen.note)
+    assert not [child for child in psutil.Process().children() if "labkit.models.download" in child.cmdline()]
+    assert not list((tmp_path / "torch").rglob("*.partial"))
+
+
+def test_the_cache_and_the_labs_own_models_ask_no_hub(hanging_hub):
+    assert weights.cached("detr_r50") is None
+    assert build(weights.lab_weights("lab_detr")).labels
+    assert not hanging_hub
+
+
+@pytest.fixture
+def lab_copy(tmp_path, monkeypatch):
+    folder = tmp_path / "lab"
+    shutil.copytree(weights.LAB_FOLDER, folder)
+    monkeypatch.setattr(weights, "LAB_FOLDER", folder)
+    return folder
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "a flipped bit": flip_a_bit,
+    "half a file": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "an empty file": lambda path: path.write_bytes(b""),
+    "no file": lambda path: path.unlink(),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor.json", "sha256.json"])
+def test_a_damaged_model_of_the_lab_is_one_sentence(lab_copy, name, damage):
+    path = lab_copy / "detr" / name
+    DAMAGES[damage](path)
+    trained = weights.Weights("lab_detr", "lab", path.parent, "mine", "")
+    for load in (weights.lab_weights, lambda _: build(trained)):
+        with pytest.raises(WeightsError) as caught:
+            load("lab_detr")
+        assert "detr/" in str(caught.value) and ".json" in str(caught.value) + str(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_names_no_weights_is_refused(lab_copy):
+    (lab_copy / "resnet" / "sha256.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"resnet/config\.json is damaged"):
+        weights.lab_weights("lab_resnet")
 
 
 def test_random_is_never_looked_for(no_network):

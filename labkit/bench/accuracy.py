@@ -25,6 +25,7 @@ from labkit.bench.frames import frames_sha256
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, UnavailableError
 from labkit.core.files import write_atomic
+from labkit.core.read_json import read_json
 from labkit.core.types import Detections, Frame, Rung, Workload
 from labkit.models.engines.engine_cache import cache_folder
 from labkit.sources.synthetic.scene import scene_frame
@@ -199,9 +200,8 @@ def cached_score(
     )  # fmt: skip
     path = cache_folder().parent / "accuracy" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     try:
-        known = None if mark["dirty"] else json.loads(path.read_text(encoding="utf-8"))
-        return path, known if isinstance(known, dict) else None
-    except (OSError, ValueError):
+        return path, None if mark["dirty"] else read_json(path)
+    except LabError:
         return path, None
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from labkit.bench.frames import frames_sha256
 from labkit.core.errors import UsageError, WeightsError
+from labkit.core.read_json import read_json
 from labkit.core.types import Detections, Frame, Placement, Size
 from labkit.models.weights import Weights, file_sha256
 from labkit.sources.convert import fit_image, to_rgb
@@ -93,9 +94,9 @@ def detector_labels(weights: Weights) -> tuple[str, ...]:
             "with a network: labkit weights --fetch; without: --model-set lab"
         )
     try:
-        table = json.loads((weights.path / "config.json").read_text(encoding="utf-8"))["id2label"]
+        table = read_json(weights.path / "config.json", error=WeightsError)["id2label"]
         names = {int(number): str(name) for number, name in table.items()}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError) as error:
         raise WeightsError(f"{weights.path / 'config.json'} names no labels ({error})") from error
     return tuple(names.get(i, f"id {i}") for i in range(max(names, default=-1) + 1))
 

@@ -27,7 +27,12 @@ from labkit.bench.noise import NoiseMonitor
 from labkit.core.child import child_command
 from labkit.core.errors import LabError
 from labkit.core.files import user_cache, write_atomic
+<<<<<<< HEAD
 from labkit.core.machine import fingerprint, speed_facts
+=======
+from labkit.core.machine import fingerprint
+from labkit.core.read_json import read_json
+>>>>>>> f716754 (results: exports, models and JSON from outside are checked)
 from labkit.core.telemetry import switch_off_telemetry
 from labkit.core.threads import worker_environment
 
@@ -273,8 +278,8 @@ def cached_peaks(
 ) -> dict[str, float]:
     """Peaks of a device from the cache, or measured now; see `measure_peaks`."""
     path = _folder() / f"{_digest(_machine(device))}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):  # no file, or not one of ours
-        kept = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(LabError, ValueError, KeyError, TypeError):  # no file, or not one of ours
+        kept = read_json(path)
         if 0 <= time.time() - kept["unix_s"] <= (NOISY_CACHE_S if kept["doubted"] else CACHE_S):
             return {name: float(value) for name, value in kept["peaks"].items()}
     doubts: list[str] = []

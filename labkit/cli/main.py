@@ -86,7 +86,7 @@ def weights(
         try:
             found = stored.lab_weights(model) if model in stored.MODELS["lab"] else stored.cached(model)
             if found is None and fetch:
-                found = stored.fetch(model, progress=True)
+                found = stored.fetch(model, progress=True, slow=True)
         except WeightsError as error:
             print(f"{model}: {error}", file=sys.stderr)
             code = error.exit_code

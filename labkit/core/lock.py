@@ -18,6 +18,7 @@ from pathlib import Path
 
 from labkit.core.errors import ResultsError
 from labkit.core.files import user_cache, write_atomic
+from labkit.core.read_json import read_json
 
 
 def lock_holder(besides: Path | None = None) -> str | None:
@@ -68,9 +69,9 @@ def _holder_in(path: Path) -> str | None:
     import psutil
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, most_bytes=10_000)
         purpose, pid, began_s = str(content["purpose"]), int(content["pid"]), float(content["began_s"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ResultsError, ValueError, KeyError, TypeError, OverflowError):
         return None  # gone meanwhile, or not one of ours
     try:
         # A process id is given out again; the time at which its process began tells them apart.

@@ -10,6 +10,7 @@ from typing import Any
 
 from labkit.core.errors import ResultsError
 from labkit.core.files import write_atomic
+from labkit.core.read_json import parse_json
 from labkit.core.types import Detections
 
 METADATA_KEY = b"labkit"
@@ -65,7 +66,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
     try:
         metadata = pq.read_metadata(path)
-        return {**json.loads(metadata.metadata[METADATA_KEY]), "rows": metadata.num_rows}
+        return {**parse_json(metadata.metadata[METADATA_KEY], dict), "rows": metadata.num_rows}
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise ResultsError(
             f"{path} is not a file that labkit wrote ({error}); move it out of the folder"

@@ -21,6 +21,7 @@ import numpy as np
 
 from labkit.core.errors import LabError
 from labkit.core.files import write_atomic
+from labkit.core.read_json import read_json
 from labkit.fleet.rows import preload_writer, read_metadata, write_rows
 from labkit.fleet.streams import Checkpoint, Counts, EndOfStream, FrameResult, Ledger, Stream, StreamState
 
@@ -132,7 +133,7 @@ class Recorder:
             self._ledger = Ledger.from_json(known["ledger"])
             self._sender, self._restarts = tuple(known["sender"]), known["restarts"]
         if (folder / ACCOUNT).is_file():
-            account = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))
+            account = read_json(folder / ACCOUNT)
             self._ledger = Ledger.from_json(account["ledger"])
             self._end, self._ended_s = (account["ended"], account["failed"]), time.monotonic()
 

@@ -25,6 +25,7 @@ from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, ResultsError, UsageError
 from labkit.core.files import recorded_folder, results_folder, write_atomic
 from labkit.core.machine import machine_name
+from labkit.core.read_json import read_bytes, read_json
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Detections, Frame, Rung, Size, Workload
 from labkit.pipelines.ladder import rung
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 SIZE: Size = (640, 480)
 NOISES = (0.0, 15.0, 30.0)
 TABLE = "accuracy.csv"
+MOST_TABLE_BYTES = 2**24
 FINGERPRINT = "fingerprint.json"
 UNCHANGED = "as it is"
 COLUMNS = 100
@@ -164,8 +166,8 @@ def recorded_ablation(folder: Path | None = None) -> list[AblationRow]:
     """
     path = (folder or recorded_folder("accuracy")) / TABLE
     try:
-        return from_csv(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        return from_csv(read_bytes(path, MOST_TABLE_BYTES).decode("utf-8"))
+    except (OSError, ValueError) as error:
         raise ResultsError(
             f"there is no recorded table {path}; to make one: "
             f"python -m labkit.lessons.nb06_accuracy --out {path.parent}"
@@ -191,10 +193,7 @@ def redraw(folder: Path) -> list[Path]:
     from labkit.results.plots.save import save
 
     rows = recorded_ablation(folder)
-    try:
-        mark = json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{folder / FINGERPRINT} does not name the machine ({error})") from error
+    mark = read_json(folder / FINGERPRINT)
     return save(robustness(rows, about=machine_name(mark)), folder / "accuracy")
 
 

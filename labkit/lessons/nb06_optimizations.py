@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labkit.core.errors import UsageError
+from labkit.core.read_json import read_json
 from labkit.lessons.exercise import Mistake, call, call_for_number, exercise_check, find_mistake, seeded_check
 from labkit.lessons.hints import hint
 
@@ -37,7 +37,7 @@ def launch_counts(objects: int = 5) -> pd.DataFrame:
     """
     import pandas as pd
 
-    recorded = json.loads(LAUNCH_COUNTS.read_text(encoding="utf-8"))["boxes"]
+    recorded = read_json(LAUNCH_COUNTS)["boxes"]
     if str(objects) not in recorded:
         raise UsageError(f"frames of {' or '.join(recorded)} boxes were counted, not of {objects}")
     rows = []

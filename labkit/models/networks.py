@@ -10,19 +10,18 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from labkit.core.errors import WeightsError
+from labkit.core.errors import LabError, WeightsError, first_line
+from labkit.core.read_json import read_json
 from labkit.models.decode import DetrCore
 from labkit.models.detr_files import load_detr
 from labkit.models.preprocess import DETR_INPUT, RESNET_CROP_INPUT, RESNET_INPUT, InputSpec
-from labkit.models.weights import MODELS, Weights, lab_weights, resolve, state_sha256
+from labkit.models.weights import MODELS, Weights, check_files, lab_weights, resolve, state_sha256
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +53,14 @@ def build(weights: Weights) -> Network:
         WeightsError: the files are missing, damaged, or do not fit the model.
     """
     try:
+        if weights.kind == "lab" and weights.path is not None:
+            check_files(weights.path)
         network = _BUILDERS[weights.model](weights)
-    except (OSError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        where, why = weights.path or "random weights", (str(error).splitlines() or ["unreadable"])[0]
-        raise WeightsError(f"{weights.model} cannot be built from {where}: {why}") from error
+    except LabError:
+        raise
+    except Exception as error:  # damage shows in as many kinds of error as the formats have layers
+        where = weights.path or "random weights"
+        raise WeightsError(f"{weights.model} cannot be built from {where}: {first_line(error)}") from error
     network.module.eval().requires_grad_(False)
     return network
 
@@ -94,7 +97,7 @@ def _detr_r50(weights: Weights) -> Network:
 def _lab_detr(weights: Weights) -> Network:
     assert weights.path is not None
     detr = load_detr(weights.path)
-    wanted = json.loads((weights.path / "preprocessor.json").read_text(encoding="utf-8"))
+    wanted = read_json(weights.path / "preprocessor.json", error=WeightsError)
     spec = InputSpec(exact=tuple(wanted["size"]), mean=tuple(wanted["mean"]), std=tuple(wanted["std"]))
     core = DetrCore(detr)
     return Network("lab_detr", core, labels_of(weights), spec, None, weights, state_sha256(core))
@@ -106,7 +109,7 @@ def _lab_resnet(weights: Weights) -> Network:
     from labkit.models.lab_resnet import build_lab_resnet
 
     assert weights.path is not None
-    config = json.loads((weights.path / "config.json").read_text(encoding="utf-8"))
+    config = read_json(weights.path / "config.json", error=WeightsError)
     module = build_lab_resnet(config)
     state = load_file(weights.path / "model.safetensors")
     module.load_state_dict({name: tensor.float() for name, tensor in state.items()})
@@ -153,7 +156,7 @@ def labels_of(weights: Weights) -> tuple[str, ...]:
 
         return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
     assert weights.path is not None
-    config = json.loads((weights.path / "config.json").read_text(encoding="utf-8"))
+    config = read_json(weights.path / "config.json", error=WeightsError)
     if "labels" in config:
         return tuple(config["labels"])
     names = {int(i): name for i, name in config["id2label"].items()}

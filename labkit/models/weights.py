@@ -9,18 +9,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from labkit.core.errors import WeightsError
+from labkit.core.files import write_atomic
+from labkit.core.read_json import read_json
+from labkit.models.download import download, folder_bytes
 
 RESNET18_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 DETR_REPO = "facebook/detr-resnet-50"
@@ -30,10 +34,12 @@ DETR_SHA256 = {
     "preprocessor_config.json": "0673fea2a6d3cf92cdbab3c7426c0ecdf8a4729a2a4d5199033dcd66a2b8759b",
     "model.safetensors": "830f5e2eeaada8c8c8281779dcc8ab12833972eb8514ed0a35be6c1d4420ad81",
 }
+RESNET18_BYTES, DETR_BYTES = 46_830_571, 166_618_694
 LAB_FOLDER = Path(__file__).parent / "lab"
 MODELS = {"full": ("detr_r50", "resnet18"), "lab": ("lab_detr", "lab_resnet")}
 """(detector, classifier) of each model set."""
 TIMEOUT_S = 3.0
+CHECKSUMS = "sha256.json"
 
 Origin = Literal["pretrained", "random", "lab"]
 
@@ -98,25 +104,61 @@ def cached(model: str) -> Weights | None:
     return _CACHED[model]()
 
 
-def fetch(model: str, *, progress: bool = True, timeout_s: float = TIMEOUT_S) -> Weights:
+def fetch(model: str, *, progress: bool = True, timeout_s: float = TIMEOUT_S, slow: bool = False) -> Weights:
     """Downloads pretrained weights into the library's own cache.
 
+    Args:
+        model: "resnet18" or "detr_r50".
+        progress: show a progress bar.
+        timeout_s: how long the network may take to answer.
+        slow: also over a slow network, which may take an hour.
+
     Raises:
-        WeightsError: no answer within `timeout_s`, or what came is not what was pinned.
+        WeightsError: no answer within `timeout_s`, too slow (see `labkit.models.download`), or what
+            came is not what was pinned.
     """
-    return _FETCH[model](progress, timeout_s)
+    return _FETCH[model](progress, timeout_s, slow)
 
 
 def lab_weights(model: str) -> Weights:
     """The weights of the small models that ship in the package.
 
     Raises:
-        WeightsError: they are not there (an incomplete installation).
+        WeightsError: they are not there, or damaged (an incomplete installation).
     """
     folder = LAB_FOLDER / model.removeprefix("lab_")
-    if not (folder / "model.safetensors").is_file():
-        raise WeightsError(f"the lab's own weights are missing at {folder}; reinstall labkit")
+    check_files(folder)
     return Weights(model, "lab", folder, "shipped", "the lab's small model, trained on its own scenes")
+
+
+def write_checksums(folder: Path) -> Path:
+    """Writes the SHA-256 of each file of a trained model beside them; returns the file's path."""
+    files = (path for path in sorted(folder.glob("*.*")) if path.name != CHECKSUMS)
+    sums = {path.name: file_sha256(path) for path in files if path.suffix in (".json", ".safetensors")}
+    return write_atomic(folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
+
+
+def check_files(folder: Path) -> None:
+    """Checks the files of a trained model against the SHA-256 written beside them.
+
+    Raises:
+        WeightsError: a file is missing or is not what was written; the message names it.
+    """
+    again = "reinstall labkit, or train the model again"
+    if not folder.is_dir():
+        raise WeightsError(f"the model's folder {folder} is missing; {again}")
+    wanted = read_json(folder / CHECKSUMS, error=WeightsError)
+    for name in ("config.json", "model.safetensors", *wanted):
+        path = folder / name
+        try:
+            digest = file_sha256(path)
+        except (OSError, ValueError) as error:
+            reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+            raise WeightsError(f"{path} {reason}; {again}") from error
+        if digest != wanted.get(name):
+            raise WeightsError(
+                f"{path} is damaged (SHA-256 {digest[:8]}..., not {str(wanted.get(name))[:8]}...); {again}"
+            )
 
 
 def have_pretrained(models: Sequence[str]) -> bool:
@@ -194,30 +236,36 @@ def _cached_resnet18() -> Weights | None:
     return Weights("resnet18", "pretrained", path, _check_resnet18(path), "pretrained, from the local cache")
 
 
-def _fetch_resnet18(progress: bool, timeout_s: float) -> Weights:
-    import torch
-
+def _fetch_resnet18(progress: bool, timeout_s: float, slow: bool) -> Weights:
     _require_answer(RESNET18_URL, timeout_s)
     path = _resnet18_path()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _socket_timeout(timeout_s):
-        try:
-            torch.hub.download_url_to_file(
-                RESNET18_URL, str(path), hash_prefix=path.stem.rsplit("-", 1)[1], progress=progress
-            )
-        except (OSError, RuntimeError) as error:
-            raise WeightsError(f"fetching {RESNET18_URL} failed: {error}") from error
+    job = {"url": RESNET18_URL, "dst": str(path), "hash_prefix": path.stem.rsplit("-", 1)[1]}
+
+    def came() -> int:
+        return folder_bytes(path.parent, f"{path.name}*")
+
+    try:
+        download(job, came, RESNET18_BYTES, progress=progress, slow=slow)
+    except WeightsError as error:
+        raise WeightsError(f"fetching {RESNET18_URL} failed: {error}") from error
+    finally:
+        for partial in path.parent.glob(f"{path.name}.*.partial"):  # of a client that was ended
+            partial.unlink(missing_ok=True)
     return Weights("resnet18", "pretrained", path, _check_resnet18(path), "pretrained, fetched just now")
 
 
-def _hub_file(name: str, **options: Any) -> Path:
-    from huggingface_hub import hf_hub_download
+def _hub_file(name: str) -> Path | None:
+    """A file of DETR in the hub's cache; the hub's `hf_hub_download` would ask the hub even for that."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
 
-    return Path(hf_hub_download(DETR_REPO, name, revision=DETR_COMMIT, **options))
+    found = try_to_load_from_cache(DETR_REPO, name, cache_dir=HF_HUB_CACHE, revision=DETR_COMMIT)
+    return Path(found) if isinstance(found, str) else None
 
 
-def _check_detr(paths: Sequence[Path]) -> Path:
-    """The folder of DETR's files, if they are what was pinned."""
+def _check_detr(paths: Sequence[Path]) -> Path | None:
+    """The folder of DETR's files, if they are what was pinned; None unless all are there."""
     for path in paths:
         digest = file_sha256(path)
         if digest != DETR_SHA256[path.name]:
@@ -225,31 +273,34 @@ def _check_detr(paths: Sequence[Path]) -> Path:
                 f"{path} is damaged (SHA-256 {digest[:8]}..., not {DETR_SHA256[path.name][:8]}...); "
                 "delete it and what it points to, and fetch again"
             )
-    return paths[0].parent
+    return paths[0].parent if len(paths) == len(DETR_SHA256) else None
 
 
 def _cached_detr() -> Weights | None:
-    try:
-        paths = [_hub_file(name, local_files_only=True) for name in DETR_SHA256]
-    except (OSError, ValueError):
+    folder = _check_detr([path for name in DETR_SHA256 if (path := _hub_file(name)) is not None])
+    if folder is None:
         return None
-    return Weights(
-        "detr_r50", "pretrained", _check_detr(paths), DETR_COMMIT, "pretrained, from the local cache"
-    )
+    return Weights("detr_r50", "pretrained", folder, DETR_COMMIT, "pretrained, from the local cache")
 
 
-def _fetch_detr(progress: bool, timeout_s: float) -> Weights:
+def _fetch_detr(progress: bool, timeout_s: float, slow: bool) -> Weights:
     from huggingface_hub import constants
-    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
     _require_answer(constants.ENDPOINT, timeout_s)
-    (enable_progress_bars if progress else disable_progress_bars)()
+    cache = Path(constants.HF_HUB_CACHE)
+    job = {
+        "repo_id": DETR_REPO, "revision": DETR_COMMIT, "filenames": list(DETR_SHA256),
+        "cache_dir": str(cache), "endpoint": constants.ENDPOINT, "etag_timeout": timeout_s,
+    }  # fmt: skip
+    files = cache / f"models--{DETR_REPO.replace('/', '--')}"
     try:
-        paths = [_hub_file(name, etag_timeout=timeout_s) for name in DETR_SHA256]
-    except Exception as error:  # the hub's client raises errors of several libraries
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"fetching {DETR_REPO} failed: {first_line}") from error
-    return Weights("detr_r50", "pretrained", _check_detr(paths), DETR_COMMIT, "pretrained, fetched just now")
+        download(job, lambda: folder_bytes(files, "**/*"), DETR_BYTES, progress=progress, slow=slow)
+    except WeightsError as error:
+        raise WeightsError(f"fetching {DETR_REPO} failed: {error}") from error
+    fetched = _cached_detr()
+    if fetched is None:
+        raise WeightsError(f"fetching {DETR_REPO} failed: not all files of it are in {cache}")
+    return replace(fetched, note="pretrained, fetched just now")
 
 
 def _require_answer(url: str, timeout_s: float) -> None:
@@ -277,17 +328,8 @@ def _require_answer(url: str, timeout_s: float) -> None:
         raise WeightsError(problem[0])
 
 
-class _socket_timeout:  # noqa: N801 - used as a statement
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        self._before = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(self._seconds)
-
-    def __exit__(self, *_: object) -> None:
-        socket.setdefaulttimeout(self._before)
-
-
 _CACHED: dict[str, Callable[[], Weights | None]] = {"resnet18": _cached_resnet18, "detr_r50": _cached_detr}
-_FETCH: dict[str, Callable[[bool, float], Weights]] = {"resnet18": _fetch_resnet18, "detr_r50": _fetch_detr}
+_FETCH: dict[str, Callable[[bool, float, bool], Weights]] = {
+    "resnet18": _fetch_resnet18,
+    "detr_r50": _fetch_detr,
+}

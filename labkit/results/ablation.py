@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from labkit.core.errors import ResultsError
@@ -168,11 +169,24 @@ def from_csv(text: str) -> list[AblationRow]:
                     cells["change"], cells["about"], float(cells["noise"]), int(cells["n_scenes"]), **figures
                 )
             )
+            if rows[-1].noise < 0 or rows[-1].n_scenes < 0:
+                raise ValueError(
+                    f"noise and number of scenes are from 0, not {rows[-1].noise}, {rows[-1].n_scenes}"
+                )
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ResultsError(f"this is no ablation table ({error!r}); write it again") from error
     return rows
 
 
 def _estimate(cells: dict[str, str], name: str) -> Estimate:
-    low, high = (float(cells[f"{name}_{end}"]) if cells[f"{name}_{end}"] else None for end in ("low", "high"))
-    return Estimate(float(cells[name]), low, high)
+    low, high = (
+        _finite(cells[f"{name}_{end}"]) if cells[f"{name}_{end}"] else None for end in ("low", "high")
+    )
+    return Estimate(_finite(cells[name]), low, high)
+
+
+def _finite(cell: str) -> float:
+    value = float(cell)
+    if not isfinite(value):
+        raise ValueError(f"a figure is a finite number, not {cell[:40]}")
+    return value

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from labkit.core.errors import ResultsError, UsageError
+from labkit.core.read_json import parse_json
+from labkit.results import record_checks
 from labkit.results.checksums import Row
 from labkit.results.records import Agreement, Comparison, Run, Samples
 
@@ -50,9 +52,15 @@ def run_from_row(row: Mapping[str, Any]) -> Run:
 
 
 def build_run(row: Mapping[str, Any], series: Mapping[str, Samples]) -> Run:
-    """A run from plain values, JSON texts and named series (see `run_series`)."""
+    """A run from plain values, JSON texts and named series (see `run_series`).
+
+    Raises:
+        LabError: a value is missing, or none that a run holds.
+    """
+    record_checks.check(row, record_checks.ID | record_checks.RUN)
     spans: dict[str, dict[str, Samples]] = {kind: {} for kind in RUN_SPANS}
     for name, samples in series.items():
+        record_checks.check_seconds(name, samples, gaps=name not in RUN_SAMPLES)
         kind, _, span = name.partition("/")
         if kind in spans:
             spans[kind][span] = samples
@@ -85,7 +93,14 @@ def comparison_from_row(row: Mapping[str, Any]) -> Comparison:
 
 
 def build_comparison(row: Mapping[str, Any], series: Mapping[str, Samples]) -> Comparison:
-    """A comparison from plain values, JSON texts and the series "a_s" and "b_s"."""
+    """A comparison from plain values, JSON texts and the series "a_s" and "b_s".
+
+    Raises:
+        LabError: a value is missing, or none that a comparison holds.
+    """
+    record_checks.check(row, record_checks.ID | record_checks.COMPARISON)
+    for name in COMPARISON_SAMPLES:
+        record_checks.check_seconds(name, series[name])
     values: Row = {name: row[name] for name in COMPARISON_PLAIN} | _facts(row, COMPARISON_FACTS)
     values |= {name: bool(row[name]) for name in ("agrees", "quick")}
     values |= {name: series[name] for name in COMPARISON_SAMPLES}
@@ -135,11 +150,17 @@ def dump_json(value: Any, what: str = "value") -> str:
 
 
 def load_json(text: str) -> Any:
-    """The value of which `dump_json` made the text."""
+    """The value of which `dump_json` made the text.
+
+    Raises:
+        ResultsError: it is damaged, too long or too deep.
+    """
     try:
-        return json.loads(text, object_hook=_untag)
-    except (ValueError, TypeError) as error:
-        raise ResultsError(f"a stored row holds damaged JSON ({error}); delete the row") from error
+        if not isinstance(text, str):
+            raise ValueError(f"it is no text but {record_checks.describe(text)}")
+        return parse_json(text, object_hook=_untag)
+    except ValueError as error:
+        raise ResultsError(f"damaged JSON: {error}") from error
 
 
 def _to_json(value: Any) -> Any:
@@ -194,7 +215,10 @@ def _facts_row(record: Run | Comparison, names: tuple[str, ...]) -> Row:
 def _facts(row: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     facts = {name: load_json(row[STORED_AS.get(name, name)]) for name in names}
     stored = facts["agreement"]
+    if isinstance(stored, dict) and "agreement" in stored:
+        stored["share"] = stored.pop("agreement")
+    record_checks.check_facts(facts)
     if stored is not None:
-        facts["agreement"] = Agreement(share=stored.pop("agreement"), **stored)
+        facts["agreement"] = Agreement(**stored)
     facts["disturbances"] = tuple(facts["disturbances"])
     return facts

@@ -3,6 +3,8 @@
 A folder holds `runs`, `samples` (every raw value, in long form) and `comparisons`, and a
 `fingerprint.json` that is written last and names the Parquet files' hashes, so that a folder
 of which one file is missing, old or changed is noticed.
+
+Exports come from other people: `load_export` checks sizes, kinds and values before it uses them.
 """
 
 from __future__ import annotations
@@ -11,18 +13,22 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from labkit import __version__
-from labkit.core.errors import ResultsError, UsageError
+from labkit.core.errors import LabError, ResultsError, UsageError, first_line
 from labkit.core.files import write_atomic
+from labkit.core.read_json import parse_json, read_bytes
 from labkit.pipelines.former_names import with_current_names
 from labkit.results import codec
+from labkit.results.parquet_tables import COLUMNS_READ, MOST_FILE_BYTES, read_rows, read_samples
+from labkit.results.record_checks import COUNT, OBJECT, check, check_facts, describe, is_real
 from labkit.results.records import Comparison, Run, Samples
 from labkit.results.table import COLUMNS, table
 
@@ -30,8 +36,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("csv", "parquet")
+MOST_FACTS_BYTES = 16 * 2**20
+MOST_FOLDERS = 1000
+Record = TypeVar("Record")
 FORMULA = re.compile(r"[=+\-@\t\r]")
 STEMS = ("runs", "samples", "comparisons")
+VERSION = 1
+"""Of the form of an export; older labkits wrote none."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,7 @@ def export(
     newest = max(records, key=lambda record: record.created, default=None)
     facts = {
         "labkit": __version__,
+        "version": VERSION,
         "sha256": hashes,
         "fingerprint": dict(newest.fingerprint) if newest else {},
     }
@@ -96,24 +108,29 @@ def load_export(folder: Path | str) -> Export:
     """The records of an export, with the same samples, ids and facts.
 
     Raises:
-        ResultsError: the folder holds no Parquet export, or one with a file missing or changed.
+        ResultsError: the folder holds no Parquet export, or one with a file that is missing, changed,
+            too large, or holds something else; the message names the file.
     """
     folder = Path(folder)
-    try:
-        facts = codec.load_json((folder / "fingerprint.json").read_text(encoding="utf-8"))
-        content = {stem: (folder / f"{stem}.parquet").read_bytes() for stem in STEMS}
-        for stem, part in content.items():
-            if hashlib.sha256(part).hexdigest() != facts["sha256"].get(f"{stem}.parquet"):
-                raise ResultsError(f"{folder / stem}.parquet is not the file that was exported; export again")
-    except (OSError, KeyError, AttributeError, TypeError) as error:
-        raise ResultsError(
-            f"{folder} holds no complete Parquet export ({error!r}); export again with the format 'parquet'"
-        ) from error
-    frames = {stem: _read_parquet(part, folder / stem) for stem, part in content.items()}
-    series = _series_by_run(frames["samples"])
+    facts = _load_facts(folder)
+    content = {stem: _load_bytes(folder, f"{stem}.parquet") for stem in STEMS}
+    for stem, part in content.items():
+        if hashlib.sha256(part).hexdigest() != facts["sha256"].get(f"{stem}.parquet"):
+            raise ResultsError(f"{folder / stem}.parquet is not the file that was exported; export again")
+    paths = {stem: folder / f"{stem}.parquet" for stem in STEMS}
+    rows = {
+        stem: read_rows(content[stem], paths[stem], COLUMNS_READ[stem]) for stem in ("runs", "comparisons")
+    }
+    series = read_samples(content["samples"], paths["samples"], known={row["id"] for row in rows["runs"]})
     return Export(
-        tuple(codec.build_run(row, series.get(row["id"], {})) for row in _rows(frames["runs"])),
-        tuple(codec.build_comparison(row, _pair(row)) for row in _rows(frames["comparisons"])),
+        tuple(
+            _build(paths["runs"], row, partial(codec.build_run, row, series.get(row["id"], {})))
+            for row in _current(rows["runs"])
+        ),
+        tuple(
+            _build(paths["comparisons"], row, partial(_comparison, row))
+            for row in _current(rows["comparisons"])
+        ),
         facts["fingerprint"],
     )
 
@@ -130,12 +147,80 @@ def load_exports(folder: Path | str) -> list[Export]:
         ResultsError: there is no export in the folder, or a damaged one.
     """
     folder = Path(folder)
-    places = [folder] if (folder / "runs.parquet").exists() else sorted(folder.glob("*/runs.parquet"))
+    try:
+        places = [folder] if (folder / "runs.parquet").exists() else sorted(folder.glob("*/runs.parquet"))
+    except OSError as error:
+        raise ResultsError(f"{folder} cannot be read: {error.strerror}; name another folder") from error
     if not places:
         raise ResultsError(
             f"no export lies in {folder} or one folder below; name a folder that holds runs.parquet"
         )
+    if len(places) > MOST_FOLDERS:
+        raise ResultsError(
+            f"{len(places)} exports lie in {folder}, more than the limit of {MOST_FOLDERS}; name some of them"
+        )
     return [load_export(place if place.is_dir() else place.parent) for place in places]
+
+
+def _load_facts(folder: Path) -> dict[str, Any]:
+    path = folder / "fingerprint.json"
+    content = _load_bytes(folder, path.name)
+    try:
+        facts = parse_json(content.decode("utf-8"), dict, most_bytes=MOST_FACTS_BYTES)
+        version = facts.get("version", VERSION)
+        check(facts, {"sha256": OBJECT, "fingerprint": OBJECT})
+        check({"version": version}, {"version": COUNT})
+        check_facts({"fingerprint": facts["fingerprint"]})
+    except UnicodeDecodeError as error:
+        raise ResultsError(f"{path}: its text is no UTF-8 (byte {error.start}); export again") from error
+    except (ValueError, ResultsError) as error:
+        raise ResultsError(f"{path}: {first_line(error)}; export again") from error
+    if version > VERSION:
+        raise ResultsError(
+            f"{path} is of version {describe(version)} of exports, newer than the {VERSION} that this labkit "
+            "knows; update labkit"
+        )
+    return facts
+
+
+def _load_bytes(folder: Path, name: str) -> bytes:
+    """A file of the folder; a link that leads out of it is not followed."""
+    path = folder / name
+    try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError("it is a link to a file outside the folder")
+        return read_bytes(path, MOST_FILE_BYTES)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ResultsError(
+            f"{folder} holds no complete Parquet export: {name} is missing; export again with the format "
+            "'parquet'"
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:  # the last: a link to itself
+        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+        raise ResultsError(f"{path} cannot be read: {reason}; export again") from error
+
+
+def _build(path: Path, row: Mapping[str, Any], build: Callable[[], Record]) -> Record:
+    try:
+        return build()
+    except LabError as error:
+        raise ResultsError(
+            f"{path}: row with the id {row['id']}: {first_line(error)}; export again"
+        ) from error
+
+
+def _comparison(row: Mapping[str, Any]) -> Comparison:
+    return codec.build_comparison(row, {name: _times(name, row[name]) for name in codec.COMPARISON_SAMPLES})
+
+
+def _times(name: str, text: str) -> Samples:
+    values = codec.load_json(text)
+    if not isinstance(values, list) or not all(map(is_real, values)):
+        raise ResultsError(f"{name} is a list of numbers, not {describe(values)}")
+    try:
+        return np.array(values, np.float64)
+    except OverflowError as error:
+        raise ResultsError(f"{name} holds a number that is too large") from error
 
 
 def _runs_frame(runs: Sequence[Run]) -> pd.DataFrame:
@@ -183,19 +268,6 @@ def _pairs_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*told_names, *stored_names])
 
 
-def _pair(row: Mapping[str, Any]) -> dict[str, Samples]:
-    return {name: np.array(codec.load_json(row[name]), np.float64) for name in codec.COMPARISON_SAMPLES}
-
-
-def _series_by_run(samples: pd.DataFrame) -> dict[int, dict[str, Samples]]:
-    found: dict[int, dict[str, Samples]] = {}
-    ordered = samples.sort_values("position", kind="stable")
-    groups: Any = ordered.groupby(["run_id", "series"], observed=True, sort=False)
-    for (run_id, name), part in groups:
-        found.setdefault(run_id, {})[str(name)] = part["seconds"].to_numpy(np.float64).copy()
-    return found
-
-
 def _csv(frame: pd.DataFrame) -> bytes:
     """CSV in which no text begins as a formula does: a spreadsheet would run it."""
     import pandas as pd
@@ -213,21 +285,9 @@ def _parquet(frame: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def _read_parquet(content: bytes, stem: Path) -> pd.DataFrame:
-    import pandas as pd
-    import pyarrow as pa
-
-    try:
-        return pd.read_parquet(io.BytesIO(content), engine="pyarrow")
-    except pa.ArrowException as error:
-        raise ResultsError(f"{stem}.parquet cannot be read ({error}); export again") from error
-
-
-def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def _current(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with today's names of rungs."""
     return [
-        {
-            str(key): with_current_names(value) if isinstance(value, str) else value
-            for key, value in row.items()
-        }
-        for row in frame.to_dict("records")
+        {key: with_current_names(value) if isinstance(value, str) else value for key, value in row.items()}
+        for row in rows
     ]

@@ -9,7 +9,6 @@ records.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from labkit.core.errors import LabError, ResultsError, UsageError
+from labkit.core.read_json import read_json
 from labkit.core.files import write_atomic
 from labkit.core.stats import format_interval
 from labkit.filters.filter_benchmark import FilterTimes
@@ -173,7 +173,7 @@ def live_view(folder: Path) -> list[str]:
     alone, beside = folder / "figures.json", folder / "browser.json"
     lines = []
     if alone.is_file():
-        told = json.loads(alone.read_text(encoding="utf-8"))
+        told = read_json(alone, object)
         slow = [100 * share for share in told["slowdown_per_round"]]
         lines.append(
             f"{told['rung']} with the {told['model_set']} models: {told['display_fps']:.1f} pictures "
@@ -184,7 +184,7 @@ def live_view(folder: Path) -> list[str]:
             f"{told['stop_p99_ms']:.0f} ms (p99 of {told['stops']})."
         )
     if beside.is_file():
-        for told in json.loads(beside.read_text(encoding="utf-8"))["figures"]:
+        for told in read_json(beside, object)["figures"]:
             source = {"browser": "the browser's camera"}.get(told["source"], f"`{told['source']}`")
             lines.append(
                 f"{told['rung']} with the {told['models']} models and Chromium on the same cores, "
@@ -214,7 +214,7 @@ def small_models(folder: Path) -> list[str]:
 def observer(folder: Path) -> list[str]:
     """Sentence on the cost of a span, from `labkit.lessons.pitfalls.overhead`."""
     found = folder / "span_cost.json"
-    return [json.loads(found.read_text(encoding="utf-8"))["sentence"]] if found.is_file() else []
+    return [read_json(found, object)["sentence"]] if found.is_file() else []
 
 
 def around_engines(runs: Sequence[Run]) -> list[str]:
@@ -238,7 +238,7 @@ def filters(folder: Path) -> list[str]:
         line
         for file in files
         if file.is_file()
-        for line in FilterTimes.from_json(json.loads(file.read_text(encoding="utf-8"))).sentences()
+        for line in FilterTimes.from_json(read_json(file, object)).sentences()
     ]
 
 
@@ -249,7 +249,7 @@ def engine_time(folder: Path) -> list[str]:
         return []
     return [
         line
-        for told in json.loads(found.read_text(encoding="utf-8"))
+        for told in read_json(found, object)
         for line in Operators.from_json(told).sentences()
     ]
 
@@ -258,7 +258,7 @@ def fleets(figures: Path) -> list[str]:
     """Sentences on a recorded fleet benchmark: its throughput beside a single process."""
     if not figures.is_file():
         return []
-    told = json.loads(figures.read_text(encoding="utf-8"))
+    told = read_json(figures, object)
     lines = [
         f"{each['streams']} {'stream' if each['streams'] == 1 else 'streams'} of {told['rung']} through Ray: "
         f"{each['fps']:.2f} frames per second together, {_share(each)} of the {each['single_fps']:.2f} that "

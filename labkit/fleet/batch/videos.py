@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from labkit.core.errors import ResultsError, SourceError, UsageError
+from labkit.core.errors import SourceError, UsageError
 from labkit.core.files import write_atomic
+from labkit.core.read_json import read_json
 from labkit.core.types import Rung, Workload
 from labkit.fleet.fleet_plan import OpenNetworks
 from labkit.fleet.rows import read_metadata
@@ -204,9 +205,4 @@ def _check_settings(batch: Batch) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read ({error}); move it out of the folder") from error
+    return read_json(path) if path.exists() else None

@@ -25,6 +25,7 @@ from labkit.models.training.batches import MEAN, STD, flip_and_light, scene_batc
 from labkit.models.training.data import Chunk, World, album
 from labkit.models.training.detr import Learner, build_detr, detr_losses, match
 from labkit.models.training.loop import Budget, Plan, Progress, fit
+from labkit.models.weights import write_checksums
 
 DETECTOR_SIZE = (256, 192)
 """(width, height) that frames are shrunk to for the detector."""
@@ -199,18 +200,19 @@ def score_detector(detr: Any, chunks: list[Chunk], device: str = "cpu") -> dict[
 
 
 def save_detector(detr: Any, folder: Path) -> Path:
-    """Writes config.json, model.safetensors (float16) and preprocessor.json."""
+    """Writes config.json, model.safetensors (float16), preprocessor.json and their checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     detr.half().save_pretrained(folder)
     # Stored in half precision to be small; loaded and run in single precision.
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     _write_json(folder / "config.json", config | {"dtype": "float32"})
     _write_json(folder / "preprocessor.json", {"size": DETECTOR_SIZE, "mean": MEAN, "std": STD})
+    write_checksums(folder)
     return folder
 
 
 def save_classifier(model: nn.Module, config: Mapping[str, Any], folder: Path) -> Path:
-    """Writes config.json and model.safetensors (float16)."""
+    """Writes config.json, model.safetensors (float16) and their checksums."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -220,6 +222,7 @@ def save_classifier(model: nn.Module, config: Mapping[str, Any], folder: Path) -
     }
     save_file(state, folder / "model.safetensors")
     _write_json(folder / "config.json", config)
+    write_checksums(folder)
     return folder
 
 

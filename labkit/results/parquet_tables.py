@@ -1,0 +1,224 @@
+"""The Parquet tables of an export, read within limits.
+
+A small file may stand for gigabytes: numbers of rows and sizes are read from its metadata first, then
+its columns in small batches, texts as the dictionaries that they are stored as, with a limit on the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labkit.core.errors import ResultsError, first_line
+from labkit.core.read_json import describe_bytes
+from labkit.results import codec
+from labkit.results.record_checks import describe
+from labkit.results.records import Samples
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+MOST_FILE_BYTES = 256 * 2**20
+MOST_BYTES = 512 * 2**20
+"""Of a table in memory."""
+MOST_ROWS = 100_000
+MOST_SAMPLES = 20_000_000
+MOST_TEXT_BYTES = 4 * 2**20
+"""Of one cell: facts as JSON, or the times of a comparison's rounds."""
+MOST_COLUMNS = 1000
+
+COLUMNS_READ: Mapping[str, Mapping[str, str]] = {
+    "runs": {
+        **dict.fromkeys(("id", "stage", "quick", "offered", "dropped", "failed"), "whole numbers"),
+        "peak_bytes": "whole numbers",
+        "startup_s": "numbers",
+        **dict.fromkeys(("created", "rung", "scenario", *codec.facts_columns(codec.RUN_FACTS)), "texts"),
+    },
+    "comparisons": {
+        **dict.fromkeys(("id", "frames_per_turn", "agrees", "quick"), "whole numbers"),
+        **dict.fromkeys(
+            ("created", "a", "b", *codec.facts_columns(codec.COMPARISON_FACTS), *codec.COMPARISON_SAMPLES),
+            "texts",
+        ),
+    },
+    "samples": {
+        "run_id": "whole numbers", "series": "texts", "position": "whole numbers", "seconds": "numbers",
+    },
+}  # fmt: skip
+"""Columns that are read back, with the kind of their values; the others are for people."""
+
+
+def read_rows(content: bytes, path: Path, kinds: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rows of a small table as plain values; ids are there once.
+
+    Raises:
+        ResultsError: the file is damaged, too large, or holds other columns.
+    """
+    rows: list[dict[str, Any]] = []
+    with _explained(path):
+        for batch in _batches(content, kinds, MOST_ROWS, batch_rows=256):
+            columns = {name: batch.column(name).to_pylist() for name in kinds}
+            rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        seen: set[int] = set()
+        for row in rows:
+            if row["id"] is None or row["id"] in seen:
+                which = "empty" if row["id"] is None else f"{row['id']} twice"
+                raise ValueError(f"every row has an id of its own, and one is {which}")
+            seen.add(row["id"])
+    return rows
+
+
+def read_samples(content: bytes, path: Path, known: Set[int]) -> dict[int, dict[str, Samples]]:
+    """The series of each run by name, in order of their positions.
+
+    Args:
+        content: the file.
+        path: of the file.
+        known: ids of the runs.
+
+    Raises:
+        ResultsError: the file is damaged, too large, or holds samples of other runs.
+    """
+    names: dict[str, int] = {}
+    parts: dict[str, list[Any]] = {"run_id": [], "series": [], "position": [], "seconds": []}
+    with _explained(path):
+        for batch in _batches(content, COLUMNS_READ["samples"], MOST_SAMPLES, batch_rows=65_536):
+            for name in ("run_id", "series", "position"):
+                if batch.column(name).null_count:
+                    raise ValueError(f"{name} is empty in some rows")
+            for name in ("run_id", "position"):
+                parts[name].append(batch.column(name).to_numpy(zero_copy_only=False).astype(np.int64))
+            series = batch.column("series")
+            codes = [names.setdefault(str(name), len(names)) for name in series.dictionary.to_pylist()]
+            places = series.indices.to_numpy(zero_copy_only=False)
+            parts["series"].append(
+                np.array(codes, np.int64)[places] if len(places) else np.empty(0, np.int64)
+            )
+            seconds = batch.column("seconds").to_numpy(zero_copy_only=False)
+            parts["seconds"].append(seconds.astype(np.float64))
+        return _series(parts, list(names), known)
+
+
+def _series(
+    parts: Mapping[str, list[Any]], names: list[str], known: Set[int]
+) -> dict[int, dict[str, Samples]]:
+    run_ids, codes, positions, seconds = (
+        np.concatenate([*arrays, np.empty(0, np.float64 if name == "seconds" else np.int64)])
+        for name, arrays in parts.items()
+    )
+    order = np.lexsort((positions, codes, run_ids))
+    run_ids, codes, positions = run_ids[order], codes[order], positions[order]
+    seconds = seconds[order]
+    new = np.diff(run_ids, prepend=-1).astype(bool) | np.diff(codes, prepend=-1).astype(bool)
+    starts = np.flatnonzero(new)
+    found: dict[int, dict[str, Samples]] = {}
+    ends = np.append(starts[1:], len(order))
+    for group in np.argsort(order[starts]):  # series as they follow one another in the file
+        start, end = int(starts[group]), int(ends[group])
+        run_id, name = int(run_ids[start]), names[codes[start]]
+        if run_id not in known:
+            raise ValueError(f"it holds samples of the run {run_id}, which runs.parquet lacks")
+        if not np.array_equal(positions[start:end], np.arange(end - start)):
+            raise ValueError(
+                f"the positions of {describe(name)} of the run {run_id} are not 0 to {end - start - 1}"
+            )
+        found.setdefault(run_id, {})[name] = seconds[start:end].copy()
+    return found
+
+
+def _batches(
+    content: bytes, kinds: Mapping[str, str], most_rows: int, batch_rows: int
+) -> Iterator[pa.RecordBatch]:
+    """Batches of the columns that are read, once they are known to be within the limits."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    _check_metadata(pq.ParquetFile(pa.BufferReader(content)), kinds, most_rows)
+    if not pq.read_metadata(pa.BufferReader(content)).num_rows:
+        return
+    texts = [name for name, kind in kinds.items() if kind == "texts"]
+    file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
+    rows = size = 0
+    for batch in file.iter_batches(batch_rows, columns=list(kinds), use_threads=False):
+        rows += batch.num_rows
+        size += sum(_expanded_bytes(name, batch.column(name)) for name in kinds)
+        if rows > most_rows:
+            raise ValueError(f"it holds more rows than the limit of {most_rows}")
+        if size > MOST_BYTES:
+            raise ValueError(f"its columns need more memory than the limit of {describe_bytes(MOST_BYTES)}")
+        yield batch
+
+
+def _check_metadata(file: pq.ParquetFile, kinds: Mapping[str, str], most_rows: int) -> None:
+    about, schema = file.metadata, file.schema_arrow
+    if about.num_columns > MOST_COLUMNS:
+        raise ValueError(f"it has {about.num_columns} columns, more than the limit of {MOST_COLUMNS}")
+    if about.num_rows > most_rows:
+        raise ValueError(f"it holds {about.num_rows} rows, more than the limit of {most_rows}")
+    for name, kind in kinds.items():
+        there = schema.get_all_field_indices(name)
+        if len(there) != 1:
+            raise ValueError(f"the column {name} is {'missing' if not there else 'there more than once'}")
+        if about.num_rows and not _is_of(schema.field(there[0]).type, kind):  # without a row, of no kind
+            shown = str(schema.field(there[0]).type)[:60]
+            raise ValueError(f"the column {name} holds {kind}, not {shown}")
+    size = 0
+    for group in map(about.row_group, range(about.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema in kinds:
+                size += max(column.total_uncompressed_size, column.total_compressed_size)
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"its columns expand to {describe_bytes(size)}, more than the limit of "
+            f"{describe_bytes(MOST_BYTES)}"
+        )
+
+
+def _is_of(kind: pa.DataType, wanted: str) -> bool:
+    from pyarrow import types
+
+    if wanted == "texts":
+        return str(kind.value_type if types.is_dictionary(kind) else kind) in ("string", "large_string")
+    if wanted == "whole numbers":
+        return types.is_integer(kind) or types.is_boolean(kind)
+    return types.is_floating(kind) or types.is_integer(kind)
+
+
+def _expanded_bytes(name: str, column: pa.Array) -> int:
+    """Memory of a column's values, each text for itself."""
+    from pyarrow import compute, types
+
+    if not types.is_dictionary(column.type):
+        return column.nbytes
+    lengths = compute.binary_length(column.dictionary)
+    longest = compute.max(lengths).as_py() or 0
+    if longest > MOST_TEXT_BYTES:
+        raise ValueError(
+            f"a text in the column {name} has {describe_bytes(longest)}, more than the limit of "
+            f"{describe_bytes(MOST_TEXT_BYTES)}"
+        )
+    return 8 * len(column) + (compute.sum(lengths.take(column.indices)).as_py() or 0)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns what pyarrow and NumPy raise at such a file into one sentence that names it."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        raise ResultsError(f"{path} cannot be read: {first_line(error)[:300]}; export again") from error
