@@ -1,21 +1,33 @@
 """What a terminal, a pipe or a spreadsheet is given: nothing that steers it, nothing cut."""
 
+import contextlib
+import csv
 import io
 import os
+import re
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from records_made_up import made_up_run
+from records_made_up import made_up_comparison, made_up_run
 from rich.console import Console
+from rich.table import Table
 
-from labkit.bench.progress import OPTIONAL, print_lines, print_table, runs_table
+import labkit
+from labkit.bench.progress import OPTIONAL, ProgressBar, print_lines, print_table, runs_table
+from labkit.cli import main as cli
+from labkit.core.errors import LabError, LoopError, ResultsError, SourceError, UsageError
 from labkit.core.terminal import HIDDEN, printable
 from labkit.results.exports import export
+from labkit.results.result_set import ResultSet
 from labkit.results.store import Store
+from labkit.sources.openers import open_source
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2Jcamera\u202etxt\x9b31m"
 
@@ -40,6 +52,105 @@ def test_foreign_text_steers_no_terminal():
     console, written = shown_on(80)
     print_table(runs_table([made_up_run(HOSTILE)]), OPTIONAL, console)
     assert not {"\x1b", "\x9b", "\u202e"} & set(written.getvalue())
+
+
+def test_everything_printed_goes_one_way():
+    """Text is printed by `print_text`, which hides control characters, or is JSON in ASCII."""
+    own = {"terminal.py", "busy_machine.py", "download.py"}  # a child's messages to its parent
+    printing = re.compile(
+        r"(?<![\w.>] )(?<![\w.`])print\((?!json\.dumps)|typer\.echo|sys\.std(?:out|err)\.write"
+    )
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in Path(labkit.__file__).parent.rglob("*.py")
+        if path.name not in own
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if printing.search(line) and ">>>" not in line
+    ]
+    assert found == []
+
+
+@pytest.fixture
+def hostile_export(tmp_path, monkeypatch):
+    """The export of a colleague whose names, machine, source and disturbances would steer a terminal."""
+    with Store(tmp_path / "theirs" / "lab.sqlite") as lab:
+        facts = {"cpu": HOSTILE, "cores": 2, "gpu": {"name": HOSTILE}, "commit": HOSTILE}
+        settings = {"device": "cpu", "weights": HOSTILE, "model_set": HOSTILE, "size": [640, 480]}
+        for place in range(2):
+            lab.add_run(
+                made_up_run(
+                    HOSTILE, n=2000, seed=place, fingerprint=facts, settings=settings,
+                    source={"spec": HOSTILE}, disturbances=(HOSTILE,),
+                )
+            )  # fmt: skip
+        lab.add_comparison(made_up_comparison(HOSTILE, "b" + HOSTILE, disturbances=(HOSTILE,)))
+        lab.export(tmp_path / "export")
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "ours"))
+    return tmp_path / "export"
+
+
+def test_nothing_of_an_export_steers_a_terminal(hostile_export, tmp_path, capfd):
+    odd = tmp_path / "out\x1b[2J"
+    commands = [
+        ["results", "add", str(hostile_export)], ["results"], ["results", "show", "1"],
+        ["results", "history", HOSTILE], ["report", str(hostile_export)], ["report", "--out", f"{odd}.html"],
+        ["results", "export", str(odd)], ["results", "export", "/dev/null/\x1b[2J"],
+        ["results", "show", "99"], ["bench", HOSTILE], ["bench", "--source", HOSTILE],
+        ["report", str(odd / "gone")], ["results", "delete", HOSTILE], ["compare", HOSTILE, "\x1b[31m"],
+    ]  # fmt: skip
+    shown = ""
+    for command in commands:
+        with contextlib.suppress(SystemExit):
+            cli.main(command)
+        found = capfd.readouterr()
+        shown += found.out + found.err
+    assert "owned" in shown
+    assert not {"\x1b", "\x9b", "\x07", "\u202e"} & set(shown)
+    assert not {"\x1b", "\x9b"} & set((odd / "runs.csv").read_text(encoding="utf-8"))
+
+
+def test_nothing_of_a_camera_steers_a_terminal():
+    """Its status, its kind of content and its page end up in the error."""
+    answer = f"HTTP/1.1 200 {HOSTILE}\r\nContent-Type: text/{HOSTILE}\r\nServer: {HOSTILE}\r\n\r\n{HOSTILE}"
+
+    def serve(listening):
+        with contextlib.suppress(OSError):
+            while True:
+                connection = listening.accept()[0]
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(answer.encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, args=(listening,), daemon=True).start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}/video"
+        with pytest.raises(LabError) as caught:
+            open_source(address, open_timeout_s=3.0)
+    assert not {"\x1b", "\x9b", "\u202e"} & set(str(caught.value))
+
+
+@pytest.mark.parametrize("kind", [LabError, SourceError, ResultsError, UsageError])
+def test_an_error_steers_no_terminal_wherever_it_is_shown(kind):
+    error = kind(f"cannot open {HOSTILE}")
+    assert "\x1b" not in str(error) + "".join(error._render_traceback_())
+    assert str(error) == str(kind(str(error)))
+    loop = LoopError(HOSTILE, (("a.py", 1, HOSTILE),), f"ValueError: {HOSTILE}")
+    assert "\x1b" not in str(loop)
+
+
+def test_progress_and_tables_steer_no_terminal():
+    console, written = shown_on(80)
+    with ProgressBar(console) as screen:
+        screen.step(HOSTILE)
+        screen.note(HOSTILE)
+        screen.finished(made_up_run(HOSTILE))
+        console.print(screen._progress.get_renderable())
+    table = Table("name")
+    table.add_row(HOSTILE)
+    print_table(table, (), console)
+    assert "owned" in written.getvalue() and not {"\x07", "\x9b", "\u202e"} & set(written.getvalue())
+    assert "\x1b]0" not in written.getvalue() and "\x1b[2Jcamera" not in written.getvalue()
+    assert "\x1b" not in str(ResultSet([made_up_run(HOSTILE)], [made_up_comparison(b=HOSTILE)]))
 
 
 def test_lines_for_a_pipe_are_whole():
@@ -81,8 +192,26 @@ def test_no_cell_of_a_csv_begins_a_formula(tmp_path):
         lab.add_run(made_up_run('=cmd|"/c calc"!A1', n=3))
         lab.add_run(made_up_run("@SUM(1)", n=3))
         export(lab.runs(), [], tmp_path / "out")
-    text = (tmp_path / "out" / "runs.csv").read_text(encoding="utf-8")
-    assert "'=cmd" in text and "'@SUM" in text and ",=" not in text and ',"=' not in text
+        for name in FORMULAS:
+            lab.add_run(made_up_run(name, n=3, spans_s={name: np.ones(3)}))
+        export(lab.runs(), [], tmp_path / "out")
+    for name in ("runs.csv", "samples.csv"):
+        with (tmp_path / "out" / name).open(encoding="utf-8", newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert sum(cell.startswith("'") for cell in cells) >= len(FORMULAS)
+        assert not [c for c in cells if c.strip()[:1] in (*"=+@＝＋－＠",) or c[:1] in "\t\r\n"[: len(c)]]
+        assert not [c for c in cells if c.strip().startswith("-") and not is_number(c)]
+
+
+FORMULAS = ("=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", " =1", "＝1", "＋1", "－1", "＠1")
+
+
+def is_number(cell):
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 COUNTING = """

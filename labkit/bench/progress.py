@@ -15,7 +15,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from labkit.core.terminal import printable
+from labkit.core.terminal import print_text, printable
 from labkit.results.format import format_bounds, format_number, format_percent
 from labkit.results.records import Comparison, Run
 
@@ -66,7 +66,7 @@ class ProgressBar(Reporter):
     def step(self, text: str) -> None:
         """A new step, with an empty bar."""
         self._progress.start()
-        self._progress.reset(self._task, description=escape(text), total=1.0)
+        self._progress.reset(self._task, description=escape(printable(text)), total=1.0)
 
     def progress(self, share: float) -> None:
         """Fills the bar."""
@@ -116,12 +116,12 @@ class NotebookProgress(Reporter):
         """A line that stays; the same one is shown once."""
         if text not in self._notes:
             self._notes.add(text)
-            print(text)
+            print_text(text)
 
     def finished(self, result: Run | Comparison) -> None:
         """A line that stays, with the run's main figure."""
         if isinstance(result, Run):
-            print(_result_line(result))
+            print_text(_result_line(result))
 
     def _show(self) -> None:
         bar = f'<progress value="{self._share:.2f}" max="1"></progress>'
@@ -154,7 +154,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
     for k in shown:
         table.add_column(COLUMNS[k], justify="right" if k else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(escape(printable(row[k])) for k in shown))
+        table.add_row(*(escape(row[k]) for k in shown))
     return table
 
 
@@ -228,6 +228,8 @@ def print_table(table: Table, optional: Sequence[str] = (), console: Console = o
         optional: headings of columns that a terminal which is too narrow does without, the first first.
         console: where to; into a file or a pipe the table goes as wide as it is.
     """
+    for column in table.columns:
+        column._cells = [printable(cell) if isinstance(cell, str) else cell for cell in column._cells]
 
     def width() -> int:
         return Measurement.get(console, console.options.update(max_width=10_000), table).maximum

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from labkit.core.errors import LabError, UsageError
+from labkit.core.terminal import print_text
 from labkit.lessons.gallery import MINUTES, write_gallery
 
 
@@ -29,7 +30,7 @@ def gallery(
         parameters=_parameters(parameter or []),
         progress=lambda line: print_lines([line], console=err),
     )
-    print(written.index)
+    print_text(written.index)
     troubled = [each.path.name for each in written.executed if each.trouble]
     if troubled:
         raise LabError(f"not run to the end: {', '.join(troubled)}; their pages say why")

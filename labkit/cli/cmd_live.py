@@ -21,6 +21,7 @@ from labkit.cli.options import (
     SourceOption,
     parse_size,
 )
+from labkit.core.terminal import print_text
 
 
 def live(
@@ -60,7 +61,7 @@ def live(
     with ExitStack() as until_the_end:
 
         def ready(address: str) -> None:
-            print(f"open {address}", flush=True)
+            print_text(f"open {address}", flush=True)
             if browser and screen():  # else Python might start a browser in this very terminal
                 webbrowser.open(until_the_end.enter_context(forwarding_page(address)))
 

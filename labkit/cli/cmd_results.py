@@ -14,6 +14,7 @@ import typer
 from labkit.bench.progress import err, print_lines
 from labkit.core.errors import ResultsError, UsageError
 from labkit.core.files import results_folder
+from labkit.core.terminal import print_text
 from labkit.results.checksums import describe_damage
 from labkit.results.exports import export, load_exports
 from labkit.results.records import Comparison, Run
@@ -92,7 +93,7 @@ def history_command(
     if not found.runs:
         raise ResultsError(f"{found}; run: labkit bench {rung}")
     columns = ["when", "version", "commit", "fps", "fps_lo", "fps_hi", "machine"]
-    print(found.table()[columns].to_string(index=False))
+    print_text(found.table()[columns].to_string(index=False))
     print_lines([str(found)])
     if plot is not None:
         found.plot().savefig(plot)
@@ -106,7 +107,7 @@ def delete(
     """Delete runs, or rows of another table, damaged ones too."""
     with Store(default_path()) as store:
         count = store.delete([number for text in ids for number in _numbers(text)], table.value)
-    print(f"{count} {table.value.replace('_', ' ')} deleted")
+    print_text(f"{count} {table.value.replace('_', ' ')} deleted")
 
 
 @app.command()
@@ -126,7 +127,7 @@ def add(
                     print_lines(describe_damage(other.damaged), style="yellow", console=err)
             else:
                 raise UsageError(f"there is no store and no export {place}")
-            print(f"{add_all(store, runs, comparisons)} results added from {place}")
+            print_text(f"{add_all(store, runs, comparisons)} results added from {place}")
 
 
 @app.command("export")
@@ -137,7 +138,7 @@ def export_command(
     with _stored() as store:
         written = export(store.runs(), store.comparisons(), folder)
     for path in written:
-        print(path)
+        print_text(path)
 
 
 def report(
@@ -169,7 +170,7 @@ def report(
     newest_runs.sort(key=lambda run: order.get(run.rung, len(order)))
     name = "machines.html" if folders else "report.html"
     path = output or results_folder() / name
-    print(write_report(newest_runs, newest_comparisons, path, predictions, others=runs))
+    print_text(write_report(newest_runs, newest_comparisons, path, predictions, others=runs))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import typer
 from labkit.cli.options import JsonOption
 from labkit.core.child import child_command
 from labkit.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, LabError, UsageError, WeightsError
-from labkit.core.terminal import accept_any_text, printable
+from labkit.core.terminal import accept_any_text, print_text
 
 app = typer.Typer(
     name="labkit",
@@ -69,9 +69,9 @@ def rungs(as_json: JsonOption = False) -> None:
     for row in rows:
         if row["stage"] != stage:
             stage = row["stage"]
-            print(f"{'' if stage == rows[0]['stage'] else chr(10)}Stage {stage}")
-        print(f"  {row['rung']}" + (f"  [{row['unavailable']}]" if row["unavailable"] else ""))
-        print(f"      {row['about']}" + (f" (changes {row['changes']})" if row["changes"] else ""))
+            print_text(f"{'' if stage == rows[0]['stage'] else chr(10)}Stage {stage}")
+        print_text(f"  {row['rung']}" + (f"  [{row['unavailable']}]" if row["unavailable"] else ""))
+        print_text(f"      {row['about']}" + (f" (changes {row['changes']})" if row["changes"] else ""))
 
 
 @app.command()
@@ -88,13 +88,13 @@ def weights(
             if found is None and fetch:
                 found = stored.fetch(model, progress=True, slow=True)
         except WeightsError as error:
-            print(f"{model}: {error}", file=sys.stderr)
+            print_text(f"{model}: {error}", file=sys.stderr)
             code = error.exit_code
             continue
         if found is None:
-            print(f"{model}: not on this machine; to fetch it: labkit weights --fetch")
+            print_text(f"{model}: not on this machine; to fetch it: labkit weights --fetch")
         else:
-            print(f"{model}: {found.kind}, {found.revision[:12]}, {found.path}")
+            print_text(f"{model}: {found.kind}, {found.revision[:12]}, {found.path}")
     raise typer.Exit(code)
 
 
@@ -133,7 +133,9 @@ def lab(
     options += ["--allow-root"] if root else []
     options += [] if screen() else ["--no-browser"]
     if contained and ip is None:
-        print(f"In a container: open the address with 127.0.0.1 below; publish its port, {port}.", flush=True)
+        print_text(
+            f"In a container: open the address with 127.0.0.1 below; publish its port, {port}.", flush=True
+        )
     command = child_command("jupyterlab", *options, str(notebook))
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
@@ -174,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             app(arguments)  # ends the process itself, with the command's exit code
         except LabError as error:
-            print(printable(f"labkit: {error}"), file=sys.stderr)
+            print_text(f"labkit: {error}", file=sys.stderr)
             return error.exit_code
         except BrokenPipeError:  # the reader of a pipe has gone, which is its right
             sys.stderr.close()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import linecache
 import sys
 
+from labkit.core.terminal import printable
+
 EXIT_INTERRUPTED = 130
 """Exit code of a command that Ctrl-C has stopped, as in shells."""
 
@@ -20,6 +22,10 @@ class LabError(Exception):
     """Base of all errors that labkit raises on purpose; the message is written for the user."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The sentence; what is foreign in it steers no terminal."""
+        return printable(super().__str__())
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the sentence. The lab's own source lines would tell a learner nothing."""
@@ -62,7 +68,7 @@ class LoopError(LabError):
         self.what, self.places, self.cause = what, places, cause
 
     def __str__(self) -> str:
-        return "\n".join([self.what, *(self._place(*place) for place in self.places), self.cause])
+        return printable("\n".join([self.what, *(self._place(*place) for place in self.places), self.cause]))
 
     @staticmethod
     def _place(file: str, line: int, function: str) -> str:

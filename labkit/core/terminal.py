@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import unicodedata
+from typing import Any
 
 HIDDEN = {"Cc", "Cf", "Cs"}
 """Kinds of characters that steer a terminal, turn the direction of writing, or are none at all."""
@@ -15,6 +16,11 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(map(_visible, text))
+
+
+def print_text(*values: object, **options: Any) -> None:
+    """`print` for text that may be anybody's: with its control characters made visible."""
+    print(*(printable(str(value)) for value in values), **options)
 
 
 def _visible(character: str) -> str:

@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any
 
 from labkit.core.errors import UnavailableError, UsageError
+from labkit.core.terminal import print_text
 from labkit.filters.kernel_source import nvrtc_options
 from labkit.filters.launch_config import PLANNERS, LaunchPlan, Shape, launch_plan
 
@@ -208,7 +209,7 @@ def _nvrtc() -> Any:
 def main() -> None:
     """Print the table, or why there is none."""
     try:
-        print(format_table(compile_all()))
+        print_text(format_table(compile_all()))
     except UnavailableError as error:
         raise SystemExit(f"labkit: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from labkit.core.errors import UsageError
+from labkit.core.terminal import print_text
 
 HINTS = {
     "to_corners": (
@@ -212,7 +213,7 @@ HINTS = {
 
 def hint(exercise: str, step: int = 1) -> None:
     """Print a hint for an exercise; each step says more than the one before."""
-    print(hint_text(exercise, step))
+    print_text(hint_text(exercise, step))
 
 
 def hint_text(exercise: str, step: int = 1) -> str:

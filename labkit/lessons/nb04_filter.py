@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import UnavailableError
+from labkit.core.terminal import print_text
 from labkit.core.types import Size
 from labkit.filters.image_filters import guided_filter
 from labkit.filters.launch_config import launch_plan
@@ -159,7 +160,7 @@ def kernel_table(arch: int = 90, radius: int = 4, size: Size = (640, 480)) -> pd
                 "occupancy": round(min(kernel.occupancy for kernel in kernels), 2),
             }
         )
-    print(f"Computed from the code compiled for sm_{arch}, for {size[0]}x{size[1]} and radius {radius}.")
+    print_text(f"Computed from the code compiled for sm_{arch}, for {size[0]}x{size[1]} and radius {radius}.")
     return pd.DataFrame(rows)
 
 

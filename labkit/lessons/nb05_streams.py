@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from labkit.core.terminal import print_text
 from labkit.core.trace import hidden_share
 from labkit.core.types import Rung, Size, Workload
 from labkit.lessons.exercise import solved
@@ -170,7 +171,7 @@ def simulated(
     from labkit.results.plots.timeline import timeline
 
     result = simulate(SCHEDULES[schedule], frames, depth=depth, delays_ms={late: late_ms} if late else None)
-    print(*describe_answers(result), sep="\n")
+    print_text(*describe_answers(result), sep="\n")
     about = ["simulated", "made-up times", f"{depth} in flight"]
     about += [f"{late} {late_ms:g} ms late"] if late else []
     return timeline(result.spans, result.rows, title=f"Simulated: {schedule}", about=about, theme=theme)

@@ -27,6 +27,7 @@ from labkit.core.files import recorded_folder, results_folder, write_atomic
 from labkit.core.machine import machine_name
 from labkit.core.read_json import read_bytes, read_json
 from labkit.core.requirements import unmet_requirement
+from labkit.core.terminal import print_text
 from labkit.core.types import Detections, Frame, Rung, Size, Workload
 from labkit.pipelines.ladder import rung
 from labkit.results.ablation import NAMES, AblationRow, Estimate, Loss, Metric, from_csv, sentences, to_csv
@@ -136,7 +137,7 @@ def run_ablation(
 def print_losses(rows: Sequence[AblationRow], metric: Loss = "map") -> None:
     """Print the loss of each change in sentences; see `labkit.results.ablation.sentences`."""
     for line in sentences(rows, metric):
-        print(textwrap.fill(line, COLUMNS), end="\n\n")
+        print_text(textwrap.fill(line, COLUMNS), end="\n\n")
 
 
 def plot_losses(rows: Sequence[AblationRow], metric: Loss = "map", theme: str = "light") -> Chart:
@@ -271,15 +272,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.redraw:
-            print(*redraw(options.out), sep="\n")
+            print_text(*redraw(options.out), sep="\n")
             return 0
-        rows = run_ablation(scenes=options.scenes, progress=lambda line: print(line, file=sys.stderr))
+        rows = run_ablation(scenes=options.scenes, progress=lambda line: print_text(line, file=sys.stderr))
         written = write(rows, options.out)
     except LabError as error:
-        print(f"labkit: {error}", file=sys.stderr)
+        print_text(f"labkit: {error}", file=sys.stderr)
         return error.exit_code
     print_losses(rows)
-    print(*written, sep="\n")
+    print_text(*written, sep="\n")
     return 0
 
 

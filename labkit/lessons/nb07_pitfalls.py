@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.core.terminal import print_text
 from labkit.lessons.exercise import Mistake, call_for_numbers, exercise_check, find_mistake
 from labkit.lessons.hints import hint
 from labkit.lessons.pitfalls import overhead
@@ -22,7 +23,7 @@ __all__ = [
 
 def span_cost() -> None:
     """Print what the spans of a frame cost here, with a recording open and without."""
-    print(overhead.span_cost().sentence)
+    print_text(overhead.span_cost().sentence)
 
 
 Floats = NDArray[np.float64]

@@ -15,6 +15,7 @@ from labkit.bench.plan import QUICK
 from labkit.bench.worker import Worker
 from labkit.core.errors import UnavailableError
 from labkit.core.machine import fingerprint, machine_name
+from labkit.core.terminal import print_text
 from labkit.core.types import Detections, Size, Workload
 from labkit.fleet.benchmark.rounds import Rounds, run_rounds
 from labkit.fleet.queueing import (
@@ -177,7 +178,7 @@ def run_fleet(
         with cluster():
             return run_rounds(plan, streams, seconds, print)
     except UnavailableError as error:
-        print(f"No fleet was measured here: {error}")
+        print_text(f"No fleet was measured here: {error}")
         return Rounds(fps, {}, {})
 
 
@@ -258,13 +259,13 @@ def many_cameras(
     fit = max_streams(
         FleetModel(1, fps=fps, batch=group, transfer_s=TRANSFER_S), measured.service, age_ms=age_ms, fps=fps
     )
-    print(
+    print_text(
         f"Assumed: {fps:g} results per second and camera, p90 age up to {age_ms:g} ms, JPEG of "
         f"{measured.jpeg_bytes / 1e3:.0f} kB, results of {measured.result_bytes:.0f} bytes, something moves "
         f"in {moving:.0%} of the frames, machines like this one ({measured.machine}), {fit} cameras each."
     )
     if fit < 1:
-        print("Not even one camera fits such a machine within these limits; loosen them.")
+        print_text("Not even one camera fits such a machine within these limits; loosen them.")
         return pd.DataFrame()
     rows = []
     for n in cameras:

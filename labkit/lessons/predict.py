@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from labkit.core.errors import LabError, UsageError
 from labkit.core.stats import format_interval
+from labkit.core.terminal import print_text
 from labkit.results.predictions import Calibration, Outcome, calibration
 from labkit.results.store import Prediction, Store, default_path
 
@@ -115,9 +116,9 @@ def predict(question: str, answer: float | None = None) -> Question:
     """
     asked = Question(question)
     if answer is not None:
-        print(asked.note(answer))
+        print_text(asked.note(answer))
     elif not _show_form(asked):
-        print(asked.note(None))
+        print_text(asked.note(None))
     return asked
 
 
@@ -134,7 +135,7 @@ def show_calibration(theme: str = "light") -> Any:
     from labkit.results.plots.predicted import prediction_chart
 
     known = my_calibration()
-    print(known.sentence)
+    print_text(known.sentence)
     if not known.outcomes:
         return None
     display(calibration_table(known))

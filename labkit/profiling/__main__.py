@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from labkit.core.errors import LabError
+from labkit.core.terminal import print_text
 from labkit.core.types import Workload
 from labkit.profiling.variant import ProfileTarget, run_marked
 
@@ -31,7 +32,7 @@ def main() -> int:
         target = ProfileTarget(options.rung, workload, options.source, options.frames, timeouts_s)
         run_marked(target, options.notes)
     except LabError as error:
-        print(f"labkit: {error}", file=sys.stderr)
+        print_text(f"labkit: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 

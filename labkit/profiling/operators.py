@@ -24,6 +24,7 @@ from labkit.bench.peaks import measure_peaks
 from labkit.core.child import child_command
 from labkit.core.errors import LabError, UnavailableError, WorkerError
 from labkit.core.files import write_atomic
+from labkit.core.terminal import print_text
 from labkit.core.threads import PASSIVE_WAIT
 from labkit.core.types import Workload
 from labkit.pipelines.ladder import rung as rung_named
@@ -155,11 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         peaks = measure_peaks("cpu")
         found = [operators(rung, peaks=peaks) for rung in options.rung]
-        print("\n".join(line for each in found for line in each.sentences()))
+        print_text("\n".join(line for each in found for line in each.sentences()))
         if options.out:
             write_atomic(options.out, json.dumps([each.to_json() for each in found], indent=1) + "\n")
     except LabError as error:
-        print(f"labkit: {error}", file=sys.stderr)
+        print_text(f"labkit: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 

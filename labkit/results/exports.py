@@ -25,6 +25,7 @@ from labkit import __version__
 from labkit.core.errors import LabError, ResultsError, UsageError, first_line
 from labkit.core.files import write_atomic
 from labkit.core.read_json import parse_json, read_bytes
+from labkit.core.terminal import printable
 from labkit.pipelines.former_names import with_current_names
 from labkit.results import codec
 from labkit.results.parquet_tables import COLUMNS_READ, MOST_FILE_BYTES, read_rows, read_samples
@@ -39,7 +40,8 @@ FORMATS = ("csv", "parquet")
 MOST_FACTS_BYTES = 16 * 2**20
 MOST_FOLDERS = 1000
 Record = TypeVar("Record")
-FORMULA = re.compile(r"[=+\-@\t\r]")
+FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+"""What a spreadsheet may take for a formula; some take the wide characters too, and skip blanks."""
 STEMS = ("runs", "samples", "comparisons")
 VERSION = 1
 """Of the form of an export; older labkits wrote none."""
@@ -269,13 +271,21 @@ def _pairs_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    """CSV in which no text begins as a formula does: a spreadsheet would run it."""
+    """CSV in which no text begins as a formula does, or holds a control character.
+
+    A spreadsheet would run the one, a terminal obey the other.
+    """
     import pandas as pd
+
+    def safe(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return printable(f"'{value}" if FORMULA.match(value) else value)
 
     shown = frame.copy()
     for name in shown.columns:
         if not pd.api.types.is_numeric_dtype(shown[name]):
-            shown[name] = shown[name].map(lambda v: f"'{v}" if isinstance(v, str) and FORMULA.match(v) else v)
+            shown[name] = shown[name].astype(object).map(safe)
     return shown.to_csv(index=False).encode()
 
 

@@ -20,6 +20,7 @@ from labkit.core.errors import LabError, ResultsError, UsageError
 from labkit.core.read_json import read_json
 from labkit.core.files import write_atomic
 from labkit.core.stats import format_interval
+from labkit.core.terminal import print_text
 from labkit.filters.filter_benchmark import FilterTimes
 from labkit.pipelines.ladder import rung
 from labkit.results.exports import Export, load_export
@@ -375,21 +376,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Draws a folder's plots and writes its record; with a README, also the short table in it."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not 1 <= len(given) <= 2:
-        print("usage: python -m labkit.results.readme FOLDER [README.md]", file=sys.stderr)
+        print_text("usage: python -m labkit.results.readme FOLDER [README.md]", file=sys.stderr)
         return UsageError.exit_code
     folder = Path(given[0])
     try:
         for path in pictures(folder):
-            print(path)
-        print(write_atomic(folder.parent / "README.md", record(folder)))
+            print_text(path)
+        print_text(write_atomic(folder.parent / "README.md", record(folder)))
         if len(given) == 2:
             readme = Path(given[1])
-            print(write_atomic(readme, insert(readme.read_text(encoding="utf-8"), highlights(folder))))
+            print_text(write_atomic(readme, insert(readme.read_text(encoding="utf-8"), highlights(folder))))
     except LabError as error:
-        print(f"labkit: {error}", file=sys.stderr)
+        print_text(f"labkit: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"labkit: {error}", file=sys.stderr)
+        print_text(f"labkit: {error}", file=sys.stderr)
         return ResultsError.exit_code
     return 0
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from labkit.core.errors import UsageError
 from labkit.core.files import recorded_folder
+from labkit.core.terminal import printable
 from labkit.results.checksums import describe_damage
 from labkit.results.exports import load_exports
 from labkit.results.records import Comparison, Run
@@ -177,7 +178,7 @@ class ResultSet:
 
     def __str__(self) -> str:
         figures = self.table().to_string(index=False, na_rep="-") if self.runs else "no runs"
-        return "\n".join([figures, *self.sentences()])
+        return printable("\n".join([figures, *self.sentences()]))
 
     def _repr_html_(self) -> str:
         figures = table_html(self.table()) if self.runs else "<p>no runs</p>"

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import SourceError
+from labkit.core.terminal import printable
 from labkit.sources.convert import on_white
 from labkit.sources.hdr_film import HLG, PQ, on_screen
 from labkit.sources.probe import connection_problem
@@ -266,7 +267,7 @@ class Video:
         if self._measured is None:
             self._measured = self._in_pass
             if self.note:
-                logging.getLogger("labkit").warning("%s", self.note)
+                logging.getLogger("labkit").warning("%s", printable(self.note))
 
     def _restart(self) -> None:
         # Opening again is exact; seeking to frame 0 is not, for some containers.

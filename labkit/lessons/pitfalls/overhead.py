@@ -21,6 +21,7 @@ import numpy as np
 
 from labkit.bench.timing import Clock
 from labkit.core.files import write_atomic
+from labkit.core.terminal import print_text
 from labkit.core.trace import recording, span
 from labkit.core.types import Detections, Frame
 from labkit.lessons.pitfalls.pitfall import pitfall
@@ -230,4 +231,4 @@ if __name__ == "__main__":
     cost = span_cost()
     record = {"sentence": cost.sentence, **asdict(cost), "fingerprint": fingerprint()}
     write_atomic(Path(sys.argv[1]) / "span_cost.json", json.dumps(record, indent=1, default=str))
-    print(cost.sentence)
+    print_text(cost.sentence)
