@@ -12,6 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from labkit.bench import run as run_module
@@ -24,6 +26,7 @@ from labkit.core.types import Detections, Frame, Workload
 from labkit.filters.image_filters import edge_filter, guided_filter
 from labkit.live import fallback as fallback_module
 from labkit.live import inference as inference_module
+from labkit.live import messages as messages_module
 from labkit.live import player as player_module
 from labkit.live import reader as reader_module
 from labkit.live import recorder as recorder_module
@@ -587,6 +590,68 @@ def test_messages_that_make_no_sense_are_answered_and_change_nothing(page, messa
     assert not view.running
 
 
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just(10**400)
+    | st.sampled_from(["auto", "full", "lab", "guided", "x" * 100_000]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)  # fmt: skip
+KINDS = ("hello", "seen", "pong", "ack", "step", "pause", "set", "snapshot", "record", "picture", "trouble")
+SETTINGS = ("rung", "second", "model_set", "size", "threshold", "objects", "classes", "mirror", "filter",
+            "radius", "eps", "weights", "other")  # fmt: skip
+messages = anything | st.fixed_dictionaries(
+    {"page": st.just("p") | anything, "type": st.sampled_from(KINDS) | anything},
+    optional={
+        **dict.fromkeys(("n", "after", "clock_ms", "age_ms", "captured_ms", "offered", "name"), anything),
+        "on": st.just(False),
+        "settings": anything | st.dictionaries(st.sampled_from(SETTINGS), anything, max_size=3),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def fuzzed_view(tmp_path_factory):
+    fuzzed = FakePage()
+    return view_of(fuzzed, folder=tmp_path_factory.mktemp("live")), fuzzed
+
+
+@given(messages, st.lists(st.binary(max_size=50), max_size=2))
+@settings(max_examples=400, deadline=None)
+def test_no_message_raises_or_leaves_nonsense(fuzzed_view, message, buffers):
+    view, page = fuzzed_view
+    view.receive(message, buffers)
+    assert len(view.note) <= 1000
+    json.dumps(view.player.settings.describe(), allow_nan=False)
+    assert len(json.dumps(page.states[-1:])) < 100_000
+
+
+def test_a_flood_of_messages_or_pages_is_not_listened_to(page, monkeypatch):
+    view = view_of(page)
+    view.receive({"page": "p", "type": "hello"})
+    heard = []
+    monkeypatch.setitem(messages_module._ACTIONS, "seen", lambda *given: heard.append(given))
+    for _ in range(5000):
+        view.receive({"page": "p", "type": "seen", "visible": True})
+    assert len(heard) <= 2 * 1000  # where a second begins within
+    for number in range(500):
+        view.receive({"page": f"page {number}", "type": "hello"})
+    assert view.connection.pages <= 64
+    states = len(page.states)
+    for _ in range(100):
+        view.receive({"page": "p", "type": "nonsense"})
+    assert len(page.states) <= states + 1
+
+
+def test_a_message_is_small(page):
+    view = view_of(page)
+    for wrong in ([0] * 10_000, [[[[[[[[]]]]]]]], "x" * 10_000, float("nan"), b"bytes"):
+        view.receive({"page": "p", "type": "set", "settings": {"classes": wrong}})
+        assert "a message of a page" in view.note
+        view.note = ""
+    view.receive({"page": "p", "type": "picture", "n": 1}, [b"a", b"b"])
+    assert "one buffer" in view.note
+
+
 def test_a_picture_and_a_recording_are_kept(running, page, tmp_path):
     import cv2
 
@@ -594,12 +659,14 @@ def test_a_picture_and_a_recording_are_kept(running, page, tmp_path):
     page.say("snapshot")
     kept = tmp_path / page.states[-1]["note"].removeprefix("kept as ")
     assert Image.open(kept).size == SIZE
+    assert os.name != "posix" or kept.stat().st_mode & 0o777 == 0o600
     page.say("record", on=True)
     assert page.states[-1]["recording"]
     sent = running.connection.sent
     assert wait_for(lambda: running.connection.sent > sent + 15)
     page.say("record", on=False)
     path = page.states[-1]["note"].removeprefix("recorded to ").split(" (")[0]
+    assert os.name != "posix" or os.stat(path).st_mode & 0o777 == 0o600
     film = cv2.VideoCapture(path)
     frames = 0
     while film.read()[0]:

@@ -13,24 +13,25 @@ from typing import BinaryIO
 from labkit.core.errors import ResultsError
 
 
-def write_atomic(path: Path | str, content: bytes | str) -> Path:
+def write_atomic(path: Path | str, content: bytes | str, *, private: bool = False) -> Path:
     """Write a file with this content, atomically as `open_atomic` does; returns its path.
 
     Raises:
         ResultsError: the file cannot be written; an existing one is unchanged.
     """
     path = Path(path)
-    with open_atomic(path) as file:
+    with open_atomic(path, private=private) as file:
         file.write(content.encode() if isinstance(content, str) else content)
     return path
 
 
 @contextmanager
-def open_atomic(path: Path) -> Iterator[BinaryIO]:
+def open_atomic(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """Open a binary file whose content appears under its name only when the block ends well.
 
     Until then it is a temporary file in the same folder, so that no reader, crash or full disk
-    leaves half of it. It is synced to the disk; missing parent folders are made.
+    leaves half of it. It is synced to the disk; missing parent folders are made. Who may read it is up to
+    the umask, but for a private one, which only its owner can.
 
     Raises:
         ResultsError: the file cannot be written; an existing one is unchanged.
@@ -40,7 +41,9 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
         temporary = path.parent / f".{path.name[:80]}.{secrets.token_hex(8)}"
         # Not tempfile.mkstemp, whose files only their owner can read: here the umask decides.
         descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
+            temporary,
+            os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0),
+            0o600 if private else 0o666,
         )
     except OSError as error:
         raise ResultsError(_cannot_write(path, error)) from error

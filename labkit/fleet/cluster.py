@@ -191,7 +191,7 @@ def _start(ray: Any, folder: Path, dashboard: bool, object_store_bytes: int) -> 
             logging_level=logging.ERROR,
             log_to_driver=False,
             _node_ip_address=HOST,
-            _temp_dir=str(folder),
+            _temp_dir=str(folder / "r"),  # which Ray opens to everybody; what it lies in stays private
         )
 
 
@@ -263,7 +263,7 @@ def _make_folder() -> Path:
     import psutil
 
     root = Path(tempfile.gettempdir())
-    if len(str(root)) > 24 and Path("/tmp").is_dir():
+    if len(str(root)) > 22 and Path("/tmp").is_dir():
         root = Path("/tmp")
     for left in root.glob(f"{FOLDER_PREFIX}*"):
         owner = left.name.removeprefix(FOLDER_PREFIX).partition("-")[0]

@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from labkit.core.terminal import print_text
 from labkit.pipelines.ladder import rung
 
 Schedule = Callable[..., Any]
@@ -52,7 +53,7 @@ def rung_diff(a: str, b: str) -> str:
 
 def show_change(a: str, b: str) -> None:
     """Print `rung_diff(a, b)`."""
-    print(rung_diff(a, b))
+    print_text(rung_diff(a, b))
 
 
 def path_to(last: str) -> list[str]:

@@ -18,6 +18,9 @@ MAX_IN_FLIGHT = 2
 ACK_TIMEOUT_S = 1.0
 SILENT_S = 1.6
 """A page that has not answered for so long is gone: closed, crashed, or cut off."""
+MOST_PAGES = 64
+MOST_MESSAGES_S = 1000
+"""Messages of one page in a second that are listened to; a busy page sends a tenth of it."""
 
 
 @dataclass(eq=False)
@@ -25,6 +28,8 @@ class _Page:
     heard_s: float
     visible: bool = True
     received: int = 0  # number of the last frame that is known to have arrived
+    counted_s: float = 0.0
+    messages: int = 0  # since then
 
 
 @dataclass(eq=False)
@@ -63,6 +68,18 @@ class Connection:
                 known.visible = visible
             if received is not None:
                 known.received = max(known.received, min(received, self.sent))
+
+    def flooded(self, page: str) -> bool:
+        """True if a message is one too many: of its page within a second, or of one page too many."""
+        with self._lock:
+            known = self._pages.get(page)
+            if known is None:
+                return len(self._pages) >= MOST_PAGES
+            now_s = self._clock()
+            if now_s - known.counted_s >= 1.0:
+                known.counted_s, known.messages = now_s, 0
+            known.messages += 1
+            return known.messages > MOST_MESSAGES_S
 
     def has_left(self, page: str) -> bool:
         """True if the page has said goodbye and not come back; what it says then is old."""

@@ -22,10 +22,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from labkit.core.errors import UsageError
+from labkit.core.read_json import describe_bytes
 from labkit.live.browser_camera import describe_camera_error
 from labkit.live.encode import annotate_shot
 from labkit.live.recorder import save_picture
 
+MOST_BUFFER_BYTES = 16_000_000
+MOST_LEVELS, MOST_VALUES, MOST_TEXT = 6, 5000, 4096
 View = Any  # of labkit.live.view, which imports this module
 Message = Mapping[str, Any]
 
@@ -39,9 +42,10 @@ def handle_message(view: View, message: Any, buffers: Sequence[Any]) -> str | No
     Raises:
         LabError: the message makes no sense, or what it asks cannot be done.
     """
-    if not isinstance(message, Mapping) or not isinstance(message.get("page"), str):
-        raise UsageError("a message of a page is an object with its page and type")
+    _check(message, buffers)
     kind, page = message.get("type"), message["page"][:64]
+    if view.connection.flooded(page):
+        return page
     if kind == "bye":
         view.connection.left(page)
         return None
@@ -55,6 +59,34 @@ def handle_message(view: View, message: Any, buffers: Sequence[Any]) -> str | No
     view.connection.heard(page)
     action(view, page, message, buffers)
     return page
+
+
+def _check(message: Any, buffers: Sequence[Any]) -> None:
+    """Refuses what is no small object of plain values, whatever it asks for."""
+    if not isinstance(message, Mapping) or not isinstance(message.get("page"), str):
+        raise UsageError("a message of a page is an object with its page and type")
+    if len(buffers) > 1 or any(memoryview(part).nbytes > MOST_BUFFER_BYTES for part in buffers):
+        raise UsageError(f"a message of a page has one buffer of up to {describe_bytes(MOST_BUFFER_BYTES)}")
+    level, count = [message], 0
+    for _ in range(MOST_LEVELS):
+        below: list[Any] = []
+        for value in level:
+            below += [*value, *value.values()] if isinstance(value, Mapping) else value
+        count += len(below)
+        if count > MOST_VALUES:
+            raise UsageError(f"a message of a page has up to {MOST_VALUES} values")
+        level = [value for value in below if not _is_plain(value)]
+        if not level:
+            return
+        if not all(isinstance(value, Mapping | list | tuple) for value in level):
+            raise UsageError("a message of a page holds texts, finite numbers, lists and objects")
+    raise UsageError(f"a message of a page is nested up to {MOST_LEVELS} levels")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MOST_TEXT
+    return value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < 1e300)
 
 
 def _hello(view: View, page: str, message: Message, buffers: Sequence[Any]) -> None:
@@ -151,7 +183,7 @@ def _wake(view: View) -> None:
 
 def _number(message: Message, name: str) -> float:
     value = message.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e300 < value < 1e300:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise UsageError(f"{name} in a message of a page is a number, not {str(value)[:40]}")
     return value
 

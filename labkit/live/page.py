@@ -20,12 +20,15 @@ import tornado.web
 import tornado.websocket
 
 from labkit.core.errors import UsageError
+from labkit.core.read_json import parse_json
+from labkit.live.messages import MOST_BUFFER_BYTES
 from labkit.live.settings import LiveSettings
 from labkit.live.start import make_view, replace_current
 from labkit.live.view import View
 
 _HERE = Path(__file__).parent
-MOST_BYTES = 16_000_000  # of one message of the page
+MOST_MESSAGE_BYTES = 1_000_000  # of one message of the page, without its buffer
+MOST_BYTES = MOST_BUFFER_BYTES + MOST_MESSAGE_BYTES
 
 
 class Hub:
@@ -84,7 +87,7 @@ class Socket(tornado.websocket.WebSocketHandler):
             return
         size = int.from_bytes(data[:4], "big")
         try:
-            message = json.loads(data[4 : 4 + size])
+            message = parse_json(data[4 : 4 + size], dict, most_bytes=MOST_MESSAGE_BYTES)
         except ValueError:
             return
         rest = data[4 + size :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -17,6 +18,8 @@ from labkit.core.files import results_folder, write_atomic
 
 RECORD_FPS = 30.0
 _QUEUE = 8
+CLOSE_S = 5.0
+"""Longest time that the end of a recording may take."""
 
 
 def live_folder() -> Path:
@@ -25,7 +28,7 @@ def live_folder() -> Path:
 
 
 def save_picture(image: NDArray[np.uint8], folder: Path) -> Path:
-    """Writes an (H, W, 3) RGB image as PNG under the current time.
+    """Writes an (H, W, 3) RGB image as PNG under the current time, for its owner alone to read.
 
     Raises:
         ResultsError: it cannot be written.
@@ -33,11 +36,11 @@ def save_picture(image: NDArray[np.uint8], folder: Path) -> Path:
     import cv2
 
     data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-    return write_atomic(_free_name(folder, "picture", ".png"), data)
+    return write_atomic(_free_name(folder, "picture", ".png"), data, private=True)
 
 
 class Recorder:
-    """Writes pictures to an MP4 file in a thread of its own, at their real pace.
+    """Writes pictures to an MP4 file in a thread of its own, at their real pace; only its owner can read it.
 
     Attributes:
         path: of the file.
@@ -54,11 +57,12 @@ class Recorder:
 
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self.path = _free_name(folder, "recording", ".mp4")
+            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         except OSError as error:
             raise ResultsError(
-                f"cannot make the folder {folder} ({error.strerror}); set LABKIT_HOME"
+                f"cannot write into the folder {folder} ({error.strerror}); set LABKIT_HOME"
             ) from error
-        self.path = _free_name(folder, "recording", ".mp4")
         self.dropped = 0
         self._size = size
         self._queue: queue.Queue[tuple[NDArray[np.uint8], float] | None] = queue.Queue(_QUEUE)
@@ -79,10 +83,13 @@ class Recorder:
 
     def close(self) -> str:
         """Finishes the file; says where it is, or that there is none."""
+        deadline_s = time.monotonic() + CLOSE_S
         while self._thread.is_alive():
             with suppress(queue.Full):
                 self._queue.put(None, timeout=0.1)
-                self._thread.join()
+                self._thread.join(max(0.0, deadline_s - time.monotonic()))
+            if time.monotonic() > deadline_s:
+                return f"the recording {self.path} is not finished: its disk takes nothing for {CLOSE_S:g} s"
         if not _is_film(self.path):
             self.path.unlink(missing_ok=True)
             return f"nothing was recorded: no picture came, or the disk of {self.path.parent} is full"

@@ -38,6 +38,7 @@ Shown = tuple[int, int]
 Send = Callable[[dict[str, Any], list[bytes]], None]
 
 DISPLAY_FPS = 30.0
+MOST_NOTE = 1000
 TICK_S = 0.25  # pings, and a look at who is still there; every second time, the figures
 NOBODY_S = 8.0
 """So long a view waits for its first page: a notebook in a browser takes a while to show it."""
@@ -167,8 +168,9 @@ class View:
         try:
             page = handle_message(self, message, buffers)
         except LabError as error:
-            self.note = str(error)
-            self.send_state()
+            if self.note != (note := str(error)[:MOST_NOTE]):  # told once, however often it is said
+                self.note = note
+                self.send_state()
             return
         # Messages overlap: what counts is who is there now, not who sent this one.
         if page is None and self.connection.pages == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -31,11 +32,10 @@ def cached_file(key: str, name: str, write: Callable[[Path], None]) -> Path:
     if (folder / name).is_file():
         return folder / name
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+        scratch = _new_folder(folder.parent)
     except OSError:
         folder = _own_folder() / name_of_folder
-        scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+        scratch = _new_folder(folder.parent)
     try:
         write(scratch / name)
         try:
@@ -46,6 +46,13 @@ def cached_file(key: str, name: str, write: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder / name
+
+
+def _new_folder(parent: Path) -> Path:
+    """A new folder that the umask decides on; those of `tempfile` are for one user alone."""
+    folder = parent / f".making-{secrets.token_hex(8)}"
+    folder.mkdir(parents=True)
+    return folder
 
 
 @cache
