@@ -23,6 +23,7 @@ from labkit.cli.options import (
     parse_size,
 )
 from labkit.core.errors import EXIT_INTERRUPTED, SourceError, UsageError
+from labkit.core.terminal import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -155,7 +156,7 @@ def table(states: Sequence[StreamState]) -> Table:
         ages = [format_number(age) for age in state.age_ms]
         figures = [str(n) for n in state.counts.row()]
         style = "red" if state.failed else "dim" if state.ended else None
-        shown.add_row(escape(name), format_number(state.fps), *ages, *figures, style=style)
+        shown.add_row(escape(printable(name)), format_number(state.fps), *ages, *figures, style=style)
     shown.add_row("all", format_number(fps), "", "", *(str(n) for n in sums.row()), style="bold")
     return shown
 

@@ -175,7 +175,7 @@ class _Bar(SweepProgress):
         self.kept += 1
         self._progress.advance(self._task)
         if run is not None:
-            self._progress.console.print(escape(f"{point}: {format_number(run.fps)} FPS"))
+            self._progress.console.print(escape(printable(f"{point}: {format_number(run.fps)} FPS")))
         elif row.reason is not None:
             self._note(f"{point}: {row.reason}")
 
