@@ -27,12 +27,8 @@ from labkit.bench.noise import NoiseMonitor
 from labkit.core.child import child_command
 from labkit.core.errors import LabError
 from labkit.core.files import user_cache, write_atomic
-<<<<<<< HEAD
 from labkit.core.machine import fingerprint, speed_facts
-=======
-from labkit.core.machine import fingerprint
 from labkit.core.read_json import read_json
->>>>>>> f716754 (results: exports, models and JSON from outside are checked)
 from labkit.core.telemetry import switch_off_telemetry
 from labkit.core.threads import worker_environment
 

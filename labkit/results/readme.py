@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from labkit.core.errors import LabError, ResultsError, UsageError
-from labkit.core.read_json import read_json
 from labkit.core.files import write_atomic
+from labkit.core.read_json import read_json
 from labkit.core.stats import format_interval
 from labkit.core.terminal import print_text
 from labkit.filters.filter_benchmark import FilterTimes
@@ -248,11 +248,7 @@ def engine_time(folder: Path) -> list[str]:
     found = folder / "operators.json"
     if not found.is_file():
         return []
-    return [
-        line
-        for told in read_json(found, object)
-        for line in Operators.from_json(told).sentences()
-    ]
+    return [line for told in read_json(found, object) for line in Operators.from_json(told).sentences()]
 
 
 def fleets(figures: Path) -> list[str]:
