@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from labkit.bench.coco import Photographs
 from labkit.bench.frames import FrameSet
+from labkit.bench.headroom import Headroom
 from labkit.bench.interleave import RoundPlan
 from labkit.bench.plan import Plan
 from labkit.bench.progress import Reporter
@@ -26,8 +27,8 @@ from labkit.results.store import Store
 class Correctness:
     """Agreement and accuracy of rungs whose speeds are compared."""
 
-    agreements: Mapping[str, Agreement]
-    scores: Mapping[str, Mapping[str, Any]]
+    agreements: dict[str, Agreement]
+    scores: dict[str, dict[str, Any]]
 
     def agrees(self, name: str, settings: Mapping[str, Any]) -> bool:
         """True if a gain of this rung may be claimed.
@@ -59,6 +60,7 @@ class Context:
         disturbances: other measurements that ran when the benchmark began.
         own_lock: file of the lock that the benchmark itself holds.
         photographs: with known truth, on which detectors are evaluated instead of on scenes.
+        headroom: memory that processes have needed so far.
     """
 
     frames: FrameSet
@@ -75,6 +77,7 @@ class Context:
     disturbances: tuple[str, ...] = ()
     own_lock: Path | None = None
     photographs: Photographs | None = None
+    headroom: Headroom = field(default_factory=Headroom)
 
     def disturbed_by(self) -> tuple[str, ...]:
         """Other measurements of the lab that ran when the benchmark began, or run now."""
@@ -100,6 +103,10 @@ class EvaluationWorker:
         if self._worker is not None:
             self._worker.__exit__(*error)
             self._worker = None
+
+    def close(self) -> None:
+        """Ends the child; the next rung begins in a new one."""
+        self.__exit__(None, None, None)
 
     def prepare(
         self, rung: Rung, workload: Workload, frames: Sequence[Frame], weights: Mapping[str, Weights]

@@ -7,6 +7,7 @@ timed; each finished run is stored at once, so that an interruption loses only w
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -14,8 +15,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from labkit.bench import interleave
 from labkit.bench.accuracy import FULL_SCENES, QUICK_SCENES, without_names
@@ -25,6 +24,7 @@ from labkit.bench.coco import N_IMAGES, CocoFolder, Photographs, detector_labels
 from labkit.bench.context import Context, Correctness, EvaluationWorker
 from labkit.bench.evaluate import BOXES_KEPT, evaluate
 from labkit.bench.frames import collect
+from labkit.bench.headroom import gpu_used
 from labkit.bench.interleave import FULL_ROUNDS, QUICK_ROUNDS, RoundPlan
 from labkit.bench.noise import NoiseMonitor
 from labkit.bench.peaks import PEAK_TRIES, cached_peaks, measure_peaks
@@ -51,7 +51,7 @@ from labkit.results.store import Store
 TIME_IS_UP = "left out: the benchmark reached its time limit"
 FAILED = "failed"
 """First word of the reason why a rung that can run here was not measured."""
-WORKER_BYTES = 1.8 * 2**30  # what one worker may need; decides how many live at once
+MEMORY_RAN_OUT = re.compile("memory r[au]ns? out|out of memory", re.IGNORECASE)
 
 
 def bench(
@@ -407,54 +407,124 @@ def _other_measurements(reporter: Reporter) -> tuple[str, ...]:
 
 
 def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSet) -> None:
-    """All rungs of one kind of work. Their workers stay alive for the comparison if memory allows.
+    """All rungs of one kind of work. Their workers stay alive for the comparison while memory allows.
 
+    Where it gets short, those that wait are closed; comparisons then start two at a time.
     A rung that has a run in the result_set is only compared with the others.
     """
     before = {run.rung for run in result_set.runs}
     known: dict[str, Answers] = {}
-    agreements: dict[str, Agreement] = {}
-    scores: dict[str, dict[str, Any]] = {}
-    roomy = psutil.virtual_memory().available > WORKER_BYTES * len(group)
+    correctness = Correctness({}, {})
     with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
+        waiting = _Waiting(context)
         for rung in group:
-            if context.out_of_time(_comparing_s(result_set.runs, workers, context)):
+            if context.out_of_time(_comparing_s(result_set.runs, waiting.measured, context)):
                 if rung.name not in before:
                     result_set.skipped[rung.name] = TIME_IS_UP
                 continue
-            try:
-                worker = stack.enter_context(_start(rung, context))
-                agreements[rung.name] = _check(rung, worker, known, context)
-                scores[rung.name] = _evaluate(rung, scores, context, result_set)
-                if context.plan is not None and rung.name not in before:
-                    run = _run(rung, worker, agreements[rung.name], context)
-                    _finish(replace(run, accuracy=without_names(scores[rung.name])), result_set.runs, context)
-            except LabError as error:
-                if own_loop(rung):  # its writer waits for this traceback, not for the other rungs
-                    raise
-                result_set.skipped[rung.name] = f"{FAILED}: {error}"
-                context.reporter.note(f"{rung.name} failed: {error}")
-                continue
-            workers[rung.name] = worker
-            if not (roomy and context.rounds is not None):
-                worker.close()
-        done = [rung for rung in group if rung.name in workers]
+            while True:
+                try:
+                    waiting.make_room(rung)
+                    worker = _measure(rung, known, correctness, waiting, before, result_set, stack)
+                    waiting.add(rung, worker)
+                except LabError as error:
+                    if own_loop(rung):  # its writer waits for this traceback, not for the other rungs
+                        raise
+                    if MEMORY_RAN_OUT.search(str(error)) and waiting.close():
+                        continue  # once more, by itself
+                    result_set.skipped[rung.name] = f"{FAILED}: {error}"
+                    context.reporter.note(f"{rung.name} failed: {error}")
+                break
+        done = [rung for rung in group if rung.name in waiting.measured]
         pairs = _pairs(done, before)
         if context.rounds is None or not pairs:
             return
         if context.out_of_time():
-            result_set.skipped[f"comparing {', '.join(workers)}"] = f"{TIME_IS_UP}: labkit compare A B"
+            names = ", ".join(waiting.measured)
+            result_set.skipped[f"comparing {names}"] = f"{TIME_IS_UP}: labkit compare A B"
             return
-        if roomy:
-            _compare(done, workers, pairs, Correctness(agreements, scores), context, result_set, stack)
+        if not waiting.closed:
+            _compare(done, waiting.measured, pairs, correctness, context, result_set, stack)
             return
+        waiting.close()
     by_name = {rung.name: rung for rung in done}
     for a, b in pairs:
         with ExitStack() as stack:
+            first = stack.enter_context(_start(by_name[a], context))
+            if lacking := context.headroom.lacking(by_name[b], [first]):
+                result_set.skipped[f"comparing {a}, {b}"] = f"left out: {lacking}"
+                continue
+            workers = {a: first, b: stack.enter_context(_start(by_name[b], context))}
             pair = [by_name[a], by_name[b]]
-            workers = {rung.name: stack.enter_context(_start(rung, context)) for rung in pair}
-            _compare(pair, workers, [(a, b)], Correctness(agreements, scores), context, result_set, stack)
+            _compare(pair, workers, [(a, b)], correctness, context, result_set, stack)
+
+
+class _Waiting:
+    """Workers of measured rungs, which wait for their comparison.
+
+    Attributes:
+        measured: by name; ended ones too.
+        closed: True once memory was short: from then on none waits.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.measured: dict[str, Worker] = {}
+        self.closed = context.rounds is None
+
+    def add(self, rung: Rung, worker: Worker) -> None:
+        """Keeps a worker until the comparison, or closes it if none is kept."""
+        self.measured[rung.name] = worker
+        if self.closed:
+            worker.close()
+
+    def make_room(self, rung: Rung) -> None:
+        """Ends the evaluating process, then the waiting ones, if one more with this rung does not fit."""
+        live = [worker for worker in self.measured.values() if worker.alive]
+        lacking = self.context.headroom.lacking(rung, live)
+        if not lacking:
+            return
+        self.context.evaluator.close()
+        if live and (lacking := self.context.headroom.lacking(rung, live)):
+            self.close()
+            self.context.reporter.note(f"{lacking}: rungs are measured one by one and compared in pairs")
+
+    def close(self) -> bool:
+        """Ends all, for good; True if any was alive."""
+        alive = [worker for worker in self.measured.values() if worker.alive]
+        for worker in alive:
+            worker.close()
+        self.context.evaluator.close()
+        self.closed = True
+        return bool(alive)
+
+
+def _measure(
+    rung: Rung,
+    known: dict[str, Answers],
+    correctness: Correctness,
+    waiting: _Waiting,
+    before: Set[str],
+    result_set: ResultSet,
+    stack: ExitStack,
+) -> Worker:
+    """Starts a rung's worker, compares its answers with its reference's, and times it."""
+    context = waiting.context
+    _answer_reference(rung, known, context)
+    gpu_used_before = gpu_used() if rung.prepare.device == "cuda" else None
+    worker = stack.enter_context(_start(rung, context))
+    try:
+        agreement = correctness.agreements[rung.name] = _check(rung, worker, known, context)
+        waiting.make_room(rung)  # evaluating takes another process
+        score = correctness.scores[rung.name] = _evaluate(rung, correctness.scores, context, result_set)
+        if context.plan is not None and rung.name not in before:
+            run = _run(rung, worker, agreement, context)
+            _finish(replace(run, accuracy=without_names(score)), result_set.runs, context)
+        context.headroom.note(worker, gpu_used_before)
+    except LabError:
+        worker.close()
+        raise
+    return worker
 
 
 def _comparing_s(runs: Sequence[Run], measured: Mapping[str, Worker], context: Context) -> float:
@@ -482,14 +552,17 @@ def _start(rung: Rung, context: Context) -> Worker:
 
 
 def _check(rung: Rung, worker: Worker, known: dict[str, Answers], context: Context) -> Agreement:
-    """Agreement with the reference rung; known answers are used again."""
+    """Agreement with the reference rung, whose answers are known."""
     context.reporter.step(f"{rung.name}: comparing answers with {rung.reference}")
-    frames = context.frames.spread()
-    known[rung.name] = worker.answers(frames)
-    if rung.reference not in known:
-        with _start(rung_named(rung.reference), context) as reference:
-            known[rung.reference] = reference.answers(frames)
+    known[rung.name] = worker.answers(context.frames.spread())
     return measure_agreement(known[rung.reference], known[rung.name])
+
+
+def _answer_reference(rung: Rung, known: dict[str, Answers], context: Context) -> None:
+    """Answers of a rung's reference, unless they are known; its process ends before the rung's begins."""
+    if rung.reference not in known and rung.reference != rung.name:
+        with _start(rung_named(rung.reference), context) as reference:
+            known[rung.reference] = reference.answers(context.frames.spread())
 
 
 def _evaluate(

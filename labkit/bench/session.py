@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.bench.agreement import Answers
+from labkit.bench.headroom import Footprint
 from labkit.bench.plan import Plan
 from labkit.bench.timing import Clock, LoadGenerator, Timing, measure
 from labkit.core.errors import LabError
@@ -130,6 +131,20 @@ class Session:
         import torch
 
         return torch.cuda.max_memory_reserved()
+
+    def footprint(self) -> Footprint:
+        """Memory of this process, and what is left on the GPU that it uses."""
+        import psutil
+
+        shared = getattr(psutil.Process().memory_info(), "shared", 0)  # libraries, which all workers map
+        host = max(0, self.peak_bytes() - shared)
+        peak = self.gpu_peak_bytes()
+        if peak is None:
+            return Footprint(host)
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        return Footprint(host, peak, torch.cuda.memory_reserved(), free, total)
 
     @staticmethod
     def peak_bytes() -> int:

@@ -28,6 +28,7 @@ from multiprocessing import Pipe, connection
 from typing import Any
 
 from labkit.bench.agreement import Answers
+from labkit.bench.headroom import Footprint
 from labkit.bench.plan import Plan
 from labkit.bench.session import Ready, Session
 from labkit.bench.timing import Timing
@@ -136,6 +137,10 @@ class Worker:
     def gpu_peak_bytes(self) -> int | None:
         """See `Session.gpu_peak_bytes`."""
         return self._ask("gpu_peak_bytes")
+
+    def footprint(self) -> Footprint:
+        """See `Session.footprint`."""
+        return self._ask("footprint")
 
     def close(self) -> None:
         """Ends the child; at most a second, then by force."""

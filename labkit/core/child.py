@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 
 LOOK_EVERY_S = 0.3
 PR_SET_PDEATHSIG = 1
@@ -58,7 +59,14 @@ def lives(process: int) -> bool:
         return False
 
 
+def _end_first() -> None:
+    """Where memory runs out, the system ends this child, which can be told of, and not its parent."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
+        score.write("500")
+
+
 if __name__ == "__main__":
+    _end_first()
     parent, kind, module, *rest = sys.argv[1:]
     end_with(int(parent), by_system=kind == "process")
     sys.argv = [module, *rest]
