@@ -75,6 +75,9 @@ def test_every_rung_leaves_a_row_with_all_that_belongs_to_it(outcome):
         assert row["weights"] == "random"
         assert row["quick"] is True
         assert row["fingerprint"]["versions"]["torch"]
+        assert {"before", "during"} == row["fingerprint"]["state"].keys()
+        assert {"load_1min", "memory_free_gib"} <= row["fingerprint"]["state"]["before"].keys()
+        assert {"foreign_cpu", "steal", "quota_stopped"} <= row["fingerprint"]["state"]["during"].keys()
         assert set(row["spans_ms"]) == {"preprocess", "infer", "decode"}
         assert row["share_of_limit"] is None or 0 < row["share_of_limit"] <= 1  # None: a disturbed peak
         assert run.offered == run.n_frames + run.dropped + run.failed
@@ -315,6 +318,7 @@ def test_from_the_command_to_the_timed_run_are_eight_functions_in_four_files(mon
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
     monkeypatch.setattr(run_module, "Worker", PipeOnly)
     monkeypatch.setattr(run_module, "_check", lambda *_: perfect())
+    monkeypatch.setattr(run_module, "_answer_reference", lambda *_: None)
     options = "--source scenes --size 64x64 --model-set lab --no-accuracy --quick"
     with pytest.raises(SystemExit, match="130"):
         main(["bench", "detr_opencv_cpu", *options.split()])

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from itertools import chain
+from itertools import chain, cycle
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,9 +25,10 @@ from labkit.bench.noise import NoiseMonitor
 from labkit.bench.plan import QUICK, Plan
 from labkit.bench.timing import Clock, measure
 from labkit.bench.worker import Worker
+from labkit.core import gpu as gpu_module
 from labkit.core.child import lives
 from labkit.core.errors import LabError, UsageError, WorkerError
-from labkit.core.gpu import gpu_noise_reasons
+from labkit.core.gpu import gpu_noise_reasons, gpu_summary
 from labkit.core.machine import fingerprint, fingerprint_differences, machine_name
 from labkit.core.types import Detections, Preparation, Rung, Workload
 from labkit.pipelines.ladder import rung
@@ -336,18 +337,21 @@ def test_the_fingerprint_names_machine_and_software():
 def test_a_gpu_is_judged_while_it_works():
     idle = {"utilization": 0, "sm_clock_mhz": 345, "sm_clock_max_mhz": 1980, "throttle_reasons": 1}
     full = {"utilization": 90, "sm_clock_mhz": 1900, "sm_clock_max_mhz": 1980, "throttle_reasons": 0}
-    slow = {**full, "sm_clock_mhz": 1200}
+    slow = {**full, "sm_clock_mhz": 1200, "throttle_reasons": 0x4}  # at a laptop's power cap
     assert (
-        gpu_noise_reasons([])
-        == gpu_noise_reasons([idle] * 9)
-        == gpu_noise_reasons([idle, full, full, slow])
-        == []
+        gpu_noise_reasons([]) == gpu_noise_reasons([idle] * 9) == gpu_noise_reasons([idle, *[full] * 8]) == []
     )
-    assert gpu_noise_reasons([idle, slow, slow, full]) == ["the GPU's clock was at 61% of its maximum"]
-    assert gpu_noise_reasons([full, {**full, "throttle_reasons": 0x20}]) == ["the GPU was throttled"]
+    assert gpu_noise_reasons([idle, *[slow] * 8, idle]) == []  # low all the time: a fact, and no noise
+    assert gpu_summary([idle, *[slow] * 8])["clock_mhz"] == [1200, 1200, 1200]
+    assert gpu_summary([idle, *[slow] * 8])["at_power_cap"] == 1.0
+    varied = [*[full] * 4, *[slow] * 4]
+    assert gpu_noise_reasons(varied) == ["the GPU's clock varied from 1200 to 1900 MHz"]
+    assert gpu_noise_reasons([*[full] * 9, slow]) == []  # one look out of ten
+    assert gpu_noise_reasons([full, {**full, "throttle_reasons": 0x20}]) == ["heat slowed the GPU down"]
     assert (
         gpu_noise_reasons([{**full, "throttle_reasons": 0x2}]) == []
     )  # clocks that an application asked for
+    assert gpu_noise_reasons([{**full, "foreign_utilization": 40}]) == ["other programs used 40% of the GPU"]
 
 
 class GpuByName:
@@ -369,7 +373,8 @@ class GpuByName:
         self.depth -= 1
 
     def nvmlDeviceGetClockInfo(self, device, kind):  # noqa: N802
-        return 700
+        self.looks = getattr(self, "looks", 0) + 1
+        return (700, 1400)[self.looks % 2]
 
     def nvmlDeviceGetMaxClockInfo(self, device, kind):  # noqa: N802
         return 1980
@@ -387,13 +392,92 @@ class GpuByName:
 def test_a_gpu_is_watched_without_opening_its_library_at_each_look(monkeypatch):
     library = GpuByName()
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    monkeypatch.setattr(noise_module, "GPU_LOOK_S", 0.01)
+    monkeypatch.setattr(noise_module, "LOOK_S", 0.01)
     with NoiseMonitor() as watch:
-        while len(watch._states) < 5:
+        while len(watch._states) < 8:
             threading.Event().wait(0.01)
-    assert "the GPU's clock was at 35% of its maximum" in watch.disturbances()
+    assert "the GPU's clock varied from 700 to 1400 MHz" in watch.disturbances()
+    assert watch.state()["during"]["gpu"]["clock_mhz"][0] == 700
     assert library.depth == 0
     assert library.really_opened <= 2  # to see whether there is one, and for all looks
+
+
+class TwoGpus:
+    """NVIDIA's library with two GPUs, of which CUDA sees the second only; own and other processes on it."""
+
+    NVML_CLOCK_SM = 1
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, processes):
+        self.processes = [SimpleNamespace(pid=pid, smUtil=used) for pid, used in processes.items()]
+
+    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
+        return f"GPU-{index}"
+
+    def nvmlDeviceGetHandleByUUID(self, name):  # noqa: N802
+        if name not in ("GPU-0", "GPU-1"):
+            raise self.NVMLError(name)
+        return name
+
+    def nvmlDeviceGetName(self, device):  # noqa: N802
+        return {"GPU-0": "display card", "GPU-1": "H100"}[device]
+
+    def nvmlDeviceGetComputeRunningProcesses(self, device):  # noqa: N802
+        return self.processes if device == "GPU-1" else []
+
+    def nvmlDeviceGetProcessUtilization(self, device, since_us):  # noqa: N802
+        return self.processes
+
+    def __getattr__(self, name):
+        def refuse(*_):
+            raise self.NVMLError(name)
+
+        return (lambda *_: None) if name in ("nvmlInit", "nvmlShutdown") else refuse
+
+
+@pytest.mark.parametrize(("used", "name"), [("GPU-1", "H100"), (None, "display card"), ("?", "display card")])
+def test_nvml_is_asked_for_the_gpu_that_torch_uses(monkeypatch, used, name):
+    monkeypatch.setitem(sys.modules, "pynvml", TwoGpus({}))
+    monkeypatch.setattr(gpu_module, "cuda_uuid", lambda: used)
+    assert gpu_module.gpu_state()["name"] == name
+
+
+def test_own_processes_on_a_gpu_are_no_other_users(monkeypatch):
+    monkeypatch.setattr(gpu_module, "cuda_uuid", lambda: "GPU-1")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
+        monkeypatch.setitem(sys.modules, "pynvml", TwoGpus({os.getpid(): 1, worker.pid: 90}))
+        alone = gpu_module.gpu_state()
+        monkeypatch.setitem(sys.modules, "pynvml", TwoGpus({worker.pid: 60, 2**22 + 7: 38}))
+        shared = gpu_module.gpu_state()
+        monkeypatch.setitem(sys.modules, "pynvml", TwoGpus({2**22 + 7: 90}))  # seen from inside a container
+        unknown = gpu_module.gpu_state()
+    assert (alone["other_processes"], alone["foreign_utilization"]) == (0, 0)
+    assert (shared["other_processes"], shared["foreign_utilization"]) == (1, 38)
+    assert "foreign_utilization" not in unknown
+
+
+def test_quota_heat_and_a_clock_that_falls_are_noise(monkeypatch):
+    clocks = chain([4200.0], cycle([4200.0] * 4 + [2900.0] * 4))
+    periods, stops = iter([{"g": (100, 9)}, {"g": (200, 39)}]), iter([5, 8])
+    monkeypatch.setattr(noise_module, "LOOK_S", 0.005)
+    monkeypatch.setattr(noise_module, "AT_WORK", -1.0)
+    monkeypatch.setattr(noise_module, "clock_mhz", lambda: next(clocks))
+    monkeypatch.setattr(noise_module, "temperature_c", lambda: 97.0)
+    monkeypatch.setattr(noise_module, "throttling", lambda: next(periods))
+    monkeypatch.setattr(noise_module, "heat_stops", lambda: next(stops))
+    with NoiseMonitor() as watch:
+        while len(watch._clocks) < 24:
+            threading.Event().wait(0.01)
+    told = watch.disturbances()
+    assert "the CPU quota stopped it in 30% of the time slices" in told
+    assert "the CPU slowed down 3 times because of heat" in told
+    assert "the CPU's clock varied from 2.9 to 4.2 GHz" in told
+    state = watch.state()
+    assert state["before"]["clock_mhz"] == 4200.0
+    assert state["during"]["clock_mhz"][0] == 2900
+    assert (state["during"]["quota_stopped"], state["during"]["temperature_c"]) == (0.3, 97.0)
 
 
 def test_processes_that_come_and_go_are_the_measurements_own():

@@ -27,8 +27,8 @@ from labkit.results.store import Store
 class Correctness:
     """Agreement and accuracy of rungs whose speeds are compared."""
 
-    agreements: dict[str, Agreement]
-    scores: dict[str, dict[str, Any]]
+    agreements: Mapping[str, Agreement]
+    scores: Mapping[str, Mapping[str, Any]]
 
     def agrees(self, name: str, settings: Mapping[str, Any]) -> bool:
         """True if a gain of this rung may be claimed.

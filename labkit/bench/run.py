@@ -414,7 +414,9 @@ def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSe
     """
     before = {run.rung for run in result_set.runs}
     known: dict[str, Answers] = {}
-    correctness = Correctness({}, {})
+    agreements: dict[str, Agreement] = {}
+    scores: dict[str, dict[str, Any]] = {}
+    correctness = Correctness(agreements, scores)
     with ExitStack() as stack:
         waiting = _Waiting(context)
         for rung in group:
@@ -425,7 +427,16 @@ def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSe
             while True:
                 try:
                     waiting.make_room(rung)
-                    worker = _measure(rung, known, correctness, waiting, before, result_set, stack)
+                    _answer_reference(rung, known, context)
+                    gpu_used_before = gpu_used() if rung.prepare.device == "cuda" else None
+                    worker = stack.enter_context(_start(rung, context))
+                    agreement = agreements[rung.name] = _check(rung, worker, known, context)
+                    waiting.make_room(rung)  # evaluating takes another process
+                    score = scores[rung.name] = _evaluate(rung, scores, context, result_set)
+                    if context.plan is not None and rung.name not in before:
+                        run = _run(rung, worker, agreement, context)
+                        _finish(replace(run, accuracy=without_names(score)), result_set.runs, context)
+                    context.headroom.note(worker, gpu_used_before)
                     waiting.add(rung, worker)
                 except LabError as error:
                     if own_loop(rung):  # its writer waits for this traceback, not for the other rungs
@@ -497,34 +508,6 @@ class _Waiting:
         self.context.evaluator.close()
         self.closed = True
         return bool(alive)
-
-
-def _measure(
-    rung: Rung,
-    known: dict[str, Answers],
-    correctness: Correctness,
-    waiting: _Waiting,
-    before: Set[str],
-    result_set: ResultSet,
-    stack: ExitStack,
-) -> Worker:
-    """Starts a rung's worker, compares its answers with its reference's, and times it."""
-    context = waiting.context
-    _answer_reference(rung, known, context)
-    gpu_used_before = gpu_used() if rung.prepare.device == "cuda" else None
-    worker = stack.enter_context(_start(rung, context))
-    try:
-        agreement = correctness.agreements[rung.name] = _check(rung, worker, known, context)
-        waiting.make_room(rung)  # evaluating takes another process
-        score = correctness.scores[rung.name] = _evaluate(rung, correctness.scores, context, result_set)
-        if context.plan is not None and rung.name not in before:
-            run = _run(rung, worker, agreement, context)
-            _finish(replace(run, accuracy=without_names(score)), result_set.runs, context)
-        context.headroom.note(worker, gpu_used_before)
-    except LabError:
-        worker.close()
-        raise
-    return worker
 
 
 def _comparing_s(runs: Sequence[Run], measured: Mapping[str, Worker], context: Context) -> float:
@@ -611,7 +594,7 @@ def _run(rung: Rung, worker: Worker, agreement: Agreement, context: Context) -> 
         limit=_limit(rung, context),
         agreement=agreement,
         disturbances=(*monitor.disturbances(), *context.disturbed_by()),
-        fingerprint=fingerprint(),
+        fingerprint={**fingerprint(), "state": monitor.state()},
     )
 
 
@@ -683,7 +666,12 @@ def _compare(
     disturbances = (*monitor.disturbances(), *context.disturbed_by())
     load = {"foreign_cpu": round(monitor.foreign, 3), "steal": round(monitor.steal, 3)}
     for comparison in comparisons:
-        disturbed = replace(comparison, disturbances=disturbances, settings={**comparison.settings, **load})
+        disturbed = replace(
+            comparison,
+            disturbances=disturbances,
+            settings={**comparison.settings, **load},
+            fingerprint={**comparison.fingerprint, "state": monitor.state()},
+        )
         _finish(disturbed, result_set.comparisons, context)
 
 
