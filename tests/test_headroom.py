@@ -154,7 +154,7 @@ def test_where_two_do_not_fit_each_is_measured_and_the_comparison_says_why_not(m
     assert machine.started[:3] == [each.name for each in CPU]
     assert (machine.most, compared) == (1, [])
     assert set(result.skipped.values()) == {
-        "left out: a process needs up to 1.0 GiB of memory, and 0.6 are left"
+        "left out: 2 processes need up to 2.0 GiB of memory, and 1.6 are left"
     }
 
 

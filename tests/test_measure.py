@@ -363,7 +363,7 @@ class GpuByName:
         pass
 
     def __init__(self):
-        self.depth = self.really_opened = 0
+        self.depth = self.really_opened = self.looks = 0
 
     def nvmlInit(self):  # noqa: N802
         self.really_opened += self.depth == 0
@@ -373,7 +373,7 @@ class GpuByName:
         self.depth -= 1
 
     def nvmlDeviceGetClockInfo(self, device, kind):  # noqa: N802
-        self.looks = getattr(self, "looks", 0) + 1
+        self.looks += 1
         return (700, 1400)[self.looks % 2]
 
     def nvmlDeviceGetMaxClockInfo(self, device, kind):  # noqa: N802
@@ -446,7 +446,8 @@ def test_nvml_is_asked_for_the_gpu_that_torch_uses(monkeypatch, used, name):
 
 def test_own_processes_on_a_gpu_are_no_other_users(monkeypatch):
     monkeypatch.setattr(gpu_module, "cuda_uuid", lambda: "GPU-1")
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
+    waiting = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE) as worker:
         monkeypatch.setitem(sys.modules, "pynvml", TwoGpus({os.getpid(): 1, worker.pid: 90}))
         alone = gpu_module.gpu_state()
         monkeypatch.setitem(sys.modules, "pynvml", TwoGpus({worker.pid: 60, 2**22 + 7: 38}))

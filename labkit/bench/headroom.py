@@ -76,18 +76,19 @@ class Headroom:
                 beside = max(0, used - gpu_used_before - found.gpu_idle_bytes)
             self._grow("cuda", found.gpu_bytes + beside)
 
-    def lacking(self, rung: Rung, live: Iterable[Process]) -> str:
-        """Which memory is too short for one more process with this rung, in words; empty if it fits.
+    def lacking(self, rung: Rung, live: Iterable[Process], more: int = 1) -> str:
+        """Which memory is too short for further processes with this rung, in words; empty if they fit.
 
         Args:
             rung: to be measured.
             live: processes that are there; one with a GPU is asked for what is left on it.
+            more: number of processes.
         """
-        short = _shortage("memory", available_memory(), self.needs.get("cpu", FIRST_NEEDS["cpu"]))
+        short = _shortage("memory", available_memory(), self.needs.get("cpu", FIRST_NEEDS["cpu"]), more)
         if not short and rung.prepare.device == "cuda":
             left = gpu_left(live)
             if left is not None:
-                short = _shortage("GPU memory", left, self.needs.get("cuda", FIRST_NEEDS["cuda"]))
+                short = _shortage("GPU memory", left, self.needs.get("cuda", FIRST_NEEDS["cuda"]), more)
         return short
 
     def _grow(self, kind: str, n_bytes: int) -> None:
@@ -111,7 +112,8 @@ def gpu_used() -> int | None:
     return None if used is None else used * 2**20
 
 
-def _shortage(what: str, left: int, needed: int) -> str:
-    if left >= needed + SPARE_BYTES:
+def _shortage(what: str, left: int, needed: int, more: int) -> str:
+    if left >= more * needed + SPARE_BYTES:
         return ""
-    return f"a process needs up to {needed / GIB:.1f} GiB of {what}, and {left / GIB:.1f} are left"
+    processes = "a process needs" if more == 1 else f"{more} processes need"
+    return f"{processes} up to {more * needed / GIB:.1f} GiB of {what}, and {left / GIB:.1f} are left"

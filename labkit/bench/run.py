@@ -461,12 +461,11 @@ def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSe
     by_name = {rung.name: rung for rung in done}
     for a, b in pairs:
         with ExitStack() as stack:
-            first = stack.enter_context(_start(by_name[a], context))
-            if lacking := context.headroom.lacking(by_name[b], [first]):
+            pair = [by_name[a], by_name[b]]
+            if lacking := context.headroom.lacking(by_name[b], [], len(pair)):
                 result_set.skipped[f"comparing {a}, {b}"] = f"left out: {lacking}"
                 continue
-            workers = {a: first, b: stack.enter_context(_start(by_name[b], context))}
-            pair = [by_name[a], by_name[b]]
+            workers = {rung.name: stack.enter_context(_start(rung, context)) for rung in pair}
             _compare(pair, workers, [(a, b)], correctness, context, result_set, stack)
 
 
