@@ -411,6 +411,18 @@ def test_after_a_broken_picture_come_the_others(tmp_path):
         assert next(source).image[0, 0, 0] == 30
 
 
+def test_a_huge_picture_of_floats_is_scaled_as_a_small_one():
+    from labkit.sources import pictures
+
+    values = np.random.default_rng(0).normal(0, 1000, (1500, 1000)).astype(np.float32)
+    values[0, :3] = np.inf, -np.inf, np.nan
+    low, high = np.nanmin(values[np.isfinite(values)]), np.nanmax(values[np.isfinite(values)])
+    wanted = np.rint(255 * np.clip((values.astype(np.float64) - low) / (float(high) - low), 0, 1))
+    assert values.size > pictures._BLOCK
+    shown = pictures._scaled(values)
+    assert np.array_equal(shown[1:], wanted[1:]) and shown[0, :3].tolist() == [255, 0, 0]
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on damaged EXIF data
 @pytest.mark.parametrize(
     "name", ["a.png", "a.jpg", "a.tif", "a.gif", "a.webp", "a.pgm", "a.avif", "a.heic", "a.bmp"]

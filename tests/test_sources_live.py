@@ -593,6 +593,9 @@ class Dialects(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
+        import cv2
+
+        self.asked = 0
         jpegs = [picture(k, (320, 240)) for k in range(8)]
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -638,6 +641,22 @@ class Dialects(http.server.ThreadingHTTPServer):
                         case "snapshot.jpg" | "cgi-bin/snapshot.cgi":
                             self.start("image/jpeg", Content_Length="1500")  # too short by a little
                             self.wfile.write(jpegs[int(time.time() * 20) % 8])
+                        case "picture.png" | "picture.webp" | "octets" | "untold" | "busy" as path:
+                            self.server.asked += 1
+                            if path == "busy" and self.server.asked % 3 == 0:
+                                return self.send_error(503)
+                            _, suffix = os.path.splitext(path)
+                            kind = {"octets": "application/octet-stream", "busy": "image/jpeg"}.get(path)
+                            kind = f"image/{suffix[1:]}" if suffix else kind
+                            number = self.server.asked % 8
+                            decoded = cv2.imdecode(np.frombuffer(jpegs[number], np.uint8), cv2.IMREAD_COLOR)
+                            data = cv2.imencode(suffix, decoded)[1].tobytes() if suffix else jpegs[number]
+                            self.send_response(200)
+                            if kind is not None:
+                                self.send_header("Content-Type", kind)
+                            self.send_header("Content-Length", str(len(data)))
+                            self.end_headers()
+                            self.wfile.write(data)
                         case "auth" if self.headers.get("Authorization") is None:
                             self.send_response(401)
                             self.send_header("WWW-Authenticate", 'Basic realm="cam"')
@@ -662,7 +681,21 @@ def dialects():
 
 
 @pytest.mark.parametrize(
-    "path", ["plain", "nolength", "after", "bare", "snapshot.jpg", "cgi-bin/snapshot.cgi", "auth"]
+    "path",
+    [
+        "plain",
+        "nolength",
+        "after",
+        "bare",
+        "snapshot.jpg",
+        "cgi-bin/snapshot.cgi",
+        "auth",
+        "picture.png",
+        "picture.webp",
+        "octets",
+        "untold",
+        "busy",
+    ],
 )
 @pytest.mark.extended
 def test_dialects_of_cameras(dialects, path):

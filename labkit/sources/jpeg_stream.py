@@ -26,6 +26,7 @@ from labkit.sources.spec import redact, split_address
 _CHUNK = 1 << 16
 _MOST_BYTES = 64 * 2**20
 _SNAPSHOT_PERIOD_S = 0.1
+_BUSY = (429, 500, 502, 503, 504)
 _START = b"\xff\xd8\xff"
 
 
@@ -63,9 +64,13 @@ class JpegStream:
         self._response = self._request()
         # What a camera writes may hold anything, codes that a terminal obeys included.
         kind = re.sub(r"[^a-z0-9.+/-].*", "", self._response.headers.get_content_type(), flags=re.DOTALL)
+        stated = self._response.headers.get("Content-Type") is not None
+        if self._stated_length and (not stated or kind == "application/octet-stream"):
+            kind = "image/jpeg" if self._response.peek(3)[:3] == _START else kind
         self._snapshot = kind.startswith("image/")
         jpeg = kind.startswith("multipart/") or kind in ("image/jpeg", "image/jpg") or "jpeg" in kind
-        if not jpeg and self._response.headers.get("Content-Type") is not None:
+        self._whole = self._snapshot and not jpeg  # PNG, WebP, ...: a picture ends where its answer does
+        if not jpeg and not self._whole and stated:
             self.release()
             if kind.startswith(("text/", "application/json", "application/xml")):
                 raise SourceError(f"{self._shown} sends {kind}, not a video; check the path, or log in first")
@@ -79,7 +84,7 @@ class JpegStream:
         """
         until_s = time.perf_counter() + self._read_s
         while True:
-            taken = take_jpeg(self._buffer)
+            taken = self._take()
             if taken is not None:
                 self._picture = taken
                 if self._snapshot and self._stated_length:
@@ -88,11 +93,32 @@ class JpegStream:
             if self._response is None:
                 if not self._snapshot:
                     return False
-                time.sleep(max(0.0, self._requested_s + _SNAPSHOT_PERIOD_S - time.perf_counter()))
-                self._response = self._request()
+                self._request_again(until_s)
             if len(self._buffer) > _MOST_BYTES:
                 raise SourceError(f"{self._shown} sends no JPEG pictures; check the path")
             self._buffer += self._receive(until_s)
+
+    def _take(self) -> bytes | None:
+        if not self._whole:
+            return take_jpeg(self._buffer)
+        if self._response is not None or not self._buffer:
+            return None
+        picture = bytes(self._buffer)
+        self._buffer.clear()
+        return picture
+
+    def _request_again(self, until_s: float) -> None:
+        """Ask for the next snapshot; a camera that says that it is busy is asked again until the deadline."""
+        while True:
+            time.sleep(max(0.0, self._requested_s + _SNAPSHOT_PERIOD_S - time.perf_counter()))
+            try:
+                self._response = self._request()
+            except SourceError as error:
+                code = getattr(error.__cause__, "code", None)
+                if code not in _BUSY or time.perf_counter() > until_s:
+                    raise
+            else:
+                return
 
     def retrieve(self) -> tuple[bool, NDArray[Any]]:
         """Decode the picture: True and (H, W, 3) BGR; False for a damaged one."""
@@ -264,4 +290,6 @@ def _refusal(error: urllib.error.HTTPError, had_user: bool) -> str:
         return f"it does not accept this user and password ({answer}); check both, write odd signs as %XX"
     if error.code in (401, 403):
         return f"it wants a user and password ({answer}); write http://user:password@host/path"
+    if error.code in _BUSY:
+        return f"it is busy ({answer}); close other programs that read it, or try again later"
     return f"it answers {answer}; check the path"

@@ -31,6 +31,7 @@ PICTURE_SUFFIXES = IMAGE_SUFFIXES | _READ_ELSEWHERE.keys()
 
 _OPENCV_SUFFIXES = (".tif", ".tiff", ".hdr", ".pic")  # deep colour, for which Pillow has no mode
 _WHITES = (1.0, 255.0, 65535.0)
+_BLOCK = 1 << 20  # values that are scaled at a time
 _SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF: marks a page that is a smaller copy of another
 
 
@@ -195,14 +196,21 @@ def _as_shown(opened: Any) -> NDArray[np.uint8]:
 
 
 def _scaled(values: NDArray[Any]) -> NDArray[np.uint8]:
-    values = values.astype(np.float64)
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    blocks = np.array_split(values, max(1, values.size // _BLOCK))  # a large picture's copies fill the memory
+    lows, highs = [], []
+    for block in blocks:
+        finite = block[np.isfinite(block)]
+        lows += [float(finite.min())] if finite.size else []
+        highs += [float(finite.max())] if finite.size else []
+    low, high = min(lows, default=0.0), max(highs, default=0.0)
     white = next((white for white in _WHITES if low >= 0 and high <= white), None)
     black, white = (0.0, white) if white is not None else (low, high)
-    # Infinity is shown as the lightest or darkest, no number at all as black.
-    shown = np.nan_to_num((values - black) / ((white - black) or 1), nan=0.0, posinf=1.0, neginf=0.0)
-    return np.rint(255 * shown.clip(0, 1)).astype(np.uint8)
+    shown = np.empty(values.shape, np.uint8)
+    for block, place in zip(blocks, np.array_split(shown, len(blocks)), strict=True):
+        share = (block.astype(np.float64) - black) / ((white - black) or 1)
+        # Infinity is shown as the lightest or darkest, no number at all as black.
+        place[:] = np.rint(255 * np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1))
+    return shown
 
 
 def _read_deep(path: Path) -> NDArray[np.uint8] | None:
