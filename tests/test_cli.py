@@ -427,6 +427,8 @@ def test_doctor_looks_at_everything_and_says_what_to_do(here):
         "gpu",
         "cupy",
         "engines",
+        "accuracy",
+        "scale",
         "camera",
         "display",
         "weights",

@@ -9,6 +9,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from labkit.core.files import recorded_folder, write_atomic
 from labkit.results import checksums, codec, database, result_set, saving, schema
 from labkit.results.exports import export, import_reference, load_export, load_exports
 from labkit.results.records import Comparison, Run
+from labkit.results.saving import PointSaving, add_all
 from labkit.results.store import Prediction, Store, default_path
 from labkit.results.sweeps import keep_point, sweep_names, sweep_points
 from labkit.results.table import table
@@ -277,6 +279,7 @@ def test_a_read_only_folder(existing: bool) -> None:
 
 FILL = """
 import sys
+import tempfile
 sys.path.insert(0, ".")
 from labkit.core.errors import ResultsError
 from labkit.results.store import Store
@@ -372,10 +375,13 @@ def test_no_reported_row_is_lost_when_writers_are_killed(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.extended
-def test_no_reported_row_is_lost_in_200_kills(tmp_path: Path) -> None:
-    acknowledged = kill_writers(tmp_path / "lab.sqlite", 200)
-    assert len(acknowledged) >= 200
+@pytest.mark.timeout(7200)
+def test_no_reported_row_is_lost_in_1000_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    acknowledged = kill_writers(tmp_path / "lab.sqlite", 1000)
+    assert len(acknowledged) >= 1000
     assert_all_there(tmp_path / "lab.sqlite", acknowledged)
+    with capsys.disabled():
+        print(f"\n1000 kills of a saving process: 0 of {len(acknowledged)} reported rows lost")
 
 
 def write_from_eight(path: Path, rows: int) -> None:
@@ -743,6 +749,36 @@ def test_what_a_store_never_takes_is_kept_and_told(tmp_path: Path, monkeypatch: 
     with saving.Saving(tmp_path / "file" / "lab.sqlite") as here:
         here.add_run(made_up_run())
     assert "only shown here" in here.notes[0]
+
+
+def test_points_that_a_store_does_not_take_are_kept_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    told: list[str] = []
+    with Store(tmp_path / "lab.sqlite") as lab, Store(tmp_path / "lab.sqlite") as other:
+        for frees in (True, False):
+            saving = PointSaving(lab, told.append)
+            sweep = f"sweep {frees}"
+            assert saving.keep(sweep, "a", {}, made_up_run(seed=int(frees)))[1].id is not None
+            other._db.execute("BEGIN IMMEDIATE")
+            row, run = saving.keep(sweep, "b", {}, made_up_run(seed=2 + frees))
+            assert run is not None and row.reason is None
+            assert saving.keep(sweep, "c", {}, "it failed")[0].reason == "it failed"
+            if frees:
+                other._db.execute("COMMIT")
+            notes = saving.finish()
+            if not frees:
+                other._db.execute("COMMIT")
+            assert len(told) == 1 + (not frees) and "measured all the same" in told[-1]
+            assert set(sweep_points(lab, sweep)) == ({"a", "b", "c"} if frees else {"a"})
+            assert bool(notes) == (not frees)
+        path = notes[0].split("labkit results add ")[1]
+        assert "2 points could not be saved" in notes[0]
+        with Store(path) as spare:
+            assert add_all(lab, spare.runs(), []) == 1
+    assert len(list(tmp_path.glob("labkit-unsaved-*"))) == 1
 
 
 def test_a_file_name_that_is_no_utf8_is_stored_in_readable_form(lab: Store) -> None:

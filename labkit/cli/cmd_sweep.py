@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +24,7 @@ from labkit.cli.options import (
     WeightsOption,
     parse_size,
 )
-from labkit.core.errors import EXIT_INTERRUPTED, UnavailableError, UsageError
+from labkit.core.errors import EXIT_INTERRUPTED, ResultsError, UnavailableError, UsageError
 from labkit.core.terminal import printable
 from labkit.fleet.sweep.sweep_progress import SweepProgress
 
@@ -94,6 +95,8 @@ def sweep(
         show(result)
     if not result.runs:
         raise UnavailableError(f"no point was measured: {'; '.join({why for _, why in result.failed})}")
+    if result.notes:
+        raise ResultsError("; ".join(result.notes))
 
 
 def parts(text: str, option: str) -> list[str]:
@@ -162,9 +165,9 @@ class _Bar(SweepProgress):
         self.total, self.kept = total, stored
         self._progress.update(self._task, total=total - stored)
         if stored:
-            self._note(f"{stored} of {total} points are there from before")
+            self.note(f"{stored} of {total} points are there from before")
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
         """Print a line above the bar."""
         self._progress.console.print(escape(printable(text)), style="yellow")
 
@@ -177,7 +180,7 @@ class _Bar(SweepProgress):
         if run is not None:
             self._progress.console.print(escape(printable(f"{point}: {format_number(run.fps)} FPS")))
         elif row.reason is not None:
-            self._note(f"{point}: {row.reason}")
+            self.note(f"{point}: {row.reason}")
 
 
 def _measured(
@@ -187,16 +190,28 @@ def _measured(
     from labkit.bench.progress import err, print_lines
     from labkit.fleet.sweep.run_sweep import sweep as run_sweep
     from labkit.fleet.sweep.run_sweep import unused_name
+    from labkit.results.saving import spare_store
     from labkit.results.store import Store, default_path
 
     path = default_path()
-    with Store(path) as store, _Bar() as bar:
+    unsaved = ""
+    try:
+        opened = Store(path)
+    except ResultsError as error:
+        opened = spare_store(path)
+        unsaved = (
+            f"the sweep could not be saved: {error}. It is in {opened.path}; "
+            f"to save its runs: labkit results add {opened.path}"
+        )
+        path = opened.path
+    with opened as store, _Bar() as bar:
         name = unused_name(store, name or grid.name) if again else name or grid.name
         try:
-            return run_sweep(
+            result = run_sweep(
                 grid, store=store, name=name, address=address, retry_failed=retry_failed,
                 dashboard=dashboard, progress=bar,
             )  # fmt: skip
+            return replace(result, notes=(*result.notes, unsaved)) if unsaved else result
         except KeyboardInterrupt:
             way = f"the same command with --name {name}, without --again," if again else "the same command"
             stopped = f"labkit: stopped; {bar.kept} of {bar.total} points are kept in {path}; {way} resumes"

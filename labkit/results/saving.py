@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from labkit.core.errors import ResultsError
 from labkit.results import codec
 from labkit.results.records import Comparison, Run
 from labkit.results.store import Store, default_path
+from labkit.results.sweeps import SweepPoint, keep_point
 
 Result = Run | Comparison
 
@@ -85,7 +86,7 @@ class Saving:
         self._unsaved.append(result)
         with suppress(ResultsError, OSError):
             if self._spare is None:
-                self._spare = Store(Path(tempfile.mkdtemp(prefix="labkit-unsaved-")) / self.path.name)
+                self._spare = spare_store(self.path)
             _add_to(self._spare, result)
         return result
 
@@ -107,6 +108,66 @@ class Saving:
         if self._spare is not None:
             self._spare.close()
             shutil.rmtree(self._spare.path.parent, ignore_errors=True)
+
+
+class PointSaving:
+    """Takes the points of a sweep as `keep_point` does, and never fails.
+
+    Args:
+        store: where to; what it refuses is kept in a spare one, and tried again at the end.
+        report: is told of the first refusal.
+    """
+
+    def __init__(self, store: Store, report: Callable[[str], None]) -> None:
+        self._store, self._report = store, report
+        self._spare: Store | None = None
+        self._refused: list[tuple[str, str, Mapping[str, Any], Run | str]] = []
+
+    def keep(
+        self, sweep: str, point: str, about: Mapping[str, Any], result: Run | str
+    ) -> tuple[SweepPoint, Run | None]:
+        """The row of a point, and its run; without ids where not even the spare store takes them."""
+        if not self._refused:
+            try:
+                return keep_point(self._store, sweep, point, about, result)
+            except ResultsError as error:
+                self._report(f"not saved yet, and measured all the same: {error}")
+        self._refused.append((sweep, point, about, result))
+        with suppress(ResultsError, OSError):
+            if self._spare is None:
+                self._spare = spare_store(self._store.path)
+            keep_point(self._spare, sweep, point, about, result)
+        reason = result if isinstance(result, str) else None
+        return SweepPoint(sweep, point, about, reason=reason), result if isinstance(result, Run) else None
+
+    def finish(self) -> list[str]:
+        """Tries once more to save what was refused; sentences on what could not be saved."""
+        try:
+            for each in self._refused:
+                keep_point(self._store, *each)
+        except ResultsError as error:
+            note = f"{len(self._refused)} points could not be saved: {error}"
+            if self._spare is None or len(self._spare.sweep_points(dict)) < len(self._refused):
+                return [f"{note}; they are only shown here"]
+            self._spare.close()
+            return [
+                f"{note}. Their runs are in {self._spare.path}; "
+                f"to save them: labkit results add {self._spare.path}"
+            ]
+        if self._spare is not None:
+            self._spare.close()
+            shutil.rmtree(self._spare.path.parent, ignore_errors=True)
+        return []
+
+
+def spare_store(path: Path) -> Store:
+    """A new store in the folder of temporary files, for what the one at `path` does not take.
+
+    Raises:
+        ResultsError: it cannot be written.
+        OSError: there is no such folder.
+    """
+    return Store(Path(tempfile.mkdtemp(prefix="labkit-unsaved-")) / path.name)
 
 
 def add_all(store: Store, runs: Iterable[Run], comparisons: Iterable[Comparison]) -> int:

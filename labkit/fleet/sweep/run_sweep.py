@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from labkit.core.errors import LabError, WorkerError, first_line
+from labkit.core.errors import LabError, ResultsError, WorkerError, first_line
 from labkit.fleet.cluster import MEASURING, Node, cluster, measuring_nodes, nodes
 from labkit.fleet.sweep.grid import Grid
 from labkit.fleet.sweep.node_task import measure_point, run_on_node
@@ -19,8 +20,9 @@ from labkit.fleet.sweep.point import Point
 from labkit.fleet.sweep.sweep_progress import SweepProgress
 from labkit.pipelines.ladder import rung
 from labkit.results.records import Run
+from labkit.results.saving import PointSaving
 from labkit.results.store import Store
-from labkit.results.sweeps import SweepPoint, keep_point, sweep_names, sweep_points
+from labkit.results.sweeps import SweepPoint, sweep_names, sweep_points
 
 RETRIES = 2
 """Retries of a point whose process or node died."""
@@ -49,11 +51,13 @@ class SweepResult:
         name: of the sweep.
         rows: the grid's points in its order, each with its row and its run (None if it failed).
         reused: number of points that were stored before.
+        notes: sentences on what could not be saved, and how to save it.
     """
 
     name: str
     rows: tuple[tuple[Point, SweepPoint, Run | None], ...]
     reused: int
+    notes: tuple[str, ...] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -100,17 +104,21 @@ def sweep(
     known = sweep_points(store, name)
     todo = [p for p in grid.points if p.key not in known or (retry_failed and not known[p.key].measured)]
     progress.planned(len(grid.points), len(grid.points) - len(todo))
+    runs = {run.id: run for run in store.runs()}
+    measured: dict[str, Run | None] = {}
+    saving = PointSaving(store, progress.note)
     if todo:
         with cluster(address, dashboard=dashboard) as ray:
             tasks = _Tasks(ray, measuring_nodes(), measure, retries, grace_s)
             for point, result in tasks.results(todo):
-                row, run = keep_point(store, name, point.key, point.describe(), result)
-                progress.stored(point, row, run)
-    known = sweep_points(store, name)
+                known[point.key], measured[point.key] = saving.keep(name, point.key, point.describe(), result)
+                progress.stored(point, known[point.key], measured[point.key])
+    notes = saving.finish()
+    with suppress(ResultsError):
+        runs |= {run.id: run for run in store.runs()}
     rows = [(point, known[point.key]) for point in grid.points if point.key in known]
-    runs = {run.id: run for run in store.runs()}
-    full = ((p, row, runs.get(row.run_id)) for p, row in rows)
-    return SweepResult(name, tuple(full), reused=len(grid.points) - len(todo))
+    full = ((p, row, measured.get(p.key) or runs.get(row.run_id)) for p, row in rows)
+    return SweepResult(name, tuple(full), reused=len(grid.points) - len(todo), notes=tuple(notes))
 
 
 def unused_name(store: Store, name: str) -> str:

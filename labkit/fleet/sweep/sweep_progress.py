@@ -16,5 +16,8 @@ class SweepProgress:
     def planned(self, total: int, stored: int) -> None:
         """The sweep has `total` points, of which `stored` are there from before."""
 
+    def note(self, text: str) -> None:
+        """A sentence for the user."""
+
     def stored(self, point: Point, row: SweepPoint, run: Run | None) -> None:
         """A point is stored, with its run unless it failed."""
