@@ -20,7 +20,7 @@ from labkit.bench import worker as worker_module
 from labkit.bench.agreement import Answers, match, measure_agreement, relative_error
 from labkit.bench.context import EvaluationWorker
 from labkit.bench.frames import collect, frames_sha256
-from labkit.bench.interleave import RoundPlan, compare, time_interleaved
+from labkit.bench.interleave import FULL_ROUNDS, QUICK_PAIR, QUICK_ROUNDS, RoundPlan, compare, time_interleaved
 from labkit.bench.noise import NoiseMonitor
 from labkit.bench.plan import QUICK, Plan
 from labkit.bench.timing import Clock, measure
@@ -212,7 +212,10 @@ class Noisy:
 
 
 def test_a_comparison_finds_a_known_ratio():
-    result = compare("a", {"a": Noisy(0.010, 1), "b": Noisy(0.005, 2)}, RoundPlan(rounds=11, frames=8))[0]
+    def fresh(seeds=iter(range(1, 100))):
+        return {"a": Noisy(0.010, next(seeds)), "b": Noisy(0.005, next(seeds))}
+
+    result = compare("a", fresh(), RoundPlan(rounds=11, frames=8), renew=fresh)[0]
     low, high = result.interval
     assert low < 2.0 < high
     assert high - low < 0.2
@@ -246,6 +249,28 @@ def test_a_rung_that_disagrees_claims_no_gain():
     result = compare("a", timed, RoundPlan(rounds=9, frames=4), agreements=agreements)[0]
     assert not result.agrees
     assert "not a like-for-like gain" in result.sentence
+
+
+@pytest.mark.parametrize("plan", [FULL_ROUNDS, QUICK_ROUNDS, QUICK_PAIR])
+def test_fast_and_slow_rungs_have_turns_of_the_same_time(plan):
+    """A rung of 2 ms beside a baseline of half a second."""
+    spent = {"fast": [], "slow": []}
+
+    class Steady:
+        def __init__(self, name, pace_s):
+            self.name, self.pace_s = name, pace_s
+
+        def time_frames(self, n_frames):
+            spent[self.name].append(n_frames * self.pace_s)
+            return self.pace_s
+
+    fresh = lambda: {"fast": Steady("fast", 0.002), "slow": Steady("slow", 0.5)}  # noqa: E731
+    (found,) = compare("slow", fresh(), plan, renew=fresh)
+    turns = {name: [s for s in each if s > 0.1][-plan.rounds :] for name, each in spent.items()}
+    assert min(turns["fast"]) >= max(plan.turn_s, 0.5)
+    assert max(turns["slow"]) <= max(turns["fast"]) + 0.5
+    assert found.processes == plan.processes
+    assert list(np.unique(found.process, return_counts=True)[1]) == [plan.rounds // plan.processes] * plan.processes
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 8}, {"frames": 0}])

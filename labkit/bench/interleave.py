@@ -14,6 +14,8 @@ from labkit.results.records import Agreement, Comparison
 
 MIN_ROUNDS = 9
 WARM_UP_FRAMES = 2
+MAX_FRAMES = 20_000
+"""Most results in one turn, for what takes next to no time."""
 
 
 class Timeable(Protocol):
@@ -30,20 +32,20 @@ class RoundPlan:
 
     Attributes:
         rounds: each rung takes one turn per round, in random order.
-        frames: results per turn; None lets the slowest rung's turn last about `turn_s`.
-        turn_s: length that a turn aims at.
+        frames: results per turn; None gives every rung a turn of the same time.
+        turn_s: that time; up to twice as long where the slowest rung takes longer for one frame.
         warm_up: turns per rung and process that are not counted.
         processes: how many processes each rung has, one after another, for its share of the rounds:
-            where memory lies differs from start to start, and speed with it by a few percent. It
-            belongs into the interval.
+            where memory lies differs from start to start, and speed with it by a percent or two, which
+            only several processes show. See `labkit.core.stats.ratio_interval` for what so many find.
         quick: marks a shortened comparison.
     """
 
-    rounds: int = 15
+    rounds: int = 14
     frames: int | None = None
     turn_s: float = 1.0
     warm_up: int = 2
-    processes: int = 3
+    processes: int = 7
     quick: bool = False
 
     def __post_init__(self) -> None:
@@ -54,21 +56,48 @@ class RoundPlan:
         if not 1 <= self.processes <= self.rounds:
             raise UsageError(f"{self.rounds} rounds need 1 to {self.rounds} processes, not {self.processes}")
 
-    def frames_at(self, slowest_s: float) -> int:
-        """Results per turn where the slowest rung takes `slowest_s` per frame."""
-        least = 1 if self.quick else 2
-        return self.frames or int(np.clip(np.ceil(self.turn_s / slowest_s), least, 64))
+    def frames_at(self, pace_s: Mapping[str, float]) -> dict[str, int]:
+        """Results per turn of each rung, from the rungs' seconds per frame: turns of the same time."""
+        length_s = float(np.clip(max(pace_s.values()), self.turn_s, 2 * self.turn_s))
+        return {
+            name: self.frames or int(np.clip(np.ceil(length_s / max(one_s, 1e-9)), 1, MAX_FRAMES))
+            for name, one_s in pace_s.items()
+        }
 
-    def expected_s(self, pace_s: Collection[float]) -> float:
-        """Expected length of all rounds in s, from the rungs' seconds per frame."""
+    def expected_s(self, pace_s: Collection[float], start_s: float = 0.0) -> float:
+        """Expected length of all rounds in s.
+
+        Args:
+            pace_s: the rungs' seconds per frame.
+            start_s: to start all their processes anew.
+        """
         if len(pace_s) < 2:
             return 0.0
-        per_round = self.frames_at(max(pace_s)) + 1
-        return sum(pace_s) * (self.rounds * per_round + self.processes * self.warm_up * (WARM_UP_FRAMES + 1))
+        frames = self.frames_at({str(i): one_s for i, one_s in enumerate(pace_s)})
+        per_round = sum((n + 1) * one_s for n, one_s in zip(frames.values(), pace_s, strict=True))
+        warming = self.processes * self.warm_up * (WARM_UP_FRAMES + 1) * sum(pace_s)
+        return self.rounds * per_round + warming + (self.processes - 1) * start_s
 
 
 FULL_ROUNDS = RoundPlan()
-QUICK_ROUNDS = RoundPlan(rounds=9, turn_s=0.4, warm_up=1, processes=1, quick=True)
+QUICK_ROUNDS = RoundPlan(rounds=9, turn_s=0.4, warm_up=1, processes=3, quick=True)
+"""For many rungs at once, whose processes take long to start."""
+QUICK_PAIR = RoundPlan(rounds=10, turn_s=0.4, warm_up=1, processes=5, quick=True)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Times of interleaved rounds.
+
+    Attributes:
+        seconds: by name, (rounds,) mean seconds per frame of each turn.
+        process: (rounds,) number of the processes that each round was measured in, from 0.
+        frames: by name, results per turn.
+    """
+
+    seconds: dict[str, np.ndarray]
+    process: np.ndarray
+    frames: dict[str, int]
 
 
 def time_interleaved(
@@ -78,7 +107,7 @@ def time_interleaved(
     seed: int = 0,
     renew: Callable[[], Mapping[str, Timeable]] | None = None,
     progress: Callable[[float], None] = lambda share: None,
-) -> tuple[dict[str, np.ndarray], int]:
+) -> Rounds:
     """Times every rung once per round.
 
     Args:
@@ -86,22 +115,23 @@ def time_interleaved(
         plan: of the rounds; its processes only count where there is a `renew`.
         seed: of the random order within a round.
         renew: ends the rungs' processes and gives new ones, by name.
-
-    Returns:
-        seconds per frame (rounds,) by name, and the number of frames per turn.
     """
-    frames = plan.frames_at(max(_pace(timed, plan).values()))
+    frames = plan.frames_at(_pace(timed, plan))
     order = random.Random(seed)
     seconds: dict[str, list[float]] = {name: [] for name in timed}
+    process: list[int] = []
     begins = {plan.rounds * k // plan.processes for k in range(1, plan.processes)}
     for done in range(plan.rounds):
         if done in begins and renew is not None:
             timed = renew()
             _pace(timed, plan)
+        process.append(process[-1] + (done in begins and renew is not None) if process else 0)
         for name in order.sample(list(timed), len(timed)):
-            seconds[name].append(timed[name].time_frames(frames))
+            seconds[name].append(timed[name].time_frames(frames[name]))
         progress((done + 1) / plan.rounds)
-    return {name: np.array(values) for name, values in seconds.items()}, frames
+    return Rounds(
+        {name: np.array(values) for name, values in seconds.items()}, np.array(process, float), frames
+    )
 
 
 def _pace(timed: Mapping[str, Timeable], plan: RoundPlan) -> dict[str, float]:
@@ -138,7 +168,8 @@ def compare(
     """
     if baseline not in timed or len(timed) < 2:
         raise UsageError("a comparison needs its baseline and at least one other rung")
-    seconds, frames = time_interleaved(timed, plan, seed=seed, renew=renew, progress=progress)
+    measured = time_interleaved(timed, plan, seed=seed, renew=renew, progress=progress)
+    seconds, frames = measured.seconds, measured.frames
     pairs = pairs or [(baseline, name) for name in timed if name != baseline]
     agreements, about = agreements or {}, dict(about or {})
     agreeing = {name: f.agrees for name, f in agreements.items()} | dict(agreeing or {})
@@ -148,7 +179,8 @@ def compare(
             b=b,
             a_s=seconds[a],
             b_s=seconds[b],
-            frames_per_turn=frames,
+            frames_per_turn=min(frames[a], frames[b]),
+            process=measured.process,
             agrees=agreeing.get(a, True) and agreeing.get(b, True),
             quick=plan.quick,
             agreement=agreements.get(b),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from labkit.core.errors import UsageError
+from labkit.core.stats import MIN_RESULTS
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Plan:
     scenario: str = "closed"
     seconds: float = 10.0
     fps: float | None = None
-    min_frames: int = 64
+    min_frames: int = MIN_RESULTS
     warm_frames: int = 20
     warm_s: float = 2.0
     warm_limit_s: float = 60.0

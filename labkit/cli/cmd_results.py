@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from labkit.bench.progress import err, print_lines
-from labkit.core.errors import ResultsError, UsageError
+from labkit.cli.options import JsonOption
+from labkit.core.errors import EXIT_CANNOT_TELL, EXIT_SLOWER, ResultsError, UsageError
 from labkit.core.files import results_folder
 from labkit.core.terminal import print_text
 from labkit.results.checksums import describe_damage
@@ -97,6 +98,32 @@ def history_command(
     print_lines([str(found)])
     if plot is not None:
         found.plot().savefig(plot)
+
+
+@app.command("trend")
+def trend_command(
+    rung: Annotated[str, typer.Argument(help="Name of a rung, or of a loop of yours.")],
+    good: Annotated[
+        str | None, typer.Option(metavar="COMMIT", help="Accept this commit's speed: known good from here on.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture to write, .png or .svg.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a rung's newest commit by those before it: exit code 0 same or faster, 8 slower, 9 cannot tell.
+
+    Three runs per commit find a slowdown of 5%: labkit bench RUNG, three times.
+    """
+    from labkit.results.trend import trend
+
+    found = trend(rung, good=good)
+    if as_json:
+        print(json.dumps(found.to_json()))
+    else:
+        print(found.table().to_string(index=False, na_rep="-"))
+        print_lines([str(found)])
+    if plot is not None:
+        found.plot().savefig(plot)
+    raise typer.Exit({"slower": EXIT_SLOWER, "cannot tell": EXIT_CANNOT_TELL}.get(found.verdict, 0))
 
 
 @app.command()

@@ -27,7 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure and understand real-time image classification and detection.",
     epilog="Exit codes: 0 done, 1 other errors, 2 wrong usage, 3 source or frame, 4 weights, "
-    "5 not possible on this machine, 6 the measuring process died, 7 results store, 130 stopped by Ctrl-C, "
+    "5 not possible on this machine, 6 the measuring process died, 7 results store, "
+    "8 slower and 9 cannot tell (results trend), 130 stopped by Ctrl-C, "
     "143 stopped by a termination signal.",
 )
 

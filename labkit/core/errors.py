@@ -14,6 +14,12 @@ from labkit.core.terminal import printable
 EXIT_INTERRUPTED = 130
 """Exit code of a command that Ctrl-C has stopped, as in shells."""
 
+EXIT_SLOWER = 8
+"""Exit code of a trend whose newest commit is slower than the last known good."""
+
+EXIT_CANNOT_TELL = 9
+"""Exit code of a trend that does not tell whether the newest commit is slower."""
+
 EXIT_TERMINATED = 143
 """Exit code of a command that a termination signal has stopped, as in shells."""
 

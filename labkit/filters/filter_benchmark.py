@@ -88,9 +88,9 @@ class FilterTimes:
         )
 
     def ratio(self, version: str, to: str = REFERENCE) -> tuple[float, stats.Interval]:
-        """Speed of a version over that of another: median over rounds, and its 95% interval."""
+        """Speed of a version over that of another: median over rounds of one process, and its 95% interval."""
         ratios = np.array(self.of(to).seconds) / np.array(self.of(version).seconds)
-        return float(np.median(ratios)), stats.ratio_interval(ratios)
+        return stats.speed_ratio(ratios), stats.ratio_interval(ratios)
 
     def table(self) -> pd.DataFrame:
         """One row per version: ms, times faster than the first one with interval, difference from float64."""

@@ -32,7 +32,7 @@ RUN_PLAIN = (
     "peak_bytes",
 )  # fmt: skip
 RUN_FACTS = ("settings", "source", "limit", "agreement", "accuracy", "disturbances", "fingerprint")
-COMPARISON_SAMPLES = ("a_s", "b_s")
+COMPARISON_SAMPLES = ("a_s", "b_s", "process")
 COMPARISON_PLAIN = ("created", "a", "b", "frames_per_turn", "agrees", "quick")
 COMPARISON_FACTS = ("settings", "source", "agreement", "fingerprint", "disturbances")
 
@@ -93,12 +93,13 @@ def comparison_from_row(row: Mapping[str, Any]) -> Comparison:
 
 
 def build_comparison(row: Mapping[str, Any], series: Mapping[str, Samples]) -> Comparison:
-    """A comparison from plain values, JSON texts and the series "a_s" and "b_s".
+    """A comparison from plain values, JSON texts and series; "process" is missing in old ones.
 
     Raises:
         LabError: a value is missing, or none that a comparison holds.
     """
     record_checks.check(row, record_checks.ID | record_checks.COMPARISON)
+    series = {"process": np.empty(0), **series}
     for name in COMPARISON_SAMPLES:
         record_checks.check_seconds(name, series[name])
     values: Row = {name: row[name] for name in COMPARISON_PLAIN} | _facts(row, COMPARISON_FACTS)

@@ -212,7 +212,8 @@ def _build(path: Path, row: Mapping[str, Any], build: Callable[[], Record]) -> R
 
 
 def _comparison(row: Mapping[str, Any]) -> Comparison:
-    return codec.build_comparison(row, {name: _times(name, row[name]) for name in codec.COMPARISON_SAMPLES})
+    found = [name for name in codec.COMPARISON_SAMPLES if name in row]
+    return codec.build_comparison(row, {name: _times(name, row[name]) for name in found})
 
 
 def _times(name: str, text: str) -> Samples:

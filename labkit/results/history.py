@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from labkit.core.machine import fingerprint_differences, fingerprint_unknowns
-from labkit.results.format import format_number
+from labkit.results.format import format_bounds, format_number
 from labkit.results.records import Run
 from labkit.results.result_set import results
 from labkit.results.table import shown_table, table_html
@@ -143,9 +143,13 @@ def _unknown(before: Run, now: Run) -> str:
     return f"; only one of them says: {', '.join(unknown)}" if unknown else ""
 
 
+def comparable(a: Run, b: Run) -> bool:
+    """True if two runs did the same work on the same kind of machine."""
+    return _same_work(a, b) and not _differences(a, b)
+
+
 def _figures(run: Run) -> str:
-    low, high = (format_number(bound) for bound in run.fps_interval)
-    return f"{format_number(run.fps)} FPS ({low} to {high})"
+    return f"{format_number(run.fps)} FPS ({format_bounds(run.fps_interval)})"
 
 
 def _version(run: Run) -> str:
@@ -159,6 +163,11 @@ def _named_version(run: Run) -> str:
 def _commit(run: Run) -> str:
     commit = run.fingerprint.get("commit")
     return f"{commit[:7]}{'+' if run.fingerprint.get('dirty') else ''}" if commit else ""
+
+
+def commit_of(run: Run) -> str:
+    """Commit of a run, short; the version of a loop of your own, which has no commit of the lab's."""
+    return _version(run) or _commit(run) or "no commit"
 
 
 def _work(run: Run) -> str:

@@ -52,6 +52,9 @@ COLUMNS_READ: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 """Columns that are read back, with the kind of their values; the others are for people."""
 
+ADDED_LATER = {"process"}
+"""Columns that exports of older versions lack."""
+
 
 def read_rows(content: bytes, path: Path, kinds: Mapping[str, str]) -> list[dict[str, Any]]:
     """The rows of a small table as plain values; ids are there once.
@@ -62,7 +65,7 @@ def read_rows(content: bytes, path: Path, kinds: Mapping[str, str]) -> list[dict
     rows: list[dict[str, Any]] = []
     with _explained(path):
         for batch in _batches(content, kinds, MOST_ROWS, batch_rows=256):
-            columns = {name: batch.column(name).to_pylist() for name in kinds}
+            columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
             rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         seen: set[int] = set()
         for row in rows:
@@ -138,7 +141,10 @@ def _batches(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    _check_metadata(pq.ParquetFile(pa.BufferReader(content)), kinds, most_rows)
+    looked_at = pq.ParquetFile(pa.BufferReader(content))
+    absent = ADDED_LATER - set(looked_at.schema_arrow.names)
+    kinds = {name: kind for name, kind in kinds.items() if name not in absent}
+    _check_metadata(looked_at, kinds, most_rows)
     if not pq.read_metadata(pa.BufferReader(content)).num_rows:
         return
     texts = [name for name, kind in kinds.items() if kind == "texts"]

@@ -24,7 +24,7 @@ from labkit.core.terminal import print_text
 from labkit.filters.filter_benchmark import FilterTimes
 from labkit.pipelines.ladder import rung
 from labkit.results.exports import Export, load_export
-from labkit.results.format import format_number, format_percent
+from labkit.results.format import format_bounds, format_number, format_percent
 from labkit.results.operator_times import Operators
 from labkit.results.plots.labels import PRECISION, describe_losses, format_names, format_precision
 from labkit.results.plots.save import overview, save
@@ -143,11 +143,10 @@ def _marks(runs: Sequence[Run]) -> list[str]:
 
 
 def _row(run: Run) -> str:
-    low, high = run.fps_interval
     cells = [
         f"`{run.rung}`",
         format_number(run.fps) + ("~" if run.noisy else ""),
-        f"{format_number(low)} to {format_number(high)}",
+        format_bounds(run.fps_interval),
         format_number(run.percentile_ms(50)),
         format_percent(run.agreement.share if run.agreement else None),
         format_precision(run).replace(" to ", "&nbsp;to&nbsp;"),  # breaks before the interval, not inside
@@ -202,12 +201,11 @@ def small_models(folder: Path) -> list[str]:
         return []
     lines = []
     for run in load_export(place).runs:
-        low, high = run.fps_interval
         width, height = run.settings["size"]
         lines.append(
             f"{run.rung}{'~' if run.noisy else ''} on frames of {width}x{height}: "
             f"{format_number(run.percentile_ms(50))} ms per frame (p50), "
-            f"{format_number(run.fps)} FPS ({format_number(low)} to {format_number(high)})."
+            f"{format_number(run.fps)} FPS ({format_bounds(run.fps_interval)})."
         )
     return lines
 

@@ -249,6 +249,9 @@ class Comparison:
     Attributes:
         a, b: names; the ratio says how many times faster b is than a.
         a_s, b_s: (rounds,) mean seconds per frame of each round's turn.
+        frames_per_turn: results in a turn of the slower one; the other's turn lasts as long.
+        process: (rounds,) number of the pair of fresh processes that each round was measured in;
+            empty for rounds of one pair, as in all comparisons before it was noted.
         agrees: whether b's answers agree with its reference, so that a gain may be claimed.
         quick: fewer or shorter rounds than a full comparison.
         settings, source, fingerprint: as in `Run`.
@@ -266,12 +269,15 @@ class Comparison:
     agreement: Agreement | None = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     disturbances: tuple[str, ...] = ()
+    process: Samples = field(default_factory=lambda: np.empty(0))
     id: int | None = None
     created: str = ""
 
     def __post_init__(self) -> None:
         if len(self.a_s) != len(self.b_s) or not len(self.a_s):
             raise UsageError("a comparison has one time per rung and round")
+        if len(self.process) not in (0, len(self.a_s)):
+            raise UsageError(f"process has one number per round, {len(self.a_s)}, not {len(self.process)}")
 
     @property
     def rounds(self) -> int:
@@ -284,14 +290,19 @@ class Comparison:
         return self.a_s / self.b_s
 
     @property
+    def processes(self) -> int:
+        """Number of fresh processes of each rung, one after another."""
+        return max(1, len(np.unique(self.process)))
+
+    @property
     def ratio(self) -> float:
-        """Speed-up of b over a: the median of the rounds."""
-        return float(np.median(self.ratios))
+        """Speed-up of b over a; see `stats.speed_ratio`."""
+        return stats.speed_ratio(self.ratios, self.process)
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """95% bootstrap interval of `ratio`."""
-        return stats.ratio_interval(self.ratios)
+        """95% interval of `ratio`, whatever processes the two run in; see `stats.ratio_interval`."""
+        return stats.ratio_interval(self.ratios, self.process)
 
     @property
     def verdict(self) -> Verdict:
@@ -316,7 +327,8 @@ class Comparison:
         if self.verdict == "slower":  # how many times slower, with the interval of that
             ratio, low, high = 1 / ratio, 1 / high, 1 / low
         interval = f"95% CI {low:.2f}-{high:.2f}" if np.isfinite(high) else "too few rounds for an interval"
-        basis = f"{interval}, n = {self.rounds}{', quick' if self.quick else ''}"
+        within = f" in {self.processes} processes" if self.processes > 1 else " in one process"
+        basis = f"{interval}, n = {self.rounds}{within}{', quick' if self.quick else ''}"
         if self.verdict in ("faster", "slower"):
             text = f"{self.b} is {ratio:.2f}x {self.verdict} than {self.a} ({basis})"
         elif self.verdict == "same":
@@ -340,6 +352,7 @@ class Comparison:
             "ratio": self.ratio,
             "ci": finite(self.interval),
             "rounds": self.rounds,
+            "processes": self.processes,
             "frames_per_turn": self.frames_per_turn,
             "verdict": self.verdict,
             "agrees": self.agrees,

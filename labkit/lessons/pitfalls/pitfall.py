@@ -130,7 +130,7 @@ class PitfallResult:
     @property
     def interval(self) -> stats.Interval:
         """95% interval of `ratio`; without bounds for fewer than 5 rounds."""
-        return stats.ratio_interval(self.wrong_rounds / self.right_rounds)
+        return stats.rounds_interval(self.wrong_rounds / self.right_rounds)
 
     @property
     def error(self) -> float:

@@ -97,16 +97,18 @@ class _Bar:
 
 
 def compare_two(comparison: Comparison, *, theme: str = "light") -> Chart:
-    """The ratio of each round, its median with the 95% interval, and the band that counts as same."""
+    """The ratio of each round, the speed-up with its 95% interval, and the band that counts as same."""
     with drawing(plain(comparison.sentence), 5, theme, [comparison]) as (chart, axes, look):
         low, high = comparison.interval
         rounds = np.arange(1, comparison.rounds + 1)
         axes.axhspan(*stats.SAME, color=look.grid, alpha=0.8, linewidth=0, label="same speed (within 2%)")
         axes.axhline(1, color=look.faint, linewidth=1)
         colour = _colour(comparison, look)
+        for begin in np.flatnonzero(np.diff(comparison.process)) + 1.5:
+            axes.axvline(begin, color=look.faint, linewidth=0.8, linestyle=":")
         if np.isfinite(high):
-            axes.axhspan(low, high, color=colour, alpha=0.22, linewidth=0, label="95% interval of the median")
-        axes.axhline(comparison.ratio, color=colour, linewidth=1.8, label=f"median {comparison.ratio:.3f}")
+            axes.axhspan(low, high, color=colour, alpha=0.22, linewidth=0, label="95% interval")
+        axes.axhline(comparison.ratio, color=colour, linewidth=1.8, label=f"speed-up {comparison.ratio:.3f}")
         axes.plot(
             rounds,
             comparison.ratios,
@@ -116,7 +118,7 @@ def compare_two(comparison: Comparison, *, theme: str = "light") -> Chart:
             markeredgecolor=look.paper,
             label="one round",
         )
-        axes.set_xlabel(f"round ({comparison.frames_per_turn} frames of each rung, interleaved)")
+        axes.set_xlabel(f"round (turns of {comparison.frames_per_turn} frames or the same time; lines: fresh processes)")
         axes.set_ylabel("speed ratio (times)")
         axes.set_xlim(0.4, comparison.rounds + 0.6)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
