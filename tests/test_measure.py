@@ -20,7 +20,14 @@ from labkit.bench import worker as worker_module
 from labkit.bench.agreement import Answers, match, measure_agreement, relative_error
 from labkit.bench.context import EvaluationWorker
 from labkit.bench.frames import collect, frames_sha256
-from labkit.bench.interleave import FULL_ROUNDS, QUICK_PAIR, QUICK_ROUNDS, RoundPlan, compare, time_interleaved
+from labkit.bench.interleave import (
+    FULL_ROUNDS,
+    QUICK_PAIR,
+    QUICK_ROUNDS,
+    RoundPlan,
+    compare,
+    time_interleaved,
+)
 from labkit.bench.noise import NoiseMonitor
 from labkit.bench.plan import QUICK, Plan
 from labkit.bench.timing import Clock, measure
@@ -212,7 +219,9 @@ class Noisy:
 
 
 def test_a_comparison_finds_a_known_ratio():
-    def fresh(seeds=iter(range(1, 100))):
+    seeds = iter(range(1, 100))
+
+    def fresh():
         return {"a": Noisy(0.010, next(seeds)), "b": Noisy(0.005, next(seeds))}
 
     result = compare("a", fresh(), RoundPlan(rounds=11, frames=8), renew=fresh)[0]
@@ -270,7 +279,10 @@ def test_fast_and_slow_rungs_have_turns_of_the_same_time(plan):
     assert min(turns["fast"]) >= max(plan.turn_s, 0.5)
     assert max(turns["slow"]) <= max(turns["fast"]) + 0.5
     assert found.processes == plan.processes
-    assert list(np.unique(found.process, return_counts=True)[1]) == [plan.rounds // plan.processes] * plan.processes
+    assert (
+        list(np.unique(found.process, return_counts=True)[1])
+        == [plan.rounds // plan.processes] * plan.processes
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 8}, {"frames": 0}])

@@ -32,7 +32,7 @@ LONG = "a_rung with quite a long name that goes on and on, $x_1$ <b>&"
 
 def ladder(n: int, name: str = "rung") -> list[Run]:
     return [
-        made_up_run(f"{name} {k}", period_s=0.02 * 1.2**k, seed=k, agreement=1 - 0.001 * k, n=70)
+        made_up_run(f"{name} {k}", period_s=0.02 * 1.2**k, seed=k, agreement=1 - 0.001 * k, n=130)
         for k in range(n)
     ]
 

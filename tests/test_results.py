@@ -431,7 +431,7 @@ def test_a_network_file_system_is_doubted(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_table_has_one_row_per_run_and_no_percentile_of_few_frames() -> None:
-    runs = [made_up_run("a", n=70), made_up_run("b", agreement=None, spread=0.3)]
+    runs = [made_up_run("a", n=130), made_up_run("b", agreement=None, spread=0.3)]
     shown = table(runs)
     assert list(shown["rung"]) == ["a", "b"]
     assert shown["fps"][0] == runs[0].fps

@@ -158,7 +158,9 @@ def test_rounds_of_one_process_against_itself_differ_in_at_most_5_percent(rounds
     ("rounds", "frames_per_turn", "spread"),
     [(9, 20, 0.05), (9, 40, 0.10), (15, 20, 0.10)],
 )
-def test_a_5_percent_gain_within_a_process_is_found_in_90_percent(rounds: int, frames_per_turn: int, spread: float) -> None:
+def test_a_5_percent_gain_within_a_process_is_found_in_90_percent(
+    rounds: int, frames_per_turn: int, spread: float
+) -> None:
     """Rounds, frames per turn and spread of frame times that suffice for it."""
     rng = np.random.default_rng(300 + rounds)
     ratios = interleaved(rng, rounds, 1.05, frames_per_turn=frames_per_turn, spread=spread)

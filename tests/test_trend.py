@@ -35,9 +35,7 @@ def test_20_commits_that_change_nothing_raise_an_alarm_in_at_most_5_percent(offs
 def test_a_regression_of_5_percent_is_found_in_90_percent():
     rng = np.random.default_rng(5)
     at_once = [judged(rng, offset=0.01, slower_from=19)[19] == "slower" for _ in range(500)]
-    in_time = [
-        "slower" in judged(rng, offset=0.02, commits=20, slower_from=17)[17:] for _ in range(500)
-    ]
+    in_time = ["slower" in judged(rng, offset=0.02, commits=20, slower_from=17)[17:] for _ in range(500)]
     assert np.mean(at_once) >= 0.90
     assert np.mean(in_time) >= 0.90
 

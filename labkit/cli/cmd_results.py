@@ -104,7 +104,8 @@ def history_command(
 def trend_command(
     rung: Annotated[str, typer.Argument(help="Name of a rung, or of a loop of yours.")],
     good: Annotated[
-        str | None, typer.Option(metavar="COMMIT", help="Accept this commit's speed: known good from here on.")
+        str | None,
+        typer.Option(metavar="COMMIT", help="Accept its speed: known good from here on."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture to write, .png or .svg.")] = None,
     as_json: JsonOption = False,

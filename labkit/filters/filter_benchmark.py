@@ -88,7 +88,7 @@ class FilterTimes:
         )
 
     def ratio(self, version: str, to: str = REFERENCE) -> tuple[float, stats.Interval]:
-        """Speed of a version over that of another: median over rounds of one process, and its 95% interval."""
+        """Speed of a version over that of another, from rounds of one process, and its 95% interval."""
         ratios = np.array(self.of(to).seconds) / np.array(self.of(version).seconds)
         return stats.speed_ratio(ratios), stats.ratio_interval(ratios)
 

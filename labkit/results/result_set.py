@@ -57,7 +57,16 @@ class ResultSet:
         """One row per comparison: how many times faster b is than a, with interval and verdict."""
         columns = ["a", "b", "ratio", "ci_low", "ci_high", "verdict", "agrees", "rounds", "processes"]
         rows = [
-            (c.a, c.b, round(c.ratio, 3), *np.round(c.interval, 3), c.verdict, c.agrees, c.rounds, c.processes)
+            (
+                c.a,
+                c.b,
+                round(c.ratio, 3),
+                *np.round(c.interval, 3),
+                c.verdict,
+                c.agrees,
+                c.rounds,
+                c.processes,
+            )
             for c in self.comparisons
         ]
         return shown_table(rows, columns)

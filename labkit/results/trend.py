@@ -1,10 +1,10 @@
 """The speed of one rung from commit to commit on one machine, and a verdict on the newest one.
 
 Each commit is judged once, against the last known good: the commits before it that were neither
-slower nor under suspicion. A history of many commits raises no alarm by their mere number: "slower" and "faster"
-need more than a 95% interval. By simulation (runs that scatter by 0.5 to 2% from
-process to process and by 1% besides) 20 commits without a change raise any alarm in at most 5% of
-histories, and a regression of 5% is found:
+slower nor under suspicion. A history of many commits raises no alarm by their mere number: "slower"
+and "faster" need more than a 95% interval. By simulation (runs that scatter by 0.5 to 2% from process
+to process and by 1% besides) 20 commits without a change raise any alarm in at most 5% of histories,
+and a regression of 5% is found:
 
 | runs per commit | processes differ by 0.5% | 1% | 2% |
 |---|---|---|---|

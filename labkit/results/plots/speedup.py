@@ -118,7 +118,9 @@ def compare_two(comparison: Comparison, *, theme: str = "light") -> Chart:
             markeredgecolor=look.paper,
             label="one round",
         )
-        axes.set_xlabel(f"round (turns of {comparison.frames_per_turn} frames or the same time; lines: fresh processes)")
+        axes.set_xlabel(
+            f"round (turns of {comparison.frames_per_turn} frames or the same time; lines: fresh processes)"
+        )
         axes.set_ylabel("speed ratio (times)")
         axes.set_xlim(0.4, comparison.rounds + 0.6)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
