@@ -120,6 +120,15 @@ def test_a_key_depends_on_the_settings_of_a_point_alone():
     assert one.key == "3322ad2fcf253095"  # as in the stores that there are: sweeps go on
 
 
+def test_a_source_of_a_sweep_is_a_path_only_where_it_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("webcam", "photos", "clips"):
+        (tmp_path / name).mkdir()
+    sources = {name: Grid((RUNG,), source=name).points[0].source for name in ("webcam", "photos", "clips")}
+    assert sources == {"webcam": "webcam", "photos": "photos", "clips": str((tmp_path / "clips").resolve())}
+    assert Grid((RUNG,), source="x" * 5000).points[0].source == "x" * 5000
+
+
 def test_stored_addresses_have_no_credentials():
     hidden = Grid((RUNG,), source="rtsp://user:secret@camera/1?key=secret").points[0]
     assert "secret" not in json.dumps(hidden.describe())

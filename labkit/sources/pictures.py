@@ -93,28 +93,33 @@ def images_in(folder: Path) -> tuple[list[Path], int]:
     Raises:
         SourceError: There is none.
     """
-    shown = redact(str(folder))
+    shown, images, films, others = redact(str(folder)), [], [], 0
     try:
-        with os.scandir(folder) as found:  # it tells files from folders without asking for each
-            entries = [Path(e.path) for e in found if not e.name.startswith(".") and e.is_file()]
+        with os.scandir(folder) as entries:  # it tells files from folders without asking for each
+            for entry in entries:
+                if entry.name.startswith(".") or not entry.is_file():
+                    continue
+                suffix = os.path.splitext(entry.name)[1].lower()
+                if suffix in IMAGE_SUFFIXES:
+                    images.append(Path(entry.path))
+                    continue
+                others += 1
+                if suffix in VIDEO_SUFFIXES:
+                    films.append(Path(entry.path))
     except OSError as error:
         raise SourceError(
             f"cannot list the folder {shown}: {error.strerror}; check its permissions"
         ) from error
-    paths = sorted((path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
-    films = [path for path in entries if path.suffix.lower() in VIDEO_SUFFIXES]
-    if not paths and films:
+    if not images and films:
         some = redact(str(min(films, key=natural_order)))
         raise SourceError(
             f"the folder {shown} holds films ({len(films)}) and no images; name one, such as {some}, "
             "or give the folder to labkit batch"
         )
-    if not paths:
+    if not images:
         kinds = " ".join(sorted(IMAGE_SUFFIXES))
-        raise SourceError(
-            f"the folder {redact(str(folder))} holds no images ({kinds}); give another one, or a video file"
-        )
-    return paths, len(entries) - len(paths)
+        raise SourceError(f"the folder {shown} holds no images ({kinds}); give another one, or a video file")
+    return sorted(images, key=natural_order), others
 
 
 def is_picture(path: Path) -> bool:
@@ -219,10 +224,15 @@ def _read_deep(path: Path) -> NDArray[np.uint8] | None:
         return None
     import cv2
 
+    said = cv2.utils.logging  # what is wrong is told in one sentence, not in OpenCV's lines as well
+    level = said.getLogLevel()
+    said.setLogLevel(said.LOG_LEVEL_SILENT)
     try:
         image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
     except (OSError, cv2.error):
         return None
+    finally:
+        said.setLogLevel(level)
     if image is None:
         return None
     return to_rgb(image if image.dtype in (np.uint8, np.uint16) else _scaled(image))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -12,7 +13,7 @@ from labkit.core.errors import UsageError
 from labkit.core.types import Fit, Size, Workload
 from labkit.fleet.sweep.point import Point, digest
 from labkit.pipelines.ladder import rung
-from labkit.sources.spec import scheme_of
+from labkit.sources.spec import scheme_of, webcam_index
 
 MAX_POINTS = 10_000
 
@@ -104,5 +105,7 @@ class Grid:
 
 def _absolute_path(source: str) -> str:
     """A file or folder by its absolute path, since a node has another working folder."""
-    recorded = source not in ("photos", "scenes") and scheme_of(source) is None and Path(source).exists()
-    return str(Path(source).resolve()) if recorded else source
+    named = source in ("photos", "scenes", "browser") or webcam_index(source) is not None
+    if named or scheme_of(source) is not None or not os.path.exists(source):
+        return source
+    return str(Path(source).resolve())
