@@ -263,8 +263,9 @@ def _rung(name: str, group: int | None) -> Rung:
 
     if name != "auto":
         return rung_named(name)
-    on_gpu = "graph_cuda" if group is None else "grouped_cuda"
-    able = [r for r in map(rung_named, (on_gpu, "grouped_bf16_cpu")) if unmet_requirement(r.needs) is None]
+    on_gpu = ["box_kernels_cuda", "graph_cuda"] if group is None else ["grouped_graph_cuda", "grouped_cuda"]
+    wanted = map(rung_named, [*on_gpu, "grouped_bf16_cpu"])
+    able = [row for row in wanted if unmet_requirement(row.needs) is None]
     return able[0] if able else rung_named("grouped_cpu")
 
 

@@ -105,7 +105,7 @@ class DeviceFilter:
             self._eps, self._scalars = eps, self.plan.scalars(eps)
             self._scalars |= {name: np.uintp(buffer.data_ptr()) for name, buffer in self._buffers.items()}
         named = {**self._scalars, **pointers}
-        with cupy.cuda.Device(self.device), _torch_stream(self.device):
+        with cupy.cuda.Device(self.device), on_torch_stream(self.device):
             for step in self.plan.launches:
                 self._functions[step.kernel](step.grid, step.block, tuple(named[name] for name in step.args))
         return result
@@ -216,7 +216,8 @@ class _StreamOfTorch:
         return 0, self.pointer
 
 
-def _torch_stream(device: int) -> Any:
+def on_torch_stream(device: int | None = None) -> Any:
+    """Context in which CuPy launches on torch's current stream, of torch's current GPU if None."""
     import torch
 
     return _cupy_stream(torch.cuda.current_stream(device).cuda_stream)

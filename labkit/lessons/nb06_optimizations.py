@@ -26,8 +26,9 @@ def launch_counts(objects: int = 5) -> pd.DataFrame:
     """Launches, and waits of the host for the GPU, per frame and rung; needs no GPU.
 
     One rung per row, in the order of the ladder. `launches` are PyTorch's operations and the lab's
-    own kernels; a CUDA graph is one. `waits` are all points at which the host stands still:
-    `values` read from the GPU one at a time, whole `copies`, and waits `on purpose` for an event.
+    own kernels; a CUDA graph is one, and `kernels` counts what is in it. `waits` are all points at
+    which the host stands still: `values` read from the GPU one at a time, whole `copies`, and waits
+    `on purpose` for an event.
 
     Args:
         objects: boxes per frame, 5 or 15.
@@ -42,13 +43,14 @@ def launch_counts(objects: int = 5) -> pd.DataFrame:
         raise UsageError(f"frames of {' or '.join(recorded)} boxes were counted, not of {objects}")
     rows = []
     for rung, counts in recorded[str(objects)].items():
-        waits = {what: times for what, times in counts.items() if what != "launches"}
+        waits = {what: times for what, times in counts.items() if what not in ("launches", "kernels")}
         copies = sum(times for what, times in waits.items() if what.startswith("a copy"))
         values = waits.get("a value", 0)
         rows.append(
             {
                 "rung": rung,
                 "launches": counts["launches"],
+                "kernels": counts["kernels"],
                 "waits": sum(waits.values()),
                 "values": values,
                 "copies": copies,

@@ -68,15 +68,15 @@ def best_queries(logits: Tensor, objects: int) -> tuple[Tensor, Tensor, Tensor]:
     """DETR's k best-scoring queries, worked out where the logits are.
 
     Args:
-        logits: (Q, C + 1); the last class means "no object".
+        logits: (..., Q, C + 1); the last class means "no object".
         objects: k, at most Q are kept.
 
     Returns:
-        score (k,) float32, label (k,) int64 and query (k,) int64, best first.
+        score (..., k) float32, label (..., k) int64 and query (..., k) int64, best first.
     """
     score, label = logits.float().softmax(-1)[..., :-1].max(-1)
     score, query = score.topk(min(objects, score.shape[-1]))
-    return score, label[query], query
+    return score, label.gather(-1, query), query
 
 
 def unpack_detections(packed: Tensor, size: Size, labels: Sequence[str], threshold: float) -> Detections:

@@ -18,22 +18,21 @@ from torchvision.ops import roi_align
 
 from labkit.core.trace import tap
 from labkit.core.types import Detections, Size, Workload
-from labkit.models.decode import best_queries, unpack_detections
+from labkit.models.box_rows import BoxRows
+from labkit.models.decode import unpack_detections
 from labkit.models.engines.build import Engine
 from labkit.models.networks import Network
 from labkit.models.preprocess import InputSpec, Preprocess, gray_levels, normalise_torch, resize_torch
 
-PACKED = 8  # relative centre box (4), score, label, fine score, fine label
-
 
 class FusedNetwork(nn.Module):
-    """Detector and classifier behind one `forward`: (1, H, W, 3) uint8 -> (k, 8) float32.
+    """Detector and classifier behind one `forward`: (B, H, W, 3) uint8 -> (B, k, 8) float32.
 
     Args:
         detector: pixels -> logits and boxes.
         classifier: crops -> logits.
         detector_input, crop_input: what each wants to be fed.
-        objects: k, the number of boxes that are named.
+        rows: chooses the k boxes that are named, and packs what is known of them.
     """
 
     def __init__(
@@ -42,45 +41,32 @@ class FusedNetwork(nn.Module):
         classifier: nn.Module,
         detector_input: InputSpec,
         crop_input: InputSpec,
-        objects: int,
+        rows: BoxRows,
     ) -> None:
         super().__init__()
         self.detector, self.classifier = detector, classifier
         self.detector_input, self.crop_input = detector_input, crop_input
-        self.objects = objects
+        self.rows = rows
 
-    def forward(self, frame: Tensor) -> Tensor:
+    def forward(self, frames: Tensor) -> Tensor:
         """One row per box, best first: centre box, score, label, fine score, fine label."""
-        pixels = frame.permute(0, 3, 1, 2)
+        pixels = frames.permute(0, 3, 1, 2).float()
         x = normalise_torch(resize_torch(pixels, self.detector_input), self.detector_input)
-        return self._found(x, pixels.float(), lambda crops: normalise_torch(crops, self.crop_input))
+        return self._found(x, pixels, lambda crops: normalise_torch(crops, self.crop_input))
 
     def _found(self, x: Tensor, pixels: Tensor, as_input: Callable[[Tensor], Tensor]) -> Tensor:
-        """Detects in `x`, cuts crops out of `pixels` (1, 3, H, W), names what `as_input` makes of them."""
+        """Detects in `x`, cuts crops out of `pixels` (B, 3, H, W), names what `as_input` makes of them."""
         dtype = next(self.classifier.parameters()).dtype
-        logits, boxes = self.detector(x.to(dtype).contiguous(memory_format=_layout(self.detector)))
-        score, label, query = best_queries(logits[0], self.objects)
-        boxes = boxes[0].float()[query]
-        crops = roi_align(
-            pixels, [self._corners(boxes, pixels)], self.crop_input.exact[::-1], aligned=True
-        )  # (k, 3, h, w); each output averages as many samples as it covers
-        fine = self.classifier(as_input(crops).to(dtype))
-        fine_score, fine_label = fine.float().softmax(-1).max(-1)
-        columns = [score, label.float(), fine_score, fine_label.float()]
-        return torch.cat([boxes, torch.stack(columns, 1)], 1)
-
-    def _corners(self, boxes: Tensor, pixels: Tensor) -> Tensor:
-        """(k, 4) relative centre boxes -> (k, 4) px corners inside the frame, one px at least."""
         height, width = pixels.shape[-2:]
-        centre, half = boxes[:, :2], boxes[:, 2:] / 2
-        limit = torch.cat([torch.full_like(centre[:, :1], width), torch.full_like(centre[:, :1], height)], 1)
-        low = ((centre - half) * limit).clamp(min=0).minimum(limit - 1)
-        high = ((centre + half) * limit).minimum(limit).maximum(low + 1)
-        return torch.cat([low, high], 1)
+        logits, boxes = self.detector(x.to(dtype, memory_format=_layout(self.detector)))
+        rows, cuts = self.rows.choose(logits, boxes, (width, height))
+        crops = roi_align(pixels, cuts, self.crop_input.exact[::-1], aligned=True)  # (B k, 3, h, w)
+        crops = as_input(crops).to(dtype, memory_format=_layout(self.classifier))
+        return self.rows.name(rows, self.classifier(crops))
 
 
 class FusedFromInput(FusedNetwork):
-    """A `FusedNetwork` for frames that come normalised already: (1, 3, H, W) -> (k, 8) float32.
+    """A `FusedNetwork` for frames that come normalised already: (B, 3, H, W) -> (B, k, 8) float32.
 
     Crops are cut from the normalised frame: cutting averages, and averages of normalised values
     are normalised averages. Only networks that want another mean and deviation than the frame
@@ -94,14 +80,14 @@ class FusedFromInput(FusedNetwork):
         super().__init__(*parts)
         self.came_as = came_as
 
-    def forward(self, frame: Tensor) -> Tensor:
+    def forward(self, frames: Tensor) -> Tensor:
         """As `FusedNetwork`."""
-        spec, (height, width) = self.detector_input, frame.shape[-2:]
+        spec, (height, width) = self.detector_input, frames.shape[-2:]
         if spec.output_size((width, height)) == (width, height):
-            x = self._normalised_for(frame, spec)
+            x = self._normalised_for(frames, spec)
         else:
-            x = normalise_torch(resize_torch(gray_levels(frame, self.came_as), spec), spec)
-        return self._found(x, frame.float(), lambda crops: self._normalised_for(crops, self.crop_input))
+            x = normalise_torch(resize_torch(gray_levels(frames, self.came_as), spec), spec)
+        return self._found(x, frames.float(), lambda crops: self._normalised_for(crops, self.crop_input))
 
     def _normalised_for(self, values: Tensor, spec: InputSpec) -> Tensor:
         if (spec.mean, spec.std) == (self.came_as.mean, self.came_as.std):
@@ -131,7 +117,8 @@ class FusedNet:
 
     Attributes:
         preprocess: (H, W, 3) uint8 -> (1, H, W, 3) uint8 on the device.
-        infer: that -> (k, 8) packed boxes, still on the device.
+        infer: that -> (1, k, 8) packed boxes, still on the device; or several frames at once.
+        group: most frames that a schedule may put through it in one pass.
     """
 
     detector: Network
@@ -140,6 +127,7 @@ class FusedNet:
     infer: Engine
     device: str
     workload: Workload
+    group: int = 1
 
     def decode(self, packed: Tensor, size: Size) -> Detections:
         """The frame's one copy back, made into detections with names; size is (width, height)."""
@@ -156,13 +144,14 @@ class FusedNet:
         return CopyBack(host, done)
 
     def finish_copy(self, copy: CopyBack) -> Tensor:
-        """Waits for this copy alone; (k, 8) in host memory."""
+        """Waits for this copy alone; (1, k, 8) in host memory."""
         if copy.done is not None:
             copy.done.synchronize()
         return copy.host
 
     def unpack(self, packed: Tensor, size: Size) -> Detections:
-        """(k, 8) packed boxes in host memory -> detections."""
+        """(1, k, 8) packed boxes in host memory -> detections."""
+        packed = packed[0]
         tap("detector.boxes", packed[:, :4])
         packed = packed[packed[:, 4] >= self.workload.threshold]
         found = unpack_detections(packed[:, :6], size, self.detector.labels, self.workload.threshold)

@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.threads import bound_threads
 from labkit.core.types import Preparation, Size, Workload
+from labkit.models.box_rows import BoxRowKernels, BoxRows
 from labkit.models.callables import Classifier, Combined, Detector, Net, OwnLabels, Prepared
 from labkit.models.cuda_streams import streams_for
 from labkit.models.decode import DetrDecoder
@@ -20,6 +22,7 @@ from labkit.models.fused import FusedFromInput, FusedNet, FusedNetwork
 from labkit.models.inputs import ByteInput, PinnedInput, calibration_frames, with_bytes
 from labkit.models.networks import Network, build, labels_of
 from labkit.models.pinned_upload import PinnedUpload
+from labkit.models.precomputed import PrecomputedDetr
 from labkit.models.preprocess import InputSpec, Preprocess, preprocessor
 from labkit.models.streamed import StreamedNet
 from labkit.models.third_party import transformers_pipeline
@@ -122,12 +125,13 @@ def _as_whole_frame(
     detector, classifier = networks["detect"], networks["classify"]
     assert classifier.crop_input is not None
     width, height = workload.size
+    rows = BoxRowKernels if preparation.options.get("box_kernels") else BoxRows
     parts = (
-        TrimmedDetr(detector.module, detector.input.output_size(workload.size)),
+        _lean_detr(detector, preparation, workload),
         classifier.module,
         detector.input,
         classifier.crop_input,
-        workload.objects,
+        rows(workload.objects),
     )
     module, example = FusedNetwork(*parts), torch.zeros(1, height, width, 3, dtype=torch.uint8)
     if preparation.filter is not None and preparation.filter.where == "input":
@@ -146,12 +150,13 @@ def _as_whole_frame(
         ),
         device=preparation.device,
         precision=preparation.precision,
+        batches=tuple(range(1, preparation.group + 1)),
         options=preparation.options,
         report=report,
     )
     engine = build_engine(preparation.engine, request)
-    upload = PinnedUpload(preparation.device)
-    return FusedNet(detector, classifier, upload, engine, preparation.device, workload)
+    upload = PinnedUpload(preparation.device, slots=2 * preparation.group + 2)
+    return FusedNet(detector, classifier, upload, engine, preparation.device, workload, preparation.group)
 
 
 def _as_peer(
@@ -229,13 +234,18 @@ def _request(
 
 def _detector(network: Network, preparation: Preparation, workload: Workload, report: Report) -> Detector:
     if preparation.options.get("lean"):
-        lean = TrimmedDetr(network.module, network.input.output_size(workload.size))
-        network = replace(network, module=lean.eval())
+        network = replace(network, module=_lean_detr(network, preparation, workload))
     batches = tuple(range(1, preparation.group + 1))
     request = _request(network, network.input, workload.size, preparation, report, batches)
     engine = build_engine(preparation.engine, request)
     decoder = DetrDecoder(network.labels, workload.objects, workload.threshold)
     return Detector(network, _input(preparation, network.input), engine, decoder)
+
+
+def _lean_detr(network: Network, preparation: Preparation, workload: Workload) -> nn.Module:
+    """DETR without what a fixed frame size makes superfluous, or (precomputed) constant."""
+    trimmed = TrimmedDetr(network.module, network.input.output_size(workload.size))
+    return (PrecomputedDetr(trimmed) if preparation.options.get("precomputed") else trimmed).eval()
 
 
 def _classifier(network: Network, preparation: Preparation, workload: Workload, report: Report) -> Classifier:

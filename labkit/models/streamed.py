@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labkit.core.types import Detections, Size
+from labkit.models.box_rows import ROW
 from labkit.models.cuda_streams import Streams, streams_for
 from labkit.models.filter_stage import DeviceSmoothing
-from labkit.models.fused import PACKED, CopyBack, FusedNet
+from labkit.models.fused import CopyBack, FusedNet
 
 STREAMS = ("upload", "filter", "infer", "back")
 
@@ -43,7 +44,7 @@ class StreamedNet:
         self._frames = ring(1, height, width, 3, dtype=torch.uint8, on=device)
         self._inputs = [smoothing.new_out(device) for _ in range(depth)]
         self._packed: list[Tensor | None] = [None] * depth
-        self._answers = ring(boxes, PACKED, dtype=torch.float32, on="cpu", pinned=pin)
+        self._answers = ring(1, boxes, ROW, dtype=torch.float32, on="cpu", pinned=pin)
         self._under_way: list[CopyBack | None] = [None] * depth
         self.streams: Streams = streams_for(device, STREAMS)
 
@@ -66,7 +67,9 @@ class StreamedNet:
         """Begins the copy of the slot's answer to the host."""
         packed, self._packed[slot] = self._packed[slot], None
         assert packed is not None, "copy_back comes after infer"
-        host = self._answers[slot][: len(packed)]  # a detector may have fewer queries than are asked for
+        host = self._answers[slot][
+            :, : packed.shape[1]
+        ]  # a detector may have fewer queries than are asked for
         host.copy_(packed, non_blocking=True)
         self._under_way[slot] = CopyBack(host, self.streams.mark("back"))
 

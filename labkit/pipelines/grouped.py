@@ -9,6 +9,7 @@ import torch
 from labkit.core.trace import span
 from labkit.core.types import Detections, Frame
 from labkit.models.callables import Combined
+from labkit.models.fused import FusedNet
 
 
 def grouped(frames: Iterable[Frame | None], net: Combined) -> Iterator[tuple[Frame, Detections]]:
@@ -18,15 +19,37 @@ def grouped(frames: Iterable[Frame | None], net: Combined) -> Iterator[tuple[Fra
     now. So whoever feeds frames of several cameras decides how long one waits for another.
     Throughput rises where a network makes better use of larger inputs, and so does latency.
     """
+    for held in _groups(frames, net.group):
+        yield from zip(held, _answers(held, net), strict=True)
+
+
+def grouped_on_device(frames: Iterable[Frame | None], net: FusedNet) -> Iterator[tuple[Frame, Detections]]:
+    """As `grouped`, with both networks behind one call: one launch and one copy back for a group."""
+    for held in _groups(frames, net.group):
+        last, inputs = held[-1], []
+        for frame in held:
+            with span("preprocess", frame):
+                inputs.append(net.preprocess(frame.image))
+        with span("infer", last):
+            packed = net.infer(torch.cat(inputs))
+        with span("copy back", last):
+            packed = packed.cpu()
+        for i, frame in enumerate(held):
+            with span("decode", frame):
+                found = net.unpack(packed[i : i + 1], frame.size)
+            yield frame, found
+
+
+def _groups(frames: Iterable[Frame | None], most: int) -> Iterator[list[Frame]]:
     held: list[Frame] = []
     for frame in frames:
         if frame is not None:
             held.append(frame)
-        if held and (frame is None or len(held) == net.group):
-            yield from zip(held, _answers(held, net), strict=True)
+        if held and (frame is None or len(held) == most):
+            yield held
             held = []
     if held:
-        yield from zip(held, _answers(held, net), strict=True)
+        yield held
 
 
 def _answers(frames: list[Frame], net: Combined) -> list[Detections]:

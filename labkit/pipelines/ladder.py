@@ -17,7 +17,7 @@ from labkit.pipelines.baseline import baseline_combined, baseline_streams
 from labkit.pipelines.combined import batched_crops, one_by_one
 from labkit.pipelines.filtered import filtered_baseline, filtered_batched, filtered_on_device
 from labkit.pipelines.former_names import FORMER_NAMES
-from labkit.pipelines.grouped import grouped
+from labkit.pipelines.grouped import grouped, grouped_on_device
 from labkit.pipelines.multi_stream import ring_of_streams, threaded
 from labkit.pipelines.overlapped import launched_ahead
 from labkit.pipelines.sequential import sequential
@@ -153,6 +153,9 @@ _HALF = Preparation(
 )
 _AUTOTUNED = replace(_HALF, options={**_FOLDED, "time_convolutions": True})
 _GRAPH = replace(_AUTOTUNED, engine="cuda_graph")
+_PRECOMPUTED = replace(_GRAPH, options={**_GRAPH.options, "precomputed": True})
+_FUSED_CONVOLUTIONS = replace(_GRAPH, options={**_PRECOMPUTED.options, "fused_convolutions": True})
+_BOX_KERNELS = replace(_GRAPH, options={**_FUSED_CONVOLUTIONS.options, "box_kernels": True})
 _COMPILED = replace(_GRAPH, options={**_AUTOTUNED.options, "compile": "max-autotune-no-cudagraphs"})
 
 STAGE_6_GPU = (
@@ -185,6 +188,23 @@ STAGE_6_GPU = (
         "graph_cuda", 6, sequential, _GRAPH,
         changes="autotuned_cuda", reference="baseline_combined_cpu",
         about="the whole frame recorded as one CUDA graph", needs=("cuda",),
+    ),
+    Rung(
+        "precomputed_cuda", 6, sequential, _PRECOMPUTED,
+        changes="graph_cuda", reference="baseline_combined_cpu",
+        about="what no frame changes is worked out once: DETR's position terms and first self-attention",
+        needs=("cuda",),
+    ),
+    Rung(
+        "fused_convolutions_cuda", 6, sequential, _FUSED_CONVOLUTIONS,
+        changes="precomputed_cuda", reference="baseline_combined_cpu",
+        about="convolution, bias, residual and ReLU are one call of cuDNN", needs=("cuda",),
+    ),
+    Rung(
+        "box_kernels_cuda", 6, sequential, _BOX_KERNELS,
+        changes="fused_convolutions_cuda", reference="baseline_combined_cpu",
+        about="boxes are chosen and packed by two small kernels instead of thirty operations",
+        needs=("cuda", "cupy"),
     ),
     Rung(
         "tensorrt_cuda", 6, sequential, replace(_HALF, engine="tensorrt", options={}),
@@ -285,6 +305,19 @@ STAGE_9 = (
         Preparation("combined", "pinned", device="cuda", options={"frames": 4}),
         changes="batched_cuda", reference="baseline_combined_cpu",
         about="four frames in one pass on the GPU", needs=("cuda",),
+    ),
+    Rung(
+        "grouped_graph_cuda", 9, grouped_on_device,
+        replace(_BOX_KERNELS, options={**_BOX_KERNELS.options, "frames": 4}),
+        changes="box_kernels_cuda", reference="baseline_combined_cpu",
+        about="four frames, of one stream or of several, in one graph in half precision",
+        needs=("cuda", "cupy"),
+    ),
+    Rung(
+        "grouped_8_graph_cuda", 9, grouped_on_device,
+        replace(_BOX_KERNELS, options={**_BOX_KERNELS.options, "frames": 8}),
+        changes="grouped_graph_cuda", reference="baseline_combined_cpu",
+        about="eight frames in one graph in half precision", needs=("cuda", "cupy"),
     ),
 )  # fmt: skip
 

@@ -11,7 +11,7 @@ import ctypes
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -459,7 +459,7 @@ def installed() -> Iterator[None]:
     with ExitStack() as stack:
         names["cuda"] = _replaced(stack, "cupy.cuda", on_device)
         _replaced(stack, "cupy", names)
-        stack.enter_context(patch.object(cuda, "_torch_stream", lambda device: nullcontext()))
+        stack.enter_context(patch.object(cuda, "_cupy_stream", lambda pointer: Stream(number=pointer)))
         for room in (cuda, cuda_managed):
             stack.enter_context(patch.object(room, "kernel_function", _function))
         yield

@@ -138,6 +138,7 @@ class GpuReport:
         waits: of the host for the GPU.
         launches: operations, kernels and graphs that were put onto a stream; None on a real GPU,
             where they are not counted.
+        kernels: the same, with a graph's one by one.
         copies: between host and GPU.
         races: what streams, or a stream and the host, do to the same memory in no certain order.
     """
@@ -148,6 +149,7 @@ class GpuReport:
     def __init__(self) -> None:
         self.waits, self.copies, self.races = Waits(), Copies(), Races()
         self.launches: Any = 0
+        self.kernels: Any = 0
         self.launch_lines: Counter[SourceLine] = Counter()
 
     def reset(self) -> None:
@@ -156,7 +158,7 @@ class GpuReport:
         self.copies.clear()
         self.races.clear()
         self.launch_lines.clear()
-        self.launches = None if self.real else 0
+        self.launches = self.kernels = None if self.real else 0
 
     def notes(self) -> list[str]:
         """Sentences about what the report can and cannot tell."""

@@ -38,6 +38,20 @@ READ_BY_HOST = {
 }  # fmt: skip
 """Operations whose result, or its size, the host has to know."""
 
+ON_GPU: dict[Any, Any] = {
+    # One kernel, where PyTorch puts it together from others on the CPU; heads lie beside each other.
+    aten.scaled_dot_product_attention.default: lambda q, k, v, *how, **more: (
+        aten.scaled_dot_product_attention(q, k, v, *how, **more).transpose(1, 2).contiguous().transpose(1, 2)
+    ),
+    aten.cudnn_convolution_relu.default: lambda x, weight, bias, *how: (
+        aten.conv2d(x, weight, bias, *how).relu_()
+    ),
+    aten.cudnn_convolution_add_relu.default: lambda x, weight, z, alpha, bias, *how: (
+        aten.conv2d(x, weight, bias, *how).add_(z, alpha=alpha).relu_()
+    ),
+}  # fmt: skip
+"""Operations that a GPU has in another form than the CPU, and their values."""
+
 INDEXING = {
     aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default,
 }  # fmt: skip
@@ -161,6 +175,7 @@ class Gpu(GpuReport):
         self.strict = strict
         self.order = Order()
         self.launches: int = 0
+        self.kernels: int = 0
         self.on = False
         self.model = ModelClock()
         self.timed = False
@@ -237,11 +252,12 @@ class Gpu(GpuReport):
             return None
         return self.done(what, reads, writes, us, engine)
 
-    def done(self, what, reads, writes, us, engine="compute"):
-        """Notes an operation that reads and writes pieces of memory."""
+    def done(self, what, reads, writes, us, engine="compute", kernels=1):
+        """Notes an operation that reads and writes pieces of memory; a graph is many kernels."""
         self.model.works(self.stream, us, engine)
         line = learner_line()
         self.launches += 1
+        self.kernels += kernels
         self.launch_lines[line] += 1
         use, races = self.order.done(self.stream, reads, writes, what, line)
         self.found(races)
@@ -313,7 +329,8 @@ class Gpu(GpuReport):
         if any(leaf.gpu is not self or not self.on for leaf in given_here):
             return _afterwards(func, args, kwargs)
         whole = torch._C.DispatchKey.CompositeImplicitAutograd
-        if func.has_kernel_for_dispatch_key(whole):  # comes in one piece under inference mode
+        # Under inference mode such an operation comes in one piece.
+        if func.has_kernel_for_dispatch_key(whole) and func not in ON_GPU:
             with Everywhere():
                 return func.decompose(*args, **kwargs)
         if func is aten._to_copy.default:
@@ -334,21 +351,25 @@ class Gpu(GpuReport):
         if func in READ_BY_HOST or str(func) == "torchvision.nms.default":
             self.host_waits("a value", stream=self.stream)
         given, named = tree_unflatten([leaf.held if isinstance(leaf, OnGpu) else leaf for leaf in flat], spec)
-        result = func(*given, **named)
+        compute = ON_GPU.get(func, func)
+        result = compute(*given, **named)
         if not stays:
             return result
         mine = {id(leaf.held): leaf for leaf in here}
         wrapped = tree_map(lambda out: _wrapped(out, mine), result)
         made = [out for out in tree_flatten(wrapped)[0] if isinstance(out, OnGpu)]
-        if func.is_view and all(any(out.memory is each.memory for each in here) for out in made):
+        view = func.is_view or func is aten._unsafe_view.default
+        if view and all(any(out.memory is each.memory for each in here) for out in made):
             return wrapped  # a reshape may be a copy
         if str(func).startswith(("aten.empty", "aten.new_empty")):
             for out in made:
                 _rubbish(out.held)
             return wrapped
-        again = None if self.capture is None else _again(func, given, named, result)
+        again = None if self.capture is None else _again(compute, given, named, result)
         us = operation_us(func, given, named, result, [each.held for each in (*here, *made)])
         self.launch(str(func), again, here, made, us)
+        if func is aten.convolution.default and args[2] is not None:
+            self.launch("bias", lambda: None, here[2:], made)
         return wrapped
 
     def _with_indices_here(self, func, indexed, indices, *rest):

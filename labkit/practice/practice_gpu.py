@@ -44,9 +44,10 @@ def fake_gpu(*, strict: bool = False, real: bool | None = None) -> PracticeGpu |
     compile (`torch.compile` leaves a function as it is); know a second GPU, `torch.Generator("cuda")`
     or other processes, such as workers of a DataLoader or of `labkit.bench`; see what NumPy reads
     through an array that shares page-locked memory; run out of memory. Races are found by order, not
-    by luck: also those that would go well today. Launches are PyTorch's operations, of which a
-    real one may take several kernels, or none. Names that were imported from `torch.cuda` or `cupy`
-    before it was switched on (`from torch.cuda import Stream`) stay the real ones.
+    by luck: also those that would go well today. Launches are PyTorch's operations without views; a
+    convolution's bias is one of its own, attention is one, and libraries may still take several kernels
+    for one. Names that were imported from `torch.cuda` or `cupy` before it was switched on (`from
+    torch.cuda import Stream`) stay the real ones.
 
     Args:
         strict: a race raises GpuError where it happens; else it is a warning and a row of `gpu.races`.
@@ -158,7 +159,7 @@ class RealGpu(_Switch, GpuReport):
     def __init__(self) -> None:
         super().__init__()
         self.name = f"{torch.cuda.get_device_name()} (a real GPU)"
-        self.launches = None
+        self.launches = self.kernels = None
 
     def _switched_on(self, stack: ExitStack) -> None:
         stack.callback(torch.cuda.set_sync_debug_mode, torch.cuda.get_sync_debug_mode())

@@ -119,7 +119,8 @@ class Graph:
     def replay(self):
         """Does it all again; what it made before is overwritten."""
         memories = {id(each): each for _, reads, writes, _ in self.work for each in (*reads, *writes)}
-        Gpu.now.done("a graph", [], list(memories.values()), sum(us for *_, us in self.work))
+        us = sum(us for *_, us in self.work)
+        Gpu.now.done("a graph", [], list(memories.values()), us, kernels=len(self.work))
         with torch.inference_mode():
             for work, *_ in self.work:
                 work()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from labkit.models.engines.build import Engine, Request
+from labkit.models.fused_convolutions import fuse_convolutions
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -38,7 +39,7 @@ class EagerEngine:
 
 
 def build(request: Request) -> Engine:
-    """Eager PyTorch; options: fold_batch_norm, channels_last, time_convolutions."""
+    """Eager PyTorch; options: fold_batch_norm, fused_convolutions, channels_last, time_convolutions."""
     module, memory_format = shape_up(request)
     timed = bool(request.options.get("time_convolutions"))
     if request.precision == "fp32" and memory_format is torch.contiguous_format and not timed:
@@ -68,6 +69,8 @@ def shape_up(request: Request) -> tuple[nn.Module, torch.memory_format]:
     module = copy.deepcopy(request.module)
     if request.options.get("fold_batch_norm"):
         fold_batch_norms(module)
+    if request.options.get("fused_convolutions"):
+        fuse_convolutions(module)
     memory_format = torch.channels_last if request.options.get("channels_last") else torch.contiguous_format
     module = module.to(device=request.device, dtype=DTYPES[request.precision])
     if memory_format is torch.channels_last:
