@@ -38,7 +38,9 @@ def computed_once(func):
     made = {}
 
     def again(*args):
-        shapes = tuple((x.dtype, x.shape, x.stride()) if isinstance(x, torch.Tensor) else str(x) for x in args)
+        shapes = tuple(
+            (x.dtype, x.shape, x.stride()) if isinstance(x, torch.Tensor) else str(x) for x in args
+        )
         if shapes not in made:
             made[shapes] = func(*args)
         return made[shapes].clone()

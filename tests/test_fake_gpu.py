@@ -222,6 +222,7 @@ WAITS = {
     "grouped_graph_cuda": {"a copy to the host": 0.5},  # of two frames
     "ahead_cuda": {"an event": 1},
     "filter_fused_cuda": {"a copy to the host": 1},
+    "filter_graph_cuda": {"a copy to the host": 1},
 }  # fmt: skip
 
 

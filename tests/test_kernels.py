@@ -11,10 +11,9 @@ from labkit.core.errors import FrameError, UnavailableError, UsageError
 from labkit.filters import compile as compiler
 from labkit.filters import cuda, emulate, reference
 from labkit.filters.kernel_source import kernel_files, kernel_names, kernel_source
-from labkit.filters.launch_config import PLANNERS, Array, launch_plan
+from labkit.filters.launch_config import NETWORK_INPUT, PLANNERS, Array, launch_plan
 from labkit.filters.versions import VERSIONS
 
-IMAGE_FILES = [file for file in PLANNERS if file != "guided_5_detr.cu"]
 GUIDED_FILES = [file for file in PLANNERS if file.startswith("guided")]
 
 needs_gcc = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile kernels for the CPU")
@@ -42,14 +41,15 @@ def structured_image(shape):
 def expected_result(file, image, radius, eps=0.01):
     if file.startswith("edge"):
         return reference.edges(image)
-    if file == "guided_5_detr.cu":
-        return reference.detector_input(image, radius, eps)
+    if file in NETWORK_INPUT:
+        planes = reference.detector_input(image, radius, eps)
+        return planes if file == "guided_5_detr.cu" else planes.transpose(1, 2, 0)
     return reference.guided(image, radius, eps)
 
 
 def assert_close(file, found, expected):
-    if file == "guided_5_detr.cu":
-        np.testing.assert_allclose(found, expected, atol=2e-3 if found.dtype == np.float16 else 2e-5)
+    if file in NETWORK_INPUT:
+        np.testing.assert_allclose(found, expected, atol=2e-3 if found.dtype == np.float16 else 2e-4)
     else:
         assert found.shape == expected.shape
         apart = np.abs(found.astype(int) - expected)
@@ -69,7 +69,7 @@ def assert_close(file, found, expected):
     ids=str,
 )
 def test_kernel_equals_the_reference(file, shape):
-    if file == "guided_5_detr.cu":
+    if file in NETWORK_INPUT:
         shape = (*shape[:2], 3)
     image = structured_image(shape)
     made = launch_plan(file, shape, 4)
@@ -79,7 +79,9 @@ def test_kernel_equals_the_reference(file, shape):
 @needs_gcc
 @pytest.mark.parametrize(
     ("file", "radius"),
-    [(file, 16) for file in GUIDED_FILES[:4]] + [("guided_4_fused.cu", 1), ("guided_4_fused.cu", 9)],
+    [(file, 16) for file in GUIDED_FILES[:4]]
+    + [(file, radius) for file in ("guided_4_fused.cu", "guided_6_march.cu") for radius in (1, 9)]
+    + [("guided_6_march.cu", 7), ("guided_6_march.cu", 16)],
 )
 def test_kernel_at_other_radii(file, radius):
     image = structured_image((29, 41, 3))
@@ -93,16 +95,17 @@ def test_kernel_at_other_radii(file, radius):
 def test_largest_window_on_the_brightest_image_does_not_overflow():
     image = np.full((40, 40, 1), 255, np.uint8)
     image[::2] = 254
-    for file in ("guided_1_global.cu", "guided_4_fused.cu"):
+    for file in ("guided_1_global.cu", "guided_4_fused.cu", "guided_6_march.cu"):
         found = emulate.emulate_plan(launch_plan(file, image.shape, 16), image, 1e-6)
         assert_close(file, found, expected_result(file, image, 16, 1e-6))
 
 
 @needs_gcc
-def test_half_precision_is_the_rounded_float():
+@pytest.mark.parametrize("file", NETWORK_INPUT)
+def test_half_precision_is_the_rounded_float(file):
     image = structured_image((20, 34, 3))
-    single = emulate.emulate_plan(launch_plan("guided_5_detr.cu", image.shape, 4), image)
-    half = emulate.emulate_plan(launch_plan("guided_5_detr.cu", image.shape, 4, half=True), image)
+    single = emulate.emulate_plan(launch_plan(file, image.shape, 4), image)
+    half = emulate.emulate_plan(launch_plan(file, image.shape, 4, half=True), image)
     assert half.dtype == np.float16
     assert (half == single.astype(np.float16)).all()
 
@@ -143,6 +146,7 @@ def race_report(made, source):
 
 BARRIER = "__syncthreads();"
 WITH_BARRIERS = ["guided_2_shared.cu", "guided_3_separable.cu", "guided_4_fused.cu", "edge_2_shared.cu"]
+WITH_BARRIERS += ["guided_6_march.cu"]
 
 
 def barriers_of(file):
@@ -350,13 +354,13 @@ def test_the_table_is_printed_for_every_architecture(nvrtc, capsys):
     compiler.main()
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 80 for line in lines)
-    assert len(lines) == 2 + 12 * len(compiler.ARCHITECTURES)
+    assert len(lines) == 2 + 14 * len(compiler.ARCHITECTURES)
     assert any(line.split()[:3] == ["guided_4_fused", "fused", "120"] for line in lines)
 
 
 def test_table_has_a_row_for_each_kernel_and_architecture(nvrtc):
     rows = compiler.compile_all((80, 90))
-    assert len(rows) == 2 * (2 + 2 + 4 + 1 + 1 + 1 + 1)
+    assert len(rows) == 2 * (2 + 2 + 4 + 1 + 1 + 1 + 1 + 1 + 1)
     assert {row.file for row in rows} == set(PLANNERS)
     moved = {
         row.file: row.bytes_per_pixel for row in rows if row.arch == 90 and row.kernel in ("fused", "edges")
@@ -427,6 +431,8 @@ def test_grids_cover_the_image_and_no_more(file, shape):
         ("guided_4_fused.cu", False, 2),
         ("guided_5_detr.cu", False, 5),
         ("guided_5_detr.cu", True, 3),
+        ("guided_6_march.cu", False, 2),
+        ("guided_7_nhwc.cu", True, 3),
         ("edge_1_global.cu", False, 2),
     ],
 )
@@ -443,6 +449,7 @@ def test_bytes_per_value_by_hand(file, half, expected):
         ("guided_4_fused.cu", (4, 4, 3), 17, False, "radius is 1 to 16"),
         ("guided_4_fused.cu", (4, 4, 3), 4, True, "writes bytes"),
         ("guided_5_detr.cu", (4, 4, 1), 4, False, "3 channels, RGB"),
+        ("guided_7_nhwc.cu", (4, 4, 1), 4, False, "3 channels, RGB"),
         ("guided_1_global.cu", (40000, 40000, 3), 4, False, "too large"),
         ("guided_3_separable.cu", (65536, 1, 1), 4, False, "65536 px high"),
     ],

@@ -68,6 +68,7 @@ ONE_IDEA = [
     {"engine", "preprocess", "precision"},
     {"engine", "precision", "fold_batch_norm", "channels_last"},  # a peer at its best
     {"schedule", "filter", "filter_radius", "filter_eps", "filter_where"},  # a filter where there was none
+    {"filter", "filter_radius", "filter_eps", "filter_where"},  # a filter inside the graph
     {"filter", "filter_where"},  # a version that ends elsewhere
     {"schedule", "preprocess"},  # a second stream needs work to put on it
     {"schedule", "form", "depth"},  # as many frames under way as there are buffers

@@ -216,19 +216,19 @@ def test_host_smoothing_is_the_reference_filter(version):
     assert np.abs(smooth.astype(int) - image).max() > 3
 
 
-@pytest.mark.parametrize("where", ["device", "input"])
+@pytest.mark.parametrize("where", ["device", "input", "graph"])
 def test_device_smoothing_ends_where_it_says(where):
     import torch
 
     from labkit.filters.image_filters import guided_filter
     from labkit.models.preprocess import DETR_INPUT, with_torch
 
-    version = "cuda-detr" if where == "input" else "cuda-fused"
+    version = {"device": "cuda-fused", "input": "cuda-detr", "graph": "cuda-input"}[where]
     smoothing = DeviceSmoothing(FilterStep(version, where=where), TINY, "cpu", "fp32")
     image = make_frame(1).image
     wanted = guided_filter(image, version="torch")
     got = smoothing(torch.from_numpy(image)[None])
-    want = with_torch(wanted, DETR_INPUT) if where == "input" else torch.from_numpy(wanted)[None]
+    want = with_torch(wanted, DETR_INPUT) if where != "device" else torch.from_numpy(wanted)[None]
     torch.testing.assert_close(got, want)
     out = smoothing.new_out("cpu")
     assert smoothing(torch.from_numpy(image)[None], out) is out

@@ -199,14 +199,14 @@ class FilterStep:
         radius: of the window, px.
         eps: in squared intensity of images in [0, 1].
         where: "host", "round_trip" (up to the device and back, memory made anew for each frame),
-            "device" (on the bytes that were uploaded), or "input" (on the device, ending in the
-            detector's normalised input).
+            "device" (on the bytes that were uploaded), "input" (on the device, ending in the
+            detector's normalised input), or "graph" (the same, as part of the networks' engine).
     """
 
     version: str
     radius: int = 4
     eps: float = 0.01
-    where: Literal["host", "round_trip", "device", "input"] = "host"
+    where: Literal["host", "round_trip", "device", "input", "graph"] = "host"
 
     def __post_init__(self) -> None:
         if not 1 <= self.radius <= 16:

@@ -11,7 +11,7 @@ from labkit.core.errors import UsageError
 
 KERNELS = Path(__file__).parent / "kernels"
 
-_INCLUDE = re.compile(r'^#include "([^"]+\.cu)"$', re.MULTILINE)
+_INCLUDE = re.compile(r'^#include "([^"]+\.(?:cu|h))"$', re.MULTILINE)
 
 
 @cache
@@ -25,7 +25,7 @@ def kernel_source(file: str) -> str:
         UsageError: there is no such file.
     """
     path = KERNELS / file
-    if path.suffix != ".cu" or path.parent != KERNELS or not path.is_file():
+    if path.suffix not in (".cu", ".h") or path.parent != KERNELS or not path.is_file():
         known = ", ".join(kernel_files())
         raise UsageError(f"there is no kernel file {file!r}; there are {known}")
     text = path.read_text(encoding="utf-8")

@@ -21,6 +21,7 @@ Shape = tuple[int, int, int]
 GUIDED_MAX_RADIUS = 16
 MAX_GRID_HEIGHT = 65535
 IMAGE, OUT = "image", "out"  # names of a plan's input and output arrays
+NETWORK_INPUT = ("guided_5_detr.cu", "guided_7_nhwc.cu")  # files that end in a network's input
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,8 @@ def launch_plan(file: str, shape: Shape, radius: int = 4, *, half: bool = False)
         raise UsageError(f"a grid has at most {MAX_GRID_HEIGHT} rows; an image {shape[0]} px high has more")
     if not 1 <= radius <= GUIDED_MAX_RADIUS:
         raise UsageError(f"radius is 1 to {GUIDED_MAX_RADIUS} px, not {radius}")
-    if half and file != "guided_5_detr.cu":
-        raise UsageError(f"{file} writes bytes; half precision is for guided_5_detr.cu")
+    if half and file not in NETWORK_INPUT:
+        raise UsageError(f"{file} writes bytes; half precision is for {' and '.join(NETWORK_INPUT)}")
     made = PLANNERS[file](shape, radius)
     if not half:
         return made
@@ -210,10 +211,36 @@ def _guided_fused(shape: Shape, radius: int) -> LaunchPlan:
 
 
 def _guided_detr(shape: Shape, radius: int) -> LaunchPlan:
+    _check_rgb(shape)
+    return _fused("guided_5_detr.cu", shape, radius, Array((3, *shape[:2]), "float32"))
+
+
+def _march(file: str, shape: Shape, radius: int, out: Array) -> LaunchPlan:
+    columns, threads, strip = 2 if radius <= 7 else 1, 128, 32  # more columns have no registers beyond
+    tile = threads * columns - 4 * radius
     height, width, channels = shape
-    if channels != 3:
-        raise UsageError(f"the detector's input has 3 channels, RGB; this image has {channels}")
-    return _fused("guided_5_detr.cu", shape, radius, Array((3, height, width), "float32"))
+    grid = -(-width // tile), -(-height // strip), channels
+    return LaunchPlan(
+        file,
+        shape,
+        {"R": radius, "TILE": tile, "COLUMNS": columns, "STRIP": strip},
+        {IMAGE: _bytes(shape), OUT: out},
+        (Launch("march", grid, (threads, 1, 1), (IMAGE, OUT, "width", "height", "channels", "eps")),),
+    )
+
+
+def _guided_march(shape: Shape, radius: int) -> LaunchPlan:
+    return _march("guided_6_march.cu", shape, radius, _bytes(shape))
+
+
+def _guided_nhwc(shape: Shape, radius: int) -> LaunchPlan:
+    _check_rgb(shape)
+    return _march("guided_7_nhwc.cu", shape, radius, Array(shape, "float32"))
+
+
+def _check_rgb(shape: Shape) -> None:
+    if shape[2] != 3:
+        raise UsageError(f"the detector's input has 3 channels, RGB; this image has {shape[2]}")
 
 
 def _edges(file: str, shape: Shape, defines: dict[str, int], block: Dim3) -> LaunchPlan:
@@ -256,6 +283,8 @@ PLANNERS: dict[str, Callable[[Shape, int], LaunchPlan]] = {
     "guided_3_separable.cu": _guided_separable,
     "guided_4_fused.cu": _guided_fused,
     "guided_5_detr.cu": _guided_detr,
+    "guided_6_march.cu": _guided_march,
+    "guided_7_nhwc.cu": _guided_nhwc,
     "edge_1_global.cu": _edge_global,
     "edge_2_shared.cu": _edge_shared,
 }

@@ -101,6 +101,16 @@ _TABLE = (
         "one launch that ends in the detector's normalised input",
         kernel="guided_5_detr.cu", output="detr",
     ),
+    FilterVersion(
+        "guided", "cuda-march", "cuda", "cuda:guided",
+        "one launch that marches down strips, the window's rows in registers",
+        kernel="guided_6_march.cu",
+    ),
+    FilterVersion(
+        "guided", "cuda-input", "cuda", "cuda:guided",
+        "the same, ending in the detector's input with its channels last",
+        kernel="guided_7_nhwc.cu", output="detr",
+    ),
     FilterVersion("edge", "reference", "cpu", "reference:edges", "differences of integers in NumPy"),
     FilterVersion("edge", "opencv", "cpu", "opencv:edges", "cv2.absdiff and a saturating cv2.add"),
     FilterVersion("edge", "torch", "cpu", "torch_filter:edges", "torch, on the CPU"),

@@ -51,7 +51,7 @@ class DeviceSmoothing:
     def __init__(self, step: FilterStep, size: Size, device: str, precision: Precision) -> None:
         version = find_version("guided", step.version)
         self.step = step
-        self.ends_in_input = step.where == "input"
+        self.ends_in_input = step.where in ("input", "graph")
         if self.ends_in_input != (version.output == "detr"):
             raise UsageError(
                 f"filter version {version.short!r} ends in {version.output!r}, which where={step.where!r} "
@@ -59,11 +59,16 @@ class DeviceSmoothing:
             )
         self._half = self.ends_in_input and precision == "fp16"
         self._kernel: Any = None
+        self._channels_last = False
         self.shape = (size[1], size[0], 3)
         if device == "cuda" and version.kernel is not None:
             from labkit.filters.cuda import DeviceFilter
 
             self._kernel = DeviceFilter(version.kernel, self.shape, step.radius, half=self._half)
+            self._channels_last = self.ends_in_input and self._kernel.out.shape == self.shape
+
+    def __deepcopy__(self, memo: Any) -> DeviceSmoothing:
+        return self  # an engine copies the networks that it changes; a kernel is never changed
 
     def __call__(self, frame: Tensor, out: Tensor | None = None) -> Tensor:
         """Smooths (1, H, W, 3) uint8 on torch's current stream, without waiting.
@@ -76,6 +81,9 @@ class DeviceSmoothing:
         Returns:
             (1, H, W, 3) uint8, or the normalised input (1, 3, H, W), still on the device.
         """
+        if self._kernel is not None and self._channels_last:
+            place = None if out is None else out[0].permute(1, 2, 0)
+            return self._kernel(frame[0], self.step.eps, place).permute(2, 0, 1)[None]
         if self._kernel is not None:
             return self._kernel(frame[0], self.step.eps, None if out is None else out[0])[None]
         result = self._in_torch(frame)
@@ -86,7 +94,9 @@ class DeviceSmoothing:
         height, width, _ = self.shape
         shape = (1, 3, height, width) if self.ends_in_input else (1, height, width, 3)
         floats = torch.float16 if self._half else torch.float32
-        return torch.empty(shape, dtype=floats if self.ends_in_input else torch.uint8, device=device)
+        layout = torch.channels_last if self._channels_last else torch.contiguous_format
+        dtype = floats if self.ends_in_input else torch.uint8
+        return torch.empty(shape, dtype=dtype, device=device, memory_format=layout)
 
     def _in_torch(self, frame: Tensor) -> Tensor:
         with torch.inference_mode():

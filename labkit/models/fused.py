@@ -95,6 +95,23 @@ class FusedFromInput(FusedNetwork):
         return normalise_torch(gray_levels(values, self.came_as), spec)
 
 
+class SmoothedNetwork(nn.Module):
+    """A filter and the networks behind it as one module: (1, H, W, 3) uint8 -> (1, k, 8) float32.
+
+    Args:
+        smooth: (1, H, W, 3) uint8 -> the network's input.
+        network: a `FusedFromInput`.
+    """
+
+    def __init__(self, smooth: Callable[[Tensor], Tensor], network: FusedFromInput) -> None:
+        super().__init__()
+        self.smooth, self.network = smooth, network
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """One row per box, as `FusedNetwork`."""
+        return self.network(self.smooth(frame))
+
+
 def _layout(module: nn.Module) -> torch.memory_format:
     """Memory format of a network's convolutions; an input in another one costs copies of weights."""
     weight = next((p for p in module.parameters() if p.ndim == 4 and p.shape[-1] > 1), None)

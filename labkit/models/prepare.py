@@ -18,7 +18,7 @@ from labkit.models.cuda_streams import streams_for
 from labkit.models.decode import DetrDecoder
 from labkit.models.engines.build import Request, build_engine
 from labkit.models.filter_stage import AS_KERNEL, DeviceSmoothing, Filtered, host_smoothing
-from labkit.models.fused import FusedFromInput, FusedNet, FusedNetwork
+from labkit.models.fused import FusedFromInput, FusedNet, FusedNetwork, SmoothedNetwork
 from labkit.models.inputs import ByteInput, PinnedInput, calibration_frames, with_bytes
 from labkit.models.networks import Network, build, labels_of
 from labkit.models.pinned_upload import PinnedUpload
@@ -133,9 +133,14 @@ def _as_whole_frame(
         classifier.crop_input,
         rows(workload.objects),
     )
-    module, example = FusedNetwork(*parts), torch.zeros(1, height, width, 3, dtype=torch.uint8)
-    if preparation.filter is not None and preparation.filter.where == "input":
+    module: nn.Module = FusedNetwork(*parts)
+    example = torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    where = preparation.filter.where if preparation.filter is not None else None
+    if where == "input":
         module, example = FusedFromInput(*parts, came_as=AS_KERNEL), torch.zeros(1, 3, height, width)
+    if where == "graph":
+        from_input = FusedFromInput(*parts, came_as=AS_KERNEL)
+        module = SmoothedNetwork(_device_smoothing(preparation, workload), from_input)
     request = Request(
         module=module,
         example=example,
@@ -187,6 +192,8 @@ def _with_filter(net: Any, preparation: Preparation, workload: Workload) -> Any:
     if preparation.form == "parts" and step.where in ("host", "round_trip"):
         streams = streams_for(preparation.device, ("preprocess", "infer"))
         return Filtered(net, host_smoothing(step, preparation.device), streams)
+    if preparation.form == "whole_frame" and step.where == "graph":
+        return net  # the filter is part of its engine
     if preparation.form == "whole_frame" and step.where in ("device", "input"):
         return Filtered(net, _device_smoothing(preparation, workload))
     raise UsageError(f"a filter with where={step.where!r} does not go with the form {preparation.form!r}")

@@ -263,6 +263,13 @@ STAGE_4 = (
         about="the kernel ends in the network's normalised input: filter and preprocessing in one pass",
         needs=("cuda", "cupy"),
     ),
+    Rung(
+        "filter_graph_cuda", 4, sequential,
+        replace(_BOX_KERNELS, filter=FilterStep("cuda-input", where="graph")),
+        changes="box_kernels_cuda", reference="filter_opencv_cpu",
+        about="the frame is smoothed inside the graph, by a kernel that keeps its window in registers",
+        needs=("cuda", "cupy"),
+    ),
 )  # fmt: skip
 
 STAGE_5 = (

@@ -42,6 +42,8 @@ static inline void __syncthreads() { if (block_barrier) block_barrier->arrive_an
 template <class A, class B> static inline auto min(A a, B b) -> std::common_type_t<A, B> { return b < a ? b : a; }
 template <class A, class B> static inline auto max(A a, B b) -> std::common_type_t<A, B> { return a < b ? b : a; }
 template <class T> static inline T __ldg(const T *at) { return *at; }
+static inline float __fdividef(float a, float b) { return a / b; }
+static inline unsigned int __float_as_uint(float value) { unsigned int bits; std::memcpy(&bits, &value, 4); return bits; }
 template <class T> static inline T atomicAdd(T *at, T value) { return std::atomic_ref<T>(*at).fetch_add(value); }
 
 // The 16 bits of `value` in half precision, rounded to nearest even; what cvt.rn.f16.f32 gives.
@@ -51,6 +53,14 @@ static inline unsigned short half_bits(float value)
     unsigned short bits;
     std::memcpy(&bits, &half, sizeof bits);
     return bits;
+}
+
+// And back.
+static inline float half_value(unsigned short bits)
+{
+    _Float16 half;
+    std::memcpy(&half, &bits, sizeof bits);
+    return (float)half;
 }
 
 namespace cuda_on_cpu {
