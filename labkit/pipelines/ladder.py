@@ -320,12 +320,6 @@ STAGE_9 = (
         about="four frames, of one stream or of several, in one graph in half precision",
         needs=("cuda", "cupy"),
     ),
-    Rung(
-        "grouped_8_graph_cuda", 9, grouped_on_device,
-        replace(_BOX_KERNELS, options={**_BOX_KERNELS.options, "frames": 8}),
-        changes="grouped_graph_cuda", reference="baseline_combined_cpu",
-        about="eight frames in one graph in half precision", needs=("cuda", "cupy"),
-    ),
 )  # fmt: skip
 
 
