@@ -277,6 +277,8 @@ def _levels_apart(version: FilterVersion, found: Any, image: Image, radius: int,
     """Largest difference from the float64 reference, in grey levels."""
     if version.output == "image":
         return int(np.abs(found.astype(int) - reference.guided(image, radius, eps)).max())
+    if found.shape == image.shape:  # channels last
+        found = found.transpose(2, 0, 1)
     apart = np.abs(found - reference.detector_input(image, radius, eps)).max(axis=(1, 2))
     return round(float((apart * reference.DEVIATION).max()) * 255)
 
