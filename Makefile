@@ -44,10 +44,8 @@ gallery: $(READY) ## run every notebook; pages for reading in results/gallery
 soak: $(READY) ## the tests of minutes to hours, which nothing else runs
 	$(BIN)/python -m pytest -m slow
 
-gpu-check: $(READY) ## on a machine with a GPU: the GPU ladder, exports and plots, CUDA tests
-	LABKIT_HOME=results/gpu-check $(BIN)/labkit bench --device cuda --quick --seconds 2 --minutes 6; \
-	measured=$$?; LABKIT_HOME=results/gpu-check $(BIN)/labkit results export results/gpu-check/export; \
-	$(BIN)/python -m pytest -m gpu --timeout 600 && exit $$measured
+gpu-check: $(if $(PY),,$(READY)) ## on a machine with a GPU: kernels, rungs, CUDA tests, a record (PY=python3: installs nothing)
+	$(or $(PY),$(BIN)/python) .ci/gpu_check.py $(or $(STEPS),facts peaks kernels rungs profile tests bench compile)
 
 clean: ## remove the virtual environment and caches; results stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info

@@ -369,6 +369,21 @@ def test_table_has_a_row_for_each_kernel_and_architecture(nvrtc):
     assert moved["guided_5_detr.cu"] == 15
 
 
+def test_kernels_are_examined_with_the_options_that_cupy_adds(nvrtc):
+    import inspect
+
+    from cupy.cuda import compiler as of_cupy
+
+    text = inspect.getsource(of_cupy.compile_using_nvrtc) + inspect.getsource(of_cupy._compile_with_cache_cuda)
+    for option in compiler.CUPY_ADDS:
+        assert f"'{option}'" in text, option
+    source = """extern "C" __global__ void half(float *x) { x[threadIdx.x] *= 1.0e-38f; }"""
+    program = nvrtc.createProgram(source, "kernel.cu", (), ())
+    nvrtc.compileProgram(program, ("-arch=compute_90", *compiler.CUPY_ADDS))
+    assert ".ftz" in str(nvrtc.getPTX(program))
+    assert compiler.compile_source(source, {}, 90)["half"]["stack_bytes"] == 0
+
+
 def test_what_does_not_compile_shows_the_message(nvrtc):
     with pytest.raises(UsageError, match=r"does not compile for sm_90:\n(.|\n)*undefined"):
         compiler.compile_source('extern "C" __global__ void k(int *a) { a[0] = b; }', {}, 90)

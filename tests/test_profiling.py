@@ -148,6 +148,64 @@ def test_gpu_work_belongs_to_the_range_and_thread_that_asked_for_it(gpu_export):
     assert capture.ranges[0].start_ns == 1_000_000, "times count from the capture range"
 
 
+GRAPH_LAUNCH = f"""
+INSERT INTO StringIds VALUES (20, 'cudaGraphLaunch_v10000'), (21, 'void gemm<float>(float*)');
+INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME (start, end, globalTid, correlationId, nameId)
+    VALUES (1601000, 1651000, {PROCESS | THREAD}, 20, 20);
+"""
+AS_A_WHOLE = """
+CREATE TABLE CUPTI_ACTIVITY_KIND_GRAPH_TRACE (start INT, end INT, deviceId INT, contextId INT, {more}
+    streamId INT, correlationId INT, graphId INT, graphExecId INT{last});
+INSERT INTO CUPTI_ACTIVITY_KIND_GRAPH_TRACE (start, end, streamId, correlationId, graphId{pid})
+    VALUES (2801000, 3801000, 7, 20, 3{process});
+"""
+SCHEMAS = {
+    "2022": AS_A_WHOLE.format(more="", last=", globalPid INT", pid=", globalPid", process=f", {PROCESS}")
+    + "CREATE TABLE EXPORT_META_DATA (name TEXT, value TEXT);"
+    "INSERT INTO EXPORT_META_DATA VALUES ('EXPORT_PRODUCT_VERSION', '2022.4.2.1');",
+    "2023, nodes": f"""
+        ALTER TABLE CUPTI_ACTIVITY_KIND_KERNEL ADD COLUMN graphNodeId INT;
+        ALTER TABLE NVTX_EVENTS ADD COLUMN jsonTextId INT;
+        INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL (start, end, streamId, correlationId, globalPid, demangledName,
+            shortName, graphNodeId) VALUES
+            (2801000, 3301000, 7, 20, {PROCESS}, 21, 5, 1), (3301000, 3801000, 7, 20, {PROCESS}, 21, 5, 2);
+        CREATE TABLE META_DATA_EXPORT (name TEXT, value TEXT);
+        INSERT INTO META_DATA_EXPORT VALUES ('EXPORT_PRODUCT_VERSION', '2023.4.4.54');""",
+    "2026": AS_A_WHOLE.format(more="greenContextId INT,", last=", originalGraphId INT", pid="", process="")
+    + "ALTER TABLE CUPTI_ACTIVITY_KIND_KERNEL DROP COLUMN shortName;"
+    "ALTER TABLE NVTX_EVENTS DROP COLUMN textId;"
+    "DELETE FROM NVTX_EVENTS WHERE text IS NULL;"
+    "CREATE TABLE META_DATA_EXPORT (name TEXT, value TEXT);"
+    "INSERT INTO META_DATA_EXPORT VALUES ('EXPORT_PRODUCT_VERSION', '2026.1.1.10');",
+}
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_cuda_graphs_are_seen_in_exports_of_each_schema(tmp_path, schema):
+    capture = read_export(database(tmp_path / "graph.sqlite", GPU_TABLES + GRAPH_LAUNCH + SCHEMAS[schema]))
+    assert capture.profiler.startswith(f"nsys {schema[:4]}.")
+    began = capture.gpu[0].launched_ns - 1_101_000  # of the upload, which is asked for at 1,101,000
+    graph = [work for work in capture.gpu if work.launched_ns == 1_601_000 + began]
+    if "nodes" in schema:
+        assert [work.duration_ns for work in graph] == [500_000, 500_000]
+        assert capture.notes == ()
+    else:
+        assert [(work.name, work.duration_ns) for work in graph] == [("CUDA graph 3, as a whole", 1_000_000)]
+        assert "--cuda-graph-trace=node" in capture.notes[0]
+    assert sum(work.name == "gemm" for work in capture.gpu) == (5 if "nodes" in schema else 3)
+    assert all(work.thread == THREAD for work in graph)
+
+
+def test_nsys_is_asked_for_the_kernels_of_graphs_and_for_nothing_that_windows_lacks(monkeypatch):
+    line = Nsys(Path("nsys"), (2024, 1)).profile(Path("out"), ["python", "x.py"])
+    assert "--cuda-graph-trace=node" in line
+    assert "--cuda-graph-trace=node" in Nsys(Path("nsys"), (2022, 4)).launch("s", ["python"])
+    assert "--cuda-graph-trace=node" not in Nsys(Path("nsys"), (2021, 3)).profile(Path("out"), ["python"])
+    assert ("osrt" in nsys.TRACES) == (sys.platform != "win32")
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert "--engine nsys" in profiler.why_not_nsys()
+
+
 def test_other_files_are_refused_with_what_to_do(tmp_path):
     text = tmp_path / "text.sqlite"
     text.write_text("no database")
@@ -462,8 +520,11 @@ def test_an_nsys_that_fails_is_one_sentence(tmp_path, monkeypatch):
     stand_in(tmp_path, 'echo "no importer" >&2; exit 3')
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert nsys.find().version == (2022, 4, 2, 1)
+    job = ProfileTarget("resnet_opencv_cpu", TINY, "scenes", 1)
     with pytest.raises(UnavailableError, match=r"nsys profile failed \(3\): no importer"):
-        profile_rung(ProfileTarget("combined_cpu", TINY, "scenes", 1), "nsys")
+        profile_rung(job, "nsys")
+    seen = profile_rung(job, "auto")
+    assert seen.profiler.startswith("torch") and "nsys profile failed (3)" in seen.notes[0]
     stand_in(tmp_path, 'echo "labkit: there is no webcam 7" >&2; exit 3')
     with pytest.raises(SourceError, match=r"^there is no webcam 7$"):
         profile_rung(ProfileTarget("combined_cpu", TINY, "webcam:7", 1), "nsys")

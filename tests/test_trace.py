@@ -2,6 +2,8 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
+import torch
 
 from labkit.core import trace
 from labkit.core.trace import recording, span, tap
@@ -81,3 +83,56 @@ def test_works_without_nvtx():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "a"
+
+
+@pytest.fixture
+def slow_gpu(fake_gpu, monkeypatch):
+    """The practice GPU, whose events have passed only when the host has waited for them or for later ones."""
+    from labkit.practice.torch_cuda import Event
+
+    monkeypatch.setattr(Event, "query", lambda event: fake_gpu.order.host_knows(*event._last_before))
+    return fake_gpu
+
+
+def spans_of(n, streams):
+    """A recording of n spans on each of some streams in turn."""
+    with recording() as record:
+        x = torch.ones(4, device="cuda")
+        for stream in streams:
+            stream.wait_stream(torch.cuda.current_stream())
+        for i in range(n):
+            with torch.cuda.stream(streams[i % len(streams)]), span("infer", make_frame(i)):
+                x * 2
+    return record
+
+
+def test_spans_wait_for_the_last_event_of_a_stream_and_never_for_the_device(slow_gpu):
+    for streams in ([torch.cuda.current_stream()], [torch.cuda.current_stream(), torch.cuda.Stream()]):
+        record = spans_of(6, streams)
+        assert not record.complete()
+        slow_gpu.reset()
+        assert all(each.gpu_ms is not None for each in record.spans())
+        assert slow_gpu.waits.by_what() == {"an event": len(streams)}
+        assert record.complete()
+        record.spans()
+        assert len(slow_gpu.waits) == len(streams), "nothing is waited for twice"
+
+
+def test_the_bars_of_the_live_view_wait_for_nothing(slow_gpu):
+    from labkit.live.inference import Timing
+    from labkit.live.rates import BARS, Rates
+
+    rates, stream = Rates(), [torch.cuda.current_stream()]
+    records = [spans_of(3, stream) for _ in range(BARS)]
+    for record in records:
+        rates.answered(Timing("half_cuda", 0.01, 0.0, 0.02, 1.0, record))
+    slow_gpu.reset()
+    assert rates.bars() == []
+    records[BARS // 2].spans()  # somebody has waited until the GPU was so far
+    slow_gpu.reset()
+    bars = rates.bars()
+    assert len(bars) == BARS // 2 + 1 and all(bar["spans"]["infer"] > 0 for bar in bars)
+    torch.cuda.synchronize()
+    slow_gpu.reset()
+    assert len(rates.bars()) == BARS - len(bars)
+    assert slow_gpu.waits.by_what() == {}

@@ -5,7 +5,8 @@
 
 A span emits an NVTX range of the same name (visible to Nsight Systems) and, while a
 recording is open, notes host times and, with a GPU, two CUDA events on the current
-stream. It never synchronises: GPU times are resolved when the recording is read.
+stream. It never synchronises: GPU times are resolved when the recording is read, for which the host
+waits for those events alone, never for the device.
 """
 
 from __future__ import annotations
@@ -63,11 +64,10 @@ class Recording:
     _open: list[tuple[str, int, int, int, Any, Any]] = field(default_factory=list)
 
     def spans(self) -> list[SpanRecord]:
-        """All closed spans; waits once for the GPU if CUDA events were recorded."""
-        if self.cuda and self._open:
-            import torch
-
-            torch.cuda.synchronize()
+        """All closed spans; waits for the last CUDA event of each stream, if it has not passed yet."""
+        for *_, last in reversed(self._open):  # once it has passed, so have the earlier ones of its stream
+            if last is not None and not last.query():
+                last.synchronize()
         origin: Any = next((first for *_, first, _ in self._open if first is not None), None)
         return [
             SpanRecord(name, index, start, stop)
@@ -75,6 +75,10 @@ class Recording:
             else SpanRecord(name, index, start, stop, first.elapsed_time(last), origin.elapsed_time(first))
             for name, index, start, stop, first, last in self._open
         ]
+
+    def complete(self) -> bool:
+        """True once the GPU is done with all spans, so that reading them waits for nothing."""
+        return all(last is None or last.query() for *_, last in self._open)
 
     def clear(self) -> None:
         """Drop everything recorded so far, e.g. at the end of the warm-up."""

@@ -22,6 +22,9 @@ from labkit.core.terminal import print_text
 from labkit.filters.kernel_source import nvrtc_options
 from labkit.filters.launch_config import PLANNERS, LaunchPlan, Shape, launch_plan
 
+CUPY_ADDS = ("--device-as-default-execution-space", "-ftz=true")
+"""Options that CuPy gives NVRTC for every kernel that it builds: what is examined here is what will run."""
+
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 """Compute capabilities x 10: Turing, Ampere (A100, RTX 30), Ada, Hopper, Blackwell (B200, RTX 50)."""
 
@@ -127,7 +130,7 @@ def compile_source(source: str, defines: Mapping[str, int | str], arch: int) -> 
         UnavailableError: NVRTC is not installed.
     """
     nvrtc = _nvrtc()
-    options = (f"-arch=sm_{arch}", "--ptxas-options=-v", *nvrtc_options(defines))
+    options = (f"-arch=sm_{arch}", "--ptxas-options=-v", *nvrtc_options(defines), *CUPY_ADDS)
     program = nvrtc.createProgram(source, "kernel.cu", (), ())
     try:
         nvrtc.compileProgram(program, options)

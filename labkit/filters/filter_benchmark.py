@@ -208,23 +208,12 @@ def time_gpu_versions(
     graphs, apart = {}, {}
     with torch.inference_mode():
         for row, call in calls.items():
-            apart[row.short] = _levels_apart(row, call(place).cpu().numpy(), image, radius, eps)
-            graphs[row.short] = _graph_of(call, place)  # which needs the memory that `calls` holds
+            apart[row.short] = levels_apart(row, call(place).cpu().numpy(), image, radius, eps)
+            graphs[row.short] = graph_of_calls(call, place)  # which needs the memory that `calls` holds
 
-    modelled: set[bool] = set()
-
-    def seconds_of(graph: Any) -> float:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        ms = begin.elapsed_time(end)
-        modelled.add(type(ms) is not float)  # the practice GPU's events say by their type what they are
-        return float(ms) / 1e3 / CALLS
-
-    seconds = _interleaved(graphs, seconds_of, rounds)
-    name = torch.cuda.get_device_name() + ("; times are a model, not measured" if any(modelled) else "")
+    modelled = replay_s(next(iter(graphs.values())))[1]
+    seconds = _interleaved(graphs, lambda graph: replay_s(graph)[0], rounds)
+    name = torch.cuda.get_device_name() + ("; times are a model, not measured" if modelled else "")
     versions = tuple(VersionTimes(short, seconds[short], apart[short]) for short in graphs)
     return FilterTimes(size, radius, eps, versions, name)
 
@@ -259,7 +248,20 @@ def _on_device(
     return lambda place: ready(place, eps)
 
 
-def _graph_of(call: Callable[[Any], Any], place: Any) -> Any:
+def replay_s(graph: Any) -> tuple[float, bool]:
+    """Seconds of one call in a graph of `CALLS`, by the GPU's clock; and whether that is a model's."""
+    import torch
+
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    graph.replay()
+    end.record()
+    end.synchronize()
+    ms = begin.elapsed_time(end)
+    return float(ms) / 1e3 / CALLS, type(ms) is not float  # the practice GPU's events say what they are
+
+
+def graph_of_calls(call: Callable[[Any], Any], place: Any) -> Any:
     """CUDA graph of `CALLS` calls, replayed once."""
     import torch
 
@@ -273,7 +275,7 @@ def _graph_of(call: Callable[[Any], Any], place: Any) -> Any:
     return graph
 
 
-def _levels_apart(version: FilterVersion, found: Any, image: Image, radius: int, eps: float) -> int:
+def levels_apart(version: FilterVersion, found: Any, image: Image, radius: int, eps: float) -> int:
     """Largest difference from the float64 reference, in grey levels."""
     if version.output == "image":
         return int(np.abs(found.astype(int) - reference.guided(image, radius, eps)).max())

@@ -74,10 +74,14 @@ class Rates:
             return list(self._answers)
 
     def bars(self) -> list[dict[str, Any]]:
-        """The answers since the last call, with their milliseconds per span."""
+        """The answers since the last call, with their milliseconds per span.
+
+        It waits for nothing: an answer whose spans the GPU has not ended comes with the next call.
+        """
+        fresh = []
         with self._lock:
-            fresh = list(self._fresh)
-            self._fresh.clear()
+            while self._fresh and self._fresh[0].record.complete():
+                fresh.append(self._fresh.popleft())
         return [{"rung": a.rung, "spans": a.spans_ms(), "waited": 1e3 * a.waited_s} for a in fresh]
 
     def _rates(self, counts: dict[str, int]) -> dict[str, float]:

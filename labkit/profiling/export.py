@@ -9,6 +9,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,12 @@ _WORK_TABLES: dict[str, Literal["kernel", "copy", "fill"]] = {
     "CUPTI_ACTIVITY_KIND_MEMCPY": "copy",
     "CUPTI_ACTIVITY_KIND_MEMSET": "fill",
 }
+_GRAPH_TABLE = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"  # CUDA graphs that were traced as a whole
+_META_TABLES = ("EXPORT_META_DATA", "META_DATA_EXPORT")  # its names, the older one first
+GRAPHS_AS_A_WHOLE = (
+    "CUDA graphs were traced as a whole, so each replay counts as one kernel; "
+    "nsys profile --cuda-graph-trace=node shows the kernels inside"
+)
 _WAITING_CALLS = {
     "cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy",
     "cuCtxSynchronize", "cuStreamSynchronize", "cuEventSynchronize", "cuMemcpyDtoH", "cuMemcpyHtoD",
@@ -69,7 +76,7 @@ class _Export:
 
     def version(self) -> str:
         """Of the nsys that wrote the export."""
-        for row in self.rows("EXPORT_META_DATA"):
+        for row in chain.from_iterable(map(self.rows, _META_TABLES)):
             if row["name"] == "EXPORT_PRODUCT_VERSION":
                 return str(row["value"])
         return "of unknown version"
@@ -88,6 +95,7 @@ def _read(export: _Export, path: Path) -> Capture:
         gpu=tuple(_moved_work(w, began) for w in gpu),
         waits=tuple(_moved(w, began) for w in waits),
         file=path,
+        notes=(GRAPHS_AS_A_WHOLE,) if any(export.rows(_GRAPH_TABLE)) else (),
         has_gpu=any(table.startswith("CUPTI_ACTIVITY_KIND_") for table in export.tables),
     )
 
@@ -114,7 +122,12 @@ def _domain_key(event: sqlite3.Row) -> tuple[int, int]:
 
 
 def _text(export: _Export, event: sqlite3.Row) -> str:
-    return event["text"] if event["text"] is not None else export.string(event["textId"])
+    return event["text"] if event["text"] is not None else export.string(_column(event, "textId"))
+
+
+def _column(row: sqlite3.Row, name: str) -> Any:
+    """A column that not every version writes; None where it is missing."""
+    return row[name] if name in row.keys() else None  # noqa: SIM118 - a row's own `in` looks at values
 
 
 def _calls(export: _Export) -> tuple[dict[tuple[int, int], tuple[int, int]], list[Range]]:
@@ -131,20 +144,26 @@ def _calls(export: _Export) -> tuple[dict[tuple[int, int], tuple[int, int]], lis
 
 def _gpu_work(export: _Export, launches: dict[tuple[int, int], tuple[int, int]]) -> Iterator[GpuWork]:
     directions = {row["id"]: row["label"] for row in export.rows("ENUM_CUDA_MEMCPY_OPER")}
-    for table, kind in _WORK_TABLES.items():
+    processes = {process for process, _ in launches}
+    only = next(iter(processes)) if len(processes) == 1 else None
+    for table, kind in (*_WORK_TABLES.items(), (_GRAPH_TABLE, "kernel")):
         for row in export.rows(table):
-            launched = launches.get((_process(row), row["correlationId"]), (None, None))
-            name = _work_name(export, directions, kind, row)
+            of = _column(row, "globalPid")
+            process = only if of is None else of & ~_THREAD_BITS
+            launched = launches.get((process, row["correlationId"]), (None, None))
+            graph = table == _GRAPH_TABLE
+            name = _graph_name(row) if graph else _work_name(export, directions, kind, row)
             yield GpuWork(kind, name, row["start"], row["end"], row["streamId"], *launched)
 
 
-def _process(row: sqlite3.Row) -> int:
-    return row["globalPid"] & ~_THREAD_BITS
+def _graph_name(row: sqlite3.Row) -> str:
+    return f"CUDA graph {row['graphId']}, as a whole"
 
 
 def _work_name(export: _Export, directions: dict[int, str], kind: str, row: Any) -> str:
     if kind == "kernel":
-        return export.string(row["shortName"])
+        short = _column(row, "shortName")
+        return export.string(row["demangledName"] if short is None else short)
     if kind == "fill":
         return f"fill {row['bytes']} bytes"
     return f"{directions.get(row['copyKind'], 'copy')}, {row['bytes']} bytes"

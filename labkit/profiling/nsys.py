@@ -16,8 +16,8 @@ from pathlib import Path
 from labkit.core.errors import SourceError, UnavailableError, UsageError, WeightsError
 from labkit.profiling.capture import ANCHOR, ANCHOR_DOMAIN
 
-TRACES = "cuda,nvtx,osrt"
-"""Traced events: CUDA calls and GPU work (none without a GPU), ranges, waits in system calls."""
+TRACES = "cuda,nvtx" if sys.platform == "win32" else "cuda,nvtx,osrt"
+"""Traced events: CUDA calls and GPU work (none without a GPU), ranges, waits in POSIX's system calls."""
 
 _QUIET = ("--sample=none", "--cpuctxsw=none")  # sampling needs rights that few machines give
 _USUAL_PLACES = ("/opt/nvidia/nsight-systems/*/bin/nsys", "/usr/local/cuda*/bin/nsys")
@@ -44,10 +44,15 @@ class Nsys:
         """Name and version, for tables and pictures."""
         return f"nsys {'.'.join(map(str, self.version))}"
 
+    @property
+    def traces(self) -> tuple[str, ...]:
+        """Options for what is traced; the kernels of CUDA graphs by themselves, not each graph as a whole."""
+        return ("-t", TRACES, *(("--cuda-graph-trace=node",) if self.version >= (2022,) else ()))
+
     def profile(self, report: Path, command: list[str]) -> list[str]:
         """The command line that watches `command` while its capture range is open."""
         return [
-            str(self.path), "profile", "-t", TRACES, *_QUIET,
+            str(self.path), "profile", *self.traces, *_QUIET,
             "-c", "nvtx", "-p", f"{ANCHOR}@{ANCHOR_DOMAIN}", "--capture-range-end=stop",
             "--export=sqlite", "-f", "true", "-o", str(report), *command,
         ]  # fmt: skip
@@ -55,7 +60,7 @@ class Nsys:
     def launch(self, session: str, command: list[str]) -> list[str]:
         """The command line that runs `command` ready to be watched, but not watched yet."""
         return [
-            str(self.path), "launch", f"--session-new={session}", "-t", TRACES, "--wait=primary", *command
+            str(self.path), "launch", f"--session-new={session}", *self.traces, "--wait=primary", *command
         ]  # fmt: skip
 
     def start(self, session: str, report: Path) -> None:

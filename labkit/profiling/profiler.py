@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -131,7 +132,9 @@ def report_stem(name: str) -> Path:
 
 
 def why_not_nsys() -> str | None:
-    """Why nsys cannot watch any process here, in words; None if it can."""
+    """Why nsys is not taken by itself to watch a process here, in words; None if it is."""
+    if sys.platform == "win32":
+        return "nsys on Windows has no sessions and is not tried by itself; --engine nsys asks for it"
     found = nsys.find()
     if found is None:
         return "Nsight Systems (nsys) was not found on this machine"

@@ -148,11 +148,17 @@ def profile_rung(job: ProfileTarget, engine: str = "auto") -> Capture:
     if own_loop(chosen):
         why = "a loop of your own runs in this process, where nsys cannot look (%%profile NAME can)"
     found = nsys.find()
-    if engine == "nsys" and (why or found is None):
+    asked = engine == "nsys" and found is not None and sys.platform == "win32" and not own_loop(chosen)
+    if engine == "nsys" and not asked and (why or found is None):
         raise UnavailableError(f"{why}; --engine torch profiles without it")
-    if engine == "torch" or why or found is None:
+    if found is None or (not asked and (engine == "torch" or why)):
         return _with_torch(job, (f"torch.profiler watched: {why}",) if engine == "auto" and why else ())
-    return _with_nsys(job, found)
+    try:
+        return _with_nsys(job, found)
+    except UnavailableError as error:
+        if engine == "nsys":
+            raise
+        return _with_torch(job, (f"torch.profiler watched: {error}",))
 
 
 def ready(job: ProfileTarget) -> tuple[Rung, Prepared, list[Frame]]:
