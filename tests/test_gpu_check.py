@@ -90,3 +90,61 @@ def test_after_a_crash_the_rest_of_a_step_gets_a_new_process(check, tmp_path, mo
     assert told["found"] == {
         "a": {"agreement": 1.0}, "b": {"failed": "the process ended while it ran"}, "c": {"agreement": 1.0},
     }  # fmt: skip
+
+
+# What a machine's GPU needs, in the doctor's words
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "words"),
+    [
+        (13000, None, ("a CPU build", "--torch-backend=cu130", "cupy-cuda13x[ctk]")),
+        (12080, "13.0", ("built for CUDA 13.0", "--torch-backend=cu126", "cupy-cuda12x[ctk]")),
+        (11040, None, ("a CPU build", "driver for CUDA 12 or later")),
+        (None, None, ("--torch-backend=cu130",)),
+    ],
+)
+def test_a_torch_that_cannot_use_the_gpu_gets_the_command_for_one_that_can(monkeypatch, driver, cuda, words):
+    from labkit.bench import doctor
+    from labkit.core import gpu
+
+    state = {"name": "RTX 4060 Laptop GPU", "driver": "580.1", "cuda_driver": driver}
+    monkeypatch.setattr(gpu, "gpu_state", lambda: state)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    check = doctor._gpu()
+    assert check.state == "missing"
+    for each in words:
+        assert each in check.found + check.advice
+    assert "://" not in check.advice
+    assert all(len(line) <= 80 for line, _ in doctor.lines([check]))
+
+
+@pytest.mark.parametrize(("driver", "package"), [(12080, "cupy-cuda12x"), (13000, None)])
+def test_a_cupy_that_is_too_new_for_the_driver_is_exchanged(monkeypatch, driver, package):
+    import importlib.metadata
+
+    from labkit.bench import doctor
+    from labkit.core import gpu
+
+    def version(name):
+        if name == "cupy-cuda13x":
+            return "14.2.0"
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(gpu, "gpu_state", lambda: {"cuda_driver": driver})
+    check = doctor._cupy()
+    assert (check.state == "missing") == (package is not None)
+    assert package is None or f"pip install '{package}[ctk]'" in check.advice
+
+
+@pytest.mark.parametrize(("platform", "patience_s"), [("win32", 15.0), ("linux", 0.2)])
+def test_a_webcam_on_windows_has_the_time_that_media_foundation_takes(monkeypatch, platform, patience_s):
+    from labkit.sources import camera
+
+    given = {}
+    monkeypatch.setattr(camera.sys, "platform", platform)
+    monkeypatch.setattr(camera, "Camera", lambda connect, shown, **how: given.update(how))
+    camera.open_camera("webcam:0", None, None, open_timeout_s=0.1, read_timeout_s=0.1)
+    assert given["start_timeout_s"] == pytest.approx(patience_s)

@@ -164,8 +164,22 @@ def _gpu() -> Check:
     found = f"{state.get('name')}, driver {state.get('driver')}"
     if torch.cuda.is_available():
         return Check("gpu", "good", f"{found}, torch with CUDA {torch.version.cuda}")
-    advice = "install a torch built for a CUDA version that this driver supports, or a newer driver"
-    return Check("gpu", "missing", f"{found}, but torch cannot use it", advice)
+    kind = "a CPU build" if torch.version.cuda is None else f"built for CUDA {torch.version.cuda}"
+    advice = _torch_for(state.get("cuda_driver"))
+    return Check("gpu", "missing", f"{found}, but torch {torch.__version__} ({kind}) cannot use it", advice)
+
+
+def _torch_for(cuda_driver: int | None) -> str:
+    """How to get a torch that runs with a driver's CUDA, given as NVML tells it, e.g. 12080 for 12.8."""
+    major = 13 if cuda_driver is None else cuda_driver // 1000
+    if major < 12:
+        return "install a driver for CUDA 12 or later, from NVIDIA; no current torch runs with this one"
+    build, cupy = ("cu130", "cupy-cuda13x") if major >= 13 else ("cu126", "cupy-cuda12x")
+    return (
+        "for this driver: pip install uv, then uv pip install --reinstall torch torchvision "
+        f"--torch-backend={build} (pip by itself gets a CPU build on Windows); "
+        f"CuPy for it: pip install '{cupy}[ctk]'"
+    )
 
 
 def _cupy() -> Check:
@@ -182,7 +196,8 @@ def _cupy() -> Check:
     if driver and driver < built:
         return Check(
             "cupy", "missing", f"{version}, but the driver supports CUDA {driver // 1000} only",
-            f"install cupy-cuda{driver // 1000}x instead, or a newer driver",
+            f"pip uninstall {version.split()[0]}, then pip install 'cupy-cuda{driver // 1000}x[ctk]'; "
+            "or a newer driver",
         )  # fmt: skip
     return Check("cupy", "good", version)
 
@@ -219,6 +234,9 @@ def _camera() -> Check:
         cameras = list_cameras()
     except UnavailableError as error:
         return Check("camera", "note", str(error), "try: labkit bench --source webcam --quick")
+    if not cameras and "microsoft" in platform.release().lower():
+        found = "none: WSL passes none on"
+        return Check("camera", "missing", found, 'take the browser\'s: source "browser" of the live view')
     if not cameras:
         return Check("camera", "missing", "none that the system knows", instead)
     problems = [camera.problem for camera in cameras if camera.problem]

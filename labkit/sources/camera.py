@@ -8,6 +8,7 @@ grows old in a queue, and puts each into a slot for one frame, over the one befo
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 import time
 import weakref
@@ -28,6 +29,9 @@ from labkit.sources.spec import ANY_WEBCAM, redact, webcam_index
 
 # A loss is to be reported within 2 s; the rest is for a busy machine to get round to it.
 LOST_AFTER_S = 1.8
+SLOW_START_S = 15.0
+"""Wait for a webcam on Windows: Media Foundation, where DirectShow fails, takes up to 12 s to a picture."""
+
 _LEAST_PATIENCE_S = 0.5
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 1.0
@@ -254,7 +258,8 @@ def open_camera(
     if index == ANY_WEBCAM:
         return _first_webcam(size, fps, **timeouts_s)
     if index is not None:
-        return Camera(connect_webcam(index, size, fps), shown, **timeouts_s)
+        patience_s = max(open_timeout_s + read_timeout_s, SLOW_START_S if sys.platform == "win32" else 0.0)
+        return Camera(connect_webcam(index, size, fps), shown, **timeouts_s, start_timeout_s=patience_s)
     try:
         return Camera(connect_stream(spec, **timeouts_s), shown, **timeouts_s)
     except ConnectError as error:
