@@ -235,8 +235,12 @@ def _camera() -> Check:
     except UnavailableError as error:
         return Check("camera", "note", str(error), "try: labkit bench --source webcam --quick")
     if not cameras and "microsoft" in platform.release().lower():
-        found = "none: WSL passes none on"
-        return Check("camera", "missing", found, 'take the browser\'s: source "browser" of the live view')
+        return Check(
+            "camera",
+            "missing",
+            "none: WSL passes none on",
+            'take the browser\'s: source "browser" of the live view',
+        )
     if not cameras:
         return Check("camera", "missing", "none that the system knows", instead)
     problems = [camera.problem for camera in cameras if camera.problem]

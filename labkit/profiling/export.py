@@ -145,7 +145,7 @@ def _calls(export: _Export) -> tuple[dict[tuple[int, int], tuple[int, int]], lis
 def _gpu_work(export: _Export, launches: dict[tuple[int, int], tuple[int, int]]) -> Iterator[GpuWork]:
     directions = {row["id"]: row["label"] for row in export.rows("ENUM_CUDA_MEMCPY_OPER")}
     processes = {process for process, _ in launches}
-    only = next(iter(processes)) if len(processes) == 1 else None
+    only = next(iter(processes)) if len(processes) == 1 else -1  # -1: nobody knows whose it is
     for table, kind in (*_WORK_TABLES.items(), (_GRAPH_TABLE, "kernel")):
         for row in export.rows(table):
             of = _column(row, "globalPid")
