@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from labkit.results import checksums, codec, database, result_set, saving, schem
 from labkit.results.exports import export, import_reference, load_export, load_exports
 from labkit.results.records import Comparison, Run
 from labkit.results.saving import PointSaving, add_all
+from labkit.results.result_set import ResultSet
 from labkit.results.store import Prediction, Store, default_path
 from labkit.results.sweeps import keep_point, sweep_names, sweep_points
 from labkit.results.table import table
@@ -422,6 +424,38 @@ def test_a_busy_store_is_said_to_be_busy(lab: Store, monkeypatch: pytest.MonkeyP
             other.add_run(made_up_run())
         lab._db.execute("COMMIT")
         other.add_run(made_up_run())
+
+
+def test_a_disturbed_result_says_so_once_in_its_first_line(capsys, monkeypatch) -> None:
+    from labkit.cli import show_bench
+
+    busy = [f"other programs used {share}% of the CPU" for share in (16, 31)]
+    result = ResultSet(
+        [made_up_run("a", disturbances=busy[:1]), made_up_run("b", disturbances=(busy[1], "a fan ran"))],
+        [
+            made_up_comparison("a", "b", disturbances=busy[:1], settings={"device": "cpu"}),
+            made_up_comparison("a", "c"),
+        ],
+    )
+    told = f"disturbed (3 of 4 results, at worst): {busy[1]}; a fan ran. To repeat: labkit bench a b"
+    lines = str(result).splitlines()
+    assert lines[0] == told
+    assert not any("other programs" in line for line in lines[1:])
+    assert result._repr_html_().startswith(f"<p>{told}</p>")
+    assert "disturbed: other programs" in result.comparisons[0].sentence  # by itself it says so too
+    assert ResultSet([made_up_run("a")]).disturbed() == ""
+    assert str(ResultSet([made_up_run("a")])).splitlines()[0].split()[0] == "rung"
+
+    monkeypatch.setattr("sys.argv", ["/usr/bin/labkit", "bench", "a", "--source", "a b.mp4"])
+    show_bench.show(result)
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.startswith("disturbed (3 of 4 results")
+    assert out.count("other programs") == 1
+    assert "To repeat: labkit bench a --source 'a b.mp4'" in out
+    show_bench.show_comparison(replace(result.comparisons[0], id=1), as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"disturbed: {busy[0]}. To repeat: labkit")
+    assert not any("other programs" in line for line in lines[2:])
 
 
 def test_a_network_file_system_is_doubted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import typer
 
 from labkit.bench.progress import (
+    NOTE_STYLE,
     OPTIONAL,
     ProgressBar,
     err,
@@ -96,11 +99,11 @@ def show_comparison(comparison: Comparison, as_json: bool) -> None:
         print(json.dumps(comparison.to_json(), default=str))
     else:
         low, high = comparison.interval
+        _show_disturbances(ResultSet([], [comparison]))
         print_lines(
             [
-                comparison.sentence,
+                comparison.finding,
                 f"verdict: {comparison.verdict} (ratio {comparison.ratio:.3f}, {low:.3f} to {high:.3f})",
-                *(f"doubt: {reason}" for reason in comparison.disturbances),
             ]
         )
     if comparison.id is None:
@@ -108,7 +111,8 @@ def show_comparison(comparison: Comparison, as_json: bool) -> None:
 
 
 def show(result: ResultSet) -> None:
-    """The table, the sentences, and what was skipped."""
+    """What disturbed it, the table, the sentences, and what was skipped."""
+    _show_disturbances(result)
     if result.runs:
         out.print()
         print_table(runs_table(result.runs), OPTIONAL)
@@ -116,7 +120,7 @@ def show(result: ResultSet) -> None:
         print_lines(legend(result.runs), style="dim")
     if result.comparisons:
         print_lines(["", "Measured in interleaved rounds on the same frames:"], style="bold")
-        print_lines(f"  {comparison.sentence}" for comparison in result.comparisons)
+        print_lines(f"  {comparison.finding}" for comparison in result.comparisons)
     if result.skipped:
         print_lines(["", "Not measured:"], style="bold")
         reasons: dict[str, list[str]] = {}
@@ -125,6 +129,14 @@ def show(result: ResultSet) -> None:
         print_lines(f"  {', '.join(names)}: {why}" for why, names in reasons.items())
         if late := reasons.get(TIME_IS_UP):
             print_lines(["", "To measure what was left out:", f"  labkit bench {' '.join(late)}"])
+
+
+def _show_disturbances(result: ResultSet) -> None:
+    """The first line of a disturbed result, with the command that repeats it."""
+    program, *arguments = sys.argv
+    called = Path(program).stem in ("labkit", "__main__")  # else from Python, which has no command
+    if doubt := result.disturbed(shlex.join(["labkit", *arguments]) if called else None):
+        print_lines([doubt], style=NOTE_STYLE)
 
 
 def leave_pictures(result: ResultSet, store_path: Path) -> None:

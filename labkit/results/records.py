@@ -321,6 +321,11 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
+        """The result in words, with its interval and what disturbed it."""
+        return "; ".join([self.finding, *(f"disturbed: {each}" for each in self.disturbances)])
+
+    @property
+    def finding(self) -> str:
         """The result in words, with its interval; the only form in which a gain is stated."""
         low, high = self.interval
         ratio = self.ratio
@@ -334,13 +339,11 @@ class Comparison:
         elif self.verdict == "same":
             text = f"{self.b} is as fast as {self.a} within 2% ({ratio:.2f}x, {basis})"
         elif self.busy_share > BUSY:
-            return (
-                f"{self.b} vs {self.a}: cannot tell: {'; '.join(self.disturbances)} ({ratio:.2f}x, {basis})"
-            )
+            return f"{self.b} vs {self.a}: cannot tell on so busy a machine ({ratio:.2f}x, {basis})"
         else:
             text = f"{self.b} vs {self.a}: no significant difference ({ratio:.2f}x, {basis})"
         doubts = [] if self.agrees else ["its answers differ: not a like-for-like gain"]
-        return "; ".join([text, *doubts, *(f"disturbed: {each}" for each in self.disturbances)])
+        return "; ".join([text, *doubts])
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as plain data for `--json`."""

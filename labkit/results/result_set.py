@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -71,10 +72,31 @@ class ResultSet:
         ]
         return shown_table(rows, columns)
 
+    def disturbed(self, command: str | None = None) -> str:
+        """What disturbed the machine, once, at its worst, and what repeats it; empty if nothing did.
+
+        Args:
+            command: that measured these results; by default one that measures the disturbed rungs again.
+        """
+        records: list[Run | Comparison] = [*self.runs, *self.comparisons]
+        doubted = [record for record in records if record.disturbances]
+        if not doubted:
+            return ""
+        reasons: dict[str, str] = {}
+        for reason in (each for record in doubted for each in record.disturbances):
+            kind = re.sub(r"[\d.]+", "#", reason)
+            reasons[kind] = max(reasons.get(kind, reason), reason, key=_first_number)
+        if command is None:
+            names = [name for r in doubted for name in ((r.rung,) if isinstance(r, Run) else (r.a, r.b))]
+            quick = " --quick" if all(record.quick for record in doubted) else ""
+            command = f"labkit bench {' '.join(dict.fromkeys(names))}{quick}"
+        share = f" ({len(doubted)} of {len(records)} results, at worst)" if len(records) > 1 else ""
+        return f"disturbed{share}: {'; '.join(reasons.values())}. To repeat: {command}"
+
     def sentences(self) -> list[str]:
         """Each comparison in words with its interval, what was not measured, and the notes."""
         return [
-            *(comparison.sentence for comparison in self.comparisons),
+            *(comparison.finding for comparison in self.comparisons),
             *(f"{name} was not measured: {reason}." for name, reason in self.skipped.items()),
             *self.notes,
         ]
@@ -187,12 +209,18 @@ class ResultSet:
 
     def __str__(self) -> str:
         figures = self.table().to_string(index=False, na_rep="-") if self.runs else "no runs"
-        return printable("\n".join([figures, *self.sentences()]))
+        return printable("\n".join(filter(None, [self.disturbed(), figures, *self.sentences()])))
 
     def _repr_html_(self) -> str:
         figures = table_html(self.table()) if self.runs else "<p>no runs</p>"
         sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.sentences())
-        return f"{figures}<ul>{sentences}</ul>" if sentences else figures
+        first = f"<p>{escape(self.disturbed())}</p>" if self.disturbed() else ""
+        return f"{first}{figures}<ul>{sentences}</ul>" if sentences else f"{first}{figures}"
+
+
+def _first_number(text: str) -> float:
+    found = re.search(r"\d+(\.\d+)?", text)
+    return float(found[0]) if found else -1.0
 
 
 def results(rung: str | None = None, stage: int | None = None, *, recorded: bool = False) -> ResultSet:
