@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,7 @@ class Machine:
     live: list = field(default_factory=list)
     most: int = 0
     started: list = field(default_factory=list)
+    lock: object = field(default_factory=threading.Lock)
 
     def left(self, kind=0):
         return (self.memory, self.gpu)[kind] - sum(each.takes[kind] for each in self.live)
@@ -53,6 +55,10 @@ class Machine:
         return {"memory_mib": self.gpu >> 20, "memory_used_mib": used >> 20} if self.gpu else None
 
     def start(self, one, _context):
+        with self.lock:  # pairs are started at the same time
+            return self._start(one)
+
+    def _start(self, one):
         worker = FakeWorker(self, one, self.takes.get(one.name, self.takes["else"]))
         if self.left(0) < worker.takes[0] or (worker.takes[1] and self.left(1) < worker.takes[1]):
             raise WorkerError(f"the process measuring {one.name} died (SIGKILL, as when memory runs out)")
@@ -107,7 +113,7 @@ def measured(monkeypatch):
         same = Agreement("x", 1, 1.0, None, 0.0, 0)
         monkeypatch.setattr(headroom_module, "available_memory", machine.left)
         monkeypatch.setattr(headroom_module, "gpu_state", machine.gpu_state)
-        monkeypatch.setattr(run_module, "_start", machine.start)
+        monkeypatch.setattr(run_module, "_worker", machine.start)
         monkeypatch.setattr(run_module, "_answer_reference", lambda *_: None)
         monkeypatch.setattr(run_module, "_check", lambda *_: same)
         monkeypatch.setattr(run_module, "_evaluate", lambda *_: {})
