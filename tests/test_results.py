@@ -26,8 +26,8 @@ from labkit.core.files import recorded_folder, write_atomic
 from labkit.results import checksums, codec, database, result_set, saving, schema
 from labkit.results.exports import export, import_reference, load_export, load_exports
 from labkit.results.records import Comparison, Run
-from labkit.results.saving import PointSaving, add_all
 from labkit.results.result_set import ResultSet
+from labkit.results.saving import PointSaving, add_all
 from labkit.results.store import Prediction, Store, default_path
 from labkit.results.sweeps import keep_point, sweep_names, sweep_points
 from labkit.results.table import table
