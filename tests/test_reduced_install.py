@@ -78,3 +78,11 @@ def test_commands_work_without_them(site: Path, tmp_path: Path, command: list[st
     done = python(site, f"from labkit.cli.main import main; raise SystemExit(main({command!r}))", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_doctor_says_what_each_extra_gives_and_how_to_get_it(site: Path, tmp_path: Path) -> None:
+    done = python(site, "import labkit; print(*labkit.doctor(), sep='\\n')", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for extra in ("engines", "accuracy", "scale"):
+        line = next(line for line in done.stdout.splitlines() if f"what='{extra}'" in line)
+        assert "state='missing'" in line and "gives " in line and f"pip install 'labkit[{extra}]'" in line

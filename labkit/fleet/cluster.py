@@ -263,7 +263,7 @@ def _make_folder() -> Path:
     import psutil
 
     root = Path(tempfile.gettempdir())
-    if len(str(root)) > 22 and Path("/tmp").is_dir():
+    if len(str(root)) > 11 and Path("/tmp").is_dir():
         root = Path("/tmp")
     for left in root.glob(f"{FOLDER_PREFIX}*"):
         owner = left.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
