@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -100,8 +101,15 @@ def bench(
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="The rung to compare with.")],
-    b: Annotated[str, typer.Argument(help="The rung that should be faster.")],
+    a: Annotated[str, typer.Argument(help="The rung to compare with; with --commits your FILE.py:FUNCTION.")],
+    b: Annotated[str | None, typer.Argument(help="The rung that should be faster.")] = None,
+    commits: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Compare your loop at two revisions of its git repository."),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="RUNG", help="With --commits: whose networks your loop gets.")
+    ] = None,
     source: SourceOption = "photos",
     size: SizeOption = "640x480",
     fit: FitOption = "letterbox",
@@ -116,13 +124,18 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Say how many times faster rung B is than rung A, with an interval and a verdict."""
-    from labkit.bench.run import compare as measure
+    from labkit.bench.commits import compare_commits
+    from labkit.bench.run import compare as compare_rungs
     from labkit.cli.show_bench import show_comparison, stored_as_measured
 
+    if commits is not None and b is None:
+        measure = partial(compare_commits, a, *commits, against=against)
+    elif commits is None and b is not None and against is None:
+        measure = partial(compare_rungs, a, b)
+    else:
+        raise UsageError("compare takes two rungs, A B; or one loop of yours and --commits A B")
     with stored_as_measured() as progress:
         comparison = measure(
-            a,
-            b,
             source=source,
             size=parse_size(size),
             fit=fit,

@@ -84,6 +84,10 @@ class Loop:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "function": None, "_pickled": self._as_bytes()}
 
+    def keep_pickled(self) -> None:
+        """Fixes what other processes get, before modules of the same names are imported from elsewhere."""
+        self._pickled = self._as_bytes()
+
     def _as_bytes(self) -> bytes:
         import cloudpickle
 
