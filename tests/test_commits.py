@@ -89,10 +89,12 @@ def test_the_command_measures_two_commits_in_turns(repository, monkeypatch, caps
     short = replace(run_module.QUICK_PAIR, rounds=9, processes=1, turn_s=0.05)
     monkeypatch.setattr(run_module, "QUICK_PAIR", short)
     options = "--quick --json --model-set lab --size 64x48 --source scenes"
-    main(["compare", "code/loops.py:my_loop", "--commits", "HEAD~1", "HEAD", *options.split()])
+    with pytest.raises(SystemExit, match="0"):
+        main(["compare", "code/loops.py:my_loop", "--commits", "HEAD~1", "HEAD", *options.split()])
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (said["verdict"], said["a"].partition("@")[0]) == ("faster", "my_loop")
-    assert said["ratio"] > 3
+    assert [said[side].partition("@")[0] for side in "ab"] == ["my_loop", "my_loop"]
+    assert said["agrees"]
+    assert said["ratio"] > 2  # 10 on a machine that does nothing else
     with pytest.raises(SystemExit, match="2"):
         main(["compare", "a", "b", "--commits", "HEAD", "HEAD"])
     with pytest.raises(SystemExit, match="2"):

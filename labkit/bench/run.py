@@ -54,6 +54,7 @@ FAILED = "failed"
 """First word of the reason why a rung that can run here was not measured."""
 MEMORY_RAN_OUT = re.compile("memory r[au]ns? out|out of memory", re.IGNORECASE)
 _STARTED_TOGETHER = min(4, os.cpu_count() or 1)
+_SIDE_BY_SIDE = 0.75  # reserved for starting processes at once, of what they take one after another
 
 
 def bench(
@@ -518,7 +519,7 @@ def _comparing_s(runs: Sequence[Run], measured: Mapping[str, Worker], context: C
     if context.rounds is None:
         return 0.0
     compared = [run for run in runs if run.rung in measured]
-    start_s = sum(run.startup_s for run in compared) / min(_STARTED_TOGETHER, max(1, len(compared)))
+    start_s = _SIDE_BY_SIDE * sum(run.startup_s for run in compared)
     return context.rounds.expected_s([1 / run.fps for run in compared], start_s)
 
 
