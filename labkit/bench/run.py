@@ -39,7 +39,7 @@ from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Fit, Rung, Size, Workload
 from labkit.models.flops import gflop_per_frame, mb_per_frame
 from labkit.models.prepare import resolve_all
-from labkit.models.weights import MODELS, Weights
+from labkit.models.weights import Weights, models_of
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.pipelines.ladder import select_rungs
 from labkit.pipelines.own_loop import again, as_rung, own_loop
@@ -67,6 +67,8 @@ def bench(
     fit: Fit = "letterbox",
     objects: int = 5,
     model_set: str = "full",
+    detector: str | None = None,
+    classifier: str | None = None,
     weights: str = "auto",
     seed: int = 0,
     noise: float = 0.0,
@@ -101,6 +103,8 @@ def bench(
         fit: how images of another shape are brought to that size, see `open_source`.
         objects: best boxes kept per frame.
         model_set: "full" (DETR-R50 and ResNet-18) or "lab" (small models that ship with labkit).
+        detector, classifier: others than the full set's DETR-R50 and ResNet-18, such as
+            "rt_detr_v2_r18" and "convnext_tiny"; `labkit weights` lists them.
         weights: "auto", "pretrained" or "random".
         seed: of random weights, drawn scenes and the order of rounds.
         noise: standard deviation of noise added to drawn scenes, in grey levels.
@@ -145,7 +149,16 @@ def bench(
         result = run_benchmark(
             chosen,
             source=source,
-            workload=Workload(model_set, weights, size, objects, seed=seed, fit=fit),  # type: ignore[arg-type]
+            workload=Workload(
+                model_set,  # type: ignore[arg-type]
+                weights,  # type: ignore[arg-type]
+                size,
+                objects,
+                seed=seed,
+                fit=fit,
+                detector=detector,
+                classifier=classifier,
+            ),
             plan=plan if seconds is None else replace(plan, seconds=seconds),
             rounds=_round_plan(quick, len(chosen)) if compare and scenario == "closed" else None,
             store=store,
@@ -171,6 +184,8 @@ def compare(
     fit: Fit = "letterbox",
     objects: int = 5,
     model_set: str = "full",
+    detector: str | None = None,
+    classifier: str | None = None,
     weights: str = "auto",
     seed: int = 0,
     open_timeout_s: float = 5.0,
@@ -185,8 +200,8 @@ def compare(
         a, b: two rungs that do the same work: names, rungs or loops of your own, as in `bench`;
             "my_loop@previous" is the version of a loop before its cell was changed. Twice the same
             one shows how far two measurements of one thing differ.
-        source, size, fit, objects, model_set, weights, seed, open_timeout_s, read_timeout_s, quick,
-            progress: as in `bench`.
+        source, size, fit, objects, model_set, detector, classifier, weights, seed, open_timeout_s,
+            read_timeout_s, quick, progress: as in `bench`.
         rounds: 9 or more, shared out over 7 pairs of fresh processes, or 5 where `quick`; default 14, or
             10 where `quick`.
 
@@ -203,7 +218,16 @@ def compare(
             rungs[0],
             rungs[-1],
             source=source,
-            workload=Workload(model_set, weights, size, objects, seed=seed, fit=fit),  # type: ignore[arg-type]
+            workload=Workload(
+                model_set,  # type: ignore[arg-type]
+                weights,  # type: ignore[arg-type]
+                size,
+                objects,
+                seed=seed,
+                fit=fit,
+                detector=detector,
+                classifier=classifier,
+            ),
             rounds=plan,
             store=store,
             reporter=reporter,
@@ -285,6 +309,7 @@ def run_benchmark(
     reporter = reporter or Reporter()
     workload = workload or Workload()
     result = ResultSet()
+    models_of(workload)  # an unknown name is told before anything is read
     runnable = _runnable(rungs, result, reporter)
     if not runnable:
         return result
@@ -347,7 +372,7 @@ def _report_random_weights(weights: Mapping[str, Weights], reporter: Reporter) -
 def _photographs(
     place: CocoFolder, weights: Mapping[str, Weights], workload: Workload, n: int, reporter: Reporter
 ) -> Photographs:
-    labels = detector_labels(weights[MODELS[workload.model_set][0]])
+    labels = detector_labels(weights[models_of(workload)[0]])
     reporter.step("reading photographs")
     photographs = read_coco(place, labels, workload.size, n)
     if unknown := photographs.about["categories_unknown"]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labkit.cli.options import (
+    ClassifierOption,
+    DetectorOption,
     FitOption,
     JsonOption,
     ObjectsOption,
@@ -55,6 +57,8 @@ def fleet(
     source: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, addresses, cameras.")],
     rung: RungOption = "auto",
     model_set: ModelsOption = "auto",
+    detector: DetectorOption = None,
+    classifier: ClassifierOption = None,
     weights: WeightsOption = "auto",
     size: SizeOption = "640x480",
     fit: FitOption = "letterbox",
@@ -82,7 +86,7 @@ def fleet(
     plan = Plan(
         sources=tuple(source),
         rung=with_group(_rung(rung, batch), batch),
-        workload=_workload(model_set, weights, size, fit, objects, threshold, seed),
+        workload=_workload(model_set, weights, size, fit, objects, threshold, seed, detector, classifier),
         fps=fps,
         seconds=seconds,
         out=out,
@@ -183,6 +187,8 @@ def batch_command(
     out: Annotated[Path, typer.Option(help="Folder for detections; the same one again resumes.")],
     rung: RungOption = "auto",
     model_set: ModelsOption = "auto",
+    detector: DetectorOption = None,
+    classifier: ClassifierOption = None,
     weights: WeightsOption = "auto",
     size: SizeOption = "640x480",
     fit: FitOption = "letterbox",
@@ -206,7 +212,7 @@ def batch_command(
         folder=folder,
         out=out,
         rung=with_group(_rung(rung, batch), batch),
-        workload=_workload(model_set, weights, size, fit, objects, threshold, seed),
+        workload=_workload(model_set, weights, size, fit, objects, threshold, seed, detector, classifier),
         segment=segment,
         engines=engines,
         timeouts_s=(open_timeout, read_timeout),
@@ -270,19 +276,32 @@ def _rung(name: str, group: int | None) -> Rung:
 
 
 def _workload(
-    model_set: str, weights: str, size: str, fit: Fit, objects: int, threshold: float, seed: int
+    model_set: str,
+    weights: str,
+    size: str,
+    fit: Fit,
+    objects: int,
+    threshold: float,
+    seed: int,
+    detector: str | None,
+    classifier: str | None,
 ) -> Workload:
     from labkit.core.types import Workload
     from labkit.live.settings import default_models
+    from labkit.models.weights import models_of
 
-    if model_set == "auto" and weights != "auto":
-        model_set = "full"  # only that set has a choice of weights
+    if model_set == "auto" and (weights != "auto" or detector or classifier):
+        model_set = "full"  # only that set has a choice of weights and models
     if model_set == "auto":
         model_set, weights = default_models()
     if model_set == "lab" and weights not in ("auto", "pretrained"):
         raise UsageError("the lab's own models ship with their weights; leave out --weights")
     base = Workload(size=parse_size(size), fit=fit, objects=objects, threshold=threshold, seed=seed)
-    return replace(base, model_set=model_set, weights=weights)  # type: ignore[arg-type]
+    workload = replace(
+        base, model_set=model_set, weights=weights, detector=detector, classifier=classifier  # type: ignore[arg-type]
+    )
+    models_of(workload)  # an unknown name is told before anything starts
+    return workload
 
 
 def _to_json(summary: Summary) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from typing import Annotated, cast
 
 import typer
 
+from labkit.core.types import Workload
 from labkit.cli.options import (
+    ClassifierOption,
+    DetectorOption,
     FitOption,
     ObjectsOption,
     OpenTimeoutOption,
@@ -30,6 +33,8 @@ def live(
     model_set: Annotated[
         str, typer.Option(help="full, lab, or auto: what can recognise something.")
     ] = "auto",
+    detector: DetectorOption = None,
+    classifier: ClassifierOption = None,
     size: SizeOption = "640x480",
     fit: FitOption = "letterbox",
     open_timeout: OpenTimeoutOption = 5.0,
@@ -45,13 +50,18 @@ def live(
     from labkit.bench.doctor import screen
     from labkit.live.page import serve
     from labkit.live.settings import LiveSettings, ModelSet
+    from labkit.models.weights import models_of
     from labkit.pipelines.ladder import rung as rung_named
 
     if rung != "auto":
         rung_named(rung)  # an unknown name is told before a server starts
+    if detector or classifier:
+        models_of(Workload(detector=detector, classifier=classifier))
     settings = LiveSettings(
         rung=rung,
         model_set=cast("ModelSet", model_set),
+        detector=detector,
+        classifier=classifier,
         size=parse_size(size),
         threshold=threshold,
         objects=objects,

@@ -10,6 +10,8 @@ import typer
 
 from labkit.bench.progress import err, out, print_lines, print_table
 from labkit.cli.options import (
+    ClassifierOption,
+    DetectorOption,
     FitOption,
     ModelSetOption,
     ObjectsOption,
@@ -45,6 +47,8 @@ def profile(
     read_timeout: ReadTimeoutOption = 2.0,
     objects: ObjectsOption = 5,
     model_set: ModelSetOption = "full",
+    detector: DetectorOption = None,
+    classifier: ClassifierOption = None,
     weights: WeightsOption = "auto",
     seed: SeedOption = 0,
     engine: Annotated[str, typer.Option(help="auto, nsys or torch.")] = "auto",
@@ -71,6 +75,8 @@ def profile(
         read_timeout_s=read_timeout,
         objects=objects,
         model_set=model_set,
+        detector=detector,
+        classifier=classifier,
         weights=weights,
         seed=seed,
         engine=engine,

@@ -77,25 +77,37 @@ def rungs(as_json: JsonOption = False) -> None:
 
 @app.command()
 def weights(
-    fetch: Annotated[bool, typer.Option("--fetch", help="Download what is not cached.")] = False,
+    model: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Detectors and classifiers by name; default: all.")
+    ] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Download what is not cached: the named ones, or the full set's.")
+    ] = False,
 ) -> None:
     """Show which weights are on this machine; fetch the pretrained ones."""
     from labkit.models import weights as stored
+    from labkit.models.classifiers import CLASSIFIERS
+    from labkit.models.detectors.catalogue import detectors
 
+    others = [name for name in (*detectors(), *CLASSIFIERS) if name not in stored.MODELS["full"]]
+    known = (*stored.MODELS["full"], *stored.MODELS["lab"], *others)
+    if unknown := set(model or ()) - set(known):
+        raise UsageError(f"there is no model {min(unknown)!r}; there are {', '.join(known)}")
+    wanted = model or stored.MODELS["full"]
     code = 0
-    for model in (*stored.MODELS["full"], *stored.MODELS["lab"]):
+    for name in model or known:
         try:
-            found = stored.lab_weights(model) if model in stored.MODELS["lab"] else stored.cached(model)
-            if found is None and fetch:
-                found = stored.fetch(model, progress=True, slow=True)
+            found = stored.lab_weights(name) if name in stored.MODELS["lab"] else stored.cached(name)
+            if found is None and fetch and name in wanted:
+                found = stored.fetch(name, progress=True, slow=True)
         except WeightsError as error:
-            print_text(f"{model}: {error}", file=sys.stderr)
+            print_text(f"{name}: {error}", file=sys.stderr)
             code = error.exit_code
             continue
         if found is None:
-            print_text(f"{model}: not on this machine; to fetch it: labkit weights --fetch")
+            print_text(f"{name}: not on this machine; to fetch it: labkit weights {name} --fetch")
         else:
-            print_text(f"{model}: {found.kind}, {found.revision[:12]}, {found.path}")
+            print_text(f"{name}: {found.kind}, {found.revision[:12]}, {found.path}")
     raise typer.Exit(code)
 
 

@@ -38,6 +38,12 @@ ReadTimeoutOption = Annotated[
 ]
 ObjectsOption = Annotated[int, typer.Option(help="Best boxes kept per frame.")]
 ModelSetOption = Annotated[str, typer.Option(help="full or lab.")]
+DetectorOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Another detector than DETR-R50, e.g. rt_detr_v2_r18.")
+]
+ClassifierOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Another classifier than ResNet-18, e.g. convnext_tiny.")
+]
 WeightsOption = Annotated[str, typer.Option(help="auto, pretrained or random.")]
 SeedOption = Annotated[int, typer.Option(help="Of random weights and scenes.")]
 QuickOption = Annotated[bool, typer.Option("--quick/--full", help="Short runs, marked as such.")]

@@ -303,6 +303,7 @@ class Workload:
         objects: number of best-scoring boxes kept per frame; fixes the cost of naming them.
         threshold: lowest score that is kept; for live use, 0 in benchmarks.
         seed: of random weights and of synthetic sources.
+        detector, classifier: names of others than the full set's own; None for those.
     """
 
     model_set: Literal["full", "lab"] = "full"
@@ -312,8 +313,13 @@ class Workload:
     threshold: float = 0.0
     seed: int = 0
     fit: Fit = "letterbox"
+    detector: str | None = None
+    classifier: str | None = None
 
     def __post_init__(self) -> None:
+        if self.model_set == "lab" and (self.detector or self.classifier):
+            named = self.detector or self.classifier
+            raise UsageError(f"the lab set has its own two models; {named} goes with model_set 'full'")
         if self.fit not in FITS:
             raise UsageError(f"fit is {', '.join(FITS)}, not {self.fit!r}")
         if self.model_set not in ("full", "lab"):

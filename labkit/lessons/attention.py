@@ -17,7 +17,7 @@ from labkit.models.decode import DetrDecoder, best_queries
 from labkit.models.networks import build
 from labkit.models.prepare import resolve_all
 from labkit.models.preprocess import preprocessor
-from labkit.models.weights import MODELS
+from labkit.models.weights import models_of
 from labkit.sources.openers import open_source
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def attention_maps(
     """Run the detector on frame `index` of a source and keep its attention."""
     workload = display_workload(objects=objects)
     weights = resolve_all(workload)
-    detector = MODELS[workload.model_set][0]
+    detector = models_of(workload)[0]
     network = build(weights[detector])
     with open_source(source, workload.size, seed=seed, limit=index + 1) as stream:
         frame = list(stream)[-1]

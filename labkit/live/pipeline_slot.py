@@ -34,7 +34,12 @@ def prepare_rungs(settings: LiveSettings, report: Callable[[str], None]) -> Read
 
     assert settings.model_set != "auto", "resolve the settings first"
     workload = Workload(
-        model_set=settings.model_set, weights=settings.weights, size=settings.size, objects=settings.objects
+        model_set=settings.model_set,
+        weights=settings.weights,
+        size=settings.size,
+        objects=settings.objects,
+        detector=settings.detector,
+        classifier=settings.classifier,
     )
     rungs = tuple(rung(name) for name in settings.rungs)
     with _lock:
@@ -47,7 +52,7 @@ def _prepared(rung: Any, workload: Workload, report: Callable[[str], None], want
     from labkit.models.prepare import prepare
 
     how = str(rung.prepare.describe())
-    key = (rung.name, how, workload.model_set, workload.weights, workload.size, workload.objects)
+    key = (rung.name, how, workload)
     if key in _kept:
         _kept.move_to_end(key)
         return _kept[key]

@@ -28,7 +28,7 @@ class LiveSettings:
         rung: name of the rung whose answers are shown; "auto" until the best one is known.
         second: name of a rung shown beside it on the same frames, or None.
         model_set: "full" or "lab"; "auto" until it is known which can recognise something.
-        weights: as in `Workload`; not for pages to change.
+        detector, classifier, weights: as in `Workload`; not for pages to change.
         size: (width, height) px of the frames.
         threshold: boxes that score less are not drawn.
         objects: boxes that are kept and named per frame, from 1 to 100.
@@ -42,6 +42,8 @@ class LiveSettings:
     rung: str = "auto"
     second: str | None = None
     model_set: ModelSet = "auto"
+    detector: str | None = None
+    classifier: str | None = None
     weights: WeightsWanted = "auto"
     size: Size = (640, 480)
     threshold: float = 0.5
@@ -92,7 +94,7 @@ class LiveSettings:
         """
         from labkit.pipelines.ladder import rung
 
-        known = {field.name for field in fields(self)} - {"weights"}
+        known = {field.name for field in fields(self)} - {"weights", "detector", "classifier"}
         unknown = set(wanted) - known
         if unknown:
             raise UsageError(
@@ -110,6 +112,8 @@ class LiveSettings:
             values["classes"] = _names(values["classes"])
         if values.get("model_set") not in (None, self.model_set):
             values["weights"] = "auto"  # whoever chooses a set wants it as good as it can be had
+            if values["model_set"] == "lab":
+                values |= {"detector": None, "classifier": None}
         return replace(self, **values)
 
     def draws(self, name: str) -> bool:
@@ -125,8 +129,10 @@ class LiveSettings:
         settings = self
         if settings.rung == "auto":
             settings = replace(settings, rung=default_rung(but=settings.second).name)
-        if settings.model_set == "auto" and settings.weights != "auto":
-            settings = replace(settings, model_set="full")  # only that set has a choice of weights
+        if settings.model_set == "auto" and (
+            settings.weights != "auto" or settings.detector or settings.classifier
+        ):
+            settings = replace(settings, model_set="full")  # only that set has a choice of weights and models
         if settings.model_set == "auto":
             model_set, weights = default_models()
             settings = replace(settings, model_set=model_set, weights=weights)

@@ -30,6 +30,8 @@ def live(
     *,
     compare: str | None = None,
     model_set: str | None = None,
+    detector: str | None = None,
+    classifier: str | None = None,
     weights: str = "auto",
     threshold: float = 0.5,
     objects: int = 5,
@@ -51,6 +53,7 @@ def live(
         size: (width, height) px of the frames.
         compare: a second rung, shown beside the first on the same frames.
         model_set: "full" or "lab"; by default the one that recognises something without a download.
+        detector, classifier: others than the full set's, as in `labkit.bench`.
         weights: "auto", "pretrained" or "random".
         threshold: lowest score that is drawn, from 0 to 1.
         objects: boxes that are kept and named per frame.
@@ -72,7 +75,7 @@ def live(
         from labkit.pipelines.own_loop import as_rung
 
         rung = as_rung(rung, compare).name
-    settings = _settings(rung, size, compare, model_set, weights, threshold, objects)
+    settings = _settings(rung, size, compare, model_set, (detector, classifier), weights, threshold, objects)
     opening = {"fit": fit, "open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s}
     if not has_front_end():
         from labkit.live.static_view import show_stills
@@ -175,6 +178,7 @@ def _settings(
     size: Size,
     compare: str | None,
     model_set: str | None,
+    models: tuple[str | None, str | None],
     weights: str,
     threshold: float,
     objects: int,
@@ -190,6 +194,8 @@ def _settings(
         objects=objects,
         weights=cast("WeightsWanted", weights),
         model_set=cast("ModelSet", model_set or "auto"),
+        detector=models[0],
+        classifier=models[1],
     )
     if rung is not None or compare is not None:
         wanted = {"rung": rung, "second": compare}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from labkit.core.types import Size
 from labkit.filters.cuda import on_torch_stream
-from labkit.models.decode import best_queries
+from labkit.models.decode import SOFTMAX, DecodingRule
 
 ROW = 8
 
@@ -24,16 +24,17 @@ class BoxRows:
 
     Args:
         objects: how many boxes of a frame are kept, at most.
+        rule: how the detector's logits become scores and labels.
     """
 
-    def __init__(self, objects: int) -> None:
-        self.objects = objects
+    def __init__(self, objects: int, rule: DecodingRule = SOFTMAX) -> None:
+        self.objects, self.rule = objects, rule
 
     def choose(self, logits: Tensor, boxes: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """The best queries of each frame.
 
         Args:
-            logits: (B, Q, C + 1); the last class means "no object".
+            logits: (B, Q, ...) as the rule takes them.
             boxes: (B, Q, 4) relative centre boxes.
             size: (width, height) of the frame in px.
 
@@ -41,7 +42,7 @@ class BoxRows:
             Rows (B, k, 6), best first, and where `roi_align` cuts, (B k, 5): the number of the
             frame, and corners in px, inside it and a pixel apart at least.
         """
-        score, label, query = best_queries(logits, self.objects)
+        score, label, query = self.rule.best(logits, self.objects)
         boxes = boxes.float().take_along_dim(query[..., None], 1)
         rows = torch.cat([boxes, score[..., None], label[..., None].float()], -1)
         frame = torch.arange(len(boxes), device=boxes.device)[:, None, None].expand(-1, query.shape[1], 1)
@@ -64,15 +65,15 @@ def _corners(boxes: Tensor, size: Size) -> Tensor:
 
 
 class BoxRowKernels(BoxRows):
-    """The same by a CUDA kernel each, launched by CuPy; on the CPU by PyTorch's operations."""
+    """The same by a CUDA kernel each, launched by CuPy; on the CPU, and for `SIGMOID`, by PyTorch."""
 
-    def __init__(self, objects: int) -> None:
-        super().__init__(objects)
+    def __init__(self, objects: int, rule: DecodingRule = SOFTMAX) -> None:
+        super().__init__(objects, rule)
         self._kernels: dict[tuple[Any, ...], Any] = {}
 
     def choose(self, logits: Tensor, boxes: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """As `BoxRows.choose`; the rows (B, k, 8) have room for the names."""
-        if not logits.is_cuda:
+        if not logits.is_cuda or self.rule is not SOFTMAX:
             return super().choose(logits, boxes, size)
         frames, queries, classes = logits.shape
         kept = min(self.objects, queries)
@@ -84,7 +85,7 @@ class BoxRowKernels(BoxRows):
 
     def name(self, rows: Tensor, logits: Tensor) -> Tensor:
         """As `BoxRows.name`."""
-        if not logits.is_cuda:
+        if not logits.is_cuda or self.rule is not SOFTMAX:
             return super().name(rows, logits)
         self._launch("name", len(logits), 128, [logits], [rows], (np.int32(logits.shape[1]),))
         return rows

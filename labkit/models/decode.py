@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,14 @@ from labkit.core.types import Detections, Size
 
 
 class DetrCore(nn.Module):
-    """DETR reduced to the two outputs that are decoded: pixels in, class logits and boxes out.
+    """A detector reduced to the two outputs that are decoded: pixels in, class logits and boxes out.
 
-    `forward` takes (B, 3, h, w) float and gives logits (B, Q, C + 1) and boxes (B, Q, 4),
-    relative centre boxes. Every pixel counts: there is no padding mask.
+    `forward` takes (B, 3, h, w) float and gives logits (B, Q, C + 1), or (B, Q, C) where the rule
+    is `SIGMOID`, and boxes (B, Q, 4), relative centre boxes. Every pixel counts: there is no
+    padding mask.
 
     Args:
-        detr: a `DetrForObjectDetection` of transformers.
+        detr: a `...ForObjectDetection` of transformers.
     """
 
     def __init__(self, detr: Any) -> None:
@@ -35,36 +36,35 @@ class DetrCore(nn.Module):
         return out.logits, out.pred_boxes
 
 
-@dataclass(frozen=True)
-class DetrDecoder:
-    """DETR's outputs for one frame -> its best boxes, with one copy from device to host.
+Candidates = tuple[Tensor, Tensor, Tensor]
+"""Score (..., k), label (..., k) int64 and query (..., k) int64."""
 
-    Attributes:
-        labels: names of the C classes.
-        objects: how many best-scoring queries are kept.
-        threshold: lowest score that is kept.
+
+def one_per_query(logits: Tensor) -> Candidates:
+    """Each query with its best class: softmax over the classes and "no object", the last one.
+
+    Args:
+        logits: (Q, C + 1).
     """
-
-    labels: Sequence[str]
-    objects: int
-    threshold: float = 0.0
-
-    def __call__(self, out: tuple[Tensor, ...], size: Size) -> Detections:
-        """Decodes one frame.
-
-        Args:
-            out: class logits (1, Q, C + 1) and relative centre boxes (1, Q, 4); more is ignored.
-            size: (width, height) of the frame in px.
-        """
-        logits, boxes = out[0][0], out[1][0]
-        tap("detector.logits", logits)
-        tap("detector.boxes", boxes)
-        score, label, query = best_queries(logits, self.objects)
-        packed = torch.cat([boxes.float()[query], score[:, None], label[:, None].float()], 1)  # (k, 6)
-        return unpack_detections(packed.cpu(), size, self.labels, self.threshold)
+    score, label = logits.softmax(-1)[:, :-1].max(-1)
+    return score, label, torch.arange(len(score), device=score.device)
 
 
-def best_queries(logits: Tensor, objects: int) -> tuple[Tensor, Tensor, Tensor]:
+def best_pairs(logits: Tensor, k: int | None = None) -> Candidates:
+    """The k best pairs of query and class, best first: a sigmoid for each, no "no object".
+
+    A query can stand twice, with two labels, as in the decoding of these detectors' authors.
+
+    Args:
+        logits: (..., Q, C).
+        k: Q if it is None.
+    """
+    queries, classes = logits.shape[-2:]
+    score, pair = logits.sigmoid().flatten(-2).topk(queries if k is None else min(k, queries * classes))
+    return score, pair % classes, pair // classes
+
+
+def best_queries(logits: Tensor, objects: int) -> Candidates:
     """DETR's k best-scoring queries, worked out where the logits are.
 
     Args:
@@ -77,6 +77,58 @@ def best_queries(logits: Tensor, objects: int) -> tuple[Tensor, Tensor, Tensor]:
     score, label = logits.float().softmax(-1)[..., :-1].max(-1)
     score, query = score.topk(min(objects, score.shape[-1]))
     return score, label.gather(-1, query), query
+
+
+@dataclass(frozen=True)
+class DecodingRule:
+    """How a family's logits become scores and labels.
+
+    Attributes:
+        name: "softmax" or "sigmoid".
+        no_object: True if the last logit of a query means "no object".
+        candidates: logits (Q, ...) -> what transformers' processor gives with no threshold: Q of them.
+        best: logits and k -> the k best, best first, with scores in float32.
+    """
+
+    name: str
+    no_object: bool
+    candidates: Callable[[Tensor], Candidates]
+    best: Callable[[Tensor, int], Candidates]
+
+
+SOFTMAX = DecodingRule("softmax", True, one_per_query, best_queries)
+SIGMOID = DecodingRule("sigmoid", False, best_pairs, lambda logits, k: best_pairs(logits.float(), k))
+
+
+@dataclass(frozen=True)
+class DetrDecoder:
+    """A detector's outputs for one frame -> its best boxes, with one copy from device to host.
+
+    Attributes:
+        labels: names of the C classes.
+        objects: how many best-scoring boxes are kept.
+        threshold: lowest score that is kept.
+        rule: of the detector's family.
+    """
+
+    labels: Sequence[str]
+    objects: int
+    threshold: float = 0.0
+    rule: DecodingRule = SOFTMAX
+
+    def __call__(self, out: tuple[Tensor, ...], size: Size) -> Detections:
+        """Decodes one frame.
+
+        Args:
+            out: class logits (1, Q, ...) and relative centre boxes (1, Q, 4); more is ignored.
+            size: (width, height) of the frame in px.
+        """
+        logits, boxes = out[0][0], out[1][0]
+        tap("detector.logits", logits)
+        tap("detector.boxes", boxes)
+        score, label, query = self.rule.best(logits, self.objects)
+        packed = torch.cat([boxes.float()[query], score[:, None], label[:, None].float()], 1)  # (k, 6)
+        return unpack_detections(packed.cpu(), size, self.labels, self.threshold)
 
 
 def unpack_detections(packed: Tensor, size: Size, labels: Sequence[str], threshold: float) -> Detections:

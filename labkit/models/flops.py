@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from labkit.core.types import Preparation, Size, Workload
 from labkit.models.networks import build
 from labkit.models.third_party import enlarged
-from labkit.models.weights import MODELS, Weights, lab_weights
+from labkit.models.weights import Weights, lab_weights, models_of
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 """Of one weight, by precision."""
@@ -27,7 +27,7 @@ def gflop_per_frame(preparation: Preparation, workload: Workload) -> float | Non
     """
     if preparation.form == "own":
         return None
-    detector, classifier = MODELS[workload.model_set]
+    detector, classifier = models_of(workload)
     if preparation.task == "classify":
         return gflop(classifier, workload.size)
     total = gflop(detector, workload.size, resize=preparation.options.get("resize"))
@@ -45,7 +45,7 @@ def mb_per_frame(preparation: Preparation, workload: Workload) -> float | None:
     if preparation.form == "own":
         return None
     width, height = workload.size
-    models = MODELS[workload.model_set]
+    models = models_of(workload)
     wanted = {"detect": models[:1], "classify": models[1:], "combined": models}[preparation.task]
     weights = sum(parameters(model) for model in wanted) * BYTES[preparation.precision]
     return (weights / preparation.group + 3 * width * height) / 1e6

@@ -6,10 +6,13 @@
 | `detr_r50`   | transformers DETR, ResNet-50 backbone   | the frame as it is | COCO's 91 ids            |
 | `lab_resnet` | torchvision ResNet, narrow              | its config.json    | fine kinds of `scenes`   |
 | `lab_detr`   | transformers DETR, small                | its config.json    | coarse kinds of `scenes` |
+
+Others stand in rows: detectors in `detectors/`, classifiers in `classifiers.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +21,11 @@ from torch import nn
 
 from labkit.core.errors import LabError, WeightsError, first_line
 from labkit.core.read_json import read_json
-from labkit.models.decode import DetrCore
+from labkit.models.classifiers import CLASSIFIERS
+from labkit.models.decode import SOFTMAX, DecodingRule, DetrCore
+from labkit.models.detectors.catalogue import detectors
 from labkit.models.detr_files import load_detr
-from labkit.models.preprocess import DETR_INPUT, RESNET_CROP_INPUT, RESNET_INPUT, InputSpec
+from labkit.models.preprocess import DETR_INPUT, InputSpec
 from labkit.models.weights import MODELS, Weights, check_files, lab_weights, resolve, state_sha256
 
 
@@ -35,6 +40,7 @@ class Network:
         crop_input: what a crop is turned into; None for a detector.
         weights: which weights it holds.
         sha256: over its parameters and buffers.
+        rule: how a detector's logits become scores and labels; None for a classifier.
     """
 
     model: str
@@ -44,6 +50,7 @@ class Network:
     crop_input: InputSpec | None
     weights: Weights
     sha256: str
+    rule: DecodingRule | None = None
 
 
 def build(weights: Weights) -> Network:
@@ -55,7 +62,7 @@ def build(weights: Weights) -> Network:
     try:
         if weights.kind == "lab" and weights.path is not None:
             check_files(weights.path)
-        network = _BUILDERS[weights.model](weights)
+        network = _builder(weights.model)(weights)
     except LabError:
         raise
     except Exception as error:  # damage shows in as many kinds of error as the formats have layers
@@ -65,18 +72,23 @@ def build(weights: Weights) -> Network:
     return network
 
 
-def _resnet18(weights: Weights) -> Network:
-    from torchvision.models import resnet18
+def _builder(model: str) -> Callable[[Weights], Network]:
+    if model in _BUILDERS:
+        return _BUILDERS[model]
+    return _detector if model in detectors() else _classifier
 
-    if weights.path is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_seed(weights))
-            module = resnet18(weights=None)
-    else:
-        module = resnet18(weights=None)
-        module.load_state_dict(torch.load(weights.path, map_location="cpu", weights_only=True))
+
+def _classifier(weights: Weights) -> Network:
+    row = CLASSIFIERS[weights.model]
+    module = row.random(_seed(weights)) if weights.path is None else row.load(weights.path)
     labels = labels_of(weights)
-    return Network("resnet18", module, labels, RESNET_INPUT, RESNET_CROP_INPUT, weights, state_sha256(module))
+    return Network(row.name, module, labels, row.input, row.crop_input, weights, state_sha256(module))
+
+
+def _detector(weights: Weights) -> Network:
+    row = detectors()[weights.model]
+    core = DetrCore(row.random(_seed(weights)) if weights.path is None else row.load(weights.path))
+    return Network(row.name, core, labels_of(weights), row.input, None, weights, state_sha256(core), row.rule)
 
 
 def _detr_r50(weights: Weights) -> Network:
@@ -91,7 +103,7 @@ def _detr_r50(weights: Weights) -> Network:
     else:
         detr = load_detr(weights.path)
     core = DetrCore(detr)
-    return Network("detr_r50", core, labels_of(weights), DETR_INPUT, None, weights, state_sha256(core))
+    return Network("detr_r50", core, labels_of(weights), DETR_INPUT, None, weights, state_sha256(core), SOFTMAX)
 
 
 def _lab_detr(weights: Weights) -> Network:
@@ -100,7 +112,7 @@ def _lab_detr(weights: Weights) -> Network:
     wanted = read_json(weights.path / "preprocessor.json", error=WeightsError)
     spec = InputSpec(exact=tuple(wanted["size"]), mean=tuple(wanted["mean"]), std=tuple(wanted["std"]))
     core = DetrCore(detr)
-    return Network("lab_detr", core, labels_of(weights), spec, None, weights, state_sha256(core))
+    return Network("lab_detr", core, labels_of(weights), spec, None, weights, state_sha256(core), SOFTMAX)
 
 
 def _lab_resnet(weights: Weights) -> Network:
@@ -121,18 +133,19 @@ def load_network(model: str, weights: str = "auto", *, seed: int = 0) -> Network
     """A network of the lab as a plain torch module, with the names of its labels.
 
     Args:
-        model: "lab_resnet" or "lab_detr" (small, trained on `scenes`, in the package), "resnet18"
-            or "detr_r50".
-        weights: of the latter two: "auto" (pretrained where they can be had, else random),
+        model: "lab_resnet" or "lab_detr" (small, trained on `scenes`, in the package), "resnet18",
+            "detr_r50", or another detector or classifier as `labkit weights` lists them, such as
+            "rt_detr_v2_r18" or "convnext_tiny".
+        weights: of all but the lab's: "auto" (pretrained where they can be had, else random),
             "pretrained" or "random".
         seed: of random weights.
 
     Returns:
-        `.module`, in eval mode, float32, on the CPU: a ResNet gives (N, C) logits; a DETR gives
-        logits (N, Q, C + 1), the last class being "no object", and boxes (N, Q, 4) as centre, width
-        and height relative to the frame. `.labels` are C names. `.input` holds what the network
-        wants: `exact` (width, height) or the shortest side, `mean` and `std` per channel of RGB
-        in [0, 1].
+        `.module`, in eval mode, float32, on the CPU: a classifier gives (N, C) logits; a detector gives
+        logits and boxes (N, Q, 4) as centre, width and height relative to the frame. `.labels` are C
+        names. DETR's logits are (N, Q, C + 1), the last class being "no object"; those of detectors
+        whose `.rule` is the sigmoid's are (N, Q, C). `.input` holds what the network wants: `exact`
+        (width, height) or the shortest side, `mean` and `std` per channel of RGB in [0, 1].
 
     Raises:
         WeightsError: there is no such model, or its weights cannot be had.
@@ -149,12 +162,12 @@ def load_network(model: str, weights: str = "auto", *, seed: int = 0) -> Network
 
 def labels_of(weights: Weights) -> tuple[str, ...]:
     """Names of a model's classes, without building it; "class 0", ... where weights are random."""
+    model = weights.model
     if weights.kind == "random":
-        return tuple(f"class {i}" for i in range(_CLASSES[weights.model]))
-    if weights.model == "resnet18":
-        from torchvision.models import ResNet18_Weights
-
-        return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+        known = detectors()[model].classes if model in detectors() else _CLASSES.get(model, 1000)
+        return tuple(f"class {i}" for i in range(known))
+    if model in CLASSIFIERS:
+        return CLASSIFIERS[model].labels
     assert weights.path is not None
     config = read_json(weights.path / "config.json", error=WeightsError)
     if "labels" in config:
@@ -195,9 +208,8 @@ def _make_answers_vary(detr: Any) -> None:
     detr.class_labels_classifier.weight.mul_(1.5)
 
 
-_CLASSES = {"resnet18": 1000, "detr_r50": 91}
+_CLASSES = {"detr_r50": 91}
 _BUILDERS = {
-    "resnet18": _resnet18,
     "detr_r50": _detr_r50,
     "lab_detr": _lab_detr,
     "lab_resnet": _lab_resnet,

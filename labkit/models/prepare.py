@@ -26,8 +26,8 @@ from labkit.models.precomputed import PrecomputedDetr
 from labkit.models.preprocess import InputSpec, Preprocess, preprocessor
 from labkit.models.streamed import StreamedNet
 from labkit.models.third_party import transformers_pipeline
-from labkit.models.trimmed import TrimmedDetr
-from labkit.models.weights import MODELS, Weights, lab_weights, resolve
+from labkit.models.trimmed import TrimmedDetr, trimmed
+from labkit.models.weights import MODELS, Weights, lab_weights, models_of, resolve
 
 Report = Callable[[str], None]
 _BYTES: dict[str, Callable[[InputSpec, str], Preprocess]] = {"bytes": ByteInput, "pinned": PinnedInput}
@@ -59,7 +59,7 @@ def prepare(
         return _own(parts, preparation, workload, weights)
     networks = {
         part: build(_weights_of(model, workload, weights))
-        for part, model in zip(("detect", "classify"), MODELS[workload.model_set], strict=True)
+        for part, model in zip(("detect", "classify"), models_of(workload), strict=True)
         if part in parts
     }
     net = _FORMS[preparation.form](networks, preparation, workload, report)
@@ -76,7 +76,7 @@ def _own(
     """No network, since the loop brings its own: only the names that its labels stand for."""
     chosen = [
         _weights_of(model, workload, weights)
-        for part, model in zip(("detect", "classify"), MODELS[workload.model_set], strict=True)
+        for part, model in zip(("detect", "classify"), models_of(workload), strict=True)
         if part in parts
     ]
     names = OwnLabels(labels_of(chosen[0]), labels_of(chosen[1]) if len(chosen) > 1 else ())
@@ -89,7 +89,7 @@ def resolve_all(workload: Workload, *, progress: bool = False) -> dict[str, Weig
         return {model: lab_weights(model) for model in MODELS["lab"]}
     return {
         model: resolve(model, workload.weights, seed=workload.seed, progress=progress)
-        for model in MODELS["full"]
+        for model in models_of(workload)
     }
 
 
@@ -125,13 +125,14 @@ def _as_whole_frame(
     detector, classifier = networks["detect"], networks["classify"]
     assert classifier.crop_input is not None
     width, height = workload.size
+    assert detector.rule is not None
     rows = BoxRowKernels if preparation.options.get("box_kernels") else BoxRows
     parts = (
         _lean_detr(detector, preparation, workload),
         classifier.module,
         detector.input,
         classifier.crop_input,
-        rows(workload.objects),
+        rows(workload.objects, detector.rule),
     )
     module: nn.Module = FusedNetwork(*parts)
     example = torch.zeros(1, height, width, 3, dtype=torch.uint8)
@@ -245,14 +246,17 @@ def _detector(network: Network, preparation: Preparation, workload: Workload, re
     batches = tuple(range(1, preparation.group + 1))
     request = _request(network, network.input, workload.size, preparation, report, batches)
     engine = build_engine(preparation.engine, request)
-    decoder = DetrDecoder(network.labels, workload.objects, workload.threshold)
+    assert network.rule is not None
+    decoder = DetrDecoder(network.labels, workload.objects, workload.threshold, network.rule)
     return Detector(network, _input(preparation, network.input), engine, decoder)
 
 
 def _lean_detr(network: Network, preparation: Preparation, workload: Workload) -> nn.Module:
     """DETR without what a fixed frame size makes superfluous, or (precomputed) constant."""
-    trimmed = TrimmedDetr(network.module, network.input.output_size(workload.size))
-    return (PrecomputedDetr(trimmed) if preparation.options.get("precomputed") else trimmed).eval()
+    lean = trimmed(network.module, network.input.output_size(workload.size))
+    if preparation.options.get("precomputed") and isinstance(lean, TrimmedDetr):
+        lean = PrecomputedDetr(lean)
+    return lean.eval()
 
 
 def _classifier(network: Network, preparation: Preparation, workload: Workload, report: Report) -> Classifier:
@@ -276,8 +280,11 @@ def _settings(
     preparation: Preparation, workload: Workload, networks: Mapping[str, Network]
 ) -> dict[str, Any]:
     kinds = {network.weights.kind for network in networks.values()}
+    detector, classifier = models_of(workload)
     return {
         "model_set": workload.model_set,
+        "detector": detector,
+        "classifier": classifier,
         "weights": kinds.pop() if len(kinds) == 1 else "mixed",
         "weights_kind": {n.model: n.weights.kind for n in networks.values()},
         "weights_sha256": {n.model: n.sha256 for n in networks.values()},

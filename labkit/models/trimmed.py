@@ -17,6 +17,11 @@ from labkit.core.types import Size
 from labkit.models.decode import DetrCore
 
 
+def trimmed(core: DetrCore, size: Size) -> nn.Module:
+    """DETR without what a fixed size makes superfluous; any other detector as it is."""
+    return TrimmedDetr(core, size) if type(core.detr).__name__ == "DetrForObjectDetection" else core
+
+
 class TrimmedDetr(nn.Module):
     """DETR for frames of one size: (B, 3, h, w) -> logits (B, Q, C + 1), boxes (B, Q, 4).
 

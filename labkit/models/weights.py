@@ -4,6 +4,8 @@
 |------------|---------------------------|--------------------------------------------|
 | `resnet18` | torchvision IMAGENET1K_V1 | SHA-256 prefix in the file's name          |
 | `detr_r50` | `facebook/detr-resnet-50` | commit, and the SHA-256 of each file       |
+| others     | what their row says       | the same; a SHA-256 that no row knows is   |
+|            |                           | recorded when its file is first met        |
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from labkit.core.errors import WeightsError
-from labkit.core.files import write_atomic
+from labkit.core.errors import UsageError, WeightsError
+from labkit.core.files import user_cache, write_atomic
 from labkit.core.read_json import read_json
+from labkit.core.types import Workload
 from labkit.models.download import download, folder_bytes
 
 RESNET18_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
@@ -37,9 +40,34 @@ DETR_SHA256 = {
 RESNET18_BYTES, DETR_BYTES = 46_830_571, 166_618_694
 LAB_FOLDER = Path(__file__).parent / "lab"
 MODELS = {"full": ("detr_r50", "resnet18"), "lab": ("lab_detr", "lab_resnet")}
-"""(detector, classifier) of each model set."""
+"""(detector, classifier) of each model set; `models_of` knows the others that can stand in their place."""
 TIMEOUT_S = 3.0
 CHECKSUMS = "sha256.json"
+
+
+def models_of(workload: Workload) -> tuple[str, str]:
+    """Names of the workload's detector and classifier.
+
+    Raises:
+        UsageError: it names one that there is not.
+    """
+    detector, classifier = MODELS[workload.model_set]
+    if workload.detector is not None and workload.detector != detector:
+        from labkit.models.detectors.catalogue import detectors
+
+        detector = _known(workload.detector, "detector", (detector, *detectors()))
+    if workload.classifier is not None and workload.classifier != classifier:
+        from labkit.models.classifiers import CLASSIFIERS
+
+        classifier = _known(workload.classifier, "classifier", CLASSIFIERS)
+    return detector, classifier
+
+
+def _known(name: str, kind: str, names: Iterable[str]) -> str:
+    if name not in names:
+        raise UsageError(f"there is no {kind} {name!r}; there are {', '.join(names)}")
+    return name
+
 
 Origin = Literal["pretrained", "random", "lab"]
 
@@ -49,9 +77,9 @@ class Weights:
     """The weights that a model is built with.
 
     Attributes:
-        model: "resnet18", "detr_r50", "lab_resnet" or "lab_detr".
+        model: "resnet18", "detr_r50", "lab_resnet", "lab_detr", or the name of a row.
         kind: "pretrained", "random" or "lab".
-        path: file (resnet18) or folder (the others); None for random weights.
+        path: file (torchvision's classifiers) or folder (the others); None for random weights.
         revision: commit or hash that pins them; "seed N" for random weights.
         note: one line for the user on how they were chosen.
     """
@@ -66,10 +94,10 @@ class Weights:
 def resolve(
     model: str, wanted: str = "auto", *, seed: int = 0, progress: bool = False, timeout_s: float = TIMEOUT_S
 ) -> Weights:
-    """Chooses the weights of a `full` model.
+    """Chooses the weights of any model but the lab's.
 
     Args:
-        model: "resnet18" or "detr_r50".
+        model: "resnet18", "detr_r50", or another detector or classifier by its row's name.
         wanted: "pretrained" (or an error), "random", or "auto": pretrained where they are
             cached or can be fetched, else random.
         seed: of random weights.
@@ -79,8 +107,7 @@ def resolve(
     Raises:
         WeightsError: pretrained weights were asked for and cannot be had, or are damaged.
     """
-    if model not in _FETCH:
-        raise WeightsError(f"no pretrained weights are known for {model!r}; known: {', '.join(_FETCH)}")
+    _require_known(model)
     if wanted == "random":
         return _random(model, seed, "random weights, as asked: speed is real, names mean nothing")
     found = cached(model)
@@ -101,14 +128,14 @@ def resolve(
 
 def cached(model: str) -> Weights | None:
     """Pretrained weights from the local caches of torch and the hub, or None."""
-    return _CACHED[model]()
+    return _cached_on_hub(model) if _is_detector(model) else _cached_of_torchvision(model)
 
 
 def fetch(model: str, *, progress: bool = True, timeout_s: float = TIMEOUT_S, slow: bool = False) -> Weights:
     """Downloads pretrained weights into the library's own cache.
 
     Args:
-        model: "resnet18" or "detr_r50".
+        model: a detector or classifier, by name.
         progress: show a progress bar.
         timeout_s: how long the network may take to answer.
         slow: also over a slow network, which may take an hour.
@@ -117,7 +144,8 @@ def fetch(model: str, *, progress: bool = True, timeout_s: float = TIMEOUT_S, sl
         WeightsError: no answer within `timeout_s`, too slow (see `labkit.models.download`), or what
             came is not what was pinned.
     """
-    return _FETCH[model](progress, timeout_s, slow)
+    fetch_from = _fetch_from_hub if _is_detector(model) else _fetch_of_torchvision
+    return fetch_from(model, progress, timeout_s, slow)
 
 
 def lab_weights(model: str) -> Weights:
@@ -207,8 +235,31 @@ def _random(model: str, seed: int, note: str) -> Weights:
     return Weights(model, "random", None, f"seed {seed}", note)
 
 
-def _resnet18_path() -> Path:
-    return _torch_hub() / "checkpoints" / Path(urlsplit(RESNET18_URL).path).name
+def _is_detector(model: str) -> bool:
+    from labkit.models.detectors.catalogue import detectors
+
+    return model == MODELS["full"][0] or model in detectors()
+
+
+def _require_known(model: str) -> None:
+    from labkit.models.classifiers import CLASSIFIERS
+    from labkit.models.detectors.catalogue import detectors
+
+    names = dict.fromkeys([*MODELS["full"], *detectors(), *CLASSIFIERS])
+    if model not in names:
+        raise WeightsError(f"there is no model {model!r}; there are {', '.join(names)}")
+
+
+def _url(model: str) -> str:
+    if model == "resnet18":  # known without torchvision, which takes seconds to import
+        return RESNET18_URL
+    from labkit.models.classifiers import CLASSIFIERS
+
+    return str(CLASSIFIERS[model].entry.url)
+
+
+def _torchvision_path(model: str) -> Path:
+    return _torch_hub() / "checkpoints" / Path(urlsplit(_url(model)).path).name
 
 
 def _torch_hub() -> Path:
@@ -219,7 +270,8 @@ def _torch_hub() -> Path:
     return Path(os.environ.get("TORCH_HOME", f"{caches}/torch")).expanduser() / "hub"
 
 
-def _check_resnet18(path: Path) -> str:
+def _check_name(path: Path) -> str:
+    """The SHA-256 of a file of torchvision, whose name ends with the beginning of it."""
     wanted = path.stem.rsplit("-", 1)[1]
     digest = file_sha256(path)
     if not digest.startswith(wanted):
@@ -229,78 +281,134 @@ def _check_resnet18(path: Path) -> str:
     return digest
 
 
-def _cached_resnet18() -> Weights | None:
-    path = _resnet18_path()
+def _cached_of_torchvision(model: str) -> Weights | None:
+    path = _torchvision_path(model)
     if not path.is_file():
         return None
-    return Weights("resnet18", "pretrained", path, _check_resnet18(path), "pretrained, from the local cache")
+    return Weights(model, "pretrained", path, _check_name(path), "pretrained, from the local cache")
 
 
-def _fetch_resnet18(progress: bool, timeout_s: float, slow: bool) -> Weights:
-    _require_answer(RESNET18_URL, timeout_s)
-    path = _resnet18_path()
+def _fetch_of_torchvision(model: str, progress: bool, timeout_s: float, slow: bool) -> Weights:
+    url, path = _url(model), _torchvision_path(model)
+    _require_answer(url, timeout_s)
     path.parent.mkdir(parents=True, exist_ok=True)
-    job = {"url": RESNET18_URL, "dst": str(path), "hash_prefix": path.stem.rsplit("-", 1)[1]}
+    job = {"url": url, "dst": str(path), "hash_prefix": path.stem.rsplit("-", 1)[1]}
 
     def came() -> int:
         return folder_bytes(path.parent, f"{path.name}*")
 
     try:
-        download(job, came, RESNET18_BYTES, progress=progress, slow=slow)
+        download(job, came, _bytes_of(model), progress=progress, slow=slow)
     except WeightsError as error:
-        raise WeightsError(f"fetching {RESNET18_URL} failed: {error}") from error
+        raise WeightsError(f"fetching {url} failed: {error}") from error
     finally:
         for partial in path.parent.glob(f"{path.name}.*.partial"):  # of a client that was ended
             partial.unlink(missing_ok=True)
-    return Weights("resnet18", "pretrained", path, _check_resnet18(path), "pretrained, fetched just now")
+    return Weights(model, "pretrained", path, _check_name(path), "pretrained, fetched just now")
 
 
-def _hub_file(name: str) -> Path | None:
-    """A file of DETR in the hub's cache; the hub's `hf_hub_download` would ask the hub even for that."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.constants import HF_HUB_CACHE
+def _bytes_of(model: str) -> int:
+    if model == "resnet18":
+        return RESNET18_BYTES
+    from labkit.models.classifiers import CLASSIFIERS
 
-    found = try_to_load_from_cache(DETR_REPO, name, cache_dir=HF_HUB_CACHE, revision=DETR_COMMIT)
-    return Path(found) if isinstance(found, str) else None
+    return int(CLASSIFIERS[model].entry.meta["_file_size"] * 2**20)
 
 
-def _check_detr(paths: Sequence[Path]) -> Path | None:
-    """The folder of DETR's files, if they are what was pinned; None unless all are there."""
+@dataclass(frozen=True)
+class HubFiles:
+    """A detector's files on the hub: repository, commit, SHA-256 by name ("" where none is known), size."""
+
+    repo: str
+    commit: str
+    sha256: Mapping[str, str]
+    bytes: int = 0
+
+    def in_cache(self) -> list[Path]:
+        """Those that are there; the hub's `hf_hub_download` would ask the hub even for that."""
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        found = [
+            try_to_load_from_cache(self.repo, name, cache_dir=HF_HUB_CACHE, revision=self.commit)
+            for name in self.sha256
+        ]
+        return [Path(path) for path in found if isinstance(path, str)]
+
+
+def _on_hub(model: str) -> HubFiles:
+    if model == MODELS["full"][0]:
+        return HubFiles(DETR_REPO, DETR_COMMIT, DETR_SHA256, DETR_BYTES)
+    from labkit.models.detectors.catalogue import detectors
+
+    row = detectors()[model]
+    sha256 = {name: row.sha256.get(name, "") for name in DETR_SHA256}
+    return HubFiles(row.repo, row.revision, sha256, row.bytes)
+
+
+def _check_files(files: HubFiles, paths: Sequence[Path]) -> str:
+    """Compares files with their checksums; a sentence on those that were recorded now, or "".
+
+    Raises:
+        WeightsError: a file is not what was pinned or recorded.
+    """
+    recorded = _recorded(files)
+    wanted = {name: digest or recorded.get(name, "") for name, digest in files.sha256.items()}
+    digests = {path.name: file_sha256(path) for path in paths}
     for path in paths:
-        digest = file_sha256(path)
-        if digest != DETR_SHA256[path.name]:
+        digest = digests[path.name]
+        if wanted[path.name] and digest != wanted[path.name]:
             raise WeightsError(
-                f"{path} is damaged (SHA-256 {digest[:8]}..., not {DETR_SHA256[path.name][:8]}...); "
+                f"{path} is damaged (SHA-256 {digest[:8]}..., not {wanted[path.name][:8]}...); "
                 "delete it and what it points to, and fetch again"
             )
-    return paths[0].parent if len(paths) == len(DETR_SHA256) else None
+    new = {name: digest for name, digest in digests.items() if not wanted[name]}
+    if not new:
+        return ""
+    write_atomic(_record_of(files), json.dumps({**recorded, **new}))
+    return f"; no checksum was known for {', '.join(new)}: recorded now, and compared from now on"
 
 
-def _cached_detr() -> Weights | None:
-    folder = _check_detr([path for name in DETR_SHA256 if (path := _hub_file(name)) is not None])
-    if folder is None:
+def _record_of(files: HubFiles) -> Path:
+    return user_cache() / "checksums" / f"{files.repo.replace('/', '--')}-{files.commit}.json"
+
+
+def _recorded(files: HubFiles) -> dict[str, str]:
+    try:
+        return dict(json.loads(_record_of(files).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _cached_on_hub(model: str) -> Weights | None:
+    files = _on_hub(model)
+    paths = files.in_cache()
+    new = _check_files(files, paths)
+    if len(paths) < len(files.sha256):
         return None
-    return Weights("detr_r50", "pretrained", folder, DETR_COMMIT, "pretrained, from the local cache")
+    note = "pretrained, from the local cache" + new
+    return Weights(model, "pretrained", paths[0].parent, files.commit, note)
 
 
-def _fetch_detr(progress: bool, timeout_s: float, slow: bool) -> Weights:
+def _fetch_from_hub(model: str, progress: bool, timeout_s: float, slow: bool) -> Weights:
     from huggingface_hub import constants
 
+    files = _on_hub(model)
     _require_answer(constants.ENDPOINT, timeout_s)
     cache = Path(constants.HF_HUB_CACHE)
     job = {
-        "repo_id": DETR_REPO, "revision": DETR_COMMIT, "filenames": list(DETR_SHA256),
+        "repo_id": files.repo, "revision": files.commit, "filenames": list(files.sha256),
         "cache_dir": str(cache), "endpoint": constants.ENDPOINT, "etag_timeout": timeout_s,
     }  # fmt: skip
-    files = cache / f"models--{DETR_REPO.replace('/', '--')}"
+    folder = cache / f"models--{files.repo.replace('/', '--')}"
     try:
-        download(job, lambda: folder_bytes(files, "**/*"), DETR_BYTES, progress=progress, slow=slow)
+        download(job, lambda: folder_bytes(folder, "**/*"), files.bytes, progress=progress, slow=slow)
     except WeightsError as error:
-        raise WeightsError(f"fetching {DETR_REPO} failed: {error}") from error
-    fetched = _cached_detr()
+        raise WeightsError(f"fetching {files.repo} failed: {error}") from error
+    fetched = _cached_on_hub(model)
     if fetched is None:
-        raise WeightsError(f"fetching {DETR_REPO} failed: not all files of it are in {cache}")
-    return replace(fetched, note="pretrained, fetched just now")
+        raise WeightsError(f"fetching {files.repo} failed: not all files of it are in {cache}")
+    return replace(fetched, note=fetched.note.replace("from the local cache", "fetched just now"))
 
 
 def _require_answer(url: str, timeout_s: float) -> None:
@@ -328,8 +436,14 @@ def _require_answer(url: str, timeout_s: float) -> None:
         raise WeightsError(problem[0])
 
 
-_CACHED: dict[str, Callable[[], Weights | None]] = {"resnet18": _cached_resnet18, "detr_r50": _cached_detr}
-_FETCH: dict[str, Callable[[bool, float, bool], Weights]] = {
-    "resnet18": _fetch_resnet18,
-    "detr_r50": _fetch_detr,
-}
+class _socket_timeout:  # noqa: N801 - used as a statement
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(self._seconds)
+
+    def __exit__(self, *_: object) -> None:
+        socket.setdefaulttimeout(self._before)
+

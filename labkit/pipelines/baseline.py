@@ -1,6 +1,6 @@
 """The origin's combined loop, step for step, as the baseline of every ratio.
 
-What it does on purpose, because the original did: it walks through all 100 queries in
+What it does on purpose, because the original did: it walks through all queries (DETR's 100) in
 Python and reads each score from the device by itself, then four corners, score and label of
 each object that it keeps (a hidden wait every time), converts the frame on the host, and
 gives every crop its own upload and its own classifier call. It differs in what is kept: a
@@ -59,18 +59,18 @@ def baseline_streams(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[F
 def _read_queries_one_by_one(logits: Tensor, boxes: Tensor, size: Size, net: Combined) -> Detections:
     tap("detector.logits", logits)
     tap("detector.boxes", boxes)
-    scores, labels = logits.softmax(-1)[:, :-1].max(-1)
-    boxes = boxes * torch.tensor([*size, *size]).to(boxes.device)
-    walked = [(score.item(), query) for query, score in enumerate(scores)]  # waits once per query
-    walked.sort(key=lambda each: -each[0])
     decode = net.detector.decode
+    scores, labels, queries = decode.rule.candidates(logits)
+    boxes = boxes * torch.tensor([*size, *size]).to(boxes.device)
+    walked = [(score.item(), i) for i, score in enumerate(scores)]  # waits once per candidate
+    walked.sort(key=lambda each: -each[0])
     rows = []
-    for score, query in walked[: decode.objects]:
+    for score, i in walked[: decode.objects]:
         if score < decode.threshold:
             break
-        x, y, width, height = boxes[query]
+        x, y, width, height = boxes[queries[i]]
         corners = float(x - width / 2), float(y - height / 2), float(x + width / 2), float(y + height / 2)
-        rows.append((corners, scores[query].item(), labels[query].item()))
+        rows.append((corners, scores[i].item(), labels[i].item()))
     if not rows:
         return Detections.empty(size)
     corner, score, label = zip(*rows, strict=True)

@@ -27,6 +27,8 @@ def main() -> int:
             options.objects,
             seed=options.seed,
             fit=options.fit,
+            detector=options.detector,
+            classifier=options.classifier,
         )
         timeouts_s = (options.open_timeout, options.read_timeout)
         target = ProfileTarget(options.rung, workload, options.source, options.frames, timeouts_s)
@@ -48,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--read-timeout", type=float, default=2.0)
     parser.add_argument("--objects", type=int, default=5)
     parser.add_argument("--model-set", default="full")
+    parser.add_argument("--detector")
+    parser.add_argument("--classifier")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--notes", type=Path, required=True, help="where the ranges sent are listed")

@@ -54,6 +54,8 @@ class ProfileTarget:
             "--fit", w.fit, "--model-set", w.model_set, "--weights", w.weights, "--seed", str(w.seed),
             "--open-timeout", str(self.timeouts_s[0]), "--read-timeout", str(self.timeouts_s[1]),
             "--notes", str(notes),
+            *(["--detector", w.detector] if w.detector else []),
+            *(["--classifier", w.classifier] if w.classifier else []),
         ]  # fmt: skip
 
 
@@ -66,6 +68,8 @@ def profile(
     fit: Fit = "letterbox",
     objects: int = 5,
     model_set: str = "full",
+    detector: str | None = None,
+    classifier: str | None = None,
     weights: str = "auto",
     seed: int = 0,
     open_timeout_s: float = 5.0,
@@ -77,7 +81,8 @@ def profile(
     Args:
         rung: name, or a loop of your own as in `labkit.bench`; that is watched in this process.
         frames: how many are profiled, 1 to 1000.
-        source, size, fit, objects, model_set, weights, seed, open_timeout_s, read_timeout_s: as in `bench`.
+        source, size, fit, objects, model_set, detector, classifier, weights, seed, open_timeout_s,
+            read_timeout_s: as in `bench`.
         engine: "nsys" (Nsight Systems), "torch" (torch.profiler), or "auto" (nsys where it is found).
 
     Returns:
@@ -88,7 +93,16 @@ def profile(
         UsageError: there is no such rung or engine.
         UnavailableError: the rung needs what this machine lacks, or nsys was asked for and failed.
     """
-    workload = Workload(model_set, weights, size, objects, seed=seed, fit=fit)  # type: ignore[arg-type]
+    workload = Workload(
+        model_set,  # type: ignore[arg-type]
+        weights,  # type: ignore[arg-type]
+        size,
+        objects,
+        seed=seed,
+        fit=fit,
+        detector=detector,
+        classifier=classifier,
+    )
     timeouts_s = (open_timeout_s, read_timeout_s)
     target = ProfileTarget(as_rung(rung).name, workload, source, frames, timeouts_s)
     return Profile(profile_rung(target, engine))
@@ -103,6 +117,8 @@ def pipeline(
     fit: Fit = "letterbox",
     objects: int = 5,
     model_set: str = "full",
+    detector: str | None = None,
+    classifier: str | None = None,
     weights: str = "auto",
     seed: int = 0,
 ) -> Callable[[], Iterator[tuple[Frame, Detections]]]:
@@ -112,7 +128,7 @@ def pipeline(
         rung: name, or a loop of your own as in `labkit.bench`.
         source: see `open_source`.
         frames: how many.
-        size, fit, objects, model_set, weights, seed: as in `bench`.
+        size, fit, objects, model_set, detector, classifier, weights, seed: as in `bench`.
 
     Returns:
         A function; each call gives the rung's generator over the same frames.
@@ -123,7 +139,16 @@ def pipeline(
         >>> [len(found.xyxy) <= 5 for frame, found in loop()]
         [True]
     """
-    workload = Workload(model_set, weights, size, objects, seed=seed, fit=fit)  # type: ignore[arg-type]
+    workload = Workload(
+        model_set,  # type: ignore[arg-type]
+        weights,  # type: ignore[arg-type]
+        size,
+        objects,
+        seed=seed,
+        fit=fit,
+        detector=detector,
+        classifier=classifier,
+    )
     chosen, prepared, kept = ready(ProfileTarget(as_rung(rung).name, workload, source, frames))
     return lambda: chosen.run(kept, prepared.net)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.core.machine import fingerprint_differences, fingerprint_unknowns
 from labkit.results.format import format_bounds, format_number
-from labkit.results.records import Run
+from labkit.results.records import Run, models_in
 from labkit.results.result_set import results
 from labkit.results.table import shown_table, table_html
 
@@ -126,11 +126,8 @@ def history(rung: str | Callable[..., Any], *, recorded: bool = False) -> Histor
 
 
 def _same_work(a: Run, b: Run) -> bool:
-    return all(a.settings.get(key) == b.settings.get(key) for key in SAME_WORK) and (
-        a.scenario,
-        a.quick,
-        a.source.get("sha256"),
-    ) == (b.scenario, b.quick, b.source.get("sha256"))
+    kinds = [(r.scenario, r.quick, r.source.get("sha256"), models_in(r.settings)) for r in (a, b)]
+    return kinds[0] == kinds[1] and all(a.settings.get(key) == b.settings.get(key) for key in SAME_WORK)
 
 
 def _differences(a: Run, b: Run, other: str = "the other machine") -> list[str]:

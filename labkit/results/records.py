@@ -20,6 +20,16 @@ def finite(interval: tuple[float, float]) -> list[float | None]:
     return [float(bound) if np.isfinite(bound) else None for bound in interval]
 
 
+OWN_MODELS = {"full": ("detr_r50", "resnet18"), "lab": ("lab_detr", "lab_resnet")}
+"""(detector, classifier) of each model set; rows from before others could stand in their place hold no names."""
+
+
+def models_in(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Names of the detector and the classifier that a row's settings hold."""
+    own = OWN_MODELS.get(str(settings.get("model_set")), ("unknown", "unknown"))
+    return settings.get("detector") or own[0], settings.get("classifier") or own[1]
+
+
 @dataclass(frozen=True)
 class Agreement:
     """Agreement of a rung's answers with its reference's, on the same hashed frames.
@@ -203,6 +213,8 @@ class Run:
             "stage": self.stage,
             "device": self.settings.get("device"),
             "model_set": self.settings.get("model_set"),
+            "detector": self.settings.get("detector"),
+            "classifier": self.settings.get("classifier"),
             "weights": self.settings.get("weights"),
             "source": self.source.get("spec"),
             "source_sha256": self.source.get("sha256"),

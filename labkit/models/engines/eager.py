@@ -82,29 +82,48 @@ def fold_batch_norms(module: nn.Module) -> int:
     """Merges each batch norm into the convolution before it, in place; returns how many.
 
     In eval mode a batch norm is a multiply and an add per channel, so it can be part of the
-    convolution's weights. Works for torch's BatchNorm2d and DETR's frozen one, wherever a
-    convolution is directly followed by a norm in the order of its parent's children.
+    convolution's weights. Known by what it holds, not by its name (transformers has a frozen one
+    for each family), wherever it directly follows a convolution in the order of its parent's
+    children. A convolution without a norm to fold stays as it is.
     """
     folded = 0
     for parent in module.modules():
         previous: nn.Conv2d | None = None
         for name, child in list(parent.named_children()):
-            if previous is not None and _is_batch_norm(child):
+            if previous is not None and is_batch_norm(child) and len(child.weight) == previous.out_channels:
                 _fold(previous, child)
                 setattr(parent, name, nn.Identity())
                 folded += 1
-            previous = child if isinstance(child, nn.Conv2d) else None
+            if not isinstance(child, nn.Identity):
+                previous = child if isinstance(child, nn.Conv2d) else None
     return folded
 
 
-def _is_batch_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.BatchNorm2d) or type(module).__name__ == "DetrFrozenBatchNorm2d"
+def is_batch_norm(module: nn.Module) -> bool:
+    """True for a norm with fixed statistics per channel: scale, shift, mean and variance."""
+    parts = ("weight", "bias", "running_mean", "running_var")
+    values = [getattr(module, part, None) for part in parts]
+    return all(isinstance(v, Tensor) and v.ndim == 1 and len(v) == len(values[0]) for v in values)
 
 
 def _fold(conv: nn.Conv2d, norm: Any) -> None:
-    eps = getattr(norm, "eps", 1e-5)  # DETR's frozen norm has it as a constant in its code
     weight, bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, eps, norm.weight, norm.bias
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, _eps(norm), norm.weight, norm.bias
     )
     conv.weight = nn.Parameter(weight.detach(), requires_grad=False)
     conv.bias = nn.Parameter(bias.detach(), requires_grad=False)
+
+
+def _eps(norm: nn.Module) -> float:
+    """What the norm adds to its variance: its attribute, or measured where it is a constant in its code.
+
+    For an input of ones after zero mean, the output is weight / sqrt(variance + eps): set variance to
+    zero in a copy, and the output tells eps.
+    """
+    if hasattr(norm, "eps"):
+        return float(norm.eps)
+    probe = copy.deepcopy(norm).float()
+    with torch.no_grad():
+        for part, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 0.0)):
+            getattr(probe, part).fill_(value)
+        return float(probe(torch.ones(1, len(probe.weight), 1, 1)).flatten()[0] ** -2)

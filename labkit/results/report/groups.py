@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from labkit.results.records import Comparison, Run
+from labkit.results.records import OWN_MODELS, Comparison, Run, models_in
 
 Record = Run | Comparison
 
@@ -20,6 +20,7 @@ class Work:
     source: str
     source_sha256: str
     model_set: str
+    models: tuple[str, str]
     weights: str
     weights_sha256: str
     scenario: str
@@ -33,7 +34,8 @@ class Work:
         boxes = "" if self.objects is None else f", {self.objects} boxes" if self.objects != 1 else ", 1 box"
         rate = f" at {self.paced_fps:g} FPS" if self.paced_fps else ""
         quick = ", quick" if self.quick else ""
-        models = f"{self.model_set} models, {self.weights} weights"
+        named = "" if self.models in OWN_MODELS.values() else f" ({' and '.join(self.models)})"
+        models = f"{self.model_set} models{named}, {self.weights} weights"
         return f"{self.source} {size}{boxes}; {models}; {self.scenario}{rate}{quick}"
 
 
@@ -124,6 +126,7 @@ def _shared(record: Record) -> Work:
         source=str(source.get("spec", "unknown")),
         source_sha256=str(source.get("sha256")),
         model_set=str(settings.get("model_set", "unknown")),
+        models=models_in(settings),
         weights=str(settings.get("weights", "unknown")),
         weights_sha256="",
         scenario=record.scenario if isinstance(record, Run) else "closed",

@@ -1,0 +1,265 @@
+"""Detectors and classifiers of rows: decoding, folding, engines, and what adding one touches."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from labkit.core.errors import UsageError, WeightsError
+from labkit.core.requirements import unmet_requirement
+from labkit.core.types import Preparation, Workload
+from labkit.models import weights
+from labkit.models.classifiers import CLASSIFIERS
+from labkit.models.decode import DetrCore, DetrDecoder
+from labkit.models.detectors import catalogue
+from labkit.models.engines.build import Request, build_engine
+from labkit.models.engines.eager import fold_batch_norms, is_batch_norm
+from labkit.models.networks import load_network
+from labkit.models.prepare import prepare
+from labkit.models.preprocess import preprocessor
+from labkit.pipelines.ladder import rung
+
+from conftest import make_frame  # isort: skip
+
+NAMES = sorted(catalogue.detectors())
+SIDE = {"rf_detr_n": 384}  # elsewhere small, and still with more places than queries
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def network(request):
+    return load_network(request.param, "random")
+
+
+def picture(network, i=0):
+    side = SIDE.get(network.model, 192)
+    pixels = preprocessor("opencv", network.input)(make_frame(i, (side, side)).image)
+    return nn.functional.interpolate(pixels, (side, side))
+
+
+@pytest.fixture(scope="module")
+def answers(network):
+    with torch.inference_mode():
+        return network.module(picture(network))
+
+
+def test_at_least_three_families():
+    assert {"rt_detr_v2_r18", "d_fine_s", "rf_detr_n"} <= set(NAMES)
+
+
+def test_sizes_are_those_published(network):
+    millions = sum(p.numel() for p in network.module.parameters()) / 1e6
+    assert millions == pytest.approx({"rt_detr_v2_r18": 20, "d_fine_s": 10, "rf_detr_n": 30.5}[network.model], rel=0.04)
+
+
+def test_random_answers_depend_on_the_picture(network, answers):
+    with torch.inference_mode():
+        logits, boxes = network.module(picture(network, 5))
+    assert (logits - answers[0]).norm() / logits.norm() > 0.01
+    assert (boxes - answers[1]).abs().max() > 0.01
+    assert len(boxes[0].unique(dim=0)) > 100
+
+
+def test_decoding_is_that_of_transformers(network, answers):
+    """Scores to 1e-4, and labels and boxes with them, for every detector."""
+    import transformers
+
+    row = catalogue.detectors()[network.model]
+    processor = getattr(transformers, row.processor)()
+    outputs = transformers.modeling_outputs.ModelOutput(logits=answers[0], pred_boxes=answers[1])
+    threshold = float(answers[0].sigmoid().flatten().topk(40).values[-1])
+    wanted = processor.post_process_object_detection(outputs, threshold=threshold, target_sizes=[(480, 640)])[0]
+    found = DetrDecoder(network.labels, 300, threshold, network.rule)(answers, (640, 480))
+    n = len(wanted["scores"])
+    assert 30 < n <= 40
+    np.testing.assert_allclose(found.score[:n], wanted["scores"].numpy(), atol=1e-4)
+    assert found.label[:n].tolist() == wanted["labels"].tolist()
+    np.testing.assert_allclose(
+        found.xyxy[:n], wanted["boxes"].numpy().clip(0, [640, 480, 640, 480]), rtol=1e-4, atol=1e-2
+    )
+    assert len(DetrDecoder(network.labels, 5, 0.0, network.rule)(answers, (640, 480))) == 5
+
+
+def test_a_query_can_stand_twice_with_two_labels(network):
+    """Best pairs of query and class, not best queries: one query may be two things."""
+    logits = torch.full((1, 4, 3), -5.0)
+    logits[0, 2, 0], logits[0, 2, 1], logits[0, 1, 2] = 3.0, 2.0, 1.0
+    boxes = torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(1, 4, 4)
+    found = DetrDecoder("abc", 3, 0.0, network.rule)((logits, boxes), (100, 100))
+    assert found.name == ("a", "b", "c")
+
+
+def trained_looking_norms(module):
+    generator = torch.Generator().manual_seed(3)
+    for part in module.modules():
+        if hasattr(part, "running_var"):
+            n = part.running_mean.shape
+            part.running_mean.copy_(torch.randn(n, generator=generator) * 0.1)
+            part.running_var.copy_(torch.rand(n, generator=generator) + 0.5)
+            part.weight.data.copy_(part.weight.data * (torch.rand(n, generator=generator) + 0.5))
+            part.bias.data.copy_(torch.randn(n, generator=generator) * 0.1)
+    return module
+
+
+def test_folding_changes_no_answer_and_leaves_no_norm(network):
+    module = trained_looking_norms(copy.deepcopy(network.module)).double()
+    folded = copy.deepcopy(module)
+    there = sum(hasattr(part, "running_var") for part in module.modules())
+    assert fold_batch_norms(folded) == there
+    assert not any(hasattr(part, "running_var") for part in folded.modules())
+    x = picture(network).double()
+    with torch.inference_mode():
+        for a, b in zip(module(x), folded(x), strict=True):
+            assert (a - b).norm() / a.norm() < 1e-5
+
+
+class OwnNorm(nn.Module):
+    """A family that nobody has seen: another name, its eps a constant in its code."""
+
+    def __init__(self, n):
+        super().__init__()
+        for name, value in (("weight", 1.5), ("bias", 0.5), ("running_mean", 0.2), ("running_var", 1e-3)):
+            self.register_buffer(name, torch.full((n,), value))
+
+    def forward(self, x):
+        scale = self.weight * (self.running_var + 1e-3).rsqrt()
+        return (x - self.running_mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+
+
+def test_a_norm_is_known_by_what_it_holds_not_by_its_name():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), OwnNorm(4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4))
+    x = torch.randn(1, 3, 8, 8)
+    wanted = net(x)
+    assert fold_batch_norms(net) == 1
+    torch.testing.assert_close(net(x), wanted, rtol=1e-4, atol=1e-4)
+    assert not is_batch_norm(nn.GroupNorm(2, 4)) and not is_batch_norm(nn.LayerNorm(4))
+
+
+def test_equal_scores_are_why_random_weights_differ_between_engines():
+    """As transformers initialises RT-DETRv2, all places score alike; which are chosen is then chance."""
+    import transformers
+
+    row = catalogue.detectors()["rt_detr_v2_r18"]
+    backbone = transformers.RTDetrResNetConfig(**row.backbone[1])
+    torch.manual_seed(0)
+    plain = transformers.RTDetrV2ForObjectDetection(
+        transformers.RTDetrV2Config(backbone_config=backbone, num_labels=80, **row.options)
+    ).eval()
+    ours = row.random(0)
+    x = picture(load_network("rt_detr_v2_r18", "random"))
+    with torch.inference_mode():
+        scores = {name: net(pixel_values=x).enc_outputs_class[0].amax(-1) for name, net in (("plain", plain), ("ours", ours))}
+        exact = DetrCore(copy.deepcopy(plain)).double()(x.double())[0]
+        differ = (DetrCore(plain)(x)[0] - exact).abs().max()
+    assert len(scores["plain"].unique()) < 10  # ties: of 756 places, 300 are taken
+    assert differ > 1  # torch against itself in float64: no engine is needed for the difference
+    assert len(scores["ours"].unique()) > 700
+
+
+@pytest.mark.skipif(unmet_requirement(["openvino"]) is not None, reason="needs OpenVINO")
+def test_openvino_agrees_where_scores_differ(network, answers, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    x = picture(network)
+    logits, boxes = build_engine("openvino", Request(network.module, x, f"test-{network.model}"))(x)
+    assert (logits - answers[0]).norm() / logits.norm() < 1e-3
+    assert (boxes - answers[1]).abs().max() < 1e-2
+
+
+def test_a_rung_runs_with_another_detector_and_its_row_says_so():
+    workload = Workload(weights="random", objects=3, detector="d_fine_s", classifier="mobilenet_v3_large")
+    frame = make_frame(0)
+    for name in ("baseline_combined_cpu", "batched_cpu"):
+        prepared = prepare(rung(name).prepare, workload)
+        found = [found for _, found in rung(name).run([frame], prepared.net)]
+        assert len(found[0]) == 3 and found[0].fine_name is not None
+        assert (prepared.settings["detector"], prepared.settings["classifier"]) == ("d_fine_s", "mobilenet_v3_large")
+        assert set(prepared.settings["weights_sha256"]) == {"d_fine_s", "mobilenet_v3_large"}
+    whole = prepare(Preparation("combined", "bytes", form="whole_frame"), workload).net
+    fused = whole.decode(whole.infer(whole.preprocess(frame.image)), frame.size)
+    np.testing.assert_allclose(fused.score, found[0].score, atol=1e-3)
+
+
+def test_unknown_names_are_told():
+    with pytest.raises(UsageError, match="no detector 'yolo'; there are detr_r50, d_fine_s"):
+        prepare(Preparation("detect"), Workload(detector="yolo"))
+    with pytest.raises(UsageError, match="no classifier 'vgg'"):
+        prepare(Preparation("classify"), Workload(classifier="vgg"))
+    with pytest.raises(UsageError, match="lab set has its own"):
+        Workload(model_set="lab", detector="d_fine_s")
+    with pytest.raises(WeightsError, match="no model 'yolo'"):
+        load_network("yolo")
+
+
+FAMILY = '''
+from labkit.models.decode import SIGMOID
+from labkit.models.detectors.d_fine import ROWS as OTHERS
+from dataclasses import replace
+ROWS = (replace(OTHERS[0], name="new_one"),)
+'''
+
+
+def test_adding_a_detector_is_one_file_and_touches_no_other(tmp_path, monkeypatch):
+    (tmp_path / "new_family.py").write_text(FAMILY)
+    monkeypatch.setattr(catalogue.folder, "__path__", [*catalogue.folder.__path__, str(tmp_path)])
+    catalogue.detectors.cache_clear()
+    try:
+        workload = Workload(weights="random", detector="new_one")
+        assert weights.models_of(workload) == ("new_one", "resnet18")
+        assert prepare(Preparation("detect"), workload).settings["weights_sha256"].keys() == {"new_one"}
+        assert len(load_network("new_one", "random").labels) == 80
+    finally:
+        catalogue.detectors.cache_clear()
+
+
+def test_no_other_file_names_a_detector_of_a_row():
+    """Help texts may give one as an example; code may not."""
+    from test_structure import PACKAGE
+
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name != "detectors":
+            lines = [line for line in path.read_text().splitlines() if any(f'"{name}"' in line for name in NAMES)]
+            assert all("e.g." in line or '"rt_detr_v2_r18" and "convnext_tiny"' in line or "..." in line for line in lines), (path, lines)
+        elif path.name not in ("__init__.py", "detector_row.py", "catalogue.py"):
+            assert len(path.read_text().splitlines()) <= 120
+
+
+def test_pretrained_weights_load_from_the_hubs_layout(network, tmp_path):
+    """With random ones in their place."""
+    network.module.detr.save_pretrained(tmp_path)
+    loaded = catalogue.detectors()[network.model].load(tmp_path).eval()
+    assert weights.state_sha256(DetrCore(loaded)) == network.sha256
+
+
+def test_a_checksum_that_no_row_knows_is_recorded_at_the_first_fetch(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = weights.HubFiles("someone/something", "abc", {"config.json": ""})
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+    assert "config.json: recorded now" in weights._check_files(files, [path])
+    assert weights._check_files(files, [path]) == ""
+    path.write_text('{"other": 1}')
+    with pytest.raises(WeightsError, match=r"config.json is damaged"):
+        weights._check_files(files, [path])
+
+
+@pytest.mark.parametrize("name", [n for n in CLASSIFIERS if n != "vit_b_16"])
+def test_a_classifier_is_torchvisions_with_its_own_input(name):
+    network = load_network(name, "random")
+    side = network.input.output_size((640, 480))
+    assert side == network.crop_input.output_size((64, 32)) == (224, 224)
+    with torch.inference_mode():
+        assert network.module(torch.zeros(1, 3, *side)).shape == (1, 1000)
+    assert CLASSIFIERS[name].entry.url.rsplit("-", 1)[1].endswith(".pth")
+    assert CLASSIFIERS[name].labels[281] == "tabby"
+
+
+@pytest.mark.parametrize(
+    "words", [["bench", "detr_pil_cpu"], ["compare", "detr_pil_cpu", "detr_opencv_cpu"], ["live"], ["fleet", "scenes"]]
+)
+def test_commands_take_a_detector(words, capsys):
+    from labkit.cli.main import main
+
+    assert main([*words, "--detector", "yolo"]) == UsageError.exit_code
+    assert "no detector 'yolo'; there are detr_r50, d_fine_s" in capsys.readouterr().err
