@@ -1,9 +1,12 @@
+import sys
+import types
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit.core.errors import FrameError, UsageError
+from labkit.core.errors import FrameError, UnavailableError, UsageError
 from labkit.core.types import Detections, Frame, Workload
 
 
@@ -88,3 +91,55 @@ def test_workload_says_what_is_wrong(wrong):
         UsageError, match=str(next(iter(wrong.values()))).replace("(", r"\(").replace(")", r"\)")
     ):
         Workload(**wrong)
+
+
+class LikeSupervision:
+    """`supervision.Detections` as far as it is used, for machines without the package."""
+
+    def __init__(self, xyxy, confidence=None, class_id=None, tracker_id=None, data=None):
+        self.xyxy, self.confidence, self.class_id = xyxy, confidence, class_id
+        self.tracker_id, self.data = tracker_id, data or {}
+
+
+@pytest.fixture
+def supervision(monkeypatch):
+    """The package itself where it is installed, else what it looks like."""
+    try:
+        import supervision
+    except ImportError:
+        supervision = types.SimpleNamespace(Detections=LikeSupervision)
+        monkeypatch.setitem(sys.modules, "supervision", supervision)
+    return supervision
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_detections_go_to_supervision_and_back(n, supervision):
+    found = Detections(
+        xyxy=np.array([[1, 2, 30, 40]] * n, np.float32).reshape(n, 4),
+        score=np.linspace(0.9, 0.5, n).astype(np.float32),
+        label=np.arange(n),
+        name=tuple(f"thing {i}" for i in range(n)),
+        frame_size=(64, 48),
+        track_id=np.arange(n) + 7,
+    )
+    theirs = found.to_supervision()
+    assert isinstance(theirs, supervision.Detections)
+    assert list(theirs.data["class_name"]) == list(found.name)
+    back = Detections.from_supervision(theirs, (64, 48))
+    for name in ("xyxy", "score", "label", "track_id"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(found, name))
+    assert back.name == found.name
+
+
+def test_what_supervision_leaves_out_is_filled_in_and_boxes_are_clipped(supervision):
+    theirs = supervision.Detections(xyxy=np.array([[-5.0, 2, 99, 40]]), class_id=np.array([1]))
+    found = Detections.from_supervision(theirs, (64, 48), names=["cat", "dog"])
+    assert (found.name, found.score.tolist(), found.track_id) == (("dog",), [1.0], None)
+    assert found.xyxy.tolist() == [[0, 2, 64, 40]]
+    assert Detections.from_supervision(theirs, (64, 48)).name == ("class 1",)
+
+
+def test_a_missing_supervision_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(UnavailableError, match=r"needs the package supervision: pip install 'labkit"):
+        Detections.empty((4, 4)).to_supervision()

@@ -297,9 +297,8 @@ def _workload(
     if model_set == "lab" and weights not in ("auto", "pretrained"):
         raise UsageError("the lab's own models ship with their weights; leave out --weights")
     base = Workload(size=parse_size(size), fit=fit, objects=objects, threshold=threshold, seed=seed)
-    workload = replace(
-        base, model_set=model_set, weights=weights, detector=detector, classifier=classifier  # type: ignore[arg-type]
-    )
+    workload = replace(base, model_set=model_set, weights=weights)  # type: ignore[arg-type]
+    workload = replace(workload, detector=detector, classifier=classifier)
     models_of(workload)  # an unknown name is told before anything starts
     return workload
 

@@ -12,7 +12,6 @@ from typing import Annotated, cast
 
 import typer
 
-from labkit.core.types import Workload
 from labkit.cli.options import (
     ClassifierOption,
     DetectorOption,
@@ -25,6 +24,7 @@ from labkit.cli.options import (
     parse_size,
 )
 from labkit.core.terminal import print_text
+from labkit.core.types import Workload
 
 
 def live(

@@ -78,7 +78,8 @@ def rungs(as_json: JsonOption = False) -> None:
 @app.command()
 def weights(
     model: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Detectors and classifiers by name; default: all.")
+        list[str] | None,
+        typer.Argument(metavar="[MODEL]...", help="Detectors and classifiers; default: all."),
     ] = None,
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Download what is not cached: the named ones, or the full set's.")

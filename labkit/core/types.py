@@ -6,14 +6,14 @@ of the original frame, `t_s` is seconds on `time.perf_counter`, sizes are (width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.core.errors import FrameError, UsageError
+from labkit.core.errors import FrameError, UnavailableError, UsageError
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
@@ -78,6 +78,7 @@ class Detections:
         name: N strings, the names of `label`.
         frame_size: (width, height) of the frame that the boxes refer to.
         fine_label, fine_score, fine_name: a classifier's label for each crop, or None.
+        track_id: (N,) int64, the same number for the same object in other frames, or None.
 
     Example:
         >>> import labkit
@@ -93,6 +94,7 @@ class Detections:
     fine_label: NDArray[np.int64] | None = None
     fine_score: NDArray[np.float32] | None = None
     fine_name: tuple[str, ...] | None = None
+    track_id: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.name)
@@ -111,6 +113,8 @@ class Detections:
             ]
             if len(self.fine_name) != n:
                 raise UsageError(f"{n} boxes but {len(self.fine_name)} fine names")
+        if self.track_id is not None:
+            arrays.append(("track_id", self.track_id, (n,), np.int64))
         for name, array, shape, dtype in arrays:
             if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
                 raise UsageError(f"{name} is {np.dtype(dtype)} {shape}, not {describe_value(array)}")
@@ -141,6 +145,7 @@ class Detections:
             score=self.score[which],
             label=self.label[which],
             name=tuple(self.name[i] for i in which),
+            track_id=None if self.track_id is None else self.track_id[which],
             **fine,
         )
 
@@ -150,12 +155,72 @@ class Detections:
         """The same boxes with a classifier's label, score and name for each."""
         return replace(self, fine_label=label, fine_score=score, fine_name=name)
 
+    def to_supervision(self) -> Any:
+        """The same as `supervision.Detections`, to draw, count and track with that package.
+
+        Names are in its `data["class_name"]`; a classifier's in `data["fine_name"]` and
+        `data["fine_score"]`; `track_id` is its `tracker_id`.
+
+        Raises:
+            UnavailableError: the package is not installed.
+        """
+        data: dict[str, Any] = {"class_name": np.array(self.name, dtype=str)}
+        if self.fine_name is not None:
+            data |= {"fine_name": np.array(self.fine_name, dtype=str), "fine_score": self.fine_score}
+        return _supervision().Detections(
+            xyxy=self.xyxy.copy(),
+            confidence=self.score.copy(),
+            class_id=self.label.copy(),
+            tracker_id=None if self.track_id is None else self.track_id.copy(),
+            data=data,
+        )
+
+    @classmethod
+    def from_supervision(cls, found: Any, frame_size: Size, names: Sequence[str] = ()) -> Detections:
+        """Detections of a `supervision.Detections`; boxes are clipped to the frame.
+
+        Args:
+            found: what a model or tracker of that package gave.
+            frame_size: (width, height) px of the frame, which it does not know.
+            names: of its class ids, where its `data["class_name"]` does not hold them.
+
+        A missing score is 1, a missing class id 0; a class without a name is "class 3". Masks are left out.
+        """
+        n = len(found.xyxy)
+        label = np.zeros(n, np.int64) if found.class_id is None else np.asarray(found.class_id, np.int64)
+        named = found.data.get("class_name")
+        if named is None:
+            named = [names[i] if 0 <= i < len(names) else f"class {i}" for i in label]
+        ids = found.tracker_id
+        return cls(
+            xyxy=np.clip(np.asarray(found.xyxy), 0, [*frame_size, *frame_size])
+            .astype(np.float32)
+            .reshape(n, 4),
+            score=np.ones(n, np.float32)
+            if found.confidence is None
+            else np.asarray(found.confidence, np.float32),
+            label=label,
+            name=tuple(str(name) for name in named),
+            frame_size=frame_size,
+            track_id=None if ids is None else np.asarray(ids, np.int64),
+        )
+
     @classmethod
     def empty(cls, frame_size: Size) -> Detections:
         """No detections in a frame of `frame_size` (width, height)."""
         return cls(
             np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64), (), frame_size
         )
+
+
+def _supervision() -> Any:
+    try:
+        import supervision
+    except ImportError as error:
+        raise UnavailableError(
+            f"this needs the package supervision: pip install 'labkit[supervision]' ({error})"
+        ) from error
+    return supervision
 
 
 @dataclass(frozen=True)

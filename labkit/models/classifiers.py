@@ -28,7 +28,7 @@ class ClassifierRow:
 
     @property
     def entry(self) -> Any:
-        """torchvision's entry: url, whose file name holds the SHA-256's beginning, transforms, meta."""
+        """Torchvision's entry: url, whose file name holds the SHA-256's beginning, transforms, meta."""
         from torchvision.models import get_model_weights
 
         return get_model_weights(self.builder)[self.weights]
@@ -75,7 +75,10 @@ CLASSIFIERS = {
     for row in (
         ClassifierRow("resnet18", "ResNet-18 (2015), 11.7 M parameters", "resnet18"),
         ClassifierRow(
-            "mobilenet_v3_large", "MobileNetV3 (2019), 5.5 M parameters", "mobilenet_v3_large", "IMAGENET1K_V2"
+            "mobilenet_v3_large",
+            "MobileNetV3 (2019), 5.5 M parameters",
+            "mobilenet_v3_large",
+            "IMAGENET1K_V2",
         ),
         ClassifierRow("efficientnet_b0", "EfficientNet-B0 (2019), 5.3 M parameters", "efficientnet_b0"),
         ClassifierRow("convnext_tiny", "ConvNeXt-T (2022), 28.6 M parameters", "convnext_tiny"),

@@ -103,7 +103,9 @@ def _detr_r50(weights: Weights) -> Network:
     else:
         detr = load_detr(weights.path)
     core = DetrCore(detr)
-    return Network("detr_r50", core, labels_of(weights), DETR_INPUT, None, weights, state_sha256(core), SOFTMAX)
+    return Network(
+        "detr_r50", core, labels_of(weights), DETR_INPUT, None, weights, state_sha256(core), SOFTMAX
+    )
 
 
 def _lab_detr(weights: Weights) -> Network:

@@ -446,4 +446,3 @@ class _socket_timeout:  # noqa: N801 - used as a statement
 
     def __exit__(self, *_: object) -> None:
         socket.setdefaulttimeout(self._before)
-

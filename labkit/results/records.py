@@ -21,7 +21,7 @@ def finite(interval: tuple[float, float]) -> list[float | None]:
 
 
 OWN_MODELS = {"full": ("detr_r50", "resnet18"), "lab": ("lab_detr", "lab_resnet")}
-"""(detector, classifier) of each model set; rows from before others could stand in their place hold no names."""
+"""(detector, classifier) of each model set, for rows from before there were others, which hold no names."""
 
 
 def models_in(settings: Mapping[str, Any]) -> tuple[str, str]:
