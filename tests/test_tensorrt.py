@@ -22,6 +22,7 @@ import torch
 from labkit.bench.frames import collect
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.models import engines
+from labkit.models.box_rows import BoxRows
 from labkit.models.engines.build import Request, build_engine
 from labkit.models.fused import FusedNetwork
 from labkit.models.networks import build
@@ -133,7 +134,7 @@ def engine(monkeypatch):
 def request_of():
     detector, classifier = build(lab_weights("lab_detr")), build(lab_weights("lab_resnet"))
     lean = TrimmedDetr(detector.module, detector.input.output_size(SIZE))
-    whole = FusedNetwork(lean, classifier.module, detector.input, classifier.crop_input, 3).eval()
+    whole = FusedNetwork(lean, classifier.module, detector.input, classifier.crop_input, BoxRows(3)).eval()
 
     def make(precision):
         example = torch.zeros(1, SIZE[1], SIZE[0], 3, dtype=torch.uint8)
@@ -150,9 +151,9 @@ def test_the_exported_frame_gives_the_modules_answers(engine, request_of, precis
     engine.module.export(wanted, tmp_path / "model.onnx")
     frame = torch.from_numpy(collect("scenes", SIZE).frames[0].image)[None]
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
-    (got,) = session.run(None, {session.get_inputs()[0].name: frame.numpy()})
+    ((got,),) = session.run(None, {session.get_inputs()[0].name: frame.numpy()})
     with torch.no_grad():
-        truth = wanted.module(frame).numpy()
+        (truth,) = wanted.module(frame).numpy()
     sure = truth[:, 4] > 0.5
     assert sure.any()
     np.testing.assert_allclose(got[sure][:, :5], truth[sure][:, :5], atol=apart)
