@@ -120,7 +120,7 @@ def trend_command(
     if as_json:
         print(json.dumps(found.to_json()))
     else:
-        print(found.table().to_string(index=False, na_rep="-"))
+        print_text(found.table().to_string(index=False, na_rep="-"))
         print_lines([str(found)])
     if plot is not None:
         found.plot().savefig(plot)
