@@ -236,12 +236,16 @@ def _random(model: str, seed: int, note: str) -> Weights:
 
 
 def _is_detector(model: str) -> bool:
+    if model in MODELS["full"]:  # known without torch, which takes seconds to import
+        return model == MODELS["full"][0]
     from labkit.models.detectors.catalogue import detectors
 
-    return model == MODELS["full"][0] or model in detectors()
+    return model in detectors()
 
 
 def _require_known(model: str) -> None:
+    if model in MODELS["full"]:
+        return
     from labkit.models.classifiers import CLASSIFIERS
     from labkit.models.detectors.catalogue import detectors
 
