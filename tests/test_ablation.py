@@ -157,7 +157,7 @@ def test_writing_leaves_table_picture_and_machine(ablation, tmp_path):
 def test_a_picture_is_drawn_again_from_the_table_alone(tmp_path, capsys):
     (tmp_path / "accuracy.csv").write_text(to_csv(ROWS))
     assert nb06_accuracy.main(["--redraw", "--out", str(tmp_path)]) == 7
-    assert "does not name the machine" in capsys.readouterr().err
+    assert "fingerprint.json is missing" in capsys.readouterr().err
     (tmp_path / "fingerprint.json").write_text('{"cpu": "Example CPU 3000", "cores": 8}')
     assert nb06_accuracy.main(["--redraw", "--out", str(tmp_path)]) == 0
     drawn = (tmp_path / "accuracy.svg").read_text()
