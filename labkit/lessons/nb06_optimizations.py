@@ -140,7 +140,8 @@ def check_speed_up(speed_up: Callable[[float, float], Any], rng: np.random.Gener
     """Check `speed_up(share, part_factor)`: Amdahl's law for one part of the time."""
     known = [(0.3, 4.0), (0.5, 2.0), (0.0, 5.0), (1.0, 3.0), (0.4, 0.5), (0.6, 1.0)]
     drawn = zip(rng.uniform(0, 1, 20).tolist(), rng.lognormal(1, 1.5, 20).tolist(), strict=True)
-    for share, factor in [*known, *drawn]:
+    far = (rng.uniform(0.9, 0.99), rng.uniform(20, 90)), (rng.uniform(0.5, 0.9), rng.uniform(0.1, 0.5))
+    for share, factor in [*known, *far, *drawn]:
         right = 1 / (1 - share + share / factor)
         got = call_for_number(speed_up, share, factor)
         if abs(got - right) > 1e-6 * right:
