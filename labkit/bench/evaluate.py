@@ -39,6 +39,12 @@ def evaluate(rung: Rung, known: Mapping[str, Mapping[str, Any]], context: Contex
     photographs = context.photographs if rung.prepare.task in BOXES_KEPT else None
     if photographs is None and not context.scenes:
         return {}
+    if photographs is None and (context.workload.detector or context.workload.classifier):
+        context.reporter.note(
+            "no accuracy on scenes: the lab's trained models are a DETR and a ResNet, and say nothing of "
+            f"{context.workload.detector or context.workload.classifier}; --coco evaluates pretrained weights"
+        )
+        return {}
 
     def score(which: Rung) -> dict[str, Any]:
         return (
