@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from torch import nn
 
@@ -21,6 +22,7 @@ from labkit.models.detectors import catalogue
 from labkit.models.engines.build import Request, build_engine
 from labkit.models.engines.eager import fold_batch_norms, is_batch_norm
 from labkit.models.networks import load_network
+from labkit.models.packaged_weights import PACKAGED, packaged_file
 from labkit.models.prepare import prepare
 from labkit.models.preprocess import preprocessor
 from labkit.pipelines.ladder import rung
@@ -259,7 +261,7 @@ def test_a_checksum_that_no_row_knows_is_recorded_at_the_first_fetch(tmp_path, m
         weights._check_files(files, [path])
 
 
-@pytest.mark.parametrize("name", [n for n in CLASSIFIERS if n != "vit_b_16"])
+@pytest.mark.parametrize("name", [n for n in CLASSIFIERS if n not in ("vit_b_16", PACKAGED)])
 def test_a_classifier_is_torchvisions_with_its_own_input(name):
     network = load_network(name, "random")
     side = network.input.output_size((640, 480))

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from labkit.models.efficientnet_lite import EfficientNetLite0, load_state
+from labkit.models.packaged_weights import PACKAGED
 from labkit.models.preprocess import InputSpec
 
 
@@ -70,7 +72,44 @@ class ClassifierRow:
         return get_model(self.builder, weights=None)
 
 
-CLASSIFIERS = {
+@dataclass(frozen=True)
+class PackagedRow:
+    """EfficientNet-Lite0, whose weights are in a package: real names where no hub can be reached.
+
+    Attributes:
+        name, about: as in `ClassifierRow`.
+    """
+
+    name: str
+    about: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """ImageNet's names."""
+        return CLASSIFIERS["resnet18"].labels
+
+    @property
+    def input(self) -> InputSpec:
+        """What a whole frame is turned into."""
+        return InputSpec(shorter=256, crop=(224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+
+    @property
+    def crop_input(self) -> InputSpec:
+        """What a crop is turned into: stretched to the input."""
+        return InputSpec(exact=(224, 224), mean=self.input.mean, std=self.input.std)
+
+    def random(self, seed: int) -> Any:
+        """As `ClassifierRow.random`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return EfficientNetLite0()
+
+    def load(self, path: Any) -> Any:
+        """The network with the weights of the package's file."""
+        return load_state(EfficientNetLite0(), path)
+
+
+CLASSIFIERS: dict[str, ClassifierRow | PackagedRow] = {
     row.name: row
     for row in (
         ClassifierRow("resnet18", "ResNet-18 (2015), 11.7 M parameters", "resnet18"),
@@ -82,6 +121,7 @@ CLASSIFIERS = {
         ),
         ClassifierRow("efficientnet_b0", "EfficientNet-B0 (2019), 5.3 M parameters", "efficientnet_b0"),
         ClassifierRow("convnext_tiny", "ConvNeXt-T (2022), 28.6 M parameters", "convnext_tiny"),
+        PackagedRow(PACKAGED, "EfficientNet-Lite0 (2020), 4.7 M parameters, with its weights in a package"),
         ClassifierRow("vit_b_16", "ViT-B/16 (2020), 86.6 M parameters", "vit_b_16"),
     )
 }

@@ -40,14 +40,17 @@ Candidates = tuple[Tensor, Tensor, Tensor]
 """Score (..., k), label (..., k) int64 and query (..., k) int64."""
 
 
-def one_per_query(logits: Tensor) -> Candidates:
+def one_per_query(logits: Tensor) -> tuple[Tensor, Tensor, range]:
     """Each query with its best class: softmax over the classes and "no object", the last one.
 
     Args:
         logits: (Q, C + 1).
+
+    Returns:
+        Score (Q,), label (Q,), and the queries, which the host knows without asking the device.
     """
     score, label = logits.softmax(-1)[:, :-1].max(-1)
-    return score, label, torch.arange(len(score), device=score.device)
+    return score, label, range(len(score))
 
 
 def best_pairs(logits: Tensor, k: int | None = None) -> Candidates:
@@ -92,7 +95,7 @@ class DecodingRule:
 
     name: str
     no_object: bool
-    candidates: Callable[[Tensor], Candidates]
+    candidates: Callable[[Tensor], tuple[Tensor, Tensor, Tensor | range]]
     best: Callable[[Tensor, int], Candidates]
 
 

