@@ -111,8 +111,11 @@ def test_kernels_choose_and_pack_as_pytorch_does(dtype, frames, queries, objects
     fine = (torch.randn(len(cuts), 300) * 3).to(dtype)
     wanted_rows = wanted.name(rows, fine)
 
-    kernels = BoxRowKernels(objects)
+    kernels = copy.deepcopy(BoxRowKernels(objects))  # as engines copy the networks that they change
+    fake_gpu.reset()
     got, got_cuts = kernels.choose(logits.cuda(), boxes.cuda(), SIZE)
+    if objects and dtype is not torch.bfloat16:
+        assert fake_gpu.launches - len(fake_gpu.copies) == 1, "one kernel chooses"
     got = kernels.name(got, fine.cuda())
     torch.testing.assert_close(got.cpu(), wanted_rows, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(got_cuts.cpu(), cuts, rtol=1e-5, atol=1e-4)

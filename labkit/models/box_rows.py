@@ -73,7 +73,7 @@ class BoxRowKernels(BoxRows):
 
     def choose(self, logits: Tensor, boxes: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """As `BoxRows.choose`; the rows (B, k, 8) have room for the names."""
-        if not logits.is_cuda or self.rule is not SOFTMAX:
+        if not logits.is_cuda or self.rule != SOFTMAX:
             return super().choose(logits, boxes, size)
         frames, queries, classes = logits.shape
         kept = min(self.objects, queries)
@@ -85,7 +85,7 @@ class BoxRowKernels(BoxRows):
 
     def name(self, rows: Tensor, logits: Tensor) -> Tensor:
         """As `BoxRows.name`."""
-        if not logits.is_cuda or self.rule is not SOFTMAX:
+        if not logits.is_cuda or self.rule != SOFTMAX:
             return super().name(rows, logits)
         self._launch("name", len(logits), 128, [logits], [rows], (np.int32(logits.shape[1]),))
         return rows
