@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from labkit.sources.source import RawFrame, Source
 SIZE = (64, 48)
 
 
-def wait_for(condition, timeout_s=5.0):
+def wait_for(condition, timeout_s=30.0):
     """Polls until `condition()` is true; whether it became so."""
     end = time.perf_counter() + timeout_s
     while time.perf_counter() < end:
@@ -139,7 +140,20 @@ def preparing(**nets):
 def player_of(open_source=ticking, rung="a", second=None, prepare=None, **more):
     settings = LiveSettings(rung=rung, second=second, model_set="lab", size=SIZE, threshold=0.5)
     more = {"source_name": "made up", **more}
-    return Player(open_source, settings, prepare=prepare or preparing(), **more)
+    player = Player(open_source, settings, prepare=prepare or preparing(), **more)
+    PLAYERS.append(weakref.ref(player))
+    return player
+
+
+PLAYERS: list[weakref.ref] = []
+"""Made by the running test."""
+
+
+def stop_players():
+    """Stops what a test that failed has left running, which would hold up every later one."""
+    while PLAYERS:
+        if (player := PLAYERS.pop()()) is not None:
+            player.stop()
 
 
 class FakePage:

@@ -55,7 +55,8 @@ from labkit.sources.camera_list import CameraInfo
 
 from conftest import make_frame  # isort: skip
 from live_fakes import (  # isort: skip
-    SIZE, FakePage, Gate, Pushed, boxes, player_of, preparing, rung_of, ticking, view_of, wait_for,
+    SIZE, FakePage, Gate, Pushed, boxes, player_of, preparing, rung_of, stop_players, ticking, view_of,
+    wait_for,
 )  # fmt: skip
 
 psutil = pytest.importorskip("psutil")
@@ -69,7 +70,11 @@ def live_threads():
 def nothing_is_left(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield
-    assert wait_for(lambda: not live_threads(), 5), live_threads()
+    stop_players()
+    left = not wait_for(lambda: not live_threads()) and live_threads()
+    for handover in (reader_module._owners, inference_module._users):
+        handover._owners = []  # the next test waits for nothing that this one left
+    assert not left
 
 
 @pytest.fixture
@@ -152,7 +157,7 @@ def test_two_rungs_see_the_same_frames(second):
     player.start()
     assert wait_for(lambda: len(nets["a"].seen) > 5)
     player.stop()
-    assert player.wait_until_ended(5)
+    assert player.wait_until_ended(30)
     first, other = ([f.index for f in net.seen] for net in nets.values())
     together = min(len(first), len(other))
     assert together >= 5
@@ -172,7 +177,7 @@ def test_a_stop_is_quick_even_inside_a_long_detection():
     assert player.ending
     assert took_s < STOP_S + 0.8  # the figure itself is measured elsewhere; this catches a wait for the net
     gate.permits.release()
-    assert player.wait_until_ended(5)
+    assert player.wait_until_ended(30)
 
 
 def test_a_source_that_hangs_does_not_hold_up_the_stop():
@@ -189,7 +194,7 @@ def test_a_source_that_hangs_does_not_hold_up_the_stop():
     player.stop()
     assert time.perf_counter() - began < 1.0
     letting_go.set()
-    assert player.wait_until_ended(5)
+    assert player.wait_until_ended(30)
 
 
 def test_the_next_owner_opens_the_camera_after_the_last_has_let_go():
@@ -329,7 +334,7 @@ def test_a_hundred_runs_leave_nothing_behind():
         player.start()
         assert wait_for(lambda: player.rates.inferred.get("a"))
         player.stop()
-        assert player.wait_until_ended(5)
+        assert player.wait_until_ended(30)
 
     for _ in range(10):
         run()
@@ -968,10 +973,10 @@ def test_a_hung_source_is_left_behind_and_the_next_one_opens(monkeypatch):
         assert wait_for(lambda: second.latest_shot() is not None)  # noqa: B023
         told = second.status()["message"]
         second.stop()
-        assert second.wait_until_ended(5)
+        assert second.wait_until_ended(30)
         assert ("http://slow hangs and was left behind" in told) == (_ == 0)
     hung.letting_go.set()
-    assert first.wait_until_ended(5)
+    assert first.wait_until_ended(30)
 
 
 def test_an_opening_that_hangs_is_left_behind_too(monkeypatch):
@@ -989,7 +994,7 @@ def test_an_opening_that_hangs_is_left_behind_too(monkeypatch):
     assert "http://drips hangs" in player.status()["message"]
     letting_go.set()
     player.stop()
-    assert player.wait_until_ended(5)
+    assert player.wait_until_ended(30)
 
 
 def test_a_detection_that_hangs_is_left_behind(monkeypatch):
@@ -1004,7 +1009,7 @@ def test_a_detection_that_hangs_is_left_behind(monkeypatch):
     assert wait_for(lambda: second.rates.inferred.get("a"))
     second.stop()
     stuck.permits.release()
-    assert first.wait_until_ended(5)
+    assert first.wait_until_ended(30)
 
 
 def test_a_frame_with_nan_is_a_failed_frame_and_detection_goes_on():
