@@ -115,6 +115,7 @@ def test_a_key_depends_on_the_settings_of_a_point_alone():
         replace(one, workload=replace(workload, objects=4)), replace(one, workload=replace(workload, seed=1)),
         replace(one, workload=replace(workload, model_set="lab")),
         replace(one, workload=replace(workload, weights="random")),
+        replace(one, workload=replace(workload, detector="d_fine_s")),
     ]  # fmt: skip
     assert len({one.key, *(other.key for other in others)}) == 1 + len(others)
     assert one.key == "3322ad2fcf253095"  # as in the stores that there are: sweeps go on

@@ -51,8 +51,10 @@ class Point:
         """Hash of what defines the point, under which it is stored."""
         plain = asdict(self)
         del plain["timeouts_s"]
-        if plain["workload"]["fit"] == "letterbox":  # points stored before there was a choice keep their key
-            del plain["workload"]["fit"]
+        workload = plain["workload"]  # points stored before there was a choice keep their key
+        for name, default in (("fit", "letterbox"), ("detector", None), ("classifier", None)):
+            if workload[name] == default:
+                del workload[name]
         return digest(plain)[:16]
 
     @property
