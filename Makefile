@@ -14,7 +14,7 @@ $(READY): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else "labkit needs Python 3.11 to 3.13, and %s is %d.%d; try: make setup PYTHON=python3.12" % (sys.executable, v[0], v[1]))'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --upgrade pip setuptools
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[gpu,engines,accuracy,scale,test,lint]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[gpu,engines,accuracy,scale,offline,test,lint]'
 	@touch $(READY)
 
 bench: $(READY) ## measure every rung that this machine can run, quickly (under 10 minutes)
