@@ -22,7 +22,8 @@ MARKS: dict[str, tuple[str, str]] = {
     "missing": ("missing", "yellow"),
     "note": ("note   ", "cyan"),
 }
-WIDTH, INDENT = 79, 18
+WIDTH, NAME_WIDTH = 79, 11
+INDENT = 10 + NAME_WIDTH
 DISK_GIB = 2.0
 
 
@@ -103,7 +104,7 @@ def lines(checks: Sequence[Check]) -> list[tuple[str, str]]:
     indent = " " * INDENT
     for check in checks:
         mark, style = MARKS[check.state]
-        head = f"{mark}  {check.what:<8} {check.found}"
+        head = f"{mark}  {check.what:<{NAME_WIDTH}} {check.found}"
         shown += [(line, style) for line in textwrap.wrap(head, WIDTH, subsequent_indent=indent)]
         advice = textwrap.wrap(check.advice, WIDTH, initial_indent=indent, subsequent_indent=indent)
         shown += [(line, "dim") for line in advice]
