@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from test_models import trained_looking_norms
 from torch import nn
 
 from labkit.bench.accuracy import lab_workload
@@ -99,18 +100,6 @@ def test_a_query_can_stand_twice_with_two_labels(network):
     boxes = torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(1, 4, 4)
     found = DetrDecoder("abc", 3, 0.0, network.rule)((logits, boxes), (100, 100))
     assert found.name == ("a", "b", "c")
-
-
-def trained_looking_norms(module):
-    generator = torch.Generator().manual_seed(3)
-    for part in module.modules():
-        if hasattr(part, "running_var"):
-            n = part.running_mean.shape
-            part.running_mean.copy_(torch.randn(n, generator=generator) * 0.1)
-            part.running_var.copy_(torch.rand(n, generator=generator) + 0.5)
-            part.weight.data.copy_(part.weight.data * (torch.rand(n, generator=generator) + 0.5))
-            part.bias.data.copy_(torch.randn(n, generator=generator) * 0.1)
-    return module
 
 
 def test_folding_changes_no_answer_and_leaves_no_norm(network):
