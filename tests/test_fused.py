@@ -38,7 +38,7 @@ def assert_same(got, wanted, rtol=1e-5):
 
 
 def products(module, x):
-    """How many matrix products one pass takes."""
+    """Number of matrix products of one pass."""
     with torch.inference_mode(), torch.profiler.profile() as profile:
         module(x)
     names = ("aten::mm", "aten::addmm", "aten::bmm", "aten::_addmm_activation")

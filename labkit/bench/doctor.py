@@ -173,7 +173,7 @@ def _gpu() -> Check:
 
 
 def _torch_for(cuda_driver: int | None) -> str:
-    """How to get a torch that runs with a driver's CUDA, given as NVML tells it, e.g. 12080 for 12.8."""
+    """Command for a torch that runs with a driver's CUDA, given as NVML tells it, e.g. 12080 for 12.8."""
     major = 13 if cuda_driver is None else cuda_driver // 1000
     if major < 12:
         return "install a driver for CUDA 12 or later, from NVIDIA; no current torch runs with this one"

@@ -52,7 +52,7 @@ class Process(Protocol):
 
 @dataclass
 class Headroom:
-    """What processes have needed so far, beside what is left.
+    """Needs of the processes so far, beside what is left.
 
     Attributes:
         needs: bytes that the largest process needed, by kind of memory: "cpu" for the machine's.
@@ -77,7 +77,7 @@ class Headroom:
             self._grow("cuda", found.gpu_bytes + beside)
 
     def lacking(self, rung: Rung, live: Iterable[Process], more: int = 1) -> str:
-        """Which memory is too short for further processes with this rung, in words; empty if they fit.
+        """Memory that is too short for further processes with this rung, in words; empty if they fit.
 
         Args:
             rung: to be measured.

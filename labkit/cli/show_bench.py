@@ -111,7 +111,7 @@ def show_comparison(comparison: Comparison, as_json: bool) -> None:
 
 
 def show(result: ResultSet) -> None:
-    """What disturbed it, the table, the sentences, and what was skipped."""
+    """Prints disturbances, the table, the sentences, and skipped rungs."""
     _show_disturbances(result)
     if result.runs:
         out.print()

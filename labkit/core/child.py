@@ -60,7 +60,7 @@ def lives(process: int) -> bool:
 
 
 def _end_first() -> None:
-    """Where memory runs out, the system ends this child, which can be told of, and not its parent."""
+    """Lets the system end this child where memory runs out, which can be told of, and not its parent."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
         score.write("500")
 

@@ -51,7 +51,7 @@ def instruction_sets(root: Path = ROOT) -> dict[str, bool]:
 
 
 def clock_settings(root: Path = ROOT) -> dict[str, Any]:
-    """What bounds the clock: governor, energy preference, highest clock in MHz, boost; as far as readable."""
+    """Bounds of the clock: governor, energy preference, highest clock in MHz, boost; as far as readable."""
     folder = root / "sys/devices/system/cpu"
     cores = sorted(folder.glob("cpu[0-9]*/cpufreq"))
     found: dict[str, Any] = {}
@@ -96,7 +96,7 @@ def clock_mhz(root: Path = ROOT) -> float | None:
 
 
 def heat_stops(root: Path = ROOT) -> int | None:
-    """How often cores have slowed down because of heat since the machine started; None if not counted."""
+    """Number of slow-downs of cores because of heat since the machine started; None if not counted."""
     folder = root / "sys/devices/system/cpu"
     counts = [_int(path) for path in folder.glob("cpu[0-9]*/thermal_throttle/core_throttle_count")]
     return max((count for count in counts if count is not None), default=None)

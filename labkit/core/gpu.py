@@ -171,7 +171,7 @@ def gpu_noise_reasons(states: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def gpu_summary(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the GPU did during a measurement: clocks in MHz while at work, temperature, what bounded it."""
+    """State of the GPU during a measurement: clocks in MHz while at work, temperature, what bounded it."""
     at_work = gpu_at_work(states)
     clocks = [state["sm_clock_mhz"] for state in at_work if "sm_clock_mhz" in state]
     found: dict[str, Any] = {"samples_at_work": len(at_work)} if states else {}

@@ -109,7 +109,7 @@ def fingerprint_differences(
 
 
 def fingerprint_unknowns(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """What affects speed and stands in one of two fingerprints only: older ones hold less."""
+    """Facts that affect speed and stand in one of two fingerprints only: older ones hold less."""
     return [words for key, words in COMPARED.items() if bool(_facts(a, key)) != bool(_facts(b, key))]
 
 

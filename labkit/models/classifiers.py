@@ -42,7 +42,7 @@ class ClassifierRow:
 
     @property
     def input(self) -> InputSpec:
-        """What a whole frame is turned into: the resize and crop that the weights were evaluated with."""
+        """Input for a whole frame: the resize and crop that the weights were evaluated with."""
         preset = self.entry.transforms()
         side = preset.crop_size[0]
         mean, std = tuple(preset.mean), tuple(preset.std)
@@ -50,7 +50,7 @@ class ClassifierRow:
 
     @property
     def crop_input(self) -> InputSpec:
-        """What a crop is turned into: stretched to the input."""
+        """Input for a crop: stretched to the size."""
         whole = self.input
         return InputSpec(exact=whole.crop, mean=whole.mean, std=whole.std)
 
@@ -90,12 +90,12 @@ class PackagedRow:
 
     @property
     def input(self) -> InputSpec:
-        """What a whole frame is turned into."""
+        """Input for a whole frame."""
         return InputSpec(shorter=256, crop=(224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
     @property
     def crop_input(self) -> InputSpec:
-        """What a crop is turned into: stretched to the input."""
+        """Input for a crop: stretched to the size."""
         return InputSpec(exact=(224, 224), mean=self.input.mean, std=self.input.std)
 
     def random(self, seed: int) -> Any:

@@ -84,7 +84,7 @@ def best_queries(logits: Tensor, objects: int) -> Candidates:
 
 @dataclass(frozen=True)
 class DecodingRule:
-    """How a family's logits become scores and labels.
+    """Rule by which a family's logits become scores and labels.
 
     Attributes:
         name: "softmax" or "sigmoid".

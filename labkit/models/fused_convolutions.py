@@ -78,7 +78,7 @@ def fuse_convolutions(module: nn.Module) -> int:
 
 
 def _fused(module: nn.Module) -> FusedBlock | FusedConv | None:
-    """What does the same as a stem or block of a ResNet, or None."""
+    """Replacement of a stem or block of a ResNet that does the same, or None."""
     if _is_conv_and_relu(module, "convolution", "normalization", "activation"):  # transformers' stem
         return FusedConv(module.convolution)
     parts: Any = module
@@ -105,5 +105,5 @@ def _is_conv_and_relu(module: nn.Module, conv: str, norm: str, relu: str) -> boo
 
 
 def _is_folded(*pair: Any) -> bool:
-    """Whether these are a convolution and what is left of its batch norm."""
+    """True for a convolution and what is left of its batch norm."""
     return len(pair) == 2 and isinstance(pair[0], nn.Conv2d) and isinstance(pair[1], nn.Identity)

@@ -82,7 +82,7 @@ class History:
         )
 
     def _elsewhere(self) -> str:
-        """What differs where the last run with the same work was made."""
+        """Differences of the machine on which the last run with the same work was made."""
         now = self.runs[-1]
         for run in reversed(self.runs[:-1]):
             if _same_work(run, now):
@@ -135,7 +135,7 @@ def _differences(a: Run, b: Run, other: str = "the other machine") -> list[str]:
 
 
 def _unknown(before: Run, now: Run) -> str:
-    """What an older run does not say of its machine."""
+    """Facts that an older run does not give of its machine."""
     unknown = fingerprint_unknowns(before.fingerprint, now.fingerprint)
     return f"; only one of them says: {', '.join(unknown)}" if unknown else ""
 

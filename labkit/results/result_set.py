@@ -73,7 +73,7 @@ class ResultSet:
         return shown_table(rows, columns)
 
     def disturbed(self, command: str | None = None) -> str:
-        """What disturbed the machine, once, at its worst, and what repeats it; empty if nothing did.
+        """The worst disturbance, told once, and the command that repeats it; empty if there was none.
 
         Args:
             command: that measured these results; by default one that measures the disturbed rungs again.

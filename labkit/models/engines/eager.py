@@ -115,7 +115,7 @@ def _fold(conv: nn.Conv2d, norm: Any) -> None:
 
 
 def _eps(norm: nn.Module) -> float:
-    """What the norm adds to its variance: its attribute, or measured where it is a constant in its code.
+    """Term that the norm adds to its variance: its attribute, or measured where it is a constant in its code.
 
     For an input of ones after zero mean, the output is weight / sqrt(variance + eps): set variance to
     zero in a copy, and the output tells eps.
