@@ -287,13 +287,13 @@ def _workload(
     classifier: str | None,
 ) -> Workload:
     from labkit.core.types import Workload
-    from labkit.live.settings import default_models
+    from labkit.live.settings import default_model_set
     from labkit.models.weights import models_of
 
     if model_set == "auto" and (weights != "auto" or detector or classifier):
         model_set = "full"  # only that set has a choice of weights and models
     if model_set == "auto":
-        model_set, weights = default_models()
+        model_set = default_model_set()
     if model_set == "lab" and weights not in ("auto", "pretrained"):
         raise UsageError("the lab's own models ship with their weights; leave out --weights")
     base = Workload(size=parse_size(size), fit=fit, objects=objects, threshold=threshold, seed=seed)

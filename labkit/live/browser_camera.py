@@ -75,7 +75,7 @@ class BrowserCamera:
 
     def __init__(self) -> None:
         self._news = threading.Condition()
-        self._slot: tuple[bytes, float, int] | None = None
+        self._slot: tuple[bytes, float] | None = None
         self._closed = False
         self._arrived = self._dropped = self._offered = 0
         self._heard_s = time.perf_counter()
@@ -106,7 +106,7 @@ class BrowserCamera:
             self._arrived += 1
             self._offered = max(self._offered, offered)
             self._dropped += self._slot is not None
-            self._slot = (jpeg, t_s, self._arrived)
+            self._slot = (jpeg, t_s)
             self._heard_s = time.perf_counter()
             self.problem = self._told = ""
             self._news.notify_all()
@@ -132,7 +132,7 @@ class BrowserCamera:
             if self._slot is None:
                 self._told = self.problem
                 raise SourceLost(self.problem or "no pictures come from the browser's camera yet")
-            (jpeg, t_s, _), self._slot = self._slot, None
+            (jpeg, t_s), self._slot = self._slot, None
         return RawFrame(_decoded(jpeg), t_s)
 
     def describe(self) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Connection:
     """Connected pages and the frames sent to them; thread-safe.
 
     Attributes:
+        ever_heard: a page has said something at some time.
         sent, timed_out: frames so far.
         most_in_flight: largest number of frames on their way at once.
     """
@@ -54,7 +55,7 @@ class Connection:
         self._pages: dict[str, _Page] = {}
         self._flights: dict[int, _Flight] = {}
         self._left: deque[str] = deque(maxlen=64)
-        self._last_heard_s: float | None = None
+        self.ever_heard = False
         self.sent = self.timed_out = self.most_in_flight = 0
 
     def heard(self, page: str, *, visible: bool | None = None, received: int | None = None) -> None:
@@ -63,33 +64,29 @@ class Connection:
             if page in self._left:
                 return
             known = self._pages.setdefault(page, _Page(self._clock(), received=self.sent))
-            known.heard_s = self._last_heard_s = self._clock()
+            known.heard_s, self.ever_heard = self._clock(), True
             if visible is not None:
                 known.visible = visible
             if received is not None:
                 known.received = max(known.received, min(received, self.sent))
 
-    def flooded(self, page: str) -> bool:
-        """True if a message is one too many: of its page within a second, or of one page too many."""
+    def listens_to(self, page: str, *, hello: bool = False) -> bool:
+        """False if a message is not to be heard.
+
+        It is one too many of its page within a second, or of one page too many, or older than the
+        goodbye of its page; who says hello again is there again.
+        """
         with self._lock:
+            if hello and page in self._left:
+                self._left.remove(page)
             known = self._pages.get(page)
             if known is None:
-                return len(self._pages) >= MOST_PAGES
+                return page not in self._left and len(self._pages) < MOST_PAGES
             now_s = self._clock()
             if now_s - known.counted_s >= 1.0:
                 known.counted_s, known.messages = now_s, 0
             known.messages += 1
-            return known.messages > MOST_MESSAGES_S
-
-    def has_left(self, page: str) -> bool:
-        """True if the page has said goodbye and not come back; what it says then is old."""
-        return page in self._left
-
-    def came(self, page: str) -> None:
-        """Notes a page that says hello, for the first time or again."""
-        with self._lock:
-            if page in self._left:
-                self._left.remove(page)
+            return known.messages <= MOST_MESSAGES_S
 
     def left(self, page: str) -> None:
         """Forgets a page that says goodbye."""
@@ -119,21 +116,10 @@ class Connection:
             return len(self._pages)
 
     @property
-    def ever_heard(self) -> bool:
-        """True if any page has ever said anything."""
-        return self._last_heard_s is not None
-
-    @property
     def first_page(self) -> str | None:
         """The page that has been there longest; the browser's camera is taken from it."""
         with self._lock:
             return next(iter(self._pages), None)
-
-    @property
-    def visible(self) -> bool:
-        """True if any page shows pictures."""
-        with self._lock:
-            return any(page.visible for page in self._pages.values())
 
     @property
     def in_flight(self) -> int:

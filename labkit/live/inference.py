@@ -1,20 +1,22 @@
-"""The thread that runs the rungs: newest frame in, answers out."""
+"""The thread that prepares the rungs and runs them: newest frame in, answers out."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from labkit.core.errors import LabError
 from labkit.core.trace import Recording, recording
-from labkit.core.types import Detections, Frame, Rung
-from labkit.live.handover import Handover
-from labkit.live.latest_frame import LatestFrame
+from labkit.core.types import Detections, Frame, Rung, Schedule, Workload
+from labkit.live.reader import Handover, LatestFrame
+from labkit.live.settings import LiveSettings
 
 Take = Callable[[Frame], Frame]
 """Step applied to a frame before the rungs see it (the filter)."""
@@ -103,27 +105,106 @@ class Tape:
 
 
 class _Run:
-    """One rung on its frames; begun anew after an error."""
+    """One rung on its frames; begun anew after an error, while the frames go on."""
 
     def __init__(self, rung: Rung, net: Any, frames: Iterator[Frame]) -> None:
         self.rung = rung
         self.in_succession = 0  # failures since its last answer
-        self._net = net
-        self._frames = frames
-        self._results: Iterator[tuple[Frame, Detections]] | None = None
+        self.begin: Callable[[], Any] = partial(rung.run, frames, net)
+        self.results = self.begin()
 
-    def next(self) -> tuple[Frame, Detections]:
-        """Its next answer."""
-        if self._results is None:
-            self._results = self.rung.run(self._frames, self._net)
-        return next(self._results)
 
-    def close(self) -> None:
-        """Ends the generator; the frames go on."""
-        results, self._results = self._results, None
-        close = getattr(results, "close", None)
-        if close is not None:
-            close()
+KEPT = 2  # one view and its comparison; more would hold memory that nobody looks at
+
+_kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+_preparing = threading.Lock()
+
+
+def forget_prepared() -> None:
+    """Leaves the kept networks to a thread that hangs in them; the next ones are prepared anew."""
+    global _kept, _preparing
+    _kept, _preparing = OrderedDict(), threading.Lock()
+
+
+def prepare_rungs(settings: LiveSettings, report: Callable[[str], None]) -> Ready:
+    """The rungs that the settings name, with their networks for frames of their size.
+
+    They are kept for the next start: running the cell again costs no second preparation.
+
+    Raises:
+        UsageError: no rung has that name.
+        UnavailableError, WeightsError: it cannot run here, or its weights cannot be had.
+    """
+    from labkit.pipelines.ladder import rung
+
+    assert settings.model_set != "auto", "resolve the settings first"
+    workload = Workload(
+        model_set=settings.model_set,
+        weights=settings.weights,
+        size=settings.size,
+        objects=settings.objects,
+        detector=settings.detector,
+        classifier=settings.classifier,
+    )
+    rungs = tuple(rung(name) for name in settings.rungs)
+    with _preparing:
+        prepared = [_prepared(each, workload, report, set(settings.rungs)) for each in rungs]
+    if settings.unnamed:
+        rungs = tuple(
+            each if each.prepare.form == "own" else replace(each, run=_unnamed(each.run)) for each in rungs
+        )
+    lines = dict.fromkeys(_describe_weights(settings, each) for each in prepared)
+    return Ready(rungs, tuple(each.net for each in prepared), tuple(lines))
+
+
+def _prepared(rung: Rung, workload: Workload, report: Callable[[str], None], wanted: set[str]) -> Any:
+    from labkit.models.prepare import prepare
+
+    key = (rung.name, str(rung.prepare.describe()), workload)
+    if key not in _kept:
+        # Before the new one is built, so that never more than KEPT are in memory; the oldest goes first.
+        for old in sorted(_kept, key=lambda each: each[0] in wanted)[: len(_kept) - KEPT + 1]:
+            del _kept[old]
+        report(f"preparing {rung.name}")
+        _kept[key] = prepare(rung.prepare, workload, report=report)
+    _kept.move_to_end(key)
+    return _kept[key]
+
+
+def _unnamed(schedule: Schedule) -> Schedule:
+    """The same schedule, whose boxes are called "object": its names mean nothing in these pictures."""
+
+    def run(frames: Iterable[Frame], net: Any) -> Iterator[tuple[Frame, Detections]]:
+        for frame, found in schedule(frames, net):
+            yield frame, without_names(found)
+
+    return run
+
+
+def without_names(found: Detections) -> Detections:
+    """The detections as "object" each, with the colour of one class."""
+    name = ("object",) * len(found)
+    label = np.zeros_like(found.label)
+    return replace(found, name=name, label=label, fine_label=None, fine_score=None, fine_name=None)
+
+
+def _describe_weights(settings: LiveSettings, prepared: Any) -> str:
+    kinds = prepared.settings.get("weights_kind", {})
+    names, kind = " + ".join(kinds), prepared.settings.get("weights")
+    if kind == "own":
+        return "a loop of your own: its networks are its own"
+    if kind == "random":
+        return f"{names}: random weights; speed is real, names mean nothing"
+    if kind == "mixed":
+        return f"{', '.join(f'{n}: {k}' for n, k in kinds.items())}; names of random weights mean nothing"
+    if kind == "pretrained":
+        return f"{names}: pretrained weights"
+    if settings.unnamed:
+        return (
+            f"{names}: trained on the drawn things of scenes alone, so nothing is named here; pretrained "
+            "weights know names: labkit weights --fetch, or pip install 'labkit[offline]'"
+        )
+    return f"{names}: trained on the drawn things of scenes alone; of anything else the names mean nothing"
 
 
 # Networks are not re-entrant, and two engines at once would disturb one another. Converting one for
@@ -206,21 +287,17 @@ class Inference:
             _Run(rung, net, tape.frames(i))
             for i, (rung, net) in enumerate(zip(ready.rungs, ready.nets, strict=True))
         ]
-        try:
-            while not self._over():
-                for run in runs:
-                    self._next_answer(run)
-                self.doing = ""
-        finally:
+        while not self._over():
             for run in runs:
-                run.close()
+                self._next_answer(run)
+            self.doing = ""
 
     def _next_answer(self, run: _Run) -> None:
         self._waited_s = 0.0
         began_s = time.perf_counter()
         try:
             with recording() as record:
-                frame, found = run.next()
+                frame, found = next(run.results)
         except Exception as error:  # a frame that fails ends neither the picture nor the detection
             if not self._over():
                 self._note_failure(run, error)
@@ -246,7 +323,7 @@ class Inference:
         else:
             why = f"{type(error).__name__}: {error}"
         self.fault = f"{run.rung.name}: a frame failed: {why}"
-        run.close()  # a generator is finished by its error; the next frame gets a new one
+        run.results = run.begin()  # a generator is finished by its error; the next frame gets a new one
         if run.in_succession > 1:
             self.fault += f" ({run.in_succession} in succession; choose another rung)"
             self._stop.wait(min(MOST_PAUSE_S, 0.02 * 2 ** min(run.in_succession, 10)))

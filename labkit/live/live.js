@@ -1,5 +1,5 @@
 // The page's side of the live view: shows frames, acknowledges them, sends what its controls say,
-// and the pictures of the browser's camera. `messages.py` and `view.py` list the messages.
+// and the pictures of the browser's camera. `view.py` lists the messages.
 // Whatever comes from the kernel is set as text, never as markup.
 
 const MAX_IN_FLIGHT = 2;

@@ -7,8 +7,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-Stop = Callable[[], None]
-
 
 def kernel() -> Any:
     """The Jupyter kernel of this process, None outside one."""
@@ -29,25 +27,37 @@ def has_front_end() -> bool:
     return bool((running.get_parent().get("metadata") or {}).get("cellId"))
 
 
-class KernelReachable:
-    """Callable: can messages of pages reach this kernel at the moment?
+class KernelWatch:
+    """Watches the kernel: is it interrupted, and can messages of pages reach it at the moment?
 
     JupyterLab delivers them to a thread of their own, but only once the kernel has been idle
     after the widget appeared; other front ends deliver them between cells. So silence during
     a long cell proves nothing, unless messages came during one.
+
+    Attributes:
+        stop: called when the kernel is interrupted, whether it runs a cell or is idle.
     """
 
     def __init__(self) -> None:
-        self._busy = False
+        self.stop: Callable[[], None] = lambda: None
         self._own_thread = False
-        shell = getattr(kernel(), "shell", None)
-        if shell is not None:
-            self._busy = True  # this is made inside a running cell
-            shell.events.register("pre_execute", self._begin)
-            shell.events.register("post_execute", self._end)
-            self._shell = shell
+        running = kernel()
+        self._shell = getattr(running, "shell", None)
+        self._busy = self._shell is not None  # this is made inside a running cell
+        self._hooks = {
+            "pre_execute": self._begin,
+            "post_execute": self._end,
+            "post_run_cell": self._after_cell,
+        }
+        if self._shell is None:
+            return
+        for event, hook in self._hooks.items():
+            self._shell.events.register(event, hook)
+        if threading.current_thread() is threading.main_thread() and hasattr(running, "saved_sigint_handler"):
+            # The kernel puts this handler back whenever it goes idle; by default it ignores interrupts.
+            running.saved_sigint_handler = self._when_idle
 
-    def __call__(self) -> bool:
+    def reachable(self) -> bool:
         """True if a page that is there would be heard."""
         return self._own_thread or not self._busy
 
@@ -56,13 +66,11 @@ class KernelReachable:
         self._own_thread = threading.current_thread() is not threading.main_thread()
 
     def close(self) -> None:
-        """Takes the hooks out of the shell."""
-        shell = getattr(self, "_shell", None)
-        if shell is None:
-            return
-        for event, hook in (("pre_execute", self._begin), ("post_execute", self._end)):
-            if hook in shell.events.callbacks[event]:
-                shell.events.unregister(event, hook)
+        """Takes the hooks out of the shell; interrupts at idle times are ignored, as the kernel does."""
+        self.stop = lambda: None
+        for event, hook in self._hooks.items() if self._shell is not None else ():
+            if hook in self._shell.events.callbacks[event]:
+                self._shell.events.unregister(event, hook)
 
     def _begin(self) -> None:
         self._busy = True
@@ -70,37 +78,11 @@ class KernelReachable:
     def _end(self) -> None:
         self._busy = False
 
-
-class Interrupts:
-    """Calls `stop` when the kernel is interrupted, whether it runs a cell or is idle."""
-
-    def __init__(self, stop: Stop) -> None:
-        self._stop: Stop | None = stop
-        running = kernel()
-        self._shell = getattr(running, "shell", None)
-        if running is None or self._shell is None:
-            return
-        self._shell.events.register("post_run_cell", self._after_cell)
-        if threading.current_thread() is threading.main_thread() and hasattr(running, "saved_sigint_handler"):
-            # The kernel puts this handler back whenever it goes idle; by default it ignores interrupts.
-            running.saved_sigint_handler = self._when_idle
-
-    def close(self) -> None:
-        """Forgets `stop`; the handler for idle times then ignores interrupts, as the kernel does."""
-        self._stop = None
-        if self._shell is not None and self._after_cell in self._shell.events.callbacks["post_run_cell"]:
-            self._shell.events.unregister("post_run_cell", self._after_cell)
-
     def _after_cell(self, result: Any) -> None:
-        error = result.error_in_exec or result.error_before_exec
-        if isinstance(error, KeyboardInterrupt):
-            self._call()
+        if isinstance(result.error_in_exec or result.error_before_exec, KeyboardInterrupt):
+            self.stop()
 
     def _when_idle(self, number: int, frame: Any) -> None:
         del number, frame
         # Not from the handler itself: it may have interrupted a thread's owner of the same locks.
-        threading.Thread(target=self._call, name="labkit live interrupt", daemon=True).start()
-
-    def _call(self) -> None:
-        if self._stop is not None:
-            self._stop()
+        threading.Thread(target=lambda: self.stop(), name="labkit live interrupt", daemon=True).start()

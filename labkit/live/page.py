@@ -21,10 +21,9 @@ import tornado.websocket
 
 from labkit.core.errors import UsageError
 from labkit.core.read_json import parse_json
-from labkit.live.messages import MOST_BUFFER_BYTES
 from labkit.live.settings import LiveSettings
 from labkit.live.start import make_view, replace_current
-from labkit.live.view import View
+from labkit.live.view import MOST_BUFFER_BYTES, View
 
 _HERE = Path(__file__).parent
 MOST_MESSAGE_BYTES = 1_000_000  # of one message of the page, without its buffer

@@ -6,23 +6,24 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from labkit.core.lock import lock_holder, machine_lock
 from labkit.core.trace import span
 from labkit.core.types import Frame, Size
-from labkit.live.inference import Answer, Inference, Ready
-from labkit.live.latest_frame import LatestFrame
-from labkit.live.pipeline_slot import forget_prepared, prepare_rungs
-from labkit.live.preview_filter import PreviewFilter
+from labkit.live.inference import Answer, Inference, Ready, forget_prepared, prepare_rungs
 from labkit.live.rates import Rates
-from labkit.live.reader import Reader
+from labkit.live.reader import LatestFrame, Reader
 from labkit.live.settings import LiveSettings
 from labkit.sources.source import Source
 
 Open = Callable[[Size], Source]
 Prepare = Callable[[LiveSettings, Callable[[str], None]], Ready]
+Filter = Callable[[NDArray[np.uint8], LiveSettings], NDArray[np.uint8]]
 
 STOP_S = 0.2
 """Longest wait of a stop for the threads; one inside native code ends by itself after that."""
@@ -39,6 +40,63 @@ class Shot:
     answers: tuple[Answer | None, ...]
 
 
+def filter_image(image: NDArray[np.uint8], settings: LiveSettings) -> NDArray[np.uint8]:
+    """The image through the filter of the settings."""
+    from labkit.filters.image_filters import edge_filter, guided_filter
+
+    if settings.filter == "edges":
+        return edge_filter(image)  # neither radius nor eps: it looks at the neighbours alone
+    return guided_filter(image, settings.radius, settings.eps)
+
+
+class PreviewFilter:
+    """Filters frames as the settings say, each once: display and detection get the same picture.
+
+    A filter is compiled when it is first chosen; until it is ready, frames pass as they
+    are and `compiling` is true, so that the picture never stands still.
+
+    Attributes:
+        message: why there is no filter, in words.
+    """
+
+    def __init__(self, filter_image: Filter = filter_image) -> None:
+        self._filter = filter_image
+        self._lock = threading.Lock()
+        self._last: tuple[tuple[object, ...], Frame] | None = None
+        self._ready: dict[str, bool] = {}  # by name: False while it is compiled
+        self.message = ""
+
+    @property
+    def compiling(self) -> bool:
+        """True if a filter was asked for and is not ready yet."""
+        return not all(self._ready.values()) and not self.message
+
+    def apply(self, frame: Frame, settings: LiveSettings) -> Frame:
+        """The frame, filtered if a filter is chosen and ready."""
+        if settings.filter == "none":
+            return frame
+        key = (frame.index, settings.filter, settings.radius, settings.eps)
+        with self._lock:
+            if settings.filter not in self._ready:
+                self._ready[settings.filter] = False
+                compile_it = threading.Thread(
+                    target=self._compile, args=(settings,), name="labkit live filter", daemon=True
+                )
+                compile_it.start()
+            if not self._ready[settings.filter]:
+                return frame
+            if self._last is None or self._last[0] != key:
+                self._last = key, replace(frame, image=self._filter(frame.image, settings))
+            return self._last[1]
+
+    def _compile(self, settings: LiveSettings) -> None:
+        try:
+            self._filter(np.zeros((32, 32, 3), np.uint8), settings)
+            self._ready[settings.filter] = True
+        except Exception as error:  # the picture goes on without the filter, and says so
+            self.message = f"the filter does not work here: {error}"
+
+
 class Player:
     """Captures, infers and keeps the newest of both; starts, stops and changes at any time.
 
@@ -48,6 +106,7 @@ class Player:
 
     Attributes:
         news: notified whenever there is something new to show or to say.
+        asked: the settings as they were asked for, with what is "auto" in them.
         settings: the settings in force.
         rates: counts since the rungs were last chosen.
         source_name: what the source is called, without credentials.
@@ -64,10 +123,9 @@ class Player:
         *,
         prepare: Prepare | None = None,
         source_name: str = "",
-        preview_filter: PreviewFilter | None = None,
     ) -> None:
         self.news = threading.Condition()
-        self.settings = settings
+        self.asked = self.settings = settings
         self.rates = Rates()
         self.disturbs = ""
         self.source_name = source_name
@@ -76,8 +134,8 @@ class Player:
         self.classes: dict[str, int] = {}
         self._open = open_source
         self._prepare = prepare or prepare_rungs
-        self._settle = threading.Lock()  # guards settings: they are replaced, never changed
-        self._preview_filter = preview_filter or PreviewFilter()
+        self._settle = threading.Lock()  # guards both settings: they are replaced, never changed
+        self._preview_filter = PreviewFilter()
         self._turn = threading.RLock()  # start, stop and change exclude one another
         self._reader: Reader | None = None
         self._inference: Inference | None = None
@@ -143,19 +201,12 @@ class Player:
         """
         with self._turn:
             with self._settle:
-                old, self.settings = self.settings, self.settings.changed(wanted)
+                old = self.asked
+                self.asked, self.settings = old.changed(wanted), self.settings.changed(wanted)
                 self.revision += 1
-            if not self.running:
-                return
-            resized = self.settings.size != old.size
-            reranked = _networks(self.settings) != _networks(old)
-            if resized or reranked:
-                self._stop_inference()
-            if resized:
-                self._stop_reader()
-                self._start_reader()
-            if resized or reranked:
-                self._start_inference()
+            resized = self.asked.size != old.size
+            if self.running and (resized or _networks(self.asked) != _networks(old)):
+                self._restart(reader=resized)
             with self.news:
                 self.news.notify_all()
 
@@ -167,10 +218,7 @@ class Player:
             self.classes = {}
             self.revision += 1
             if self.running:
-                self._stop_inference()
-                self._stop_reader()
-                self._start_reader()
-                self._start_inference()
+                self._restart(reader=True)
 
     def pause(self, on: bool) -> None:
         """Holds the picture, or lets it go on; a recording goes on where it stood."""
@@ -194,8 +242,8 @@ class Player:
         were found in this frame or in an earlier one.
         """
         slot = self._slot
-        frame = slot.peek() if slot is not None else None
-        if frame is None or frame.index <= after:
+        frame = slot.peek(after) if slot is not None else None
+        if frame is None:
             return None
         settings = self.settings
         return Shot(
@@ -205,8 +253,8 @@ class Player:
 
     def has_newer(self, after: int) -> bool:
         """True if a frame with a higher index than `after` is there."""
-        frame = self._slot.peek() if self._slot is not None else None
-        return frame is not None and frame.index > after
+        slot = self._slot
+        return slot is not None and slot.peek(after) is not None
 
     def status(self) -> dict[str, Any]:
         """State as plain data: state, message, current activity, weights."""
@@ -216,7 +264,7 @@ class Player:
         doing = "compiling the filter" if self._preview_filter.compiling else inference.doing
         return {
             "state": "paused" if self.paused and reader.state == "running" else reader.state,
-            "message": " · ".join(part for part in (reader.left_behind, reader.message) if part),
+            "message": reader.message,
             "doing": doing,
             "fault": inference.fault or self._preview_filter.message,
             "weights": list(inference.weights),
@@ -229,8 +277,15 @@ class Player:
         failed = self._inference.failed if self._inference is not None else 0
         return self.rates.summary(offered, captured) | {"failed": failed}
 
+    def _restart(self, *, reader: bool) -> None:
+        self._stop_inference()
+        if reader:
+            self._stop_reader()
+            self._start_reader()
+        self._start_inference()
+
     def _start_reader(self) -> None:
-        size = self.settings.size
+        size = self.asked.size
         self._slot = LatestFrame(self.news)
         opens = self._open
         self._reader = Reader(
@@ -272,9 +327,13 @@ class Player:
             return self._preview_filter.apply(frame, self.settings)
 
     def _resolved(self) -> LiveSettings:
-        with self._settle:
-            self.settings = self.settings.resolved()
-            return self.settings
+        while True:  # finding out what recognises something may ask a hub, and holds no lock meanwhile
+            asked, source = self.asked, self.source_name
+            resolved = asked.resolved(source)
+            with self._settle:
+                if (self.asked, self.source_name) == (asked, source):
+                    self.settings = resolved
+                    return resolved
 
     def _stop_inference(self) -> None:
         if self._inference is not None:

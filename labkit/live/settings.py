@@ -1,15 +1,19 @@
-"""Settings of a live view, validated when they are set."""
+"""Settings of a live view, validated when they are set, and what there is to choose from."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from labkit.core.errors import UsageError
-from labkit.core.types import Rung, Size
+from labkit.core.errors import UnavailableError, UsageError
+from labkit.core.types import Rung, Size, Workload
+from labkit.models.packaged_weights import PACKAGED, packaged_file
+from labkit.sources.camera_list import DEVICES, CameraInfo, list_cameras
 
 ModelSet = Literal["auto", "full", "lab"]
 FilterName = Literal["none", "guided", "edges"]
@@ -27,8 +31,9 @@ class LiveSettings:
     Attributes:
         rung: name of the rung whose answers are shown; "auto" until the best one is known.
         second: name of a rung shown beside it on the same frames, or None.
-        model_set: "full" or "lab"; "auto" until it is known which can recognise something.
+        model_set: "full" or "lab"; "auto": what can recognise something in the source.
         detector, classifier, weights: as in `Workload`; not for pages to change.
+        unnamed: boxes have no names, since those of the models would mean nothing; not to be asked for.
         size: (width, height) px of the frames.
         threshold: boxes that score less are not drawn.
         objects: boxes that are kept and named per frame, from 1 to 100.
@@ -45,6 +50,7 @@ class LiveSettings:
     detector: str | None = None
     classifier: str | None = None
     weights: WeightsWanted = "auto"
+    unnamed: bool = False
     size: Size = (640, 480)
     threshold: float = 0.5
     objects: int = 5
@@ -55,31 +61,12 @@ class LiveSettings:
     eps: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.model_set not in ("auto", "full", "lab"):
-            raise UsageError(f"the model set is 'full' or 'lab', not {self.model_set!r}")
-        if self.weights not in ("auto", "pretrained", "random"):
-            raise UsageError(f"weights is 'auto', 'pretrained' or 'random', not {self.weights!r}")
-        if not _is_number(self.threshold) or not 0 <= self.threshold <= 1:
-            raise UsageError(f"the threshold is a score from 0 to 1, not {self.threshold!r}")
-        if isinstance(self.radius, bool) or not isinstance(self.radius, int) or not 1 <= self.radius <= 16:
-            raise UsageError(f"the filter's radius is a whole number from 1 to 16 px, not {self.radius!r}")
-        if not _is_number(self.eps) or not 0 < self.eps <= 1:
-            raise UsageError(f"the filter's eps is above 0 and at most 1, not {self.eps!r}")
+        for name, sentence, fits in _RULES:
+            value = getattr(self, name)
+            if not fits(value):
+                raise UsageError(f"{sentence}, not {value!r}")
         if self.second == self.rung:
             raise UsageError(f"two different rungs are compared, not {self.rung} with itself")
-        if not isinstance(self.mirror, bool):
-            raise UsageError(f"mirror is True or False, not {self.mirror!r}")
-        if self.filter not in ("none", "guided", "edges"):
-            raise UsageError(f"the filter is 'none', 'guided' or 'edges', not {self.filter!r}")
-        if (
-            isinstance(self.objects, bool)
-            or not isinstance(self.objects, int)
-            or not 1 <= self.objects <= 100
-        ):
-            raise UsageError(f"objects is a number of boxes from 1 to 100, not {self.objects!r}")
-        width, height = self.size
-        if not (16 <= width <= 4096 and 16 <= height <= 4096):
-            raise UsageError(f"the live view's size is (width, height) from 16 to 4096 px, not {self.size}")
 
     @property
     def rungs(self) -> tuple[str, ...]:
@@ -94,7 +81,7 @@ class LiveSettings:
         """
         from labkit.pipelines.ladder import rung
 
-        known = {field.name for field in fields(self)} - {"weights", "detector", "classifier"}
+        known = {field.name for field in fields(self)} - {"weights", "detector", "classifier", "unnamed"}
         unknown = set(wanted) - known
         if unknown:
             raise UsageError(
@@ -112,7 +99,7 @@ class LiveSettings:
             values["classes"] = _names(values["classes"])
         if values.get("model_set") not in (None, self.model_set):
             values["weights"] = "auto"  # whoever chooses a set wants it as good as it can be had
-            if values["model_set"] == "lab":
+            if values["model_set"] != "full":
                 values |= {"detector": None, "classifier": None}
         return replace(self, **values)
 
@@ -120,23 +107,38 @@ class LiveSettings:
         """True if boxes of the class of that name are drawn."""
         return not self.classes or name in self.classes
 
-    def reshapes(self, wanted: Mapping[str, Any]) -> bool:
-        """True if these settings would give the pictures another size."""
-        return bool({"size", "second"} & set(wanted))
+    def resolved(self, source: str) -> LiveSettings:
+        """The same with what recognises something in a source in the place of "auto"; imports the ladder.
 
-    def resolved(self) -> LiveSettings:
-        """The same with the best rung and model set in the place of "auto"; imports the ladder."""
+        Names come from models that know such pictures: pretrained ones, or the lab's for the drawn
+        `scenes`. Where there are none for the rung, its boxes are `unnamed`.
+        """
         settings = self
+        if self.model_set != "auto":
+            pass
+        elif self.weights != "auto" or self.detector or self.classifier:
+            settings = replace(self, model_set="full")  # only that set has a choice of weights and models
+        elif source == "scenes":
+            settings = replace(self, model_set="lab")
+        elif default_model_set() == "full":
+            settings = replace(self, model_set="full")
+        elif packaged_file() is not None and all(map(_names_whole_frames, self.rungs)):
+            settings = replace(self, model_set="full", classifier=PACKAGED)
+        else:
+            settings = replace(self, model_set="lab", unnamed=True)
         if settings.rung == "auto":
-            settings = replace(settings, rung=default_rung(but=settings.second).name)
-        if settings.model_set == "auto" and (
-            settings.weights != "auto" or settings.detector or settings.classifier
-        ):
-            settings = replace(settings, model_set="full")  # only that set has a choice of weights and models
-        if settings.model_set == "auto":
-            model_set, weights = default_models()
-            settings = replace(settings, model_set=model_set, weights=weights)
+            among = WHOLE_FRAME_RUNGS if settings.only_classifies() else LIVE_RUNGS
+            settings = replace(settings, rung=default_rung(among, but=settings.second).name)
         return settings
+
+    def only_classifies(self) -> bool:
+        """True if the classifier of the models is pretrained here, and the detector is not."""
+        from labkit.models.weights import have_pretrained, models_of
+
+        if self.model_set != "full" or self.weights == "random":
+            return False
+        detector, classifier = models_of(Workload(detector=self.detector, classifier=self.classifier))
+        return have_pretrained([classifier]) and not have_pretrained([detector])
 
     def describe(self) -> dict[str, Any]:
         """Plain data for a page."""
@@ -147,33 +149,63 @@ class LiveSettings:
 
 # The quickest first; none filters, holds frames back, or takes minutes to prepare.
 LIVE_RUNGS = ("graph_cuda", "cpu_engine_bf16", "folded_cpu", "combined_cpu")
+WHOLE_FRAME_RUNGS = ("resnet_cuda", "resnet_opencv_cpu", "resnet_linear_cpu")
+"""Where only the classifier knows anything: it names the frame as a whole."""
 
 
-def default_rung(but: str | None = None) -> Rung:
+def _names_whole_frames(name: str) -> bool:
+    from labkit.pipelines.ladder import rung
+
+    return name == "auto" or rung(name).prepare.task == "classify"
+
+
+def default_rung(among: Iterable[str] = LIVE_RUNGS, but: str | None = None) -> Rung:
     """The best rung for a live view here: it finds and names, hardly rounds, and is soon prepared.
 
     Args:
+        among: names, the best one first.
         but: name of a rung that is shown already.
     """
     from labkit.core.requirements import unmet_requirement
     from labkit.pipelines.ladder import rung
 
-    return next(r for r in map(rung, LIVE_RUNGS) if unmet_requirement(r.needs) is None and r.name != but)
+    return next(r for r in map(rung, among) if unmet_requirement(r.needs) is None and r.name != but)
 
 
-def default_models() -> tuple[ModelSet, WeightsWanted]:
-    """Model set and weights that recognise something: pretrained ones, cached or fetched, else the lab's."""
-    from labkit.models.weights import LAB_FOLDER, MODELS, have_pretrained
+def default_model_set() -> Literal["full", "lab"]:
+    """The model set that recognises something: the full one where it is pretrained, cached or fetched."""
+    from labkit.models.weights import MODELS, have_pretrained
 
-    if have_pretrained(MODELS["full"]):
-        return "full", "auto"
-    if all((LAB_FOLDER / part / "model.safetensors").is_file() for part in ("detr", "resnet")):
-        return "lab", "auto"
-    return "full", "random"
+    return "full" if have_pretrained(MODELS["full"]) else "lab"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and _is_number(value, low, high)
+
+
+def _is_size(value: Any) -> bool:
+    return len(value) == 2 and all(_is_whole(side, 16, 4096) for side in value)
+
+
+_RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("model_set", "the model set is 'auto', 'full' or 'lab'", lambda v: v in ("auto", "full", "lab")),
+    (
+        "weights",
+        "weights is 'auto', 'pretrained' or 'random'",
+        lambda v: v in ("auto", "pretrained", "random"),
+    ),
+    ("threshold", "the threshold is a score from 0 to 1", lambda v: _is_number(v, 0, 1)),
+    ("radius", "the filter's radius is a whole number from 1 to 16 px", lambda v: _is_whole(v, 1, 16)),
+    ("eps", "the filter's eps is above 0 and at most 1", lambda v: _is_number(v, 0, 1) and v > 0),
+    ("mirror", "mirror is True or False", lambda v: isinstance(v, bool)),
+    ("filter", "the filter is 'none', 'guided' or 'edges'", lambda v: v in ("none", "guided", "edges")),
+    ("objects", "objects is a number of boxes from 1 to 100", lambda v: _is_whole(v, 1, 100)),
+    ("size", "the live view's size is (width, height) from 16 to 4096 px", _is_size),
+)
 
 
 def _pair(value: Any) -> Size:
@@ -196,31 +228,78 @@ def choices(settings: LiveSettings) -> dict[str, Any]:
     The ladder takes seconds to import, so until the view's own thread has done it there is
     only what is set.
     """
+    rungs = [_row(settings.rung)]
     if "labkit.pipelines.ladder" in sys.modules and settings.rung != "auto":
         from labkit.pipelines.ladder import OWN_RUNGS
 
-        own = [{**_NO_ROW, "name": name, "about": each.about} for name, each in OWN_RUNGS.items()]
-        rungs = own + list(_rungs())
-    else:
-        rungs = [{**_NO_ROW, "name": settings.rung}]
-    sizes = list(dict.fromkeys([*SIZES, settings.size]))
+        rungs = [_row(each.name, each.about) for each in OWN_RUNGS.values()] + list(_ladder())
     return {
         "rungs": rungs,
-        "model_sets": ["full", "lab"],
-        "sizes": [list(size) for size in sizes],
+        "model_sets": ["auto", "full", "lab"],
+        "sizes": [list(size) for size in dict.fromkeys([*SIZES, settings.size])],
         "objects": sorted({*OBJECTS, settings.objects}),
     }
 
 
-_NO_ROW = {"about": "", "stage": None, "unavailable": None}
+def _row(
+    name: str, about: str = "", stage: int | None = None, unavailable: str | None = None
+) -> dict[str, Any]:
+    return {"name": name, "about": about, "stage": stage, "unavailable": unavailable}
 
 
 @lru_cache(maxsize=1)
-def _rungs() -> list[dict[str, Any]]:
+def _ladder() -> list[dict[str, Any]]:
     from labkit.core.requirements import unmet_requirement
     from labkit.pipelines.ladder import LADDER
 
+    return [_row(r.name, r.about, r.stage, unmet_requirement(r.needs)) for r in LADDER]
+
+
+class _Cameras:
+    """The cameras of this machine, looked for in a thread: a driver that hangs holds up nobody."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, str]] = []
+        self._there: list[str] = []
+        self._asked_s = self._looked_s = float("-inf")
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> None:
+        """Looks for them now and then; plugging one in shows soon."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_S or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._looked_s, before = now_s, self._there
+        self._there = sorted(str(path) for path in DEVICES.glob("video*"))
+        if self._there != before or now_s - self._asked_s > ANEW_S:
+            self._asked_s = now_s
+            self._thread = threading.Thread(target=self._ask, name="labkit live cameras", daemon=True)
+            self._thread.start()
+
+    def _ask(self) -> None:
+        try:
+            listed = list_cameras()
+        except UnavailableError:
+            listed = []
+        self.found = [{"spec": each.spec, "title": _title(each)} for each in listed]
+
+
+def _title(camera: CameraInfo) -> str:
+    offers = camera.offers(most=1, rest=False)
+    return f"{camera.name} ({camera.spec}){', ' if offers else ''}{offers}"
+
+
+LOOK_S = 5.0
+ANEW_S = 60.0  # asking a camera wakes it, so it is done seldom while the same ones are there
+_cameras = _Cameras()
+
+
+def known_sources() -> list[dict[str, str]]:
+    """Sources to choose from: `spec`, as `open_source` takes it, and `title`, as a person calls it."""
+    _cameras.look()
     return [
-        {"name": r.name, "about": r.about, "stage": r.stage, "unavailable": unmet_requirement(r.needs)}
-        for r in LADDER
+        {"spec": "browser", "title": "camera of this browser"},
+        *(_cameras.found or [{"spec": "webcam", "title": "camera of the machine"}]),
+        {"spec": "photos", "title": "photographs"},
+        {"spec": "scenes", "title": "drawn scenes"},
     ]

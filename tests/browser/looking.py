@@ -2,9 +2,12 @@
 
 import itertools
 import json
+import os
 import re
+import subprocess
+import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -12,6 +15,7 @@ import psutil
 from browser.film import READ_NUMBER
 
 ARTEFACTS = Path(__file__).parents[2] / "build" / "live"
+LABKIT = [sys.executable, "-c", "from labkit.cli.main import main; raise SystemExit(main())"]
 FRAMES = 300
 FREE_S = 2.0  # so soon the camera is free again, whatever became of the page or the kernel
 SILENCE_S = FREE_S + 0.5  # the same where only silence tells, with room for a machine that is busy
@@ -21,9 +25,42 @@ OPEN = (
 )
 
 
-def keep(page, name):
+def keep(page, name, full=False):
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=str(ARTEFACTS / f"{name}.png"))
+    page.screenshot(path=str(ARTEFACTS / f"{name}.png"), full_page=full)
+
+
+class Sheet:
+    """What the looking functions expect of a place that shows a view."""
+
+    def __init__(self, page):
+        self.page = page
+
+    @property
+    def view(self):
+        return self.page.locator(".labkit-live")
+
+
+@contextmanager
+def shown(folder, *options, hub=True):
+    """`labkit live` until Ctrl-C; gives the address, the process and, afterwards, what it said."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder), "LABKIT_HOME": str(folder / "home"),
+                   "PYTHONUNBUFFERED": "1"}  # fmt: skip
+    if not hub:  # nor anything in a cache
+        nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+        environment |= {**nowhere, "HF_HOME": str(folder / "hub"), "TORCH_HOME": str(folder / "torch")}
+    process = subprocess.Popen(
+        [*LABKIT, "live", "--no-browser", *options],
+        cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        said = process.stdout.readline()
+        assert said.startswith("open http://localhost:"), said or process.stderr.read()
+        yield said.removeprefix("open ").strip(), process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
 
 
 def running_views(lab):
@@ -82,9 +119,10 @@ def rate(desk, name):
     return float(found.group(1)) if found else 0.0
 
 
-def wait_until_running(desk):
+def wait_until_running(desk, timeout_s=60):
     desk.view.wait_for(timeout=30_000)
-    eventually(lambda: rate(desk, "inferred") > 0 and rate(desk, "displayed") > 0, 60, lambda: message(desk))
+    runs = lambda: rate(desk, "inferred") > 0 and rate(desk, "displayed") > 0  # noqa: E731
+    eventually(runs, timeout_s, lambda: message(desk))
 
 
 def press(desk, name):

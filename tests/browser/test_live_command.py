@@ -1,14 +1,14 @@
 """`labkit live`: the same view on a page of its own, opened, used and ended from the shell."""
 
-import os
+import re
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 
 import pytest
+from PIL import Image
+
+from labkit.models.packaged_weights import PACKAGED, packaged_file
 
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
@@ -16,6 +16,7 @@ pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not 
 from browser.chromium import MARKS  # noqa: E402
 from browser.looking import (  # noqa: E402
     FREE_S,
+    Sheet,
     eventually,
     freed_after,
     in_order,
@@ -25,43 +26,14 @@ from browser.looking import (  # noqa: E402
     numbers_shown,
     press,
     rate,
+    shown,
     wait_until_running,
+    weights,
 )  # fmt: skip
 
 pytestmark = MARKS
 
-LABKIT = [sys.executable, "-c", "from labkit.cli.main import main; raise SystemExit(main())"]
 QUICK = ["--rung", "resnet_linear_cpu", "--model-set", "lab"]
-
-
-class Sheet:
-    """What the looking functions expect of a place that shows a view."""
-
-    def __init__(self, page):
-        self.page = page
-
-    @property
-    def view(self):
-        return self.page.locator(".labkit-live")
-
-
-@contextmanager
-def shown(folder, *options):
-    """`labkit live` until Ctrl-C; gives the address, the process and, afterwards, what it said."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(folder), "LABKIT_HOME": str(folder / "home"),
-                   "PYTHONUNBUFFERED": "1"}  # fmt: skip
-    process = subprocess.Popen(
-        [*LABKIT, "live", *QUICK, *options],
-        cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        said = process.stdout.readline()
-        assert said.startswith("open http://localhost:"), said or process.stderr.read()
-        yield said.removeprefix("open ").strip(), process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
 
 
 def has_open(process, path):
@@ -72,7 +44,7 @@ def test_a_film_is_shown_used_freed_and_ended_by_ctrl_c(page, camera, tmp_path):
     complaints = []
     page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    with shown(tmp_path, "--source", str(camera)) as (address, process):
+    with shown(tmp_path, *QUICK, "--source", str(camera)) as (address, process):
         page.goto(address)
         sheet = Sheet(page)
         wait_until_running(sheet)
@@ -98,7 +70,7 @@ def test_a_film_is_shown_used_freed_and_ended_by_ctrl_c(page, camera, tmp_path):
 
 
 def test_the_camera_of_the_browser_is_shown_too(page, tmp_path):
-    with shown(tmp_path, "--source", "browser") as (address, _):
+    with shown(tmp_path, *QUICK, "--source", "browser") as (address, _):
         page.goto(address)
         sheet = Sheet(page)
         wait_until_running(sheet)
@@ -110,8 +82,60 @@ def test_the_camera_of_the_browser_is_shown_too(page, tmp_path):
 
 
 def test_a_source_that_is_not_there_is_said_on_the_page(page, tmp_path):
-    with shown(tmp_path, "--source", "no-such-film.mp4") as (address, _):
+    with shown(tmp_path, *QUICK, "--source", "no-such-film.mp4") as (address, _):
         page.goto(address)
         sheet = Sheet(page)
         eventually(lambda: "no file or folder" in message(sheet), 30)
         keep(page, "command-no-source")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_narrow_page_holds_everything(browser, tmp_path, theme):
+    context = browser.new_context(viewport={"width": 320, "height": 900}, color_scheme=theme)
+    page = context.new_page()
+    with shown(tmp_path, *QUICK, "--source", "scenes", "--size", "320x240") as (address, _):
+        page.goto(address)
+        sheet = Sheet(page)
+        wait_until_running(sheet)
+        sheet.view.get_by_label("Filter", exact=True).select_option("guided")
+        sheet.view.get_by_label("Source", exact=True).select_option(label="file or address …")
+        sheet.view.locator("summary").last.click()
+        keep(page, f"narrow-{theme}", full=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        wide = page.evaluate(
+            "[...document.querySelectorAll('.labkit-live *')].filter((each) => "
+            "each.getBoundingClientRect().right > 320 && each.offsetParent).map((each) => each.className)"
+        )
+        assert wide == []
+    context.close()
+
+
+@pytest.mark.skipif(packaged_file() is None, reason="needs the extra offline")
+@pytest.mark.parametrize("words", [(), ("--classifier", PACKAGED)], ids=["default", "asked"])
+def test_photographs_have_true_names_where_no_hub_can_be_reached(page, tmp_path, words):
+    skimage_data = pytest.importorskip("skimage.data")
+    Image.fromarray(skimage_data.chelsea()).save(tmp_path / "chelsea.png")
+    with shown(tmp_path, *words, "--source", str(tmp_path / "chelsea.png"), hub=False) as (address, _):
+        page.goto(address)
+        sheet = Sheet(page)
+        wait_until_running(sheet)
+        assert f"{PACKAGED}: pretrained weights" in weights(sheet)
+        sheet.view.get_by_label("Threshold").focus()
+        page.keyboard.press("Home")
+        eventually(lambda: re.search("tabby|tiger cat|Egyptian cat", found(sheet)))
+        keep(page, f"names-{len(words)}")
+
+
+def found(sheet):
+    return sheet.view.locator(".labkit-found").inner_text()
+
+
+def test_another_detector_is_shown_and_its_random_names_are_told(page, tmp_path):
+    words = ("--detector", "d_fine_s", "--rung", "combined_cpu", "--objects", "2", "--threshold", "0")
+    with shown(tmp_path, *words, "--source", "photos", hub=False) as (address, _):
+        page.goto(address)
+        sheet = Sheet(page)
+        wait_until_running(sheet)
+        assert "d_fine_s: random" in weights(sheet) or "d_fine_s + resnet18: random" in weights(sheet)
+        eventually(lambda: re.search(r"class \d+", found(sheet)), 30, lambda: found(sheet))
+        keep(page, "d-fine")

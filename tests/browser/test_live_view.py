@@ -16,7 +16,6 @@ pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not 
 from browser.chromium import MARKS
 from browser.lab import Desk, JupyterLab
 from browser.looking import (
-    ARTEFACTS,
     OPEN,
     eventually,
     hide,
@@ -317,21 +316,6 @@ widget"""
     assert page.evaluate("window.hacked") is None
     assert page.locator(".labkit-live img, .labkit-live script").count() == 0
     keep(page, "hostile-names")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("source", ["photos", "scenes"])
-def test_a_picture_for_the_documentation(desk, page, source):
-    """Kept as build/live/view-*.png; the README's picture is a copy."""
-    needed = pytest.importorskip("openvino", reason="the pictured rung needs OpenVINO")
-    assert needed
-    sheet = desk(f"from labkit.live.start import live\nlive({source!r}, 'cpu_engine_bf16', model_set='lab')")
-    sheet.run_cell()
-    wait_until_running(sheet)
-    eventually(lambda: "doing" not in message(sheet) and "…" not in message(sheet))
-    time.sleep(3)  # for the moving plot to fill
-    ARTEFACTS.mkdir(parents=True, exist_ok=True)
-    sheet.view.screenshot(path=str(ARTEFACTS / f"view-{source}.png"))
 
 
 def test_where_the_javascript_cannot_be_loaded_plain_pictures_come(tmp_path, browser):
