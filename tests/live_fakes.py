@@ -140,20 +140,29 @@ def preparing(**nets):
 def player_of(open_source=ticking, rung="a", second=None, prepare=None, **more):
     settings = LiveSettings(rung=rung, second=second, model_set="lab", size=SIZE, threshold=0.5)
     more = {"source_name": "made up", **more}
-    player = Player(open_source, settings, prepare=prepare or preparing(), **more)
-    PLAYERS.append(weakref.ref(player))
+    return until_the_end(Player(open_source, settings, prepare=prepare or preparing(), **more))
+
+
+def started(*args, **more):
+    player = player_of(*args, **more)
+    player.start()
     return player
 
 
-PLAYERS: list[weakref.ref] = []
-"""Made by the running test."""
+MADE: list[weakref.ref] = []
+"""Players and views of the running test."""
 
 
-def stop_players():
-    """Stops what a test that failed has left running, which would hold up every later one."""
-    while PLAYERS:
-        if (player := PLAYERS.pop()()) is not None:
-            player.stop()
+def until_the_end(made):
+    MADE.append(weakref.ref(made))
+    return made
+
+
+def stop_all():
+    """Stops what a test has left running, which would hold up every later one."""
+    while MADE:
+        if (made := MADE.pop()()) is not None:
+            made.stop()
 
 
 class FakePage:
@@ -195,6 +204,13 @@ class FakePage:
 
 
 def view_of(page, player=None, folder=None, **more):
-    view = View(player or player_of(), page.send, folder=folder, **more)
-    page.view = view
+    page.view = until_the_end(View(player or player_of(), page.send, folder=folder, **more))
+    return page.view
+
+
+def shown_on(page, *args, **more):
+    """A view that runs, and that the page looks at."""
+    view = view_of(page, *args, **more)
+    page.say("hello", visible=True)
+    view.start()
     return view

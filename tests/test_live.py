@@ -53,8 +53,8 @@ from labkit.sources.camera_list import CameraInfo
 
 from conftest import make_frame  # isort: skip
 from live_fakes import (  # isort: skip
-    SIZE, FakePage, Gate, Pushed, boxes, player_of, preparing, rung_of, stop_players, ticking, view_of,
-    wait_for,
+    SIZE, FakePage, Gate, Pushed, boxes, player_of, preparing, rung_of, shown_on, started, stop_all, ticking,
+    until_the_end, view_of, wait_for,
 )  # fmt: skip
 
 psutil = pytest.importorskip("psutil")
@@ -68,7 +68,7 @@ def live_threads():
 def nothing_is_left(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield
-    stop_players()
+    stop_all()
     left = not wait_for(lambda: not live_threads()) and live_threads()
     for handover in (reader_module._owners, inference_module._users):
         handover._owners = []  # the next test waits for nothing that this one left
@@ -82,11 +82,7 @@ def page():
 
 @pytest.fixture
 def running(page, tmp_path):
-    view = view_of(page, folder=tmp_path)
-    page.say("hello", visible=True)
-    view.start()
-    yield view
-    view.close()
+    return shown_on(page, folder=tmp_path)
 
 
 # Slots and tapes.
@@ -117,8 +113,7 @@ def test_a_tape_gives_every_reader_the_same_frames():
 
 def test_inference_takes_the_newest_frame_and_skips_what_is_older():
     feed, gate = Pushed(), Gate(is_open=False)
-    player = player_of(lambda size: feed.source(), prepare=preparing(a=gate))
-    player.start()
+    player = started(lambda size: feed.source(), prepare=preparing(a=gate))
     feed.push(0)
     assert wait_for(lambda: len(gate.seen) == 1)
     for value in range(1, 6):
@@ -131,13 +126,11 @@ def test_inference_takes_the_newest_frame_and_skips_what_is_older():
     assert summary["dropped"] == 5  # six came, one is answered
     gate.is_open = True
     gate.permits.release()
-    player.stop()
 
 
 def test_the_shown_picture_is_newer_than_the_boxes_on_it():
     feed, gate = Pushed(), Gate(is_open=False)
-    player = player_of(lambda size: feed.source(), prepare=preparing(a=gate))
-    player.start()
+    player = started(lambda size: feed.source(), prepare=preparing(a=gate))
     feed.push(1)
     gate.permits.release()
     assert wait_for(lambda: (shot := player.latest_shot()) is not None and shot.answers[0] is not None)
@@ -145,14 +138,12 @@ def test_the_shown_picture_is_newer_than_the_boxes_on_it():
     assert wait_for(lambda: player.latest_shot().frame.image[0, 0, 0] == 2)
     assert player.latest_shot().answers[0].frame.image[0, 0, 0] == 1
     gate.permits.release(5)
-    player.stop()
 
 
 @pytest.mark.parametrize("second", ["b", "ahead"])
 def test_two_rungs_see_the_same_frames(second):
     nets = {"a": Gate(), second: Gate()}
-    player = player_of(second=second, prepare=preparing(**nets))
-    player.start()
+    player = started(second=second, prepare=preparing(**nets))
     assert wait_for(lambda: len(nets["a"].seen) > 5)
     player.stop()
     assert player.wait_until_ended(30)
@@ -165,8 +156,7 @@ def test_two_rungs_see_the_same_frames(second):
 
 def test_a_stop_is_quick_even_inside_a_long_detection():
     gate = Gate(is_open=False)
-    player = player_of(prepare=preparing(a=gate))
-    player.start()
+    player = started(prepare=preparing(a=gate))
     assert wait_for(lambda: gate.seen)
     began = time.perf_counter()
     ended = player.stop()
@@ -202,26 +192,22 @@ def test_the_next_owner_opens_the_camera_after_the_last_has_let_go():
 
 
 def test_a_failing_rung_is_named_and_the_picture_goes_on():
-    player = player_of(rung="broken")
-    player.start()
+    player = started(rung="broken")
     assert wait_for(lambda: "in succession" in player.status()["fault"])
     assert "the engine broke" in player.status()["fault"]
     index = player.latest_shot().frame.index
     assert wait_for(lambda: player.latest_shot(after=index) is not None)
     time.sleep(0.5)
     assert 2 <= player.summary()["failed"] < 12  # counted, and tried again ever more seldom
-    player.stop()
 
 
 def test_a_source_that_cannot_be_opened_says_why():
     def refuse(size):
         raise SourceError("there is no webcam 7")
 
-    player = player_of(refuse)
-    player.start()
+    player = started(refuse)
     assert wait_for(lambda: player.status()["state"] == "failed")
     assert player.status()["message"] == "there is no webcam 7"
-    player.stop()
 
 
 def test_a_lost_source_is_reported_and_comes_back():
@@ -233,19 +219,16 @@ def test_a_lost_source_is_reported_and_comes_back():
             return super().take()
 
     states = []
-    player = player_of(lambda size: Shaky(every_s=0.02).source())
-    player.start()
+    player = started(lambda size: Shaky(every_s=0.02).source())
     assert wait_for(lambda: states.append(player.status()["state"]) or "lost" in states)
     assert wait_for(lambda: player.status()["state"] == "running")
-    player.stop()
 
 
 def test_changing_the_rung_while_running(monkeypatch):
     from labkit.pipelines import ladder as ladder_module
 
     monkeypatch.setattr(ladder_module, "rung", lambda name: None)
-    player = player_of()
-    player.start()
+    player = started()
     assert wait_for(lambda: player.rates.inferred.get("a"))
     index = player.latest_shot().frame.index
     player.change({"rung": "b", "threshold": 0.2})
@@ -256,12 +239,10 @@ def test_changing_the_rung_while_running(monkeypatch):
     assert wait_for(lambda: (shot := player.latest_shot()) is not None and shot.frame.size == (32, 24))
     assert wait_for(lambda: player.latest_shot().answers[0] is not None)
     assert player.latest_shot().answers[0].found.frame_size == (32, 24)
-    player.stop()
 
 
 def test_figures_add_up():
-    player = player_of(prepare=preparing(a=Gate()))
-    player.start()
+    player = started(prepare=preparing(a=Gate()))
     assert wait_for(lambda: player.rates.inferred.get("a", 0) >= 20)
     player.rates.painted(0.05)
     first = player.summary()
@@ -273,7 +254,6 @@ def test_figures_add_up():
     assert second["camera_bound"]  # this network needs no time at all
     assert second["rungs"]["a"]["took_ms"] < second["rungs"]["a"]["age_ms"] + 5
     assert {"infer"} == {name for bar in player.rates.bars() for name in bar["spans"]}
-    player.stop()
 
 
 def test_what_is_counted_holds_no_pictures():
@@ -283,12 +263,10 @@ def test_what_is_counted_holds_no_pictures():
 
     before, net = pictures(), Gate()
     net.seen = deque(maxlen=1)
-    player = player_of(prepare=preparing(a=net))
-    player.start()
+    player = started(prepare=preparing(a=net))
     assert wait_for(lambda: player.rates.inferred.get("a", 0) > 100)
     assert len(player.rates.recent()) > 100
     assert pictures() - before < 20
-    player.stop()
 
 
 def test_a_paced_recording_offers_frames_at_its_own_rate():
@@ -298,14 +276,12 @@ def test_a_paced_recording_offers_frames_at_its_own_rate():
         def take(self):
             return self._taken(1)
 
-    player = player_of(lambda size: Still().source())
-    player.start()
+    player = started(lambda size: Still().source())
     assert wait_for(lambda: player.latest_shot() is not None)
     began, first = time.perf_counter(), player._reader.offered
     assert wait_for(lambda: player._reader.offered >= first + 30)
     rate = 30 / (time.perf_counter() - began)
     assert rate <= 115  # it never runs ahead; how far behind depends on the machine
-    player.stop()
 
 
 def test_a_running_view_is_announced_to_benchmarks():
@@ -322,8 +298,7 @@ def test_a_benchmark_beside_a_view_is_marked(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "_peaks", lambda *_: {"cpu": {}})  # they take long to measure
     work = Workload(weights="random", size=(64, 48), objects=1)
     plan = Plan(seconds=0.1, min_frames=2, warm_frames=1, warm_s=0, warm_limit_s=1, quick=True)
-    player = player_of()
-    player.start()
+    player = started()
     with Store(tmp_path / "lab.sqlite") as store:
         outcome = run_benchmark(
             [rung("resnet_linear_cpu")], workload=work, plan=plan, rounds=None, store=store
@@ -344,7 +319,6 @@ def test_a_view_beside_a_benchmark_says_what_it_does(page):
         view.stop()
     view.start()
     assert page.states[-1]["note"] == ""
-    view.close()
 
 
 def test_notes_of_dead_processes_count_as_none(tmp_path):
@@ -489,7 +463,6 @@ def test_names_that_mean_nothing_are_left_out_and_shown_when_asked_for(weights_h
             return (shot.answers[0].found.name != ("object",)) == told == named
 
         assert wait_for(as_wanted), (source, change)
-    player.stop()
 
 
 @pytest.mark.skipif(packaged_file() is None, reason="needs the extra offline")
@@ -519,7 +492,6 @@ def test_a_hub_that_does_not_answer_holds_up_no_page(weights_here, monkeypatch, 
     answering.set()
     assert view.player.wait_until_ended(30)
     assert view.player.settings.threshold == 0.7
-    view.close()
 
 
 # The view and a page.
@@ -607,7 +579,6 @@ def test_silence_that_nobody_could_hear_proves_nothing(page):
     end = time.perf_counter() + 2.5
     assert not wait_for(lambda: not view.running, end - time.perf_counter())
     assert view.connection.most_in_flight <= 2
-    view.close()
 
 
 def test_without_any_page_the_last_resort_is_taken_and_then_it_stops(monkeypatch):
@@ -769,7 +740,7 @@ def test_a_recording_that_cannot_be_written_says_so(tmp_path):
 
 def test_credentials_are_in_no_message(page):
     address = "http://anna:secret@127.0.0.1:9/stream?token=s3cr3t"
-    view = make_view(address, LiveSettings(rung="a", model_set="lab"), page.send)
+    view = until_the_end(make_view(address, LiveSettings(rung="a", model_set="lab"), page.send))
     page.view = view
     page.say("hello", visible=True)
     view.start()
@@ -785,12 +756,9 @@ def test_pictures_that_cannot_be_shown_stop_the_view_and_say_why(page, monkeypat
         raise ValueError("no memory for a picture")
 
     monkeypatch.setattr(view_module, "annotate_shot", fails)
-    view = view_of(page)
-    page.say("hello", visible=True)
-    view.start()
+    view = shown_on(page)
     assert wait_for(lambda: not view.running)
     assert wait_for(lambda: "no memory for a picture" in page.states[-1]["note"])
-    view.close()
 
 
 def test_a_compared_picture_is_as_wide_as_both_and_carries_both_answers(page):
@@ -806,16 +774,13 @@ def test_a_compared_picture_is_as_wide_as_both_and_carries_both_answers(page):
             tuple(rung_of(name, naming(name)) for name in settings.rungs), (None, None), ("made up",)
         )
 
-    view = view_of(page, player=player_of(second="b", prepare=prepare))
-    page.say("hello", visible=True)
-    view.start()
+    shown_on(page, player=player_of(second="b", prepare=prepare))
     assert wait_for(lambda: page.stats and page.stats[-1]["found"] == ["a 0.90", "b 0.90"])
     picture = np.asarray(Image.open(io.BytesIO(page.jpegs[-1])))
     assert picture.shape == (SIZE[1], 2 * SIZE[0], 3)
     left, right = picture[:, : SIZE[0]], picture[:, SIZE[0] :]
     for half in (left, right):  # a box in a colour on a frame that is grey
         assert int(np.ptp(half[1:4].astype(int), axis=2).max()) > 60
-    view.close()
 
 
 def test_two_pages_share_a_view_and_the_slower_one_is_not_flooded(running, page):
@@ -920,7 +885,7 @@ def test_ages_by_the_clock_of_another_page_than_the_cameras_do_not_count(running
 def test_the_next_page_lends_its_camera_when_the_first_one_leaves(tmp_path):
     page, holder = FakePage("first"), []
     player = player_of(browser_source(lambda feed: setattr(holder[0], "camera", feed)), source_name="browser")
-    view = View(player, page.send, folder=tmp_path)
+    view = until_the_end(View(player, page.send, folder=tmp_path))
     page.view = view
     holder.append(view)
     page.say("hello", visible=True)
@@ -940,7 +905,6 @@ def test_the_next_page_lends_its_camera_when_the_first_one_leaves(tmp_path):
         {"type": "picture", "page": "second", "n": 2, "captured_ms": 2.0, "offered": 2}, [picture(9)]
     )
     assert view.camera.captured == 2
-    view.close()
 
 
 def test_pictures_of_a_page_become_frames_with_its_time(tmp_path):
@@ -960,7 +924,6 @@ def test_pictures_of_a_page_become_frames_with_its_time(tmp_path):
     page.say("trouble", name="ended")
     assert wait_for(lambda: player.status()["state"] == "lost")
     assert "unplugged" in player.status()["message"]
-    view.close()
 
 
 # Names are text.
@@ -1050,8 +1013,7 @@ def test_a_source_that_hangs_is_told_while_it_does(monkeypatch, where):
             letting_go.wait(20)
         return StandsStill(every_s=0.004).source()
 
-    player = player_of(opened, source_name="/mnt/dead/clip.mp4")
-    player.start()
+    player = started(opened, source_name="/mnt/dead/clip.mp4")
     wanted = f"/mnt/dead/clip.mp4 did not {where} within 0.3 s and hangs; choose another source"
     assert wait_for(lambda: player.status()["message"] == wanted)
     letting_go.set()
@@ -1089,8 +1051,7 @@ def test_an_opening_that_hangs_is_left_behind_too(monkeypatch):
         letting_go.wait(20)
         raise SourceError("too late")
 
-    player = player_of(drips, source_name="http://drips")
-    player.start()
+    player = started(drips, source_name="http://drips")
     player.switch(ticking, "photos")  # as the page's menu does
     assert wait_for(lambda: player.latest_shot() is not None)
     assert "http://drips hangs" in player.status()["message"]
@@ -1123,13 +1084,11 @@ def test_a_frame_with_nan_is_a_failed_frame_and_detection_goes_on():
             yield frame, found
 
     prepare = lambda settings, report: Ready((rung_of("a", schedule),), (None,), ("made up",))  # noqa: E731
-    player = player_of(prepare=prepare)
-    player.start()
+    player = started(prepare=prepare)
     assert wait_for(lambda: player.summary()["failed"] >= 3 and player.rates.inferred.get("a", 0) >= 6)
     faults = set()
     assert wait_for(lambda: faults.add(player.status()["fault"]) or len(faults) > 1)
     assert any("NaN" in fault for fault in faults) and "" in faults  # told, and over at the next answer
-    player.stop()
 
 
 def test_a_loop_that_ends_of_itself_is_told():
@@ -1138,10 +1097,8 @@ def test_a_loop_that_ends_of_itself_is_told():
         yield frame, boxes(frame.size)
 
     prepare = lambda settings, report: Ready((rung_of("a", once),), (None,), ("made up",))  # noqa: E731
-    player = player_of(prepare=prepare)
-    player.start()
+    player = started(prepare=prepare)
     assert wait_for(lambda: "its loop has ended" in player.status()["fault"])
-    player.stop()
 
 
 @pytest.mark.parametrize("live_source", [True, False])
@@ -1150,8 +1107,7 @@ def test_a_pause_holds_the_picture_and_a_step_moves_it_by_one(live_source):
         live, fps = live_source, 200.0
 
     camera = Camera(every_s=0.004)
-    player = player_of(lambda size: camera.source())
-    player.start()
+    player = started(lambda size: camera.source())
     assert wait_for(lambda: player.latest_shot() is not None)
     player.pause(True)
     time.sleep(0.1)  # the frame that was on its way
@@ -1167,7 +1123,6 @@ def test_a_pause_holds_the_picture_and_a_step_moves_it_by_one(live_source):
     assert wait_for(lambda: player.latest_shot().answers[0].frame.index == held + 2)  # with its own boxes
     player.pause(False)
     assert wait_for(lambda: player.latest_shot().frame.index > held + 10)
-    player.stop()
 
 
 def test_a_paused_picture_is_painted_anew_when_its_settings_change(running, page):
@@ -1188,9 +1143,7 @@ def test_the_source_is_changed_from_the_page(page, tmp_path):
         opened.append(name)
         return ticking
 
-    view = view_of(page, folder=tmp_path, open_named=open_named)
-    page.say("hello", visible=True)
-    view.start()
+    view = shown_on(page, folder=tmp_path, open_named=open_named)
     assert wait_for(lambda: page.frames)
     assert {"photos", "scenes", "browser"} <= {each["spec"] for each in page.states[-1]["sources"]}
     page.say("source", spec=" rtsp://anna:secret@host/cam ")
@@ -1203,18 +1156,18 @@ def test_the_source_is_changed_from_the_page(page, tmp_path):
     assert view.running
     page.say("source", spec=7)
     assert "a source is a name" in page.states[-1]["note"]
-    view.close()
 
 
 def test_a_camera_that_is_not_there_leads_to_the_browsers(page, monkeypatch):
     monkeypatch.setattr(player_module, "prepare_rungs", lambda settings, *_: preparing()(settings, None))
-    view = make_view("webcam:77", LiveSettings(rung="lut_cpu", model_set="lab", size=SIZE), page.send)
+    view = until_the_end(
+        make_view("webcam:77", LiveSettings(rung="lut_cpu", model_set="lab", size=SIZE), page.send)
+    )
     page.view = view
     page.say("hello", visible=True)
     view.start()
     assert wait_for(lambda: page.states[-1]["state"] == "failed")
     assert '"browser"' in page.states[-1]["message"]
-    view.close()
 
 
 @pytest.fixture
@@ -1308,8 +1261,7 @@ def test_the_number_of_boxes_is_part_of_the_networks(monkeypatch):
         seen.append(settings.objects)
         return preparing()(settings, report)
 
-    player = player_of(prepare=prepare)
-    player.start()
+    player = started(prepare=prepare)
     assert wait_for(lambda: player.rates.inferred.get("a"))
     player.change({"objects": 2})
     assert wait_for(lambda: seen == [5, 2])

