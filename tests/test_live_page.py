@@ -28,7 +28,9 @@ def visit(monkeypatch, tmp_path):
         async def main():
             stop, address = asyncio.Event(), asyncio.get_running_loop().create_future()
             settings = LiveSettings(rung="lut_cpu", model_set="lab", size=SIZE)
-            serving = asyncio.create_task(page._serve("photos", settings, port, address.set_result, stop))
+            serving = asyncio.create_task(
+                page._serve("photos", settings, port, address.set_result, stop=stop)
+            )
             await asyncio.wait({serving, address}, return_when=asyncio.FIRST_COMPLETED)
             if serving.done():
                 await serving

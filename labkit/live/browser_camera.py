@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from labkit.core.errors import SourceError, SourceLost
 from labkit.core.types import Size
@@ -123,6 +122,8 @@ class BrowserCamera:
         Raises:
             SourceLost: none came in time, or the page said why none comes.
         """
+        import cv2
+
         with self._news:
             self._news.wait_for(
                 lambda: self._slot is not None or self._closed or self.problem != self._told, LOST_AFTER_S
@@ -133,7 +134,10 @@ class BrowserCamera:
                 self._told = self.problem
                 raise SourceLost(self.problem or "no pictures come from the browser's camera yet")
             (jpeg, t_s), self._slot = self._slot, None
-        return RawFrame(_decoded(jpeg), t_s)
+        image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise SourceLost("a damaged picture came from the browser's camera; waiting for the next")
+        return RawFrame(to_rgb(image), t_s)
 
     def describe(self) -> dict[str, Any]:
         """The source and how it is read, as plain data."""
@@ -156,12 +160,3 @@ def browser_source(opened: Callable[[BrowserCamera], None]) -> Callable[[Size], 
         return Source(feed, "browser", size)
 
     return open_source
-
-
-def _decoded(jpeg: bytes) -> NDArray[np.uint8]:
-    import cv2
-
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise SourceLost("a damaged picture came from the browser's camera; waiting for the next")
-    return to_rgb(image)

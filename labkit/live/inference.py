@@ -227,12 +227,7 @@ class Inference:
     """
 
     def __init__(
-        self,
-        slot: LatestFrame,
-        prepare: Prepare,
-        take: Take,
-        on_answer: Callable[[Answer], None],
-        on_hung: Callable[[], None] = lambda: None,
+        self, slot: LatestFrame, prepare: Prepare, take: Take, on_answer: Callable[[Answer], None]
     ) -> None:
         self.doing = "waiting for the last detection to end"
         self.fault = ""
@@ -243,7 +238,6 @@ class Inference:
         self._prepare = prepare
         self._apply = take
         self._on_answer = on_answer
-        self._on_hung = on_hung  # called where an earlier detection never ends
         self._stop = threading.Event()
         self._last_index = -1
         self._waited_s = 0.0
@@ -268,7 +262,7 @@ class Inference:
             return
         try:
             if hung:
-                self._on_hung()  # whoever hangs is inside the networks
+                forget_prepared()  # whoever hangs is inside the networks
             self._report("importing the rungs")
             ready = self._prepare(self._report)
             self.weights = ready.weights

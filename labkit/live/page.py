@@ -120,12 +120,11 @@ class Text(tornado.web.RequestHandler):
 
 
 def serve(
-    source: str = "photos",
-    settings: LiveSettings | None = None,
+    source: str,
+    settings: LiveSettings,
     *,
     port: int = 0,
     ready: Callable[[str], None] = print,
-    stop: asyncio.Event | None = None,
     opening: Mapping[str, Any] | None = None,
 ) -> None:
     """Shows a source on a page of this machine until interrupted.
@@ -135,14 +134,13 @@ def serve(
         settings: the settings to begin with.
         port: of the server; 0 takes a free one.
         ready: called with the page's address, which holds the token.
-        stop: ends the server when set.
         opening: further arguments of `open_source`: fit, open_timeout_s, read_timeout_s.
 
     Raises:
         UsageError: the port cannot be had.
     """
     with suppress(KeyboardInterrupt):  # that is how a person ends it
-        asyncio.run(_serve(source, settings or LiveSettings(), port, ready, stop, opening))
+        asyncio.run(_serve(source, settings, port, ready, opening))
 
 
 async def _serve(
@@ -150,13 +148,20 @@ async def _serve(
     settings: LiveSettings,
     port: int,
     ready: Callable[[str], None],
-    stop: asyncio.Event | None,
     opening: Mapping[str, Any] | None = None,
+    stop: asyncio.Event | None = None,
 ) -> None:
+    if not 0 <= port <= 65535:
+        raise UsageError(f"a port is a number from 0 (any that is free) to 65535, not {port}")
     token = secrets.token_urlsafe(24)
     hub = Hub(asyncio.get_running_loop())
     hub.view = make_view(source, settings, hub.send, opening=opening)
-    server = _listen(hub, token, port)
+    try:
+        server = _application(hub, token).listen(port, "127.0.0.1")
+    except OSError as error:
+        raise UsageError(
+            f"port {port} cannot be had ({error}); choose another, or 0 for a free one"
+        ) from error
     replace_current(hub.view.close)
     hub.view.start()
     try:
@@ -168,32 +173,17 @@ async def _serve(
         replace_current(None)
 
 
-def _listen(hub: Hub, token: str, port: int) -> Any:
-    if not 0 <= port <= 65535:
-        raise UsageError(f"a port is a number from 0 (any that is free) to 65535, not {port}")
-    try:
-        return _application(hub, token).listen(port, "127.0.0.1")
-    except OSError as error:
-        raise UsageError(
-            f"port {port} cannot be had ({error}); choose another, or 0 for a free one"
-        ) from error
-
-
 def _application(hub: Hub, token: str) -> tornado.web.Application:
-    def page(path: str, name: str, kind: str) -> Any:
+    pages: list[Any] = [("/socket", Socket, {"hub": hub, "token": token})]
+    for path, name, kind in (
+        ("/", "page.html", "text/html"),
+        ("/live.js", "live.js", "text/javascript"),
+        ("/page.js", "page.js", "text/javascript"),
+        ("/live.css", "live.css", "text/css"),
+    ):
         text = (_HERE / name).read_text(encoding="utf-8").replace("TOKEN", token)
-        return (path, Text, {"text": text, "kind": kind, "token": token})
-
-    return tornado.web.Application(
-        [
-            page("/", "page.html", "text/html"),
-            page("/live.js", "live.js", "text/javascript"),
-            page("/page.js", "page.js", "text/javascript"),
-            page("/live.css", "live.css", "text/css"),
-            ("/socket", Socket, {"hub": hub, "token": token}),
-        ],
-        websocket_max_message_size=MOST_BYTES,
-    )
+        pages.append((path, Text, {"text": text, "kind": kind, "token": token}))
+    return tornado.web.Application(pages, websocket_max_message_size=MOST_BYTES)
 
 
 def _require(handler: tornado.web.RequestHandler, token: str) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from labkit.core.lock import lock_holder, machine_lock
 from labkit.core.trace import span
 from labkit.core.types import Frame, Size
-from labkit.live.inference import Answer, Inference, Ready, forget_prepared, prepare_rungs
+from labkit.live.inference import Answer, Inference, Ready, prepare_rungs
 from labkit.live.rates import Rates
 from labkit.live.reader import LatestFrame, Reader
 from labkit.live.settings import LiveSettings
@@ -313,14 +313,10 @@ class Player:
                 self.news.notify_all()
 
         self._inference = Inference(
-            self._slot,
-            lambda report: self._prepare(self._resolved(), report),
-            self._smoothed,
-            answered,
-            forget_prepared,
+            self._slot, lambda report: self._prepare(self._resolved(), report), self._filtered, answered
         )
 
-    def _smoothed(self, frame: Frame) -> Frame:
+    def _filtered(self, frame: Frame) -> Frame:
         if self.settings.filter == "none":
             return frame
         with span("filter", frame):

@@ -242,7 +242,7 @@ class Reader:
         period_s = 1 / (source.fps or NOMINAL_FPS)
         due_s, shown_s = time.perf_counter() - period_s, None
         while not self._stop.is_set():
-            if not source.live and self._waited_for_leave():
+            if not source.live and self._held(wait=True):
                 due_s, shown_s = time.perf_counter() - period_s, None
             self._asked_s = time.perf_counter()
             try:
@@ -260,24 +260,18 @@ class Reader:
                 gap_s = frame.time_s - shown_s if known else period_s  # type: ignore[operator]
                 due_s, shown_s = self._wait_until(due_s + gap_s, period_s), frame.time_s
                 frame = replace(frame, t_s=time.perf_counter())
-            elif not self._may_pass():
+            elif self._held(wait=False):
                 continue
             self._hand_over(frame)
 
-    def _waited_for_leave(self) -> bool:
-        """Waits, while paused, for a step or the end of the pause; whether it had to."""
+    def _held(self, *, wait: bool) -> bool:
+        """True if the picture is held and no step was asked for; may wait until one is, or the pause ends."""
         with self._pace:
-            waited = self._paused and self._steps == 0
-            self._pace.wait_for(lambda: not self._paused or self._steps > 0 or self._stop.is_set())
+            held = self._paused and self._steps == 0
+            if wait:
+                self._pace.wait_for(lambda: not self._paused or self._steps > 0 or self._stop.is_set())
             self._steps = max(0, self._steps - 1)
-        return waited
-
-    def _may_pass(self) -> bool:
-        """True if a camera's frame is to be shown: it is not paused, or a step was asked for."""
-        with self._pace:
-            passes = not self._paused or self._steps > 0
-            self._steps = max(0, self._steps - 1)
-        return passes
+        return held
 
     def _hand_over(self, frame: Frame) -> None:
         if self._stop.is_set():

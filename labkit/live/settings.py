@@ -21,7 +21,7 @@ WeightsWanted = Literal["auto", "pretrained", "random"]
 SIZES: tuple[Size, ...] = ((320, 240), (640, 480), (1280, 720))
 """Sizes that the view offers; any other can be given when it is opened."""
 THRESHOLD, WHOLE_FRAME_THRESHOLD = 0.5, 0.15
-"""Scores from which on boxes, and names of whole frames among a thousand, are drawn unless asked otherwise."""
+"""Scores from which on boxes, and names of whole frames among a thousand, are drawn by default."""
 OBJECTS = (1, 2, 3, 5, 10, 20)
 """Numbers of boxes that the view offers."""
 
