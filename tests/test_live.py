@@ -1032,6 +1032,8 @@ def test_a_recording_whose_disk_hangs_holds_up_nothing_else(running, page, monke
     monkeypatch.setattr(view_module, "Recorder", Stuck)
     assert wait_for(lambda: page.frames)
     page.say("record", on=True)
+    sent = running.connection.sent
+    assert wait_for(lambda: running.connection.sent > sent + 5)
     ending = threading.Thread(target=page.say, args=("record",), kwargs={"on": False})
     ending.start()
     began = time.perf_counter()
