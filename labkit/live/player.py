@@ -112,7 +112,7 @@ class Player:
         source_name: what the source is called, without credentials.
         paused: the picture stands still; `step` shows one more frame.
         revision: goes up with every answer and every change of settings.
-        classes: names of the classes found so far, with their labels.
+        classes: names of the classes shown so far, with their labels.
         disturbs: the benchmark that was running when it was started, in words; mostly empty.
     """
 
@@ -306,7 +306,10 @@ class Player:
         def answered(answer: Answer) -> None:
             self._answers[answer.timing.rung] = answer
             if len(self.classes) < MOST_CLASSES:
-                self.classes.update(zip(answer.found.name, answer.found.label.tolist(), strict=True))
+                found = answer.found.take(
+                    np.flatnonzero(answer.found.score >= (self.settings.threshold or 0.0))
+                )
+                self.classes |= zip(found.name, found.label.tolist(), strict=True)
             self.revision += 1
             rates.answered(answer.timing)
             with self.news:

@@ -21,7 +21,7 @@ FREE_S = 2.0  # so soon the camera is free again, whatever became of the page or
 SILENCE_S = FREE_S + 0.5  # the same where only silence tells, with room for a machine that is busy
 OPEN = (
     "from labkit.live.start import live\n"
-    "view = live({source!r}, rung='resnet_linear_cpu', model_set='lab')\nview"
+    "view = live({source!r}, rung='resnet_linear_cpu', model_set='lab', threshold=0.5)\nview"
 )
 
 
