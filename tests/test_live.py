@@ -1047,13 +1047,15 @@ def test_a_recording_whose_disk_hangs_holds_up_nothing_else(running, page, monke
 
 def test_an_opening_that_hangs_is_left_behind_too(monkeypatch):
     monkeypatch.setattr(reader_module._owners, "patience_s", 0.3)
-    letting_go = threading.Event()
+    asked, letting_go = threading.Event(), threading.Event()
 
     def drips(size):
+        asked.set()
         letting_go.wait(20)
         raise SourceError("too late")
 
     player = started(drips, source_name="http://drips")
+    assert asked.wait(30)
     player.switch(ticking, "photos")  # as the page's menu does
     assert wait_for(lambda: player.latest_shot() is not None)
     assert "http://drips hangs" in player.status()["message"]

@@ -169,9 +169,9 @@ class Recorder:
                 first_s = at_s if first_s is None else first_s
                 # A picture lasts until the next one: the file runs as fast as the view did.
                 until = int((at_s - first_s) * RECORD_FPS) + 1
-                if (image.shape[1], image.shape[0]) != self._size:
-                    image = cv2.resize(image, self._size)
                 picture = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+                if (image.shape[1], image.shape[0]) != self._size:
+                    picture = cv2.resize(picture, self._size)
                 for _ in range(min(until - written, int(10 * RECORD_FPS))):
                     self._writer.write(picture)
                 written = max(written, until)

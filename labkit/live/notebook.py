@@ -42,7 +42,7 @@ class KernelWatch:
         self.stop: Callable[[], None] = lambda: None
         self._own_thread = False
         running = kernel()
-        self._shell = getattr(running, "shell", None)
+        self._shell: Any = getattr(running, "shell", None)
         self._busy = self._shell is not None  # this is made inside a running cell
         self._hooks = {
             "pre_execute": self._begin,
@@ -68,7 +68,9 @@ class KernelWatch:
     def close(self) -> None:
         """Takes the hooks out of the shell; interrupts at idle times are ignored, as the kernel does."""
         self.stop = lambda: None
-        for event, hook in self._hooks.items() if self._shell is not None else ():
+        if self._shell is None:
+            return
+        for event, hook in self._hooks.items():
             if hook in self._shell.events.callbacks[event]:
                 self._shell.events.unregister(event, hook)
 
