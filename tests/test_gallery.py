@@ -23,6 +23,7 @@ PICTURE = "data:image/png;base64,iVBORw0KGgo="
 def cells(*sources):
     return [
         new_markdown_cell(f"# 01 Title {HOSTILE}\n\nSee [the next](02_next.ipynb#run)."),
+        new_markdown_cell("[Read it with results](../results/gallery/01_first.ipynb)."),
         new_code_cell("SIZE = 3", metadata={"tags": ["parameters"]}),
         new_markdown_cell("## Question\n\nHow <much>?\n\n## Predict\n\nMore."),
         new_markdown_cell("![a file](../beside/a%20b.png) ![none](../none.png) ![text](../beside/no.txt)"),
@@ -138,11 +139,16 @@ def test_copies_hold_their_outputs_and_the_hash_of_their_cells(gallery):
     copy = nbformat.read(folder / "pages" / "01_first.ipynb", as_version=4)
     assert copy.metadata["labkit"]["source_sha256"] == cells_sha256(folder / "01_first.ipynb")
     assert any(cell.get("outputs") for cell in copy.cells)
+    assert "[Run it yourself](../../notebooks/01_first.ipynb)" in copy.cells[1].source
     changed = written(folder / "changed.ipynb", "print(4)")
     assert cells_sha256(changed) != cells_sha256(folder / "01_first.ipynb")
 
 
 COPIES = sorted((ROOT / "results" / "gallery").glob("*.ipynb"))
+
+
+def test_every_notebook_has_a_copy():
+    assert [path.name for path in COPIES] == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", COPIES, ids=lambda path: path.stem)
@@ -160,7 +166,7 @@ def test_notebooks_are_left_as_they_are_and_the_learners_store_too(gallery):
     _, _, folder = gallery
     notebook = nbformat.read(folder / "01_first.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)
-    assert len(notebook.cells) == 13
+    assert len(notebook.cells) == 14
     home = re.search(r"home (\S+labkit-gallery\S+)", (folder / "pages" / "01_first.html").read_text())[1]
     assert not psutil.os.path.exists(home)
 

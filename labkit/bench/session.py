@@ -34,7 +34,8 @@ class Ready:
     """Start-up time and settings of a rung whose networks are ready.
 
     Attributes:
-        startup_s: from the start of the process (or of preparing, in the same process).
+        startup_s: from the start of the process (or of preparing, in the same process) to the first
+            answer; a forked process finds the libraries loaded.
         settings, notes: as in `Prepared`.
     """
 

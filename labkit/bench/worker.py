@@ -34,6 +34,7 @@ from labkit.bench.session import Ready, Session
 from labkit.bench.timing import Timing
 from labkit.core.child import child_command
 from labkit.core.errors import LabError, WorkerError
+from labkit.core.fork_server import ForkedChild, fork_server
 from labkit.core.threads import worker_environment
 from labkit.core.types import Frame, Rung, Workload
 from labkit.models.weights import Weights
@@ -69,14 +70,7 @@ class Worker:
         self._output = tempfile.TemporaryFile("a+b")  # noqa: SIM115
         self._connection, theirs = Pipe()
         with theirs:
-            self._process = subprocess.Popen(
-                child_command("labkit.bench.worker", str(theirs.fileno()), str(time.time())),
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=self._output,
-                env={**os.environ, **worker_environment()},
-                **_inheriting(theirs),
-            )
+            self._process = _start(rung, theirs, self._output)
         try:
             self._reply("connected", CONNECT_TIMEOUT_S)
             self.ready: Ready = self._prepare(rung, workload, frames, weights)
@@ -279,6 +273,22 @@ def last_words(printed: str) -> str:
     return " / ".join(spoken[-QUOTED_LINES:])
 
 
+def _start(rung: Rung, end: Any, output: Any) -> subprocess.Popen[bytes] | ForkedChild:
+    """A child that serves requests at this end of a pipe, and prints to a file."""
+    environment = {**os.environ, **worker_environment()}
+    server = None if rung.prepare.device == "cuda" else fork_server(environment)
+    if server is not None:
+        return server.fork("labkit.bench.worker", [str(time.time())], environment, output, end.fileno())
+    return subprocess.Popen(
+        child_command("labkit.bench.worker", str(time.time()), str(end.fileno())),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        **_inheriting(end),
+    )
+
+
 def _inheriting(end: Any) -> dict[str, Any]:
     """Options of `Popen` by which a child inherits this end of a pipe."""
     if sys.platform == "win32":
@@ -343,8 +353,18 @@ def _requests(parent: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
             return
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str], descriptor: int) -> None:
+    """Serves a parent.
+
+    Args:
+        arguments: when it asked for this process, in s since 1970.
+        descriptor: of the pipe.
+    """
     if sys.platform != "win32":
-        os.set_inheritable(int(sys.argv[1]), False)
+        os.set_inheritable(descriptor, False)
     end = getattr(connection, "PipeConnection", connection.Connection)  # the former on Windows
-    _serve(end(int(sys.argv[1])), time.perf_counter() - (time.time() - float(sys.argv[2])))
+    _serve(end(descriptor), time.perf_counter() - (time.time() - float(arguments[0])))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:2], int(sys.argv[2]))

@@ -128,6 +128,7 @@ def execute(path: Path, limit_s: float, parameters: Mapping[str, str] | None = N
     began = time.perf_counter()
     trouble = asyncio.run(_run(notebook, path, limit_s)) or _failed(notebook)
     _make_readable(notebook)
+    _say_whence(notebook, path.name)
     return Executed(path, notebook, time.perf_counter() - began, trouble)
 
 
@@ -198,6 +199,16 @@ def _make_readable(notebook: Any) -> None:
         for output in cell.outputs:
             if output.output_type in ("display_data", "execute_result"):
                 output.data = _readable(output.data)
+
+
+def _say_whence(notebook: Any, name: str) -> None:
+    """Replace the link to these results by one to the notebook, the machine and the day."""
+    whence = (
+        f"[Run it yourself](../../notebooks/{name}): the results below are of "
+        f"{machine_name(fingerprint())}, {time.strftime('%Y-%m-%d')}."
+    )
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(f"[Read it with results](../results/gallery/{name}).", whence)
 
 
 def _is_progress(output: Any) -> bool:
