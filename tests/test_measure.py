@@ -600,7 +600,13 @@ TINY_WORK = Workload(weights="random", size=TINY)
 
 @pytest.fixture
 def importable(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)
+
+
+@pytest.fixture
+def from_nothing(monkeypatch):
+    """Children are started by themselves, as where nothing can be forked."""
+    monkeypatch.setattr(worker_module, "fork_server", lambda environment: None)
 
 
 def test_a_worker_answers_runs_and_is_timed_in_rounds(frames):
@@ -651,9 +657,10 @@ def test_the_death_of_a_worker_is_an_error_with_its_cause(frames, importable):
     [
         ("import os; print('no room', file=sys.stderr, flush=True); os._exit(7)", r"exit code 7.*no room"),
         ("import time; print('waiting', flush=True); time.sleep(60)", r"sent nothing for 4 s.*waiting"),
-        ("import os, time; os.close(int(sys.orig_argv[6])); time.sleep(60)", "closed its connection"),
+        ("import os, time; os.close(int(sys.orig_argv[7])); time.sleep(60)", "closed its connection"),
     ],
 )
+@pytest.mark.usefixtures("from_nothing")
 def test_a_worker_that_never_reads_its_order_is_noticed(frames, tmp_path, monkeypatch, at_start, message):
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nif 'labkit' in sys.orig_argv[2]: {at_start}\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
@@ -671,12 +678,13 @@ HANGING = {  # what a child does once it is connected; the pipe is `end`
 
 @pytest.mark.parametrize("way", HANGING)
 @pytest.mark.extended
+@pytest.mark.usefixtures("from_nothing")
 def test_no_wait_for_a_worker_goes_beyond_its_deadline(tmp_path, monkeypatch, way):
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys, time\n"
         "from multiprocessing.connection import Connection\n"
         "if 'labkit.core.child' in sys.orig_argv:\n"
-        "    end = Connection(int(sys.orig_argv[6]))\n"
+        "    end = Connection(int(sys.orig_argv[7]))\n"
         "    end.send(('connected', None))\n"
         f"    {HANGING[way]}\n"
     )
@@ -687,6 +695,50 @@ def test_no_wait_for_a_worker_goes_beyond_its_deadline(tmp_path, monkeypatch, wa
     with pytest.raises(WorkerError, match=r"measuring resnet_opencv_cpu .*(was ended|died \(exit code 3\))"):
         Worker(rung("resnet_opencv_cpu"), TINY_WORK, large)
     assert time.monotonic() - begun < 30
+
+
+def hanging(frames, net):
+    time.sleep(60)
+    yield
+
+
+def exiting(frames, net):
+    print("out of ideas", flush=True)
+    os._exit(7)
+    yield
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+def test_forked_workers_are_new_processes_whose_ends_are_told(frames, importable, monkeypatch):
+    monkeypatch.setenv("LABKIT_TRIED", "yes")
+    opencv = rung("resnet_opencv_cpu")
+    with Worker(opencv, TINY_WORK, frames) as first, Worker(opencv, TINY_WORK, frames) as second:
+        server = psutil.Process(first.pid).parent()
+        assert psutil.Process(second.pid).parent() == server != psutil.Process()
+        assert first.pid != second.pid
+        assert psutil.Process(second.pid).cwd() == os.getcwd()
+    with pytest.raises(WorkerError, match=r"exit code 7\); it printed: out of ideas"):
+        Worker(bad(exiting), TINY_WORK, frames)
+    monkeypatch.setattr(worker_module, "READY_TIMEOUT_S", 1.5)
+    with pytest.raises(WorkerError, match=r"sent nothing for 1.5 s and was ended"):
+        Worker(bad(hanging), TINY_WORK, frames)
+    assert server.is_running()
+    assert server.children() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+@pytest.mark.parametrize("how", ["server", "owner"])
+def test_forked_workers_end_with_their_server_and_its_owner(how, importable):
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER_OF_WORKERS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with owner:
+        pids = [int(pid) for pid in owner.stdout.readline().split()]
+        assert len(pids) == 3
+        os.kill(pids[0] if how == "server" else owner.pid, signal.SIGKILL)
+        until(lambda: not any(lives(pid) for pid in pids), 5.0)
+        if how == "server":
+            assert "died (SIGKILL" in owner.communicate()[0]
 
 
 def crashing(frames, net):
@@ -730,6 +782,19 @@ children = [subprocess.Popen(child_command("timeit", "-n", "1", "-r", "1", "-s",
             for _ in range(int(sys.argv[2]))]
 print(*(child.pid for child in children), flush=True)
 time.sleep(100)
+"""
+OWNER_OF_WORKERS = """
+import psutil
+from labkit.bench.frames import collect
+from labkit.bench.worker import Worker
+from labkit.core.types import Workload
+from labkit.pipelines.ladder import rung
+work = Workload(weights="random", size=(160, 128))
+workers = [Worker(rung("resnet_opencv_cpu"), work, collect("photos", work.size).frames) for _ in range(2)]
+print(psutil.Process(workers[0].pid).ppid(), *(worker.pid for worker in workers), flush=True)
+try:
+    while True: workers[0].time_frames(3)
+except Exception as error: print(error)
 """
 BUSY = (  # in Python; and in one call of a library that lets no other thread of Python in
     "while True: pass",

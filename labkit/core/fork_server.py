@@ -92,9 +92,7 @@ class ForkServer:
         self._channel.settimeout(REPLY_TIMEOUT_S)
 
     def __del__(self) -> None:
-        with suppress(AttributeError, OSError):
-            self._channel.close()
-            self._process.wait(1.0)
+        self._channel.close()  # at which the server ends
 
     @property
     def alive(self) -> bool:
@@ -141,19 +139,18 @@ class ForkServer:
 
     def _ask(self, order: Mapping[str, Any], descriptors: Sequence[int] = ()) -> Any:
         with self._lock:
-            try:
+            with suppress(OSError):  # told when there is no answer
                 socket.send_fds(self._channel, [json.dumps(order).encode()], list(descriptors))
-                return self._receive()
-            except OSError as error:
-                self._process.kill()
-                raise WorkerError(f"the process that starts the measuring ones does not answer ({error})") from error
+            return self._receive()
 
     def _receive(self) -> Any:
-        answer = self._channel.recv(4096)
-        if not answer:
+        try:
+            return json.loads(self._channel.recv(4096))
+        except (OSError, ValueError) as error:  # it died, hangs, or something else writes there
             self._process.kill()
-            raise WorkerError("the process that starts the measuring ones died while it loaded the libraries")
-        return json.loads(answer)
+            raise WorkerError(
+                f"the process that starts the measuring ones does not answer ({error})"
+            ) from error
 
 
 _current: ForkServer | None = None
