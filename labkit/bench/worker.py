@@ -218,7 +218,7 @@ class Worker:
         if reason:
             self._process.kill()
         killed = self._wait_or_kill()
-        code = self._process.returncode
+        code = self._process.wait()
         cause = f"exit code {code}"
         if code < 0:
             cause = signal.Signals(-code).name
