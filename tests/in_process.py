@@ -65,7 +65,7 @@ def measure_in_process(patch):
     """
     for name in ("run", "context"):
         patch(import_module(f"labkit.bench.{name}"), "Worker", InProcessWorker)
-    for name in ("nb06_accuracy", "nb09_fleet"):
+    for name in ("nb03_combined_models", "nb06_accuracy", "nb09_fleet"):
         patch(import_module(f"labkit.lessons.{name}"), "Worker", InProcessWorker)
     patch(peaks, "SECONDS", 0.05)
     patch(peaks, "_in_fresh_process", lambda device: (dict(peaks._peaks(device)), ""))

@@ -5,37 +5,18 @@ import copy
 import math
 import random
 import re
-import shutil
 
 import numpy as np
 import pytest
 import torch
+from test_exercises import CHECKS, PYTHON, cases, edited, needs_compiler
 
 from labkit.core.errors import UsageError
 from labkit.lessons import kernel_exercises
-from labkit.lessons.exercise import CheckResult, Mistake, solution
+from labkit.lessons.exercise import CheckResult, Mistake, solution, solved
 from labkit.lessons.kernel_exercises import EXERCISES, check_kernel, check_memory, run_case, without_comments
-from labkit.lessons.nb01_cpu_baseline import check_normalise
-from labkit.lessons.nb03_combined_models import check_best_boxes, check_corners, check_name_crops
-from labkit.lessons.nb06_optimizations import check_speed_up
 
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to run kernels on the CPU")
-
-
-def from_solution(name):
-    """The function that a solution defines."""
-    scope = {}
-    exec(solution(name).text, scope)
-    return scope[name]
-
-
-normalise, corners, speed_up = map(from_solution, ("normalise", "corners", "speed_up"))
-PYTHON = {
-    "normalise": (check_normalise, normalise),
-    "corners": (check_corners, corners),
-    "speed_up": (check_speed_up, speed_up),
-}
-MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+normalise, corners, speed_up = map(solved, ("normalise", "corners", "speed_up"))
 
 
 class Sly:
@@ -60,75 +41,55 @@ def deep(*given):
 
 RETURNED = [
     5, ..., None, "right", [], {}, object(), True, 1 + 2j, math.nan, math.inf, [[1], [1, 2]], Sly(),
-    np.zeros(3), np.zeros((0,)), torch.ones(3, requires_grad=True),
-    b"0", {1, 2}, iter([1]), np.array(["a"]), -1.0,
+    np.zeros(3), np.zeros((0,)), torch.ones(3, requires_grad=True), ([], []), (None, None),
+    b"0", {1, 2}, iter([1]), np.array(["a"]), -1.0, (torch.ones(2), Sly()),
 ]  # fmt: skip
 GIVEN = [
-    5,
-    ...,
-    None,
-    "right",
-    [],
-    {},
-    object(),
-    1.5,
-    Sly(),
-    leaves,
-    deep,
-    lambda: 1,
-    iter([1]),
-    np.zeros(2),
-    int,
-]
+    5, ..., None, "right", [], {}, object(), 1.5, Sly(), leaves, deep, lambda: 1, iter([1]), np.zeros(2), int,
+    lambda *given: 1 / 0,
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "check", [*(check for check, _ in PYTHON.values()), check_best_boxes, check_name_crops]
-)
-def test_whatever_is_given_or_returned_is_answered_in_a_sentence(check):
+@pytest.mark.parametrize("exercise", PYTHON)
+def test_whatever_is_given_or_returned_is_answered_in_a_sentence(exercise):
     for answer in [*GIVEN, *(lambda *given, value=value: value for value in RETURNED)]:
-        result = check(answer)
+        result = CHECKS[exercise](answer)
         assert isinstance(result, CheckResult)
         assert not result
         assert re.search(r"Not yet: .{15,} \(seed=\d+ draws the same inputs\)$", str(result), re.DOTALL)
 
 
 def memorising(function):
-    """A function, and one that gives back what the first has answered, else zeros."""
+    """A function, and one that gives back what the first has answered, else the same for other inputs."""
     answers = {}
 
     def key(given):
         return tuple(np.asarray(each).tobytes() for each in given)
 
     def learn(*given):
-        answers[key(given)] = copy.deepcopy(function(*given))
-        return answers[key(given)]
+        known = key(given)
+        answers[known] = copy.deepcopy(function(*given))
+        return answers[known]
 
     def recite(*given):
-        known = answers.get(key(given))
-        return np.zeros_like(next(iter(answers.values()))) if known is None else known
+        return copy.deepcopy(answers.get(key(given), next(iter(answers.values()))))
 
     return learn, recite
 
 
-@pytest.mark.parametrize("name", PYTHON)
-def test_answers_that_were_memorised_are_rejected_and_a_seed_draws_them_again(name):
-    check, right = PYTHON[name]
+ON_THE_HOST = [each for each in PYTHON if each not in ("launch", "on_gpu", "best_boxes", "name_crops",
+               "filter_beside", "keep_memory", "start_copy", "one_read", "name_best")]  # fmt: skip
+
+
+@pytest.mark.parametrize("exercise", ON_THE_HOST)
+def test_answers_that_were_memorised_are_rejected_and_a_seed_draws_them_again(exercise):
+    check, right = CHECKS[exercise], solved(exercise)
     learn, recite = memorising(right)
     assert check(learn, seed=5)
     assert check(recite, seed=5)
     for _ in range(3):
         assert not check(recite)
     assert "seed=5" in str(check(right, seed=5))
-    assert str(check(right)) != str(check(right))
-
-
-def small_only(image):
-    return normalise(image) if image.size < 3000 else np.zeros((1, 3, *image.shape[:2]), np.float32)
-
-
-def cropped(image):
-    return normalise(np.ascontiguousarray(image[:6, :9]))
 
 
 def by_shape(image):
@@ -157,87 +118,36 @@ SPEED_UPS = {
     (1.0, 3.0): 3.0,
 }
 CHEATS = [
-    (check_normalise, small_only), (check_normalise, cropped), (check_normalise, by_shape),
-    (check_normalise, calls(normalise, np.zeros_like, 2)),
-    (check_normalise, lambda image: np.full((1, 3, *image.shape[:2]), 0.1, np.float32)),
-    (check_normalise, lambda image: normalise(np.minimum(image, 254))),
-    (check_normalise, lambda image: normalise(np.full_like(image, image.mean()))),
-    (check_normalise, lambda image: normalise(image).astype(np.float16).astype(np.float32)),
-    (check_normalise, lambda image: normalise(image).astype(object)),
-    (check_normalise, lambda image: np.array(normalise(image).tolist(), ">f8")),
-    (check_corners, lambda box, w, h: corners(box, 20, 10)),
-    (check_corners, lambda box, w, h: corners(box, w, h) if (w, h) == (20, 10) else (0, 0, w, h)),
-    (check_corners, lambda box, w, h: (0, 0, w, h)),
-    (check_corners, lambda box, w, h: [str(side) for side in corners(box, w, h)] + [""]),
-    (check_corners, calls(corners, lambda box, w, h: (0, 0, 1, 1), 7)),
-    (check_corners, lambda box, w, h: (*corners(box, w, h), 0)),
-    (check_speed_up, lambda s, f: SPEED_UPS.get((s, f), 1.0)),
-    (check_speed_up, lambda s, f: round(speed_up(s, f), 2)),
-    (check_speed_up, lambda s, f: min(speed_up(s, f), 3.0)),
-    (check_speed_up, lambda s, f: max(speed_up(s, f), 1.0)),
-    (check_speed_up, lambda s, f: [speed_up(s, f)] * 2),
-    (check_speed_up, calls(speed_up, lambda s, f: 1.0, 6)),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("i", range(len(CHEATS)))
-def test_a_cheat_is_rejected(i):
-    check, cheat = CHEATS[i]
-    assert not any(check(cheat) for _ in range(3))
-
-
-WRITTEN_OTHERWISE = [
-    (check_normalise, lambda image: torch.from_numpy(normalise(image))),
-    (
-        check_normalise,
-        lambda image: np.moveaxis((np.float32(image) / 255 - MEAN) / STD, 2, 0)[None].astype("f4"),
-    ),
-    (
-        check_normalise,
-        lambda image: (
-            (image.transpose(2, 0, 1)[None] / np.float32(255) - np.float32(MEAN)[:, None, None])
-            / np.float32(STD)[:, None, None]
-        ),
-    ),
-    (
-        check_normalise,
-        lambda image: np.stack([(image[..., c] / 255 - MEAN[c]) / STD[c] for c in range(3)])[None].astype(
-            np.float32
-        ),
-    ),
-    (
-        check_normalise,
-        lambda image: (
-            torch.from_numpy(image)
-            .permute(2, 0, 1)[None]
-            .div(255)
-            .sub(torch.tensor(MEAN, dtype=torch.float32)[:, None, None])
-            .div(torch.tensor(STD, dtype=torch.float32)[:, None, None])
-        ),
-    ),
-    (check_corners, lambda box, w, h: np.array(corners(box, w, h))),
-    (check_corners, lambda box, w, h: [float(side) for side in corners(box, w, h)]),
-    (check_corners, lambda box, w, h: torch.tensor(corners(box, w, h))),
-    (
-        check_corners,
-        lambda box, w, h: (
-            left := int(np.clip(np.floor(box[0]), 0, w - 1)),
-            top := int(np.clip(np.floor(box[1]), 0, h - 1)),
-            int(np.clip(np.ceil(box[2]), left + 1, w)),
-            int(np.clip(np.ceil(box[3]), top + 1, h)),
-        ),
-    ),
-    (check_speed_up, lambda s, f: f / (f * (1 - s) + s)),
-    (check_speed_up, lambda s, f: np.float64(1 / ((1 - s) + s / f))),
-    (check_speed_up, lambda s, f: torch.tensor((1 - s + s / f) ** -1, dtype=torch.float64)),
+    ("normalise", lambda image: normalise(image) if image.size < 3000 else by_shape(image) * 0),
+    ("normalise", lambda image: normalise(np.ascontiguousarray(image[:6, :9]))),
+    ("normalise", by_shape),
+    ("normalise", calls(normalise, np.zeros_like, 2)),
+    ("normalise", lambda image: np.full((1, 3, *image.shape[:2]), 0.1, np.float32)),
+    ("normalise", lambda image: normalise(np.minimum(image, 254))),
+    ("normalise", lambda image: normalise(np.full_like(image, image.mean()))),
+    ("normalise", lambda image: normalise(image).astype(np.float16).astype(np.float32)),
+    ("normalise", lambda image: normalise(image).astype(object)),
+    ("normalise", lambda image: np.array(normalise(image).tolist(), ">f8")),
+    ("corners", lambda box, w, h: corners(box, 20, 10)),
+    ("corners", lambda box, w, h: corners(box, w, h) if (w, h) == (20, 10) else (0, 0, w, h)),
+    ("corners", lambda box, w, h: (0, 0, w, h)),
+    ("corners", lambda box, w, h: [str(side) for side in corners(box, w, h)] + [""]),
+    ("corners", calls(corners, lambda box, w, h: (0, 0, 1, 1), 7)),
+    ("corners", lambda box, w, h: (*corners(box, w, h), 0)),
+    ("speed_up", lambda s, f: SPEED_UPS.get((s, f), 1.0)),
+    ("speed_up", lambda s, f: round(speed_up(s, f), 2)),
+    ("speed_up", lambda s, f: min(speed_up(s, f), 3.0)),
+    ("speed_up", lambda s, f: max(speed_up(s, f), 1.0)),
+    ("speed_up", lambda s, f: [speed_up(s, f)] * 2),
+    ("speed_up", calls(speed_up, lambda s, f: 1.0, 6)),
+    ("as_input", calls(solved("as_input"), lambda image, size: solved("as_input")(image, size) * 0, 1)),
+    ("suppress", calls(solved("suppress"), lambda corners, scores, limit: [0], 1)),
 ]
 
 
-@pytest.mark.parametrize("i", range(len(WRITTEN_OTHERWISE)))
-def test_a_right_answer_passes_however_it_is_written(i):
-    check, answer = WRITTEN_OTHERWISE[i]
-    for _ in range(5):
-        assert check(answer), str(check(answer))
+@pytest.mark.parametrize(("exercise", "cheat"), CHEATS)
+def test_a_cheat_is_rejected(exercise, cheat):
+    assert not any(CHECKS[exercise](cheat) for _ in range(3))
 
 
 SWAPPED = {
@@ -292,9 +202,9 @@ def same_everywhere(name, mutant, right):
     return True
 
 
-@pytest.mark.parametrize("name", PYTHON)
-def test_mutants_of_the_solution_are_rejected(name):
-    check, right = PYTHON[name]
+@pytest.mark.parametrize(("name", "at_least"), [("normalise", 25), ("corners", 30), ("speed_up", 12)])
+def test_mutants_of_the_solution_are_rejected(name, at_least):
+    check, right = CHECKS[name], solved(name)
     rejected = 0
     for text in dict.fromkeys(python_mutants(solution(name).text)):
         scope = {}
@@ -306,7 +216,7 @@ def test_mutants_of_the_solution_are_rejected(name):
             assert same_everywhere(name, scope[name], right), text
         else:
             rejected += 1
-    assert rejected >= {"normalise": 25, "corners": 30, "speed_up": 12}[name]
+    assert rejected >= at_least
 
 
 # One place of a kernel's text each; "\1" keeps what was matched.
@@ -381,9 +291,12 @@ def accepted(exercise, source, kernel, seed):
 
 
 @needs_compiler
-@pytest.mark.parametrize("exercise", ["brighten", "guard", "flip", "edges", "box_mean", "guided"])
+@pytest.mark.parametrize(
+    ("exercise", "at_least"),
+    [("brighten", 7), ("guard", 10), ("flip", 20), ("edges", 30), ("box_mean", 40), ("guided", 50)],
+)
 @pytest.mark.extended
-def test_mutants_of_a_kernel_are_rejected(exercise, monkeypatch):
+def test_mutants_of_a_kernel_are_rejected(exercise, at_least, monkeypatch):
     monkeypatch.setattr(kernel_exercises, "RUN_TIMEOUT_S", 10.0)
     texts = kernel_mutants(exercise)
     source, names = batched(exercise, [solution(exercise).text, *texts])
@@ -393,147 +306,38 @@ def test_mutants_of_a_kernel_are_rejected(exercise, monkeypatch):
         text for name, text in zip(names[1:], texts, strict=True) if accepted(exercise, source, name, seed)
     ]
     assert not left, f"{len(left)} of {len(texts)} pass with seed {seed}:\n" + "\n".join(left)
-    assert (
-        len(texts)
-        >= {"brighten": 7, "guard": 10, "flip": 20, "edges": 30, "box_mean": 40, "guided": 50}[exercise]
-    )
+    assert len(texts) >= at_least
 
 
-BOX, GUIDED, EDGES = (solution(name).text for name in ("box_mean", "guided", "edges"))
-GUARD, FLIP = solution("guard").text, solution("flip").text
-
-
-def edited(text, *changes):
-    for old, new in changes:
-        assert old in text, old
-        text = text.replace(old, new)
-    return text
-
-
+BOX = solution("box_mean").text
 KERNEL_CHEATS = [
-    ("box_mean", 5),
-    ("box_mean", ...),
-    ("box_mean", None),
-    ("box_mean", b"kernel"),
-    ("box_mean", ""),
-    ("box_mean", "..."),
-    ("box_mean", "// ..."),
-    ("box_mean", f"/* {BOX} */"),
-    ("box_mean", GUIDED),
+    *(("box_mean", answer) for answer in (5, ..., None, b"kernel", "", "...", "// ...", f"/* {BOX} */")),
+    ("box_mean", solution("guided").text),
     ("box_mean", "#include <cstdlib>\n" + BOX),
-    ("box_mean", edited(BOX, ("int sum = 0;", "int sum = 0; std::exit(0);"))),
-    ("box_mean", edited(BOX, ("int x =", "if (width > 64) return; int x ="))),
-    (
-        "box_mean",
-        edited(BOX, ("{\n    int x", "{\n    const int r = 2;\n    int x"), ("- R", "- r"), ("+ R", "+ r")),
-    ),
-    (
-        "box_mean",
-        edited(
-            BOX, ("blockIdx.x * blockDim.x", "blockIdx.x * 32"), ("blockIdx.y * blockDim.y", "blockIdx.y * 8")
-        ),
-    ),
-    ("box_mean", edited(BOX, ("(float)sum / count", "128.0f"))),
-    ("box_mean", edited(BOX, ("(float)sum / count", "width == 37 ? (float)sum / count : 0.0f"))),
-    (
-        "box_mean",
-        edited(BOX, ("mean[y * width + x] =", "mean[y * width + x + (x == width - 1 && y == height - 1)] =")),
-    ),
-    ("box_mean", edited(BOX, ("int sum = 0;", "int sum = 0; mean[width * height] = 0;"))),
-    ("guard", edited(GUARD, ("i >= n", "i > n"))),
-    ("guard", edited(GUARD, ("i >= n", "i >= n + 8"))),
-    ("guard", edited(GUARD, ("i >= n", "i >= 76080"))),
-    ("guard", edited(GUARD, ("out[i] =", "((unsigned char *)image)[i] = 0; out[i] ="))),
-    ("flip", edited(FLIP, ("width - 1 - x", "63 - x"))),
-    (
-        "edges",
-        edited(
-            EDGES,
-            (
-                "abs(tile[t + 2] - tile[t])",
-                "abs(row[min(x + 1, width - 1)] - row[max(x - 1, 0)] + 0 * tile[t])",
-            ),
-            ("__syncthreads();", "// __syncthreads();"),
-        ),
-    ),
-    ("edges", edited(EDGES, ("__syncthreads();", "if (t < 0) __syncthreads();"))),
-    ("guided", edited(GUIDED, ("if (x >= width", "if (c > 0) return; if (x >= width"))),
-    ("guided", edited(GUIDED, ("(sum_a * image[here] + sum_b) / count", "image[here]"))),
-    ("guided", edited(GUIDED, ("+ 0.5f", ""))),
+    ("box_mean", edited("box_mean", "int sum = 0;", "int sum = 0; std::exit(0);")),
+    ("box_mean", edited("box_mean", "int x =", "if (width > 64) return; int x =")),
+    ("box_mean", BOX.replace("{\n    int x", "{\n    const int r = 2;\n    int x").replace("R", "r")),
+    ("box_mean", edited("box_mean", "blockIdx.x * blockDim.x", "blockIdx.x * 32")),
+    ("box_mean", edited("box_mean", "(float)sum / count", "128.0f")),
+    ("box_mean", edited("box_mean", "(float)sum / count", "width == 37 ? (float)sum / count : 0.0f")),
+    ("box_mean", edited("box_mean", "width + x] =", "width + x + (x == width - 1 && y == height - 1)] =")),
+    ("box_mean", edited("box_mean", "int sum = 0;", "int sum = 0; mean[width * height] = 0;")),
+    ("guard", edited("guard", "i >= n", "i > n")),
+    ("guard", edited("guard", "i >= n", "i >= n + 8")),
+    ("guard", edited("guard", "i >= n", "i >= 76080")),
+    ("guard", edited("guard", "out[i] =", "((unsigned char *)image)[i] = 0; out[i] =")),
+    ("flip", edited("flip", "width - 1 - x", "63 - x")),
+    ("edges", edited("edges", "__syncthreads();", "// __syncthreads();")),
+    ("edges", edited("edges", "__syncthreads();", "if (t < 0) __syncthreads();")),
+    ("guided", edited("guided", "if (x >= width", "if (c > 0) return; if (x >= width")),
+    ("guided", edited("guided", "(sum_a * image[here] + sum_b) / count", "image[here]")),
+    ("guided", edited("guided", "+ 0.5f", "")),
 ]
 
 
-@needs_compiler
-@pytest.mark.parametrize("i", range(len(KERNEL_CHEATS)))
-def test_a_kernel_that_cheats_is_rejected(i):
-    exercise, text = KERNEL_CHEATS[i]
-    result = check_kernel(exercise, text)
-    assert not result
-    assert re.match(r"Not yet: .{15,}", str(result))
-
-
-INSIDE = """
-extern "C" __global__ void box_mean(const unsigned char *image, float *mean, int width, int height)
-{
-    // what of windows that hang over the border ... ?
-    int i = blockIdx.x * blockDim.x + threadIdx.x, j = blockIdx.y * blockDim.y + threadIdx.y, n = 0;
-    if (i < width && j < height) {
-        float sum = 0;
-        for (int dy = -R; dy <= R; ++dy)
-            for (int dx = -R; dx <= R; ++dx) {
-                if (i + dx < 0 || i + dx >= width || j + dy < 0 || j + dy >= height) continue;
-                sum += image[(j + dy) * width + i + dx];
-                n++;
-            }
-        mean[j * width + i] = sum / n;
-    }
-}
-"""
-KERNELS_OTHERWISE = [
-    ("box_mean", INSIDE),
-    ("box_mean", edited(INSIDE, ("float sum = 0", "double sum = 0"))),
-    (
-        "box_mean",
-        "__device__ int first(int x) { return max(x - R, 0); }\n"
-        + edited(BOX, ("max(x - R, 0)", "first(x)"), ("max(y - R, 0)", "first(y)")),
-    ),
-    ("box_mean", "/* ... */\n" + BOX),
-    (
-        "brighten",
-        edited(
-            GUARD,
-            (", int n", ""),
-            ("    if (i >= n) return;", "    "),
-            ("min(image[i] + 40, 255)", "image[i] > 215 ? 255 : image[i] + 40"),
-        ),
-    ),
-    ("guard", edited(GUARD, ("if (i >= n) return;", "if (i < n)"))),
-    (
-        "flip",
-        edited(
-            FLIP,
-            (
-                "out[y * width + x] = image[y * width + width - 1 - x]",
-                "out[(y + 1) * width - 1 - x] = image[y * width + x]",
-            ),
-        ),
-    ),
-    ("edges", edited(EDGES, ("if (t == TILE - 1) tile[TILE + 1]", "else if (t == TILE - 1) tile[t + 2]"))),
-    ("guided", edited(GUIDED, ("float sum_a = 0.0f, sum_b = 0.0f", "double sum_a = 0, sum_b = 0"))),
-    (
-        "guided",
-        edited(
-            GUIDED, ("fminf(fmaxf(q, 0.0f), 255.0f) + 0.5f", "q < 0 ? 0.0f : q > 254.5f ? 255.0f : q + 0.5f")
-        ),
-    ),
-]
-
-
-@needs_compiler
-@pytest.mark.parametrize("i", range(len(KERNELS_OTHERWISE)))
-def test_a_right_kernel_passes_however_it_is_written(i):
-    exercise, text = KERNELS_OTHERWISE[i]
-    assert check_kernel(exercise, text), str(check_kernel(exercise, text))
+@pytest.mark.parametrize(("exercise", "text"), cases(KERNEL_CHEATS))
+def test_a_kernel_that_cheats_is_rejected(exercise, text):
+    assert re.match(r"Not yet: .{15,}", str(check_kernel(exercise, text)))
 
 
 def test_an_exercise_that_does_not_exist_is_said():

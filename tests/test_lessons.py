@@ -4,17 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from in_process import InProcessWorker, measure_in_process
 from records_made_up import made_up_run
 
 from labkit.bench.session import Session
 from labkit.core.errors import UsageError
 from labkit.core.trace import recording, span
 from labkit.core.types import Workload
-from labkit.lessons import nb04_filter, nb05_streams
+from labkit.lessons import nb03_combined_models, nb04_filter, nb05_streams
 from labkit.lessons.nb06_optimizations import launch_counts
 from labkit.lessons.published import PUBLISHED, published_beside
-from labkit.lessons.show_frame import display_workload, show_detections
-from labkit.lessons.source_diff import path_to, rung_diff
+from labkit.lessons.source_diff import rung_diff
 from labkit.pipelines.ladder import LADDER, rung
 
 from conftest import TINY  # isort: skip
@@ -65,6 +66,30 @@ def test_the_filter_is_evaluated_by_the_detector():
     table = nb04_filter.detection_table((0, 90), (0.04,), scenes=2)
     assert list(table.columns) == ["no filter", "eps 0.04"]
     assert "too few scenes" in table.loc[0, "no filter"]
+
+
+def test_the_cost_of_a_box_is_measured_in_turns(monkeypatch):
+    """Numbers of boxes that follow one another would take a machine's drift for a slope."""
+    measure_in_process(monkeypatch.setattr)
+    order = []
+    become = InProcessWorker.become
+    monkeypatch.setattr(
+        InProcessWorker, "become", lambda self, *given: order.append(given[1].objects) or become(self, *given)
+    )
+    monkeypatch.setattr(
+        nb03_combined_models, "QUICK", replace(nb03_combined_models.QUICK, min_frames=2, warm_frames=1)
+    )
+    found = nb03_combined_models.box_costs(
+        ["batched_cpu", "combined_cuda"], (1, 4), rounds=4, size=(160, 128), model_set="lab"
+    )
+    measured = [(run.rung, run.settings["objects"]) for run in found.runs]
+    assert measured == [("batched_cpu", 1), ("batched_cpu", 4)]
+    assert [*found.skipped] == ["combined_cuda"] or torch.cuda.is_available()
+    turns = order[1:]  # the first one starts the process
+    assert sorted(turns) == [1] * 4 + [4] * 4
+    assert turns != sorted(turns)
+    assert list(found.cost_per_box()["rung"]) == ["batched_cpu"]
+    assert "batched_cpu" in found.plot("by_boxes").alt_text
 
 
 def test_a_measured_timeline_names_its_rows_and_its_overlap():
@@ -139,51 +164,11 @@ def signed(text, sign):
     return [line[1:] for line in text.splitlines() if line.startswith(sign)]
 
 
-def test_a_loop_that_stays_is_named_and_what_comes_before_it_is_shown():
-    text = rung_diff("folded_cpu", "filter_opencv_cpu")
-    assert "the same in both: batched_crops" in text
-    assert signed(text, "-") == []
-    assert any("net.smooth(frame.image)" in line for line in signed(text, "+"))
-    assert not any("net.classifier" in line for line in signed(text, "+"))
-    text = rung_diff("baseline_combined_cuda", "filter_baseline_cuda")
-    assert "the same in both: baseline_combined" in text
-
-
-def test_a_loop_that_is_replaced_shows_what_it_hands_on_to():
-    text = rung_diff("filter_numba_cpu", "streams_cpu")
-    assert "the same in both: smoothed" in text
-    assert any("def batched_crops" in line for line in signed(text, "-"))
-    assert any("ReadAhead" in line for line in signed(text, "+"))
-    text = rung_diff("filter_fused_cuda", "streams_cuda")
-    assert any('streams.after("filter", "upload")' in line for line in signed(text, "+"))
-    assert any("under_way.popleft()" in line for line in signed(text, "+"))
-
-
 @pytest.mark.parametrize("name", [each.name for each in LADDER if each.changes])
 def test_every_step_of_the_ladder_shows_some_difference(name):
     text = rung_diff(rung(name).changes, name)
     assert len(signed(text, "+")) + len(signed(text, "-")) > 0
     assert len(text.splitlines()) < 90
-
-
-def test_a_chain_leads_from_the_first_rung_to_the_last():
-    assert path_to("batched_cpu") == ["baseline_combined_cpu", "combined_cpu", "batched_cpu"]
-
-
-def test_detections_are_shown_per_frame_with_the_models_in_the_title():
-    chart = show_detections("scenes", "detr_opencv_cpu", 3, workload=Workload(weights="random", size=TINY))
-    assert len(chart.axes) == 3
-    assert "random weights" in chart._suptitle.get_text()
-    shown = chart._repr_html_()
-    assert shown.startswith('<img src="data:image/png;base64,')
-    assert "invert" not in shown  # photographs keep their colours on a dark page
-    assert "Found in picture 1" in shown
-
-
-def test_models_that_recognise_are_preferred(monkeypatch):
-    for there, model_set in ((True, "full"), (False, "lab")):
-        monkeypatch.setattr("labkit.lessons.show_frame.have_pretrained", lambda models, there=there: there)
-        assert display_workload().model_set == model_set
 
 
 def test_published_figures_stand_beside_the_runs_of_their_rung():

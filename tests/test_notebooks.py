@@ -99,7 +99,7 @@ def solved(source):
     answers = []
     for match in named:
         found = solution(match[2] or match[1])
-        answers.append(f'{match[3]} = r"""{found.text}"""' if found.path.suffix == ".cu" else found.text)
+        answers.append(f'{match[3]} = r"""{found.text}"""' if "__global__" in found.text else found.text)
     return "\n\n".join([*answers, check])
 
 

@@ -1,13 +1,14 @@
 """Predictions: noted before, settled after, scored as they stood, skipped where nobody answered."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from records_made_up import made_up_comparison
 
 from labkit.core.errors import UsageError
-from labkit.lessons.predict import TOO_LATE, Question, calibration_table, form, my_calibration, predict
+from labkit.lessons.predict import TOO_LATE, Question, calibration_table, form, predict
 from labkit.results.plots.predicted import prediction_chart
 from labkit.results.predictions import calibration
 from labkit.results.store import Prediction, Store, default_path
@@ -44,18 +45,28 @@ def test_without_an_answer_or_a_notebook_it_is_skipped_and_kept_as_skipped(capsy
     asked = predict("How much?")
     assert "Skipped: How much?" in capsys.readouterr().out
     assert asked.score(comparison()).startswith("No prediction was made.")
-    (outcome,) = my_calibration().outcomes
+    (outcome,) = calibration(stored()).outcomes
     assert outcome.skipped
     assert outcome.verdict == "skipped"
     assert outcome.measured is not None
 
 
+def test_a_result_that_cannot_be_believed_scores_nothing_and_leaves_the_question_open():
+    asked = predict("How much?", 1.5)
+    said = asked.score(comparison(), ceiling=1.3)
+    assert said.startswith("Cannot tell: at most 1.30 times faster is possible")
+    busy = replace(comparison(), settings={"foreign_cpu": 0.81})
+    assert "cannot tell on so busy a machine" in asked.score([busy])
+    assert [p.result for p in stored()] == [None]
+    assert "You predicted 1.5 times" in asked.score(comparison(), ceiling=2.5)
+
+
 def test_too_few_rounds_leave_an_interval_without_bounds():
     asked = predict("How much?", 1.5)
     asked.score(comparison(rounds=3))
-    (outcome,) = my_calibration().outcomes
+    (outcome,) = calibration(stored()).outcomes
     assert outcome.interval == (0.0, np.inf)
-    assert "too few" in calibration_table(my_calibration())["95% interval"][0]
+    assert "too few" in calibration_table(calibration(stored()))["95% interval"][0]
 
 
 @pytest.mark.parametrize("answer", [0, -1, float("nan"), float("inf"), "2", True])
@@ -82,7 +93,7 @@ def test_the_form_notes_skips_and_closes():
     asked.score(comparison())
     assert field.disabled and note_button.disabled and skip_button.disabled
     assert asked.note(9) == TOO_LATE
-    (outcome,) = my_calibration().outcomes
+    (outcome,) = calibration(stored()).outcomes
     assert (outcome.expected, outcome.seen) == (2.5, False)
 
 

@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from labkit.core.annotate import draw_detections
-from labkit.core.types import Detections, Frame
-from labkit.lessons.image_grid import image_grid
-from labkit.lessons.show_frame import display_workload
+from labkit.core.types import Detections, Frame, Workload
+from labkit.lessons.image_grid import image_grid, letters_px
 from labkit.models.decode import DetrDecoder, best_queries
 from labkit.models.networks import build
 from labkit.models.prepare import resolve_all
 from labkit.models.preprocess import preprocessor
-from labkit.models.weights import models_of
+from labkit.models.weights import MODELS, have_pretrained, models_of
 from labkit.sources.openers import open_source
 
 if TYPE_CHECKING:
@@ -51,7 +50,8 @@ def attention_maps(
     source: str = "scenes", index: int = 0, *, objects: int = 3, seed: int = 0
 ) -> AttentionMaps:
     """Run the detector on frame `index` of a source and keep its attention."""
-    workload = display_workload(objects=objects)
+    model_set = "full" if have_pretrained(MODELS["full"]) else "lab"  # random weights look at nothing
+    workload = Workload(model_set, "auto", objects=objects, threshold=0.5)  # type: ignore[arg-type]
     weights = resolve_all(workload)
     detector = models_of(workload)[0]
     network = build(weights[detector])
@@ -87,8 +87,9 @@ def plot_attention(maps: AttentionMaps) -> Chart:
     queries = [f"3 decoder: query of “{name}”" for name in maps.found.name]
     titles = ["1 backbone: strength of features", "2 encoder: from the best box's middle", *queries]
     heats = [maps.features, maps.encoder, *maps.decoder]
+    text_px = letters_px(image.shape[1], len(heats) + 1)
     chart = image_grid(
-        [*[image] * len(heats), draw_detections(image, maps.found)],
+        [*[image] * len(heats), draw_detections(image, maps.found, text_px=text_px)],
         [*titles, "4 heads: boxes and names"],
         columns=3,
         title=f"Inside DETR ({maps.models})",

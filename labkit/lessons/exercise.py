@@ -1,29 +1,32 @@
 """Exercises: checks that run a learner's answer on inputs of their own, and solutions.
 
 An exercise has a name, e.g. "corners": the function `check_corners` checks it, `HINTS["corners"]`
-leads to it, and `solutions/corners.py` (or `.cu`) solves it.
+leads to it, and `solutions.py` or `solution_kernels.cu` solves it.
 """
 
 from __future__ import annotations
 
+import ast
+import linecache
+import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import wraps
 from html import escape
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import UsageError
 
-P = ParamSpec("P")
 Rng = np.random.Generator
 
-SOLUTIONS = Path(__file__).parent / "solutions"
+FUNCTIONS = {"one_read": "best", "paced_latency": "latency"}
+"""Names of the functions to write, where they are not those of their exercises."""
 
 
 @dataclass(frozen=True)
@@ -44,36 +47,144 @@ class Mistake(Exception):
     """Reason for which an answer does not pass."""
 
 
-def exercise_check(check: Callable[P, str]) -> Callable[P, CheckResult]:
-    """Decorator for a check, which raises `Mistake` or returns why the answer passes."""
+def exercise_check(check: Callable[[Any, Rng], str]) -> Callable[..., CheckResult]:
+    """Decorator for a check, which raises `Mistake` or returns why the answer passes.
 
-    @wraps(check)
-    def checked(*given: P.args, **options: P.kwargs) -> CheckResult:
-        try:
-            return CheckResult(True, check(*given, **options))
-        except Mistake as mistake:
-            return CheckResult(False, str(mistake))
-
-    return checked
-
-
-def seeded_check(check: Callable[[Any, Rng], str]) -> Callable[..., CheckResult]:
-    """Decorator for a check on inputs that are drawn anew at each call.
-
-    The checked function takes the answer, and `seed` to draw the same inputs again; the outcome
-    names its seed. Whatever answer is given, an outcome is returned.
+    Inputs are drawn anew at each call. The checked function takes the answer, and `seed` to draw
+    the same inputs again; the outcome names its seed. Whatever is given, an outcome is returned.
     """
 
     @wraps(check)
     def checked(answer: Any, *, seed: int | None = None) -> CheckResult:
         drawn = secrets.randbelow(10**6) if seed is None else seed
         try:
-            outcome = CheckResult(True, check(answer, np.random.default_rng(drawn)))
+            passed, reason = True, check(answer, np.random.default_rng(drawn))
         except Mistake as mistake:
-            outcome = CheckResult(False, str(mistake))
-        return CheckResult(outcome.passed, f"{outcome.reason} (seed={drawn} draws the same inputs)")
+            passed, reason = False, str(mistake)
+        return CheckResult(passed, f"{reason} (seed={drawn} draws the same inputs)")
 
     return checked
+
+
+def answer_of(function: Callable[..., Any], *given: Any) -> Any:
+    """What a learner's function returns for these very inputs.
+
+    Raises:
+        Mistake: it is no function, raised an exception, or returned nothing.
+    """
+    if not callable(function):
+        raise Mistake(f"give the function itself to the check, not {_described(function)}")
+    try:
+        got = function(*given)
+    except (KeyboardInterrupt, Mistake):
+        raise
+    except BaseException as error:  # whatever the learner's code raises is the answer to show
+        raise Mistake(f"your function raised {type(error).__name__}: {error}") from error
+    if got is None or got is ...:
+        raise Mistake("your function returns nothing yet; end it with return")
+    return got
+
+
+def call(function: Callable[..., Any], *given: Any) -> Any:
+    """Call a learner's function on copies of the inputs.
+
+    Raises:
+        Mistake: as for `answer_of`, or it changed an input.
+    """
+    copies = deepcopy(given)
+    got = answer_of(function, *copies)
+    if not all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(given, copies, strict=True)):
+        raise Mistake("your function changed its input, which others still need; work on a copy")
+    return got
+
+
+def numbers_in(got: Any) -> NDArray[Any]:
+    """A copy of an answer as an array of finite numbers of any type.
+
+    Raises:
+        Mistake: it is something else.
+    """
+    try:
+        array = np.asarray(got).copy()
+    except Exception as error:  # a tensor that needs a gradient, lists of unequal lengths, an __array__
+        raise Mistake(f"numbers are expected, not {_described(got)}: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise Mistake(f"numbers are expected, not {_described(got)}")
+    if not np.isfinite(array).all():
+        raise Mistake("your function returned NaN or infinity; is there a division by zero?")
+    return array
+
+
+def items_in(got: Any, what: str, kind: Callable[[Any], Any]) -> list[Any]:
+    """The items of an answer, each made a `kind`; a `Mistake` where it has none, or other ones."""
+    try:
+        return [kind(each) for each in got]
+    except Exception as error:
+        raise Mistake(f"{what} are expected, not {_described(got)}") from error
+
+
+def compare(
+    got: Any,
+    right: Any,
+    mistakes: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    otherwise: str = "",
+    *,
+    shape: str = "",
+    case: str = "",
+    rtol: float = 1e-6,
+    atol: float = 1e-9,
+) -> None:
+    """Compare an answer's numbers with the right ones.
+
+    Args:
+        got: values of the learner's function.
+        right: the right values.
+        mistakes: what well-known mistakes are, in words -> the values that they give, or a function
+            that works these out; one that changes nothing here is passed over.
+        otherwise: what is said of other wrong values; default: by how much they are off.
+        shape: what the right shape is, in words.
+        case: which inputs these are, said after the reason.
+        rtol, atol: see `numpy.allclose`.
+
+    Raises:
+        Mistake: shape or values are wrong.
+    """
+    case = f" ({case})" if case else ""
+    got, right = numbers_in(got), np.asarray(right)
+    if got.shape != right.shape:
+        shape = shape or ("one number" if right.ndim == 0 else "one value per input")
+        raise Mistake(f"the shape is {got.shape}, not {right.shape}: expected is {shape}{case}")
+    if np.allclose(got, right, rtol=rtol, atol=atol):
+        return
+    for reason, values in (mistakes() if callable(mistakes) else mistakes).items():
+        if np.shape(values) != got.shape or np.allclose(values, right, rtol=rtol, atol=atol):
+            continue
+        if np.allclose(got, values, rtol=rtol, atol=atol):
+            raise Mistake(f"{reason}{case}")
+    worst = float(np.abs(got.astype(float) - right).max())
+    raise Mistake(f"{otherwise or f'the result is off by up to {worst:.3g}'}{case}")
+
+
+def compare_lists(
+    got: list[Any], right: list[Any], mistakes: Mapping[str, list[Any]], otherwise: str
+) -> None:
+    """Compare a list with the right one, best first.
+
+    Raises:
+        Mistake: they differ.
+    """
+    if got == right:
+        return
+    if (reason := next((reason for reason, values in mistakes.items() if values == got), None)) is None:
+        same = sorted(map(str, got)) == sorted(map(str, right))
+        reason = "the right ones in another order; best first" if same else otherwise
+    raise Mistake(reason)
+
+
+def _described(value: Any) -> str:
+    """Type and, where it is short, value of what was given."""
+    text = repr(value)
+    return f"{type(value).__name__} {text}" if len(text) <= 40 else type(value).__name__
 
 
 @dataclass(frozen=True)
@@ -82,13 +193,11 @@ class Solution:
 
     Attributes:
         exercise: its name.
-        text: Python, or CUDA where `path` ends in ".cu".
-        path: the file that it stands in.
+        text: Python, or CUDA.
     """
 
     exercise: str
     text: str
-    path: Path
 
     def __str__(self) -> str:
         return self.text
@@ -115,10 +224,10 @@ def solution(exercise: str) -> Solution:
     Raises:
         UsageError: there is no such exercise; the message lists what there is.
     """
-    files = solution_files()
-    if exercise not in files:
-        raise UsageError(f"there is no exercise {exercise!r}; there are {', '.join(files)}")
-    return Solution(exercise, files[exercise].read_text(encoding="utf-8"), files[exercise])
+    texts = solutions()
+    if exercise not in texts:
+        raise UsageError(f"there is no exercise {exercise!r}; there are {', '.join(texts)}")
+    return Solution(exercise, texts[exercise])
 
 
 def solved(exercise: str) -> Callable[..., Any]:
@@ -128,118 +237,45 @@ def solved(exercise: str) -> Callable[..., Any]:
         UsageError: there is no such exercise.
     """
     space: dict[str, Any] = {"__name__": "__main__"}  # sent to other processes by value
-    solved_by = solution(exercise)
-    exec(compile(solved_by.text, str(solved_by.path), "exec"), space)
-    return space[exercise]
+    text, file = solution(exercise).text, f"solution of {exercise}"
+    linecache.cache[file] = (
+        len(text),
+        None,
+        text.splitlines(keepends=True),
+        file,
+    )  # for reports and tracebacks
+    exec(compile(text, file, "exec"), space)
+    return space[FUNCTIONS.get(exercise, exercise)]
 
 
-def solution_files() -> dict[str, Path]:
-    """Files of all solutions by the name of the exercise, in alphabetical order."""
-    paths = [*SOLUTIONS.glob("*.py"), *SOLUTIONS.glob("*.cu")]
-    return {path.stem: path for path in sorted(paths) if path.stem != "__init__"}
+def solutions() -> dict[str, str]:
+    """Texts of all solutions by the name of the exercise, in alphabetical order."""
+    folder = Path(__file__).parent
+    kernels = re.split(r"// solves (\w+)\n", (folder / "solution_kernels.cu").read_text(encoding="utf-8"))[1:]
+    texts = {name: text.strip() for name, text in zip(kernels[::2], kernels[1::2], strict=True)}
+    python = (folder / "solutions.py").read_text(encoding="utf-8")
+    body = ast.parse(python).body
+    solves = {function: exercise for exercise, function in FUNCTIONS.items()}
+    for step in body:
+        if isinstance(step, ast.FunctionDef):
+            texts[solves.get(step.name, step.name)] = _with_imports(step, body, python)
+    return dict(sorted(texts.items()))
 
 
-def answer_of(function: Callable[..., Any], *given: Any) -> Any:
-    """What a learner's function returns for these very inputs.
-
-    Raises:
-        Mistake: it is no function, raised an exception, or returned nothing.
-    """
-    if not callable(function):
-        raise Mistake(f"give the function itself to the check, not {_described(function)}")
-    try:
-        got = function(*given)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # whatever the learner's code raises is the answer to show
-        raise Mistake(f"your function raised {type(error).__name__}: {error}") from error
-    if got is None or got is ...:
-        raise Mistake("your function returns nothing yet; end it with return")
-    return got
-
-
-def call(function: Callable[..., Any], *given: Any) -> Any:
-    """Call a learner's function on copies of the inputs.
-
-    Raises:
-        Mistake: as for `answer_of`, or it changed an input.
-    """
-    copies = deepcopy(given)
-    got = answer_of(function, *copies)
-    if not all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(given, copies, strict=True)):
-        raise Mistake("your function changed its input, which others still need; work on a copy")
-    return got
-
-
-def call_for_array(function: Callable[..., Any], *given: Any) -> NDArray[Any]:
-    """Call a learner's function, which should return an array of numbers of any type.
-
-    Returns:
-        A copy of the result, which the learner's function can no longer change.
-
-    Raises:
-        Mistake: as for `call`, or the result is no array of numbers.
-    """
-    got = call(function, *given)
-    try:
-        array = np.asarray(got).copy()
-    except (
-        Exception
-    ) as error:  # a tensor that needs a gradient, lists of unequal lengths, __array__ that fails
-        raise Mistake(f"an array of numbers is expected, not {_described(got)}: {error}") from error
-    if array.dtype.kind not in "biuf":
-        raise Mistake(f"an array of numbers is expected, not {_described(got)}")
-    return array
-
-
-def call_for_numbers(function: Callable[..., Any], *given: Any) -> NDArray[np.float64]:
-    """Call a learner's function, which should return a number or an array of numbers.
-
-    Raises:
-        Mistake: as for `call`, or the result holds something else than finite numbers.
-    """
-    got = call(function, *given)
-    try:
-        numbers = np.asarray(got, np.float64)
-    except Exception as error:
-        raise Mistake(f"numbers are expected, not {_described(got)}") from error
-    if not np.isfinite(numbers).all():
-        raise Mistake("your function returned NaN or infinity; is there a division by zero?")
-    return numbers
-
-
-def call_for_number(function: Callable[..., Any], *given: Any) -> float:
-    """Call a learner's function, which should return one number.
-
-    Raises:
-        Mistake: as for `call_for_numbers`, or the result is an array.
-    """
-    numbers = call_for_numbers(function, *given)
-    if numbers.ndim:
-        raise Mistake(f"expected is one number, not an array of the shape {numbers.shape}")
-    return float(numbers)
-
-
-def _described(value: Any) -> str:
-    """Type and, where it is short, value of what was given."""
-    text = repr(value)
-    return f"{type(value).__name__} {text}" if len(text) <= 40 else type(value).__name__
-
-
-def find_mistake(
-    got: Any, mistakes: Mapping[str, Any], right: Any, *, rtol: float = 1e-6, atol: float = 1e-12
-) -> str | None:
-    """The well-known mistake that gives just these values, if there is one.
-
-    Args:
-        got: values of the learner's function.
-        mistakes: what a mistake is, in words -> the values that it gives.
-        right: the right values; a mistake that changes nothing here is passed over.
-        rtol, atol: see `numpy.allclose`.
-    """
-    for reason, values in mistakes.items():
-        if np.shape(values) != np.shape(got) or np.allclose(values, right, rtol=rtol, atol=atol):
+def _with_imports(function: ast.FunctionDef, body: Iterable[ast.stmt], text: str) -> str:
+    """A function's text, and before it the imports and constants of its module that it needs."""
+    wanted = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    parts: dict[type[ast.stmt], list[str]] = {ast.Import: [], ast.Assign: []}
+    for step in reversed([*body]):  # constants before imports: they need some, too
+        if isinstance(step, ast.Import | ast.ImportFrom):
+            names = {alias.asname or alias.name for alias in step.names}
+        elif isinstance(step, ast.Assign):
+            names = {target.id for target in step.targets if isinstance(target, ast.Name)}
+        else:
             continue
-        if np.allclose(got, values, rtol=rtol, atol=atol):
-            return reason
-    return None
+        if names & wanted:
+            wanted |= {node.id for node in ast.walk(step) if isinstance(node, ast.Name)}
+            kind = ast.Assign if isinstance(step, ast.Assign) else ast.Import
+            parts[kind].insert(0, ast.get_source_segment(text, step) or "")
+    blocks = ["\n".join(lines) for lines in parts.values() if lines]
+    return "\n\n\n".join(["\n\n".join(blocks), ast.get_source_segment(text, function) or ""]).lstrip()

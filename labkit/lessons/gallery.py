@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from html import escape, unescape
+from importlib.util import find_spec
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,9 @@ def write_gallery(
         UnavailableError: a package that executes or converts notebooks is missing.
         ResultsError: a page cannot be written.
     """
-    _check_packages()
+    for package in ("nbclient", "nbconvert", "jinja2"):
+        if find_spec(package) is None:
+            raise UnavailableError(f"a gallery needs the package {package}; run: pip install {package}")
     found = [Path(path) for path in notebooks] if notebooks else sorted(Path("notebooks").glob("*.ipynb"))
     if not found or not all(path.is_file() for path in found):
         missing = next((str(path) for path in found if not path.is_file()), "notebooks/*.ipynb")
@@ -99,7 +102,15 @@ def write_gallery(
         )
     if not minutes > 0:
         raise UsageError(f"minutes is more than 0, not {minutes}")
-    _check_parameters(parameters or {})
+    for name, expression in (parameters or {}).items():
+        try:
+            compile(expression, name, "eval")
+        except (SyntaxError, ValueError):
+            expression = ""
+        if not (name.isidentifier() and expression):
+            raise UsageError(
+                f'a parameter is NAME=EXPRESSION, such as SOURCE="scenes", not {name}={expression}'
+            )
     folder = Path(folder) if folder else results_folder() / "gallery"
     done = []
     for path in found:
@@ -169,18 +180,6 @@ def _insert(notebook: Any, parameters: Mapping[str, str]) -> None:
         return
 
 
-def _check_parameters(parameters: Mapping[str, str]) -> None:
-    for name, expression in parameters.items():
-        try:
-            compile(expression, name, "eval")
-        except (SyntaxError, ValueError):
-            expression = ""
-        if not name.isidentifier() or not expression:
-            raise UsageError(
-                f'a parameter is NAME=EXPRESSION, such as SOURCE="scenes", not {name}={expression}'
-            )
-
-
 def _failed(notebook: Any) -> str | None:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -225,14 +224,6 @@ def _readable(data: Any) -> dict[str, Any]:
     if "text/html" in kept and re.search(r"<(script|iframe|object|embed|link)\b", kept["text/html"], re.I):
         kept.pop("text/html")
     return kept or {"text/plain": "(an output that needs JupyterLab)"}
-
-
-def _check_packages() -> None:
-    import importlib.util
-
-    for package in ("nbclient", "nbconvert", "jinja2"):
-        if importlib.util.find_spec(package) is None:
-            raise UnavailableError(f"a gallery needs the package {package}; run: pip install {package}")
 
 
 def cells_sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from labkit.core.errors import UnavailableError, UsageError
 from labkit.filters.emulate import diagnose, emulate_launch
 from labkit.filters.kernel_source import kernel_names, kernel_source
 from labkit.filters.reference import box_mean, window_counts
-from labkit.lessons.exercise import CheckResult, Mistake, Rng, seeded_check
+from labkit.lessons.exercise import CheckResult, Mistake, Rng, exercise_check
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -92,14 +93,25 @@ def check_kernel(exercise: str, text: str, *, seed: int | None = None) -> CheckR
     return _check((exercise, text), seed=seed)
 
 
-@seeded_check
+@exercise_check
 def _check(answer: tuple[str, Any], rng: Rng) -> str:
     name, text = answer
     exercise = EXERCISES[name]
     if not isinstance(text, str):
         raise Mistake(f"give the kernel's text, a str, not {type(text).__name__}")
     code = without_comments(text)
-    _check_text(exercise, code)
+    if exercise.kernel not in kernel_names(code):
+        found = ", ".join(kernel_names(code)) or "none"
+        raise Mistake(
+            f'the text has to hold extern "C" __global__ void {exercise.kernel}(...); its kernels: {found}'
+        )
+    if host := HOST_ONLY.search(code):
+        raise Mistake(f"{host[0]!r} belongs to programs on the host; a kernel has no use for it")
+    if exercise.shared and ("__shared__" not in code or "__syncthreads" not in code):
+        raise Mistake(
+            "the values go through shared memory here: an array declared __shared__, and __syncthreads() "
+            "between writing and reading it"
+        )
     try:
         cases = exercise.cases(rng)
         for case in cases:
@@ -115,21 +127,6 @@ def _check(answer: tuple[str, Any], rng: Rng) -> str:
 def without_comments(text: str) -> str:
     """CUDA text with its comments blanked out; lines keep their numbers."""
     return re.sub(r"//[^\n]*|/\*.*?\*/", lambda match: "\n" * match[0].count("\n"), text, flags=re.DOTALL)
-
-
-def _check_text(exercise: KernelExercise, code: str) -> None:
-    if exercise.kernel not in kernel_names(code):
-        found = ", ".join(kernel_names(code)) or "none"
-        raise Mistake(
-            f'the text has to hold extern "C" __global__ void {exercise.kernel}(...); its kernels: {found}'
-        )
-    if host := HOST_ONLY.search(code):
-        raise Mistake(f"{host[0]!r} belongs to programs on the host; a kernel has no use for it")
-    if exercise.shared and ("__shared__" not in code or "__syncthreads" not in code):
-        raise Mistake(
-            "the values go through shared memory here: an array declared __shared__, and __syncthreads() "
-            "between writing and reading it"
-        )
 
 
 def run_case(exercise: KernelExercise, source: str, kernel: str, case: Case) -> None:
@@ -163,28 +160,18 @@ def check_memory(exercise: KernelExercise, source: str, kernel: str, case: Case)
     """
     out = _leftovers(case.right.size, exercise.dtype)
     args = [out if arg is None else arg for arg in case.args]
-    sanitizers = ("address", "thread") if exercise.shared else ("address",)
-    for sanitizer in sanitizers:
-        try:
-            report = diagnose(
-                source,
-                kernel,
-                args,
-                case.grid,
-                case.block,
-                case.defines,
-                sanitizer=sanitizer,  # type: ignore[arg-type]
-            )
-        except UnavailableError:
-            continue
-        if report:
-            raise Mistake(OUTSIDE if sanitizer == "address" else RACE)
+    launch = (source, kernel, args, case.grid, case.block, case.defines)
+    with suppress(UnavailableError):
+        if diagnose(*launch, sanitizer="address"):
+            raise Mistake(OUTSIDE)
+    with suppress(UnavailableError):
+        if exercise.shared and diagnose(*launch, sanitizer="thread"):
+            raise Mistake(RACE)
 
 
 def _leftovers(size: int, dtype: str) -> NDArray[Any]:
     """Random values where a GPU would have leftovers: a kernel must write what it returns."""
-    values = np.random.default_rng().integers(0, 256, size)
-    return values.astype(dtype)
+    return np.random.default_rng().integers(0, 256, size).astype(dtype)
 
 
 def _agrees(got: NDArray[Any], right: Floats) -> bool:
@@ -199,16 +186,14 @@ def _agrees(got: NDArray[Any], right: Floats) -> bool:
 def _cause(got: NDArray[Any], before: NDArray[Any], case: Case) -> str:
     """The well-known mistake that gives just these values, or where they differ."""
     for reason, values in case.mistakes.items():
-        if not _agrees(got, values) or _agrees(values.astype(got.dtype), case.right):
-            continue
-        return reason
+        if _agrees(got, values) and not _agrees(values.astype(got.dtype), case.right):
+            return reason
     near_level = np.abs(case.right - np.round(case.right)) < 2e-3  # float32 may fall to either side
     cut = (got == np.floor(case.right)) | (near_level & (np.abs(got - case.right) < 1.01))
     if got.dtype == np.uint8 and np.all(cut):
         return "the result is cut to a whole grey level, half a level too dark on average: add 0.5f first"
-    wrong = ~np.isclose(
-        got, np.floor(case.right + 0.5) if got.dtype == np.uint8 else case.right, rtol=1e-5, atol=1e-3
-    )
+    right = np.floor(case.right + 0.5) if got.dtype == np.uint8 else case.right
+    wrong = ~np.isclose(got, right, rtol=1e-5, atol=1e-3)
     untouched = wrong & (got == before)
     if untouched.mean() > 0.9 * wrong.mean():
         return f"{untouched.sum()} of {got.size} values are never written; does every value have its thread?"
@@ -345,15 +330,9 @@ def _tiled_box_cases(rng: Rng) -> list[Case]:
 
 def _box_case(image: Image, radius: int, block: tuple[int, int], defines: Mapping[str, int]) -> Case:
     p = image.astype(float)
-    right, share = box_mean(p, radius), _share(image.shape, radius)
+    right = box_mean(p, radius)
     mistakes = {
-        "at the borders the sum is divided by a full window; divide by the pixels that are really "
-        "inside": right * share,
-        "the sums are never divided by the number of pixels in the window": (
-            right * share * (2 * radius + 1) ** 2
-        ),
-        "this is the image itself; the window reaches R pixels to each side": p,
-        "the window stops one pixel short of its right and lower end: use <=": _short_mean(p, radius),
+        **_window_mistakes(right, _short_mean(p, radius), p, radius),
         "this is only a mean along the row": _row_mean(p, radius),
         "this is only a mean along the column": _row_mean(p.T, radius).T,
         "the division is one of whole numbers, which drops the fraction: make one side of it a float": (
@@ -362,6 +341,20 @@ def _box_case(image: Image, radius: int, block: tuple[int, int], defines: Mappin
     }
     args = (image, None, image.shape[1], image.shape[0])
     return Case(args, right, _grid(image.shape, block), block, mistakes, {"R": radius, **defines})
+
+
+def _window_mistakes(right: Floats, short: Floats, image: Floats, radius: int) -> dict[str, Floats]:
+    """Wrong sums over a window; `short` is the result without the window's last row and column."""
+    inside = np.outer(*(window_counts(side, radius) for side in right.shape[:2]))
+    count = inside.reshape(*right.shape[:2], *[1] * (right.ndim - 2))
+    full = (2 * radius + 1) ** 2
+    return {
+        "at the borders the sum is divided by a full window; divide by the pixels that are really "
+        "inside": right * count / full,
+        "the sums are never divided by the number of pixels in the window": right * count,
+        "this is the image itself; the window reaches R pixels to each side": image,
+        "the window stops one pixel short of its right and lower end: use <=": short,
+    }
 
 
 def _guided_cases(rng: Rng) -> list[Case]:
@@ -385,35 +378,22 @@ def _guided_cases(rng: Rng) -> list[Case]:
 
 def _applied(a: Floats, b: Floats, p: Floats, radius: int) -> tuple[Floats, dict[str, Floats]]:
     """The guided filter's result from its coefficients, and what well-known mistakes make of it."""
-    right, share = box_mean(a, radius) * p + box_mean(b, radius), _share(p.shape, radius)[:, :, None]
+    right = box_mean(a, radius) * p + box_mean(b, radius)
+    short = _short_mean(a, radius) * p + _short_mean(b, radius)
     mistakes = {
         "this averages a * I + b over the window, as the origin's kernel does: a blur. The paper's "
         "result is mean(a) * I + mean(b), with the pixel's own value": box_mean(a * p + b, radius),
-        "this uses the pixel's own a and b; the paper averages those of all windows that the pixel lies in": a
-        * p
-        + b,
-        "at the borders the sum is divided by a full window; divide by the pixels that are really "
-        "inside": right * share,
-        "the sums are never divided by the number of pixels in the window": right
-        * share
-        * (2 * radius + 1) ** 2,
-        "b is missing: mean(a) * I alone": box_mean(a, radius) * p,
-        "this is the image itself": p,
-        "the window stops one pixel short of its right and lower end: use <=": (
-            _short_mean(a, radius) * p + _short_mean(b, radius)
+        "this uses the pixel's own a and b; the paper averages those of all windows that the pixel lies in": (
+            a * p + b
         ),
+        "b is missing: mean(a) * I alone": box_mean(a, radius) * p,
+        **_window_mistakes(right, short, p, radius),
     }
     rounded = {}
     for reason, values in mistakes.items():
         rounded[reason] = np.clip(values, 0, 255)
         rounded[f"{reason} (and add 0.5f before it becomes a byte)"] = np.floor(np.clip(values, 0, 255))
     return np.clip(right, 0, 255), rounded
-
-
-def _share(shape: Sequence[int], radius: int) -> Floats:
-    """Pixels in each clipped window over those of a full one."""
-    inside = np.outer(window_counts(shape[0], radius), window_counts(shape[1], radius))
-    return np.asarray(inside / (2 * radius + 1) ** 2)
 
 
 def _row_mean(values: Floats, radius: int) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from labkit.bench.accuracy import frames_for
 from labkit.core.errors import UsageError
 from labkit.core.types import Frame
-from labkit.lessons.exercise import Mistake, call_for_array, find_mistake, seeded_check, solved
+from labkit.lessons.exercise import Mistake, Rng, call, compare, exercise_check, numbers_in, solved
 from labkit.lessons.hints import hint
 from labkit.models.callables import OwnLabels
 from labkit.models.networks import labels_of
@@ -45,57 +46,52 @@ def right_names(
     return f"{right} of {len(answers)} names are right"
 
 
-@seeded_check
-def check_from_camera(from_camera: Callable[[np.ndarray], Any], rng: np.random.Generator) -> str:
+@exercise_check
+def check_from_camera(from_camera: Callable[[np.ndarray], Any], rng: Rng) -> str:
     """Check `from_camera(bgr)`: (H, W, 3) uint8 BGR -> the same picture in RGB order."""
     for height, width in rng.integers(2, 40, (3, 2)):
         bgr = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        got = call_for_array(from_camera, bgr)
+        got = numbers_in(call(from_camera, bgr))
         if got.shape != bgr.shape or got.dtype != np.uint8:
             raise Mistake(f"a picture of uint8 {bgr.shape} became {got.dtype} {got.shape}")
-        if np.array_equal(got, bgr[..., ::-1]):
-            continue
-        raise Mistake(
-            find_mistake(got, _camera_mistakes(bgr), bgr[..., ::-1], atol=0)
-            or "the values are not those of the picture; only the order of the channels may change"
-        )
+        mistakes = {
+            "blue is still first: nothing was changed": bgr,
+            "the picture is upside down, and blue is still first: turn the last axis instead": bgr[::-1],
+            "left and right are swapped, and blue is still first: turn the last axis instead": bgr[:, ::-1],
+            "the channels moved round by one, so green is first now": np.roll(bgr, -1, axis=-1),
+            "red is first, but green and blue have changed places": np.roll(bgr, 1, axis=-1),
+        }
+        otherwise = "the values are not those of the picture; only the order of the channels may change"
+        compare(got, bgr[..., ::-1], mistakes, otherwise, rtol=0)
     return "red is red again"
 
 
-def _camera_mistakes(bgr: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-        "blue is still first: nothing was changed": bgr,
-        "the picture is upside down, and blue is still first: turn the last axis instead": bgr[::-1],
-        "left and right are swapped, and blue is still first: turn the last axis instead": bgr[:, ::-1],
-        "the channels moved round by one, so green is first now": np.roll(bgr, -1, axis=-1),
-        "red is first, but green and blue have changed places": np.roll(bgr, 1, axis=-1),
-    }
-
-
-@seeded_check
-def check_normalise(normalise: Callable[[np.ndarray], Any], rng: np.random.Generator) -> str:
+@exercise_check
+def check_normalise(normalise: Callable[[np.ndarray], Any], rng: Rng) -> str:
     """Check `normalise(image)`: (H, W, 3) uint8 RGB -> (1, 3, H, W) float32.
 
     The image is scaled to [0, 1] and normalised with ImageNet's mean and standard deviation.
     Images of several sizes are drawn, a frame of a camera's size among them.
     """
     for image in _images(rng):
-        got, shape = call_for_array(normalise, image), (1, 3, *image.shape[:2])
-        if got.shape != shape:
-            raise Mistake(f"the shape is {got.shape}, not (1, 3, H, W) = {shape}: {_shape(got, image)}")
+        got, height, width = numbers_in(call(normalise, image)), *image.shape[:2]
+        shapes = {
+            (3, height, width): "the batch dimension in front is missing",
+            (1, height, width, 3): "channels come first in PyTorch; transpose",
+            (height, width, 3): "channels come first in PyTorch; transpose",
+            (1, 3, width, height): "height and width are swapped",
+        }
+        if got.shape != (1, 3, height, width):
+            why = shapes.get(got.shape, "look at each axis in turn")
+            raise Mistake(f"the shape is {got.shape}, not (1, 3, H, W) = {(1, 3, height, width)}: {why}")
         if got.dtype != np.float32:
             raise Mistake(f"the type is {got.dtype}, not float32: a network's weights are float32")
-        right = _normalised(image)
-        if not np.allclose(got, right, atol=1e-5):
-            worst = float(np.abs(got - right).max())
-            raise Mistake(
-                find_mistake(got, _mistakes(image), right, atol=1e-4)
-                or f"the largest difference from the textbook formula is {worst:.3g}; compare one pixel"
-            )
+        otherwise = "the values differ from the textbook formula; compare one pixel"
+        compare(got, _normalised(image), partial(_mistakes, image), otherwise, rtol=1e-5, atol=1e-5)
     return "every value is that of the textbook formula"
 
 
-def _images(rng: np.random.Generator) -> list[np.ndarray]:
+def _images(rng: Rng) -> list[np.ndarray]:
     """A small image first, whose shape no mistake fits by chance, then a frame, one colour, one pixel."""
     width, height = int(rng.integers(9, 40)), int(rng.integers(4, 9))
     sizes = [(height, width), tuple(rng.integers(200, 700, 2)), tuple(rng.integers(2, 60, 2)), (1, 1)]
@@ -107,17 +103,6 @@ def _images(rng: np.random.Generator) -> list[np.ndarray]:
 def _normalised(image: np.ndarray, mean: Any = IMAGENET_MEAN, std: Any = IMAGENET_STD) -> np.ndarray:
     scaled = (image / 255 - np.asarray(mean)) / np.asarray(std)
     return scaled.transpose(2, 0, 1)[None].astype(np.float32)
-
-
-def _shape(got: np.ndarray, image: np.ndarray) -> str:
-    height, width = image.shape[:2]
-    if got.shape == (3, height, width):
-        return "the batch dimension in front is missing"
-    if got.shape in ((1, height, width, 3), (height, width, 3)):
-        return "channels come first in PyTorch; transpose"
-    if got.shape == (1, 3, width, height):
-        return "height and width are swapped"
-    return "look at each axis in turn"
 
 
 def _mistakes(image: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,9 +1,13 @@
-"""Lesson 03: DETR's attention in pictures; boxes read in one wait, cut out, and named as one batch."""
+"""Lesson 03: DETR's attention in pictures; boxes read in one wait, cut out, and named; cost per box."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,17 +15,39 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from labkit.core.errors import UsageError
+from labkit.bench.frames import collect
+from labkit.bench.noise import NoiseMonitor
+from labkit.bench.plan import QUICK
+from labkit.bench.timing import Timing
+from labkit.bench.worker import Worker
+from labkit.core.machine import fingerprint
+from labkit.core.requirements import unmet_requirement
+from labkit.core.types import Size, Workload
 from labkit.lessons.attention import attention_maps, plot_attention
-from labkit.lessons.exercise import Mistake, call, call_for_array, find_mistake, seeded_check, solved
+from labkit.lessons.exercise import (
+    Mistake,
+    Rng,
+    call,
+    compare,
+    exercise_check,
+    items_in,
+    numbers_in,
+    solved,
+)
 from labkit.lessons.hints import hint
+from labkit.lessons.practice_check import check_reads, on_practice_gpu
+from labkit.models.prepare import resolve_all
+from labkit.pipelines.ladder import rung as rung_named
 from labkit.practice.gpu_report import Waits
-from labkit.practice.practice_gpu import fake_gpu
+from labkit.results.records import Run
+from labkit.results.result_set import ResultSet
 
 if TYPE_CHECKING:
     from labkit.results.plots.style import Chart
 
-__all__ = ["check_best_boxes", "check_corners", "check_name_crops", "hint", "inside_detr", "solved"]
+__all__ = [
+    "box_costs", "check_best_boxes", "check_corners", "check_name_crops", "hint", "inside_detr", "solved",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 
@@ -31,21 +57,95 @@ def inside_detr(source: str = "scenes", index: int = 0, *, objects: int = 3, see
     return plot_attention(attention_maps(source, index, objects=objects, seed=seed))
 
 
-@seeded_check
-def check_corners(corners: Callable[[Any, int, int], Any], rng: np.random.Generator) -> str:
+def box_costs(
+    rungs: Sequence[str],
+    boxes: Sequence[int] = (1, 5, 10, 15),
+    *,
+    rounds: int = 5,
+    source: str = "scenes",
+    size: Size = (640, 480),
+    model_set: str = "lab",
+    seed: int = 0,
+    quick: bool = True,
+) -> ResultSet:
+    """Runs of rungs with several numbers of boxes, for `cost_per_box()` and `plot("by_boxes")`.
+
+    Each rung has one process. All rungs and numbers of boxes take turns in random order, round by
+    round: a machine that becomes slower meanwhile slows all of them alike, and a process that is a
+    slow one shifts its line without tilting it.
+
+    Args:
+        rungs: names; those that cannot run here are skipped.
+        boxes: numbers of boxes per frame.
+        rounds: turns of each rung and number of boxes.
+        source, size, model_set, seed, quick: as in `labkit.bench`.
+    """
+    frames = collect(source, size, seed=seed)
+    workloads = {n: Workload(model_set, "auto", size, n, seed=seed) for n in boxes}  # type: ignore[arg-type]
+    weights = resolve_all(workloads[boxes[0]])
+    plan = replace(QUICK, seconds=0.4 if quick else 2.0, warm_s=0.1)
+    reasons = {name: unmet_requirement(rung_named(name).needs) for name in rungs}
+    found = ResultSet(skipped={name: reason for name, reason in reasons.items() if reason})
+    turns: dict[tuple[str, int], list[Timing]] = {
+        (name, n): [] for name in rungs if not reasons[name] for n in boxes
+    }
+    order = random.Random(seed)
+    with ExitStack() as stack:
+
+        def started(name: str) -> Worker:
+            return stack.enter_context(Worker(rung_named(name), workloads[boxes[0]], frames.frames, weights))
+
+        names = list(dict.fromkeys(name for name, _ in turns))
+        with ThreadPoolExecutor() as pool:  # nothing is timed while they start
+            workers = dict(zip(names, pool.map(started, names), strict=True))
+        with NoiseMonitor(tuple(worker.pid for worker in workers.values())) as monitor:
+            for _ in range(rounds):
+                for name, n in order.sample(list(turns), len(turns)):
+                    workers[name].become(rung_named(name), workloads[n], frames.frames, weights)
+                    turns[name, n].append(workers[name].run(plan))
+        for (name, n), timed in turns.items():
+            begun_s = np.cumsum([0.0, *(turn.done_s[-1] for turn in timed[:-1])])
+            run = Run(
+                name,
+                rung_named(name).stage,
+                "closed",
+                quick,
+                latency_s=np.concatenate([turn.latency_s for turn in timed]),
+                done_s=np.concatenate([s + turn.done_s for s, turn in zip(begun_s, timed, strict=True)]),
+                spans_s={},
+                warmup_s=timed[0].warmup_s,
+                offered=sum(turn.offered for turn in timed),
+                dropped=0,
+                failed=sum(turn.failed for turn in timed),
+                startup_s=workers[name].ready.startup_s,
+                peak_bytes=workers[name].peak_bytes(),
+                settings={**workers[name].ready.settings, "objects": n},
+                source=frames.source,
+                disturbances=tuple(monitor.disturbances()),
+                fingerprint=fingerprint(),
+            )
+            found.runs.append(run)
+    return found
+
+
+@exercise_check
+def check_corners(corners: Callable[[Any, int, int], Any], rng: Rng) -> str:
     """Check `corners(box, width, height)`: float box -> whole pixels in the frame, one or more each way."""
     drawn = [(f"box {i + 1} of {DRAWN_BOXES}", *_drawn_box(rng)) for i in range(DRAWN_BOXES)]
     for case, box, width, height in [*KNOWN_BOXES, *drawn]:
-        got = call(corners, np.array(box, np.float32), width, height)
-        sides = _whole_sides(got)
-        if sides is None:
+        exact = np.array(box, np.float32)
+        got = call(corners, exact, width, height)
+        sides = items_in(got, "four whole numbers", float)
+        if len(sides) != 4 or not all(side.is_integer() for side in sides):
             raise Mistake(f"for {case} it gives {got}; expected are four whole numbers")
         left, top, right, bottom = sides
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
             raise Mistake(f"for {case} it gives {got}, which is empty or leaves the {width}x{height} frame")
-        expected = _outward(np.array(box, np.float32), width, height)
-        if sides != expected:
-            raise Mistake(f"for {case}, {box} in {width}x{height}, it gives {sides}; expected is {expected}")
+        low = np.clip(np.floor(exact[:2]), 0, (width - 1, height - 1))
+        wanted = *low.tolist(), *np.clip(np.ceil(exact[2:]), low + 1, (width, height)).tolist()
+        if tuple(sides) != wanted:
+            given, expected = (tuple(map(int, each)) for each in (sides, wanted))
+            raise Mistake(f"for {case}, {box} in {width}x{height}, it gives {given}; expected is {expected}")
     return "every box gives pixels that can be cut out"
 
 
@@ -60,7 +160,7 @@ KNOWN_BOXES = [
 DRAWN_BOXES = 60
 
 
-def _drawn_box(rng: np.random.Generator) -> tuple[tuple[float, ...], int, int]:
+def _drawn_box(rng: Rng) -> tuple[tuple[float, ...], int, int]:
     """A box inside a frame, over its edges, or beside it, some of them without area."""
     width, height = (int(side) for side in rng.integers(1, (2000, 1200)))
     x, y = (np.sort(rng.uniform(-0.3 * side, 1.3 * side, 2)) for side in (width, height))
@@ -71,26 +171,8 @@ def _drawn_box(rng: np.random.Generator) -> tuple[tuple[float, ...], int, int]:
     return tuple(round(float(side), 2) for side in (x[0], y[0], x[1], y[1])), width, height
 
 
-def _whole_sides(got: Any) -> tuple[int, ...] | None:
-    """Four whole numbers as ints, or None where they are anything else."""
-    try:
-        sides = np.asarray([float(side) for side in got])
-    except Exception:  # whatever the answer is, it is not four numbers
-        return None
-    if len(sides) != 4 or not np.isfinite(sides).all() or (sides != np.round(sides)).any():
-        return None
-    return tuple(int(side) for side in sides)
-
-
-def _outward(box: Any, width: int, height: int) -> tuple[int, ...]:
-    """Sides rounded outwards, inside the frame and one pixel apart at least."""
-    low = np.clip(np.floor(box[:2]), 0, (width - 1, height - 1))
-    high = np.clip(np.ceil(box[2:]), low + 1, (width, height))
-    return tuple(int(side) for side in (*low, *high))
-
-
-@seeded_check
-def check_best_boxes(best_boxes: Callable[..., Any], rng: np.random.Generator) -> str:
+@exercise_check
+def check_best_boxes(best_boxes: Callable[..., Any], rng: Rng) -> str:
     """Check `best_boxes(logits, boxes, size, k)` on the practice GPU: right rows, read in one wait.
 
     logits (Q, C + 1), whose last class is "no object", and relative centre boxes (Q, 4) become (k, 6)
@@ -102,26 +184,19 @@ def check_best_boxes(best_boxes: Callable[..., Any], rng: np.random.Generator) -
         logits = rng.normal(0, 1.5, (queries, classes + 1)).astype(np.float32)
         logits[rng.permutation(queries)[: queries // 2], -1] += 6  # queries that found nothing
         boxes = rng.uniform((0.3, 0.3, 0.05, 0.05), (0.7, 0.7, 0.5, 0.5), (queries, 4)).astype(np.float32)
-        got, waits = _on_practice_gpu(
-            best_boxes, (torch.from_numpy(logits), torch.from_numpy(boxes)), (size, k)
+        given = torch.from_numpy(logits), torch.from_numpy(boxes)
+        got, waits = on_practice_gpu(best_boxes, given, (size, k))
+        right, wrong = _rows(logits, boxes, size, k), partial(_wrong_rows, logits, boxes, size, k)
+        otherwise = (
+            f"the rows are not those of the {k} best queries; the first is {right[0].round(3).tolist()}"
         )
-        rows = _on_host(got)
-        if rows.shape != (k, 6):
-            raise Mistake(f"the shape is {rows.shape}, not (k, 6) = ({k}, 6): four corners, score and label")
-        right = _rows(logits, boxes, size, k)
-        if not np.allclose(rows, right, rtol=1e-4, atol=1e-3):
-            raise Mistake(
-                find_mistake(rows, _wrong_rows(logits, boxes, size, k), right, rtol=1e-4, atol=1e-3)
-                or f"the rows are not those of the {k} best queries; the first is {_row(rows)}, "
-                f"expected is {_row(right)}"
-            )
-        if len(waits) > 1:
-            raise Mistake(f"the rows are right, but the host waits {_most(waits)}; one read is enough")
+        compare(got, right, wrong, otherwise, shape="(k, 6): corners, score, label", rtol=1e-4, atol=1e-3)
+        check_reads("the rows are right", waits)
     return "the rows are right, and the host waits once"
 
 
-@seeded_check
-def check_name_crops(name_crops: Callable[..., Any], rng: np.random.Generator) -> str:
+@exercise_check
+def check_name_crops(name_crops: Callable[..., Any], rng: Rng) -> str:
     """Check `name_crops(module, crops, device)` on the practice GPU: one call, one read.
 
     n crops (3, h, w) float32 on the host become labels (n,) and probabilities (n,) on the host.
@@ -132,30 +207,28 @@ def check_name_crops(name_crops: Callable[..., Any], rng: np.random.Generator) -
         network = _Classifier(torch.from_numpy(rng.normal(0, 0.2, (classes, 3 * side * side))).float())
         logits = network(torch.stack(crops)).double().numpy()  # (n, classes)
         network.shapes.clear()
-        got, waits = _on_practice_gpu(name_crops, (network,), (crops, "cuda"))
-        results = [_on_host(each) for each in got] if isinstance(got, tuple | list) else []
-        if len(results) != 2 or not all(each.ndim for each in results):
+        got, waits = on_practice_gpu(name_crops, (network,), (crops, "cuda"))
+        if not isinstance(got, tuple | list) or len(got) != 2:
             raise Mistake("two results are expected: return labels, scores")
-        labels, scores = results
-        if labels.shape != (n,) or scores.shape != (n,):
-            raise Mistake(
-                f"{n} crops give labels and scores of the shape ({n},), not {labels.shape} and {scores.shape}"
-            )
-        right = np.stack([logits.argmax(-1), _softmax(logits).max(-1)])
-        if not np.allclose([labels, scores], right, rtol=1e-4):
-            raise Mistake(
-                find_mistake(np.stack([labels, scores]), _wrong_names(logits), right, rtol=1e-4)
-                or f"the first crop is class {right[0, 0]:g} with {right[1, 0]:.3f}, "
-                f"not {labels[0]:g} with {scores[0]:.3f}"
-            )
+        label, over_crops = logits.argmax(-1), _softmax(logits, 0)
+        right = np.stack([label, _softmax(logits).max(-1)])
+        mistakes = {
+            "the scores are logits, not probabilities: softmax is missing": np.stack([label, logits.max(-1)]),
+            "softmax went over the crops; the classes are the last axis": np.stack(
+                [over_crops.argmax(-1), over_crops.max(-1)]
+            ),
+            "labels and scores have changed places": right[::-1],
+        }
+        otherwise = f"the first crop is class {right[0, 0]:g} with a probability of {right[1, 0]:.3f}"
+        shape = f"labels ({n},) and scores ({n},) of {n} crops"
+        compare([numbers_in(each) for each in got], right, mistakes, otherwise, shape=shape, rtol=1e-4)
         if len(network.shapes) != 1:
             raise Mistake(
                 f"the names are right, but the module is called {len(network.shapes)} times, first with "
                 f"{network.shapes[0]}; stack the crops and call it once"
             )
         reads = Waits(wait for wait in waits if wait.what != "a copy from the host")
-        if len(reads) > 1:
-            raise Mistake(f"the names are right, but the host waits {_most(reads)}; one read is enough")
+        check_reads("the names are right", reads)
     return "one call names all crops, and the host reads once"
 
 
@@ -179,70 +252,6 @@ class _Classifier(nn.Module):
         return x.flatten(1) @ self.weight.T
 
 
-def _on_practice_gpu(
-    function: Callable[..., Any], there: tuple[Any, ...], here: tuple[Any, ...]
-) -> tuple[Any, Waits]:
-    """A learner's answer, and how the host waited for it.
-
-    Args:
-        there: tensors and modules, which are moved to the practice GPU first.
-        here: what the function is given after them.
-
-    Raises:
-        Mistake: as for `call`, or streams race, or a practice GPU is switched on already.
-    """
-    if not callable(function):
-        call(function)
-    waits = Waits()
-    races: list[Any] = []
-    spoiled: list[Tensor] = []
-
-    def answer() -> Any:
-        given = [each.to("cuda") for each in there]
-        tensors = [each for each in given if isinstance(each, Tensor)]
-        before = [each.clone() for each in tensors]
-        gpu.reset()
-        got = function(*given, *here)
-        waits.extend(gpu.waits)
-        races.extend(gpu.races)
-        spoiled.extend(old for old, new in zip(before, tensors, strict=True) if not torch.equal(old, new))
-        return _marked(got)
-
-    try:
-        with warnings.catch_warnings(), fake_gpu(real=False) as gpu:
-            warnings.simplefilter("ignore")  # races are told below
-            got = call(answer)
-    except UsageError as error:
-        raise Mistake(str(error)) from error
-    if races:
-        raise Mistake(str(races[0]))
-    if spoiled:
-        raise Mistake("your function changed its input, which others still need; work on a copy")
-    return got, waits
-
-
-class _LeftOnGpu:
-    """Mark in the place of a result that was not brought to the host."""
-
-
-def _marked(got: Any) -> Any:
-    if type(got) in (tuple, list):
-        return [_marked(each) for each in got]
-    return _LeftOnGpu() if isinstance(got, Tensor) and got.is_cuda else got
-
-
-def _on_host(got: Any) -> Floats:
-    if isinstance(got, _LeftOnGpu) or (isinstance(got, list) and any(isinstance(x, _LeftOnGpu) for x in got)):
-        raise Mistake("the result is still on the GPU; .cpu().numpy() brings it to the host")
-    return call_for_array(lambda: got).astype(np.float64)
-
-
-def _most(waits: Waits) -> str:
-    """How often the host waits, and at which line most."""
-    line, times = waits.by_line().most_common(1)[0]
-    return f"{len(waits)} times, {times} of them at {line}"
-
-
 def _softmax(logits: Any, axis: int = -1) -> Floats:
     shares = np.exp(logits - logits.max(axis, keepdims=True))
     return shares / shares.sum(axis, keepdims=True)
@@ -264,11 +273,7 @@ def _with_corners(boxes: Any, size: tuple[int, int], shares: Any) -> Floats:
 
 def _wrong_rows(logits: Any, boxes: Any, size: tuple[int, int], k: int) -> dict[str, Floats]:
     """What well-known mistakes give, by a sentence about each."""
-
-    def rows(share: Callable[[Any], Any]) -> Floats:
-        return _rows(logits, boxes, size, k, share)
-
-    right = _rows(logits, boxes, size, k)
+    rows, right = partial(_rows, logits, boxes, size, k), _rows(logits, boxes, size, k)
     first = _with_corners(boxes[:k], size, _softmax(np.asarray(logits, np.float64))[:k, :-1])
     sides = np.array([*size, *size])
     corner, score, label = right[:, :4], right[:, 4:5], right[:, 5:]
@@ -300,18 +305,3 @@ def _wrong_rows(logits: Any, boxes: Any, size: tuple[int, int], k: int) -> dict[
         "label and score have changed places": np.hstack([corner, label, score]),
         **{reason: np.hstack([wrong, score, label]) for reason, wrong in boxes_instead.items()},
     }
-
-
-def _wrong_names(logits: Floats) -> dict[str, Floats]:
-    label, over_crops = logits.argmax(-1), _softmax(logits, 0)
-    return {
-        "the scores are logits, not probabilities: softmax is missing": np.stack([label, logits.max(-1)]),
-        "softmax went over the crops; the classes are the last axis": np.stack(
-            [over_crops.argmax(-1), over_crops.max(-1)]
-        ),
-        "labels and scores have changed places": np.stack([_softmax(logits).max(-1), label]),
-    }
-
-
-def _row(rows: Floats) -> str:
-    return "[" + ", ".join(f"{value:.4g}" for value in rows[0]) + "]"

@@ -1,33 +1,37 @@
-"""Lesson 05: timelines of threads and streams, measured and simulated."""
+"""Lesson 05: timelines of threads and streams, measured and simulated; exercises on streams."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import partial
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from labkit.core.terminal import print_text
 from labkit.core.trace import hidden_share
 from labkit.core.types import Rung, Size, Workload
-from labkit.lessons.exercise import solved
+from labkit.lessons.exercise import Mistake, Rng, answer_of, compare, exercise_check, solved
 from labkit.lessons.hints import hint
 from labkit.lessons.simulated_streams import (
     NOTHING,
+    STEPS_MS,
     TORN,
+    Launch,
     Simulation,
     one_stream,
     simulate,
     two_streams_no_wait,
 )
-from labkit.lessons.stream_exercises import (
-    check_filter_beside,
-    check_keep_memory,
-    check_launch,
-    check_start_copy,
-)
 from labkit.pipelines.multi_stream import launch
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
     from labkit.core.trace import SpanRecord
     from labkit.results.plots.style import Chart
@@ -38,16 +42,16 @@ __all__ = [
 ]  # fmt: skip
 
 
-THREADS = {
-    "filter": "preprocess thread", "preprocess": "preprocess thread", "detect": "engine",
-    "decode": "engine", "crop": "engine", "classify": "engine", "name": "engine",
-}  # fmt: skip
+NETWORK_STEPS = ("detect", "decode", "crop", "classify", "name")
+THREADS = {"filter": "preprocess thread", "preprocess": "preprocess thread"} | dict.fromkeys(
+    NETWORK_STEPS, "engine"
+)
 STREAMS = {
     "upload": "upload stream", "preprocess": "upload stream", "filter": "filter stream",
     "infer": "infer stream", "copy back": "copy stream",
 }  # fmt: skip
 ORIGIN_STREAMS = {"filter": "host and default stream", "preprocess": "first stream"} | dict.fromkeys(
-    ("detect", "decode", "crop", "classify", "name"), "second stream"
+    NETWORK_STEPS, "second stream"
 )
 SCHEDULES = {
     "one stream": one_stream, "two streams, no waiting": two_streams_no_wait,
@@ -55,6 +59,8 @@ SCHEDULES = {
 }  # fmt: skip
 PREPARATION = {"upload", "preprocess", "filter"}
 NETWORKS = {"infer", "detect", "classify"}
+FRAMES = 8
+HIDDEN_AT_LEAST = 0.5
 
 
 def timeline(
@@ -78,23 +84,17 @@ def timeline(
     Returns:
         A chart; a sentence where the machine lacks what the rung needs.
     """
-    from labkit.bench.frames import collect
     from labkit.bench.session import Session
     from labkit.core.requirements import unmet_requirement
-    from labkit.core.trace import recording
     from labkit.pipelines.ladder import rung
 
     row = rung(rung_name)
-    reason = unmet_requirement(row.needs)
-    if reason is not None:
+    if (reason := unmet_requirement(row.needs)) is not None:
         return f"{rung_name} {reason}."
-    pictures = collect(source, size, frames + 2, seed=seed).frames
+    pictures = _pictures(source, size, frames, seed)
     session = Session(row, Workload(size=size, objects=objects, seed=seed), pictures)
-    with recording() as record:
-        answered = list(row.run(pictures, session.prepared.net))
-    last = {frame.index for frame, _ in answered[2:]}
-    spans = [span for span in record.spans() if span.index in last]
     about = f"{session.prepared.settings['weights']} weights"
+    spans = _spans(row.run(pictures, session.prepared.net))
     return _drawn(spans, stream_of_step(row), rung_name, about, theme)
 
 
@@ -120,14 +120,23 @@ def loop_timeline(
     Raises:
         UsageError: no span of the loop is named in `rows`.
     """
+    spans = _spans(loop(_pictures(source, size, frames, seed)))
+    return _drawn(spans, rows, loop.__name__, "", theme)
+
+
+def _pictures(source: str, size: Size, frames: int, seed: int) -> Any:
     from labkit.bench.frames import collect
+
+    return collect(source, size, frames + 2, seed=seed).frames
+
+
+def _spans(answers: Iterator[Any]) -> list[SpanRecord]:
+    """Spans of the frames that a loop answers, without those of the first two."""
     from labkit.core.trace import recording
 
-    pictures = collect(source, size, frames + 2, seed=seed).frames
     with recording() as record:
-        list(loop(pictures))
-    last = {frame.index for frame in pictures[2:]}
-    return _drawn([span for span in record.spans() if span.index in last], rows, loop.__name__, "", theme)
+        kept = {frame.index for frame, _ in [*answers][2:]}
+    return [span for span in record.spans() if span.index in kept]
 
 
 def _drawn(
@@ -171,22 +180,16 @@ def simulated(
     from labkit.results.plots.timeline import timeline
 
     result = simulate(SCHEDULES[schedule], frames, depth=depth, delays_ms={late: late_ms} if late else None)
-    print_text(*describe_answers(result), sep="\n")
+    words = {NOTHING: "memory that nothing was written to yet", TORN: "memory that was being written"}
+    wrong = [
+        f"Frame {frame} got an answer about {words.get(answer, f'frame {answer}')}."
+        for frame, answer in result.answers
+        if frame != answer
+    ]
+    print_text(*(wrong or [f"All {len(result.answers)} frames got their own answer."]), sep="\n")
     about = ["simulated", "made-up times", f"{depth} in flight"]
     about += [f"{late} {late_ms:g} ms late"] if late else []
     return timeline(result.spans, result.rows, title=f"Simulated: {schedule}", about=about, theme=theme)
-
-
-def describe_answers(result: Simulation) -> list[str]:
-    """Sentences that say whose answer each frame got."""
-    wrong = [(frame, answer) for frame, answer in result.answers if frame != answer]
-    if not wrong:
-        return [f"All {len(result.answers)} frames got their own answer."]
-    words = {NOTHING: "memory that nothing was written to yet", TORN: "memory that was being written"}
-    return [
-        f"Frame {frame} got an answer about {words.get(answer, f'frame {answer}')}."
-        for frame, answer in wrong
-    ]
 
 
 def depths(depths: Sequence[int] = (1, 2, 3, 4), frames: int = 40) -> pd.DataFrame:
@@ -199,14 +202,218 @@ def depths(depths: Sequence[int] = (1, 2, 3, 4), frames: int = 40) -> pd.DataFra
     rows = []
     for depth in depths:
         result = simulate(launch, frames, depth=depth)
-        share = hidden_share(result.spans, {"upload", "filter"}, {"infer"})
         latency = sorted(result.latency_ms)[frames // 2]
         rows.append(
             {
                 "frames in flight": depth,
                 "frames per second": round(frames / result.total_ms * 1e3),
                 "median latency (ms)": round(latency, 2),
-                "upload and filter hidden": f"{share or 0:.0%}",
+                "upload and filter hidden": f"{_hidden(result):.0%}",
             }
         )
     return pd.DataFrame(rows)
+
+
+def _hidden(result: Simulation) -> float:
+    """Share of upload and filter that runs behind the network of another frame."""
+    return hidden_share(result.spans, {"upload", "filter"}, {"infer"}) or 0.0
+
+
+@exercise_check
+def check_launch(launch: Launch, rng: Rng) -> str:
+    """Check `launch(frame, slot, net)`: each step of a frame waits for the one before it, and for no more.
+
+    It runs on a simulated GPU, as it is and with each step delayed in turn, with one to three
+    frames in flight.
+    """
+    if not callable(launch):
+        answer_of(launch)
+    late_ms = round(float(rng.uniform(5, 9)), 1)
+    for depth in (2, 1, 3):
+        for late in (None, *STEPS_MS):
+            delays = {} if late is None else {late: late_ms}
+            result = answer_of(partial(simulate, depth=depth, delays_ms=delays), launch, FRAMES)
+            _check_steps(result)
+            if not result.right:
+                when = f"when {late} is {late_ms:g} ms late" if late else "even when nothing is late"
+                raise Mistake(f"{when}, {_wrong_answer(result, late, depth)}")
+    # Right answers are not enough: waiting for everything is right and gains nothing.
+    result, plain = (simulate(each, FRAMES, depth=2) for each in (launch, one_stream))
+    hidden = f"{_hidden(result):.0%} of upload and filter run behind the network"
+    if _hidden(result) < HIDDEN_AT_LEAST:
+        raise Mistake(
+            f"every answer is right, but only {hidden} of another frame: give them streams of their "
+            "own, and wait for no more than needed"
+        )
+    return (
+        f"right whatever is late, and {hidden}: {FRAMES} frames take {result.total_ms:.1f} ms of "
+        f"simulated time instead of {plain.total_ms:.1f}"
+    )
+
+
+def _check_steps(result: Simulation) -> None:
+    """Each frame takes each step once, and no wait names a stream that gets none."""
+    counts = {name: sum(span.name == name for span in result.spans) for name in STEPS_MS}
+    if missing := [name for name, count in counts.items() if not count]:
+        raise Mistake(f"no frame goes through {' and '.join(missing)}")
+    if wrong := [name for name, count in counts.items() if count != FRAMES]:
+        raise Mistake(f"{wrong[0]} ran {counts[wrong[0]]} times for {FRAMES} frames")
+    streams = sorted(map(str, result.streams))
+    for name in sorted(map(str, result.waited_for - result.streams)):
+        close = get_close_matches(name, streams, 1)
+        meant = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(map(repr, streams))}"
+        raise Mistake(f"a wait names the stream {name!r}, which gets no step; {meant}")
+
+
+def _wrong_answer(result: Simulation, late: str | None, depth: int) -> str:
+    """The first wrong answer, what should have waited, and names of streams that differ by a slip."""
+    frame, answer = next((frame, answer) for frame, answer in result.answers if frame != answer)
+    what = {
+        NOTHING: "was read before it was written",
+        TORN: "was read while it was being written",
+    }.get(answer, f"is about frame {answer}")
+    following = dict(pairwise(STEPS_MS)).get(late or "")
+    advice = f"{following} must wait for {late}" if following else "what must wait for what"
+    text = f"the answer to frame {frame} {what} ({depth} in flight); {advice}"
+    for a, b in combinations(sorted(map(str, result.streams)), 2):
+        if len(a) > 3 and get_close_matches(a, [b], cutoff=0.75):
+            return f"{text}. Are {a!r} and {b!r} meant to be one stream?"
+    return text
+
+
+@exercise_check
+def check_filter_beside(answer: Callable[..., Any], rng: Rng) -> str:
+    """Check `filter_beside(x, network, filtering, inferring)`, which returns the filtered picture and scores.
+
+    It runs on the practice GPU: x (1, 3, H, W) is smoothed on the stream `filtering` and judged by
+    `network` on `inferring`; the streams wait for each other, the host waits for neither.
+    """
+    _check_beside(answer, rng, ("filtered picture", "scores"))
+    return "filter and network run on streams of their own, each after what it reads; the host waits for none"
+
+
+@exercise_check
+def check_keep_memory(answer: Callable[..., Any], rng: Rng) -> str:
+    """Check `keep_memory(x, network, filtering, inferring)`, which returns the scores alone.
+
+    As `check_filter_beside`; nobody keeps the filtered picture, so its memory is free at the end of
+    the function, before the network has read it.
+    """
+    _check_beside(answer, rng, ("scores",))
+    return "the memory of the filtered picture is handed out again only when the network has read it"
+
+
+def _check_beside(answer: Callable[..., Any], rng: Rng, wanted: tuple[str, ...]) -> None:
+    """Run an answer on a picture that the current stream still uploads, with a network and two streams."""
+    import torch
+    from torch.nn.functional import avg_pool2d
+
+    with _practice() as gpu:
+        height, width = (int(n) for n in rng.integers(6, 20, 2))
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval().to("cuda")
+        filtering, inferring = torch.cuda.Stream(), torch.cuda.Stream()
+        torch.cuda.synchronize()
+        picture = torch.from_numpy(rng.random((1, 3, height, width), np.float32)).pin_memory()
+        x = picture.to("cuda", non_blocking=True)
+        got = _called(gpu, answer, x, network, filtering, inferring)
+        if len(wanted) == 1:
+            got = [got]
+        elif not (isinstance(got, tuple | list) and len(got) == len(wanted)):
+            raise Mistake(f"the {' and the '.join(wanted)} are expected, in this order")
+        _check_ran(gpu, filtering, "filtering")
+        _check_ran(gpu, inferring, "inferring")
+        inferring.synchronize()
+        filtering.synchronize()
+        values = [_values(gpu, each) for each in got]
+        torch.cuda.synchronize()
+        smooth = avg_pool2d(x, 5, stride=1, padding=2)
+        right = {"filtered picture": smooth.cpu(), "scores": network(smooth).cpu()}
+        for name, value in zip(wanted, values, strict=True):
+            compare(value, right[name], {}, shape=f"the {name}", case=f"the {name}", atol=1e-4)
+
+
+@exercise_check
+def check_start_copy(answer: Callable[..., Any], rng: Rng) -> str:
+    """Check `start_copy(scores, copying)`: a page-locked tensor of the host, and the event after the copy.
+
+    The copy runs on the stream `copying`, after what the current stream has to do; the host goes on,
+    and waits for the event before it reads.
+    """
+    import torch
+
+    with _practice() as gpu:
+        shape = (1, int(rng.integers(3, 9)), int(rng.integers(3, 9)))
+        values = torch.from_numpy(rng.random(shape, np.float32))
+        copying = torch.cuda.Stream()
+        scores = values.to("cuda") * 1
+        got = _called(gpu, answer, scores, copying)
+        if not (isinstance(got, tuple | list) and len(got) == 2):
+            raise Mistake("two things are expected: the host's tensor and the event after the copy")
+        host, done = got
+        if not isinstance(host, torch.Tensor) or host.is_cuda:
+            raise Mistake("the first of the two should be a tensor of the host")
+        if not any(copy.to == "host" for copy in gpu.copies):
+            raise Mistake("nothing was copied to the host")
+        if any(copy.memory != "page-locked" for copy in gpu.copies):
+            raise Mistake(
+                "the host's tensor is pageable, so the copy goes through a buffer and the host waits: "
+                "make it with pin_memory=True"
+            )
+        _check_ran(gpu, copying, "copying")
+        if not isinstance(done, torch.cuda.Event):
+            raise Mistake(f"the second of the two should be a torch.cuda.Event, not {type(done).__name__}")
+        done.synchronize()
+        compare(_values(gpu, host), values, {}, shape="that of the scores", atol=1e-4)
+    return "the copy runs while the host goes on, and the event says when it may read"
+
+
+@contextmanager
+def _practice() -> Iterator[Any]:
+    """The practice GPU; what it refuses, and its races, are mistakes."""
+    import torch
+
+    from labkit.practice import GpuError, RaceWarning, fake_gpu
+
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore", RaceWarning)
+            with fake_gpu(real=False) as gpu:
+                yield gpu
+                _check_races(gpu)
+    except GpuError as error:
+        raise Mistake(str(error)) from error
+
+
+def _called(gpu: Any, answer: Callable[..., Any], *given: Any) -> Any:
+    """The learner's result; what the host waited for meanwhile is a mistake."""
+    gpu.reset()
+    got = answer_of(answer, *given)
+    _check_races(gpu)
+    if gpu.waits:
+        wait = gpu.waits[0]
+        raise Mistake(
+            f"the host waits for {wait.what} at {wait.line}, and launches nothing meanwhile; let a stream "
+            "wait instead, or copy with non_blocking=True"
+        )
+    return got
+
+
+def _check_races(gpu: Any) -> None:
+    if gpu.races:
+        raise Mistake(str(gpu.races[0]))
+
+
+def _check_ran(gpu: Any, stream: Any, name: str) -> None:
+    if gpu.order.last(stream.cuda_stream) < 0:
+        raise Mistake(f"nothing runs on the stream {name}: with torch.cuda.stream({name}): ...")
+
+
+def _values(gpu: Any, value: Any) -> Tensor:
+    """A tensor as the host reads it now; a race of the reading is a mistake."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        raise Mistake(f"a tensor is expected, not {type(value).__name__}")
+    read = value.cpu() if value.is_cuda else value + 0
+    _check_races(gpu)
+    return read

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,18 +24,18 @@ from labkit.bench.agreement import Answers
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, ResultsError, UsageError
 from labkit.core.files import recorded_folder, results_folder, write_atomic
-from labkit.core.machine import machine_name
+from labkit.core.machine import fingerprint, machine_name
 from labkit.core.read_json import read_bytes, read_json
 from labkit.core.requirements import unmet_requirement
 from labkit.core.terminal import print_text
 from labkit.core.types import Detections, Frame, Rung, Size, Workload
 from labkit.pipelines.ladder import rung
 from labkit.results.ablation import NAMES, AblationRow, Estimate, Loss, Metric, from_csv, sentences, to_csv
+from labkit.results.plots.robustness import robustness as plot_losses
+from labkit.results.plots.save import save
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from labkit.results.plots.style import Chart
 
 SIZE: Size = (640, 480)
 NOISES = (0.0, 15.0, 30.0)
@@ -65,38 +65,33 @@ class Change:
     objects: int = accuracy.OBJECTS
 
 
-def _filtered(eps: float) -> Change:
-    plain = rung("filter_numba_cpu")
-    assert plain.prepare.filter is not None
-    step = replace(plain.prepare.filter, eps=eps)
-    about = f"guided filter before both networks, radius {step.radius} px, eps {eps:g}; else as it is"
-    return Change(f"filter, eps {eps:g}", about, replace(plain, prepare=replace(plain.prepare, filter=step)))
+PLAIN, FILTER = rung("folded_cpu"), rung("filter_numba_cpu")
 
 
-def _shrunk(width: int, height: int) -> Change:
-    about = (
-        f"each frame, noise included, is shrunk to {width}x{height} by averaging areas before anything "
-        "else; detector and crops get no other pixels; boxes are scaled back; else as it is"
-    )
-    return Change(f"frame {width}x{height}", about, rung("folded_cpu"), size=(width, height))
+def _changes() -> Iterator[Change]:
+    yield Change(UNCHANGED, "folded_cpu: float32 in torch, frames of 640x480, 16 boxes", PLAIN)
+    yield Change("engine, float32", "cpu_engine_fp32: OpenVINO in float32", rung("cpu_engine_fp32"))
+    yield Change("half precision", "cpu_engine_bf16: OpenVINO in bfloat16", rung("cpu_engine_bf16"))
+    int8 = "cpu_engine_int8: OpenVINO, 8-bit products, the rest bfloat16"
+    yield Change("int8", int8, rung("cpu_engine_int8"))
+    for eps in (0.0001, 0.001, 0.01, 0.04):
+        assert FILTER.prepare.filter is not None
+        step = replace(FILTER.prepare.filter, eps=eps)
+        about = f"guided filter before both networks, radius {step.radius} px, eps {eps:g}; else as it is"
+        filtered = replace(FILTER, prepare=replace(FILTER.prepare, filter=step))
+        yield Change(f"filter, eps {eps:g}", about, filtered)
+    for width, height in ((320, 240), (160, 120)):
+        about = (
+            f"each frame, noise included, is shrunk to {width}x{height} by averaging areas before anything "
+            "else; detector and crops get no other pixels; boxes are scaled back; else as it is"
+        )
+        yield Change(f"frame {width}x{height}", about, PLAIN, size=(width, height))
+    for n in (5, 3):
+        about = f"the {n} best boxes are kept and named instead of {accuracy.OBJECTS}; else as it is"
+        yield Change(f"{n} boxes", about, PLAIN, objects=n)
 
 
-def _fewer(objects: int) -> Change:
-    about = f"the {objects} best boxes are kept and named instead of {accuracy.OBJECTS}; else as it is"
-    return Change(f"{objects} boxes", about, rung("folded_cpu"), objects=objects)
-
-
-CHANGES = (
-    Change(UNCHANGED, "folded_cpu: float32 in torch, frames of 640x480, 16 boxes", rung("folded_cpu")),
-    Change("engine, float32", "cpu_engine_fp32: OpenVINO in float32", rung("cpu_engine_fp32")),
-    Change("half precision", "cpu_engine_bf16: OpenVINO in bfloat16", rung("cpu_engine_bf16")),
-    Change("int8", "cpu_engine_int8: OpenVINO, 8-bit products, the rest bfloat16", rung("cpu_engine_int8")),
-    *(_filtered(eps) for eps in (0.0001, 0.001, 0.01, 0.04)),
-    _shrunk(320, 240),
-    _shrunk(160, 120),
-    _fewer(5),
-    _fewer(3),
-)
+CHANGES = tuple(_changes())
 
 
 def run_ablation(
@@ -119,10 +114,14 @@ def run_ablation(
     """
     if scenes < 1 or not noises:
         raise UsageError(f"an ablation needs at least one scene and one noise, not {scenes} scenes")
+    known = {change.name: change for change in CHANGES}
+    if unknown := [name for name in names or () if name not in known]:
+        raise UsageError(f"there is no change {unknown[0]!r}; there are {', '.join(known)}")
+    wanted = known if names is None else (UNCHANGED, *names)
     frames = {noise: accuracy.truth_frames(scenes, SIZE, noise) for noise in map(float, noises)}
     rows: list[AblationRow] = []
     plain: dict[float, Answers] = {}
-    for change in _chosen(names):
+    for change in (change for change in CHANGES if change.name in wanted):
         reason = unmet_requirement(change.rung.needs)
         if reason is not None:
             progress(f"{change.name} cannot run here: {reason}")
@@ -138,13 +137,6 @@ def print_losses(rows: Sequence[AblationRow], metric: Loss = "map") -> None:
     """Print the loss of each change in sentences; see `labkit.results.ablation.sentences`."""
     for line in sentences(rows, metric):
         print_text(textwrap.fill(line, COLUMNS), end="\n\n")
-
-
-def plot_losses(rows: Sequence[AblationRow], metric: Loss = "map", theme: str = "light") -> Chart:
-    """Plot the losses."""
-    from labkit.results.plots.robustness import robustness
-
-    return robustness(rows, metric=metric, theme=theme)
 
 
 def ablation_table(rows: Sequence[AblationRow], metric: Metric = "map") -> pd.DataFrame:
@@ -177,8 +169,6 @@ def recorded_ablation(folder: Path | None = None) -> list[AblationRow]:
 
 def write(rows: Sequence[AblationRow], folder: Path) -> list[Path]:
     """Write table, plot, and the fingerprint of machine and software; returns the files."""
-    from labkit.core.machine import fingerprint
-
     text = json.dumps(fingerprint(), indent=2, default=str, ensure_ascii=False)
     written = [write_atomic(folder / TABLE, to_csv(rows)), write_atomic(folder / FINGERPRINT, text + "\n")]
     return [*written, *redraw(folder)]
@@ -190,21 +180,8 @@ def redraw(folder: Path) -> list[Path]:
     Raises:
         ResultsError: one of the two is not there, or is something else.
     """
-    from labkit.results.plots.robustness import robustness
-    from labkit.results.plots.save import save
-
-    rows = recorded_ablation(folder)
-    mark = read_json(folder / FINGERPRINT)
-    return save(robustness(rows, about=machine_name(mark)), folder / "accuracy")
-
-
-def _chosen(names: Sequence[str] | None) -> list[Change]:
-    known = {change.name: change for change in CHANGES}
-    for name in names or ():
-        if name not in known:
-            raise UsageError(f"there is no change {name!r}; there are {', '.join(known)}")
-    wanted = known if names is None else (UNCHANGED, *names)
-    return [change for change in CHANGES if change.name in wanted]
+    about = machine_name(read_json(folder / FINGERPRINT))
+    return save(plot_losses(recorded_ablation(folder), about=about), folder / "accuracy")
 
 
 def _answers(change: Change, frames: Mapping[float, Sequence[Frame]]) -> dict[float, Answers]:
@@ -241,19 +218,10 @@ def _scaled(found: Detections, size: Size) -> Detections:
 def _evaluated(
     change: Change, noise: float, own: Answers, plain: Answers, frames: Sequence[Frame]
 ) -> AblationRow:
-    score = accuracy.score(own, frames)
-    loss = accuracy.map_loss(plain, own, frames)
-    return AblationRow(
-        change.name,
-        change.about,
-        noise,
-        len(frames),
-        map_50=_estimate(score, "map_50"),
-        map=_estimate(score, "map"),
-        top1=_estimate(score, "top1"),
-        lost_map_50=Estimate(*loss["map_50"]),  # type: ignore[arg-type]
-        lost_map=Estimate(*loss["map"]),  # type: ignore[arg-type]
-    )
+    score, loss = accuracy.score(own, frames), accuracy.map_loss(plain, own, frames)
+    scores = {name: _estimate(score, name) for name in ("map_50", "map", "top1")}
+    lost = {f"lost_{name}": Estimate(*loss[name]) for name in ("map_50", "map")}  # type: ignore[arg-type]
+    return AblationRow(change.name, change.about, noise, len(frames), **scores, **lost)
 
 
 def _estimate(score: Mapping[str, Any], name: str) -> Estimate:

@@ -10,7 +10,7 @@ import numpy as np
 
 from labkit.core.errors import UsageError
 from labkit.core.read_json import read_json
-from labkit.lessons.exercise import Mistake, call, call_for_number, exercise_check, find_mistake, seeded_check
+from labkit.lessons.exercise import Mistake, Rng, call, compare, exercise_check
 from labkit.lessons.hints import hint
 
 if TYPE_CHECKING:
@@ -61,67 +61,29 @@ def launch_counts(objects: int = 5) -> pd.DataFrame:
 
 
 @exercise_check
-def check_fold(fold: Callable[..., Any]) -> str:
+def check_fold(fold: Callable[..., Any], rng: Rng) -> str:
     """Check `fold(weight, mean, var, gamma, beta, eps)`: a batch norm folded into a convolution.
 
     `weight` (O, I, h, w) and the norm's numbers (O,) are float32 tensors, drawn anew for each check;
     expected are the weight and the bias (O,) of one convolution that does the work of both.
     """
     import torch
-    from torch.nn.functional import batch_norm, conv2d
 
-    outputs, inputs = (int(n) for n in torch.randint(3, 9, (2,)))
-    weight = torch.randn(outputs, inputs, 3, 3)
-    mean, beta = torch.randn(2, outputs)
-    var, gamma, eps = torch.rand(outputs) + 0.1, torch.rand(outputs) + 0.5, 0.05
+    outputs, inputs = (int(n) for n in rng.choice(np.arange(3, 9), 2, replace=False))
+    weight = torch.from_numpy(rng.normal(size=(outputs, inputs, 3, 3)).astype(np.float32))
+    drawn = *rng.normal(size=(2, outputs)), *rng.uniform(0.1, 1.1, (2, outputs))
+    mean, beta, var, gamma = (torch.from_numpy(values.astype(np.float32)) for values in drawn)
+    eps = float(rng.uniform(0.03, 0.1))
     got = call(fold, weight, mean, var, gamma, beta, eps)
-    new_weight, new_bias = _weight_and_bias(got, weight)
-    picture = torch.randn(1, inputs, 7, 5)
-    right = batch_norm(conv2d(picture, weight), mean, var, gamma, beta, eps=eps)
-    if torch.allclose(conv2d(picture, new_weight, new_bias), right, atol=1e-3):
-        return "one convolution does what convolution and batch norm did"
-    scale = gamma / torch.sqrt(var + eps)
-    raise Mistake(_wrong_fold(new_weight, new_bias, weight, mean, var, gamma, beta, scale))
-
-
-def _weight_and_bias(got: Any, weight: Any) -> tuple[Any, Any]:
-    """The two tensors of an answer; a `Mistake` where they are something else."""
-    import torch
-
     if not isinstance(got, tuple | list) or len(got) != 2:
         raise Mistake(f"two things are expected, weight and bias, not {type(got).__name__}")
-    wanted = {"weight": tuple(weight.shape), "bias": (len(weight),)}
-    tensors = []
-    for (name, shape), value in zip(wanted.items(), got, strict=True):
-        try:
-            tensor = torch.as_tensor(value, dtype=torch.float32)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise Mistake(f"the {name} is a tensor, not {type(value).__name__}") from error
-        if tuple(tensor.shape) != shape:
-            hint = "; scale[:, None, None, None] acts on each output channel" if name == "weight" else ""
-            raise Mistake(f"the {name} has the shape {tuple(tensor.shape)}, not {shape}{hint}")
-        if not torch.isfinite(tensor).all():
-            raise Mistake(f"the {name} holds NaN or infinity")
-        tensors.append(tensor)
-    return tensors[0], tensors[1]
-
-
-def _wrong_fold(
-    got_weight: Any, got_bias: Any, weight: Any, mean: Any, var: Any, gamma: Any, beta: Any, scale: Any
-) -> str:
-    """The well-known mistake behind a wrong fold, or which half is wrong."""
+    scale = gamma / torch.sqrt(var + eps)
     weights = {
         "the weight is unchanged; the norm multiplies too": weight,
         "var is a variance: divide by its square root": weight * (gamma / var)[:, None, None, None],
         "eps is missing below the root": weight * (gamma / var.sqrt())[:, None, None, None],
         "gamma is missing in the weight": weight * (scale / gamma)[:, None, None, None],
     }
-    right = weight * scale[:, None, None, None]
-    reason = find_mistake(got_weight, weights, right, atol=1e-4)
-    if reason is not None:
-        return reason
-    if not np.allclose(got_weight, right, atol=1e-4):
-        return "the weight is wrong: what is each output channel of the convolution multiplied by?"
     biases = {
         "the bias is that of the norm; the mean that it subtracts is missing": beta,
         "the mean is scaled before it is subtracted: it has gone through the same multiplication": beta
@@ -129,34 +91,29 @@ def _wrong_fold(
         "the sign of the mean is turned": beta + mean * scale,
         "beta is missing in the bias": -mean * scale,
     }
-    reason = find_mistake(got_bias, biases, beta - mean * scale, atol=1e-4)
-    return (
-        reason or "the weight is right, the bias is not: what does the norm make of a convolution of zeros?"
-    )
+    otherwise = "the weight is wrong: what is each output channel of the convolution multiplied by?"
+    shape = "that of the weight; scale[:, None, None, None] acts on each output channel"
+    compare(got[0], weight * scale[:, None, None, None], weights, otherwise, shape=shape, atol=1e-4)
+    otherwise = "the weight is right, the bias is not: what does the norm make of a convolution of zeros?"
+    compare(got[1], beta - mean * scale, biases, otherwise, shape="one bias per output", atol=1e-4)
+    return "one convolution does what convolution and batch norm did"
 
 
-@seeded_check
-def check_speed_up(speed_up: Callable[[float, float], Any], rng: np.random.Generator) -> str:
+@exercise_check
+def check_speed_up(speed_up: Callable[[float, float], Any], rng: Rng) -> str:
     """Check `speed_up(share, part_factor)`: Amdahl's law for one part of the time."""
     known = [(0.3, 4.0), (0.5, 2.0), (0.0, 5.0), (1.0, 3.0), (0.4, 0.5), (0.6, 1.0)]
     drawn = zip(rng.uniform(0, 1, 20).tolist(), rng.lognormal(1, 1.5, 20).tolist(), strict=True)
     far = (rng.uniform(0.9, 0.99), rng.uniform(20, 90)), (rng.uniform(0.5, 0.9), rng.uniform(0.1, 0.5))
     for share, factor in [*known, *far, *drawn]:
         right = 1 / (1 - share + share / factor)
-        got = call_for_number(speed_up, share, factor)
-        if abs(got - right) > 1e-6 * right:
-            mistakes = {
-                "that is the new time as a share of the old one; a gain is its inverse": 1 / right,
-                "that adds the part's gain in proportion; times add up, gains do not": (
-                    1 - share + share * factor
-                ),
-                "the part does not vanish, it becomes faster; that is the ceiling": 1 / max(1e-12, 1 - share),
-                "only this part becomes faster, not the whole": factor,
-            }
-            reason = find_mistake(got, mistakes, right) or (
-                "write down the old time as 1 and the new time as what stays plus what shrinks"
-            )
-            raise Mistake(
-                f"for a share of {share:.3g} made {factor:.3g} times faster it gives {got:.4g}: {reason}"
-            )
+        mistakes = {
+            "that is the new time as a share of the old one; a gain is its inverse": 1 / right,
+            "that adds the part's gain in proportion; times add up, gains do not": 1 - share + share * factor,
+            "the part does not vanish, it becomes faster; that is the ceiling": 1 / max(1e-12, 1 - share),
+            "only this part becomes faster, not the whole": factor,
+        }
+        otherwise = "write down the old time as 1 and the new time as what stays plus what shrinks"
+        case = f"a share of {share:.3g} made {factor:.3g} times faster"
+        compare(call(speed_up, share, factor), right, mistakes, otherwise, case=case)
     return "that is Amdahl's law, also when a part becomes slower"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,7 @@ from labkit.fleet.queueing import (
     max_streams,
     simulate,
 )
-from labkit.lessons.exercise import Mistake, call, exercise_check, seeded_check, solved
+from labkit.lessons.exercise import Mistake, Rng, call, exercise_check, solved
 from labkit.lessons.hints import hint
 from labkit.models.prepare import resolve_all
 from labkit.pipelines.ladder import rung as rung_named
@@ -43,6 +45,7 @@ __all__ = [
 
 
 JPEG_QUALITY = 80
+TURNS = 4
 TRANSFER_S = 0.003  # a 640x480 frame from one process to another on one machine, decoded
 
 
@@ -82,37 +85,44 @@ def service_times(
     seconds: float = 2.0,
     seed: int = 0,
 ) -> Measured:
-    """Time a rung for groups of frames, each size in a process of its own.
+    """Time a rung for groups of frames, each size in a process of its own, all in turns.
+
+    The processes start side by side, when nothing is timed; then the sizes take turns in random order,
+    so that a machine that becomes slower meanwhile slows all of them alike.
 
     Args:
         name: of a rung that takes groups of frames.
         groups: frames per pass; 1 has to be among them.
         source, size, objects, model_set, seed: the workload.
-        seconds: of each timed run.
+        seconds: of all turns of a size.
     """
     from labkit.fleet.fleet_plan import with_group
 
     workload = Workload(model_set=model_set, size=size, objects=objects, seed=seed)  # type: ignore[arg-type]
     frames = collect(source, size, seed=seed).frames
     weights = resolve_all(workload)
-    plan = replace(QUICK, seconds=seconds)
-    batch_s: dict[int, tuple[float, ...]] = {}
-    single_fps, found = 0.0, []
-    for n in groups:
-        with Worker(with_group(rung_named(name), n), workload, frames, weights) as worker:
-            timed = worker.run(plan, lambda share: None)
-            ends_s = np.asarray(timed.done_s)[n - 1 :: n]
-            batch_s[n] = tuple(float(s) for s in np.diff(ends_s))
-            if n == 1:
-                single_fps = float(1 / np.mean(batch_s[1]))
-                found = worker.answers(frames[:4]).found
+    passes_s: dict[int, list[float]] = {n: [] for n in groups}
+    order = np.random.default_rng(seed)
+    with ExitStack() as stack:
+
+        def started(n: int) -> Worker:
+            return stack.enter_context(Worker(with_group(rung_named(name), n), workload, frames, weights))
+
+        with ThreadPoolExecutor() as pool:
+            workers = dict(zip(groups, pool.map(started, groups), strict=True))
+        for _ in range(TURNS):
+            for n in order.permutation(groups).tolist():
+                plan = replace(QUICK, seconds=seconds / TURNS, min_frames=3 * n)
+                passes_s[n] += np.diff(workers[n].run(plan).done_s[n - 1 :: n]).tolist()
+        found = workers[1].answers(frames[:4]).found
+    batch_s = {n: tuple(times) for n, times in passes_s.items()}
     return Measured(
         name,
         workload,
         source,
         batch_s,
         ServiceTime.fitted(batch_s),
-        single_fps,
+        float(1 / np.mean(batch_s[1])),
         float(np.mean([_jpeg_bytes(frame.image) for frame in frames[:4]])),
         float(np.mean([_result_bytes(each) for each in found])),
         machine_name(fingerprint()),
@@ -267,43 +277,28 @@ def many_cameras(
     if fit < 1:
         print_text("Not even one camera fits such a machine within these limits; loosen them.")
         return pd.DataFrame()
-    rows = []
-    for n in cameras:
-        for place in deployments(
-            n,
-            fit,
-            fps=fps,
-            jpeg_bytes=measured.jpeg_bytes,
-            result_bytes=measured.result_bytes,
-            motion_share=moving,
-        ):
-            rows.append(
-                {
-                    "cameras": n,
-                    "where": place.name,
-                    "machines": place.engines,
-                    "network Mbit/s": round(place.network_mbit_s, 2),
-                }
-            )
-    return pd.DataFrame(rows)
+    sizes = {"jpeg_bytes": measured.jpeg_bytes, "result_bytes": measured.result_bytes}
+    rows = [
+        (n, place.name, place.engines, round(place.network_mbit_s, 2))
+        for n in cameras
+        for place in deployments(n, fit, fps=fps, motion_share=moving, **sizes)
+    ]
+    return pd.DataFrame(rows, columns=["cameras", "where", "machines", "network Mbit/s"])
 
 
 def _points(predicted: dict[int, SimulationResult], done: Rounds | None) -> list[FleetPoint]:
     fleets, single_process_fps = (done.fleets, done.single_process_fps) if done else ({}, {})
-    points = []
-    for n, out in predicted.items():
-        seen = fleets.get(n)
-        points.append(
-            FleetPoint(
-                n,
-                out.fps,
-                out.age_ms(90),
-                None if seen is None else seen.fps,
-                None if seen is None else seen.age_ms(90),
-                single_process_fps.get(n),
-            )
+    return [
+        FleetPoint(
+            n,
+            out.fps,
+            out.age_ms(90),
+            fleets[n].fps if n in fleets else None,
+            fleets[n].age_ms(90) if n in fleets else None,
+            single_process_fps.get(n),
         )
-    return points
+        for n, out in predicted.items()
+    ]
 
 
 def _jpeg_bytes(image: Any) -> int:
@@ -321,39 +316,8 @@ def _result_bytes(found: Detections) -> int:
     return len(json.dumps(record))
 
 
-# cameras, results per second and camera, s per frame, highest share of an engine's time
-CASES = (
-    (100, 5.0, 0.03, 0.8),
-    (17, 5.0, 0.04, 0.75),
-    (1000, 10.0, 0.0125, 0.7),
-    (3, 4.0, 0.05, 0.9),
-    (10_000, 2.0, 0.11, 0.85),
-)
-
-
-# Well-known mistakes, each with what it gives for a camera load; `fit` is cameras per engine, not rounded.
-MISTAKES: dict[str, Callable[[int, float, float, float], float]] = {
-    "an engine cannot be cut in pieces: round up to a whole number":
-        lambda cameras, fps, frame_s, busy: cameras / _whole(busy / (fps * frame_s)),
-    "no room is left: an engine is to be busy for most_busy of its time, not for all of it":
-        lambda cameras, fps, frame_s, busy: math.ceil(cameras / _whole(1 / (fps * frame_s))),
-    "a camera stays with one engine: how many whole cameras fit one, before you divide?":
-        lambda cameras, fps, frame_s, busy: math.ceil(cameras * fps * frame_s / busy - 1e-9),
-    "the room has the wrong sign: less of each engine may be used, so more of them are needed":
-        lambda cameras, fps, frame_s, busy: math.ceil(cameras * fps * frame_s * busy),
-    "a camera that fits only in part does not fit: round cameras per engine down":
-        lambda cameras, fps, frame_s, busy: math.ceil(cameras / math.ceil(busy / (fps * frame_s) - 1e-9)),
-    "the last engine may be half empty, but it is needed: round up":
-        lambda cameras, fps, frame_s, busy: cameras // _whole(busy / (fps * frame_s)),
-    "rounding to the nearest can leave cameras without an engine: round up":
-        lambda cameras, fps, frame_s, busy: round(cameras / _whole(busy / (fps * frame_s))),
-    "this is how many cameras one engine serves; how many engines do all of them need?":
-        lambda cameras, fps, frame_s, busy: _whole(busy / (fps * frame_s)),
-}  # fmt: skip
-
-
-@seeded_check
-def check_keep_newest(keep_newest: Callable[[list[int], int, int], Any], rng: np.random.Generator) -> str:
+@exercise_check
+def check_keep_newest(keep_newest: Callable[[list[int], int, int], Any], rng: Rng) -> str:
     """Check `keep_newest(waiting, frame, most)`: what waits from now on, and what is dropped.
 
     waiting holds frame numbers, oldest first; the new frame joins them, at most `most` stay, and
@@ -367,57 +331,83 @@ def check_keep_newest(keep_newest: Callable[[list[int], int, int], Any], rng: np
         got = call(keep_newest, waiting, frame, most)
         if not (isinstance(got, tuple | list) and len(got) == 2 and all(isinstance(x, list) for x in got)):
             raise Mistake("two lists are expected: what waits from now on, and what is dropped")
-        everything = [*waiting, frame]
-        kept, dropped = everything[-most:], everything[:-most]
-        if list(got) == [kept, dropped]:
+        everything, (kept, dropped) = [*waiting, frame], got
+        if (kept, dropped) == (everything[-most:], everything[:-most]):
             continue
-        case = f"{waiting} wait, frame {frame} comes, at most {most} may stay: you keep {got[0]}"
-        raise Mistake(f"{_queue_mistake(got, everything, most)} ({case} and drop {got[1]})")
+        case = (
+            f"{waiting} wait, frame {frame} comes, at most {most} may stay: you keep {kept}, drop {dropped}"
+        )
+        if len(kept) > most:
+            raise Mistake(f"more frames wait than may ({case})")
+        if kept == everything[:most]:
+            raise Mistake(f"the oldest frames stay, so answers are about the past; drop those ({case})")
+        if sorted([*kept, *dropped], key=str) != sorted(everything, key=str):
+            raise Mistake(f"a frame is neither kept nor dropped, or it is both ({case})")
+        raise Mistake(f"the newest frames stay, oldest of them first ({case})")
     return "the newest frames stay, in order, and nothing is lost unseen"
 
 
-def _queue_mistake(got: Any, everything: list[int], most: int) -> str:
-    kept, dropped = got
-    if len(kept) > most:
-        return "more frames wait than may"
-    if kept == everything[:most]:
-        return "the oldest frames stay, so every answer is about the past: drop those instead"
-    if sorted([*kept, *dropped], key=str) != sorted(everything, key=str):
-        return "a frame is neither kept nor dropped, or it is both"
-    return "the newest frames stay, oldest of them first"
-
-
 @exercise_check
-def check_engines_needed(engines_needed: Callable[[int, float, float, float], Any]) -> str:
+def check_engines_needed(engines_needed: Callable[[int, float, float, float], Any], rng: Rng) -> str:
     """Check `engines_needed(cameras, fps, frame_s, most_busy)`: a whole number of engines.
 
     Every camera wants `fps` results per second, a frame takes an engine `frame_s`, no engine is
     busy for a larger share of its time than `most_busy`, and a camera stays with one engine.
     """
-    answers: list[float] = []
-    for case in CASES:
-        got = call(engines_needed, *case)
-        if isinstance(got, bool) or not isinstance(got, (int, float)) or not math.isfinite(got):
+    known = [(100, 5.0, 0.03, 0.8), (17, 5.0, 0.04, 0.75), (1000, 10.0, 0.0125, 0.7), (3, 4.0, 0.05, 0.9)]
+    drawn = [_drawn_load(rng) for _ in range(12)]
+    cases, gots, mistakes = [], [], []
+    for cameras, fps, frame_s, busy in [*known, *drawn]:
+        got = call(engines_needed, cameras, fps, frame_s, busy)
+        if isinstance(got, bool) or not isinstance(got, int | float) or not math.isfinite(got):
             raise Mistake(f"a whole number of engines is expected, not {got!r}")
-        answers.append(float(got))
-    wrong = [(case, got) for case, got in zip(CASES, answers, strict=True) if got != _needed(*case)]
-    if wrong:
-        (cameras, fps, frame_s, most_busy), got = wrong[0]
-        load = f"{cameras} cameras at {fps:g} FPS, {1e3 * frame_s:g} ms a frame, up to {most_busy:.0%} busy"
-        raise Mistake(f"{_mistake(answers)} ({load}: you say {got:g})")
-    return "whole cameras per engine, with room to spare, and engines for all of them"
+        fit = busy / (fps * frame_s)  # cameras per engine
+        load = f"{cameras} cameras at {fps:g} FPS, {1e3 * frame_s:g} ms a frame, up to {busy:.0%} busy"
+        cases.append(f"{load}: you say {got:g}")
+        gots.append(got)
+        mistakes.append(
+            {
+                "": math.ceil(cameras / _whole(fit)),
+                "an engine cannot be cut in pieces: round up to a whole number": cameras / _whole(fit),
+                "no room is left: an engine is to be busy for most_busy of its time, not for all of it": (
+                    math.ceil(cameras / _whole(fit / busy))
+                ),
+                "a camera stays with one engine: how many whole cameras fit one, before you divide?": (
+                    math.ceil(cameras / fit - 1e-9)
+                ),
+                "the room has the wrong sign: less of each engine may be used, so more of them are needed": (
+                    math.ceil(cameras * fps * frame_s * busy)
+                ),
+                "a camera that fits only in part does not fit: round cameras per engine down": (
+                    math.ceil(cameras / math.ceil(fit - 1e-9))
+                ),
+                "the last engine may be half empty, but it is needed: round up": cameras // _whole(fit),
+                "rounding to the nearest can leave cameras without an engine: round up": (
+                    round(cameras / _whole(fit))
+                ),
+                "this is how many cameras one engine serves; how many engines do all of them need?": (
+                    _whole(fit)
+                ),
+            }
+        )
+    for reason in mistakes[0]:
+        if all(math.isclose(got, each[reason]) for got, each in zip(gots, mistakes, strict=True)):
+            if not reason:
+                return "whole cameras per engine, with room to spare, and engines for all of them"
+            raise Mistake(f"{reason} ({cases[0]})")
+    wrong = next(i for i, got in enumerate(gots) if got != mistakes[i][""])
+    raise Mistake(f"take one engine first: how many whole cameras does it serve? ({cases[wrong]})")
 
 
-def _mistake(answers: list[float]) -> str:
-    """The mistake that gives all of these answers, if one does."""
-    for reason, mistake in MISTAKES.items():
-        if all(math.isclose(got, mistake(*case)) for got, case in zip(answers, CASES, strict=True)):
-            return reason
-    return "take one engine first: how many whole cameras does it serve?"
-
-
-def _needed(cameras: int, fps: float, frame_s: float, most_busy: float) -> int:
-    return math.ceil(cameras / _whole(most_busy / (fps * frame_s)))
+def _drawn_load(rng: Rng) -> tuple[int, float, float, float]:
+    """Cameras, results per second and camera, s per frame, and highest share of an engine's time."""
+    while True:
+        cameras, fps = int(rng.integers(2, 2000)), float(rng.integers(1, 15))
+        frame_s, busy = round(float(rng.uniform(0.005, 0.12)), 3), round(float(rng.uniform(0.6, 0.95)), 2)
+        fit = busy / (fps * frame_s)
+        near = [each - round(each) for each in (fit, fit / busy, cameras / fit, cameras * busy**2 / fit)]
+        if fit > 1 and np.abs(near).min() > 0.01:  # no matter how the last bit of a division is rounded
+            return cameras, fps, frame_s, busy
 
 
 def _whole(number: float) -> int:

@@ -9,34 +9,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from labkit.core.errors import LabError, UsageError
 from labkit.core.stats import format_interval
 from labkit.core.terminal import print_text
 from labkit.results.predictions import Calibration, Outcome, calibration
+from labkit.results.records import BUSY
 from labkit.results.store import Prediction, Store, default_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labkit.lessons.pitfalls.pitfall import PitfallResult
+    from labkit.results.records import Comparison
+
+    Measured = Comparison | PitfallResult
+
 TOO_LATE = "The result is there: it is too late for a prediction."
-
-
-class Measured(Protocol):
-    """Result to compare a prediction with: a comparison, or a pitfall's result."""
-
-    @property
-    def ratio(self) -> float:
-        """The measured ratio."""
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Its 95% interval."""
-
-    @property
-    def sentence(self) -> str:
-        """Both in words."""
 
 
 class Question:
@@ -67,7 +57,12 @@ class Question:
             UsageError: the answer is not a ratio above 0.
         """
         if answer is not None:
-            answer = _ratio(answer)
+            number = isinstance(answer, int | float) and not isinstance(answer, bool)
+            if not (number and isfinite(answer) and answer > 0):
+                raise UsageError(
+                    f"a prediction is a ratio above 0, such as 1.2 (below 1 means slower), not {answer!r}"
+                )
+            answer = float(answer)
         with self._lock:
             if self._over:
                 return TOO_LATE
@@ -75,16 +70,25 @@ class Question:
                 self._saved = store.add_prediction(Prediction(self.text, (), answer))
         return f"Skipped: {self.text}" if answer is None else f"Noted: {self.text} -> {answer:g} times"
 
-    def score(self, result: Measured | Sequence[Measured]) -> str:
+    def score(self, result: Measured | Sequence[Measured], *, ceiling: float | None = None) -> str:
         """Store the result, close the question, and compare the prediction with the result.
+
+        A result that cannot be believed is told with the reason, and leaves the question open.
 
         Args:
             result: a comparison, or a pitfall's result; of several the first, none if nothing was measured.
+            ceiling: the largest gain that is possible, by Amdahl's law (see `ResultSet.ceilings`).
         """
-        results = result if isinstance(result, Sequence) else [result]
-        if not results:
+        if not (results := result if isinstance(result, Sequence) else [result]):
             return f"Nothing was measured, so nothing is scored: {self.text}"
         measured = results[0]
+        if ceiling is not None and measured.interval[0] > ceiling:
+            return (
+                f"Cannot tell: at most {ceiling:.2f} times faster is possible, by Amdahl's law, and more was "
+                f"measured, so something else differed, too. Measure it again. {measured.sentence}"
+            )
+        if getattr(measured, "busy_share", 0.0) > BUSY:
+            return f"Cannot tell, so nothing is scored; measure it again. {measured.sentence}"
         with self._lock:
             if self._saved is None:
                 self.note(None)
@@ -122,19 +126,14 @@ def predict(question: str, answer: float | None = None) -> Question:
     return asked
 
 
-def my_calibration() -> Calibration:
-    """Calibration of the predictions in the store."""
-    with Store(default_path(), read_only=True) as store:
-        return calibration(store.predictions())
-
-
 def show_calibration(theme: str = "light") -> Any:
-    """Print a summary of all predictions, display them in a table, and plot them."""
+    """Print a summary of all predictions in the store, display them in a table, and plot them."""
     from IPython.display import display
 
     from labkit.results.plots.predicted import prediction_chart
 
-    known = my_calibration()
+    with Store(default_path(), read_only=True) as store:
+        known = calibration(store.predictions())
     print_text(known.sentence)
     if not known.outcomes:
         return None
@@ -156,7 +155,7 @@ def calibration_table(known: Calibration) -> pd.DataFrame:
         }
         for one in known.outcomes
     ]
-    return pd.DataFrame(rows, columns=["question", "prediction", "measured", "95% interval", "outcome"])
+    return pd.DataFrame(rows)
 
 
 def form(asked: Question) -> Any:
@@ -195,22 +194,12 @@ def _show_form(asked: Question) -> bool:
     try:
         from IPython import get_ipython
         from IPython.display import display
-
-        if getattr(get_ipython(), "kernel", None) is None:
-            return False
-        from labkit.live.placed import PlacedForm
-
-        later = f"Your prediction was asked here: {asked.text} Run this cell to be asked again."
-        display(PlacedForm(form(asked), later))
     except ImportError:
         return False
+    if getattr(get_ipython(), "kernel", None) is None:
+        return False
+    from labkit.live.placed import PlacedForm
+
+    later = f"Your prediction was asked here: {asked.text} Run this cell to be asked again."
+    display(PlacedForm(form(asked), later))
     return True
-
-
-def _ratio(answer: Any) -> float:
-    number = isinstance(answer, int | float) and not isinstance(answer, bool)
-    if not (number and isfinite(answer) and answer > 0):
-        raise UsageError(
-            f"a prediction is a ratio above 0, such as 1.2 (below 1 means slower), not {answer!r}"
-        )
-    return float(answer)

@@ -42,13 +42,6 @@ class Step:
     writes: str
 
 
-@dataclass(frozen=True)
-class Mark:
-    """Event: a point in a stream's time."""
-
-    at_ms: float
-
-
 class SimulatedNet:
     """A `StreamedNet` in simulated time, and its streams.
 
@@ -75,7 +68,7 @@ class SimulatedNet:
         self._stream = "default"
         self._index = 0
         self._first: dict[str, int] = {}  # buffers that the host writes: what is in them
-        self._arrived: dict[int, Mark] = {}
+        self._arrived: dict[int, float] = {}
 
     # The streams, as in `Streams`.
 
@@ -96,14 +89,14 @@ class SimulatedNet:
     def keep(self, tensor: Any, stream: str) -> None:
         """Nothing is allocated here."""
 
-    def mark(self, stream: str) -> Mark:
-        """See `Streams`."""
+    def mark(self, stream: str) -> float:
+        """See `Streams`; a mark is a point in a stream's time, in ms."""
         self.waited_for.add(stream)
-        return Mark(self._free.get(stream, 0.0))
+        return self._free.get(stream, 0.0)
 
-    def wait(self, mark: Mark) -> None:
+    def wait(self, mark: float) -> None:
         """The host's clock moves on to the mark."""
-        self.now_ms = max(self.now_ms, mark.at_ms)
+        self.now_ms = max(self.now_ms, mark)
 
     def drain(self) -> None:
         """The host's clock moves on until all streams are empty."""
@@ -113,7 +106,8 @@ class SimulatedNet:
 
     def upload(self, image: np.ndarray, slot: int) -> None:
         """Upload the frame's index, which its image carries."""
-        self._index = number_in(image)
+        high, low = image[0, 0, :2].tolist()  # see `numbered_frame`
+        self._index = 256 * high + low
         self._first[f"picture {self._index}"] = self._index
         self._launch("upload", f"picture {self._index}", f"frame {slot}")
 
@@ -128,11 +122,11 @@ class SimulatedNet:
     def copy_back(self, slot: int) -> None:
         """See `StreamedNet`."""
         self._launch("copy back", f"packed {slot}", f"answer {slot}")
-        self._arrived[slot] = Mark(self._free[self._stream])
+        self._arrived[slot] = self._free[self._stream]
 
     def result(self, slot: int, size: Any = None) -> int:
         """Wait for the slot's answer: the index of the frame that it is about."""
-        self.wait(self._arrived.get(slot, Mark(0.0)))
+        self.wait(self._arrived.get(slot, 0.0))
         return self._value(f"answer {slot}", self.now_ms, self.now_ms, len(self.steps))
 
     def _launch(self, name: str, reads: str, writes: str) -> None:
@@ -213,30 +207,25 @@ def simulate(
 
     answers: list[tuple[int, int]] = []
     latency_ms = []
-    total_ms = 0.0
     for frame, answer in in_a_ring(frames(), net, launch):  # type: ignore[arg-type]
         answers.append((frame.index, answer))  # type: ignore[arg-type]
-        total_ms = net.now_ms
         latency_ms.append(net.now_ms - begun[frame.index])
-    spans = [
-        SpanRecord(step.name, step.index, round(step.start_ms * 1e6), round(step.stop_ms * 1e6))
-        for step in net.steps
-    ]
-    rows = {step.name: f"stream {step.stream}" for step in net.steps}
-    streams = frozenset(step.stream for step in net.steps)
-    return Simulation(answers, spans, rows, total_ms, latency_ms, streams, frozenset(net.waited_for))
+    return Simulation(
+        answers,
+        [SpanRecord(s.name, s.index, round(s.start_ms * 1e6), round(s.stop_ms * 1e6)) for s in net.steps],
+        {step.name: f"stream {step.stream}" for step in net.steps},
+        net.now_ms,
+        latency_ms,
+        frozenset(step.stream for step in net.steps),
+        frozenset(net.waited_for),
+    )
 
 
 def numbered_frame(index: int) -> Frame:
     """A frame whose first pixel holds its index."""
     image = np.zeros((1, 1, 3), np.uint8)
-    image[0, 0] = index // 256, index % 256, 0
+    image[0, 0, :2] = divmod(index, 256)
     return Frame(image, index, float(index))
-
-
-def number_in(image: np.ndarray) -> int:
-    """Index that `numbered_frame` wrote."""
-    return int(image[0, 0, 0]) * 256 + int(image[0, 0, 1])
 
 
 def one_stream(frame: Frame, slot: int, net: Any) -> None:

@@ -24,8 +24,6 @@ _LIBRARIES = tuple(
         )
     }
 )
-_SOLUTIONS = os.path.join(os.path.realpath(os.path.dirname(labkit.__file__)), "lessons", "solutions", "")
-"""Of exercises: they stand for a learner's own code."""
 
 
 @dataclass(frozen=True, order=True)
@@ -87,7 +85,7 @@ def _in_library(file: str) -> bool:
     if file.startswith("<"):
         return not file.startswith(("<ipython-input", "<stdin>", "<string>"))
     path = os.path.realpath(file)
-    return path.startswith(_LIBRARIES) and not path.startswith(_SOLUTIONS)
+    return path.startswith(_LIBRARIES)
 
 
 def _cell(file: str) -> str | None:

@@ -99,7 +99,18 @@ def _host_and_device(setup: Setup, worker: Executor, in_flight: int) -> None:
 )
 def gpu_not_synchronised(setup: Setup) -> Pairs:
     """Rate of launches against rate of results, on a GPU."""
-    yield from _on_gpu(setup, _launched_and_done)
+    import torch
+
+    def both(x: Any) -> tuple[float, float]:
+        torch.cuda.synchronize()
+        began = setup.clock.now()
+        for i in range(setup.per_round):
+            _blurred(x[i % len(x)])
+        launched_s = setup.clock.now() - began
+        torch.cuda.synchronize()
+        return setup.per_round / launched_s, setup.per_round / (setup.clock.now() - began)
+
+    yield from _on_gpu(setup, both)
 
 
 @pitfall(
@@ -113,49 +124,29 @@ def gpu_not_synchronised(setup: Setup) -> Pairs:
 )
 def gpu_synchronised_too_often(setup: Setup) -> Pairs:
     """A hundred values read one by one in every frame against one copy at the end."""
-    yield from _on_gpu(setup, _often_and_once)
+    import torch
+
+    def first_values(x: Any) -> Iterator[Any]:
+        return (_blurred(x[i % len(x)]).flatten()[:100] for i in range(setup.per_round))
+
+    def both(x: Any) -> tuple[float, float]:
+        torch.cuda.synchronize()
+        often_s = setup.time_of(lambda: [value.item() for each in first_values(x) for value in each])
+        once_s = setup.time_of(lambda: torch.stack([*first_values(x)]).cpu())
+        return setup.per_round / often_s, setup.per_round / once_s
+
+    yield from _on_gpu(setup, both)
 
 
-def _on_gpu(setup: Setup, pair: Callable[[Setup, Any], tuple[float, float]]) -> Pairs:
-    """Yield `pair(setup, x)` once per round after a warm-up; `x` is (n, 3, H, W) float32 on the GPU."""
+def _on_gpu(setup: Setup, both: Callable[[Any], tuple[float, float]]) -> Pairs:
+    """Yield `both(x)` once per round after a warm-up; `x` is (n, 3, H, W) float32 on the GPU."""
     import torch
 
     pictures = np.stack([frame.image for frame in setup.frames])
     x = torch.from_numpy(pictures).to("cuda").permute(0, 3, 1, 2).float() / 255
-    pair(setup, x)  # warm-up
+    both(x)  # warm-up
     for _ in range(setup.rounds):
-        yield pair(setup, x)
-
-
-def _launched_and_done(setup: Setup, x: Any) -> tuple[float, float]:
-    import torch
-
-    n = setup.per_round
-    torch.cuda.synchronize()
-    began = setup.clock.now()
-    for i in range(n):
-        _blurred(x[i % len(x)])
-    launched = setup.clock.now()
-    torch.cuda.synchronize()
-    return n / (launched - began), n / (setup.clock.now() - began)
-
-
-def _often_and_once(setup: Setup, x: Any) -> tuple[float, float]:
-    import torch
-
-    n = setup.per_round
-    torch.cuda.synchronize()
-
-    def often() -> None:
-        for i in range(n):
-            for value in _blurred(x[i % len(x)]).flatten()[:100]:
-                value.item()
-
-    def once() -> None:
-        kept = [_blurred(x[i % len(x)]).flatten()[:100] for i in range(n)]
-        torch.stack(kept).cpu()
-
-    return n / setup.time_of(often), n / setup.time_of(once)
+        yield both(x)
 
 
 def _blurred(image: Any) -> Any:

@@ -10,7 +10,6 @@ import numpy as np
 from labkit.core.errors import UsageError
 from labkit.core.types import Size
 from labkit.lessons.pitfalls import async_device, averages, busy_machine, overhead, workloads
-from labkit.lessons.pitfalls.coordinated_omission import coordinated_omission
 from labkit.lessons.pitfalls.pitfall import Pitfall, PitfallResult, figure, ratio, size_of
 from labkit.lessons.pitfalls.setup import Setup
 
@@ -27,7 +26,7 @@ GROUPS: dict[str, tuple[Pitfall, ...]] = {
         async_device.synchronised_too_often,
         async_device.gpu_not_synchronised,
         async_device.gpu_synchronised_too_often,
-        coordinated_omission,
+        averages.coordinated_omission,
     ),
     "workload": (
         workloads.unlike_workloads,
@@ -97,21 +96,18 @@ def pitfall_table(results: Sequence[PitfallResult]) -> pd.DataFrame:
     """One row per pitfall: both figures, the error, and the interval of their ratio."""
     import pandas as pd
 
+    rows = []
+    for result in results:
+        low, high = result.interval
+        spread = f"{ratio(low)} to {ratio(high)}" if np.isfinite(high) else "too few rounds"
+        figures = (
+            figure(result.wrong),
+            figure(result.right),
+            result.pitfall.unit,
+            size_of(result.ratio),
+            spread,
+        )
+        missing = ("", "", "", "not measured here", "")
+        rows.append((result.name, *(figures if result.skipped is None else missing)))
     columns = ["pitfall", "wrong", "right", "unit", "error", "wrong / right"]
-    rows = [_row(result) for result in results]
     return pd.DataFrame(rows, columns=columns).set_index("pitfall")
-
-
-def _row(result: PitfallResult) -> dict[str, str]:
-    if result.skipped is not None:
-        empty = dict.fromkeys(("wrong", "right", "unit", "wrong / right"), "")
-        return {"pitfall": result.name, **empty, "error": "not measured here"}
-    low, high = result.interval
-    return {
-        "pitfall": result.name,
-        "wrong": figure(result.wrong),
-        "right": figure(result.right),
-        "unit": result.pitfall.unit,
-        "error": size_of(result.ratio),
-        "wrong / right": f"{ratio(low)} to {ratio(high)}" if np.isfinite(high) else "too few rounds",
-    }
