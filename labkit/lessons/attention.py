@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from labkit.core.annotate import draw_detections
-from labkit.core.types import Detections, Frame, Workload
+from labkit.core.types import Workload
 from labkit.lessons.image_grid import image_grid, letters_px
 from labkit.models.decode import DetrDecoder, best_queries
 from labkit.models.networks import build
@@ -22,34 +19,13 @@ from labkit.sources.openers import open_source
 if TYPE_CHECKING:
     from labkit.results.plots.style import Chart
 
-Map = NDArray[np.float32]
 
+def inside_detr(source: str = "scenes", index: int = 0, *, objects: int = 3, seed: int = 0) -> Chart:
+    """Plot the output of DETR's four parts for frame `index` of a source, as heat maps over it.
 
-@dataclass(frozen=True, eq=False)
-class AttentionMaps:
-    """Intermediate results of DETR for one frame.
-
-    Attributes:
-        frame: the picture.
-        found: the best boxes, best first.
-        features: (h, w) strength of the backbone's last feature map.
-        encoder: (h, w) encoder attention from the middle of the best box.
-        decoder: (n, h, w) decoder attention of each of the n best boxes.
-        models: name of the models and weights.
+    They are the strength of the backbone's last feature map, the encoder's attention from the middle of
+    the best box, the decoder's attention of each of the best `objects` boxes, and these boxes.
     """
-
-    frame: Frame
-    found: Detections
-    features: Map
-    encoder: Map
-    decoder: Map
-    models: str
-
-
-def attention_maps(
-    source: str = "scenes", index: int = 0, *, objects: int = 3, seed: int = 0
-) -> AttentionMaps:
-    """Run the detector on frame `index` of a source and keep its attention."""
     model_set = "full" if have_pretrained(MODELS["full"]) else "lab"  # random weights look at nothing
     workload = Workload(model_set, "auto", objects=objects, threshold=0.5)  # type: ignore[arg-type]
     weights = resolve_all(workload)
@@ -69,37 +45,25 @@ def attention_maps(
     found = DetrDecoder(network.labels, objects)((out.logits, out.pred_boxes), frame.size)
     cx, cy = out.pred_boxes[0, query[0], :2].tolist()
     place = min(int(cy * height), height - 1) * width + min(int(cx * width), width - 1)
-    cross = out.cross_attentions[-1][0].mean(0)[query]  # (n, h * w), mean over heads
-    own = out.encoder_attentions[-1][0].mean(0)[place]  # (h * w)
-    return AttentionMaps(
-        frame,
-        found,
-        features.numpy(),
-        own.view(height, width).numpy(),
-        cross.view(-1, height, width).numpy(),
-        f"{workload.model_set} models, {weights[detector].kind} weights",
-    )
-
-
-def plot_attention(maps: AttentionMaps) -> Chart:
-    """Plot the four parts side by side, heat maps laid over the frame."""
-    image = maps.frame.image
-    queries = [f"3 decoder: query of “{name}”" for name in maps.found.name]
+    encoder = out.encoder_attentions[-1][0].mean(0)[place]  # (h * w), mean over heads
+    decoder = out.cross_attentions[-1][0].mean(0)[query]  # (n, h * w)
+    heats = [features, *(each.view(height, width) for each in (encoder, *decoder))]
+    queries = [f"3 decoder: query of “{name}”" for name in found.name]
     titles = ["1 backbone: strength of features", "2 encoder: from the best box's middle", *queries]
-    heats = [maps.features, maps.encoder, *maps.decoder]
+    image, models = frame.image, f"{workload.model_set} models, {weights[detector].kind} weights"
     text_px = letters_px(image.shape[1], len(heats) + 1)
     chart = image_grid(
-        [*[image] * len(heats), draw_detections(image, maps.found, text_px=text_px)],
+        [*[image] * len(heats), draw_detections(image, found, text_px=text_px)],
         [*titles, "4 heads: boxes and names"],
         columns=3,
-        title=f"Inside DETR ({maps.models})",
+        title=f"Inside DETR ({models})",
     )
     extent = (0, image.shape[1], image.shape[0], 0)
     for axes, heat in zip(chart.axes, heats, strict=False):  # the last one shows boxes
-        axes.imshow(heat, extent=extent, cmap="inferno", alpha=0.6, interpolation="bilinear")
-    names = ", ".join(maps.found.name) or "nothing"
+        axes.imshow(heat.numpy(), extent=extent, cmap="inferno", alpha=0.6, interpolation="bilinear")
     chart.alt_text = (
-        f"Inside DETR ({maps.models}), as heat maps over one frame: the backbone's features, the encoder "
-        f"seen from the best box's middle, the decoder's query of each box, and the boxes found: {names}."
+        f"Inside DETR ({models}), as heat maps over one frame: the backbone's features, the encoder "
+        "seen from the best box's middle, the decoder's query of each box, and the boxes found: "
+        f"{', '.join(found.name) or 'nothing'}."
     )
     return chart

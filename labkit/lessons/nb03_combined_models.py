@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from labkit.bench.worker import Worker
 from labkit.core.machine import fingerprint
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Size, Workload
-from labkit.lessons.attention import attention_maps, plot_attention
+from labkit.lessons.attention import inside_detr
 from labkit.lessons.exercise import (
     Mistake,
     Rng,
@@ -42,19 +42,11 @@ from labkit.practice.gpu_report import Waits
 from labkit.results.records import Run
 from labkit.results.result_set import ResultSet
 
-if TYPE_CHECKING:
-    from labkit.results.plots.style import Chart
-
 __all__ = [
     "box_costs", "check_best_boxes", "check_corners", "check_name_crops", "hint", "inside_detr", "solved",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
-
-
-def inside_detr(source: str = "scenes", index: int = 0, *, objects: int = 3, seed: int = 0) -> Chart:
-    """Plot the output of DETR's four parts for frame `index` of a source."""
-    return plot_attention(attention_maps(source, index, objects=objects, seed=seed))
 
 
 def box_costs(

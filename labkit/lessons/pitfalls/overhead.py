@@ -7,6 +7,7 @@ measures what the lab's own spans cost and writes `span_cost.json` there.
 
 from __future__ import annotations
 
+import cProfile
 import json
 import sys
 import threading
@@ -82,16 +83,16 @@ def span_overhead(setup: Setup) -> Pairs:
 )
 def timer_overhead(setup: Setup) -> Pairs:
     """A clock read before and after every small step."""
-    yield from added(setup, lambda: _timer_us(setup.clock, 1000))
+    now = setup.clock.now
 
+    def cost_us() -> float:
+        kept, began = [], now()
+        for _ in range(1000):
+            start = now()
+            kept.append(now() - start)
+        return (now() - began) * 1e6
 
-def _timer_us(clock: Clock, timers: int) -> float:
-    now, kept = clock.now, []
-    began = now()
-    for _ in range(timers):
-        start = now()
-        kept.append(now() - start)
-    return (now() - began) * 1e6
+    yield from added(setup, cost_us)
 
 
 def added(setup: Setup, cost_us: Callable[[], float]) -> Pairs:
@@ -99,19 +100,6 @@ def added(setup: Setup, cost_us: Callable[[], float]) -> Pairs:
     for _ in range(setup.rounds):
         frame_ms = setup.time_each(setup.stream(setup.per_round)).mean() * 1e3
         yield frame_ms + cost_us() / 1e3, frame_ms
-
-
-@contextmanager
-def python_profiler() -> Iterator[None]:
-    """Python's deterministic profiler, on until the block ends."""
-    import cProfile
-
-    profile = cProfile.Profile()
-    profile.enable()
-    try:
-        yield
-    finally:
-        profile.disable()
 
 
 @pitfall(
@@ -124,7 +112,7 @@ def python_profiler() -> Iterator[None]:
 )
 def profiler_overhead(setup: Setup) -> Pairs:
     """Frames with a profiler on and off."""
-    yield from off_and_on(setup, python_profiler, _many_calls)
+    yield from off_and_on(setup, cProfile.Profile, _many_calls)
 
 
 def _many_calls(frame: Frame) -> int:

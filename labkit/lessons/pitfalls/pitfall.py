@@ -133,11 +133,6 @@ class PitfallResult:
         return stats.rounds_interval(self.wrong_rounds / self.right_rounds)
 
     @property
-    def error(self) -> float:
-        """Deviation of the wrong figure as a share of the right one: 0.26 is 26% too high."""
-        return self.ratio - 1
-
-    @property
     def sentence(self) -> str:
         """Both figures, the error and its interval, in one sentence."""
         if self.skipped is not None:
