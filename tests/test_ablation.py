@@ -111,12 +111,6 @@ def test_each_change_is_evaluated(ablation):
         assert row.lost_map.low <= row.lost_map.value <= row.lost_map.high
 
 
-def test_a_table_has_a_line_per_change(ablation):
-    shown = nb06_accuracy.ablation_table(ablation, "top1")
-    assert list(shown.index) == ["as it is", "frame 320x240", "3 boxes"]
-    assert list(shown.columns) == ["noise 0"]
-
-
 def test_boxes_are_scaled_with_their_frame():
     frame = accuracy.truth_frames(1)[0]
     small = nb06_accuracy._resized(frame, (160, 120))

@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +30,9 @@ from labkit.core.requirements import unmet_requirement
 from labkit.core.terminal import print_text
 from labkit.core.types import Detections, Frame, Rung, Size, Workload
 from labkit.pipelines.ladder import rung
-from labkit.results.ablation import NAMES, AblationRow, Estimate, Loss, Metric, from_csv, sentences, to_csv
+from labkit.results.ablation import AblationRow, Estimate, Loss, from_csv, sentences, to_csv
 from labkit.results.plots.robustness import robustness as plot_losses
 from labkit.results.plots.save import save
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SIZE: Size = (640, 480)
 NOISES = (0.0, 15.0, 30.0)
@@ -137,18 +134,6 @@ def print_losses(rows: Sequence[AblationRow], metric: Loss = "map") -> None:
     """Print the loss of each change in sentences; see `labkit.results.ablation.sentences`."""
     for line in sentences(rows, metric):
         print_text(textwrap.fill(line, COLUMNS), end="\n\n")
-
-
-def ablation_table(rows: Sequence[AblationRow], metric: Metric = "map") -> pd.DataFrame:
-    """One line per change, one column per strength of noise, intervals in brackets."""
-    import pandas as pd
-
-    columns: dict[float, dict[str, str]] = {}
-    for row in rows:
-        columns.setdefault(row.noise, {})[row.change] = str(getattr(row, metric))
-    frame = pd.DataFrame({f"noise {noise:g}": cells for noise, cells in sorted(columns.items())})
-    frame.index.name = NAMES[metric]
-    return frame
 
 
 def recorded_ablation(folder: Path | None = None) -> list[AblationRow]:

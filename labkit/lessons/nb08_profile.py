@@ -68,7 +68,7 @@ def check_as_input(as_input: Callable[..., Any], rng: Rng) -> str:
         if got.shape == right.shape and got.dtype != torch.float32:
             raise Mistake(f"the network wants float32, not {str(got.dtype).removeprefix('torch.')}")
         mistakes = {
-            "mean and std are missing": right * STD[:, None, None] + MEAN[:, None, None],
+            "mean and std are missing": right.numpy() * STD[:, None, None] + MEAN[:, None, None],
             "the channels are reversed: BGR": pixel_by_pixel(image[..., ::-1], size),
         }
         otherwise = "other values; shrink with cv2.INTER_AREA, then normalise"

@@ -89,8 +89,12 @@ def fighting_pools(setup: Setup) -> Pairs:
 )
 def no_warm_up(setup: Setup) -> Pairs:
     """The first frames of a process against later ones."""
-    for _ in range(min(setup.rounds, COLD_ROUNDS)):
-        with ChildProcess(setup.frames, PASSIVE) as child:
+    with ExitStack() as stack:
+        n = min(setup.rounds, COLD_ROUNDS)
+        children = [stack.enter_context(ChildProcess(setup.frames, PASSIVE)) for _ in range(n)]
+        for child in children:  # they load their libraries side by side, and then work one by one
+            child.times(0)
+        for child in children:
             cold = child.times(FRESH)
             warm = child.times(max(2 * FRESH, setup.per_round))[FRESH:]
-        yield rate_of_mean(cold), rate_of_mean(warm)
+            yield rate_of_mean(cold), rate_of_mean(warm)
