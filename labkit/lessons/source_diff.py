@@ -26,9 +26,9 @@ def rung_diff(a: str, b: str) -> str:
     lines = [f"- {line}" for line in prepared[0] if line not in prepared[1]]
     lines += [f"+ {line}" for line in prepared[1] if line not in prepared[0]]
     if before.run is not after.run:
-        code = [inspect.getsource(each.run).splitlines() for each in (before, after)]
+        old, new = (inspect.getsource(each.run).splitlines() for each in (before, after))
         lines += ["", f"  {before.run.__name__} -> {after.run.__name__}"]
-        lines += [*difflib.unified_diff(*code, lineterm="", n=2)][2:]
+        lines += [*difflib.unified_diff(old, new, lineterm="", n=2)][2:]
     return "\n".join([f"{a} -> {b}: {after.about}", "", *(lines or ["  nothing differs"])])
 
 
