@@ -120,15 +120,35 @@ def bomb(folder: Path) -> None:
     rehash(folder)
 
 
-def zeros(folder: Path) -> None:
+def zeros(folder: Path, row_group_size: int = 50, **options: int) -> None:
     """A column that its own metadata says to expand."""
     text = pa.array(["y" * 2**20 + str(k) for k in range(600)])
     found = pq.read_table(folder / "comparisons.parquet")
     rows = found.slice(0, 1).take(pa.array(np.zeros(600, int)))
     rows = rows.set_column(rows.column_names.index("a_s"), "a_s", text)
     pq.write_table(
-        rows, folder / "comparisons.parquet", compression="zstd", use_dictionary=False, row_group_size=50
-    )
+        rows, folder / "comparisons.parquet", compression="zstd", use_dictionary=False,
+        row_group_size=row_group_size, **options,
+    )  # fmt: skip
+    rehash(folder)
+
+
+def understated(folder: Path) -> None:
+    """The same in one page of 600 MB, of which the metadata says 128 MiB."""
+
+    def varint(n: int) -> bytes:
+        return bytes(((n >> k) & 0x7F) | (0x80 if n >> (k + 7) else 0) for k in range(0, n.bit_length(), 7))
+
+    zeros(folder, 600, data_page_size=2**30)
+    path = folder / "comparisons.parquet"
+    about = pq.read_metadata(path)
+    places = range(about.num_columns)
+    size = next(c.total_uncompressed_size for c in map(about.row_group(0).column, places)
+                if c.path_in_schema == "a_s")  # fmt: skip
+    before, _, after = path.read_bytes().rpartition(varint(2 * size))
+    path.write_bytes(before + varint(2 * 2**27) + after)
+    assert any(about.total_uncompressed_size == 2**27
+               for about in map(pq.read_metadata(path).row_group(0).column, places))  # fmt: skip
     rehash(folder)
 
 
@@ -206,6 +226,11 @@ HOSTILE: dict[str, tuple[Spoil, str]] = {
     "a million runs": (many_rows, "runs.parquet"),
     "a small file of 360 GB": (bomb, "runs.parquet"),
     "a column of 600 MB": (zeros, "comparisons.parquet"),
+    "a page of 600 MB that the metadata hides": (understated, "comparisons.parquet"),
+    "texts that repeat the one before": (
+        table("runs", lambda t: t, use_dictionary=False, column_encoding={"settings": "DELTA_BYTE_ARRAY"}),
+        "runs.parquet",
+    ),
     "no time in a comparison": (fact("comparisons", "a_s", []), "comparisons.parquet"),
     "times of a comparison are texts": (fact("comparisons", "a_s", ["1"]), "comparisons.parquet"),
     "times of a comparison are lists": (fact("comparisons", "b_s", [[1.0]]), "comparisons.parquet"),

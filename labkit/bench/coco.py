@@ -9,7 +9,6 @@ file.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,15 @@ from numpy.typing import NDArray
 
 from labkit.bench.frames import frames_sha256
 from labkit.core.errors import UsageError, WeightsError
-from labkit.core.read_json import read_json
+from labkit.core.read_json import parse_json, read_bytes, read_json
 from labkit.core.types import Detections, Frame, Placement, Size
 from labkit.models.weights import Weights, file_sha256
 from labkit.sources.convert import fit_image, to_rgb
 
 N_IMAGES = 200
 
+MOST_BYTES = 2 * 2**30
+"""Of a file of annotations; the largest that are published have half of it."""
 LAYOUT = "a COCO folder holds annotations/instances_val2017.json and val2017/, or one .json and its images"
 TABLES = {
     "images": {"id", "file_name"},
@@ -164,11 +165,11 @@ def _image_folders(root: Path) -> tuple[Path, ...]:
 def _tables(path: Path) -> tuple[dict[str, list[dict[str, Any]]], int]:
     """The tables with ids and boxes in one form, and the number of annotations without a box."""
     try:
-        tables = json.loads(path.read_bytes())  # in UTF-8, 16 or 32, which json tells by the bytes
-    except (OSError, ValueError, RecursionError) as error:
+        tables = parse_json(read_bytes(path, MOST_BYTES), dict, most_bytes=MOST_BYTES, constants=True)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as annotations: {error}") from error
     for name, wanted in TABLES.items():
-        rows = tables.get(name) if isinstance(tables, dict) else None
+        rows = tables.get(name)
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
             raise UsageError(f"{path} holds no table {name!r}, so it is no COCO file of boxes; {LAYOUT}")
         for number, row in enumerate(rows):

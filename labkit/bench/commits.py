@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,9 @@ from labkit.core.errors import UsageError
 from labkit.core.types import Rung
 from labkit.pipelines.own_loop import again, as_rung, own_loop
 from labkit.results.records import Comparison
+
+GIT_S = 120
+"""Longest time of a git command; a filter of the project may ask a server."""
 
 
 def compare_commits(loop: str, a: str, b: str, *, against: str | None = None, **options: Any) -> Comparison:
@@ -79,9 +83,16 @@ def _forget_modules(place: Path) -> None:
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), "-c", "core.hooksPath=/dev/null", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=GIT_S, check=False,
+            env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
+        )  # fmt: skip
     except FileNotFoundError as error:
         raise UsageError("--commits needs git, which is not installed here") from error
+    except subprocess.TimeoutExpired as error:
+        raise UsageError(
+            f"git {arguments[0]} in {folder} took longer than {GIT_S} s; see what it waits for"
+        ) from error
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise UsageError(f"git {' '.join(arguments[:2])} {arguments[-1]} in {folder}: {said}")

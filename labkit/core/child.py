@@ -16,7 +16,11 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, Self
+
+from labkit.core.errors import WorkerError
 
 LOOK_EVERY_S = 0.3
 PR_SET_PDEATHSIG = 1
@@ -27,6 +31,51 @@ def child_command(module: str, *arguments: str) -> list[str]:
     # Linux kills a child with the thread that started it, so only the main thread may ask for that.
     kind = "process" if threading.current_thread() is threading.main_thread() else "thread"
     return [sys.executable, "-m", "labkit.core.child", f"{os.getpid()}", kind, module, *arguments]
+
+
+class SpawnedProcess:
+    """A spawned process that calls functions one after another, each within a deadline.
+
+    It starts at the first call, and ends with this process, with the block, or when a call takes too long.
+    """
+
+    def __init__(self) -> None:
+        from concurrent.futures import ProcessPoolExecutor  # here, as each child imports this module
+        from multiprocessing import get_context
+
+        context = get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, context, initializer=end_with, initargs=(os.getpid(),))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def call(self, deadline_s: float, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of a function of a module's top level; what it raises is raised here.
+
+        Raises:
+            WorkerError: the process died, or gave no result in time and was ended.
+        """
+        from concurrent.futures.process import BrokenProcessPool
+
+        try:
+            future = self._pool.submit(function, *arguments)
+            return future.result(deadline_s)
+        except BrokenProcessPool as error:
+            raise WorkerError(f"the process died ({error})") from error
+        except TimeoutError:
+            if future.done():  # the function's own
+                raise
+            self.end()
+            raise WorkerError(f"the process gave no result within {deadline_s:g} s and was ended") from None
+
+    def end(self) -> None:
+        """Ends the process, whatever it is at work on."""
+        for process in list((self._pool._processes or {}).values()):
+            process.kill()
+        self._pool.shutdown()
 
 
 def end_with(owner: int, *, by_system: bool = False) -> None:

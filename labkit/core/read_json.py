@@ -22,26 +22,30 @@ def parse_json(
     *,
     most_bytes: int = MOST_JSON_BYTES,
     object_hook: Callable[[dict[str, Any]], Any] | None = None,
+    constants: bool = False,
 ) -> Any:
     """The value of a JSON text.
 
     Args:
-        text: in UTF-8, where it is bytes.
+        text: in UTF-8, 16 or 32, where it is bytes.
         kind: dict, list or str, if it has to be one.
         most_bytes: length from which it is refused.
         object_hook: as of `json.loads`.
+        constants: accept NaN and infinity, which are no JSON, as some tools write them.
 
     Raises:
-        ValueError: it is too long, too deep, no JSON (NaN and infinity are none), or of another kind.
+        ValueError: it is too long, too deep, no JSON, or of another kind.
     """
     if len(text) > most_bytes:
         raise ValueError(f"its JSON is longer than the limit of {describe_bytes(most_bytes)}")
     try:
         if isinstance(text, bytes):
-            text = text.decode("utf-8")
-        value = json.loads(text, object_hook=object_hook, parse_constant=_refuse_constant)
+            text = text.decode(json.detect_encoding(text))
+        refuse = None if constants else _refuse_constant
+        value = json.loads(text, object_hook=object_hook, parse_constant=refuse)
     except UnicodeDecodeError as error:
-        raise ValueError(f"its text is no UTF-8 (byte {error.start})") from error
+        encoding = error.encoding.upper()
+        raise ValueError(f"its text is no {encoding} (byte {error.start})") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"it is no JSON ({error})") from error
     except RecursionError as error:
@@ -53,7 +57,12 @@ def parse_json(
 
 
 def read_json(
-    path: Path, kind: type = dict, *, most_bytes: int = MOST_JSON_BYTES, error: type[LabError] = ResultsError
+    path: Path,
+    kind: type = dict,
+    *,
+    most_bytes: int = MOST_JSON_BYTES,
+    constants: bool = False,
+    error: type[LabError] = ResultsError,
 ) -> Any:
     """The value in a JSON file; see `parse_json`.
 
@@ -61,7 +70,7 @@ def read_json(
         error: the file cannot be read, or `parse_json` refuses it; the message names it.
     """
     try:
-        return parse_json(read_bytes(path, most_bytes), kind, most_bytes=most_bytes)
+        return parse_json(read_bytes(path, most_bytes), kind, most_bytes=most_bytes, constants=constants)
     except FileNotFoundError:
         raise error(f"{path} is missing; restore it, or make it again") from None
     except (OSError, ValueError) as problem:

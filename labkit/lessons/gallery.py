@@ -32,6 +32,7 @@ from labkit import __version__
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.files import results_folder, write_atomic
 from labkit.core.machine import fingerprint, machine_name
+from labkit.core.read_json import read_json
 
 MINUTES = 15.0
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -228,7 +229,7 @@ def _readable(data: Any) -> dict[str, Any]:
 
 def cells_sha256(path: Path) -> str:
     """Hash of a notebook's cells without their outputs."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    cells = read_json(path)["cells"]
     parts = [[cell["id"], cell["cell_type"], "".join(cell["source"])] for cell in cells]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

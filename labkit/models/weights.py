@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from labkit.core.errors import UsageError, WeightsError
+from labkit.core.errors import ResultsError, UsageError, WeightsError
 from labkit.core.files import user_cache, write_atomic
 from labkit.core.read_json import read_json
 from labkit.core.types import Workload
@@ -379,7 +379,10 @@ def _check_files(files: HubFiles, paths: Sequence[Path]) -> str:
     new = {name: digest for name, digest in digests.items() if not wanted[name]}
     if not new:
         return ""
-    write_atomic(_record_of(files), json.dumps({**recorded, **new}))
+    try:
+        write_atomic(_record_of(files), json.dumps({**recorded, **new}))
+    except ResultsError as error:  # measuring goes on without it
+        return f"; no checksum was known for {', '.join(new)}, and none could be recorded: {error}"
     return f"; no checksum was known for {', '.join(new)}: recorded now, and compared from now on"
 
 
@@ -389,9 +392,10 @@ def _record_of(files: HubFiles) -> Path:
 
 def _recorded(files: HubFiles) -> dict[str, str]:
     try:
-        return dict(json.loads(_record_of(files).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        found = read_json(_record_of(files))
+    except ResultsError:
         return {}
+    return {name: digest for name, digest in found.items() if isinstance(digest, str)}
 
 
 def _cached_on_hub(model: str) -> Weights | None:

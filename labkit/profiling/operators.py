@@ -30,6 +30,8 @@ from labkit.core.types import Workload
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.results.operator_times import ATTENTION, KINDS, LARGE, POINTWISE, PRODUCTS, REST, Kind, Operators
 
+LONGEST_S = 900
+
 WARM, PASSES = 5, 20
 
 
@@ -45,20 +47,25 @@ def operators(
 
     Raises:
         UnavailableError: the rung's engine does not tell, or is not installed.
-        WorkerError: the process died.
+        WorkerError: the process died, or took too long.
     """
     chosen, workload = rung_named(rung), workload or Workload()
     if chosen.prepare.engine != "openvino":
         raise UnavailableError(
             f"{rung} runs on {chosen.prepare.engine}; only OpenVINO's rungs tell how long operators take"
         )
-    done = subprocess.run(
-        child_command("labkit.profiling.operators", rung, "--in-this-process", json.dumps(asdict(workload))),
-        capture_output=True,
-        text=True,
-        timeout=900,
-        env={**os.environ, **PASSIVE_WAIT},
-    )
+    try:
+        done = subprocess.run(
+            child_command(
+                "labkit.profiling.operators", rung, "--in-this-process", json.dumps(asdict(workload))
+            ),
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_S,
+            env={**os.environ, **PASSIVE_WAIT},
+        )
+    except subprocess.TimeoutExpired:
+        raise WorkerError(f"the process counting {rung}'s operators took longer than {LONGEST_S} s") from None
     if done.returncode:
         raise WorkerError((done.stderr.strip().splitlines() or ["no word from it"])[-1])
     found = json.loads(done.stdout.strip().splitlines()[-1])

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import json
+import io
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from labkit.core.errors import ResultsError
+from labkit.core.read_json import parse_json, read_bytes
 from labkit.profiling.capture import GpuWork, Range
 
 MARK = "labkit.capture"
+MOST_TRACE_BYTES = 2 * 2**30
+"""Of a trace, compressed or not."""
 _KINDS = {"kernel": "kernel", "gpu_memcpy": "copy", "gpu_memset": "fill"}
 _CALLS = ("cuda_runtime", "cuda_driver")
 
@@ -44,9 +48,10 @@ def read_trace(path: Path) -> tuple[list[GpuWork], list[Range]]:
         ResultsError: the file is no trace, or holds no mark.
     """
     events, began_us = trace_events(path)
-    calls = {_correlation(e): e for e in events if e.get("cat") in _CALLS}
-    gpu = [_work(e, calls.get(_correlation(e)), began_us) for e in events if e.get("cat") in _KINDS]
-    waits = [_wait(e, began_us) for e in calls.values() if _waits(e["name"])]
+    with _explained(path):
+        calls = {_correlation(e): e for e in events if e.get("cat") in _CALLS}
+        gpu = [_work(e, calls.get(_correlation(e)), began_us) for e in events if e.get("cat") in _KINDS]
+        waits = [_wait(e, began_us) for e in calls.values() if _waits(e["name"])]
     return sorted(gpu, key=lambda w: w.start_ns), sorted(waits, key=lambda w: w.start_ns)
 
 
@@ -56,16 +61,34 @@ def trace_events(path: Path) -> tuple[list[dict[str, Any]], float]:
     Raises:
         ResultsError: the file is no trace, or holds no mark.
     """
+    with _explained(path):
+        content = read_bytes(path, MOST_TRACE_BYTES)
+        if path.suffix == ".gz":
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(MOST_TRACE_BYTES + 1)
+        trace = parse_json(content, dict, most_bytes=MOST_TRACE_BYTES, constants=True)
+        events = [e for e in trace["traceEvents"] if e.get("ph") == "X"]
+        marks = [e["ts"] for e in events if e["name"] == MARK and e.get("cat") == "user_annotation"]
+    if not marks:
+        raise ResultsError(f"{path} holds no range named {MARK}; profile again")
+    return events, marks[0]
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns what reading a file that is no trace raises into one sentence that names it."""
     try:
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt") as file:
-            events = [e for e in json.load(file)["traceEvents"] if e.get("ph") == "X"]
-        began_us = next(e["ts"] for e in events if e["name"] == MARK and e.get("cat") == "user_annotation")
-    except StopIteration:
-        raise ResultsError(f"{path} holds no range named {MARK}; profile again") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        yield
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        LookupError,
+        OverflowError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise ResultsError(f"{path} cannot be read as a trace of torch.profiler ({error})") from error
-    return events, began_us
 
 
 def _work(event: dict[str, Any], call: dict[str, Any] | None, began_us: float) -> GpuWork:

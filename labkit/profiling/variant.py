@@ -9,6 +9,8 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from labkit.core.errors import SourceError, UnavailableError, UsageError
+from labkit.core.files import write_atomic
+from labkit.core.read_json import read_json
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Detections, Fit, Frame, Rung, Size, Workload
 from labkit.models.prepare import Prepared, prepare
@@ -203,7 +205,7 @@ def run_marked(job: ProfileTarget, notes: Path) -> None:
     with profiler.marking() as marked:
         _pull(chosen, prepared, frames)
     noted = {"ranges": [astuple(r) for r in marked.ranges], "reads": [astuple(r) for r in marked.reads]}
-    notes.write_text(json.dumps(noted))
+    write_atomic(notes, json.dumps(noted))
 
 
 def read_frames(
@@ -258,7 +260,7 @@ def _with_nsys(job: ProfileTarget, found: nsys.Nsys) -> Capture:
 def _read_notes(path: Path) -> profiler.Marked:
     if not path.is_file():
         raise UnavailableError("the watched process ended before its frames were done; run it without nsys")
-    noted = json.loads(path.read_text(encoding="utf-8"))
+    noted = read_json(path)
     return profiler.Marked(
         ranges=tuple(Range(*r) for r in noted["ranges"]), reads=tuple(Read(*r) for r in noted["reads"])
     )

@@ -22,6 +22,9 @@ from labkit.results import record_checks
 from labkit.results.checksums import Row
 from labkit.results.records import Agreement, Comparison, Run, Samples
 
+MOST_SERIES_BYTES = 2**28
+"""Of all series of one run; more than 30 million values."""
+
 STORED_AS = {"agreement": "fidelity"}
 """Names of columns that records call otherwise; stores and exports of older versions have them."""
 
@@ -125,10 +128,13 @@ def unpack(blob: bytes) -> dict[str, Samples]:
         ResultsError: the bytes are damaged.
     """
     try:
-        head, _, body = zlib.decompress(blob).partition(b"\n")
+        inflating = zlib.decompressobj()
+        head, _, body = inflating.decompress(blob, MOST_SERIES_BYTES).partition(b"\n")
+        if not inflating.eof:
+            raise ValueError("they are cut off, or expand to more than a run can hold")
         values = np.frombuffer(body, dtype="<f8").astype(np.float64)
         series, start = {}, 0
-        for name, n in json.loads(head):
+        for name, n in parse_json(head, list):
             series[name] = values[start : start + n].copy()
             start += n
         if start != len(values):

@@ -1,7 +1,8 @@
 """The Parquet tables of an export, read within limits.
 
-A small file may stand for gigabytes: numbers of rows and sizes are read from its metadata first, then
-its columns in small batches, texts as the dictionaries that they are stored as, with a limit on the sum.
+A small file may stand for gigabytes: numbers of rows are read from its metadata and sizes from the header
+of each page first, then its columns in small batches, texts as the dictionaries that they are stored as,
+with a limit on the sum.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ MOST_SAMPLES = 20_000_000
 MOST_TEXT_BYTES = 4 * 2**20
 """Of one cell: facts as JSON, or the times of a comparison's rounds."""
 MOST_COLUMNS = 1000
+MOST_PAGES = 100_000
+"""Of one column in a group of rows; pages have about a megabyte each."""
 
 COLUMNS_READ: Mapping[str, Mapping[str, str]] = {
     "runs": {
@@ -51,6 +54,9 @@ COLUMNS_READ: Mapping[str, Mapping[str, str]] = {
     },
 }  # fmt: skip
 """Columns that are read back, with the kind of their values; the others are for people."""
+
+ENCODINGS = {0, 2, 3, 8}
+"""Of pages: plain, by a dictionary, in runs. Others, by which a text repeats the one before, are refused."""
 
 ADDED_LATER = {"process"}
 """Columns that exports of older versions lack."""
@@ -144,7 +150,7 @@ def _batches(
     looked_at = pq.ParquetFile(pa.BufferReader(content))
     absent = ADDED_LATER - set(looked_at.schema_arrow.names)
     kinds = {name: kind for name, kind in kinds.items() if name not in absent}
-    _check_metadata(looked_at, kinds, most_rows)
+    _check_metadata(content, looked_at, kinds, most_rows)
     if not pq.read_metadata(pa.BufferReader(content)).num_rows:
         return
     texts = [name for name, kind in kinds.items() if kind == "texts"]
@@ -160,7 +166,7 @@ def _batches(
         yield batch
 
 
-def _check_metadata(file: pq.ParquetFile, kinds: Mapping[str, str], most_rows: int) -> None:
+def _check_metadata(content: bytes, file: pq.ParquetFile, kinds: Mapping[str, str], most_rows: int) -> None:
     about, schema = file.metadata, file.schema_arrow
     if about.num_columns > MOST_COLUMNS:
         raise ValueError(f"it has {about.num_columns} columns, more than the limit of {MOST_COLUMNS}")
@@ -177,12 +183,83 @@ def _check_metadata(file: pq.ParquetFile, kinds: Mapping[str, str], most_rows: i
     for group in map(about.row_group, range(about.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
             if column.path_in_schema in kinds:
-                size += max(column.total_uncompressed_size, column.total_compressed_size)
+                size += _pages_bytes(content, column)
     if size > MOST_BYTES:
         raise ValueError(
             f"its columns expand to {describe_bytes(size)}, more than the limit of "
             f"{describe_bytes(MOST_BYTES)}"
         )
+
+
+def _pages_bytes(content: bytes, column: pq.ColumnChunkMetaData) -> int:
+    """Bytes that the pages of a column expand to, by their own headers: as much as a reader makes room for.
+
+    Raises:
+        ValueError: a header is damaged, or a page is encoded in a way by which a few bytes stand for many.
+    """
+    start, dictionary = column.data_page_offset, column.dictionary_page_offset
+    if column.has_dictionary_page and dictionary is not None and 0 < dictionary < start:
+        start = dictionary
+    end, size = start + column.total_compressed_size, 0
+    if not 0 <= start <= end <= len(content):
+        raise ValueError(f"the pages of the column {column.path_in_schema} lie outside the file")
+    for _ in range(MOST_PAGES):
+        if start >= end:
+            return size
+        header, start = _thrift_struct(content, start)
+        expanded, stored = header.get(2), header.get(3)
+        if not (isinstance(expanded, int) and isinstance(stored, int) and min(expanded, stored) >= 0):
+            raise ValueError(f"a page of the column {column.path_in_schema} has no size")
+        for about, encoding in ((5, 2), (7, 2), (8, 4)):  # data, a dictionary, data in version 2
+            page = header.get(about, {encoding: 0})
+            if not isinstance(page, dict) or page.get(encoding) not in ENCODINGS:
+                raise ValueError(f"a page of the column {column.path_in_schema} has an unknown encoding")
+        size += max(expanded, stored)
+        start += stored
+    raise ValueError(f"the column {column.path_in_schema} has more than {MOST_PAGES} pages")
+
+
+def _thrift_struct(content: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
+    """A struct of Thrift's compact protocol by the numbers of its fields, and where it ends.
+
+    pyarrow shows no page headers, and believes them. Source: the protocol's specification by Apache Thrift.
+    """
+    if depth > 4:
+        raise ValueError("a page header is nested too deeply")
+    fields: dict[int, Any] = {}
+    number = 0
+    while (first := content[at]) != 0:
+        at, kind = at + 1, first & 15
+        if first >> 4:
+            number += first >> 4
+        else:
+            number, at = _zigzag(content, at)
+        if kind in (1, 2):
+            fields[number] = kind == 1
+        elif kind in (4, 5, 6):
+            fields[number], at = _zigzag(content, at)
+        elif kind == 8:  # bytes, such as a page's smallest value
+            length, at = _varint(content, at)
+            at += length
+        elif kind == 12:
+            fields[number], at = _thrift_struct(content, at, depth + 1)
+        else:
+            raise ValueError(f"a page header holds a field of the unknown kind {kind}")
+    return fields, at + 1
+
+
+def _zigzag(content: bytes, at: int) -> tuple[int, int]:
+    value, at = _varint(content, at)
+    return (value >> 1) ^ -(value & 1), at
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while (byte := content[at]) & 0x80:
+        value, shift, at = value | (byte & 0x7F) << shift, shift + 7, at + 1
+        if shift > 63:
+            raise ValueError("a number in a page header is too long")
+    return value | byte << shift, at + 1
 
 
 def _is_of(kind: pa.DataType, wanted: str) -> bool:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.core.child import end_with
-from labkit.core.errors import WorkerError
+from labkit.core.child import SpawnedProcess
 from labkit.core.types import Frame
 
+DEADLINE_S = 120.0
+"""Of the start and of each order; both take seconds."""
 PASSIVE = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 """Environment in which idle threads of OpenMP sleep instead of spinning."""
 
@@ -31,27 +29,23 @@ class ChildProcess:
     """
 
     def __init__(self, frames: Sequence[Frame], waiting: Mapping[str, str] | None) -> None:
-        images = [frame.image for frame in frames[:8]]
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"), _load, (images,))
+        self._process = SpawnedProcess()
         with _environment(waiting or {}):
-            self._pool.submit(time_frames, 0)  # starts the process
+            self._process.call(DEADLINE_S, _load, [frame.image for frame in frames[:8]])
 
     def times(self, n: int) -> NDArray[np.float64]:
         """(n,) s per frame for the next `n` frames.
 
         Raises:
-            WorkerError: the process died.
+            WorkerError: the process died, or took too long.
         """
-        try:
-            return np.array(self._pool.submit(time_frames, n).result())
-        except BrokenProcessPool as error:
-            raise WorkerError(f"the timing process died ({error}); run the pitfall again") from error
+        return np.array(self._process.call(DEADLINE_S, time_frames, n))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
+        self._process.end()
 
 
 @contextmanager
@@ -73,7 +67,6 @@ _work: Iterator[Any]  # of the child: each step works on one frame
 def _load(images: list[NDArray[np.uint8]]) -> None:
     """In the child: load the libraries and build the network."""
     global _work
-    end_with(os.getppid())
     _work = _working(images)
     next(_work)
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_convert, box_iou
 
-from labkit.core.errors import UsageError
+from labkit.core.errors import UsageError, WeightsError
+from labkit.core.read_json import read_json
 from labkit.models.lab_resnet import build_lab_resnet
 from labkit.models.training.batches import MEAN, STD, flip_and_light, scene_batch, to_input
 from labkit.models.training.data import Chunk, World, album
@@ -204,7 +205,7 @@ def save_detector(detr: Any, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     detr.half().save_pretrained(folder)
     # Stored in half precision to be small; loaded and run in single precision.
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json", error=WeightsError)
     _write_json(folder / "config.json", config | {"dtype": "float32"})
     _write_json(folder / "preprocessor.json", {"size": DETECTOR_SIZE, "mean": MEAN, "std": STD})
     write_checksums(folder)
