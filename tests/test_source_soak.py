@@ -1,4 +1,4 @@
-"""Soaks of network cameras (`make soak`): every kind of damaged stream, and a cable that is pulled.
+"""Soaks of network cameras (`make soak`): damaged streams, a cable that is pulled, four hours of faults.
 
 Each prints its figures.
 """
@@ -14,11 +14,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 
 import numpy as np
+import psutil
 import pytest
 
 from labkit.core.errors import LabError, SourceLost
+from labkit.live import player as live_player
+from labkit.live.settings import LiveSettings
 from labkit.sources.openers import open_source
 
 from faulty_camera import FaultyCamera, picture  # isort: skip
@@ -220,3 +224,42 @@ def test_fifty_times_the_cable_is_pulled(capsys):
     assert max(lost_s) < 5 and max(back_s) < 10
     assert 0 <= balance <= 1
     assert descriptors is None or left <= descriptors + 3
+
+
+SOAK_S, PHASE_S = 4 * 3600.0, 10.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5 * 3600)
+def test_four_hours_of_live_detection_from_a_camera_with_faults(capsys):
+    """Between faults detections go on; memory, threads and open files stay what they were."""
+    process = psutil.Process()
+    settings = LiveSettings(rung="resnet_opencv_cpu", second=None, model_set="lab", size=(160, 120))
+    used: list[tuple[float, int, int]] = []  # MB, threads, open files, after each good phase
+    with FaultyCamera(size=(160, 120), fps=15) as camera:
+
+        def opened(size):
+            return open_source(camera.url, size, open_timeout_s=2.0, read_timeout_s=1.0)
+
+        player = live_player.Player(opened, settings, source_name="faulty")
+        player.start()
+        until_s = time.monotonic() + SOAK_S
+        for fault in cycle(("stall", "corrupt", "refuse", "truncated", "silent")):
+            camera.turn("stream")
+            time.sleep(PHASE_S / 2)  # to recover; how fast is another test's question
+            before = player.revision
+            time.sleep(PHASE_S / 2)
+            assert player.running and player.revision > before
+            own = process.num_threads() - camera.serving, process.num_fds() - len(camera.descriptors)
+            used.append((process.memory_info().rss / 1e6, *own))
+            if time.monotonic() > until_s:
+                break
+            camera.turn(fault)
+            time.sleep(PHASE_S)
+        player.stop()
+        assert player.wait_until_ended(10.0)
+    first, last = (np.median(part, axis=0) for part in (used[len(used) // 10 :][:5], used[-5:]))
+    with capsys.disabled():
+        print(f"\n{SOAK_S / 3600:g} h, {len(used)} phases: MB, threads, open files {first} -> {last}")
+    assert last[0] < first[0] + 50
+    assert (last[1:] <= first[1:] + 3).all()
