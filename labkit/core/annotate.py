@@ -111,25 +111,18 @@ def _palette() -> tuple[tuple[int, int, int], ...]:
     return tuple((int(r), int(g), int(b)) for r, g, b in chosen)
 
 
-def _linear(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Linear light in [0, 1] of sRGB values in [0, 255] (IEC 61966-2-1)."""
-    share = rgb / 255
-    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-
-
 def _luminance(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
     """Relative luminance (WCAG 2) of (..., 3) sRGB colours."""
-    return _linear(rgb) @ np.array([0.2126, 0.7152, 0.0722])
+    from skimage.color import rgb2xyz
+
+    return rgb2xyz(rgb / 255)[..., 1]
 
 
 def _lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """CIE 1976 L*a*b* (white point D65) of (..., 3) sRGB colours."""
-    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-    xyz = _linear(rgb) @ np.array(to_xyz).T / np.array([0.9505, 1.0, 1.089])
-    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    return np.stack(
-        [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1
-    )
+    """CIE 1976 L*a*b* of (..., 3) sRGB colours."""
+    from skimage.color import rgb2lab
+
+    return rgb2lab(rgb / 255)
 
 
 def caption(detections: Detections, i: int) -> str:
