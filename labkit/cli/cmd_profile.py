@@ -83,27 +83,25 @@ def profile(
     )
     if found.capture.command:
         shown = [redact(part) for part in found.capture.command]
-        out.print(shlex.join(shown), markup=False, soft_wrap=True)
+        print_lines([shlex.join(shown)])
     _show(found)
     if found.capture.ranges and found.capture.file is not None:
         stem = found.capture.file.with_name(found.capture.file.name.split(".")[0])
         written = save(found.timeline(), stem)
-        out.print(f"timeline: {written[-1]}", markup=False, soft_wrap=True)
+        print_lines([f"timeline: {written[-1]}"])
 
 
 def _show(found: Profile) -> None:
-    out.print()
-    for line in found.words():
-        out.print(line, markup=False, soft_wrap=True)
+    print_lines(["", *found.words()])
     if found.capture.ranges:
         out.print()
         print_table(_ranges(found), OPTIONAL)
     if found.capture.reads:
         out.print()
-        out.print("Lines that make the host read a tensor, most reads first:", style="bold")
+        print_lines(["Lines that make the host read a tensor, most reads first:"], style="bold")
         for row in found.reads().head(LINES_SHOWN).itertuples(index=False):
-            out.print(f"  {row[6]:.4g} per frame  {row[0]}  in {row[3] or 'no range'}", markup=False)
-            out.print(f"      {row[1]}", markup=False, style="dim", soft_wrap=True)
+            print_lines([f"  {row[6]:.4g} per frame  {row[0]}  in {row[3] or 'no range'}"])
+            print_lines([f"      {row[1]}"], style="dim")
 
 
 def _ranges(found: Profile) -> Table:
