@@ -180,7 +180,7 @@ def _check_metadata(content: bytes, file: pq.ParquetFile, kinds: Mapping[str, st
             shown = str(schema.field(there[0]).type)[:60]
             raise ValueError(f"the column {name} holds {kind}, not {shown}")
     size = 0
-    for group in map(about.row_group, range(about.num_row_groups)):
+    for group in map(about.row_group, range(about.num_row_groups) if about.num_rows else ()):
         for column in map(group.column, range(group.num_columns)):
             if column.path_in_schema in kinds:
                 size += _pages_bytes(content, column)
