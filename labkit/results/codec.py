@@ -135,7 +135,7 @@ def unpack(blob: bytes) -> dict[str, Samples]:
         values = np.frombuffer(body, dtype="<f8").astype(np.float64)
         series, start = {}, 0
         for name, n in parse_json(head, list):
-            series[name] = values[start : start + n].copy()
+            series[str(name)] = values[start : start + n].copy()
             start += n
         if start != len(values):
             raise ValueError(f"{start} values announced, {len(values)} found")
