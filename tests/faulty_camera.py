@@ -20,6 +20,7 @@ from typing import Self
 import numpy as np
 
 BITS = 16
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=picture\r\n\r\n"
 _BOUNDARY = b"--picture\r\n"
 
 
@@ -46,8 +47,8 @@ class FaultyCamera:
 
     Attributes:
         mode: "stream", "stall" (nothing more is sent), "refuse" (connections are closed at once),
-            "silent" (accepts, answers nothing), "drip" (its header comes a byte at a time),
-            "404", "corrupt" (every third picture is damaged),
+            "silent" (accepts, answers nothing), "drip" (its header comes a byte at a time), "chunks"
+            (so does the size of a chunk), "404", "corrupt" (every third picture is damaged),
             "truncated" (one picture and a half, then the end).
         size: of pictures from the next connection on.
         sent: number of the last picture that was made; pictures are made whether or not sent.
@@ -116,8 +117,10 @@ class FaultyCamera:
                     return
                 self.requests.append(connection.recv(4096))
                 self._wait_while("silent")
-                while self.mode == "drip" and not self._closing:
-                    connection.sendall(b"H")
+                if self.mode == "chunks":
+                    connection.sendall(HEAD.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n"))
+                while self.mode in ("drip", "chunks") and not self._closing:
+                    connection.sendall(b"0")
                     time.sleep(0.05)  # what is simulated is a camera that never gets to the end of a line
                 if self.mode == "404":
                     connection.sendall(b"HTTP/1.0 404 Not Found\r\nContent-Length: 0\r\n\r\n")
@@ -129,9 +132,7 @@ class FaultyCamera:
             self._connections.discard(connection)
 
     def _stream(self, connection: socket.socket) -> None:
-        connection.sendall(
-            b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=picture\r\n\r\n"
-        )
+        connection.sendall(HEAD)
         size, count = self.size, 0
         while not self._closing and self.mode != "refuse":
             self._wait_while("stall")

@@ -223,8 +223,8 @@ def outline(rendered: RenderedScene, i: int, index: int) -> np.ndarray:
     item = rendered.objects[i]
     centre, radius, angle = item.pose(index % SHOT_FRAMES)
     mask = np.zeros((480, 640), bool)
-    for part in SHAPES[COARSE[item.coarse]]:
-        polygon = place(part, centre, radius, angle, item.mirrored)
+    for _, points in SHAPES[COARSE[item.coarse]]:
+        polygon = place(points, centre, radius, angle, item.mirrored)
         mask |= polygon2mask((480, 640), polygon[:, ::-1] / SUB - 0.5)
     return mask
 

@@ -25,11 +25,10 @@ from labkit.live import player as live_player
 from labkit.live.settings import LiveSettings
 from labkit.sources.openers import open_source
 
-from faulty_camera import FaultyCamera, picture  # isort: skip
+from faulty_camera import HEAD, FaultyCamera, picture  # isort: skip
 
 OPEN_S, READ_S = 2.0, 0.5
 SEEDS = 20
-HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=picture\r\n\r\n"
 Bytes = Callable[[random.Random], bytes]
 
 

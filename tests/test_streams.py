@@ -20,6 +20,7 @@ from labkit.lessons.simulated_streams import (
 from labkit.models.cuda_streams import InOrder
 from labkit.models.filter_stage import DeviceSmoothing, Filtered, host_smoothing
 from labkit.models.prepare import prepare
+from labkit.pipelines import prefetch
 from labkit.pipelines.ladder import rung
 from labkit.pipelines.multi_stream import launch, threaded
 from labkit.pipelines.prefetch import ReadAhead
@@ -92,6 +93,24 @@ def test_leaving_early_ends_the_thread_and_closes_what_it_reads():
     assert closed.is_set()
     assert not threads()
     assert not ready._waiting
+
+
+def test_a_source_that_hangs_is_left_behind_and_told(monkeypatch, caplog):
+    hangs, reached = threading.Event(), threading.Event()
+
+    def items():
+        yield 1
+        reached.set()
+        hangs.wait(30)
+        yield 2
+
+    monkeypatch.setattr(prefetch, "LEAVE_S", 0.05)
+    with ReadAhead(items(), 2) as ready:
+        assert next(iter(ready)) == 1 and reached.wait(10)
+    assert "hangs after 0.05 s and is left behind" in caplog.text
+    hangs.set()
+    for thread in threads():
+        thread.join(10)
 
 
 class Broken:

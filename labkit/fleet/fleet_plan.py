@@ -11,7 +11,8 @@ from labkit.core.errors import UsageError
 from labkit.core.types import Rung, Workload
 from labkit.fleet.stream_recorder import PERIOD_S, Recorder
 from labkit.fleet.streams import Counts, Stream, StreamState
-from labkit.sources.spec import redact, scheme_of, webcam_index
+from labkit.sources.openers import absolute_spec
+from labkit.sources.spec import redact
 
 RESTARTS = 3
 """Restarts of an actor before its streams are given up."""
@@ -74,7 +75,7 @@ class Plan:
         """The streams, numbered in the order of the sources."""
         size, fit = self.workload.size, self.workload.fit
         return [
-            Stream(i, _absolute(spec), redact(spec), size, self.fps, self.seconds, fit, *self.timeouts_s)
+            Stream(i, absolute_spec(spec), redact(spec), size, self.fps, self.seconds, fit, *self.timeouts_s)
             for i, spec in enumerate(self.sources)
         ]
 
@@ -119,10 +120,3 @@ def with_group(rung: Rung, frames: int | None) -> Rung:
         )
     options = {**rung.prepare.options, "frames": frames}
     return replace(rung, prepare=replace(rung.prepare, options=options))
-
-
-def _absolute(spec: str) -> str:
-    """A file by its absolute path, since actors run in folders of their own."""
-    if scheme_of(spec) is not None or webcam_index(spec) is not None or spec in ("photos", "scenes"):
-        return spec
-    return str(Path(spec).expanduser().absolute())

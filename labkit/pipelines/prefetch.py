@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -9,6 +10,9 @@ from contextlib import closing, nullcontext
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+LEAVE_S = 10.0
+"""Longest wait, on leaving, for the item that the thread is at."""
 
 
 class ReadAhead(Generic[T]):
@@ -18,7 +22,8 @@ class ReadAhead(Generic[T]):
             for item in ready: ...
 
     What the items raise is raised to the consumer, after the items before it. Leaving the block,
-    for whatever reason, ends the thread after the item it is at and drops what is waiting.
+    for whatever reason, ends the thread after the item it is at and drops what is waiting. A thread that
+    hangs in an item for `LEAVE_S` is left behind with a warning.
 
     Args:
         items: iterated in the thread, and closed there if they are a generator.
@@ -43,7 +48,11 @@ class ReadAhead(Generic[T]):
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(LEAVE_S)
+        if self._thread.is_alive():
+            logging.getLogger("labkit").warning(
+                "a source still hangs after %g s and is left behind; restart Python to be rid of it", LEAVE_S
+            )
         self._waiting.clear()
         self._error = None  # its traceback holds the frames that it went through
 

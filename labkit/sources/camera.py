@@ -13,17 +13,22 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
 
 from labkit.core.errors import SourceError, SourceLost, UnavailableError
 from labkit.core.types import Size
-from labkit.sources.backlog import Backlog
 from labkit.sources.camera_list import NO_CAMERA, CameraInfo, list_cameras
-from labkit.sources.camera_open import Connect, ConnectError, connect_stream, connect_webcam
+from labkit.sources.camera_open import (
+    Connect,
+    ConnectError,
+    connect_stream,
+    connect_webcam,
+    connection_problem,
+)
 from labkit.sources.convert import to_rgb
-from labkit.sources.probe import connection_problem
 from labkit.sources.source import RawFrame
 from labkit.sources.spec import ANY_WEBCAM, redact, webcam_index
 
@@ -38,6 +43,49 @@ _LAST_RETRY_S = 1.0
 _CLOSE_WAIT_S = 0.2
 _EXIT_WAIT_S = 2.5
 _UNLISTED = 4  # numbers to try where cameras cannot be listed
+_GAP_S = 0.5  # a pause shorter than this leaves no backlog worth dropping
+_LONGEST_BACKLOG_S = 1.0
+_FRESH_IN_A_ROW = 2
+
+
+class Backlog:
+    """Detector of frames that waited in a buffer while the reader was held up.
+
+    After a pause (of the network, or of this process) and right after connecting, the
+    buffered frames arrive at once. A frame that had to be waited for is a new one.
+    """
+
+    def __init__(self, interval_s: float, now_s: float) -> None:
+        self._interval_s = interval_s  # between frames in steady flow
+        self._pause_s = max(_GAP_S, 3 * interval_s)
+        self._last_s = now_s
+        self._since_s: float | None = now_s  # when the backlog began to come in, None outside one
+        self._waited_for = 0
+        self._was_pause = False
+
+    def is_stale(self, asked_s: float, arrived_s: float) -> bool:
+        """True if the frame requested and received at these times (s) should be dropped."""
+        gap_s, self._last_s = arrived_s - self._last_s, arrived_s
+        if gap_s > self._pause_s and self._was_pause:
+            # Two pauses with one frame between are no pauses: this camera is slow.
+            self._since_s, self._interval_s, self._pause_s = None, gap_s, 2 * gap_s
+            return False
+        self._was_pause = gap_s > self._pause_s
+        if self._was_pause:
+            self._since_s, self._waited_for = arrived_s, 0
+            # A slow camera's ordinary interval must not look like a pause for ever.
+            self._pause_s = min(2 * self._pause_s, 2 * gap_s)
+            return True
+        if self._since_s is None:
+            self._interval_s += 0.2 * (gap_s - self._interval_s)
+            self._pause_s += 0.2 * (max(_GAP_S, 3 * self._interval_s) - self._pause_s)
+            return False
+        waited = arrived_s - asked_s > 0.3 * min(self._interval_s, 0.1)
+        self._waited_for = self._waited_for + 1 if waited else 0
+        over = self._waited_for >= _FRESH_IN_A_ROW or arrived_s - self._since_s > _LONGEST_BACKLOG_S
+        if over:
+            self._since_s = None
+        return not over
 
 
 class Camera:
@@ -46,6 +94,8 @@ class Camera:
     Attributes:
         size: (width, height) px of the first frame.
         shown: its name, without credentials.
+        captured: frames that it delivered to this process.
+        dropped: frames that newer ones replaced before anyone took them, and stale ones.
     """
 
     live = True
@@ -69,7 +119,7 @@ class Camera:
         self.shown = shown
         self._changed = threading.Condition()  # guards everything below
         self._slot: tuple[NDArray[Any], float] | None = None
-        self._captured = self._dropped = self._connections = 0
+        self.captured = self.dropped = self._connections = 0
         self._heard_s = time.perf_counter()  # when a frame came, or its absence was reported
         self._failure: SourceError | None = None
         self._started = self._closing = False
@@ -89,18 +139,6 @@ class Camera:
             self.close()
             raise
 
-    @property
-    def captured(self) -> int:
-        """Frames that the camera delivered to this process."""
-        with self._changed:
-            return self._captured
-
-    @property
-    def dropped(self) -> int:
-        """Frames that newer ones replaced before anyone took them, and stale ones."""
-        with self._changed:
-            return self._dropped
-
     def take(self) -> RawFrame | None:
         """The newest frame that was not taken yet; waits for one. None once closed.
 
@@ -108,13 +146,25 @@ class Camera:
             SourceLost: None came in time; the camera is being reconnected meanwhile.
         """
         with self._changed:
-            self._drop_if_older_than(self._lost_after_s)
-            self._changed.wait_for(lambda: self._slot is not None or self._closing, self._patience_s())
+            # A camera that sends a picture every few seconds is not lost between two of them.
+            lost_after_s = min(self._timeouts_s[1], max(LOST_AFTER_S, 1.5 * self._interval_s))
+            now_s = time.perf_counter()
+            if self._slot is not None and now_s - self._slot[1] > lost_after_s:  # too old
+                self._slot = None
+                self.dropped += 1
+            # Counted from the last frame, whoever asks how late; a little is left to a reader that
+            # was itself held up.
+            patience_s = max(self._heard_s + lost_after_s - now_s, min(_LEAST_PATIENCE_S, lost_after_s))
+            self._changed.wait_for(lambda: self._slot is not None or self._closing, patience_s)
             if self._closing:
                 return None
             if self._slot is None:
                 self._heard_s = time.perf_counter()  # the next report takes its time again
-                raise SourceLost(self._loss())
+                why = f" ({self._failure})" if self._failure is not None else ""
+                raise SourceLost(
+                    f"{self.shown} has stopped sending frames{why}; "
+                    "it is being reconnected, so reading again may succeed"
+                )
             (image, t_s), self._slot = self._slot, None
         return RawFrame(to_rgb(image), t_s)
 
@@ -123,22 +173,16 @@ class Camera:
         with self._changed:
             return {**self._got, "got_size": list(self.size), "connections": self._connections}
 
-    def close(self) -> None:
+    def close(self, wait_s: float = _CLOSE_WAIT_S) -> None:
         """Stop the thread; if it hangs in a read, it ends by itself at the read's deadline."""
-        self._ask_to_end()
-        self._join(_CLOSE_WAIT_S)
-
-    def _ask_to_end(self) -> None:
         with self._changed:
             self._closing = True
             interrupt = self._interrupt
             self._changed.notify_all()
         if interrupt is not None:
             interrupt()
-
-    def _join(self, timeout_s: float) -> None:
         if self._thread is not threading.current_thread():
-            self._thread.join(timeout_s)
+            self._thread.join(wait_s)
 
     def _wait_for_start(self, timeout_s: float) -> None:
         with self._changed:
@@ -154,42 +198,19 @@ class Camera:
             f"If it is slow, raise --open-timeout ({open_s:g} s) or --read-timeout ({read_s:g} s)"
         )
 
-    @property
-    def _lost_after_s(self) -> float:
-        # A camera that sends a picture every few seconds is not lost between two of them.
-        return min(self._timeouts_s[1], max(LOST_AFTER_S, 1.5 * self._interval_s))
-
-    def _patience_s(self) -> float:
-        # Counted from the last frame, whoever asks how late; a little is left to a reader that
-        # was itself held up.
-        left_s = self._heard_s + self._lost_after_s - time.perf_counter()
-        return max(left_s, min(_LEAST_PATIENCE_S, self._lost_after_s))
-
-    def _loss(self) -> str:
-        why = f" ({self._failure})" if self._failure is not None else ""
-        return (
-            f"{self.shown} has stopped sending frames{why}; "
-            "it is being reconnected, so reading again may succeed"
-        )
-
-    def _end(self) -> str:
-        if self._started:
-            return f"{self.shown} ended or was disconnected"
-        return f"{self.shown} opened, but ended before it sent a frame that can be used; check the camera"
-
     # From here on everything runs in the reader's thread.
 
     def _run(self) -> None:
         retry_s = _FIRST_RETRY_S
         while not self._closing:
-            before = self._captured
+            before = self.captured
             try:
                 self._read_one_connection()
             except SourceError as error:
                 self._fail(error)
             except Exception as error:  # whatever a driver raises must reach the user, not end the thread
                 self._fail(SourceError(f"{self.shown} cannot be read: {error}"))
-            retry_s = _FIRST_RETRY_S if self._captured > before else min(2 * retry_s, _LAST_RETRY_S)
+            retry_s = _FIRST_RETRY_S if self.captured > before else min(2 * retry_s, _LAST_RETRY_S)
             with self._changed:
                 self._changed.wait_for(lambda: self._closing, retry_s)
 
@@ -206,7 +227,9 @@ class Camera:
             while not self._closing:
                 asked_s = time.perf_counter()
                 if not capture.grab():
-                    raise SourceError(self._end())
+                    early = "opened, but ended before it sent a frame that can be used; check the camera"
+                    how = "ended or was disconnected" if self._started else early
+                    raise SourceError(f"{self.shown} {how}")
                 t_s = time.perf_counter()
                 stale = backlog.is_stale(asked_s, t_s)
                 ok, image = (False, None) if stale else capture.retrieve()
@@ -216,14 +239,14 @@ class Camera:
 
     def _store(self, image: NDArray[Any] | None, t_s: float) -> None:
         with self._changed:
-            self._captured += 1
+            self.captured += 1
             if self._arrived_s is not None:
                 self._interval_s = t_s - self._arrived_s
             self._arrived_s = t_s
             if image is None:
-                self._dropped += 1
+                self.dropped += 1
                 return
-            self._dropped += self._slot is not None
+            self.dropped += self._slot is not None
             self._slot = (image, t_s)
             self._heard_s = t_s
             self._failure = None
@@ -238,11 +261,6 @@ class Camera:
             self._failure = error
             self._changed.notify_all()
 
-    def _drop_if_older_than(self, age_s: float) -> None:
-        if self._slot is not None and time.perf_counter() - self._slot[1] > age_s:
-            self._slot = None
-            self._dropped += 1
-
 
 def open_camera(
     spec: str, size: Size | None, fps: float | None, *, open_timeout_s: float, read_timeout_s: float
@@ -253,17 +271,23 @@ def open_camera(
         SourceError: It cannot be opened, with the reason where there is one to be found.
         RecordingError: The address is a recording.
     """
-    index, shown = webcam_index(spec), redact(spec)
-    timeouts_s = {"open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s}
+    index, timeouts_s = (
+        webcam_index(spec),
+        {"open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s},
+    )
     if index == ANY_WEBCAM:
         return _first_webcam(size, fps, **timeouts_s)
-    if index is not None:
-        patience_s = max(open_timeout_s + read_timeout_s, SLOW_START_S if sys.platform == "win32" else 0.0)
-        return Camera(connect_webcam(index, size, fps), shown, **timeouts_s, start_timeout_s=patience_s)
-    try:
-        return Camera(connect_stream(spec, **timeouts_s), shown, **timeouts_s)
-    except ConnectError as error:
-        raise SourceError(f"{error}: {connection_problem(spec)}") from error
+    shown = redact(spec)
+    if index is None:
+        try:
+            return Camera(partial(connect_stream, spec, **timeouts_s), shown, **timeouts_s)
+        except ConnectError as error:
+            if problem := connection_problem(spec):
+                raise SourceError(f"{shown} cannot be opened: {problem}") from error
+            raise
+    patience_s = max(open_timeout_s + read_timeout_s, SLOW_START_S if sys.platform == "win32" else 0.0)
+    connect = partial(connect_webcam, index, size, fps)
+    return Camera(connect, shown, **timeouts_s, start_timeout_s=patience_s)
 
 
 def _first_webcam(
@@ -282,7 +306,7 @@ def _first_webcam(
         share_s = max(0.01, (until_s - time.perf_counter()) / left)
         try:
             return Camera(
-                connect_webcam(camera.index, size, fps), camera.spec, open_timeout_s=open_timeout_s,
+                partial(connect_webcam, camera.index, size, fps), camera.spec, open_timeout_s=open_timeout_s,
                 read_timeout_s=read_timeout_s, start_timeout_s=share_s,
             )  # fmt: skip
         except SourceError as error:
@@ -306,7 +330,7 @@ def _close_all() -> None:
     # A reader inside native code while the interpreter is taken down would crash the process.
     cameras = list(_open_cameras)
     for camera in cameras:
-        camera._ask_to_end()
+        camera.close(0)
     until_s = time.perf_counter() + _EXIT_WAIT_S  # for all of them together
     for camera in cameras:
-        camera._join(max(0.0, until_s - time.perf_counter()))
+        camera.close(max(0.0, until_s - time.perf_counter()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,10 @@ _QUERYCAP, _ENUM_FMT, _ENUM_FRAMESIZES, _ENUM_FRAMEINTERVALS = 0x80685600, 0xC04
 _DEVICE_CAPS, _CAPTURE, _CAPTURE_MPLANE = 0x80000000, 0x1, 0x1000
 _DISCRETE = 1
 
+_LOGGED_MODE = re.compile(r"(\d+)x(\d+)(?: fps=|@\[[\d.]+ )([\d.]+)")
+"""In FFmpeg's words: "max s=1280x720 fps=30" (DirectShow), "1280x720@[1.0 30.0]fps" (AVFoundation)."""
+Mode = tuple[Size, float | None]
+
 
 @dataclass(frozen=True)
 class CameraInfo:
@@ -43,7 +48,7 @@ class CameraInfo:
 
     index: int
     name: str
-    modes: tuple[tuple[Size, float | None], ...] = ()
+    modes: tuple[Mode, ...] = ()
     problem: str = ""
 
     @property
@@ -81,13 +86,41 @@ def list_cameras() -> list[CameraInfo]:
         from cv2_enumerate_cameras import enumerate_cameras
 
         backend = cv2.CAP_DSHOW if sys.platform == "win32" else cv2.CAP_AVFOUNDATION
-        listed = [CameraInfo(each.index, _clean(each.name)) for each in enumerate_cameras(backend)]
+        listed = sorted(enumerate_cameras(backend), key=lambda each: each.index)
     except Exception as error:  # the package is missing, or whatever the system's library raises
         raise UnavailableError(
             f"the cameras cannot be listed here ({type(error).__name__}: {error}); "
             "pip install cv2-enumerate-cameras, or try webcam:0, webcam:1, ..."
         ) from error
-    return sorted(listed, key=lambda camera: camera.index)
+    return [CameraInfo(each.index, _clean(each.name), _logged_modes(each.name)) for each in listed]
+
+
+def _logged_modes(name: str) -> tuple[Mode, ...]:
+    """Sizes and rates of a camera on Windows or macOS, which FFmpeg writes to its log only."""
+    import av
+
+    level = av.logging.get_level()
+    # macOS: a rate that no camera has is answered with those that it has.
+    windows = sys.platform == "win32"
+    address, system = (f"video={name}", "dshow") if windows else (f"{name}:none", "avfoundation")
+    options = {"list_options": "true"} if windows else {"framerate": "1000"}
+    with av.logging.Capture(local=False) as lines:
+        av.logging.set_level(av.logging.INFO)
+        try:
+            av.open(address, format=system, options=options).close()
+        except (av.FFmpegError, OSError, ValueError):  # how this always ends
+            pass
+        finally:
+            av.logging.set_level(level)
+    rates: dict[Size, float | None] = {}
+    for *size, fps in _LOGGED_MODE.findall("".join(message for _, _, message in lines)):
+        width, height = map(int, size)
+        rates[width, height] = max(float(fps), rates.get((width, height)) or 0.0)
+    return _largest_first(rates)
+
+
+def _largest_first(rates: dict[Size, float | None]) -> tuple[Mode, ...]:
+    return tuple(sorted(rates.items(), key=lambda mode: (-mode[0][0] * mode[0][1], mode[0])))
 
 
 def _linux_camera(device: Path) -> CameraInfo | None:
@@ -130,8 +163,7 @@ def _ask_driver(index: int, handle: int) -> CameraInfo | None:
             rates[size] = max((r for r in (rates.get(size), fastest) if r is not None), default=None)
             if shape != _DISCRETE:
                 break
-    modes = sorted(rates.items(), key=lambda mode: (-mode[0][0] * mode[0][1], mode[0]))
-    return CameraInfo(index, _clean(card.split(b"\0")[0].decode("utf-8", "replace")), tuple(modes))
+    return CameraInfo(index, _clean(card.split(b"\0")[0].decode("utf-8", "replace")), _largest_first(rates))
 
 
 def _rates(handle: int, code: int, size: Size) -> Iterator[float]:

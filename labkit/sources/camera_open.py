@@ -1,11 +1,14 @@
-"""Connections to webcams and network streams through OpenCV."""
+"""Connections to webcams and network streams through OpenCV, and the reason where there is none."""
 
 from __future__ import annotations
 
+import socket
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +17,9 @@ from labkit.core.errors import SourceError
 from labkit.core.types import Size
 from labkit.sources.jpeg_stream import JpegStream, NoJpegStreamError
 from labkit.sources.spec import redact, scheme_of
+
+_PROBE_S = 2.5
+_PORTS = {"http": 80, "https": 443, "rtsp": 554}
 
 
 class Capture(Protocol):
@@ -25,72 +31,100 @@ class Capture(Protocol):
 
 
 class ConnectError(SourceError):
-    """OpenCV cannot open the address; it gives no reason."""
+    """The address cannot be opened; why is not known yet, or as far as the attempt told."""
 
 
 class RecordingError(SourceError):
     """The address is a recording with an end, to be read in order and without loss."""
 
 
-Connect = Callable[[], tuple[Capture, dict[str, Any]]]
-"""Opens the camera: the capture, and the properties that it got. Raises SourceError."""
+Connection = tuple[Capture, dict[str, Any]]
+"""A camera that was opened, and the properties that it got."""
+Connect = Callable[[], Connection]
+"""Opens the camera; raises SourceError."""
 
 
-def connect_stream(address: str, open_timeout_s: float, read_timeout_s: float) -> Connect:
-    """A function that connects to the stream at an http, https or rtsp address (over TCP, if it can)."""
+def connect_stream(address: str, open_timeout_s: float, read_timeout_s: float) -> Connection:
+    """Connect to the stream at an http, https or rtsp address (over TCP, if it can).
 
-    def connect() -> tuple[Capture, dict[str, Any]]:
-        import cv2
+    Raises:
+        ConnectError: It cannot be opened.
+        SourceError: It refuses, or does not answer in time.
+        RecordingError: It is a recording.
+    """
+    import cv2
 
-        if scheme_of(address) in ("http", "https"):
-            try:
-                stream = JpegStream(address, open_timeout_s, read_timeout_s)
-            except NoJpegStreamError:
-                pass  # FFmpeg may know it
-            except OSError as error:
-                raise ConnectError(f"{redact(address)} cannot be opened") from error
-            else:
-                return stream, {"backend": "JPEG over HTTP", "fps": None, "fourcc": "MJPG"}
-        # FFMPEG is named because only it honours the deadlines.
-        deadlines = [
-            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-            round(open_timeout_s * 1000),
-            cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-            round(read_timeout_s * 1000),
-        ]
-        capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, deadlines)
-        if not capture.isOpened():
-            capture.release()
-            raise ConnectError(f"{redact(address)} cannot be opened")
-        if 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 1e9:
-            capture.release()
-            raise RecordingError(f"{redact(address)} is a recording, not a camera")
-        return capture, {"backend": "opencv/FFMPEG", **_properties(capture)}
-
-    return connect
+    why = "the host answers, but not with a video; check path, user and password"
+    if scheme_of(address) in ("http", "https"):
+        try:
+            stream = JpegStream(address, open_timeout_s, read_timeout_s)
+        except NoJpegStreamError as error:
+            why = str(error)  # but FFmpeg may know it
+        except OSError as error:
+            why = f"the connection fails ({error.strerror or error}); try again"
+            raise ConnectError(f"{redact(address)} cannot be opened: {why}") from error
+        else:
+            return stream, {"backend": "JPEG over HTTP", "fps": None, "fourcc": "MJPG"}
+    # FFMPEG is named because only it honours the deadlines.
+    deadlines = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(open_timeout_s * 1000)]
+    deadlines += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(read_timeout_s * 1000)]
+    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, deadlines)
+    if not capture.isOpened():
+        capture.release()
+        raise ConnectError(f"{redact(address)} cannot be opened: {why}")
+    if 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 1e9:
+        capture.release()
+        raise RecordingError(f"{redact(address)} is a recording, not a camera")
+    return capture, {"backend": "opencv/FFMPEG", **_properties(capture)}
 
 
-def connect_webcam(index: int, size: Size | None, fps: float | None) -> Connect:
-    """A function that connects to webcam number `index`, asking for a size and rate."""
+def connection_problem(address: str) -> str:
+    """What keeps a connection to a host from coming about, and what to do; empty if it can be made.
 
-    def connect() -> tuple[Capture, dict[str, Any]]:
+    One deadline holds, for names that are looked up for ever too.
+    """
+    said: list[str] = []
+    probe = threading.Thread(target=lambda: said.append(_connection_problem(address)), daemon=True)
+    probe.start()
+    probe.join(_PROBE_S)
+    return said[0] if said else "its name cannot be looked up in time; check the network"
 
-        device = Path(f"/dev/video{index}")
-        linux = sys.platform.startswith("linux")
-        if linux and not device.exists():
-            raise SourceError(
-                f'there is no webcam {index} ({device} is missing); plug one in, or use "photos" or "scenes"'
-            )
-        capture = _opened(index)
-        if capture is None:
-            raise SourceError(
-                f"webcam:{index} cannot be opened; close other programs that use it, "
-                "check that you may read it (on Linux: the group video), or try another number"
-            )
-        asked = _ask(capture, size, fps)
-        return capture, {"backend": f"opencv/{capture.getBackendName()}", **asked, **_properties(capture)}
 
-    return connect
+def _connection_problem(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 80)
+        socket.create_connection((host, port), timeout=_PROBE_S / 2).close()
+    except ValueError:
+        return "the address is malformed; write it as http://host:port/path"
+    except socket.gaierror:
+        return f"the host {host} is not known; check its name and the network"
+    except TimeoutError:
+        return f"{host} does not answer on port {port}; check the address, and that the camera is on"
+    except OSError as error:
+        return f"{host} refuses port {port} ({error.strerror or error}); check the address and the port"
+    return ""
+
+
+def connect_webcam(index: int, size: Size | None, fps: float | None) -> Connection:
+    """Connect to webcam number `index`, asking for a size and rate.
+
+    Raises:
+        SourceError: It is not there, or cannot be opened.
+    """
+    device = Path(f"/dev/video{index}")
+    if sys.platform.startswith("linux") and not device.exists():
+        raise SourceError(
+            f'there is no webcam {index} ({device} is missing); plug one in, or use "photos" or "scenes"'
+        )
+    capture = _opened(index)
+    if capture is None:
+        raise SourceError(
+            f"webcam:{index} cannot be opened; close other programs that use it, "
+            "check that you may read it (on Linux: the group video), or try another number"
+        )
+    asked = _ask(capture, size, fps)
+    return capture, {"backend": f"opencv/{capture.getBackendName()}", **asked, **_properties(capture)}
 
 
 def _opened(index: int) -> Any:

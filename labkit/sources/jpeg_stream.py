@@ -13,7 +13,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -55,7 +57,7 @@ class JpegStream:
         self._buffer = bytearray()
         self._picture = b""
         self._requested_s = 0.0
-        self._stated_length = False
+        self._stated_length = self._over = False
         user, place, path, query = split_address(address) or ("", "", "", "")
         scheme = address.partition("://")[0].lower()
         self._url = f"{scheme}://{place}{path or '/'}{f'?{query}' if query else ''}"
@@ -74,7 +76,7 @@ class JpegStream:
             self.release()
             if kind.startswith(("text/", "application/json", "application/xml")):
                 raise SourceError(f"{self._shown} sends {kind}, not a video; check the path, or log in first")
-            raise NoJpegStreamError(kind)
+            raise NoJpegStreamError(f"it sends {kind}, not a video; check the path")
 
     def grab(self) -> bool:
         """Wait for the next picture; False at the end of the stream.
@@ -91,7 +93,7 @@ class JpegStream:
                     self._end_response()
                 return True
             if self._response is None:
-                if not self._snapshot:
+                if not self._snapshot or self._over:
                     return False
                 self._request_again(until_s)
             if len(self._buffer) > _MOST_BYTES:
@@ -115,7 +117,7 @@ class JpegStream:
                 self._response = self._request()
             except SourceError as error:
                 code = getattr(error.__cause__, "code", None)
-                if code not in _BUSY or time.perf_counter() > until_s:
+                if code not in _BUSY or self._over or time.perf_counter() > until_s:
                     raise
             else:
                 return
@@ -128,7 +130,11 @@ class JpegStream:
         return image is not None, np.empty((0, 0, 3), np.uint8) if image is None else image
 
     def interrupt(self) -> None:
-        """End a wait in another thread."""
+        """End the stream, and a wait for it in another thread."""
+        self._over = True
+        self._cut()
+
+    def _cut(self) -> None:
         for one in self._sockets:
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -146,7 +152,13 @@ class JpegStream:
                 raise TimeoutError
             for one in self._sockets[-1:]:
                 one.settimeout(left_s)
-            data = self._response.read1(_CHUNK)
+            if self._response.chunked:  # the sizes between the chunks may come a byte at a time
+                with self._cut_after(left_s) as too_late:
+                    data = self._response.read1(_CHUNK)
+                if too_late.is_set():
+                    raise TimeoutError
+            else:
+                data = self._response.read1(_CHUNK)
         except TimeoutError as error:
             raise SourceError(
                 f"{self._shown} has sent no picture for {self._read_s:g} s; restart the camera, "
@@ -163,77 +175,72 @@ class JpegStream:
             self._response.close()
             self._response = None
 
-    def _request(self) -> Any:
-        self._sockets.clear()
-        self._requested_s = time.perf_counter()
-        # A header that comes a byte at a time resets every time-out of a socket; this ends it as a whole.
+    @contextmanager
+    def _cut_after(self, seconds: float) -> Iterator[threading.Event]:
+        """End a wait for the camera after so long, and say so; a socket's time-out is for each byte."""
         too_late = threading.Event()
 
         def cut() -> None:
             too_late.set()
-            self.interrupt()
+            self._cut()
 
-        timer = threading.Timer(self._open_s, cut)
+        timer = threading.Timer(seconds, cut)
         timer.daemon = True
         timer.start()
         try:
-            response = self._opener.open(self._url, timeout=self._open_s)
-            # Cameras state lengths that are too short; the picture itself says where it ends.
-            self._stated_length = response.length is not None
-            response.length = None
-            return response
-        except urllib.error.HTTPError as error:
-            error.close()
-            said = _refusal(error, bool(self._user))
-            raise SourceError(f"{self._shown} cannot be opened: {said}") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            if too_late.is_set() or isinstance(reason, TimeoutError):
-                raise SourceError(
-                    f"{self._shown} has not answered within {self._open_s:g} s; it sends nothing, or a part "
-                    "of a header; restart the camera, or raise the open time-out (--open-timeout)"
-                ) from error
-            if isinstance(error, OSError):
-                raise
-            raise NoJpegStreamError(str(error)) from error
+            yield too_late
         finally:
             timer.cancel()
 
+    def _request(self) -> Any:
+        self._sockets.clear()
+        self._requested_s = time.perf_counter()
+        with self._cut_after(self._open_s) as too_late:
+            try:
+                response = self._opener.open(self._url, timeout=self._open_s)
+            except urllib.error.HTTPError as error:
+                error.close()
+                said = _refusal(error, bool(self._user))
+                raise SourceError(f"{self._shown} cannot be opened: {said}") from error
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                if too_late.is_set() or isinstance(getattr(error, "reason", error), TimeoutError):
+                    raise SourceError(
+                        f"{self._shown} has not answered within {self._open_s:g} s; it sends nothing, or a "
+                        "part of a header; restart the camera, or raise the open time-out (--open-timeout)"
+                    ) from error
+                if isinstance(error, OSError):
+                    raise
+                why = f"it does not answer as HTTP wants ({type(error).__name__}); check address and port"
+                raise NoJpegStreamError(why) from error
+        # Cameras state lengths that are too short; the picture itself says where it ends.
+        self._stated_length = response.length is not None
+        response.length = None
+        return response
+
     def _make_opener(self, user: str) -> urllib.request.OpenerDirector:
-        sockets = self._sockets
-
-        def noting(kind: Any) -> Any:
-            def make(*args: Any, **more: Any) -> Any:
-                connection = kind(*args, **more)
-                connect = connection.connect
-
-                def connect_and_note() -> None:
-                    connect()
-                    sockets.append(connection.sock)
-
-                connection.connect = connect_and_note
-                return connection
-
-            return make
-
-        class Plain(urllib.request.HTTPHandler):
-            def http_open(self, request: Any) -> Any:
-                return self.do_open(noting(http.client.HTTPConnection), request)
-
-        class Secure(urllib.request.HTTPSHandler):
-            def https_open(self, request: Any) -> Any:
-                return self.do_open(noting(http.client.HTTPSConnection), request)
-
-        handlers: list[Any] = [Plain(), Secure()]
+        plain: Any = urllib.request.HTTPHandler()
+        secure: Any = urllib.request.HTTPSHandler()
+        plain.http_open = partial(plain.do_open, self._noting(http.client.HTTPConnection))
+        secure.https_open = partial(secure.do_open, self._noting(http.client.HTTPSConnection))
+        handlers = [plain, secure]
         if user:
             name, _, password = user.partition(":")
             known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
             known.add_password(None, self._url, unquote(name), unquote(password))
-            handlers += [
-                urllib.request.HTTPBasicAuthHandler(known),
-                urllib.request.HTTPDigestAuthHandler(known),
-            ]
+            handlers.append(urllib.request.HTTPBasicAuthHandler(known))
+            handlers.append(urllib.request.HTTPDigestAuthHandler(known))
         return urllib.request.build_opener(*handlers)
+
+    def _noting(self, kind: type[http.client.HTTPConnection]) -> type[http.client.HTTPConnection]:
+        """A kind of connection whose socket is noted, so that another thread can end a wait for it."""
+        sockets = self._sockets
+
+        class Noting(kind):  # type: ignore[misc, valid-type]
+            def connect(self) -> None:
+                super().connect()
+                sockets.append(self.sock)
+
+        return Noting
 
 
 def take_jpeg(buffer: bytearray) -> bytes | None:

@@ -17,9 +17,9 @@ from labkit.sources.camera_open import RecordingError
 from labkit.sources.source import FrameReader, Source
 from labkit.sources.spec import (
     ADDRESS_SCHEMES,
+    EMBEDDED,
     KNOWN_SOURCES,
     RECORDED_SUFFIXES,
-    VIDEO_SUFFIXES,
     check_not_empty,
     check_size,
     clean_spec,
@@ -94,7 +94,7 @@ def open_source(
             "the browser's camera is available only in the live view of a notebook; "
             'choose it there, or use "webcam" for a camera of the machine that runs Python'
         )
-    if name in ("photos", "scenes"):
+    if name in EMBEDDED:
         size = size or DEFAULT_SIZE
         return Source(_embedded(name, size, seed, noise), name, size, fps=fps or NOMINAL_FPS, limit=limit)
     reader, native = _open_reader(
@@ -113,6 +113,14 @@ def _name(spec: str | os.PathLike[str]) -> str:
         parts = urlsplit(name)
         return url2pathname(parts.path) if parts.netloc in ("", "localhost") else name
     return name
+
+
+def absolute_spec(spec: str | os.PathLike[str]) -> str:
+    """The name of a source that means the same in every folder: of a file or folder its absolute path."""
+    name = _name(spec)
+    if scheme_of(name) is not None or webcam_index(name) is not None or name in EMBEDDED:
+        return name
+    return str(next(filter(os.path.exists, _spellings(name)), Path(name)).absolute())
 
 
 def first_frame(spec: str | os.PathLike[str], size: Size | None = DEFAULT_SIZE, *, seed: int = 0) -> Frame:
@@ -152,13 +160,12 @@ def _open_reader(
         path = _existing(name)
         if path.is_dir():
             paths, skipped = pictures.images_in(path)
-            return pictures.Images(paths, loop=loop, skipped=skipped), None
+            return pictures.Images(paths, len(paths), loop=loop, skipped=skipped), None
         check_not_empty(path)
-        suffix = path.suffix.lower()
-        if suffix in pictures.PICTURE_SUFFIXES or (
-            suffix not in VIDEO_SUFFIXES and pictures.is_picture(path)
-        ):
-            return pictures.Images([path], loop=loop), None
+        # What is in a file counts, not its name; a name speaks for what nobody can read.
+        named, count = path.suffix.lower() in pictures.PICTURE_SUFFIXES, pictures.count_pictures(path)
+        if count or (named and not video.is_film(path)):
+            return pictures.Images([path], count or 1, loop=loop), None
         name = str(path)
     recording = video.Video(name, redact(name), loop=loop, **timeouts_s)
     return recording, recording.size
@@ -181,7 +188,7 @@ def _existing(name: str) -> Path:
     Raises:
         SourceError: There is none.
     """
-    path = next((path for path in _spellings(name) if _is_there(path)), None)
+    path = next(filter(os.path.exists, _spellings(name)), None)
     if path is None:
         raise SourceError(_why_not_there(name))
     if not (path.is_dir() or path.is_file()):
@@ -195,20 +202,13 @@ def _spellings(name: str) -> Iterator[Path]:
         return
     yield Path(name)
     bare = name.strip().strip("\"'")  # as a file manager copies it
-    with suppress(RuntimeError):  # ~ of nobody
+    with suppress(RuntimeError, ValueError):  # ~ of nobody
         yield Path(name).expanduser()
         yield Path(bare).expanduser()
     # macOS writes letters and their accents apart, keyboards as one.
     for form in ("NFC", "NFD"):
         yield Path(unicodedata.normalize(form, bare))
         yield Path(bare).parent / unicodedata.normalize(form, Path(bare).name)
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, RuntimeError, ValueError):  # a name that no file can have
-        return False
 
 
 def _why_not_there(name: str) -> str:

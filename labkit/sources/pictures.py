@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import SourceError
+from labkit.core.terminal import printable
 from labkit.sources.convert import on_white, to_rgb
 from labkit.sources.source import RawFrame
 from labkit.sources.spec import IMAGE_SUFFIXES, VIDEO_SUFFIXES, check_not_empty, natural_order, redact
@@ -29,9 +35,10 @@ _READ_ELSEWHERE = {
 PICTURE_SUFFIXES = IMAGE_SUFFIXES | _READ_ELSEWHERE.keys()
 """Of pictures, those included that are refused with the name of what reads them."""
 
-_OPENCV_SUFFIXES = (".tif", ".tiff", ".hdr", ".pic")  # deep colour, for which Pillow has no mode
+_OPENCV_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"#?")  # TIFF, HDR: deep colour, which Pillow lacks
 _WHITES = (1.0, 255.0, 65535.0)
 _BLOCK = 1 << 20  # values that are scaled at a time
+_HEIF_MARKS = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"))
 _SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF: marks a page that is a smaller copy of another
 
 
@@ -40,16 +47,27 @@ class Images(LosslessReader):
 
     Args:
         paths: of the files.
+        length: number of pictures, as far as it is known.
         loop: start over after the last.
         skipped: number of files beside them that are no pictures.
     """
 
-    def __init__(self, paths: Sequence[Path], *, loop: bool, skipped: int = 0) -> None:
-        super().__init__(None if loop else _count(paths[0]) if len(paths) == 1 else len(paths))
+    def __init__(self, paths: Sequence[Path], length: int, *, loop: bool, skipped: int = 0) -> None:
+        super().__init__(None if loop else length)
         self._paths, self._loop, self._skipped = paths, loop, skipped
         self._next = 0  # file
         self._pictures: Iterator[Picture] | None = None
         self._clock_s = 0.0  # of animations
+        self._damaged: dict[Path, str] = {}
+
+    @property
+    def note(self) -> str:
+        """A sentence on the files of which only a part could be read; empty if all were whole."""
+        if not self._damaged:
+            return ""
+        path, why = next(iter(self._damaged.items()))
+        more = f"; so are {len(self._damaged) - 1} more" if len(self._damaged) > 1 else ""
+        return f"{redact(str(path))} is damaged and shown as far as it can be read ({why}){more}"
 
     def take(self) -> RawFrame | None:
         """The next picture, None after the last.
@@ -66,7 +84,10 @@ class Images(LosslessReader):
                     self._next = 0
                 self._pictures = read_pictures(self._paths[self._next])
                 self._next += 1
-            picture = next(self._pictures, None)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                picture = next(self._pictures, None)
+            self._note_damage(self._paths[self._next - 1], caught)
             if picture is not None:
                 return self._frame(*picture)
             self._pictures = None
@@ -75,6 +96,13 @@ class Images(LosslessReader):
         """Plain data: numbers of files, read and passed over."""
         files = {"files": len(self._paths), "files_skipped": self._skipped}
         return {"backend": "Pillow", **files, "loop": self._loop}
+
+    def _note_damage(self, path: Path, caught: Sequence[warnings.WarningMessage]) -> None:
+        said = [str(each.message) for each in caught if each.category is UserWarning]
+        if said and path not in self._damaged:
+            self._damaged[path] = printable(" ".join(said[0].split()))
+            if len(self._damaged) == 1:
+                logging.getLogger("labkit").warning("%s", self.note)
 
     def _frame(self, image: NDArray[np.uint8], duration_s: float | None) -> RawFrame:
         self.captured += 1
@@ -93,45 +121,43 @@ def images_in(folder: Path) -> tuple[list[Path], int]:
     Raises:
         SourceError: There is none.
     """
-    shown, images, films, others = redact(str(folder)), [], [], 0
     try:
         with os.scandir(folder) as entries:  # it tells files from folders without asking for each
-            for entry in entries:
-                if entry.name.startswith(".") or not entry.is_file():
-                    continue
-                suffix = os.path.splitext(entry.name)[1].lower()
-                if suffix in IMAGE_SUFFIXES:
-                    images.append(Path(entry.path))
-                    continue
-                others += 1
-                if suffix in VIDEO_SUFFIXES:
-                    films.append(Path(entry.path))
+            files = [Path(each.path) for each in entries if each.name[0] != "." and each.is_file()]
     except OSError as error:
         raise SourceError(
-            f"cannot list the folder {shown}: {error.strerror}; check its permissions"
+            f"cannot list the folder {redact(str(folder))}: {error.strerror}; check its permissions"
         ) from error
-    if not images and films:
-        some = redact(str(min(films, key=natural_order)))
+    images = sorted((path for path in files if path.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
+    if images:
+        return images, len(files) - len(images)
+    films = sorted((path for path in files if path.suffix.lower() in VIDEO_SUFFIXES), key=natural_order)
+    if films:
         raise SourceError(
-            f"the folder {shown} holds films ({len(films)}) and no images; name one, such as {some}, "
-            "or give the folder to labkit batch"
+            f"the folder {redact(str(folder))} holds films ({len(films)}) and no images; name one, such as "
+            f"{redact(str(films[0]))}, or give the folder to labkit batch"
         )
-    if not images:
-        kinds = " ".join(sorted(IMAGE_SUFFIXES))
-        raise SourceError(f"the folder {shown} holds no images ({kinds}); give another one, or a video file")
-    return sorted(images, key=natural_order), others
+    kinds = " ".join(sorted(IMAGE_SUFFIXES))
+    raise SourceError(
+        f"the folder {redact(str(folder))} holds no images ({kinds}); give another one, or a video file"
+    )
 
 
-def is_picture(path: Path) -> bool:
-    """True if the content of a file, whatever its name, is that of a picture."""
+def count_pictures(path: Path) -> int:
+    """Number of pictures in a file, whatever its name; 0 if it holds none, or films."""
     from PIL import Image
 
     _register_heif()
+    suffix = path.suffix.lower()
     try:
-        with Image.open(path):
-            return True
-    except Exception:  # whatever a decoder raises: it is none
-        return False
+        with warnings.catch_warnings(record=True), Image.open(path) as opened:
+            # TGA has no mark of its own; Pillow takes some films for it, and decodes no MPEG at all.
+            film = opened.format in ("MPEG", "TGA") and suffix != ".tga"
+            film = film or (opened.format == "JPEG" and suffix in (".mjpeg", ".mjpg"))
+            return 0 if film else len(_pages(opened))
+    except Exception:  # whatever a decoder raises: it is none, or damaged
+        head = _head(path)
+        return int(head.startswith(_OPENCV_MARKS) or head[4:].startswith(_HEIF_MARKS))
 
 
 def read_pictures(path: Path) -> Iterator[Picture]:
@@ -146,27 +172,24 @@ def read_pictures(path: Path) -> Iterator[Picture]:
     Raises:
         SourceError: It cannot be read; the message names the file.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    elsewhere = _READ_ELSEWHERE.get(path.suffix.lower())
-    if elsewhere is not None:
-        raise SourceError(f"{redact(str(path))} is in a format that {elsewhere} reads; save it as PNG first")
-    heif = _register_heif()
+    check_not_empty(path)
+    _register_heif()
+    n_read = 0
     try:
-        check_not_empty(path)
         with Image.open(path) as opened:
+            if opened.format == "TIFF" and path.suffix.lower() in _READ_ELSEWHERE:
+                raise ValueError("its TIFF part is a preview")
             for page in _pages(opened):
                 opened.seek(page)
                 yield _as_shown(opened), _duration_s(opened)
-    except (UnidentifiedImageError, SyntaxError, OSError, ValueError, KeyError) as error:
-        deep = _read_deep(path)
-        if deep is None:
-            raise SourceError(_why_not(path, error, heif)) from error
-        yield deep, None
-    except SourceError:
-        raise
+                n_read += 1
     except Exception as error:  # whatever a decoder raises about a damaged file
-        raise SourceError(_why_not(path, error, heif)) from error
+        deep = None if n_read else _read_deep(path)
+        if deep is None:
+            raise SourceError(_why_not(path, error)) from error
+        yield deep, None
 
 
 def _pages(opened: Any) -> list[int]:
@@ -201,17 +224,14 @@ def _as_shown(opened: Any) -> NDArray[np.uint8]:
 
 
 def _scaled(values: NDArray[Any]) -> NDArray[np.uint8]:
-    blocks = np.array_split(values, max(1, values.size // _BLOCK))  # a large picture's copies fill the memory
-    lows, highs = [], []
-    for block in blocks:
-        finite = block[np.isfinite(block)]
-        lows += [float(finite.min())] if finite.size else []
-        highs += [float(finite.max())] if finite.size else []
-    low, high = min(lows, default=0.0), max(highs, default=0.0)
+    finite = np.isfinite(values)
+    low = float(values.min(where=finite, initial=values.flat[finite.argmax()]))
+    high = float(values.max(where=finite, initial=values.flat[finite.argmax()]))
     white = next((white for white in _WHITES if low >= 0 and high <= white), None)
     black, white = (0.0, white) if white is not None else (low, high)
     shown = np.empty(values.shape, np.uint8)
-    for block, place in zip(blocks, np.array_split(shown, len(blocks)), strict=True):
+    n_blocks = max(1, values.size // _BLOCK)  # a large picture's copies fill the memory
+    for block, place in zip(np.array_split(values, n_blocks), np.array_split(shown, n_blocks), strict=True):
         share = (block.astype(np.float64) - black) / ((white - black) or 1)
         # Infinity is shown as the lightest or darkest, no number at all as black.
         place[:] = np.rint(255 * np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1))
@@ -220,7 +240,7 @@ def _scaled(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _read_deep(path: Path) -> NDArray[np.uint8] | None:
     """Colour of 16 bits or more, read by OpenCV; None if it cannot, or may not."""
-    if path.suffix.lower() not in _OPENCV_SUFFIXES:
+    if path.suffix.lower() in _READ_ELSEWHERE or not _head(path).startswith(_OPENCV_MARKS):
         return None
     import cv2
 
@@ -238,9 +258,11 @@ def _read_deep(path: Path) -> NDArray[np.uint8] | None:
     return to_rgb(image if image.dtype in (np.uint8, np.uint16) else _scaled(image))
 
 
-def _why_not(path: Path, error: Exception, heif: bool) -> str:
-    shown = redact(str(path))
-    if not heif and path.suffix.lower() in (".heic", ".heif", ".hif"):
+def _why_not(path: Path, error: Exception) -> str:
+    shown, elsewhere = redact(str(path)), _READ_ELSEWHERE.get(path.suffix.lower())
+    if elsewhere is not None:
+        return f"{shown} is in a format that {elsewhere} reads; save it as PNG first"
+    if not _register_heif() and _head(path)[4:].startswith(_HEIF_MARKS):
         return f"{shown} is a HEIC picture, which the package pillow-heif reads: pip install pillow-heif"
     why = " ".join(str(error).split()) or type(error).__name__
     return f"cannot read the image {shown}: {why}; replace the file or take it out of the folder"
@@ -254,23 +276,34 @@ def _duration_s(opened: Any) -> float | None:
     return seconds if seconds >= 0.02 else 0.1
 
 
-def _count(path: Path) -> int:
-    """Number of pictures in a file; 1 where it cannot be told, which reading it will tell."""
-    from PIL import Image
-
-    _register_heif()
+def _head(path: Path) -> bytes:
+    """The first bytes of a file, which tell a format; none if it cannot be read."""
     try:
-        with Image.open(path) as opened:
-            return len(_pages(opened))
-    except Exception:
-        return 1
+        with path.open("rb") as opened:
+            return opened.read(12)
+    except OSError:
+        return b""
 
 
 def _register_heif() -> bool:
     """Let Pillow read HEIC, the whole picture and not one of its tiles; False without pillow-heif."""
+    _hush_pillow()
     try:
         import pillow_heif
     except ImportError:
         return False
     pillow_heif.register_heif_opener()
     return True
+
+
+@cache
+def _hush_pillow() -> None:
+    """Keep what Pillow and its TIFF library write about damaged files out of the terminal."""
+    from PIL import Image
+
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    with suppress(AttributeError, OSError):  # Windows' wheels do not show their TIFF library
+        library = ctypes.CDLL(Image.core.__file__)
+        for handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+            handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            handler(None)

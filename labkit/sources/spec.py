@@ -32,7 +32,8 @@ KNOWN_SOURCES = (
 _ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 ANY_WEBCAM = -1
 """Index of "webcam" alone: the first camera that delivers a picture."""
-_DEVICE = re.compile(r"^/dev/video(\d{1,3})$")
+_WEBCAM = re.compile(r"^(?:webcam(?:(?P<colon>:)(?P<number>.*))?|/dev/video(?P<device>\d{1,3}))$", re.DOTALL)
+EMBEDDED = ("photos", "scenes", "browser")
 _HIDDEN = "***"
 _AROUND = " \t\r\n\f\v\"'<>\u00a0\u201c\u201d\u2018\u2019`"
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f]")
@@ -69,9 +70,9 @@ def scheme_of(spec: str) -> str | None:
 
 
 def clean_spec(spec: str) -> str:
-    """The specification of a source; an address without the blanks and quotes of a clipboard around it."""
+    """The name of an address, a camera or an embedded source without a clipboard's blanks and quotes."""
     bare = spec.strip(_AROUND)
-    return bare if scheme_of(bare) is not None else spec
+    return bare if scheme_of(bare) or bare in EMBEDDED or _WEBCAM.match(bare) else spec
 
 
 def redact(spec: str) -> str:
@@ -86,7 +87,9 @@ def redact(spec: str) -> str:
     found = _ADDRESS.match(bare)
     if found is None:
         looks_secret = "://" in spec or "?" in spec or _CREDENTIALS.search(spec)
-        return _HIDDEN if looks_secret and not _is_there(spec) else _visible(spec)
+        is_file = "\0" not in spec and os.path.lexists(os.path.expanduser(spec))
+        shown = _HIDDEN if looks_secret and not is_file else bare
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
     scheme = found.group(1).lower()
     if scheme not in _SHOWN_SCHEMES:
         return f"{_HIDDEN}://{_HIDDEN}"
@@ -119,39 +122,24 @@ def _shown_segment(segment: str) -> str:
     return (name if harmless else _HIDDEN) + tail
 
 
-def _visible(name: str) -> str:
-    if name.isprintable():
-        return name
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
-def _is_there(spec: str) -> bool:
-    try:
-        return os.path.lexists(os.path.expanduser(spec))
-    except ValueError:
-        return False
-
-
 def webcam_index(spec: str) -> int | None:
     """N of "webcam:N" or "/dev/videoN" (ANY_WEBCAM for "webcam"), None where the spec is something else.
 
     Raises:
         UsageError: What follows "webcam:" is not a number.
     """
-    device = _DEVICE.match(spec)
-    if device:
-        return int(device.group(1))
-    name, colon, number = spec.partition(":")
-    if name != "webcam":
+    found = _WEBCAM.match(spec)
+    if found is None:
         return None
-    if not colon:
-        return ANY_WEBCAM
-    if not (number.isascii() and number.isdigit() and int(number) < 1000):
+    number = found["device"] or found["number"] or ""
+    if number.isascii() and number.isdigit() and int(number) < 1000:
+        return int(number)
+    if found["colon"]:
         raise UsageError(
             "a webcam is called webcam (the first that works), webcam:0, webcam:1, ...; "
             f"{redact(spec)!r} is not"
         )
-    return int(number)
+    return ANY_WEBCAM
 
 
 def check_not_empty(path: Path) -> None:

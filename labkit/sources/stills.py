@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,9 @@ class Photos(LosslessReader):
         super().__init__(None)
         self._size = size
         # Four photographs of a very large window would fill the memory: then one is kept.
-        self._most_kept = len(PHOTOS) if size[0] * size[1] <= 4_000_000 else 1
-        self._scaled: dict[str, NDArray[np.uint8]] = {}
-        for name in PHOTOS[: self._most_kept]:
+        most_kept = len(PHOTOS) if size[0] * size[1] <= 4_000_000 else 1
+        self._photo = lru_cache(most_kept)(partial(_scaled_photo, size))
+        for name in PHOTOS[:most_kept]:
             self._photo(name)
 
     def take(self) -> RawFrame:
@@ -69,13 +70,6 @@ class Photos(LosslessReader):
     def describe(self) -> dict[str, Any]:
         """Plain data: the photographs."""
         return {"backend": "photos", "photos": list(PHOTOS), "frames_per_photo": FRAMES_PER_PHOTO}
-
-    def _photo(self, name: str) -> NDArray[np.uint8]:
-        if name not in self._scaled:
-            while len(self._scaled) >= self._most_kept:
-                self._scaled.pop(next(iter(self._scaled)))
-            self._scaled[name] = _scaled_photo(name, self._size)
-        return self._scaled[name]
 
 
 class Scenes(LosslessReader):
@@ -104,7 +98,7 @@ def ping_pong(step: int, room: int) -> int:
     return 0 if room <= 0 else room - abs(step % (2 * room) - room)
 
 
-def _scaled_photo(name: str, size: Size) -> NDArray[np.uint8]:
+def _scaled_photo(size: Size, name: str) -> NDArray[np.uint8]:
     from PIL import Image
 
     with Image.open(_photo_folder() / f"{name}.png") as opened:

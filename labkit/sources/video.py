@@ -12,6 +12,8 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,19 @@ from numpy.typing import NDArray
 
 from labkit.core.errors import SourceError
 from labkit.core.terminal import printable
+from labkit.sources.camera_open import connection_problem
 from labkit.sources.convert import on_white
 from labkit.sources.hdr_film import HLG, PQ, on_screen
-from labkit.sources.probe import connection_problem
 from labkit.sources.source import RawFrame
 from labkit.sources.spec import scheme_of
 
 _MAX_PIXELS = 16384 * 16384
 _KNOW_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Codecs whose usual decoder leaves transparency out, and the one that does not."""
+_PICTURE_FORMATS = ("image2", "gif", "apng", "ico", "tty")
+"""Formats of pictures and texts that FFmpeg reads as films, beside those called after a "_pipe"."""
+_UNSPECIFIED, _BT709, _BT601, _BT2020 = 2, 1, 5, 9
+"""Matrix coefficients of ITU-T H.273."""
 _MAX_GAPS = 100
 """Unreadable places in a row after which a file is read no further."""
 
@@ -38,6 +44,7 @@ class Video:
 
     Attributes:
         size: (width, height) px as shown: turned upright, with square pixels.
+        length: number of frames: the container's estimate until the end was seen, then exact.
         damaged_packets: that could not be decoded and were skipped.
     """
 
@@ -56,26 +63,18 @@ class Video:
         self._in_use = threading.Lock()
         self.captured = 0
         self.damaged_packets = 0
+        self._seen_whole = False
         self._in_pass = 0  # frames since the start or the last start over
-        self._measured: int | None = None  # frames of a whole pass
         self._began_s = 0.0  # of this pass, in the time of the whole
         self._last_s = 0.0
         self._open()
+        self.length = None if loop else self._stated
         # A first frame that was really decoded: a header alone proves nothing.
         self._ahead = self._read()
         if self._ahead is None:
             self.close()
             raise SourceError(f"{shown} holds no frame that can be read; it is damaged, or not a video")
         self.size = (self._ahead[0].shape[1], self._ahead[0].shape[0])
-
-    @property
-    def length(self) -> int | None:
-        """Number of frames: the container's estimate until the end was seen, then exact."""
-        if self._loop:
-            return None
-        if self._measured is not None:
-            return self._measured
-        return None if self._stated is None else max(self._stated, self._in_pass)
 
     @property
     def note(self) -> str:
@@ -98,8 +97,11 @@ class Video:
                 taken, self._ahead = self._ahead, None
                 taken = taken or self._read()
                 if taken is None:
-                    self._end_pass()
+                    if self.note and not self._seen_whole:
+                        logging.getLogger("labkit").warning("%s", printable(self.note))
+                    self._seen_whole = True
                     if not self._loop:
+                        self.length = self.captured
                         return None
                     self._restart()
                     taken = self._read()
@@ -107,6 +109,8 @@ class Video:
                         raise SourceError(f"{self._shown} cannot be read from its start again; open it anew")
                 self._in_pass += 1
                 self.captured += 1
+                if self.length is not None:
+                    self.length = max(self.length, self.captured)
                 image, time_s = taken
                 return RawFrame(image, time.perf_counter(), time_s=time_s)
             finally:
@@ -170,8 +174,15 @@ class Video:
         return self._address
 
     def _why_not(self, error: Exception) -> str:
+        import av
+
         if scheme_of(self._address) is not None:
-            return f"cannot be opened: {connection_problem(self._address)}"
+            why = f"the host answers, but not with a video ({error}); check path, user and password"
+            if isinstance(error, av.ExitError):
+                why = f"no answer in {self._timeouts_s[0]:g} s; raise the open time-out (--open-timeout)"
+            elif isinstance(error, av.FFmpegError):
+                why = why.replace(str(error), error.strerror)
+            return f"cannot be opened: {connection_problem(self._address) or why}"
         if isinstance(error, OSError):
             return f"cannot be opened ({error.strerror}); check the file and its permissions"
         return (
@@ -197,7 +208,7 @@ class Video:
             try:
                 yield from self._decoder.decode(packet if packet.size else None)
             except av.FFmpegError:
-                self.damaged_packets += 1
+                self.damaged_packets += not self._seen_whole
 
     def _packets(self) -> Iterator[Any]:
         import av
@@ -216,7 +227,7 @@ class Video:
                 ) from error
             except (av.InvalidDataError, av.EOFError):  # an unreadable place: what follows may be whole
                 gaps += 1
-                self.damaged_packets += gaps == 1
+                self.damaged_packets += gaps == 1 and not self._seen_whole
             except av.FFmpegError as error:
                 raise SourceError(
                     f"{self._shown} cannot be read on after {self._in_pass} frames ({error.strerror}); "
@@ -254,6 +265,8 @@ class Video:
             width = max(1, round(width * aspect))
         alpha = any(component.is_alpha for component in frame.format.components)
         kind = "rgba" if alpha else "rgb24"
+        if frame.colorspace == _UNSPECIFIED and not frame.format.is_rgb:
+            frame.colorspace = _likely_matrix(frame)
         shown = self._reformatter.reformat(frame, width=width, format=kind, threads=1)
         image = np.asarray(shown.to_ndarray(), np.uint8)
         if frame.color_trc in (PQ, HLG) and not alpha:
@@ -263,20 +276,31 @@ class Video:
     def _period_s(self) -> float:
         return 1 / (self.fps or 30.0)
 
-    def _end_pass(self) -> None:
-        if self._measured is None:
-            self._measured = self._in_pass
-            if self.note:
-                logging.getLogger("labkit").warning("%s", printable(self.note))
-
     def _restart(self) -> None:
         # Opening again is exact; seeking to frame 0 is not, for some containers.
-        damaged = self.damaged_packets
         self._container.close()
         self._began_s = self._last_s = self._last_s + self._period_s()
         self._in_pass = 0
         self._open()
-        self.damaged_packets = damaged
+
+
+def is_film(path: Path) -> bool:
+    """True if a file, whatever its name, holds moving pictures by its content."""
+    import av
+
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            name, films = container.format.name, container.streams.video
+            return bool(films) and name not in _PICTURE_FORMATS and not name.endswith("_pipe")
+    except (av.FFmpegError, OSError, ValueError, OverflowError):
+        return False
+
+
+def _likely_matrix(frame: Any) -> int:
+    """The colour matrix that players assume where a film states none, by its size or brightness curve."""
+    if frame.color_trc in (PQ, HLG):
+        return _BT2020
+    return _BT709 if frame.width >= 1280 or frame.height > 576 else _BT601
 
 
 def _rank(stream: Any) -> tuple[bool, int]:
@@ -303,17 +327,16 @@ def _upright(image: NDArray[np.uint8], frame: Any) -> NDArray[np.uint8]:
 def _deinterlaced(frames: Iterator[Any], stream: Any) -> Iterator[Any]:
     """Frames, of which those of two half pictures, taken one after the other, become one without combs."""
     graph, layout = None, None
-    for frame in frames:
-        if layout != (frame.width, frame.height, frame.format.name):
-            yield from _pulled(graph, None)
-            graph, layout = None, (frame.width, frame.height, frame.format.name)
+    for frame in chain(frames, [None]):
+        shape = frame and (frame.width, frame.height, frame.format.name)
+        if graph is not None and shape != layout:  # what the filter still holds
+            yield from _filtered(graph, None)
+            graph = None
+        if frame is None:
+            return
         if graph is None and frame.interlaced_frame and min(frame.width, frame.height) >= 4:
-            graph = _deinterlacer(frame, stream)
-        if graph is None:
-            yield frame
-        else:
-            yield from _pulled(graph, frame)
-    yield from _pulled(graph, None)
+            graph, layout = _deinterlacer(frame, stream), shape
+        yield from [frame] if graph is None else _filtered(graph, frame)
 
 
 def _deinterlacer(frame: Any, stream: Any) -> Any:
@@ -328,18 +351,14 @@ def _deinterlacer(frame: Any, stream: Any) -> Any:
     return graph
 
 
-def _pulled(graph: Any, frame: Any) -> Iterator[Any]:
+def _filtered(graph: Any, frame: Any) -> Iterator[Any]:
     """The frames that a filter gives for a frame, or at the end for None."""
     import av
 
-    if graph is None:
-        return
     graph.push(frame)
-    while True:
-        try:
+    with suppress(av.BlockingIOError, av.EOFError):
+        while True:
             yield graph.vpull()
-        except (av.BlockingIOError, av.EOFError):
-            return
 
 
 def _seconds(stamp: int | None, stream: Any) -> float | None:

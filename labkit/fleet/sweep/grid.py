@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from pathlib import Path
 
 from labkit.bench.plan import FULL, QUICK
 from labkit.core.errors import UsageError
 from labkit.core.types import Fit, Size, Workload
 from labkit.fleet.sweep.point import Point, digest
 from labkit.pipelines.ladder import rung
-from labkit.sources.spec import scheme_of, webcam_index
+from labkit.sources.openers import absolute_spec
 
 MAX_POINTS = 10_000
 
@@ -77,7 +75,7 @@ class Grid:
         return digest([point.key for point in self.points])[:8]
 
     def _all(self) -> Iterator[Point]:
-        source = _absolute_path(self.source)
+        source = absolute_spec(self.source)
         default = QUICK if self.quick else FULL
         seconds = default.seconds if self.seconds is None else self.seconds
         for repeat, scenario, size, name in product(
@@ -101,11 +99,3 @@ class Grid:
             seed=self.seed,
             fit=self.fit,
         )
-
-
-def _absolute_path(source: str) -> str:
-    """A file or folder by its absolute path, since a node has another working folder."""
-    named = source in ("photos", "scenes", "browser") or webcam_index(source) is not None
-    if named or scheme_of(source) is not None or not os.path.exists(source):
-        return source
-    return str(Path(source).resolve())

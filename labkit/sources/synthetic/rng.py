@@ -50,11 +50,6 @@ class IntegerRng:
         """One integer from `low` to `high`, both included."""
         return low + int(self._bits.random_raw() >> 11) % (high - low + 1)
 
-    def among(self, n: int, how_many: int) -> list[int]:
-        """`how_many` different integers below `n`, in random order."""
-        left = list(range(n))
-        return [left.pop(self.between(0, len(left) - 1)) for _ in range(how_many)]
-
     def bytes_array(self, *shape: int) -> NDArray[np.uint8]:
         """Evenly spread uint8 of the given shape."""
         return self._words(math.prod(shape), "<u1").reshape(shape)

@@ -7,7 +7,6 @@ radius (x right, y down, origin in the middle) with a material.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,20 +20,9 @@ FULL = 64
 """Coverage of a pixel that lies wholly inside (4 sample rows of 1/16 px precision)."""
 
 Points = Sequence[tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A polygon of one material.
-
-    Attributes:
-        material: "body" (the object's colour and pattern), "shade" (its colour, darker) or a key
-            of `MATERIALS`.
-        points: (x, y) in thousandths of the object's radius.
-    """
-
-    material: str
-    points: tuple[tuple[int, int], ...]
+Part = tuple[str, Points]
+"""A polygon, (x, y) in thousandths of the object's radius, and its material: "body" (the object's colour and
+pattern), "shade" (its colour, darker) or a key of `MATERIALS`."""
 
 
 MATERIALS = {
@@ -88,11 +76,13 @@ def coverage(
     return np.abs(covered), window
 
 
-def place(part: Part, centre: tuple[int, int], radius: int, angle: int, mirrored: bool) -> NDArray[np.int64]:
+def place(
+    points: Points, centre: tuple[int, int], radius: int, angle: int, mirrored: bool
+) -> NDArray[np.int64]:
     """Transform a part's polygon onto the canvas.
 
     Args:
-        part: a polygon in the object's coordinates.
+        points: of the polygon, in the object's coordinates.
         centre: (x, y) of the object's middle in 1/16 px.
         radius: of the object in 1/16 px.
         angle: clockwise, in 1/4096 turn.
@@ -101,9 +91,8 @@ def place(part: Part, centre: tuple[int, int], radius: int, angle: int, mirrored
     Returns:
         (V, 2) vertices (x, y) in 1/16 px.
     """
-    points = np.array(part.points, dtype=np.int64)
-    x = -points[:, 0] if mirrored else points[:, 0]
-    y = points[:, 1]
+    x, y = np.array(points, dtype=np.int64).T
+    x = -x if mirrored else x
     unit = 1000 * ONE
     turned = np.stack([x * cos(angle) - y * sin(angle), x * sin(angle) + y * cos(angle)], axis=1)
     return (turned * radius + unit // 2) // unit + np.array(centre, dtype=np.int64)
@@ -165,10 +154,6 @@ def _handle() -> Points:
     return outer + inner
 
 
-def _part(material: str, points: Points) -> Part:
-    return Part(material, tuple((int(x), int(y)) for x, y in points))
-
-
 _RIGHT_OF_CROWN = [(0, -1000), (430, -400), (270, -400), (620, 100), (400, 100), (800, 640)]
 _TREE_CROWN = _RIGHT_OF_CROWN + [(-x, y) for x, y in reversed(_RIGHT_OF_CROWN[1:])]
 _CAR_ROOF = [(-1000, 60), (-680, -30), (-420, -480), (380, -480), (660, -20), (960, 60)]
@@ -176,55 +161,55 @@ _CAR_BODY = [*_CAR_ROOF, (1000, 380), (-1000, 380)]
 
 SHAPES: dict[str, tuple[Part, ...]] = {
     "ball": (
-        _part("body", _ellipse(0, 0, 985, 985, 48)),
-        *(_part("light", _wedge(-180, -220, a, a + 46)) for a in (10, 130, 250)),
-        _part("shade", _ellipse(-180, -220, 170, 170)),
+        ("body", _ellipse(0, 0, 985, 985, 48)),
+        *(("light", _wedge(-180, -220, a, a + 46)) for a in (10, 130, 250)),
+        ("shade", _ellipse(-180, -220, 170, 170)),
     ),
     "star": (
-        _part("body", _star()),
-        _part("dark", _ellipse(-170, -90, 75, 110, 16)),
-        _part("dark", _ellipse(170, -90, 75, 110, 16)),
-        _part("dark", [(-190, 150), (190, 150), (110, 270), (0, 310), (-110, 270)]),
+        ("body", _star()),
+        ("dark", _ellipse(-170, -90, 75, 110, 16)),
+        ("dark", _ellipse(170, -90, 75, 110, 16)),
+        ("dark", [(-190, 150), (190, 150), (110, 270), (0, 310), (-110, 270)]),
     ),
     "heart": (
-        _part("body", _heart()),
-        _part("light", _ellipse(-480, -480, 190, 130, 20)),
+        ("body", _heart()),
+        ("light", _ellipse(-480, -480, 190, 130, 20)),
     ),
     "house": (
-        _part("grey", _rectangle(380, -900, 620, -300)),
-        _part("body", _rectangle(-760, -150, 760, 880)),
-        _part("shade", [(-1000, -120), (0, -960), (1000, -120)]),
-        _part("wood", _rectangle(-480, 260, -80, 880)),
-        _part("glass", _rectangle(160, 100, 560, 500)),
-        _part("dark", _rectangle(340, 100, 380, 500)),
-        _part("dark", _rectangle(160, 280, 560, 320)),
+        ("grey", _rectangle(380, -900, 620, -300)),
+        ("body", _rectangle(-760, -150, 760, 880)),
+        ("shade", [(-1000, -120), (0, -960), (1000, -120)]),
+        ("wood", _rectangle(-480, 260, -80, 880)),
+        ("glass", _rectangle(160, 100, 560, 500)),
+        ("dark", _rectangle(340, 100, 380, 500)),
+        ("dark", _rectangle(160, 280, 560, 320)),
     ),
     "fish": (
-        _part("shade", [(380, 0), (1000, -560), (860, 0), (1000, 560)]),
-        _part("shade", [(-360, -380), (60, -760), (260, -340)]),
-        _part("body", _ellipse(-200, 0, 790, 520, 40)),
-        _part("light", _ellipse(-620, -130, 150, 150, 20)),
-        _part("dark", _ellipse(-650, -120, 80, 80, 16)),
-        _part("shade", [(-220, 60), (140, -80), (140, 240)]),
+        ("shade", [(380, 0), (1000, -560), (860, 0), (1000, 560)]),
+        ("shade", [(-360, -380), (60, -760), (260, -340)]),
+        ("body", _ellipse(-200, 0, 790, 520, 40)),
+        ("light", _ellipse(-620, -130, 150, 150, 20)),
+        ("dark", _ellipse(-650, -120, 80, 80, 16)),
+        ("shade", [(-220, 60), (140, -80), (140, 240)]),
     ),
     "tree": (
-        _part("wood", _rectangle(-150, 500, 150, 1000)),
-        _part("body", _TREE_CROWN),
+        ("wood", _rectangle(-150, 500, 150, 1000)),
+        ("body", _TREE_CROWN),
     ),
     "car": (
-        _part("body", _CAR_BODY),
-        _part("glass", [(-520, -40), (-340, -380), (-50, -380), (-50, -40)]),
-        _part("glass", [(50, -40), (50, -380), (320, -380), (510, -40)]),
-        _part("dark", _ellipse(-540, 380, 270, 270, 28)),
-        _part("dark", _ellipse(540, 380, 270, 270, 28)),
-        _part("grey", _ellipse(-540, 380, 120, 120, 20)),
-        _part("grey", _ellipse(540, 380, 120, 120, 20)),
-        _part("light", _ellipse(-930, 140, 70, 70, 14)),
+        ("body", _CAR_BODY),
+        ("glass", [(-520, -40), (-340, -380), (-50, -380), (-50, -40)]),
+        ("glass", [(50, -40), (50, -380), (320, -380), (510, -40)]),
+        ("dark", _ellipse(-540, 380, 270, 270, 28)),
+        ("dark", _ellipse(540, 380, 270, 270, 28)),
+        ("grey", _ellipse(-540, 380, 120, 120, 20)),
+        ("grey", _ellipse(540, 380, 120, 120, 20)),
+        ("light", _ellipse(-930, 140, 70, 70, 14)),
     ),
     "mug": (
-        _part("shade", _handle()),
-        _part("body", [(-800, -700), (480, -700), (420, 780), (300, 860), (-620, 860), (-740, 780)]),
-        _part("light", _ellipse(-160, -700, 640, 170, 32)),
-        _part("wood", _ellipse(-160, -680, 540, 120, 32)),
+        ("shade", _handle()),
+        ("body", [(-800, -700), (480, -700), (420, 780), (300, 860), (-620, 860), (-740, 780)]),
+        ("light", _ellipse(-160, -700, 640, 170, 32)),
+        ("wood", _ellipse(-160, -680, 540, 120, 32)),
     ),
 }
