@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ def on_screen(image: NDArray[np.uint8], transfer: int) -> NDArray[np.uint8]:
     import cv2
 
     linear, share, encoded = _tables(transfer)
-    light = cv2.LUT(image, linear)
+    light: Any = cv2.LUT(image, linear)
     red, green, blue = cv2.split(image if transfer == PQ else light)
     brightest = cv2.max(cv2.max(red, green), blue)
     if transfer == PQ:
@@ -37,7 +38,7 @@ def on_screen(image: NDArray[np.uint8], transfer: int) -> NDArray[np.uint8]:
         gain *= share[(gain * brightest * ((len(share) - 1) / PEAK_NITS)).astype(np.uint16)]
     light *= gain[..., None]
     light = cv2.transform(light, _BT2020_TO_BT709 * np.float32((len(encoded) - 1) / WHITE_NITS))
-    return encoded[cv2.add(light, 0, dtype=cv2.CV_16U)]  # which cuts off what is below 0 and above 1
+    return encoded[cv2.add(light, np.zeros(4), dtype=cv2.CV_16U)]  # which cuts off what is below 0 and above 1
 
 
 @lru_cache

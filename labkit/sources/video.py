@@ -181,7 +181,7 @@ class Video:
             if isinstance(error, av.ExitError):
                 why = f"no answer in {self._timeouts_s[0]:g} s; raise the open time-out (--open-timeout)"
             elif isinstance(error, av.FFmpegError):
-                why = why.replace(str(error), error.strerror)
+                why = why.replace(str(error), error.strerror or "")
             return f"cannot be opened: {connection_problem(self._address) or why}"
         if isinstance(error, OSError):
             return f"cannot be opened ({error.strerror}); check the file and its permissions"
