@@ -48,8 +48,8 @@ class FaultyCamera:
     Attributes:
         mode: "stream", "stall" (nothing more is sent), "refuse" (connections are closed at once),
             "silent" (accepts, answers nothing), "drip" (its header comes a byte at a time), "chunks"
-            (so does the size of a chunk), "404", "corrupt" (every third picture is damaged),
-            "truncated" (one picture and a half, then the end).
+            (so does the size of a chunk), "404", "lies" (about sizes), "corrupt" (every third picture
+            is damaged), "truncated" (one picture and a half, then the end).
         size: of pictures from the next connection on.
         sent: number of the last picture that was made; pictures are made whether or not sent.
         clients: how many connections there have been.
@@ -139,6 +139,9 @@ class FaultyCamera:
             jpeg = picture(self.sent, size)
             if self.mode == "corrupt" and count % 3 == 2:
                 jpeg = jpeg[:200] + bytes(60) + jpeg[260:-40]
+            if self.mode == "lies":
+                at = jpeg.index(b"\xff\xc0") + 5
+                jpeg = jpeg[:at] + b"\xff\xff\xff\xff" + jpeg[at + 4 :]
             part = _BOUNDARY + b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
             if self.mode == "truncated" and count == 1:
                 connection.sendall(part + jpeg[: len(jpeg) // 2])

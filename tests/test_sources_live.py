@@ -742,6 +742,19 @@ def test_rtsp_is_read_over_tcp(tmp_path):
         server.shutdown()
 
 
+def test_a_picture_whose_header_lies_about_its_size_costs_no_time(camera, capfd):
+    """OpenCV fills gigabytes for 65535x65535 px, for up to a minute, and nothing ends its thread before."""
+    with open_source(camera.url, read_timeout_s=0.5) as source:
+        next(source)
+        reader = readers()[0]
+        camera.turn("lies")
+        until_lost(source)
+        camera.turn("stream")
+        assert until_back(source.__next__).size == (640, 480)
+    reader.join(3)
+    assert not reader.is_alive() and capfd.readouterr().err == ""
+
+
 def test_pictures_are_found_whatever_is_between_them():
     """Garbage, thumbnails inside, one that is cut off, one that is damaged; a byte at a time."""
     from labkit.sources.jpeg_stream import take_jpeg

@@ -38,7 +38,9 @@ def on_screen(image: NDArray[np.uint8], transfer: int) -> NDArray[np.uint8]:
         gain *= share[(gain * brightest * ((len(share) - 1) / PEAK_NITS)).astype(np.uint16)]
     light *= gain[..., None]
     light = cv2.transform(light, _BT2020_TO_BT709 * np.float32((len(encoded) - 1) / WHITE_NITS))
-    return encoded[cv2.add(light, np.zeros(4), dtype=cv2.CV_16U)]  # which cuts off what is below 0 and above 1
+    return encoded[
+        cv2.add(light, np.zeros(4), dtype=cv2.CV_16U)
+    ]  # which cuts off what is below 0 and above 1
 
 
 @lru_cache

@@ -150,7 +150,7 @@ def count_pictures(path: Path) -> int:
     _register_heif()
     suffix = path.suffix.lower()
     try:
-        with warnings.catch_warnings(record=True), Image.open(path) as opened:
+        with Image.open(path) as opened:
             # TGA has no mark of its own; Pillow takes some films for it, and decodes no MPEG at all.
             film = opened.format in ("MPEG", "TGA") and suffix != ".tga"
             film = film or (opened.format == "JPEG" and suffix in (".mjpeg", ".mjpg"))
@@ -183,7 +183,7 @@ def read_pictures(path: Path) -> Iterator[Picture]:
                 raise ValueError("its TIFF part is a preview")
             for page in _pages(opened):
                 opened.seek(page)
-                yield _as_shown(opened), _duration_s(opened)
+                yield as_shown(opened), _duration_s(opened)
                 n_read += 1
     except Exception as error:  # whatever a decoder raises about a damaged file
         deep = None if n_read else _read_deep(path)
@@ -207,7 +207,8 @@ def _pages(opened: Any) -> list[int]:
     return shown or [0]
 
 
-def _as_shown(opened: Any) -> NDArray[np.uint8]:
+def as_shown(opened: Any) -> NDArray[np.uint8]:
+    """A picture that Pillow has opened as (H, W, 3) uint8 RGB, upright, what is transparent in white."""
     from PIL import ImageOps
 
     try:
@@ -220,7 +221,7 @@ def _as_shown(opened: Any) -> NDArray[np.uint8]:
         return to_rgb(_scaled(np.asarray(image)), "rgb")
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         return on_white(np.asarray(image.convert("RGBA")))
-    return to_rgb(np.asarray(image.convert("RGB")), "rgb")
+    return np.array(image.convert("RGB"))
 
 
 def _scaled(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -287,7 +288,7 @@ def _head(path: Path) -> bytes:
 
 def _register_heif() -> bool:
     """Let Pillow read HEIC, the whole picture and not one of its tiles; False without pillow-heif."""
-    _hush_pillow()
+    hush_pillow()
     try:
         import pillow_heif
     except ImportError:
@@ -297,11 +298,13 @@ def _register_heif() -> bool:
 
 
 @cache
-def _hush_pillow() -> None:
+def hush_pillow() -> None:
     """Keep what Pillow and its TIFF library write about damaged files out of the terminal."""
     from PIL import Image
 
     logging.getLogger("PIL").addHandler(logging.NullHandler())
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # told by who reads a file
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     with suppress(AttributeError, OSError):  # Windows' wheels do not show their TIFF library
         library = ctypes.CDLL(Image.core.__file__)
         for handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
