@@ -14,7 +14,7 @@ def main(path: str, name: str, count: int) -> None:
     run = made_up_run(n=30)
     with Store(path) as store:
         for k in range(count):
-            saved = store.add_run(replace(run, rung=f"{name}-{k}"))
+            saved = store.add(replace(run, rung=f"{name}-{k}"))
             sys.stdout.write(f"{saved.rung}\n")
             sys.stdout.flush()
 

@@ -312,8 +312,8 @@ def test_damaged_rows_are_named_and_deleted(tmp_path, here):
     path = tmp_path / "lab.sqlite"
     with Store(path) as store:
         for name in ("whole", "spoiled"):
-            store.add_run(made_up_run(name))
-        store.add_comparison(made_up_comparison("spoiled", "tuned"))
+            store.add(made_up_run(name))
+        store.add(made_up_comparison("spoiled", "tuned"))
     path.write_bytes(path.read_bytes().replace(b"spoiled", b"spoilt!"))
     for command in (["results"], ["report"], ["results", "export", str(tmp_path / "out")]):
         done = here(*command, env=home)
@@ -335,7 +335,7 @@ def test_commands_that_read_leave_the_store_as_it_is(tmp_path, here):
 
     shared = tmp_path / "shared" / "lab.sqlite"
     with Store(shared) as store:
-        store.add_run(made_up_run())
+        store.add(made_up_run())
     before = shared.read_bytes(), shared.stat().st_mtime_ns
     home = {"LABKIT_HOME": str(shared.parent)}
     page, folder = tmp_path / "page.html", tmp_path / "out"

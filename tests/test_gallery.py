@@ -74,7 +74,7 @@ def gallery(tmp_path_factory):
         folder / "01_first.ipynb",
         "print(SIZE * 11)",
         "from IPython.display import HTML, display",
-        f"""display(HTML('<img src="{PICTURE}" alt="three frames">'))""",
+        f"""display(HTML('<p>seen</p><img src="{PICTURE}" alt="three frames"><style>p {{}}</style>'))""",
         "display(HTML('<script src=\"https://example.org/x.js\"></script>'))",
         "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='passing by'): pass",
         "import pandas as pd; pd.DataFrame({'column': [1]})",
@@ -138,10 +138,19 @@ def test_copies_hold_their_outputs_and_the_hash_of_their_cells(gallery):
     _, _, folder = gallery
     copy = nbformat.read(folder / "pages" / "01_first.ipynb", as_version=4)
     assert copy.metadata["labkit"]["source_sha256"] == cells_sha256(folder / "01_first.ipynb")
-    assert any(cell.get("outputs") for cell in copy.cells)
     assert "[Run it yourself](../../notebooks/01_first.ipynb)" in copy.cells[1].source
+    shown = [output["data"] for cell in copy.cells for output in cell.get("outputs", []) if "data" in output]
+    (picture,) = (data for data in shown if "image/png" in data)  # viewers drop pictures from HTML
+    assert picture == {"image/png": PICTURE.partition(",")[2], "text/plain": "three frames"}
+    assert {"text/html": "<p>seen</p>", "text/plain": "seen"} in shown
     changed = written(folder / "changed.ipynb", "print(4)")
     assert cells_sha256(changed) != cells_sha256(folder / "01_first.ipynb")
+
+
+def test_readme_links_each_notebook_and_its_copy():
+    readme = (ROOT / "README.md").read_text()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"](notebooks/{path.name})" in readme and f"](results/gallery/{path.name})" in readme
 
 
 COPIES = sorted((ROOT / "results" / "gallery").glob("*.ipynb"))

@@ -205,6 +205,7 @@ HOSTILE: dict[str, tuple[Spoil, str]] = {
     "size has lists": (inside("settings", size=[[1], [2]]), "runs.parquet"),
     "objects is a text": (inside("settings", objects="many"), "runs.parquet"),
     "a number has 400 digits": (inside("limit", peak_gflops=10**400), "runs.parquet"),
+    "a ceiling is a number": (inside("settings", ceiling=2.0), "runs.parquet"),
     "preparation is a text": (inside("settings", preparation="int8"), "runs.parquet"),
     "work is a text": (inside("limit", gflop_per_frame="ten"), "runs.parquet"),
     "peaks are texts": (inside("limit", peaks={"copy_gb_s": "fast"}), "runs.parquet"),
@@ -287,10 +288,10 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("good")
     with Store(folder / "lab.sqlite") as lab:
         for seed in (0, 1):
-            lab.add_run(made_up_run(n=30, seed=seed))
-        lab.add_comparison(made_up_comparison())
-        lab.add_comparison(made_up_comparison(b="other"))
-        lab.export(folder / "out", formats=("parquet",))
+            lab.add(made_up_run(n=30, seed=seed))
+        lab.add(made_up_comparison())
+        lab.add(made_up_comparison(b="other"))
+        lab.export(folder / "out")
     return folder / "out"
 
 
@@ -298,7 +299,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(good: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "out"
     folder.mkdir()
-    for path in good.iterdir():
+    for path in (*good.glob("*.parquet"), *good.glob("*.json")):
         (folder / path.name).write_bytes(path.read_bytes())
     return folder
 

@@ -163,7 +163,7 @@ def test_results_lists_machines_that_differ_and_what_is_unknown(capsys):
     old = {key: value for key, value in XEON.items() if key not in ("power", "environment")}
     with Store(default_path()) as store:
         for mark in (old, XEON, XEON | {"isa": NO_AMX}):
-            store.add_run(made_up_run(fingerprint=mark))
+            store.add(made_up_run(fingerprint=mark))
     with pytest.raises(SystemExit):
         main(["results"])
     said = " ".join(capsys.readouterr().out.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -16,13 +17,14 @@ from records_made_up import made_up_comparison, made_up_run
 
 from labkit.bench import accuracy
 from labkit.core.errors import UsageError
+from labkit.results.ceilings import with_ceilings
 from labkit.results.plots import labels as answers
-from labkit.results.plots import speedup, style
+from labkit.results.plots import style
 from labkit.results.plots.breakdown import latency, throughput, where_time_goes
 from labkit.results.plots.by_boxes import cost_of_boxes
 from labkit.results.plots.fleet_plots import FleetPoint, fleet_chart
 from labkit.results.plots.save import overview, save, save_all, svg_text
-from labkit.results.plots.speedup import compare_two, waterfall
+from labkit.results.plots.speedup import waterfall
 from labkit.results.plots.style import Chart
 from labkit.results.plots.tradeoffs import share_of_peak, speed_accuracy
 from labkit.results.records import Comparison, Run
@@ -88,7 +90,6 @@ def assert_legible(chart: Chart) -> None:
 def test_no_text_overlaps_another_or_leaves_the_paper(n: int, name: str) -> None:
     for _, chart in overview(ladder(n, name), steps(n, name)):
         assert_legible(chart)
-    assert_legible(compare_two(steps(1, name)[0], theme="dark"))
 
 
 def test_a_legibility_check_sees_an_overlap() -> None:
@@ -144,20 +145,6 @@ def test_overlapping_spans_leave_nothing_over() -> None:
     assert [bar.get_width() for bar in axes_of(chart).patches][1] == 0
 
 
-def test_compare_two_shows_each_round_the_median_and_the_interval() -> None:
-    comparison = made_up_comparison()
-    chart = compare_two(comparison)
-    axes = axes_of(chart)
-    (points,) = lines_with(axes, "o")
-    np.testing.assert_array_equal(points[:, 1], comparison.ratios)
-    same, interval = (
-        patch.get_window_extent().transformed(axes.transData.inverted()) for patch in axes.patches
-    )
-    assert (same.y0, same.y1) == pytest.approx((0.98, 1.02))
-    assert (interval.y0, interval.y1) == pytest.approx(comparison.interval)
-    assert comparison.sentence in chart.alt_text
-
-
 def test_waterfall_steps_start_where_the_step_before_ended() -> None:
     comparisons = [
         made_up_comparison("a", "b", ratio=1.5),
@@ -186,12 +173,45 @@ def parted(name: str, preparation: dict[str, str] | None = None, **spans: float)
     )  # fmt: skip
 
 
+def ceiling_of(step: Comparison, runs: list[Run]) -> tuple[tuple[str, ...], float] | None:
+    (limit,) = (each.ceiling for each in with_ceilings([step], runs))
+    return limit and (limit.parts, limit.gain)
+
+
+def test_the_ceiling_of_several_steps_is_that_of_all_their_parts_and_a_guess_gives_way() -> None:
+    shares = {"preprocess": 0.1, "detect": 0.6, "crop": 0.1, "classify": 0.1}
+    names = ("a", "b", "c")
+    a, b, c = (parted(name, preparation={"preprocess": how, "engine": engine}, **shares)
+               for name, how, engine in zip(names, "121", "112", strict=True))  # fmt: skip
+    runs = [replace(run, settings={**run.settings, "changes": before})
+            for run, before in zip((a, b, c), (None, "a", "b"), strict=True)]  # fmt: skip
+    assert ceiling_of(made_up_comparison("a", "c"), runs) == (tuple(shares), pytest.approx(10.0))
+    assert ceiling_of(made_up_comparison("a", "c"), [runs[0], runs[2]]) is None
+    assert ceiling_of(made_up_comparison("c", "a"), runs) is None
+    scheduled = [parted("a", infer=0.2, decode=0.1), parted("b", infer=0.1, decode=0.1)]
+    assert ceiling_of(made_up_comparison("a", "b", ratio=1.2), scheduled) == (("infer",), pytest.approx(1.25))
+    assert ceiling_of(made_up_comparison("a", "b", ratio=1.5), scheduled) is None
+
+
+def test_what_beats_the_peak_is_named_and_not_drawn() -> None:
+    runs = [
+        made_up_run("sound"),
+        made_up_run("beyond", limit={"gflop_per_frame": 50.0, "peak_gflops": 1000.0}),
+    ]
+    chart = share_of_peak(runs)
+    assert len(axes_of(chart).patches) == 1 and axes_of(chart).get_xlim() == (0, 103)
+    assert "left out, since they beat the measured peak: beyond" in chart.texts[1].get_text()
+    with pytest.raises(UsageError, match="a peak of the machine above it"):
+        share_of_peak(runs[1:])
+    nearly = made_up_run(spread=0.3, limit={"gflop_per_frame": 29.0, "peak_gflops": 1000.0})
+    (interval,) = lines_with(axes_of(share_of_peak([nearly])), "|")
+    assert interval[1, 0] == 100
+
+
 def test_waterfall_marks_the_ceiling_of_the_part_that_changed_most() -> None:
     runs = [parted("a", preprocess=0.3, infer=0.6), parted("b", preprocess=0.1, infer=0.59)]
     step = made_up_comparison("a", "b", ratio=1.2)
-    limit = speedup.ceiling(step, runs)
-    assert limit is not None
-    assert (limit.parts, limit.gain) == (("preprocess",), pytest.approx(1 / 0.7))
+    assert ceiling_of(step, runs) == (("preprocess",), pytest.approx(1 / 0.7))
     chart = waterfall([step], runs=runs)
     axes = axes_of(chart)
     (mark,) = [line.get_xydata() for line in axes.lines if line.get_linestyle() == "--"]
@@ -216,10 +236,8 @@ def test_the_preparation_says_what_a_change_is_about(change: dict[str, str], par
     shares = {"preprocess": 0.1, "detect": 0.6, "crop": 0.05, "classify": 0.1}
     plain = {"preprocess": "opencv", "engine": "eager", "precision": "fp32", "device": "cpu"}
     runs = [parted("a", preparation=plain, **shares), parted("b", preparation=plain | change, **shares)]
-    limit = speedup.ceiling(made_up_comparison("a", "b"), runs)
-    assert (limit and limit.parts) == parts
-    if limit and parts:
-        assert limit.gain == pytest.approx(1 / (1 - sum(shares[part] for part in parts)))
+    gain = parts and pytest.approx(1 / (1 - sum(shares[part] for part in parts)))
+    assert ceiling_of(made_up_comparison("a", "b", ratio=1.01), runs) == (parts and (parts, gain))
 
 
 def test_waterfall_tells_a_far_ceiling_in_words_and_an_unknown_one_not_at_all() -> None:
@@ -229,7 +247,7 @@ def test_waterfall_tells_a_far_ceiling_in_words_and_an_unknown_one_not_at_all() 
     assert axes_of(far).get_xlim()[1] < 5
     overlapping = [parted("a", filter=0.7, infer=0.9), parted("b", infer=0.5)]
     for runs in ([], overlapping, overlapping[1:], [made_up_run("a", spans_s={}), parted("b", infer=1.0)]):
-        assert speedup.ceiling(step, runs) is None
+        assert ceiling_of(step, runs) is None
         assert "ceiling" not in axes_of(waterfall([step], runs=runs)).texts[0].get_text()
 
 
@@ -449,7 +467,7 @@ def test_every_figure_has_units_words_and_where_it_comes_from(theme: str) -> Non
     runs = [*ladder(2), made_up_run("restless", spread=0.3, quick=True)]
     charts = [chart for _, chart in overview(runs, steps(2), theme=theme)]
     assert len(charts) == 6
-    for chart in [*charts, compare_two(steps(1)[0], theme=theme)]:
+    for chart in charts:
         assert re.search(r"\(.+\)$", axes_of(chart).get_xlabel()), chart.title
         assert len(chart.alt_text) > 40
         caption = chart.texts[1].get_text().replace("\n", " ")
@@ -536,9 +554,8 @@ def test_saved_svg_carries_its_words_and_is_the_same_each_time(tmp_path: Path) -
 def test_save_all_writes_a_pair_of_files_per_figure(tmp_path: Path) -> None:
     written = save_all(ladder(2), [made_up_comparison("a/../b", "c")], tmp_path)
     names = sorted(path.name for path in written)
-    assert len(names) == len(set(names)) == 14
+    assert len(names) == len(set(names)) == 12
     assert all(path.parent == tmp_path and path.stat().st_size > 1000 for path in written)
-    assert "compare_01_a_.._b_c.svg" in names
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 

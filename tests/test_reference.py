@@ -53,7 +53,7 @@ def test_a_rung_that_loses_is_marked_as_in_the_terminal(tmp_path):
     ]
     with Store(tmp_path / "lab.sqlite") as store:
         for run in runs:
-            store.add_run(run)
+            store.add(run)
         store.export(tmp_path / "out")
     lines = block(tmp_path / "out").splitlines()
     heads, exact, int8 = (
@@ -71,7 +71,7 @@ def test_a_rung_that_loses_is_marked_as_in_the_terminal(tmp_path):
 
 def test_what_lies_beside_the_runs_is_told_in_folded_lists(tmp_path):
     with Store(tmp_path / "lab.sqlite") as store:
-        store.add_run(made_up_run())
+        store.add(made_up_run())
         store.export(tmp_path / "a machine")
     kinds = tuple(
         Kind(name, 1, 10.0, work) for name, work in zip(KINDS, (8.0, 6.0, 4.0, 1.0, 0.0), strict=True)
@@ -90,7 +90,7 @@ def test_what_lies_beside_the_runs_is_told_in_folded_lists(tmp_path):
     (tmp_path / "fleet").mkdir()
     (tmp_path / "fleet" / "figures.json").write_text(json.dumps(told))
     with Store(tmp_path / "small.sqlite") as store:
-        store.add_run(made_up_run("detr_opencv_cpu", period_s=0.02))
+        store.add(made_up_run("detr_opencv_cpu", period_s=0.02))
         store.export(tmp_path / "a machine" / "lab")
     text = block(tmp_path / "a machine")
     assert re.search(r"- detr_opencv_cpu on frames of 640x480: (19\.\d|20|20\.\d) ms per frame \(p50\)", text)
@@ -109,7 +109,7 @@ def test_what_lies_beside_the_runs_is_told_in_folded_lists(tmp_path):
 
 def test_the_command_draws_and_says_what_is_wrong(tmp_path, capsys):
     with Store(tmp_path / "lab.sqlite") as store:
-        store.add_run(made_up_run("folded_cpu"))
+        store.add(made_up_run("folded_cpu"))
         store.export(tmp_path / "out")
     readme = tmp_path / "start.md"
     readme.write_text(f"a {BEGIN} {END} b")
@@ -126,8 +126,8 @@ def test_the_command_draws_and_says_what_is_wrong(tmp_path, capsys):
 
 def test_a_block_names_machine_workload_and_every_rung(tmp_path):
     with Store(tmp_path / "lab.sqlite") as store:
-        store.add_run(made_up_run())
-        store.add_comparison(made_up_comparison())
+        store.add(made_up_run())
+        store.add(made_up_comparison())
         store.export(tmp_path / "out")
     text = block(tmp_path / "out")
     assert "Recorded on" in text
@@ -138,10 +138,10 @@ def test_other_numbers_of_boxes_and_the_cost_of_spans_are_told(tmp_path):
     one = made_up_comparison()
     more = replace(one, settings={**one.settings, "objects": 15, "baseline": one.a})
     with Store(tmp_path / "lab.sqlite") as store:
-        store.add_run(made_up_run())
+        store.add(made_up_run())
         store.export(tmp_path / "out")
     with Store(tmp_path / "more.sqlite") as store:
-        store.add_comparison(more)
+        store.add(more)
         store.export(tmp_path / "out" / "15-boxes")
     live = {
         "rung": "cpu_engine_bf16", "model_set": "full", "display_fps": 29.97, "interval_p99_ms": 38.4,
@@ -156,7 +156,7 @@ def test_other_numbers_of_boxes_and_the_cost_of_spans_are_told(tmp_path):
     (view,) = (line for line in lines if line.startswith("- cpu_engine_bf16 with the full models: 30.0 pic"))
     assert "slowed by 1.0% (-2.0 to 3.0 over 2 rounds)" in view
     head = "<details><summary>Interleaved comparisons, 15 boxes per frame</summary>"
-    assert lines[lines.index(head) + 2] == f"- {more.sentence}"
+    assert lines[lines.index(head) + 2] == f"- {more.finding}"
 
 
 def test_the_same_climb_elsewhere_stands_beside_it(tmp_path):
@@ -164,9 +164,9 @@ def test_the_same_climb_elsewhere_stands_beside_it(tmp_path):
         machine = {"cpu": cpu, "cores": 2}
         with Store(tmp_path / f"{folder}.sqlite") as store:
             for rung in ("baseline_combined_cpu", "folded_cpu"):
-                store.add_run(made_up_run(rung, fingerprint=machine, **other))
+                store.add(made_up_run(rung, fingerprint=machine, **other))
             step = made_up_comparison("baseline_combined_cpu", "folded_cpu", ratio=ratio, fingerprint=machine)
-            store.add_comparison(step)
+            store.add(step)
             store.export(tmp_path / folder)
 
     record("here", "Here 1", 2.0)

@@ -98,7 +98,10 @@ def test_every_name_is_shown_as_it_stands(page: Page) -> None:
 
 def test_every_sentence_and_doubt_is_there(page: Page) -> None:
     for comparison in page.comparisons:
-        assert comparison.sentence in page.text
+        assert comparison.finding in page.text
+    assert (
+        page.text.split("What was measured")[1].lstrip().startswith("disturbed (1 of 6 results, at worst): ")
+    )
     for run in page.runs:
         for reason in run.noise:
             assert reason in page.text
@@ -365,11 +368,11 @@ def test_the_command_reads_exports_and_the_own_store(tmp_path: Path, monkeypatch
 
     for name, mark in (("one", MACHINE), ("two", OTHER)):
         with Store(tmp_path / f"{name}.sqlite") as lab:
-            lab.add_run(made_up_run("plain", fingerprint=mark))
+            lab.add(made_up_run("plain", fingerprint=mark))
             lab.export(tmp_path / "exports" / name)
     own = MACHINE | {"cpu": "Own CPU"}
     with Store(default_path()) as lab:
-        lab.add_run(made_up_run("plain", fingerprint=own))
+        lab.add(made_up_run("plain", fingerprint=own))
 
     def told(*arguments: str) -> str:
         with pytest.raises(SystemExit) as end:

@@ -75,13 +75,13 @@ def hostile_export(tmp_path, monkeypatch):
         facts = {"cpu": HOSTILE, "cores": 2, "gpu": {"name": HOSTILE}, "commit": HOSTILE}
         settings = {"device": "cpu", "weights": HOSTILE, "model_set": HOSTILE, "size": [640, 480]}
         for place in range(2):
-            lab.add_run(
+            lab.add(
                 made_up_run(
                     HOSTILE, n=2000, seed=place, fingerprint=facts, settings=settings,
                     source={"spec": HOSTILE}, disturbances=(HOSTILE,),
                 )
             )  # fmt: skip
-        lab.add_comparison(made_up_comparison(HOSTILE, "b" + HOSTILE, disturbances=(HOSTILE,)))
+        lab.add(made_up_comparison(HOSTILE, "b" + HOSTILE, disturbances=(HOSTILE,)))
         lab.export(tmp_path / "export")
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "ours"))
     return tmp_path / "export"
@@ -187,11 +187,11 @@ def test_every_console_encoding_takes_every_text(encoding):
 
 def test_no_cell_of_a_csv_begins_a_formula(tmp_path):
     with Store(tmp_path / "lab.sqlite") as lab:
-        lab.add_run(made_up_run('=cmd|"/c calc"!A1', n=3))
-        lab.add_run(made_up_run("@SUM(1)", n=3))
+        lab.add(made_up_run('=cmd|"/c calc"!A1', n=3))
+        lab.add(made_up_run("@SUM(1)", n=3))
         export(lab.runs(), [], tmp_path / "out")
         for name in FORMULAS:
-            lab.add_run(made_up_run(name, n=3, spans_s={name: np.ones(3)}))
+            lab.add(made_up_run(name, n=3, spans_s={name: np.ones(3)}))
         export(lab.runs(), [], tmp_path / "out")
     for name in ("runs.csv", "samples.csv"):
         with (tmp_path / "out" / name).open(encoding="utf-8", newline="") as file:

@@ -58,9 +58,9 @@ def stored(tmp_path, monkeypatch):
                 period_s = 0.03 * np.exp(0.005 * rng.normal()) * (1.08 if commit == 5 else 1)
                 mark = {**MACHINE, "commit": f"{commit}abcdef01234", "dirty": False}
                 when = f"2026-11-{10 + commit:02}T0{run}:00:00.000+00:00"
-                store.add_run(made_up_run(period_s=period_s, spread=0.002, fingerprint=mark, created=when))
+                store.add(made_up_run(period_s=period_s, spread=0.002, fingerprint=mark, created=when))
         other = {**MACHINE, "cpu": "Another CPU", "commit": "0abcdef01234"}
-        store.add_run(made_up_run(fingerprint=other, created="2026-11-01T00:00:00.000+00:00"))
+        store.add(made_up_run(fingerprint=other, created="2026-11-01T00:00:00.000+00:00"))
     return tmp_path
 
 

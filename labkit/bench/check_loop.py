@@ -108,15 +108,36 @@ def check(
 
 def try_own_loops(
     rungs: Sequence[Rung], workload: Workload, frames: Sequence[Frame], weights: Mapping[str, Weights]
-) -> None:
+) -> dict[str, float]:
     """Runs loops that bring their own networks on two frames, so that a mistake is told at once.
+
+    Returns:
+        name -> GFLOP per frame, of those in which torch computes; what other libraries do is not counted.
 
     Raises:
         LoopError: one of them failed.
     """
+    counted = {}
     for rung in rungs:
         if own_loop(rung) is not None and rung.prepare.form == "own":
-            Session(rung, workload, frames[:2], weights).answers(frames[:2])
+            session = Session(rung, workload, frames[:2], weights)
+            session.answers(frames[:2])
+            if gflop := _gflop_per_frame(session, frames[:2]):
+                counted[rung.name] = gflop
+    return counted
+
+
+def _gflop_per_frame(session: Session, frames: Sequence[Frame]) -> float:
+    """Arithmetic that torch's own counter sees; 0 where it cannot look into a loop (compiled code)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter:
+            session.answers(frames)
+    except Exception:
+        return 0.0
+    return float(counter.get_total_flops()) / 1e9 / len(frames)
 
 
 def _figure(frame: Frame, answers: Answers) -> str:

@@ -60,6 +60,7 @@ class Context:
         disturbances: other measurements that ran when the benchmark began.
         own_lock: file of the lock that the benchmark itself holds.
         photographs: with known truth, on which detectors are evaluated instead of on scenes.
+        counted: GFLOP per frame of loops that bring their own networks.
         headroom: memory that processes have needed so far.
     """
 
@@ -77,6 +78,7 @@ class Context:
     disturbances: tuple[str, ...] = ()
     own_lock: Path | None = None
     photographs: Photographs | None = None
+    counted: Mapping[str, float] = field(default_factory=dict)
     headroom: Headroom = field(default_factory=Headroom)
 
     def disturbed_by(self) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ from labkit.pipelines.ladder import rung as rung_named
 from labkit.pipelines.ladder import select_rungs
 from labkit.pipelines.own_loop import again, as_rung, own_loop
 from labkit.pipelines.third_party_rungs import THIRD_PARTY
+from labkit.results.ceilings import with_ceilings
 from labkit.results.records import Agreement, Comparison, Run
 from labkit.results.result_set import ResultSet
 from labkit.results.saving import Saving
@@ -323,7 +324,7 @@ def run_benchmark(
     reporter.step("looking for weights")
     weights = resolve_all(workload, progress=True)
     _report_random_weights(weights, reporter)
-    try_own_loops(runnable, workload, frames.frames, weights)
+    counted = try_own_loops(runnable, workload, frames.frames, weights)
     photographs = None if place is None else _photographs(place, weights, workload, images, reporter)
     disturbances = _other_measurements(reporter)
     peaks = {}
@@ -333,7 +334,7 @@ def run_benchmark(
     with machine_lock("a benchmark") as own_lock, EvaluationWorker(reporter.note) as evaluator:
         context = Context(
             frames, workload, weights, plan, rounds, peaks, reporter, store, evaluator, scenes, until_s,
-            disturbances, own_lock, photographs,
+            disturbances, own_lock, photographs, counted,
         )  # fmt: skip
         for group in _groups(runnable, short_of_time=minutes is not None):
             _measure_group(group, context, result)
@@ -665,7 +666,7 @@ def _gpu_memory(worker: Worker) -> dict[str, int]:
 def _limit(rung: Rung, context: Context) -> dict[str, Any]:
     peaks = context.peaks[rung.prepare.device]
     return {
-        "gflop_per_frame": gflop_per_frame(rung.prepare, context.workload),
+        "gflop_per_frame": gflop_per_frame(rung.prepare, context.workload) or context.counted.get(rung.name),
         "mb_per_frame": mb_per_frame(rung.prepare, context.workload),
         "precision": rung.prepare.precision,
         "peak_gflops": peaks.get(rung.prepare.precision),
@@ -719,7 +720,7 @@ def _compare(
         return
     disturbances = (*monitor.disturbances(), *context.disturbed_by())
     load = {"foreign_cpu": round(monitor.foreign, 3), "steal": round(monitor.steal, 3)}
-    for comparison in comparisons:
+    for comparison in with_ceilings(comparisons, result_set.runs):
         disturbed = replace(
             comparison,
             disturbances=disturbances,
@@ -731,7 +732,6 @@ def _compare(
 
 def _finish(result: Any, results: list[Any], context: Context) -> None:
     if context.store is not None:
-        add = context.store.add_run if isinstance(result, Run) else context.store.add_comparison
-        result = add(result)
+        result = context.store.add(result)
     results.append(result)
     context.reporter.finished(result)

@@ -17,7 +17,7 @@ from labkit.core.errors import EXIT_CANNOT_TELL, EXIT_SLOWER, ResultsError, Usag
 from labkit.core.files import results_folder
 from labkit.core.terminal import print_text
 from labkit.results.checksums import describe_damage
-from labkit.results.exports import export, load_exports
+from labkit.results.exports import load_exports
 from labkit.results.records import Comparison, Run
 from labkit.results.store import Store, default_path
 
@@ -44,12 +44,14 @@ def list_results(
     if context.invoked_subcommand is not None:
         return
     from labkit.pipelines.former_names import with_current_names
+    from labkit.results.ceilings import with_ceilings
     from labkit.results.format import format_number
     from labkit.results.report.machines import machines, what_differs
 
     rung = None if rung is None else with_current_names(rung)
     with _stored() as store:
-        runs, comparisons = store.runs(rung=rung, stage=stage), store.comparisons()
+        runs = [run for run in store.runs() if rung in (None, run.rung) and stage in (None, run.stage)]
+        comparisons = with_ceilings(store.comparisons(), runs)
     if not runs and not comparisons:
         print_lines(["no results yet; run: labkit bench --quick"])
     there = machines(runs)
@@ -148,14 +150,16 @@ def add(
     with Store(default_path()) as store:
         for place in places:
             if place.is_dir():
-                runs, comparisons = _exported([place])
+                results = [
+                    record for each in load_exports(place) for record in (*each.runs, *each.comparisons)
+                ]
             elif place.is_file():
                 with Store(place, read_only=True) as other:
-                    runs, comparisons = other.runs(), other.comparisons()
+                    results = [*other.runs(), *other.comparisons()]
                     print_lines(describe_damage(other.damaged), style="yellow", console=err)
             else:
                 raise UsageError(f"there is no store and no export {place}")
-            print_text(f"{add_all(store, runs, comparisons)} results added from {place}")
+            print_text(f"{add_all(store, results)} results added from {place}")
 
 
 @app.command("export")
@@ -164,7 +168,7 @@ def export_command(
 ) -> None:
     """Write all results as CSV and Parquet."""
     with _stored() as store:
-        written = export(store.runs(), store.comparisons(), folder)
+        written = store.export(folder)
     for path in written:
         print_text(path)
 

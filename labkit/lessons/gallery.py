@@ -245,24 +245,40 @@ def copy_with_outputs(executed: Executed) -> str:
     }
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of each cell: they would change with every run
-        for output in cell.get("outputs", []):
-            if "data" in output:
-                output.data = _as_picture(output.data)
+        if cell.cell_type == "code":
+            cell.outputs = [part for output in cell.outputs for part in _parts(output)]
     return str(nbformat.writes(notebook)) + "\n"
 
 
-def _as_picture(data: Mapping[str, Any]) -> dict[str, Any]:
-    """An output that is one picture in HTML as that picture, since viewers drop pictures from HTML."""
-    only = re.fullmatch(
-        r'\s*<img src="data:image/png;base64,([^"]+)" alt="([^"]*)"[^>]*>\s*', data.get("text/html", "")
-    )
-    if only:
-        return {"image/png": _small(only[1]), "text/plain": unescape(only[2])}
-    return {kind: _small(value) if kind == "image/png" else value for kind, value in data.items()}
+PICTURE = re.compile(r'(<img\b[^>]*\bsrc="data:image/\w+;base64,[^"]+"[^>]*>)')
+
+
+def _parts(output: Any) -> list[Any]:
+    """An output with its pictures small; those in HTML as outputs of their own, since viewers drop them."""
+    from nbformat.v4 import new_output
+
+    if "data" not in output:
+        return [output]
+    parts = PICTURE.split(output.data.get("text/html", ""))
+    if len(parts) == 1:
+        output.data = {k: _small(v) if k == "image/png" else v for k, v in output.data.items()}
+        return [output]
+    found = []
+    for part in parts:
+        words = re.sub(r"<style>.*?</style>|<[^>]+>", "", part, flags=re.S).strip()
+        alt, src = (re.search(rf'{name}="([^"]*)"', part) for name in ("alt", "src"))
+        if src:
+            png = _small(src[1].partition(",")[2])
+            data = {"image/png": png, "text/plain": unescape(alt[1]) if alt else "a picture"}
+        else:
+            data = {"text/html": part, "text/plain": unescape(words)}
+        if words or src:
+            found.append(new_output("display_data", data))
+    return found
 
 
 def _small(png: str) -> str:
-    """A PNG in base64 with 128 colours, at most 900 px wide."""
+    """A picture in base64 as a PNG with 128 colours, at most 900 px wide."""
     from PIL import Image
 
     try:

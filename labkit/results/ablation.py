@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from math import isfinite
 from typing import Literal
 
@@ -131,27 +131,23 @@ def _sentence(noise: float, rows: Sequence[AblationRow], metric: Loss) -> str:
 
 
 ESTIMATES = ("map_50", "map", "top1", "lost_map_50", "lost_map")
-COLUMNS = (
-    "change", "noise", "n_scenes",
-    *(f"{name}{end}" for name in ESTIMATES for end in ("", "_low", "_high")),
-    "about",
-)  # fmt: skip
 
 
 def to_csv(rows: Iterable[AblationRow]) -> str:
     """One line per change and noise, six decimals; empty cells where there is no interval."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    for row in rows:
-        cells: dict[str, object] = {name: getattr(row, name) for name in ("change", "n_scenes", "about")}
-        cells["noise"] = f"{row.noise:g}"
-        for name in ESTIMATES:
-            figure: Estimate = getattr(row, name)
-            for end, value in (("", figure.value), ("_low", figure.low), ("_high", figure.high)):
-                cells[f"{name}{end}"] = "" if value is None else f"{value:.6f}"
-        table.writerow(cells)
-    return text.getvalue()
+    import pandas as pd
+
+    lines = [
+        {"change": row.change, "noise": f"{row.noise:g}", "n_scenes": row.n_scenes}
+        | {
+            f"{name}{end}": None if value is None else float(value)
+            for name in ESTIMATES
+            for end, value in zip(("", "_low", "_high"), astuple(getattr(row, name)), strict=True)
+        }
+        | {"about": row.about}
+        for row in rows
+    ]
+    return str(pd.DataFrame(lines).to_csv(index=False, float_format="%.6f"))
 
 
 def from_csv(text: str) -> list[AblationRow]:
@@ -160,33 +156,22 @@ def from_csv(text: str) -> list[AblationRow]:
     Raises:
         ResultsError: it is something else.
     """
-    rows = []
     try:
+        rows = []
         for cells in csv.DictReader(io.StringIO(text), strict=True):
-            figures = {name: _estimate(cells, name) for name in ESTIMATES}
-            rows.append(
-                AblationRow(
-                    cells["change"], cells["about"], float(cells["noise"]), int(cells["n_scenes"]), **figures
-                )
-            )
-            if rows[-1].noise < 0 or rows[-1].n_scenes < 0:
-                raise ValueError(
-                    f"noise and number of scenes are from 0, not {rows[-1].noise}, {rows[-1].n_scenes}"
-                )
+            figures = {name: Estimate(*(_cell(cells, name + end) for end in ("", "_low", "_high")))
+                       for name in ESTIMATES}  # fmt: skip
+            noise, scenes = float(cells["noise"]), int(cells["n_scenes"])
+            if noise < 0 or scenes < 0 or any(each.value is None for each in figures.values()):
+                raise ValueError(f"noise and number of scenes are from 0, not {noise}, {scenes}")
+            rows.append(AblationRow(cells["change"], cells["about"], noise, scenes, **figures))
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ResultsError(f"this is no ablation table ({error!r}); write it again") from error
     return rows
 
 
-def _estimate(cells: dict[str, str], name: str) -> Estimate:
-    low, high = (
-        _finite(cells[f"{name}_{end}"]) if cells[f"{name}_{end}"] else None for end in ("low", "high")
-    )
-    return Estimate(_finite(cells[name]), low, high)
-
-
-def _finite(cell: str) -> float:
-    value = float(cell)
-    if not isfinite(value):
-        raise ValueError(f"a figure is a finite number, not {cell[:40]}")
+def _cell(cells: dict[str, str], name: str) -> float | None:
+    value = float(cells[name]) if cells[name] else None
+    if value is not None and not isfinite(value):
+        raise ValueError(f"a figure is a finite number, not {cells[name][:40]}")
     return value

@@ -28,6 +28,9 @@ MOST_SERIES_BYTES = 2**28
 STORED_AS = {"agreement": "fidelity"}
 """Names of columns that records call otherwise; stores and exports of older versions have them."""
 
+AGREEMENT_AS = {"share": "agreement"}
+"""The same within the facts of an agreement."""
+
 RUN_SAMPLES = ("latency_s", "done_s", "warmup_s")
 RUN_SPANS = ("spans_s", "spans_gpu_s")
 RUN_PLAIN = (
@@ -40,75 +43,62 @@ COMPARISON_PLAIN = ("created", "a", "b", "frames_per_turn", "agrees", "quick")
 COMPARISON_FACTS = ("settings", "source", "agreement", "fingerprint", "disturbances")
 
 
-def run_to_row(run: Run) -> Row:
-    """A run as one row of plain values, JSON texts and a blob of samples."""
+def to_row(record: Run | Comparison) -> Row:
+    """A run or comparison as one row: plain values, JSON texts, and its series as a blob."""
+    plain, facts = (RUN_PLAIN, RUN_FACTS) if isinstance(record, Run) else (COMPARISON_PLAIN, COMPARISON_FACTS)
+    values = {name: getattr(record, name) for name in facts}
+    if record.agreement is not None:
+        values["agreement"] = {AGREEMENT_AS.get(name, name): v for name, v in vars(record.agreement).items()}
     return {
-        **{name: _plain(getattr(run, name)) for name in RUN_PLAIN},
-        **_facts_row(run, RUN_FACTS),
-        "samples": pack(run_series(run)),
+        **{name: _plain(getattr(record, name)) for name in plain},
+        **{STORED_AS.get(name, name): dump_json(value, name) for name, value in values.items()},
+        "samples": pack(series_of(record)),
     }
 
 
-def run_from_row(row: Mapping[str, Any]) -> Run:
-    """The run that `run_to_row` made a row of."""
-    return build_run(row, unpack(row["samples"]))
+def series_of(record: Run | Comparison) -> dict[str, Samples]:
+    """All raw samples of a record by name; a run's spans are "spans_s/NAME" or "spans_gpu_s/NAME"."""
+    if isinstance(record, Comparison):
+        return {name: getattr(record, name) for name in COMPARISON_SAMPLES}
+    series = {name: getattr(record, name) for name in RUN_SAMPLES}
+    for kind in RUN_SPANS:
+        series |= {f"{kind}/{span}": samples for span, samples in getattr(record, kind).items()}
+    return series
 
 
-def build_run(row: Mapping[str, Any], series: Mapping[str, Samples]) -> Run:
-    """A run from plain values, JSON texts and named series (see `run_series`).
+def build_run(row: Mapping[str, Any], series: Mapping[str, Samples] | None = None) -> Run:
+    """A run from plain values, JSON texts and named series, or those in the row's blob.
 
     Raises:
         LabError: a value is missing, or none that a run holds.
     """
     record_checks.check(row, record_checks.ID | record_checks.RUN)
     spans: dict[str, dict[str, Samples]] = {kind: {} for kind in RUN_SPANS}
+    series = unpack(row["samples"]) if series is None else series
     for name, samples in series.items():
         record_checks.check_seconds(name, samples, gaps=name not in RUN_SAMPLES)
         kind, _, span = name.partition("/")
         if kind in spans:
             spans[kind][span] = samples
     values: Row = {name: row[name] for name in RUN_PLAIN} | {"quick": bool(row["quick"])}
-    values |= _facts(row, RUN_FACTS) | spans
     values |= {name: series.get(name, np.empty(0)) for name in RUN_SAMPLES}
-    return Run(id=int(row["id"]), **values)
+    return Run(id=int(row["id"]), **values, **spans, **_facts(row, RUN_FACTS))
 
 
-def run_series(run: Run) -> dict[str, Samples]:
-    """All raw samples of a run by name; a span's is "spans_s/NAME" or "spans_gpu_s/NAME"."""
-    series = {name: getattr(run, name) for name in RUN_SAMPLES}
-    for kind in RUN_SPANS:
-        series |= {f"{kind}/{span}": samples for span, samples in getattr(run, kind).items()}
-    return series
-
-
-def comparison_to_row(comparison: Comparison) -> Row:
-    """A comparison as one row of plain values, JSON texts and a blob of samples."""
-    return {
-        **{name: _plain(getattr(comparison, name)) for name in COMPARISON_PLAIN},
-        **_facts_row(comparison, COMPARISON_FACTS),
-        "samples": pack({name: getattr(comparison, name) for name in COMPARISON_SAMPLES}),
-    }
-
-
-def comparison_from_row(row: Mapping[str, Any]) -> Comparison:
-    """The comparison that `comparison_to_row` made a row of."""
-    return build_comparison(row, unpack(row["samples"]))
-
-
-def build_comparison(row: Mapping[str, Any], series: Mapping[str, Samples]) -> Comparison:
-    """A comparison from plain values, JSON texts and series; "process" is missing in old ones.
+def build_comparison(row: Mapping[str, Any], series: Mapping[str, Samples] | None = None) -> Comparison:
+    """A comparison likewise; the series "process" is missing in old ones.
 
     Raises:
         LabError: a value is missing, or none that a comparison holds.
     """
     record_checks.check(row, record_checks.ID | record_checks.COMPARISON)
-    series = {"process": np.empty(0), **series}
+    series = {"process": np.empty(0), **(unpack(row["samples"]) if series is None else series)}
     for name in COMPARISON_SAMPLES:
         record_checks.check_seconds(name, series[name])
-    values: Row = {name: row[name] for name in COMPARISON_PLAIN} | _facts(row, COMPARISON_FACTS)
+    values: Row = {name: row[name] for name in COMPARISON_PLAIN}
     values |= {name: bool(row[name]) for name in ("agrees", "quick")}
     values |= {name: series[name] for name in COMPARISON_SAMPLES}
-    return Comparison(id=int(row["id"]), **values)
+    return Comparison(id=int(row["id"]), **values, **_facts(row, COMPARISON_FACTS))
 
 
 def pack(series: Mapping[str, Samples]) -> bytes:
@@ -210,22 +200,12 @@ def facts_columns(names: tuple[str, ...]) -> list[str]:
     return [STORED_AS.get(name, name) for name in names]
 
 
-def _facts_row(record: Run | Comparison, names: tuple[str, ...]) -> Row:
-    facts = {name: getattr(record, name) for name in names}
-    if record.agreement is not None:
-        facts["agreement"] = {
-            "agreement" if k == "share" else k: v for k, v in vars(record.agreement).items()
-        }
-    return {STORED_AS.get(name, name): dump_json(value, name) for name, value in facts.items()}
-
-
 def _facts(row: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     facts = {name: load_json(row[STORED_AS.get(name, name)]) for name in names}
-    stored = facts["agreement"]
-    if isinstance(stored, dict) and "agreement" in stored:
-        stored["share"] = stored.pop("agreement")
+    if isinstance(facts["agreement"], dict):
+        today = {old: name for name, old in AGREEMENT_AS.items()}
+        facts["agreement"] = {today.get(name, name): value for name, value in facts["agreement"].items()}
     record_checks.check_facts(facts)
-    if stored is not None:
-        facts["agreement"] = Agreement(**stored)
-    facts["disturbances"] = tuple(facts["disturbances"])
-    return facts
+    if facts["agreement"] is not None:
+        facts["agreement"] = Agreement(**facts["agreement"])
+    return {**facts, "disturbances": tuple(facts["disturbances"])}

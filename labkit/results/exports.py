@@ -10,12 +10,10 @@ Exports come from other people: `load_export` checks sizes, kinds and values bef
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +26,8 @@ from labkit.core.read_json import parse_json, read_bytes
 from labkit.core.terminal import printable
 from labkit.pipelines.former_names import with_current_names
 from labkit.results import codec
+from labkit.results.ceilings import with_ceilings
+from labkit.results.checksums import Row
 from labkit.results.parquet_tables import COLUMNS_READ, MOST_FILE_BYTES, read_rows, read_samples
 from labkit.results.record_checks import COUNT, OBJECT, check, check_facts, describe, is_real
 from labkit.results.records import Comparison, Run, Samples
@@ -36,7 +36,6 @@ from labkit.results.table import COLUMNS, table
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS = ("csv", "parquet")
 MOST_FACTS_BYTES = 16 * 2**20
 MOST_FOLDERS = 1000
 Record = TypeVar("Record")
@@ -60,41 +59,28 @@ class Export:
     fingerprint: Mapping[str, Any]
 
 
-def export(
-    runs: Iterable[Run],
-    comparisons: Iterable[Comparison],
-    folder: Path | str,
-    formats: Sequence[str] = FORMATS,
-) -> list[Path]:
-    """Writes saved runs and comparisons into a folder, each file whole.
+def export(runs: Iterable[Run], comparisons: Iterable[Comparison], folder: Path | str) -> list[Path]:
+    """Writes saved runs and comparisons into a folder as CSV and Parquet, each file whole.
 
     Args:
         runs: as the store returns them, with an id each.
         comparisons: likewise.
         folder: made if need be; files of the same names are replaced.
-        formats: "csv", "parquet" or both.
 
     Returns:
         The files written.
     """
     folder, runs, comparisons = Path(folder), list(runs), list(comparisons)
     records: list[Run | Comparison] = [*runs, *comparisons]
-    unknown = set(formats) - set(FORMATS)
-    if unknown or not formats:
-        raise UsageError(f"an export is of the formats {FORMATS}, not {tuple(formats)}")
     if any(record.id is None for record in records):
-        raise UsageError("only saved records can be exported; save them with add_run or add_comparison")
-    frames = dict(
-        zip(STEMS, (_runs_frame(runs), _samples_frame(runs), _pairs_frame(comparisons)), strict=True)
-    )
+        raise UsageError("only saved records can be exported; save them with Store.add")
     written, hashes = [], {}
-    for stem, frame in frames.items():
-        for kind in formats:
-            content = _parquet(frame) if kind == "parquet" else _csv(frame)
-            path = write_atomic(folder / f"{stem}.{kind}", content)
-            written.append(path)
-            if kind == "parquet":
-                hashes[path.name] = hashlib.sha256(content).hexdigest()
+    frames = (_runs_frame(runs), _samples_frame(runs), _pairs_frame(comparisons))
+    for stem, frame in zip(STEMS, frames, strict=True):
+        content = frame.to_parquet(index=False, engine="pyarrow", compression="zstd")
+        hashes[f"{stem}.parquet"] = hashlib.sha256(content).hexdigest()
+        written.append(write_atomic(folder / f"{stem}.csv", _csv(frame)))
+        written.append(write_atomic(folder / f"{stem}.parquet", content))
     newest = max(records, key=lambda record: record.created, default=None)
     facts = {
         "labkit": __version__,
@@ -115,31 +101,19 @@ def load_export(folder: Path | str) -> Export:
     """
     folder = Path(folder)
     facts = _load_facts(folder)
-    content = {stem: _load_bytes(folder, f"{stem}.parquet") for stem in STEMS}
-    for stem, part in content.items():
-        if hashlib.sha256(part).hexdigest() != facts["sha256"].get(f"{stem}.parquet"):
-            raise ResultsError(f"{folder / stem}.parquet is not the file that was exported; export again")
     paths = {stem: folder / f"{stem}.parquet" for stem in STEMS}
-    rows = {
-        stem: read_rows(content[stem], paths[stem], COLUMNS_READ[stem]) for stem in ("runs", "comparisons")
-    }
-    series = read_samples(content["samples"], paths["samples"], known={row["id"] for row in rows["runs"]})
-    return Export(
-        tuple(
-            _build(paths["runs"], row, partial(codec.build_run, row, series.get(row["id"], {})))
-            for row in _current(rows["runs"])
-        ),
-        tuple(
-            _build(paths["comparisons"], row, partial(_comparison, row))
-            for row in _current(rows["comparisons"])
-        ),
-        facts["fingerprint"],
+    content = {stem: _load_bytes(folder, path.name) for stem, path in paths.items()}
+    for stem, path in paths.items():
+        if hashlib.sha256(content[stem]).hexdigest() != facts["sha256"].get(path.name):
+            raise ResultsError(f"{path} is not the file that was exported; export again")
+    runs, comparisons = (
+        [_current(row) for row in read_rows(content[stem], paths[stem], COLUMNS_READ[stem])]
+        for stem in ("runs", "comparisons")
     )
-
-
-def import_reference(folder: Path | str) -> list[Run]:
-    """The runs of an export, or of all exports one level below; see `load_exports`."""
-    return [run for each in load_exports(folder) for run in each.runs]
+    series = read_samples(content["samples"], paths["samples"], known={row["id"] for row in runs})
+    built = [_build(paths["runs"], row, codec.build_run, series.get(row["id"], {})) for row in runs]
+    pairs = [_build(paths["comparisons"], row, _comparison) for row in comparisons]
+    return Export(tuple(built), tuple(with_ceilings(pairs, built)), facts["fingerprint"])
 
 
 def load_exports(folder: Path | str) -> list[Export]:
@@ -194,24 +168,23 @@ def _load_bytes(folder: Path, name: str) -> bytes:
         return read_bytes(path, MOST_FILE_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ResultsError(
-            f"{folder} holds no complete Parquet export: {name} is missing; export again with the format "
-            "'parquet'"
+            f"{folder} holds no complete Parquet export: {name} is missing; export again"
         ) from error
     except (OSError, ValueError, RuntimeError) as error:  # the last: a link to itself
         reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
         raise ResultsError(f"{path} cannot be read: {reason}; export again") from error
 
 
-def _build(path: Path, row: Mapping[str, Any], build: Callable[[], Record]) -> Record:
+def _build(path: Path, row: Row, build: Callable[..., Record], *series: Mapping[str, Samples]) -> Record:
     try:
-        return build()
+        return build(row, *series)
     except LabError as error:
         raise ResultsError(
             f"{path}: row with the id {row['id']}: {first_line(error)}; export again"
         ) from error
 
 
-def _comparison(row: Mapping[str, Any]) -> Comparison:
+def _comparison(row: Row) -> Comparison:
     found = [name for name in codec.COMPARISON_SAMPLES if name in row]
     return codec.build_comparison(row, {name: _times(name, row[name]) for name in found})
 
@@ -226,21 +199,28 @@ def _times(name: str, text: str) -> Samples:
         raise ResultsError(f"{name} holds a number that is too large") from error
 
 
+def _current(row: Row) -> Row:
+    """The row with today's names of rungs."""
+    return {key: with_current_names(value) if isinstance(value, str) else value for key, value in row.items()}
+
+
+def _stored(record: Run | Comparison) -> Row:
+    """The row that the store keeps, without the blob of samples."""
+    return {name: value for name, value in codec.to_row(record).items() if name != "samples"}
+
+
 def _runs_frame(runs: Sequence[Run]) -> pd.DataFrame:
     import pandas as pd
 
-    stored = pd.DataFrame(
-        [{key: value for key, value in codec.run_to_row(run).items() if key != "samples"} for run in runs],
-        columns=[*codec.RUN_PLAIN, *codec.facts_columns(codec.RUN_FACTS)],
-    )
-    told = table(runs)[[name for name in COLUMNS if name not in stored.columns]]
-    return pd.concat([told, stored], axis=1)
+    columns = [*codec.RUN_PLAIN, *codec.facts_columns(codec.RUN_FACTS)]
+    stored = pd.DataFrame(map(_stored, runs), columns=columns)
+    return pd.concat([table(runs)[[name for name in COLUMNS if name not in columns]], stored], axis=1)
 
 
 def _samples_frame(runs: Sequence[Run]) -> pd.DataFrame:
     import pandas as pd
 
-    parts = [(run.id, name, part) for run in runs for name, part in codec.run_series(run).items()]
+    parts = [(run.id, name, part) for run in runs for name, part in codec.series_of(run).items()]
     lengths = [len(part) for *_, part in parts]
     return pd.DataFrame(
         {
@@ -255,20 +235,20 @@ def _samples_frame(runs: Sequence[Run]) -> pd.DataFrame:
 def _pairs_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     import pandas as pd
 
-    rows = []
-    for comparison in comparisons:
-        low, high = comparison.interval
-        row = {key: value for key, value in codec.comparison_to_row(comparison).items() if key != "samples"}
-        told = {"ratio": comparison.ratio, "ratio_lo": low, "ratio_hi": high, "verdict": comparison.verdict}
-        times = {name: codec.dump_json(getattr(comparison, name)) for name in codec.COMPARISON_SAMPLES}
-        rows.append({"id": comparison.id, **told, **row, **times})
-    told_names = ("id", "ratio", "ratio_lo", "ratio_hi", "verdict")
-    stored_names = (
-        *codec.COMPARISON_PLAIN,
-        *codec.facts_columns(codec.COMPARISON_FACTS),
-        *codec.COMPARISON_SAMPLES,
-    )
-    return pd.DataFrame(rows, columns=[*told_names, *stored_names])
+    columns = [
+        "id", "ratio", "ratio_lo", "ratio_hi", "verdict", *codec.COMPARISON_PLAIN,
+        *codec.facts_columns(codec.COMPARISON_FACTS), *codec.COMPARISON_SAMPLES,
+    ]  # fmt: skip
+    rows = [
+        {
+            **{name: getattr(each, name) for name in ("id", "ratio", "verdict")},
+            **dict(zip(("ratio_lo", "ratio_hi"), each.interval, strict=True)),
+            **_stored(each),
+            **{name: codec.dump_json(part) for name, part in codec.series_of(each).items()},
+        }
+        for each in comparisons
+    ]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
@@ -288,17 +268,3 @@ def _csv(frame: pd.DataFrame) -> bytes:
         if not pd.api.types.is_numeric_dtype(shown[name]):
             shown[name] = shown[name].astype(object).map(safe)
     return shown.to_csv(index=False).encode()
-
-
-def _parquet(frame: pd.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False, engine="pyarrow", compression="zstd")
-    return buffer.getvalue()
-
-
-def _current(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with today's names of rungs."""
-    return [
-        {key: with_current_names(value) if isinstance(value, str) else value for key, value in row.items()}
-        for row in rows
-    ]

@@ -20,8 +20,6 @@ def format_percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.0f}%"
 
 
-def format_bounds(interval: tuple[float, float], separator: str = " to ") -> str:
-    """Format an interval as "1.20 to 1.35"; "too few frames" where it has no upper bound."""
-    if not math.isfinite(interval[1]):
-        return "too few frames"
-    return separator.join(map(format_number, interval))
+def format_bounds(interval: tuple[float, float], few: str = "too few frames") -> str:
+    """Format an interval as "1.20 to 1.35"; `few` where it has no upper bound."""
+    return " to ".join(map(format_number, interval)) if math.isfinite(interval[1]) else few

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.core.machine import fingerprint_differences, fingerprint_unknowns
 from labkit.results.format import format_bounds, format_number
-from labkit.results.records import Run, models_in
+from labkit.results.records import SAME_WORK, Run, models_in
 from labkit.results.result_set import results
 from labkit.results.table import shown_table, table_html
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.results.plots.style import Chart
-
-SAME_WORK = ("model_set", "weights", "size", "objects", "paced_fps")
 
 
 @dataclass(frozen=True)
@@ -37,33 +35,21 @@ class History:
     def table(self) -> pd.DataFrame:
         """One row per run: when (UTC), version of an own loop, commit (+ if changed since), figures."""
         columns = [
-            "when",
-            "version",
-            "commit",
-            "fps",
-            "fps_lo",
-            "fps_hi",
-            "p50_ms",
-            "noisy",
-            "work",
-            "machine",
-        ]
-        return shown_table([self._row(run) for run in self.runs], columns).round(2)
-
-    def _row(self, run: Run) -> tuple[Any, ...]:
-        low, high = run.fps_interval
-        return (
-            run.created[:16].replace("T", " "), _version(run), _commit(run), run.fps, low, high,
-            run.percentile_ms(50), run.noisy, _work(run), run.machine,
-        )  # fmt: skip
+            "when", "version", "commit", "fps", "fps_lo", "fps_hi", "p50_ms", "noisy", "work", "machine",
+        ]  # fmt: skip
+        rows = [
+            (when(run), _version(run), _commit(run), run.fps, *run.fps_interval, run.percentile_ms(50),
+             run.noisy, _work(run), run.machine)
+            for run in self.runs
+        ]  # fmt: skip
+        return shown_table(rows, columns).round(2)
 
     def previous(self) -> Run | None:
         """The last run before the newest one that did the same work on the same kind of machine."""
         if not self.runs:
             return None
-        newest = self.runs[-1]
-        earlier = (run for run in reversed(self.runs[:-1]) if _same_work(run, newest))
-        return next((run for run in earlier if not _differences(run, newest)), None)
+        earlier = reversed(self.runs[:-1])
+        return next((run for run in earlier if comparable(run, self.runs[-1])), None)
 
     def __str__(self) -> str:
         """The newest run against the one before it."""
@@ -73,12 +59,14 @@ class History:
         text = f"{self.rung}{_named_version(now)}: {_figures(now)}"
         if before is None:
             return f"{text}; no earlier run did the same work on this kind of machine{self._elsewhere()}"
-        when = f"{_ago(before, now)}, {before.created[:16].replace('T', ' ')} UTC{_named_version(before)}"
-        doubt = "" if not (now.noisy or before.noisy) else " (~ a noisy run)"
+        then = f"{_ago(before, now)}, {when(before)} UTC{_named_version(before)}"
+        doubt = " (~ a noisy run)" if now.noisy or before.noisy else ""
+        facts = fingerprint_unknowns(before.fingerprint, now.fingerprint)
+        unknown = f"; only one of them says: {', '.join(facts)}" if facts else ""
         return (
-            f"{text}; {when}: {_figures(before)}: {now.fps / before.fps:.2f} times as fast{doubt}. "
+            f"{text}; {then}: {_figures(before)}: {now.fps / before.fps:.2f} times as fast{doubt}. "
             "Two runs at two times differ by what the machine did meanwhile; labkit.compare measures in turns"
-            f"{_unknown(before, now)}"
+            f"{unknown}"
         )
 
     def _elsewhere(self) -> str:
@@ -86,7 +74,7 @@ class History:
         now = self.runs[-1]
         for run in reversed(self.runs[:-1]):
             if _same_work(run, now):
-                there = _differences(now, run, "that machine")
+                there = fingerprint_differences(now.fingerprint, run.fingerprint, "that machine")
                 return f"; where it was last done, on {run.created[:10]}: {'; '.join(there)}"
         return ""
 
@@ -130,19 +118,9 @@ def _same_work(a: Run, b: Run) -> bool:
     return kinds[0] == kinds[1] and all(a.settings.get(key) == b.settings.get(key) for key in SAME_WORK)
 
 
-def _differences(a: Run, b: Run, other: str = "the other machine") -> list[str]:
-    return fingerprint_differences(a.fingerprint, b.fingerprint, other)
-
-
-def _unknown(before: Run, now: Run) -> str:
-    """Facts that an older run does not give of its machine."""
-    unknown = fingerprint_unknowns(before.fingerprint, now.fingerprint)
-    return f"; only one of them says: {', '.join(unknown)}" if unknown else ""
-
-
 def comparable(a: Run, b: Run) -> bool:
     """True if two runs did the same work on the same kind of machine."""
-    return _same_work(a, b) and not _differences(a, b)
+    return _same_work(a, b) and not fingerprint_differences(a.fingerprint, b.fingerprint)
 
 
 def _figures(run: Run) -> str:
@@ -169,20 +147,20 @@ def commit_of(run: Run) -> str:
 
 def _work(run: Run) -> str:
     size = "x".join(map(str, run.settings.get("size", ())))
-    parts = [
-        run.settings.get("model_set"),
-        run.source.get("spec"),
-        size,
-        run.scenario,
-        "quick" if run.quick else "",
-    ]
+    quick = "quick" if run.quick else ""
+    parts = (run.settings.get("model_set"), run.source.get("spec"), size, run.scenario, quick)
     return ", ".join(str(part) for part in parts if part)
+
+
+def when(run: Run) -> str:
+    """Day and minute of a run (UTC)."""
+    return run.created[:16].replace("T", " ")
 
 
 def _ago(before: Run, now: Run) -> str:
     """Days between two runs, as one says them."""
-    dates = [
+    first, last = (
         datetime.fromisoformat(run.created).replace(tzinfo=UTC).astimezone().date() for run in (before, now)
-    ]
-    days = (dates[1] - dates[0]).days
+    )
+    days = (last - first).days
     return {0: "earlier that day", 1: "the day before"}.get(days, f"{days} days before")

@@ -7,6 +7,7 @@ with a limit on the sum.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,18 +69,14 @@ def read_rows(content: bytes, path: Path, kinds: Mapping[str, str]) -> list[dict
     Raises:
         ResultsError: the file is damaged, too large, or holds other columns.
     """
-    rows: list[dict[str, Any]] = []
     with _explained(path):
-        for batch in _batches(content, kinds, MOST_ROWS, batch_rows=256):
-            columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
-            rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        seen: set[int] = set()
-        for row in rows:
-            if row["id"] is None or row["id"] in seen:
-                which = "empty" if row["id"] is None else f"{row['id']} twice"
+        batches = _batches(content, kinds, MOST_ROWS, batch_rows=256)
+        rows = [row for batch in batches for row in batch.to_pylist()]
+        for row_id, times in Counter(row["id"] for row in rows).items():
+            if row_id is None or times > 1:
+                which = "empty" if row_id is None else f"{row_id} twice"
                 raise ValueError(f"every row has an id of its own, and one is {which}")
-            seen.add(row["id"])
-    return rows
+        return rows
 
 
 def read_samples(content: bytes, path: Path, known: Set[int]) -> dict[int, dict[str, Samples]]:
@@ -93,50 +90,27 @@ def read_samples(content: bytes, path: Path, known: Set[int]) -> dict[int, dict[
     Raises:
         ResultsError: the file is damaged, too large, or holds samples of other runs.
     """
-    names: dict[str, int] = {}
-    parts: dict[str, list[Any]] = {"run_id": [], "series": [], "position": [], "seconds": []}
-    with _explained(path):
-        for batch in _batches(content, COLUMNS_READ["samples"], MOST_SAMPLES, batch_rows=65_536):
-            for name in ("run_id", "series", "position"):
-                if batch.column(name).null_count:
-                    raise ValueError(f"{name} is empty in some rows")
-            for name in ("run_id", "position"):
-                parts[name].append(batch.column(name).to_numpy(zero_copy_only=False).astype(np.int64))
-            series = batch.column("series")
-            codes = [names.setdefault(str(name), len(names)) for name in series.dictionary.to_pylist()]
-            places = series.indices.to_numpy(zero_copy_only=False)
-            parts["series"].append(
-                np.array(codes, np.int64)[places] if len(places) else np.empty(0, np.int64)
-            )
-            seconds = batch.column("seconds").to_numpy(zero_copy_only=False)
-            parts["seconds"].append(seconds.astype(np.float64))
-        return _series(parts, list(names), known)
+    import pyarrow as pa
 
-
-def _series(
-    parts: Mapping[str, list[Any]], names: list[str], known: Set[int]
-) -> dict[int, dict[str, Samples]]:
-    run_ids, codes, positions, seconds = (
-        np.concatenate([*arrays, np.empty(0, np.float64 if name == "seconds" else np.int64)])
-        for name, arrays in parts.items()
-    )
-    order = np.lexsort((positions, codes, run_ids))
-    run_ids, codes, positions = run_ids[order], codes[order], positions[order]
-    seconds = seconds[order]
-    new = np.diff(run_ids, prepend=-1).astype(bool) | np.diff(codes, prepend=-1).astype(bool)
-    starts = np.flatnonzero(new)
     found: dict[int, dict[str, Samples]] = {}
-    ends = np.append(starts[1:], len(order))
-    for group in np.argsort(order[starts]):  # series as they follow one another in the file
-        start, end = int(starts[group]), int(ends[group])
-        run_id, name = int(run_ids[start]), names[codes[start]]
-        if run_id not in known:
-            raise ValueError(f"it holds samples of the run {run_id}, which runs.parquet lacks")
-        if not np.array_equal(positions[start:end], np.arange(end - start)):
-            raise ValueError(
-                f"the positions of {describe(name)} of the run {run_id} are not 0 to {end - start - 1}"
-            )
-        found.setdefault(run_id, {})[name] = seconds[start:end].copy()
+    with _explained(path):
+        batches = list(_batches(content, COLUMNS_READ["samples"], MOST_SAMPLES, batch_rows=65_536))
+        if not batches:
+            return found
+        table = pa.Table.from_batches(batches).unify_dictionaries()
+        for name in ("run_id", "series", "position"):
+            if table.column(name).null_count:
+                raise ValueError(f"{name} is empty in some rows")
+        groups = table.to_pandas().groupby(["run_id", "series"], sort=False, observed=True)
+        for (run_id, name), part in groups:
+            if run_id not in known:
+                raise ValueError(f"it holds samples of the run {run_id}, which runs.parquet lacks")
+            part = part.sort_values("position")
+            if not np.array_equal(part["position"], np.arange(len(part))):
+                raise ValueError(
+                    f"the positions of {describe(name)} of the run {run_id} are not 0 to {len(part) - 1}"
+                )
+            found.setdefault(int(run_id), {})[str(name)] = part["seconds"].to_numpy(np.float64, copy=True)
     return found
 
 
@@ -151,7 +125,7 @@ def _batches(
     absent = ADDED_LATER - set(looked_at.schema_arrow.names)
     kinds = {name: kind for name, kind in kinds.items() if name not in absent}
     _check_metadata(content, looked_at, kinds, most_rows)
-    if not pq.read_metadata(pa.BufferReader(content)).num_rows:
+    if not looked_at.metadata.num_rows:
         return
     texts = [name for name, kind in kinds.items() if kind == "texts"]
     file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
@@ -301,7 +275,7 @@ def _explained(path: Path) -> Iterator[None]:
         ValueError,
         TypeError,
         LookupError,
-        OverflowError,
+        ArithmeticError,
         MemoryError,
     ) as error:
         raise ResultsError(f"{path} cannot be read: {first_line(error)[:300]}; export again") from error

@@ -1,4 +1,4 @@
-"""Predictions and what came of them: how good a learner's expectations were (layer 0).
+"""Predictions and what came of them: how good a learner's expectations were.
 
 A prediction is a ratio ("2 times faster") noted before the measurement. What counts for a
 question is the first answer that met a result; whoever answers again has seen it.
@@ -9,25 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, inf, log
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-
-class Noted(Protocol):
-    """Interface of a stored prediction."""
-
-    @property
-    def question(self) -> str:
-        """The question."""
-
-    @property
-    def answer(self) -> Any:
-        """The expected ratio; None where the question was skipped."""
-
-    @property
-    def result(self) -> Any:
-        """Result of the measurement, {"ratio": ..., "ci": [low, high]}; None until it is known."""
+from labkit.results.store import Prediction
 
 
 @dataclass(frozen=True)
@@ -102,27 +88,26 @@ class Calibration:
     @property
     def typical_factor(self) -> float | None:
         """The factor by which half of the predictions were off, or more; None without any."""
-        if not self.settled:
-            return None
-        return exp(float(np.median([abs(log(one.off or 1.0)) for one in self.settled])))
+        return exp(float(np.median(np.abs(self._logs)))) if self._logs else None
 
     @property
     def tendency(self) -> float | None:
         """The median of prediction / measured: above 1 for one who hopes for too much."""
-        if not self.settled:
-            return None
-        return exp(float(np.median([log(one.off or 1.0) for one in self.settled])))
+        return exp(float(np.median(self._logs))) if self._logs else None
+
+    @property
+    def _logs(self) -> list[float]:
+        return [log(one.off or 1.0) for one in self.settled]
 
     @property
     def sentence(self) -> str:
         """The calibration in words."""
-        skipped = sum(one.skipped for one in self.outcomes)
-        open_ = sum(one.verdict == "not measured yet" for one in self.outcomes)
-        rest = "".join(
-            f"; {n} {what}"
-            for n, what in ((skipped, "skipped"), (open_, "not measured yet"), (self._late, "made too late"))
-            if n
-        )
+        counts = {
+            "skipped": sum(one.skipped for one in self.outcomes),
+            "not measured yet": sum(one.verdict == "not measured yet" for one in self.outcomes),
+            "made too late": sum(one.seen and not one.skipped for one in self.outcomes),
+        }
+        rest = "".join(f"; {n} {what}" for what, n in counts.items() if n)
         if not self.settled:
             return f"No prediction has been measured yet{rest}."
         hits, ways = sum(bool(one.hit) for one in self.settled), [one.right_way for one in self.settled]
@@ -135,24 +120,20 @@ class Calibration:
             f"factor of {self.typical_factor:.2f} or more{tends}{way}{rest}."
         )
 
-    @property
-    def _late(self) -> int:
-        return sum(one.seen and not one.skipped for one in self.outcomes)
 
-
-def calibration(notes: Iterable[Noted]) -> Calibration:
+def calibration(notes: Iterable[Prediction]) -> Calibration:
     """One outcome per question, in the order in which the questions were first asked.
 
     Args:
         notes: oldest first, as the store gives them.
     """
-    by_question: dict[str, list[Noted]] = {}
+    by_question: dict[str, list[Prediction]] = {}
     for note in notes:
         by_question.setdefault(note.question, []).append(note)
     return Calibration(tuple(_outcome(question, asked) for question, asked in by_question.items()))
 
 
-def _outcome(question: str, asked: Sequence[Noted]) -> Outcome:
+def _outcome(question: str, asked: Sequence[Prediction]) -> Outcome:
     """The first answer that met a result counts; one noted anew before that replaces the earlier."""
     settled = [place for place, note in enumerate(asked) if _measured(note.result)[0] is not None]
     for place in settled:

@@ -10,7 +10,7 @@ records.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ from labkit.results.exports import Export, load_export
 from labkit.results.format import format_bounds, format_number, format_percent
 from labkit.results.operator_times import Operators
 from labkit.results.plots.labels import PRECISION, describe_losses, format_names, format_precision
-from labkit.results.plots.save import overview, save
-from labkit.results.records import Comparison, Run
+from labkit.results.plots.save import save_all
+from labkit.results.records import Comparison, Run, describe_disturbances
 
 BEGIN, END = "<!-- recorded: begin -->", "<!-- recorded: end -->"
+BASELINE = "baseline_combined_cpu"
 HIGHLIGHTS = (
-    "baseline_combined_cpu", "batched_cpu", "folded_cpu", "peer_onnxruntime_fp32", "cpu_engine_fp32",
-    "cpu_engine_bf16", "cpu_engine_int8",
+    BASELINE, "batched_cpu", "folded_cpu", "peer_onnxruntime_fp32", "cpu_engine_fp32", "cpu_engine_bf16",
+    "cpu_engine_int8",
 )  # fmt: skip
 """Rungs of the short table, the slowest way first."""
 COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", PRECISION, "names", "of peak", "MiB", "start s")
@@ -48,28 +49,32 @@ def block(folder: Path) -> str:
     kinds = ", ".join(sorted({str(run.settings.get("weights")) for run in export.runs}))
     width, height = first.settings["size"]
     boxes = max(run.settings.get("objects", 1) for run in export.runs)
-    mark = first.fingerprint
+    noisy = "~: noisy, so doubt it" if any(run.noisy for run in export.runs) else ""
+    marks = [each for each in (noisy, describe_losses(export.runs)) if each]
     lines = [
         f"Recorded on {first.machine}, {first.created[:10]}, "
-        f"labkit {mark.get('labkit')}; source `{first.source.get('spec')}` {width}x{height}, "
+        f"labkit {first.fingerprint.get('labkit')}; source `{first.source.get('spec')}` {width}x{height}, "
         f"{boxes} boxes per frame, {kinds} weights (with random weights speeds are real, names mean nothing; "
         "mAP and names are those of the lab's small models in the same preparation).",
         "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
-        *(_row(run) for run in export.runs),
+        *_table(COLUMNS, map(_cells, export.runs)),
         "",
-        *_marks(export.runs),
-        *folded(f"Interleaved comparisons, {boxes} boxes per frame", climbs(export.comparisons)),
-        *with_other_boxes(folder),
-        *elsewhere(folder, export),
-        *folded("What keeps the engines from the peak", [*engine_time(folder), *around_engines(export.runs)]),
-        *folded("The small models, which ship with the lab", small_models(folder)),
-        *folded("The guided filter by itself", filters(folder)),
-        *folded("The live view", live_view(folder.parent / "live")),
-        *folded("Many streams on this machine", fleets(folder.parent / "fleet" / "figures.json")),
-        *folded("What measuring costs", observer(folder)),
+        *([f"{'. '.join(marks)}.", ""] if marks else []),
+        *_folded(f"Interleaved comparisons, {boxes} boxes per frame", _climbs(export.comparisons)),
     ]
+    for each in sorted(folder.glob("[0-9]*-boxes")):
+        title = f"Interleaved comparisons, {each.name.partition('-')[0]} boxes per frame"
+        lines += _folded(title, _climbs(load_export(each).comparisons))
+    lines += _elsewhere(folder, export)
+    for title, told in (
+        ("What keeps the engines from the peak", [*_engine_time(folder), *_around_engines(export.runs)]),
+        ("The small models, which ship with the lab", _small_models(folder)),
+        ("The guided filter by itself", _filters(folder)),
+        ("The live view", _live_view(folder.parent / "live")),
+        ("Many streams on this machine", _fleets(folder.parent / "fleet" / "figures.json")),
+        ("What measuring costs", [told["sentence"] for told in _read(folder / "span_cost.json")]),
+    ):
+        lines += _folded(title, told)
     return "\n".join(lines)
 
 
@@ -79,22 +84,18 @@ def highlights(folder: Path) -> str:
     runs = {run.rung: run for run in export.runs if run.rung in HIGHLIGHTS}
     if not runs:
         raise UsageError(f"{folder} holds no run of {', '.join(HIGHLIGHTS)}")
-    gains = {c.b: c for c in export.comparisons if c.a == CLIMBS_FROM}
+    gains = {c.b: _gain(c) for c in export.comparisons if c.a == BASELINE}
     first = next(iter(runs.values()))
     width, height = first.settings["size"]
-    lines = [
-        "| rung | FPS | times the baseline (95% CI) | mAP@[.5:.95] (95% CI) | what it changes |",
-        "|---|---:|---:|---:|---|",
+    heads = ("rung", "FPS", "times the baseline (95% CI)", f"{PRECISION} (95% CI)", "what it changes")
+    rows = [
+        (f"`{name}`", _fps(runs[name]), gains.get(name, "1"), _precision(runs[name]), rung(name).about)
+        for name in HIGHLIGHTS
+        if name in runs
     ]
-    for name in HIGHLIGHTS:
-        if name in runs:
-            gain = _gain(gains[name]) if name in gains else "1"
-            precision = format_precision(runs[name]).replace(" to ", "&nbsp;to&nbsp;")
-            fps = format_number(runs[name].fps) + ("~" if runs[name].noisy else "")
-            lines.append(f"| `{name}` | {fps} | {gain} | {precision} | {rung(name).about} |")
     return "\n".join(
         [
-            *lines,
+            *_table(heads, rows, words=(0, 4)),
             "",
             f"{first.machine}, {first.created[:10]}: frames of {width}x{height} through DETR-R50 and "
             f"ResNet-18, {first.settings.get('objects')} boxes per frame, {first.settings.get('weights')} "
@@ -107,12 +108,9 @@ def highlights(folder: Path) -> str:
 
 def record(folder: Path) -> str:
     """Everything that was recorded on a machine and beside it, as a page of Markdown."""
-    plots = [path.name for path in sorted(folder.glob("*.png"))]
-    drawn = [f"![{name.removesuffix('.png')}]({folder.name}/{name})" for name in plots]
-    return (
-        "\n".join(["# Recorded results", "", block(folder), *(details("Plots", drawn) if drawn else [])])
-        + "\n"
-    )
+    drawn = [f"![{path.stem}]({folder.name}/{path.name})" for path in sorted(folder.glob("*.png"))]
+    plots = _details("Plots", drawn) if drawn else []
+    return "\n".join(["# Recorded results", "", block(folder), *plots]) + "\n"
 
 
 def insert(readme: str, text: str) -> str:
@@ -128,52 +126,67 @@ def insert(readme: str, text: str) -> str:
     return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
-def pictures(folder: Path) -> list[Path]:
-    """Draws what a folder of recorded runs allows, from its rows alone; returns the files."""
-    export = load_export(folder)
-    charts = overview(export.runs, export.comparisons)
-    return [path for name, chart in charts for path in save(chart, folder / name)]
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[int] = (0,)) -> list[str]:
+    """A table of Markdown; the columns whose places are in `words` stand to the left."""
+    rule = "".join("|---" if k in words else "|---:" for k in range(len(heads))) + "|"
+    lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
+    return [lines[0], rule, *lines[1:]]
 
 
-def _marks(runs: Sequence[Run]) -> list[str]:
-    """Legend of the table's marks, where it has any."""
-    noisy = "~: noisy, so doubt it" if any(run.noisy for run in runs) else ""
-    told = [each for each in (noisy, describe_losses(runs)) if each]
-    return [f"{'. '.join(told)}.", ""] if told else []
-
-
-def _row(run: Run) -> str:
-    cells = [
+def _cells(run: Run) -> list[str]:
+    return [
         f"`{run.rung}`",
-        format_number(run.fps) + ("~" if run.noisy else ""),
+        _fps(run),
         format_bounds(run.fps_interval),
         format_number(run.percentile_ms(50)),
         format_percent(run.agreement.share if run.agreement else None),
-        format_precision(run).replace(" to ", "&nbsp;to&nbsp;"),  # breaks before the interval, not inside
+        _precision(run),
         format_names(run),
         format_percent(run.share_of_limit),
         f"{run.peak_bytes / 2**20:.0f}",
         f"{run.startup_s:.1f}",
     ]
-    return "| " + " | ".join(cells) + " |"
 
 
-def folded(title: str, lines: Sequence[str]) -> list[str]:
+def _fps(run: Run) -> str:
+    return format_number(run.fps) + ("~" if run.noisy else "")
+
+
+def _precision(run: Run) -> str:
+    return format_precision(run).replace(" to ", "&nbsp;to&nbsp;")  # breaks before the interval, not inside
+
+
+def _gain(comparison: Comparison) -> str:
+    low, high = comparison.interval
+    mark = "" if comparison.agrees else "!"
+    return f"{comparison.ratio:.2f}{mark} ({low:.2f}&nbsp;to&nbsp;{high:.2f})"
+
+
+def _folded(title: str, lines: Sequence[str]) -> list[str]:
     """A list that opens on a click; nothing where there is nothing to list."""
-    return details(title, [f"- {line}" for line in lines]) if lines else []
+    return _details(title, [f"- {line}" for line in lines]) if lines else []
 
 
-def details(title: str, lines: Sequence[str]) -> list[str]:
+def _details(title: str, lines: Sequence[str]) -> list[str]:
     """Markdown that opens on a click."""
     return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
 
 
-def live_view(folder: Path) -> list[str]:
+def _read(path: Path) -> list[Any]:
+    """What a file of JSON holds, as a list of one; empty without the file."""
+    return [read_json(path, object)] if path.is_file() else []
+
+
+def _climbs(comparisons: Sequence[Comparison]) -> list[str]:
+    """Each rung against the first of its family, after what disturbed them."""
+    told = [c for c in comparisons if c.a == c.settings.get("baseline")]
+    return [*filter(None, [describe_disturbances(told)]), *(c.finding for c in told)]
+
+
+def _live_view(folder: Path) -> list[str]:
     """Sentences on the recorded live view, without and with a browser."""
-    alone, beside = folder / "figures.json", folder / "browser.json"
     lines = []
-    if alone.is_file():
-        told = read_json(alone, object)
+    for told in _read(folder / "figures.json"):
         slow = [100 * share for share in told["slowdown_per_round"]]
         lines.append(
             f"{told['rung']} with the {told['model_set']} models: {told['display_fps']:.1f} pictures "
@@ -183,40 +196,28 @@ def live_view(folder: Path) -> list[str]:
             f"{told['result_age_in_detections']:.2f} detections and a frame old (p99); stopped within "
             f"{told['stop_p99_ms']:.0f} ms (p99 of {told['stops']})."
         )
-    if beside.is_file():
-        for told in read_json(beside, object)["figures"]:
-            source = {"browser": "the browser's camera"}.get(told["source"], f"`{told['source']}`")
-            lines.append(
-                f"{told['rung']} with the {told['models']} models and Chromium on the same cores, "
-                f"{source}: {told['displayed_fps']:.1f} shown and {told['detections_per_s']:.1f} detections "
-                f"per second, a picture {told['picture_age_p50_ms']:.0f} ms old (p50) when it is painted."
-            )
-    return lines
-
-
-def small_models(folder: Path) -> list[str]:
-    """Sentences on the speed of the lab's small models, from the runs in the folder `lab`."""
-    place = folder / "lab"
-    if not (place / "runs.parquet").is_file():
-        return []
-    lines = []
-    for run in load_export(place).runs:
-        width, height = run.settings["size"]
+    for told in (each for beside in _read(folder / "browser.json") for each in beside["figures"]):
+        source = {"browser": "the browser's camera"}.get(told["source"], f"`{told['source']}`")
         lines.append(
-            f"{run.rung}{'~' if run.noisy else ''} on frames of {width}x{height}: "
-            f"{format_number(run.percentile_ms(50))} ms per frame (p50), "
-            f"{format_number(run.fps)} FPS ({format_bounds(run.fps_interval)})."
+            f"{told['rung']} with the {told['models']} models and Chromium on the same cores, "
+            f"{source}: {told['displayed_fps']:.1f} shown and {told['detections_per_s']:.1f} detections "
+            f"per second, a picture {told['picture_age_p50_ms']:.0f} ms old (p50) when it is painted."
         )
     return lines
 
 
-def observer(folder: Path) -> list[str]:
-    """Sentence on the cost of a span, from `labkit.lessons.pitfalls.overhead`."""
-    found = folder / "span_cost.json"
-    return [read_json(found, object)["sentence"]] if found.is_file() else []
+def _small_models(folder: Path) -> list[str]:
+    """Sentences on the speed of the lab's small models, from the runs in the folder `lab`."""
+    runs = load_export(folder / "lab").runs if (folder / "lab" / "runs.parquet").is_file() else ()
+    return [
+        f"{run.rung}{'~' if run.noisy else ''} on frames of {'x'.join(map(str, run.settings['size']))}: "
+        f"{format_number(run.percentile_ms(50))} ms per frame (p50), "
+        f"{format_number(run.fps)} FPS ({format_bounds(run.fps_interval)})."
+        for run in runs
+    ]
 
 
-def around_engines(runs: Sequence[Run]) -> list[str]:
+def _around_engines(runs: Sequence[Run]) -> list[str]:
     """Sentences on the share of a frame that passes outside the engine."""
     lines = []
     for run in runs:
@@ -230,52 +231,43 @@ def around_engines(runs: Sequence[Run]) -> list[str]:
     return lines
 
 
-def filters(folder: Path) -> list[str]:
+def _filters(folder: Path) -> list[str]:
     """Sentences on the benchmarks of the guided filter, on the CPU and on a GPU."""
-    files = [folder / name for name in ("filters.json", "filters_cuda.json")]
-    return [
-        line
-        for file in files
-        if file.is_file()
-        for line in FilterTimes.from_json(read_json(file, object)).sentences()
-    ]
+    told = [each for name in ("filters.json", "filters_cuda.json") for each in _read(folder / name)]
+    return [line for each in told for line in FilterTimes.from_json(each).sentences()]
 
 
-def engine_time(folder: Path) -> list[str]:
+def _engine_time(folder: Path) -> list[str]:
     """Sentences on the engines' time by operator."""
-    found = folder / "operators.json"
-    if not found.is_file():
-        return []
-    return [line for told in read_json(found, object) for line in Operators.from_json(told).sentences()]
+    told = [each for all_of_them in _read(folder / "operators.json") for each in all_of_them]
+    return [line for each in told for line in Operators.from_json(each).sentences()]
 
 
-def fleets(figures: Path) -> list[str]:
+def _fleets(figures: Path) -> list[str]:
     """Sentences on a recorded fleet benchmark: its throughput beside a single process."""
-    if not figures.is_file():
-        return []
-    told = read_json(figures, object)
-    lines = [
-        f"{each['streams']} {'stream' if each['streams'] == 1 else 'streams'} of {told['rung']} through Ray: "
-        f"{each['fps']:.2f} frames per second together, {_share(each)} of the {each['single_fps']:.2f} that "
-        "one process reaches which reads, finds and writes the same by itself."
-        for each in told["fleets"]
-    ]
-    most = told["fleets"][-1]
-    used = {who: cores for who, cores in most.get("cores_used", {}).items() if who != "engines"}
-    if used:
-        parts = ", ".join(
-            f"{who} {cores:.2f}" for who, cores in sorted(used.items(), key=lambda one: -one[1])
-        )
+    lines = []
+    for told in _read(figures):
+        lines += [
+            f"{each['streams']} {'stream' if each['streams'] == 1 else 'streams'} of {told['rung']} through "
+            f"Ray: {each['fps']:.2f} frames per second together, {_share(each)} of the "
+            f"{each['single_fps']:.2f} that one process reaches which reads, finds and writes the same by "
+            "itself."
+            for each in told["fleets"]
+        ]
+        most = told["fleets"][-1]
+        used = {who: cores for who, cores in most.get("cores_used", {}).items() if who != "engines"}
+        if used:
+            parts = (f"{who} {cores:.2f}" for who, cores in sorted(used.items(), key=lambda one: -one[1]))
+            lines.append(
+                f"Beside the engine, {most['streams']} streams use {sum(used.values()):.2f} of "
+                f"{told['fingerprint']['cores']} cores ({', '.join(parts)}); where the engine wants all of "
+                "them, that is what a fleet costs."
+            )
         lines.append(
-            f"Beside the engine, {most['streams']} streams use {sum(used.values()):.2f} of "
-            f"{told['fingerprint']['cores']} cores ({parts}); where the engine wants all of them, that is "
-            "what a fleet costs."
+            f"Overhead of a fleet: {told['overhead_ms']:.1f} ms per frame; it recovers "
+            f"{told['recovery_s']:.1f} s after an engine crash."
         )
-    return [
-        *lines,
-        f"Overhead of a fleet: {told['overhead_ms']:.1f} ms per frame; it recovers "
-        f"{told['recovery_s']:.1f} s after an engine crash.",
-    ]
+    return lines
 
 
 def _share(fleet: Mapping[str, Any]) -> str:
@@ -287,83 +279,63 @@ def _share(fleet: Mapping[str, Any]) -> str:
     return f"{share} ({format_interval((low, high), '.0f')}%, {len(fleet['rounds_fps'])} rounds)"
 
 
-CLIMBS_FROM = "baseline_combined_cpu"
-
-
-def climbs(comparisons: Sequence[Comparison]) -> list[str]:
-    """Each rung against the first of its family."""
-    return [c.sentence for c in comparisons if c.a == c.settings.get("baseline")]
-
-
-def with_other_boxes(folder: Path) -> list[str]:
-    """Comparisons with another number of boxes, from folders such as `15-boxes`."""
-    lines = []
-    for each in sorted(folder.glob("[0-9]*-boxes")):
-        comparisons = load_export(each).comparisons
-        boxes = each.name.partition("-")[0]
-        lines += folded(f"Interleaved comparisons, {boxes} boxes per frame", climbs(comparisons))
-    return lines
-
-
-def elsewhere(folder: Path, here: Export) -> list[str]:
+def _elsewhere(folder: Path, here: Export) -> list[str]:
     """Gains on every machine that has recorded the same work, as a table that opens on a click."""
-    there = [(folder, here), *_others(folder, here)]
-    table = _climbs_side_by_side([export for _, export in there])
-    if len(there) < 2 or not table:
+    places = sorted(path for path in folder.parent.iterdir() if (path / "runs.parquet").is_file())
+    exports = [(place, load_export(place)) for place in places if place != folder]
+    others = [(place, export) for place, export in exports if _workload(export) == _workload(here)]
+    table = _climbs_side_by_side([here, *(export for _, export in others)])
+    if not others or not table:
         return []
-    title = "The same gains on another machine" if len(there) == 2 else "The same gains on other machines"
-    for other, export in there[1:]:
+    for other, export in others:
         told = [
-            *engine_time(other), *around_engines(export.runs), *small_models(other), *filters(other),
-            *fleets(other / "fleet.json"),
+            *_engine_time(other), *_around_engines(export.runs), *_small_models(other), *_filters(other),
+            *_fleets(other / "fleet.json"),
         ]  # fmt: skip
         if told:
             table += ["", f"Also on {export.runs[0].machine}:", "", *(f"- {line}" for line in told)]
-    return details(title, table)
-
-
-def _others(folder: Path, here: Export) -> list[tuple[Path, Export]]:
-    """Other machines that have recorded the same work, and what they recorded."""
-    places = sorted(path for path in folder.parent.iterdir() if (path / "runs.parquet").is_file())
-    exports = [(place, load_export(place)) for place in places if place != folder]
-    return [(place, export) for place, export in exports if _workload(export) == _workload(here)]
+    which = "another machine" if len(others) == 1 else "other machines"
+    return _details(f"The same gains on {which}", table)
 
 
 def _climbs_side_by_side(exports: Sequence[Export]) -> list[str]:
     """A table of the rungs that all machines compared; empty if there are none."""
-    gains = [{c.b: c for c in export.comparisons if c.a == CLIMBS_FROM} for export in exports]
-    runs = [{run.rung: run for run in export.runs} for export in exports]
+    gains = [{c.b: c for c in export.comparisons if c.a == BASELINE} for export in exports]
+    shares = [{run.rung: run.share_of_limit for run in export.runs} for export in exports]
     rungs = [name for name in gains[0] if all(name in each for each in gains)]
     if not rungs:
         return []
+    heads = ["rung", *(head for export in exports for head in (export.runs[0].machine, "of peak"))]
+    rows = [
+        [f"`{name}`"]
+        + [
+            c
+            for g, s in zip(gains, shares, strict=True)
+            for c in (_gain(g[name]), format_percent(s.get(name)))
+        ]
+        for name in rungs
+    ]
     lines = [
-        f"Times as fast as `{CLIMBS_FROM}` on the same machine, with the share of that machine's peak that "
+        f"Times as fast as `{BASELINE}` on the same machine, with the share of that machine's peak that "
         "the rung reaches in its own precision.",
         "",
-        "| rung | " + " | ".join(f"{export.runs[0].machine} | of peak" for export in exports) + " |",
-        "|---" + "|---:|---:" * len(exports) + "|",
+        *_table(heads, rows),
     ]
-    for name in rungs:
-        cells = []
-        for own, measured in zip(gains, runs, strict=True):
-            share = measured[name].share_of_limit if name in measured else None
-            cells += [_gain(own[name]), format_percent(share)]
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     if any(not own[name].agrees for own in gains for name in rungs):
         lines += ["", "!: its answers differ from the reference's, so this is no like-for-like gain."]
     return lines
-
-
-def _gain(comparison: Comparison) -> str:
-    low, high = comparison.interval
-    mark = "" if comparison.agrees else "!"
-    return f"{comparison.ratio:.2f}{mark} ({low:.2f}&nbsp;to&nbsp;{high:.2f})"
 
 
 def _workload(export: Export) -> tuple[Any, ...]:
     first = export.runs[0]
     boxes = max(run.settings.get("objects", 1) for run in export.runs)
     return first.source.get("sha256"), tuple(first.settings["size"]), boxes, first.settings.get("model_set")
+
+
+def pictures(folder: Path) -> list[Path]:
+    """Draws what a folder of recorded runs allows, from its rows alone; returns the files."""
+    export = load_export(folder)
+    return save_all(export.runs, export.comparisons, folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,48 +33,42 @@ class Kind:
         return Kind(f"{self.name} or {other.name}", lambda value: self.holds(value) or other.holds(value))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+def is_real(value: Any) -> bool:
+    """True for an int or float, infinity and NaN included."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
+def _is_text(value: Any, most: int = MOST_NAME) -> bool:
+    return isinstance(value, str) and len(value) <= most
+
+
 def _is_time(value: Any) -> bool:
-    if not isinstance(value, str) or len(value) > 40:
-        return False
     try:
-        datetime.fromisoformat(value)
+        return _is_text(value, 40) and bool(datetime.fromisoformat(value))
     except ValueError:
         return False
-    return True
 
 
-def _is_bounds(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(v is None or is_real(v) for v in value)
+def _is_pair(value: Any, holds: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(holds, value))
 
 
-def is_real(value: Any) -> bool:
-    """True for an int or float, infinity and NaN included."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-NUMBER = Kind("a finite number", _is_number)
-NOT_NEGATIVE = Kind("a finite number from 0", lambda value: _is_number(value) and value >= 0)
+NONE = Kind("nothing", lambda value: value is None)
+NUMBER = Kind("a finite number", lambda value: is_real(value) and abs(value) < 1e300)
+NOT_NEGATIVE = Kind("a finite number from 0", lambda value: NUMBER.holds(value) and value >= 0)
 INFINITE = Kind("infinity", lambda value: value == math.inf)
 COUNT = Kind("a whole number from 0", _is_count)
 FLAG = Kind("true or false", lambda value: value in (0, 1) and isinstance(value, int))
-NAME = Kind("a text", lambda value: isinstance(value, str) and len(value) <= MOST_NAME)
-FILLED = Kind("a name", lambda value: isinstance(value, str) and 0 < len(value) <= MOST_NAME)
+NAME = Kind("a text", _is_text)
+FILLED = Kind("a name", lambda value: _is_text(value) and value != "")
 TIME = Kind("a time in ISO format", _is_time)
-NONE = Kind("nothing", lambda value: value is None)
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
-SIZE = Kind(
-    "(width, height)",
-    lambda value: isinstance(value, list) and len(value) == 2 and all(_is_count(part) for part in value),
-)
-BOUNDS = Kind("two bounds", _is_bounds)
+SIZE = Kind("(width, height)", lambda value: _is_pair(value, _is_count))
+BOUNDS = Kind("two bounds", lambda value: _is_pair(value, lambda v: v is None or is_real(v)))
 FIGURES = Kind(
     "an object of finite numbers from 0",
     lambda value: isinstance(value, dict) and all(v is None or NOT_NEGATIVE.holds(v) for v in value.values()),
@@ -82,9 +76,15 @@ FIGURES = Kind(
 SCENARIO = Kind("closed, paced or live", lambda value: value in ("closed", "paced", "live"))
 LINES = Kind(
     "a list of sentences",
+    lambda value: isinstance(value, list) and all(_is_text(line, MOST_SENTENCE) for line in value),
+)
+CEILING = Kind(
+    "a ceiling",
     lambda value: (
-        isinstance(value, list)
-        and all(isinstance(line, str) and len(line) <= MOST_SENTENCE for line in value)
+        isinstance(value, dict)
+        and LINES.holds(value.get("parts"))
+        and NUMBER.holds(value.get("gain"))
+        and value["gain"] >= 1
     ),
 )
 
@@ -111,6 +111,7 @@ WITHIN: dict[str, dict[str, Kind]] = {
         "weights_sha256": OBJECT | NONE, "preparation": OBJECT, "changes": NAME | NONE,
         "paced_fps": NUMBER | NONE, "gpu_peak_bytes": NUMBER | NONE, "foreign_cpu": NUMBER | NONE,
         "steal": NUMBER | NONE, "baseline": NAME | NONE, "loop_sha256": NAME,
+        "ceiling": CEILING | NONE,
     },
     "source": {"spec": NAME, "sha256": NAME},
     "limit": {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -28,6 +29,10 @@ def models_in(settings: Mapping[str, Any]) -> tuple[str, str]:
     """Names of the detector and the classifier that a row's settings hold."""
     own = OWN_MODELS.get(str(settings.get("model_set")), ("unknown", "unknown"))
     return settings.get("detector") or own[0], settings.get("classifier") or own[1]
+
+
+SAME_WORK = ("model_set", "weights", "size", "objects", "paced_fps")
+"""Settings in which two runs agree that did the same work, besides their models."""
 
 
 @dataclass(frozen=True)
@@ -170,9 +175,9 @@ class Run:
     def noise(self) -> tuple[str, ...]:
         """Reasons to doubt this run; empty when it is quiet."""
         reasons = [*stats.noise_reasons(self.latency_s), *self.disturbances]
-        share = self._share_of_peak
-        if share is not None and share > 1:
-            reasons.append(f"it reaches {share:.0%} of the machine's peak, so the peak was measured too low")
+        if self.beats_peak:
+            share = f"{self._share_of_peak:.0%} of the machine's peak"
+            reasons.append(f"it reaches {share}, so the peak was measured too low")
         return tuple(reasons)
 
     @property
@@ -191,8 +196,12 @@ class Run:
 
         None where one of them is not known, and where the peak is refuted by the run itself: see `noise`.
         """
-        share = self._share_of_peak
-        return share if share is not None and share <= 1 else None
+        return None if self.beats_peak else self._share_of_peak
+
+    @property
+    def beats_peak(self) -> bool:
+        """True if the run itself shows that the machine's peak was measured too low."""
+        return (self._share_of_peak or 0) > 1
 
     @property
     def _share_of_peak(self) -> float | None:
@@ -206,52 +215,45 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain data for `--json`: statistics, not samples."""
+        figures = (
+            "id", "created", "rung", "stage", "scenario", "quick", "n_frames", "offered", "dropped", "failed",
+            "fps", "spans_ms", "spans_gpu_ms", "startup_s", "share_of_limit", "noisy",
+        )  # fmt: skip
+        workload = ("device", "model_set", "detector", "classifier", "weights", "objects")
         return {
-            "id": self.id,
-            "created": self.created,
-            "rung": self.rung,
-            "stage": self.stage,
-            "device": self.settings.get("device"),
-            "model_set": self.settings.get("model_set"),
-            "detector": self.settings.get("detector"),
-            "classifier": self.settings.get("classifier"),
-            "weights": self.settings.get("weights"),
+            **{name: getattr(self, name) for name in figures},
+            **{name: self.settings.get(name) for name in workload},
             "source": self.source.get("spec"),
             "source_sha256": self.source.get("sha256"),
-            "objects": self.settings.get("objects"),
-            "scenario": self.scenario,
-            "quick": self.quick,
-            "n_frames": self.n_frames,
-            "offered": self.offered,
-            "dropped": self.dropped,
-            "failed": self.failed,
-            "fps": self.fps,
             "fps_interval": finite(self.fps_interval),
             "latency_ms": {
-                "p50": self.percentile_ms(50),
-                "p90": self.percentile_ms(90),
-                "p99": self.percentile_ms(99),
+                **{f"p{q}": self.percentile_ms(q) for q in (50, 90, 99)},
                 "max": float(self.latency_s.max()) * 1e3 if self.n_frames else None,
                 "iqr": self.iqr_ms,
             },
-            "spans_ms": self.spans_ms,
-            "spans_gpu_ms": self.spans_gpu_ms,
-            "startup_s": self.startup_s,
             "cold_start_ms": float(self.warmup_s[0]) * 1e3 if len(self.warmup_s) else None,
             "peak_mib": self.peak_bytes / 2**20,
             "gpu_peak_mib": None if self.gpu_peak_bytes is None else self.gpu_peak_bytes / 2**20,
-            "share_of_limit": self.share_of_limit,
-            "limit": dict(self.limit),
             "agreement": None if self.agreement is None else vars(self.agreement),
-            "accuracy": dict(self.accuracy),
-            "noisy": self.noisy,
             "noise": list(self.noise),
-            "settings": dict(self.settings),
-            "fingerprint": dict(self.fingerprint),
+            **{name: dict(getattr(self, name)) for name in ("limit", "accuracy", "settings", "fingerprint")},
         }
 
 
 Verdict = Literal["faster", "slower", "same", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The most that a change can gain (G. Amdahl, 1967).
+
+    Attributes:
+        parts: the spans that the change is about.
+        gain: of the whole, if these had cost nothing at all.
+    """
+
+    parts: tuple[str, ...]
+    gain: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,12 +321,28 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """What interval and machine allow to say: faster, slower, same (+-2%) or cannot tell."""
-        return "cannot tell" if self.busy_share > BUSY else stats.verdict(self.interval)
+        return "cannot tell" if self.refuted_by else stats.verdict(self.interval)
+
+    @property
+    def refuted_by(self) -> str:
+        """Reason why the interval is not to be believed, whatever it says; empty if there is none."""
+        if self.busy_share > BUSY:
+            return f"other programs or the host took {self.busy_share:.0%} of the CPU"
+        limit = self.ceiling
+        if limit is not None and self.interval[0] > limit.gain:
+            return f"the most possible is {limit.gain:.2f}x, had {' and '.join(limit.parts)} cost nothing"
+        return ""
 
     @property
     def busy_share(self) -> float:
         """Share of the CPU's time that other programs, or the host below this machine, took meanwhile."""
         return max(self.settings.get("foreign_cpu") or 0.0, self.settings.get("steal") or 0.0)
+
+    @property
+    def ceiling(self) -> Ceiling | None:
+        """The most that b can gain; None where it is not known, see `labkit.results.ceilings`."""
+        told = self.settings.get("ceiling")
+        return None if told is None else Ceiling(tuple(told["parts"]), told["gain"])
 
     @property
     def machine(self) -> str:
@@ -350,8 +368,8 @@ class Comparison:
             text = f"{self.b} is {ratio:.2f}x {self.verdict} than {self.a} ({basis})"
         elif self.verdict == "same":
             text = f"{self.b} is as fast as {self.a} within 2% ({ratio:.2f}x, {basis})"
-        elif self.busy_share > BUSY:
-            return f"{self.b} vs {self.a}: cannot tell on so busy a machine ({ratio:.2f}x, {basis})"
+        elif self.refuted_by:
+            return f"{self.b} vs {self.a}: cannot tell: {self.refuted_by} ({ratio:.2f}x, {basis})"
         else:
             text = f"{self.b} vs {self.a}: no significant difference ({ratio:.2f}x, {basis})"
         doubts = [] if self.agrees else ["its answers differ: not a like-for-like gain"]
@@ -359,23 +377,30 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as plain data for `--json`."""
+        figures = (
+            "id", "created", "a", "b", "ratio", "rounds", "processes", "frames_per_turn", "verdict", "agrees",
+            "sentence", "quick",
+        )  # fmt: skip
         return {
-            "id": self.id,
-            "created": self.created,
-            "a": self.a,
-            "b": self.b,
-            "ratio": self.ratio,
+            **{name: getattr(self, name) for name in figures},
             "ci": finite(self.interval),
-            "rounds": self.rounds,
-            "processes": self.processes,
-            "frames_per_turn": self.frames_per_turn,
-            "verdict": self.verdict,
-            "agrees": self.agrees,
-            "sentence": self.sentence,
-            "quick": self.quick,
             "agreement": None if self.agreement is None else vars(self.agreement),
             "disturbances": list(self.disturbances),
-            "settings": dict(self.settings),
-            "source": dict(self.source),
-            "fingerprint": dict(self.fingerprint),
+            **{name: dict(getattr(self, name)) for name in ("settings", "source", "fingerprint")},
         }
+
+
+def describe_disturbances(records: Sequence[Run | Comparison]) -> str:
+    """What disturbed some of these results, each kind once by its highest figure; empty if nothing did."""
+    doubted = [record for record in records if record.disturbances]
+    worst: dict[str, str] = {}
+    for reason in (each for record in doubted for each in record.disturbances):
+        kind = re.sub(r"[\d.]+", "#", reason)
+        worst[kind] = max(worst.get(kind, reason), reason, key=_first_number)
+    share = f" ({len(doubted)} of {len(records)} results, at worst)" if len(records) > 1 else ""
+    return f"disturbed{share}: {'; '.join(worst.values())}" if worst else ""
+
+
+def _first_number(text: str) -> float:
+    found = re.search(r"\d+(\.\d+)?", text)
+    return float(found[0]) if found else -1.0

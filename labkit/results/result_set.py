@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,9 +13,10 @@ import numpy as np
 from labkit.core.errors import UsageError
 from labkit.core.files import recorded_folder
 from labkit.core.terminal import printable
+from labkit.results.ceilings import with_ceilings
 from labkit.results.checksums import describe_damage
 from labkit.results.exports import load_exports
-from labkit.results.records import Comparison, Run
+from labkit.results.records import Comparison, Run, describe_disturbances
 from labkit.results.store import Store, default_path
 from labkit.results.table import shown_table, table, table_html
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MAIN_COLUMNS = ["rung", "fps", "fps_lo", "fps_hi", "p50_ms", "p90_ms", "p99_ms", "agreement",
                 "share_of_limit", "noisy", "weights"]  # fmt: skip
+MOST_NAMED = 8  # rungs in a command; with more of them the whole ladder is measured again
 RECORDED_COLUMNS = ["machine", "created", "rung", "fps", "fps_lo", "fps_hi", "p50_ms", "agreement", "weights"]
 
 
@@ -58,19 +59,10 @@ class ResultSet:
         """One row per comparison: how many times faster b is than a, with interval and verdict."""
         columns = ["a", "b", "ratio", "ci_low", "ci_high", "verdict", "agrees", "rounds", "processes"]
         rows = [
-            (
-                c.a,
-                c.b,
-                round(c.ratio, 3),
-                *np.round(c.interval, 3),
-                c.verdict,
-                c.agrees,
-                c.rounds,
-                c.processes,
-            )
+            (c.a, c.b, c.ratio, *c.interval, c.verdict, c.agrees, c.rounds, c.processes)
             for c in self.comparisons
         ]
-        return shown_table(rows, columns)
+        return shown_table(rows, columns).round(3)
 
     def disturbed(self, command: str | None = None) -> str:
         """The worst disturbance, told once, and the command that repeats it; empty if there was none.
@@ -79,19 +71,15 @@ class ResultSet:
             command: that measured these results; by default one that measures the disturbed rungs again.
         """
         records: list[Run | Comparison] = [*self.runs, *self.comparisons]
-        doubted = [record for record in records if record.disturbances]
-        if not doubted:
+        if not (told := describe_disturbances(records)):
             return ""
-        reasons: dict[str, str] = {}
-        for reason in (each for record in doubted for each in record.disturbances):
-            kind = re.sub(r"[\d.]+", "#", reason)
-            reasons[kind] = max(reasons.get(kind, reason), reason, key=_first_number)
         if command is None:
-            names = [name for r in doubted for name in ((r.rung,) if isinstance(r, Run) else (r.a, r.b))]
+            doubted = [record for record in records if record.disturbances]
+            named = [name for r in doubted for name in ((r.rung,) if isinstance(r, Run) else (r.a, r.b))]
+            names = list(dict.fromkeys(named))
             quick = " --quick" if all(record.quick for record in doubted) else ""
-            command = f"labkit bench {' '.join(dict.fromkeys(names))}{quick}"
-        share = f" ({len(doubted)} of {len(records)} results, at worst)" if len(records) > 1 else ""
-        return f"disturbed{share}: {'; '.join(reasons.values())}. To repeat: {command}"
+            command = f"labkit bench {' '.join(names) if len(names) <= MOST_NAMED else ''}".strip() + quick
+        return f"{told}. To repeat: {command}"
 
     def sentences(self) -> list[str]:
         """Each comparison in words with its interval, what was not measured, and the notes."""
@@ -109,17 +97,8 @@ class ResultSet:
             for name, seconds in run.spans_s.items():
                 spent_s = float(np.nansum(seconds))
                 share = spent_s / run.wall_s
-                ceiling = 1 / max(1e-9, 1 - share)
-                rows.append(
-                    (
-                        run.rung,
-                        name,
-                        round(1e3 * spent_s / run.n_frames, 2),
-                        round(share, 3),
-                        round(ceiling, 2),
-                    )
-                )
-        return shown_table(rows, columns)
+                rows.append((run.rung, name, 1e3 * spent_s / run.n_frames, share, 1 / max(1e-9, 1 - share)))
+        return shown_table(rows, columns).round({columns[2]: 2, columns[3]: 3, columns[4]: 2})
 
     def cost_per_box(self) -> pd.DataFrame:
         """Fitted line of each rung that was measured with several numbers of boxes, with 95% intervals.
@@ -218,11 +197,6 @@ class ResultSet:
         return f"{first}{figures}<ul>{sentences}</ul>" if sentences else f"{first}{figures}"
 
 
-def _first_number(text: str) -> float:
-    found = re.search(r"\d+(\.\d+)?", text)
-    return float(found[0]) if found else -1.0
-
-
 def results(rung: str | None = None, stage: int | None = None, *, recorded: bool = False) -> ResultSet:
     """Read the runs and comparisons that were measured before, oldest first.
 
@@ -254,6 +228,7 @@ def results(rung: str | None = None, stage: int | None = None, *, recorded: bool
         with Store(default_path(), read_only=True) as store:
             runs, comparisons = store.runs(), store.comparisons()
             notes = describe_damage(store.damaged)
+    comparisons = with_ceilings(comparisons, runs)
     runs = [run for run in runs if rung in (None, run.rung) and stage in (None, run.stage)]
     names = {run.rung for run in runs}
     chosen = [c for c in comparisons if rung in (c.a, c.b) or (rung is None and {c.a, c.b} & names)]

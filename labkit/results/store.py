@@ -1,6 +1,6 @@
 """The store: one SQLite file that keeps every measurement it has reported as saved.
 
-Write-ahead logging with full synchronisation: a row is on the disk before `add_run` returns,
+Write-ahead logging with full synchronisation: a row is on the disk before `add` returns,
 whatever is killed afterwards; other processes may write at the same time.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,10 +19,11 @@ from labkit.core.errors import ResultsError, UsageError
 from labkit.core.files import results_folder
 from labkit.results import codec, database, schema
 from labkit.results.checksums import Damage, describe_damage, insert_row, read_row, read_rows, seal_row
-from labkit.results.exports import FORMATS, export
+from labkit.results.exports import export
 from labkit.results.records import Comparison, Run
 
 Record = TypeVar("Record")
+Result = TypeVar("Result", Run, Comparison)
 
 
 def default_path() -> Path:
@@ -101,63 +102,40 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def add_run(self, run: Run) -> Run:
-        """Saves a run; returns it with its id and time of creation (kept if it had one)."""
-        run = replace(run, created=run.created or utc_now())
-        return replace(run, id=self._insert("runs", codec.run_to_row(run)))
-
-    def add_comparison(self, comparison: Comparison) -> Comparison:
-        """Saves a comparison; returns it with its id and time of creation (kept if it had one)."""
-        comparison = replace(comparison, created=comparison.created or utc_now())
-        return replace(comparison, id=self._insert("comparisons", codec.comparison_to_row(comparison)))
+    def add(self, result: Result) -> Result:
+        """Saves a run or a comparison; returns it with its id and time of creation (kept if it had one)."""
+        result = replace(result, created=result.created or utc_now())
+        table = "runs" if isinstance(result, Run) else "comparisons"
+        return replace(result, id=self._insert(table, codec.to_row(result)))
 
     def run(self, run_id: int) -> Run:
         """The run of that id."""
-        return self._one("runs", run_id, codec.run_from_row)
+        return self._one("runs", run_id, codec.build_run)
 
-    def comparison(self, comparison_id: int) -> Comparison:
-        """The comparison of that id."""
-        return self._one("comparisons", comparison_id, codec.comparison_from_row)
+    def runs(self) -> list[Run]:
+        """All runs, oldest first."""
+        return self._all("runs", codec.build_run)
 
-    def runs(
-        self,
-        *,
-        rung: str | None = None,
-        stage: int | None = None,
-        scenario: str | None = None,
-        quick: bool | None = None,
-        newest: int | None = None,
-    ) -> list[Run]:
-        """All runs, oldest first, or those with the given values; `newest` keeps the last few."""
-        found = self._all("runs", codec.run_from_row)
-        return _chosen(found, newest, rung=rung, stage=stage, scenario=scenario, quick=quick)
-
-    def comparisons(
-        self, *, a: str | None = None, b: str | None = None, newest: int | None = None
-    ) -> list[Comparison]:
-        """All comparisons, oldest first, or those of the given rungs."""
-        return _chosen(self._all("comparisons", codec.comparison_from_row), newest, a=a, b=b)
+    def comparisons(self) -> list[Comparison]:
+        """All comparisons, oldest first."""
+        return self._all("comparisons", codec.build_comparison)
 
     def delete(self, ids: Iterable[int], table: str = "runs") -> int:
         """Deletes rows of a table by their ids, damaged ones too; returns how many there were."""
         with self.transaction() as db:
             return db.executemany(f"DELETE FROM {table} WHERE rowid = ?", [(int(i),) for i in ids]).rowcount
 
-    def export(self, folder: Path | str, formats: Sequence[str] = FORMATS) -> list[Path]:
+    def export(self, folder: Path | str) -> list[Path]:
         """Writes all runs and comparisons into a folder; see `labkit.results.exports.export`."""
-        return export(self.runs(), self.comparisons(), folder, formats)
+        return export(self.runs(), self.comparisons(), folder)
 
     def add_prediction(self, prediction: Prediction) -> Prediction:
         """Saves what was expected; returns it with its id and time of creation."""
         prediction = replace(prediction, created=prediction.created or utc_now())
-        row = {
-            "created": prediction.created,
-            "question": prediction.question,
-            **{
-                name: codec.dump_json(getattr(prediction, name), name)
-                for name in ("options", "answer", "result")
-            },
+        texts = {
+            name: codec.dump_json(getattr(prediction, name), name) for name in ("options", "answer", "result")
         }
+        row = {"created": prediction.created, "question": prediction.question, **texts}
         return replace(prediction, id=self._insert("predictions", row))
 
     def settle_prediction(self, prediction_id: int, result: Any) -> None:
@@ -168,9 +146,9 @@ class Store:
             db.execute("UPDATE predictions SET result = ? WHERE id = ?", (text, prediction_id))
             seal_row(db, "predictions", prediction_id)
 
-    def predictions(self, *, question: str | None = None) -> list[Prediction]:
-        """All predictions, oldest first, or those about one question."""
-        return _chosen(self._all("predictions", _prediction_from_row), None, question=question)
+    def predictions(self) -> list[Prediction]:
+        """All predictions, oldest first."""
+        return self._all("predictions", _prediction_from_row)
 
     def sweep_points(self, build: Callable[[codec.Row], Record]) -> list[Record]:
         """All settled points of all sweeps, oldest first; see `labkit.results.sweeps`."""
@@ -214,19 +192,8 @@ class Store:
         with self._lock:
             try:
                 yield
-            except (
-                sqlite3.Error,
-                OSError,
-                UnicodeError,
-            ) as error:  # the last: a damaged name in SQLite's words
+            except (sqlite3.Error, OSError, UnicodeError) as error:  # the last: a damaged name
                 raise ResultsError(database.advice(self.path, error, self.warning)) from error
-
-
-def _chosen(records: list[Record], newest: int | None, **equal: Any) -> list[Record]:
-    """The last few of those records that have the given values; None stands for any value."""
-    asked = {name: value for name, value in equal.items() if value is not None}
-    chosen = [each for each in records if all(getattr(each, n) == v for n, v in asked.items())]
-    return chosen if newest is None else chosen[max(0, len(chosen) - newest) :]
 
 
 def _prediction_from_row(row: codec.Row) -> Prediction:

@@ -70,7 +70,7 @@ def keep_point(
         if isinstance(known, SweepPoint) and known.measured:
             return known, None
         if run is not None:
-            run = replace(run, id=insert_row(db, "runs", codec.run_to_row(run)))
+            run = replace(run, id=insert_row(db, "runs", codec.to_row(run)))
         db.execute("DELETE FROM sweep_points WHERE sweep = ? AND point = ?", (sweep, point))
         row: codec.Row = {
             "sweep": sweep, "point": point, "about": text, "run_id": run.id if run else None,

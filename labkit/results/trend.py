@@ -25,7 +25,7 @@ import numpy as np
 
 from labkit.core import stats
 from labkit.core.errors import UsageError
-from labkit.results.history import commit_of, comparable, history
+from labkit.results.history import commit_of, comparable, history, when
 from labkit.results.records import Run, Verdict, finite
 from labkit.results.table import shown_table, table_html
 
@@ -90,7 +90,7 @@ class Trend:
     def table(self) -> pd.DataFrame:
         """One row per commit."""
         rows = [
-            (step.runs[0].created[:16].replace("T", " "), step.commit, len(step.runs), step.fps, step.ratio,
+            (when(step.runs[0]), step.commit, len(step.runs), step.fps, step.ratio,
              *step.interval, step.verdict, any(run.noisy for run in step.runs))
             for step in self.steps
         ]  # fmt: skip
@@ -99,20 +99,18 @@ class Trend:
 
     def __str__(self) -> str:
         newest = self.steps[-1]
-        n = len(newest.runs)
-        text = f"{self.rung} at {newest.commit}: {self.verdict}"
-        if not np.isfinite(newest.interval[1]):
-            text += (
-                f" ({len(self.steps) - 1} commits before it on this machine; their scatter is known from "
-                f"{MIN_FREEDOM + 1} on; labkit compare --commits A B needs none)"
-            )
-        else:
-            low, high = newest.interval
-            text += f" ({newest.ratio:.3f} times as fast as the last known good, 95% CI {low:.3f}-{high:.3f}"
-            text += f", {n} {'run' if n == 1 else 'runs'})"
-        if self.left_out:
-            text += f"; {self.left_out} runs of other work or other machines are left out"
-        return text
+        low, high = newest.interval
+        n = f"{len(newest.runs)} run{'' if len(newest.runs) == 1 else 's'}"
+        basis = (
+            f"{newest.ratio:.3f} times as fast as the last known good, 95% CI {low:.3f}-{high:.3f}, {n}"
+            if np.isfinite(high)
+            else f"{len(self.steps) - 1} commits before it on this machine; their scatter is known from "
+            f"{MIN_FREEDOM + 1} on; labkit compare --commits A B needs none"
+        )
+        left_out = (
+            f"; {self.left_out} runs of other work or other machines are left out" if self.left_out else ""
+        )
+        return f"{self.rung} at {newest.commit}: {newest.verdict} ({basis}){left_out}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -127,16 +125,12 @@ class Trend:
         """FPS of all runs over time, by machine."""
         from labkit.results.plots.over_time import over_time
 
+        labels = {id(run): step.commit for step in self.steps for run in step.runs}
+        for step in self.steps:
+            if step.verdict in ("slower", "faster"):
+                labels[id(step.runs[-1])] += f"\n{step.verdict}"
         runs = [run for step in self.steps for run in step.runs]
-        names = {id(run): step.commit for step in self.steps for run in step.runs}
-        marks = {"slower": "slower", "faster": "faster"}
-        words = {id(step.runs[-1]): marks.get(step.verdict, "") for step in self.steps}
-        return over_time(
-            self.rung,
-            runs,
-            theme=theme,
-            label=lambda run: "\n".join(filter(None, [names[id(run)], words.get(id(run), "")])),
-        )
+        return over_time(self.rung, runs, theme=theme, label=lambda run: labels[id(run)])
 
     def _repr_html_(self) -> str:
         return f"{table_html(self.table())}<p>{escape(str(self))}</p>"

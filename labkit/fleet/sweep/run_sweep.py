@@ -20,7 +20,7 @@ from labkit.fleet.sweep.point import Point
 from labkit.fleet.sweep.sweep_progress import SweepProgress
 from labkit.pipelines.ladder import rung
 from labkit.results.records import Run
-from labkit.results.saving import PointSaving
+from labkit.results.saving import Saving
 from labkit.results.store import Store
 from labkit.results.sweeps import SweepPoint, sweep_names, sweep_points
 
@@ -106,19 +106,19 @@ def sweep(
     progress.planned(len(grid.points), len(grid.points) - len(todo))
     runs = {run.id: run for run in store.runs()}
     measured: dict[str, Run | None] = {}
-    saving = PointSaving(store, progress.note)
-    if todo:
-        with cluster(address, dashboard=dashboard) as ray:
-            tasks = _Tasks(ray, measuring_nodes(), measure, retries, grace_s)
-            for point, result in tasks.results(todo):
-                known[point.key], measured[point.key] = saving.keep(name, point.key, point.describe(), result)
-                progress.stored(point, known[point.key], measured[point.key])
-    notes = saving.finish()
+    with Saving(store.path, report=progress.note) as saving:
+        if todo:
+            with cluster(address, dashboard=dashboard) as ray:
+                tasks = _Tasks(ray, measuring_nodes(), measure, retries, grace_s)
+                for point, result in tasks.results(todo):
+                    kept = saving.keep_point(name, point.key, point.describe(), result)
+                    known[point.key], measured[point.key] = kept
+                    progress.stored(point, *kept)
     with suppress(ResultsError):
         runs |= {run.id: run for run in store.runs()}
     rows = [(point, known[point.key]) for point in grid.points if point.key in known]
     full = ((p, row, measured.get(p.key) or runs.get(row.run_id)) for p, row in rows)
-    return SweepResult(name, tuple(full), reused=len(grid.points) - len(todo), notes=tuple(notes))
+    return SweepResult(name, tuple(full), reused=len(grid.points) - len(todo), notes=tuple(saving.notes))
 
 
 def unused_name(store: Store, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,13 +14,16 @@ from labkit.results.plots.labels import format_loss, loses
 from labkit.results.plots.style import (
     Chart,
     Theme,
+    draw_interval,
     drawing,
     legend_above,
+    listed,
     plain,
     plain_log_ticks,
     row_labels,
     set_rows,
     wide_range,
+    write_beside,
 )
 from labkit.results.records import Run
 
@@ -33,25 +36,22 @@ PERCENTILES = ((50, "o", "median"), (90, "^", "p90"), (99, "s", "p99"))
 def throughput(runs: Sequence[Run], *, theme: str = "light") -> Chart:
     """Frames per second of each run with its 95% interval."""
     with drawing("Throughput, with 95% intervals", len(runs), theme, runs) as (chart, axes, look):
-        fps = [run.fps for run in runs]
-        ends = [high if np.isfinite(high) else run.fps for run in runs for high in [run.fps_interval[1]]]
-        if wide_range(fps):
-            axes.set_xscale("log")
-        for row, run in enumerate(runs):
-            end = _interval_row(axes, row, run, look)
-            axes.annotate(
-                format_number(run.fps),
-                (end, row),
-                (7, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=9,
-            )
-        _room_to_the_right(axes, max(ends), 1.12)
+        log = wide_range([run.fps for run in runs])
+        ends = [max(run.fps, run.fps_interval[1] if np.isfinite(run.fps_interval[1]) else 0) for run in runs]
+        axes.set_xscale("log" if log else "linear")
+        for row, (run, end) in enumerate(zip(runs, ends, strict=True)):
+            face = look.paper if run.noisy else look.colours[0]
+            axes.plot(run.fps, row, "o", color=look.colours[0], markersize=7, markerfacecolor=face)
+            draw_interval(axes, run.fps_interval, row, look)
+            write_beside(axes, format_number(run.fps), (end, row), 7, fontsize=9)
+        if log:
+            axes.set_xlim(right=max(ends) * 1.4)
+            plain_log_ticks(axes.xaxis, *axes.get_xlim())
+        else:
+            axes.set_xlim(0, max(*ends, 1e-9) * 1.12)
         set_rows(axes, row_labels(runs))
-        logarithmic = ", logarithmic" if axes.get_xscale() == "log" else ""
-        axes.set_xlabel(f"throughput (frames per second{logarithmic})")
-        chart.alt_text = "Throughput in frames per second: " + _list(
+        axes.set_xlabel(f"throughput (frames per second{', logarithmic' if log else ''})")
+        chart.alt_text = "Throughput in frames per second: " + listed(
             f"{run.rung} {format_number(run.fps)} (95% interval: {format_bounds(run.fps_interval)})"
             + (f", which loses {format_loss(run)}" if loses(run) else "")
             for run in runs
@@ -67,8 +67,8 @@ def latency(runs: Sequence[Run], *, theme: str = "light") -> Chart:
     """
     runs = [run for run in runs if run.n_frames]
     with drawing("Latency per frame", 1.25 * len(runs), theme, runs) as (chart, axes, look):
-        if wide_range([float(value) for run in runs for value in (run.latency_s.min(), run.latency_s.max())]):
-            axes.set_xscale("log")
+        log = wide_range([float(end) for run in runs for end in (run.latency_s.min(), run.latency_s.max())])
+        axes.set_xscale("log" if log else "linear")
         for row, run in enumerate(runs):
             _ridge(axes, row, run.latency_s * 1e3, look)
             for q, marker, _ in PERCENTILES:
@@ -77,13 +77,13 @@ def latency(runs: Sequence[Run], *, theme: str = "light") -> Chart:
                     axes.plot(value, row, marker, color=look.ink, markersize=5.5, markeredgecolor=look.paper)
         set_rows(axes, row_labels(runs))
         axes.set_ylim(len(runs) - 0.6, -0.8)
-        if axes.get_xscale() == "log":
+        if log:
             plain_log_ticks(axes.xaxis, *axes.get_xlim())
         else:
             axes.set_xlim(left=0)
-        axes.set_xlabel(f"latency (ms{', logarithmic' if axes.get_xscale() == 'log' else ''})")
+        axes.set_xlabel(f"latency (ms{', logarithmic' if log else ''})")
         legend_above(axes, _latency_key(runs, look), columns=5)
-        chart.alt_text = "Latency per frame in milliseconds: " + _list(
+        chart.alt_text = "Latency per frame in milliseconds: " + listed(
             f"{run.rung} " + ", ".join(f"{name} {_ms(run.percentile_ms(q))}" for q, _, name in PERCENTILES)
             for run in runs
         )
@@ -114,24 +114,16 @@ def where_time_goes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
             )  # fmt: skip
             left += parts[:, column]
         for row, total in enumerate(left):
-            axes.annotate(
-                format_number(total),
-                (total, row),
-                (5, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=9,
-            )
+            write_beside(axes, format_number(total), (total, row), 5, fontsize=9)
         axes.set_xlim(0, left.max() * 1.1)
         set_rows(axes, row_labels(runs))
         axes.set_xlabel("mean time per frame (ms)")
         legend_above(axes, columns=min(5, len(names) + 1))
-        chart.alt_text = "Mean milliseconds per frame: " + _list(
-            f"{run.rung} "
-            + ", ".join(
-                f"{name} {format_number(part)}" for name, part in zip([*names, "other"], row, strict=True)
-            )
-            for run, row in zip(runs, parts, strict=True)
+        figures = (
+            [f"{n} {format_number(x)}" for n, x in zip([*names, "other"], r, strict=True)] for r in parts
+        )
+        chart.alt_text = "Mean milliseconds per frame: " + listed(
+            f"{run.rung} {', '.join(row)}" for run, row in zip(runs, figures, strict=True)
         )
     return chart
 
@@ -150,27 +142,6 @@ def _latency_key(runs: Sequence[Run], look: Theme) -> list[Line2D | Patch]:
         Line2D([], [], color=look.colours[0], linewidth=1, label="fastest to slowest"),
         *(Line2D([], [], ls="", marker=marker, color=look.ink, label=name) for _, marker, name in told),
     ]
-
-
-def _interval_row(axes: Axes, row: int, run: Run, look: Theme) -> float:
-    """Draws a run's throughput with its interval; returns where it ends."""
-    low, high = run.fps_interval
-    colour = look.colours[0]
-    axes.plot(
-        run.fps, row, "o", color=colour, markersize=7, markerfacecolor=look.paper if run.noisy else colour
-    )
-    if not np.isfinite(high):
-        return run.fps
-    axes.plot([low, high], [row, row], color=look.ink, linewidth=1.4, marker="|", markersize=9)
-    return high
-
-
-def _room_to_the_right(axes: Axes, end: float, share: float) -> None:
-    if axes.get_xscale() == "log":
-        axes.set_xlim(right=end * share**3)
-        plain_log_ticks(axes.xaxis, *axes.get_xlim())
-    else:
-        axes.set_xlim(0, max(end, 1e-9) * share)
 
 
 def _ridge(axes: Axes, row: int, values_ms: np.ndarray, look: Theme) -> None:
@@ -204,7 +175,3 @@ def _rest_ms(run: Run) -> float:
 
 def _ms(value: float | None) -> str:
     return "unknown (too few frames)" if value is None else format_number(value)
-
-
-def _list(parts: Iterable[str]) -> str:
-    return "; ".join(parts) + "."

@@ -8,10 +8,8 @@ import numpy as np
 
 from labkit.core.stats import Line, fit_line
 from labkit.results.format import format_number
-from labkit.results.plots.style import Chart, drawing, legend_above
+from labkit.results.plots.style import Chart, draw_series, drawing, legend_above, listed
 from labkit.results.records import Run
-
-MARKERS = "os^Dv*"
 
 
 def lines(runs: Sequence[Run]) -> dict[str, Line]:
@@ -36,25 +34,17 @@ def cost_of_boxes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
         for i, rung in enumerate(dict.fromkeys(run.rung for run in runs)):
             own = sorted((run for run in runs if run.rung == rung), key=lambda run: run.settings["objects"])
             boxes = [run.settings["objects"] for run in own]
-            ms = np.array([1e3 / run.fps for run in own])
-            low, high = (
-                np.array([_ms(run.fps_interval[side], 1e3 / run.fps) for run in own]) for side in (1, 0)
-            )
-            marker, colour = MARKERS[i % len(MARKERS)], look.colours[i % len(look.colours)]
-            axes.errorbar(
-                boxes, ms, [ms - low, high - ms], marker=marker, color=colour, capsize=3, linestyle="none",
-                label=rung if rung not in fitted else f"{rung}: {_slope(fitted[rung])}",
-            )  # fmt: skip
-            if rung in fitted:
+            ms = [1e3 / run.fps for run in own]
+            bounds = [tuple(1e3 / end if 0 < end < np.inf else t for end in run.fps_interval[::-1])
+                      for t, run in zip(ms, own, strict=True)]  # fmt: skip
+            slope = _slope(fitted[rung]) if rung in fitted else ""
+            label = f"{rung}: {slope}" if slope else rung
+            colour = draw_series(axes, i, boxes, ms, bounds, [run.noisy for run in own], look, label)
+            if slope:
                 ends = np.array([0, most])
                 axes.plot(ends, fitted[rung].start + fitted[rung].slope * ends, color=colour, linewidth=1)
-            for x, y in ((x, y) for x, y, run in zip(boxes, ms, own, strict=True) if run.noisy):
-                axes.plot(x, y, marker, color=colour, markerfacecolor=look.paper, zorder=3)
-            words.append(
-                f"{rung} "
-                + ", ".join(f"{format_number(t)} ms at {b}" for b, t in zip(boxes, ms, strict=True))
-                + (f", {_slope(fitted[rung])}" if rung in fitted else "")
-            )
+            figures = [f"{format_number(t)} ms at {b}" for b, t in zip(boxes, ms, strict=True)]
+            words.append(f"{rung} {', '.join([*figures, slope] if slope else figures)}")
         axes.set_xlabel("boxes named per frame (number)")
         axes.set_ylabel("time per frame (ms)")
         counts = {run.settings["objects"] for run in runs}
@@ -63,7 +53,7 @@ def cost_of_boxes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
         legend_above(axes, columns=2)
-        chart.alt_text = "Time per frame against boxes per frame: " + "; ".join(words) + "."
+        chart.alt_text = "Time per frame against boxes per frame: " + listed(words)
     return chart
 
 
@@ -71,7 +61,3 @@ def _slope(line: Line) -> str:
     low, high = line.slope_interval
     interval = f" ({low:.2f} to {high:.2f})" if np.isfinite(high) else ""
     return f"{line.slope:.2f} ms per box{interval}"
-
-
-def _ms(fps: float, otherwise: float) -> float:
-    return 1e3 / fps if 0 < fps < float("inf") else otherwise

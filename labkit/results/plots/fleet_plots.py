@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from labkit.results.format import format_number
 from labkit.results.plots.style import Chart, as_caption, legend_above, sheet
@@ -51,44 +52,32 @@ def fleet_chart(
         axes,
         look,
     ):
-        streams = [point.streams for point in points]
-        foretold = [point.predicted_age_ms if age else point.predicted_fps for point in points]
-        axes.plot(streams, foretold, marker="o", fillstyle="none", linestyle="--", label="simulated")
-        seen = [
-            (point.streams, value)
-            for point in points
-            if (value := point.measured_age_ms if age else point.measured_fps) is not None
-        ]
-        if seen:
-            axes.plot(*zip(*seen, strict=True), marker="s", label="measured, through Ray")
-        alone = [
-            (p.streams, p.single_process_fps) for p in points if p.single_process_fps is not None and not age
-        ]
-        if alone:
-            x, y = zip(*alone, strict=True)
-            axes.plot(x, y, color=look.faint, linestyle=":", marker="_", label="one process, the same job")
-        elif not age:
-            axes.axhline(single_fps, color=look.faint, linestyle=":", label="best single process")
+        unit = "ms" if age else "per second"
+        simulated = [(p.streams, p.predicted_age_ms if age else p.predicted_fps) for p in points]
+        measured = [(p.streams, p.measured_age_ms if age else p.measured_fps) for p in points]
+        alone = [(p.streams, None if age else p.single_process_fps) for p in points]
+        dotted: dict[str, Any] = {"color": look.faint, "linestyle": ":"}
+        words: list[str] = []
+        highest: list[float] = []
+        for name, label, found, style in (
+            ("Simulated", "simulated", simulated, {"marker": "o", "fillstyle": "none", "linestyle": "--"}),
+            ("Measured", "measured, through Ray", measured, {"marker": "s"}),
+            ("One process", "one process, the same job", alone, {"marker": "_", **dotted}),
+        ):
+            known = [(n, value) for n, value in found if value is not None]
+            if known:
+                axes.plot(*zip(*known, strict=True), label=label, **style)
+                words.append(f"{name}: " + ", ".join(f"{format_number(v)} {unit} at {n}" for n, v in known))
+                highest += [value for _, value in known]
+        if not age and all(value is None for _, value in alone):
+            axes.axhline(single_fps, label="best single process", **dotted)
+            words.append(f"Best single process: {format_number(single_fps)} {unit}")
+            highest.append(single_fps)
         axes.set_xlabel("streams (number)")
         axes.set_ylabel("age of a result, p90 (ms)" if age else "results of all streams (per second)")
-        axes.set_xticks(streams)
-        highest = [v for _, v in (*seen, *alone)] + ([] if age or alone else [single_fps])
-        axes.set_ylim(0, 1.1 * max(*foretold, *highest))
+        axes.set_xticks([point.streams for point in points])
+        axes.set_ylim(0, 1.1 * max(highest))
         axes.grid(axis="y")
         legend_above(axes)
-        unit = "ms" if age else "per second"
-        chart.alt_text = f"{what} against the number of streams. Simulated: " + _words(
-            streams, foretold, unit
-        )
-        if seen:
-            chart.alt_text += ". Measured: " + _words([n for n, _ in seen], [v for _, v in seen], unit)
-        if alone:
-            chart.alt_text += ". One process: " + _words([n for n, _ in alone], [v for _, v in alone], unit)
-        elif not age:
-            chart.alt_text += f". Best single process: {format_number(single_fps)} {unit}"
-        chart.alt_text += "."
+        chart.alt_text = f"{what} against the number of streams. {'. '.join(words)}."
     return chart
-
-
-def _words(streams: Sequence[int], values: Sequence[float], unit: str) -> str:
-    return ", ".join(f"{format_number(v)} {unit} at {n}" for n, v in zip(streams, values, strict=True))

@@ -24,25 +24,17 @@ LOSES = "!"
 LOSES_WORDS = "loses more than 1 point of mAP, or changes more than 1% of names, against its reference"
 
 
-def accuracy_of(run: Run, metric: str | None = None) -> tuple[float, tuple[float, float] | None, str]:
-    """Accuracy of a run: value, 95% interval where there is one, and its name.
+def accuracy_of(run: Run, metric: str) -> tuple[float, tuple[float, float] | None]:
+    """Accuracy of a run: value (NaN if unknown), and 95% interval where there is one.
 
     Args:
         run: a run.
-        metric: key of `Run.accuracy`; without it the first of `METRICS` that is known, else the
-            agreement with the reference rung. Its interval is the entry `<metric>_interval`.
+        metric: `AGREEMENT`, or a key of `Run.accuracy`, whose interval is the entry `<metric>_interval`.
     """
-    for key in [metric] if metric else METRICS:
-        if run.accuracy.get(key) is not None:
-            bounds = run.accuracy.get(f"{key}_interval")
-            return (
-                float(run.accuracy[key]),
-                None if bounds is None else (bounds[0], bounds[1]),
-                METRICS.get(key, key),
-            )
-    if metric or run.agreement is None:
-        return float("nan"), None, METRICS.get(metric or "", metric or AGREEMENT)
-    return run.agreement.share, None, AGREEMENT
+    if metric == AGREEMENT:
+        return float("nan") if run.agreement is None else run.agreement.share, None
+    value, bounds = run.accuracy.get(metric), run.accuracy.get(f"{metric}_interval")
+    return float("nan" if value is None else value), None if bounds is None else (bounds[0], bounds[1])
 
 
 def loses(run: Run) -> bool:
@@ -100,7 +92,7 @@ def describe_losses(runs: Sequence[Run]) -> str:
 
 
 def _format(run: Run, metric: str, *, mark: bool) -> str:
-    value, bounds, _ = accuracy_of(run, metric)
+    value, bounds = accuracy_of(run, metric)
     if math.isnan(value):
         return "-"
     sign = LOSES if mark and loses(run) else ""

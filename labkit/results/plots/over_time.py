@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from labkit.results.format import format_number
-from labkit.results.plots.by_boxes import MARKERS
-from labkit.results.plots.style import Chart, drawing, legend_above
+from labkit.results.plots.style import Chart, draw_series, drawing, legend_above
 from labkit.results.records import Run
 
 
@@ -26,14 +25,10 @@ def over_time(
         machines = list(dict.fromkeys(run.machine for run in runs))
         for i, machine in enumerate(machines):
             places = [x for x, run in enumerate(runs) if run.machine == machine]
-            fps = np.array([runs[x].fps for x in places])
-            bounds = np.array([runs[x].fps_interval for x in places])
-            bounds = np.where(np.isfinite(bounds), bounds, fps[:, None])
-            marker, colour = MARKERS[i % len(MARKERS)], look.colours[i % len(look.colours)]
-            errors = [fps - bounds[:, 0], bounds[:, 1] - fps]
-            axes.errorbar(places, fps, errors, marker=marker, color=colour, capsize=3, label=machine, ls=":")
-            for x in (x for x in places if runs[x].noisy):
-                axes.plot(x, runs[x].fps, marker, color=colour, markerfacecolor=look.paper, zorder=3)
+            own = [runs[x] for x in places]
+            fps = [run.fps for run in own]
+            bounds = [r.fps_interval if np.isfinite(r.fps_interval[1]) else (r.fps, r.fps) for r in own]
+            draw_series(axes, i, places, fps, bounds, [run.noisy for run in own], look, machine, ls=":")
         axes.set_xticks(range(len(runs)))
         axes.set_xticklabels([_tick(run, label) for run in runs], fontsize=7)
         axes.set_ylabel("throughput (frames per second)")

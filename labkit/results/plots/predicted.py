@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,11 +15,14 @@ from labkit.results.plots.style import (
     Chart,
     Theme,
     as_caption,
+    draw_interval,
     legend_above,
+    listed,
     plain_log_ticks,
     set_rows,
     sheet,
     shortened,
+    write_beside,
 )
 from labkit.results.predictions import Calibration, Outcome
 
@@ -51,8 +55,8 @@ def prediction_chart(calibration: Calibration, *, theme: str = "light") -> Chart
         set_rows(axes, [_label(one.question) for one in outcomes])
         axes.tick_params(axis="y", labelsize=8)
         axes.set_xlabel("ratio (times, logarithmic)")
-        legend_above(axes, _legend(look))
-        chart.alt_text = f"{calibration.sentence} " + "; ".join(_words(one) for one in outcomes) + "."
+        legend_above(axes, [Line2D([], [], label=name, **mark) for name, mark in _marks(look).items()])
+        chart.alt_text = f"{calibration.sentence} {listed(map(_words, outcomes))}"
     return chart
 
 
@@ -67,31 +71,22 @@ def _drawn(outcome: Outcome) -> list[float]:
 
 
 def _row(axes: Axes, row: int, outcome: Outcome, look: Theme) -> None:
-    right = 1.0
     if outcome.measured is not None and outcome.interval is not None:
-        low, high = outcome.interval
-        if low > 0 and np.isfinite(high):
-            axes.plot([low, high], [row, row], color=look.ink, linewidth=1.4, marker="|", markersize=9)
-        axes.plot(outcome.measured, row, "o", color=look.colours[0], markersize=7)
-        right = max(right, outcome.measured, high if np.isfinite(high) else 0)
+        if outcome.interval[0] > 0:
+            draw_interval(axes, outcome.interval, row, look)
+        axes.plot(outcome.measured, row, **_marks(look)["measured"])
     if outcome.expected is not None:
-        axes.plot(
-            outcome.expected, row, "D", color=look.colours[5], markersize=6.5, markerfacecolor=look.paper
-        )
-        right = max(right, outcome.expected)
-    axes.annotate(
-        outcome.verdict, (right, row), (9, 0), textcoords="offset points", va="center", fontsize=8.5,
-        color=look.faint if outcome.skipped else look.ink,
-    )  # fmt: skip
+        axes.plot(outcome.expected, row, **_marks(look)["prediction"])
+    colour = look.faint if outcome.skipped else look.ink
+    write_beside(axes, outcome.verdict, (max([1.0, *_drawn(outcome)]), row), 9, color=colour)
 
 
-def _legend(look: Theme) -> list[Line2D]:
-    return [
-        Line2D(
-            [], [], ls="", marker="D", color=look.colours[5], markerfacecolor=look.paper, label="prediction"
-        ),
-        Line2D([], [], ls="", marker="o", color=look.colours[0], label="measured"),
-    ]
+def _marks(look: Theme) -> dict[str, dict[str, Any]]:
+    prediction = {"color": look.colours[5], "markerfacecolor": look.paper}
+    return {
+        "prediction": {"marker": "D", "ls": "", "markersize": 6.5, **prediction},
+        "measured": {"marker": "o", "ls": "", "markersize": 7, "color": look.colours[0]},
+    }
 
 
 def _words(outcome: Outcome) -> str:

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from labkit.core.errors import UsageError
 from labkit.results.format import format_number
-from labkit.results.plots.style import Chart, Theme, drawing, plain_log_ticks, row_labels
+from labkit.results.plots.style import Chart, Theme, drawing, listed, plain_log_ticks, row_labels
 from labkit.results.records import Run
 
 PRECISIONS = {"fp32": "o", "bf16": "s", "fp16": "D", "int8": "^"}
@@ -18,9 +18,10 @@ ROOM = 1.6  # factor that the axes go beyond what is drawn
 
 
 def has_roof(run: Run) -> bool:
-    """True if a run has its work, its bytes and the peaks of its machine."""
+    """True if a run has its work, its bytes and the peaks of its machine, which it does not beat."""
     wanted = ("gflop_per_frame", "mb_per_frame", "peak_gflops")
-    return all(run.limit.get(key) for key in wanted) and bool(run.limit.get("peaks", {}).get("copy_gb_s"))
+    known = all(run.limit.get(key) for key in wanted) and run.limit.get("peaks", {}).get("copy_gb_s")
+    return bool(known) and not run.beats_peak
 
 
 def intensity(run: Run) -> float:
@@ -72,15 +73,13 @@ def roofline(runs: Sequence[Run], *, theme: str = "light") -> Chart:
         ]
         handles = [*axes.get_legend_handles_labels()[0], *shapes]
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)
+        heights = ", ".join(f"{format_number(peak)} GFLOP/s in {name}" for name, peak in roofs.items())
+        places = [
+            f"{run.rung} {format_number(rate)} GFLOP/s at {format_number(intensity(run))} FLOP per byte"
+            for run, rate in zip(known, reached, strict=True)
+        ]
         chart.alt_text = (
-            f"Roofs: {format_number(peaks['copy_gb_s'])} GB/s, "
-            + ", ".join(f"{format_number(peak)} GFLOP/s in {precision}" for precision, peak in roofs.items())
-            + ". Rungs: "
-            + "; ".join(
-                f"{run.rung} {format_number(rate)} GFLOP/s at {format_number(intensity(run))} FLOP per byte"
-                for run, rate in zip(known, reached, strict=True)
-            )
-            + "."
+            f"Roofs: {format_number(peaks['copy_gb_s'])} GB/s, {heights}. Rungs: {listed(places)}"
         )
     return chart
 

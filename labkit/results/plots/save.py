@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import matplotlib as mpl
 from labkit.core.files import write_atomic
 from labkit.results.plots.breakdown import latency, throughput, where_time_goes
 from labkit.results.plots.roofline import has_roof, roofline
-from labkit.results.plots.speedup import compare_two, waterfall
+from labkit.results.plots.speedup import waterfall
 from labkit.results.plots.style import Chart
 from labkit.results.plots.tradeoffs import share_of_peak, speed_accuracy
 from labkit.results.records import Comparison, Run
@@ -28,9 +27,6 @@ CHARTS: dict[str, Callable[..., Chart]] = {
     "speed_accuracy": speed_accuracy,
 }
 """Charts of a sequence of runs, by name."""
-
-FEW = 8
-"""Comparisons with a picture each; drawing one takes a third of a second."""
 
 
 def save(chart: Chart, path_stem: Path | str) -> list[Path]:
@@ -60,17 +56,9 @@ def svg_text(chart: Chart) -> str:
 def save_all(
     runs: Sequence[Run], comparisons: Sequence[Comparison], folder: Path | str, *, theme: str = "light"
 ) -> list[Path]:
-    """Draws and saves whatever these results allow; returns the files written.
-
-    A few comparisons get a picture each, of their rounds; many are seen at one glance in `gains`.
-    """
-    written = []
-    for name, chart in overview(runs, comparisons, theme=theme):
-        written += save(chart, Path(folder) / name)
-    for place, comparison in enumerate(comparisons if len(comparisons) <= FEW else (), 1):
-        name = _file_name(f"compare_{place:02d}_{comparison.a}_{comparison.b}")
-        written += save(compare_two(comparison, theme=theme), Path(folder) / name)
-    return written
+    """Draws and saves whatever these results allow; returns the files written."""
+    charts = overview(runs, comparisons, theme=theme)
+    return [path for name, chart in charts for path in save(chart, Path(folder) / name)]
 
 
 def overview(
@@ -78,22 +66,22 @@ def overview(
 ) -> list[tuple[str, Chart]]:
     """The charts over all results that these allow, each with a name fit for a file."""
     timed = [run for run in runs if run.n_frames]
-    limited = [run for run in timed if run.share_of_limit]
     changes = {run.rung: run.settings.get("changes") for run in runs}
     steps = [each for each in comparisons if changes.get(each.b) == each.a] or comparisons
-    wanted: list[tuple[str, bool, Callable[[], Chart]]] = [
-        ("throughput", bool(timed), lambda: throughput(timed, theme=theme)),
-        ("gains", bool(comparisons), lambda: waterfall(steps, runs=timed, theme=theme)),
-        ("latency", bool(timed), lambda: latency(timed, theme=theme)),
-        ("where_time_goes", any(run.spans_s for run in timed), lambda: where_time_goes(timed, theme=theme)),
-        *(
-            (f"speed_accuracy_{work}", True, partial(speed_accuracy, alike, theme=theme))
-            for work, alike in _by_work(timed).items()
-        ),
-        ("share_of_peak", bool(limited), lambda: share_of_peak(limited, theme=theme)),
-        ("roofline", any(map(has_roof, timed)), lambda: roofline(timed, theme=theme)),
-    ]
-    return [(name, draw()) for name, possible, draw in wanted if possible]
+    wanted = {
+        "throughput": bool(timed),
+        "latency": bool(timed),
+        "where_time_goes": any(run.spans_s for run in timed),
+        "share_of_peak": any(run.share_of_limit for run in timed),
+        "roofline": any(map(has_roof, timed)),
+    }
+    drawn = {name: CHARTS[name](timed, theme=theme) for name, possible in wanted.items() if possible}
+    if comparisons:
+        drawn["gains"] = waterfall(steps, runs=timed, theme=theme)
+    for work, alike in _by_work(timed).items():
+        drawn[f"speed_accuracy_{work}"] = speed_accuracy(alike, theme=theme)
+    order = ("throughput", "gains", "latency", "where_time_goes", "speed", "share_of_peak", "roofline")
+    return sorted(drawn.items(), key=lambda each: [each[0].startswith(name) for name in order].index(True))
 
 
 def _by_work(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -105,10 +93,6 @@ def _by_work(runs: Sequence[Run]) -> dict[str, list[Run]]:
             on = "_photographs" if run.accuracy.get("on") == "photographs" else ""
             works.setdefault(f"{task}{on}", []).append(run)
     return {work: alike for work, alike in works.items() if len(alike) > 1}
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:100]
 
 
 def _xml_safe(text: str) -> str:

@@ -6,7 +6,7 @@ import base64
 import io
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -24,7 +24,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from labkit.core.errors import UsageError
 from labkit.results.plots.labels import LOSES, LOSES_WORDS, loses
-from labkit.results.records import Comparison, Run
+from labkit.results.records import Comparison, Run, describe_disturbances
 
 ThemeName = Literal["light", "dark"]
 
@@ -145,28 +145,22 @@ def as_caption(parts: Sequence[str]) -> str:
 
 def caption_of(records: Sequence[Run | Comparison], notes: Sequence[str] = ()) -> str:
     """Weights, scenario, source and machine of what is drawn, then notes, wrapped; nothing is left out."""
-    first = records[0]
+    runs = [record for record in records if isinstance(record, Run)]
+    pairs = [record for record in records if isinstance(record, Comparison)]
     weights = sorted({str(record.settings.get("weights", "unknown")) for record in records})
-    parts = [" and ".join(weights) + " weights"]
-    if "random" in weights:
-        parts[0] += " (names mean nothing)"
-    scenarios = sorted({record.scenario for record in records if isinstance(record, Run)})
-    parts += [" and ".join(scenarios)] if scenarios else []
-    parts += ["quick: shortened, for a first look only"] if any(record.quick for record in records) else []
-    source = str(first.source.get("spec", "unknown source"))
-    parts.append(
-        plain(
-            source
-            if all(r.source.get("spec") == first.source.get("spec") for r in records)
-            else "several sources"
-        )
-    )
-    parts.append(" and ".join(sorted({plain(record.machine) for record in records})))
-    if any(isinstance(record, Run) and record.noisy for record in records):
-        parts.append("~ (hollow or pale): noisy")
-    if any(isinstance(record, Run) and loses(record) for record in records):
-        parts.append(f"{LOSES}:\N{NO-BREAK SPACE}{LOSES_WORDS}")
-    return as_caption([*parts, *notes])
+    sources = {str(record.source.get("spec", "unknown source")) for record in records}
+    parts = [
+        " and ".join(weights) + f" weights{' (names mean nothing)' if 'random' in weights else ''}",
+        " and ".join(sorted({run.scenario for run in runs})),
+        "quick: shortened, for a first look only" if any(record.quick for record in records) else "",
+        plain(sources.pop() if len(sources) == 1 else "several sources"),
+        " and ".join(sorted({plain(record.machine) for record in records})),
+        "~ (hollow or pale): noisy" if any(run.noisy for run in runs) else "",
+        f"{LOSES}:\N{NO-BREAK SPACE}{LOSES_WORDS}" if any(map(loses, runs)) else "",
+        describe_disturbances(pairs),
+        *notes,
+    ]
+    return as_caption([part for part in parts if part])
 
 
 def plain(text: str) -> str:
@@ -205,6 +199,47 @@ def shortened(text: str, most: int) -> str:
     return text[: most // 2] + "…" + text[len(text) - (most - 1 - most // 2) :]
 
 
+def draw_interval(axes: Axes, interval: tuple[float, float], row: float, look: Theme) -> None:
+    """An interval as a line with ends; nothing where it has no upper bound."""
+    if np.isfinite(interval[1]):
+        axes.plot(interval, [row, row], color=look.ink, linewidth=1.4, marker="|", markersize=8)
+
+
+MARKERS = "os^Dv*"
+
+
+def draw_series(
+    axes: Axes,
+    k: int,
+    x: Sequence[float],
+    y: Sequence[float],
+    bounds: Sequence[tuple[float, ...]],
+    noisy: Sequence[bool],
+    look: Theme,
+    label: str,
+    ls: str = "none",
+) -> str:
+    """The k-th series of points with their intervals, noisy ones hollow; returns its colour."""
+    marker, colour = MARKERS[k % len(MARKERS)], look.colours[k % len(look.colours)]
+    errors = np.abs(np.transpose(bounds) - np.asarray(y))
+    axes.errorbar(x, y, errors, marker=marker, color=colour, capsize=3, label=label, ls=ls)
+    hollow = np.flatnonzero(noisy)
+    face = {"markerfacecolor": look.paper, "zorder": 3}
+    axes.plot(np.take(x, hollow), np.take(y, hollow), marker, color=colour, **face)  # type: ignore[arg-type]
+    return colour
+
+
+def write_beside(axes: Axes, text: str, at: tuple[float, float], right: float = 6, **options: Any) -> None:
+    """A text to the right of a point."""
+    options = {"va": "center", "fontsize": 8.5, "textcoords": "offset points", **options}
+    axes.annotate(text, at, (right, 0), **options)
+
+
+def listed(parts: Iterable[str]) -> str:
+    """Parts of an alt text as one sentence."""
+    return "; ".join(parts) + "."
+
+
 def set_rows(axes: Axes, labels: Sequence[str]) -> None:
     """One row per label from top to bottom, with room for each."""
     axes.set_yticks(range(len(labels)), labels)
@@ -217,15 +252,6 @@ def wide_range(values: Sequence[float], factor: float = 15) -> bool:
     """True if values differ so much that only a logarithmic axis shows them all."""
     positive = [value for value in values if value > 0 and np.isfinite(value)]
     return len(positive) == len(values) > 1 and max(positive) > factor * min(positive)
-
-
-def log_speed(axes: Axes) -> None:
-    """Makes the axis of what is drawn a logarithmic one of throughput, and says so."""
-    axes.set_xscale("log")
-    axes.set_xlabel("throughput (frames per second, logarithmic)")
-    low, high = axes.get_xlim()
-    plain_log_ticks(axes.xaxis, low, high)
-    axes.set_xlim(low, high)
 
 
 def plain_log_ticks(axis: Axis, low: float, high: float, unit: str = "") -> None:

@@ -22,7 +22,18 @@ from labkit.results.plots.labels import (
     format_loss,
     loses,
 )
-from labkit.results.plots.style import Chart, Theme, drawing, log_speed, row_labels, set_rows, wide_range
+from labkit.results.plots.style import (
+    Chart,
+    Theme,
+    draw_interval,
+    drawing,
+    listed,
+    plain_log_ticks,
+    row_labels,
+    set_rows,
+    wide_range,
+    write_beside,
+)
 from labkit.results.records import Run
 
 MARKERS = "osD^vP*X"
@@ -89,61 +100,55 @@ def speed_accuracy(runs: Sequence[Run], *, metric: str | None = None, theme: str
     with drawing(_title(shown), rows, theme, shown, notes) as (chart, axes, look):
         for k, point in enumerate(points):
             _draw(axes, k, point, look)
-        _front(axes, [point for point in points if point.front], look)
+        key = _front(axes, points, look)
         _speed_axis(axes, [run.fps for run in shown])
         _accuracy_axis(axes, points)
         axes.set_ylabel(f"{name} (0 to 1)")
         axes.grid()
-        handles = [*axes.get_legend_handles_labels()[0], *_key(points, look)]
+        handles = [*axes.get_legend_handles_labels()[0], *key]
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)
-        chart.alt_text = f"Throughput against {name}: " + "; ".join(point.words for point in points) + "."
+        chart.alt_text = f"Throughput against {name}: " + listed(point.words for point in points)
     return chart
 
 
 def share_of_peak(runs: Sequence[Run], *, theme: str = "light") -> Chart:
     """Each run's arithmetic per second as a share of the machine's measured peak, with interval.
 
+    What a run's own speed refutes is not drawn: a share above 100%, and the part of an interval there.
+
     Raises:
         UsageError: no run knows its work per frame and the machine's peak.
     """
     known = [run for run in runs if run.share_of_limit is not None]
     if not known:
-        raise UsageError(f"none of the {len(runs)} runs knows its work per frame and the machine's peak")
+        own = any("loop_sha256" in run.settings for run in runs)
+        why = "; in a loop of your own, what torch computes uncompiled is counted" if own else ""
+        raise UsageError(f"none of the {len(runs)} runs knows its work per frame and the machine's peak{why}")
     notes = ["peak: the fastest large product or convolution measured in the rung's precision"]
+    left_out = [run.rung for run in runs if run.beats_peak]
+    notes += [f"left out, since they beat the measured peak: {', '.join(left_out)}"] if left_out else []
     with drawing("Share of what this machine can do", len(known), theme, known, notes) as (chart, axes, look):
-        ends = [100.0]
+        words = []
         for row, run in enumerate(known):
             share = 100 * (run.share_of_limit or 0)
             low, high = (bound / run.fps * share for bound in run.fps_interval)
             axes.barh(row, share, 0.55, color=look.colours[0], alpha=0.45 if run.noisy else 1, linewidth=0)
-            if np.isfinite(high):
-                axes.plot([low, high], [row, row], color=look.ink, linewidth=1.4, marker="|", markersize=7)
-            ends += [share, high if np.isfinite(high) else share]
-            # Beside the plot, where neither the bars nor the line of the peak run through the figures.
+            draw_interval(axes, (low, min(high, 100.0) if np.isfinite(high) else high), row, look)
             text = f"{format_number(share)}%" + (f" of {_peak(run)}" if _peak(run) else "")
-            axes.annotate(
-                text, (1, row), (6, 0), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
-                va="center", fontsize=8.5, annotation_clip=False,
-            )  # fmt: skip
+            # Beside the plot, where neither the bars nor the line of the peak run through the figures.
+            write_beside(axes, text, (1, row), xycoords=axes.get_yaxis_transform(), annotation_clip=False)
+            words.append(f"{run.rung} {text}")
         axes.axvline(100, color=look.faint, linewidth=1.2, linestyle="--")
-        axes.set_xlim(0, 1.03 * max(ends))
+        axes.set_xlim(0, 103)
         set_rows(axes, row_labels(known))
         axes.set_xlabel("share of the measured peak, the best of matrix products and convolutions (%)")
-        chart.alt_text = (
-            "Share of the machine's measured peak: "
-            + "; ".join(
-                f"{run.rung} {format_number(100 * (run.share_of_limit or 0))}%"
-                + (f" of {_peak(run)}" if _peak(run) else "")
-                for run in known
-            )
-            + "."
-        )
+        chart.alt_text = "Share of the machine's measured peak: " + listed(words)
     return chart
 
 
 def _points(runs: Sequence[Run], metric: str | None) -> list[_Point]:
     """The runs that have the measure (None: the agreement with their references)."""
-    worth = [(run, *(accuracy_of(run, metric)[:2] if metric else (_agreement(run), None))) for run in runs]
+    worth = [(run, *accuracy_of(run, metric or AGREEMENT)) for run in runs]
     known = [each for each in worth if np.isfinite(each[1])]
     labels = row_labels([run for run, _, _ in known])
     front = stats.is_pareto([run.fps for run, _, _ in known], [value for _, value, _ in known])
@@ -151,10 +156,6 @@ def _points(runs: Sequence[Run], metric: str | None) -> list[_Point]:
         _Point(run, label.replace("\n", " "), value, bounds, bool(best))
         for (run, value, bounds), label, best in zip(known, labels, front, strict=True)
     ]
-
-
-def _agreement(run: Run) -> float:
-    return float("nan") if run.agreement is None else run.agreement.share
 
 
 def _title(runs: Sequence[Run]) -> str:
@@ -187,22 +188,13 @@ def _ring(look: Theme) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _front(axes: Axes, best: Sequence[_Point], look: Theme) -> None:
-    order = sorted(best, key=lambda point: point.run.fps)
-    axes.step(
-        [point.run.fps for point in order], [point.value for point in order], where="pre",
-        color=look.faint, linestyle="--", linewidth=1.2, zorder=1,
-    )  # fmt: skip
-
-
-def _key(points: Sequence[_Point], look: Theme) -> list[Line2D]:
-    """Legend of the line and the ring."""
-    key = [
-        Line2D(
-            [], [], color=look.faint, linestyle="--", linewidth=1.2,
-            label="front: nothing is faster\nand as accurate",
-        )
-    ]  # fmt: skip
+def _front(axes: Axes, points: Sequence[_Point], look: Theme) -> list[Line2D]:
+    """Draws the line of what nothing beats; legend of it, and of the ring."""
+    best = sorted((point for point in points if point.front), key=lambda point: point.run.fps)
+    style: dict[str, Any] = {"color": look.faint, "linestyle": "--", "linewidth": 1.2}
+    fps, value = [point.run.fps for point in best], [point.value for point in best]
+    axes.step(fps, value, where="pre", zorder=1, **style)
+    key = [Line2D([], [], label="front: nothing is faster\nand as accurate", **style)]
     if any(loses(point.run) for point in points):
         words = (
             f"ring and {LOSES}: loses over 1 point\nof mAP or changes over 1%\nof names against its reference"
@@ -212,22 +204,26 @@ def _key(points: Sequence[_Point], look: Theme) -> list[Line2D]:
 
 
 def _speed_axis(axes: Axes, fps: Sequence[float]) -> None:
-    if wide_range(fps, SPREAD):
-        log_speed(axes)
+    log = wide_range(fps, SPREAD)
+    axes.set_xlabel(f"throughput (frames per second{', logarithmic' if log else ''})")
+    if log:
+        axes.set_xscale("log")
+        limits = axes.get_xlim()
+        plain_log_ticks(axes.xaxis, *limits)
+        axes.set_xlim(limits)
     else:
         axes.set_xlim(0, max(fps) * 1.12)
-        axes.set_xlabel("throughput (frames per second)")
 
 
 def _accuracy_axis(axes: Axes, points: Sequence[_Point]) -> None:
     """From the lowest bound to the highest; never beyond what a share can be."""
-    low = min(min(point.value, *(point.bounds or (point.value,))) for point in points)
-    high = max(max(point.value, *(point.bounds or (point.value,))) for point in points)
+    ends = [end for point in points for end in (point.value, *(point.bounds or ()))]
+    low, high = min(ends), max(ends)
     span = max(high - low, LEAST_SPAN)
-    low, high = max(0.0, min(low, high - span)), high
-    axes.set_ylim(low - 0.1 * span, high + 0.1 * span)
-    axes.set_yticks([tick for tick in axes.get_yticks() if max(0.0, low - 0.1 * span) <= tick <= 1.0001])
-    axes.set_ylim(low - 0.1 * span, high + 0.1 * span)  # ticks have widened it
+    limits = max(0.0, min(low, high - span)) - 0.1 * span, high + 0.1 * span
+    axes.set_ylim(limits)
+    axes.set_yticks([tick for tick in axes.get_yticks() if max(0.0, limits[0]) <= tick <= 1.0001])
+    axes.set_ylim(limits)  # ticks have widened it
 
 
 def _peak(run: Run) -> str:

@@ -13,11 +13,14 @@ from jinja2 import Environment
 from labkit import __version__
 from labkit.core.errors import UsageError
 from labkit.core.files import write_atomic
-from labkit.results.predictions import Calibration, Noted, calibration
+from labkit.results.ceilings import with_ceilings
+from labkit.results.predictions import Calibration, calibration
 from labkit.results.records import Comparison, Run
 from labkit.results.report.groups import Group, by_boxes, groups
 from labkit.results.report.machines import Machine, machines
 from labkit.results.report.tables import machines_table, runs_table
+from labkit.results.result_set import ResultSet
+from labkit.results.store import Prediction
 
 if TYPE_CHECKING:
     from labkit.results.plots.style import Chart
@@ -34,7 +37,7 @@ def write_report(
     runs: Sequence[Run],
     comparisons: Sequence[Comparison],
     path: Path | str,
-    predictions: Sequence[Noted] = (),
+    predictions: Sequence[Prediction] = (),
     *,
     others: Sequence[Run] = (),
 ) -> Path:
@@ -77,6 +80,7 @@ def _page(
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         sections=sections,
+        disturbed=ResultSet([*runs], [*comparisons]).disturbed(),
         lead=_lead(runs, comparisons, weights),
         random="random" in weights,
         version=__version__,
@@ -105,7 +109,9 @@ def _sections_about(group: Group, where: str) -> list[Section]:
     runs, comparisons = group.runs, group.comparisons
     sections: list[Section] = []
     if comparisons:
-        sections.append((f"Gains{where}", "gains", [comparison.sentence for comparison in comparisons]))
+        sections.append(
+            (f"Gains{where}", "gains", [each.finding for each in with_ceilings(comparisons, runs)])
+        )
     if runs:
         sections.append((f"Runs{where}", "runs", runs_table(runs)))
     sections.append((f"Doubts{where}", "doubts", _doubts(runs, comparisons)))
@@ -130,7 +136,10 @@ def _lead(runs: Sequence[Run], comparisons: Sequence[Comparison], weights: Seque
 def _doubts(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
     named = [(run.rung, run.noise) for run in runs]
     named += [(f"{c.a} against {c.b}", c.disturbances) for c in comparisons]
-    return [(name, "; ".join(noise)) for name, noise in named if noise]
+    by_reasons: dict[str, list[str]] = {}
+    for name, noise in named:
+        by_reasons.setdefault("; ".join(noise), []).append(name)
+    return [(", ".join(names), reasons) for reasons, names in by_reasons.items() if reasons]
 
 
 def _plots(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[dict[str, str]]:

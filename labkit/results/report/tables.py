@@ -112,7 +112,7 @@ def _cells(run: Run, common: Sequence[str]) -> list[Cell]:
 
 
 def _precision_cell(run: Run) -> Cell:
-    value, bounds, _ = accuracy_of(run, "map")
+    value, bounds = accuracy_of(run, "map")
     if np.isnan(value):
         return Cell("-")
     interval = () if bounds is None else (f"{bounds[0]:.3f} to {bounds[1]:.3f}",)
