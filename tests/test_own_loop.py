@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import labkit
+from labkit.bench.check_loop import try_own_loops
 from labkit.bench.frames import collect
 from labkit.bench.session import Session
 from labkit.bench.worker import Worker
@@ -276,3 +277,10 @@ def test_a_loop_is_measured_beside_a_rung_and_kept_with_its_source() -> None:
     assert [r.settings["loop_sha256"] for r in found.runs] == [own_loop(as_rung("my_loop")).sha256]
     assert "no earlier run" in str(found) and found.table()["version"][0] in str(found)
     assert found.plot().alt_text.startswith("Throughput of my_loop in 1 runs")
+
+
+def test_the_arithmetic_of_a_loop_with_networks_of_its_own_is_counted() -> None:
+    code = "import torch\ndef loop(image):\n    torch.ones(4, 8) @ torch.ones(8, 16)\n    return 'cat'"
+    rungs = [as_rung(typed(code, "loop")), rung_named("resnet_opencv_cpu")]
+    counted = try_own_loops(rungs, LAB, frames(), resolve_all(LAB))
+    assert counted == {"loop": pytest.approx(2 * 4 * 8 * 16 / 1e9)}

@@ -158,6 +158,24 @@ def runs_table(runs: Sequence[Run]) -> Table:
     return table
 
 
+def rows_table(columns: Iterable[Any], rows: Iterable[Iterable[Any]]) -> Table:
+    """A table for the terminal: floats with three significant digits, "-" for what is not known."""
+    cells = [list(row) for row in rows]
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
+    for k, name in enumerate(columns):
+        texts = any(isinstance(row[k], str) for row in cells)
+        table.add_column(str(name), justify="left" if texts else "right", no_wrap=True)
+    for row in cells:
+        table.add_row(*(escape(_shown(value)) for value in row))
+    return table
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else ""
+    return format_number(value) if value is None or isinstance(value, float) else str(value)
+
+
 def _cells(run: Run) -> list[str]:
     low, high = run.fps_interval
     return [

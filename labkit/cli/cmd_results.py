@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from labkit.bench.progress import err, print_lines
+from labkit.bench.progress import err, print_lines, print_table, rows_table
 from labkit.cli.options import JsonOption
 from labkit.core.errors import EXIT_CANNOT_TELL, EXIT_SLOWER, ResultsError, UsageError
 from labkit.core.files import results_folder
@@ -45,7 +45,7 @@ def list_results(
         return
     from labkit.pipelines.former_names import with_current_names
     from labkit.results.ceilings import with_ceilings
-    from labkit.results.format import format_number
+    from labkit.results.history import when
     from labkit.results.report.machines import machines, what_differs
 
     rung = None if rung is None else with_current_names(rung)
@@ -55,14 +55,14 @@ def list_results(
     if not runs and not comparisons:
         print_lines(["no results yet; run: labkit bench --quick"])
     there = machines(runs)
-    letters = {id(run): f" {machine.letter}" for machine in there for run in machine.runs}
-    for run in runs:
-        line = (
-            f"{run.id:>4}  {run.created[:16]}  {run.rung:<22} {format_number(run.fps):>6} FPS "
-            f"{run.scenario}{' quick' if run.quick else ''}{' ~' if run.noisy else ''}"
-            f"{letters[id(run)] if len(there) > 1 else ''}"
-        )
-        print_lines([line])
+    letters = {id(run): machine.letter for machine in there for run in machine.runs}
+    if runs:
+        rows = [
+            (run.id, when(run), run.rung, run.fps, f"{run.scenario}{' quick' if run.quick else ''}",
+             "~" if run.noisy else "", letters[id(run)] if len(there) > 1 else "")
+            for run in runs
+        ]  # fmt: skip
+        print_table(rows_table(("ID", "when (UTC)", "rung", "FPS", "", "", ""), rows), ("when (UTC)",))
     if len(there) > 1:
         print_lines(["", "Measured on different machines, whose speeds do not compare:"])
         print_lines([f"  {there[0].letter}: {there[0].name}"])
@@ -89,14 +89,14 @@ def history_command(
     plot: Annotated[Path | None, typer.Option(help="Picture to write, .png or .svg.")] = None,
 ) -> None:
     """Show all runs of a rung: when, commit, version of its source, speed, machine."""
-    from labkit.bench.progress import print_lines
     from labkit.results.history import history
 
     found = history(rung)
     if not found.runs:
         raise ResultsError(f"{found}; run: labkit bench {rung}")
     columns = ["when", "version", "commit", "fps", "fps_lo", "fps_hi", "machine"]
-    print_text(found.table()[columns].to_string(index=False))
+    rows = found.table()[columns].itertuples(index=False)
+    print_table(rows_table(columns, rows), ("version", "machine", "fps_lo", "fps_hi", "commit"))
     print_lines([str(found)])
     if plot is not None:
         found.plot().savefig(plot)
@@ -122,7 +122,9 @@ def trend_command(
     if as_json:
         print(json.dumps(found.to_json()))
     else:
-        print_text(found.table().to_string(index=False, na_rep="-"))
+        table = found.table()
+        optional = ("noisy", "runs", "ratio_lo", "ratio_hi", "fps", "ratio")
+        print_table(rows_table(table.columns, table.itertuples(index=False)), optional)
         print_lines([str(found)])
     if plot is not None:
         found.plot().savefig(plot)

@@ -39,9 +39,11 @@ def describe_damage(damaged: Iterable[Damage]) -> list[str]:
     lines = []
     by_kind = sorted(damaged, key=lambda each: (TABLES.index(each.table), each.reason, each.id))
     for (table, reason), rows in groupby(by_kind, key=lambda each: (each.table, each.reason)):
-        ids = [each.id for each in rows]
         option = "" if table == "runs" else f" --table {table}"
-        shown = [str(first) if first == last else f"{first}-{last}" for first, last in _spans(ids)]
+        shown = []
+        for _, pairs in groupby(enumerate(each.id for each in rows), lambda pair: pair[1] - pair[0]):
+            ids = [row_id for _, row_id in pairs]
+            shown.append(str(ids[0]) if len(ids) == 1 else f"{ids[0]}-{ids[-1]}")
         lines.append(
             f"damaged, and left out, of the stored {table.replace('_', ' ')}: {', '.join(shown)} "
             f"({reason}); to delete: labkit results delete{option} {' '.join(shown)}"
@@ -136,13 +138,3 @@ def primary_code(error: sqlite3.Error) -> int | None:
     """SQLite's result code without its details; None for what the Python module itself refuses."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
-
-
-def _spans(ids: list[int]) -> list[tuple[int, int]]:
-    spans: list[tuple[int, int]] = []
-    for each in ids:
-        if spans and spans[-1][1] == each - 1:
-            spans[-1] = (spans[-1][0], each)
-        else:
-            spans.append((each, each))
-    return spans

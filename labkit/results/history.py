@@ -12,7 +12,7 @@ from labkit.core.machine import fingerprint_differences, fingerprint_unknowns
 from labkit.results.format import format_bounds, format_number
 from labkit.results.records import SAME_WORK, Run, models_in
 from labkit.results.result_set import results
-from labkit.results.table import shown_table, table_html
+from labkit.results.table import bounds, shown_table, table_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +38,8 @@ class History:
             "when", "version", "commit", "fps", "fps_lo", "fps_hi", "p50_ms", "noisy", "work", "machine",
         ]  # fmt: skip
         rows = [
-            (when(run), _version(run), _commit(run), run.fps, *run.fps_interval, run.percentile_ms(50),
-             run.noisy, _work(run), run.machine)
+            (when(run), _version(run), _commit(run), run.fps, *bounds(run.fps_interval),
+             run.percentile_ms(50), run.noisy, _work(run), run.machine)
             for run in self.runs
         ]  # fmt: skip
         return shown_table(rows, columns).round(2)

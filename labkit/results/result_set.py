@@ -18,7 +18,7 @@ from labkit.results.checksums import describe_damage
 from labkit.results.exports import load_exports
 from labkit.results.records import Comparison, Run, describe_disturbances
 from labkit.results.store import Store, default_path
-from labkit.results.table import shown_table, table, table_html
+from labkit.results.table import bounds, shown_table, table, table_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ class ResultSet:
         """One row per comparison: how many times faster b is than a, with interval and verdict."""
         columns = ["a", "b", "ratio", "ci_low", "ci_high", "verdict", "agrees", "rounds", "processes"]
         rows = [
-            (c.a, c.b, c.ratio, *c.interval, c.verdict, c.agrees, c.rounds, c.processes)
+            (c.a, c.b, c.ratio, *bounds(c.interval), c.verdict, c.agrees, c.rounds, c.processes)
             for c in self.comparisons
         ]
         return shown_table(rows, columns).round(3)

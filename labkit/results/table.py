@@ -26,7 +26,10 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
 
 def shown_table(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
     """A data frame that a notebook shows without row numbers, and with blanks for what is not known."""
-    return _table_class()(rows, columns=list(columns))  # type: ignore[no-any-return]
+    frame: pd.DataFrame = _table_class()(rows, columns=list(columns))
+    for name in frame.columns[frame.isna().all()]:
+        frame[name] = math.nan  # a column of nothing but None would show that word
+    return frame
 
 
 def table_html(frame: pd.DataFrame) -> str:
@@ -49,28 +52,31 @@ def _table_class() -> Any:
     return Table
 
 
+def bounds(interval: tuple[float, float]) -> tuple[float, float] | tuple[None, None]:
+    """An interval's cells; empty where there were too few samples for one."""
+    return interval if math.isfinite(interval[1]) else (None, None)
+
+
 def _row(run: Run) -> dict[str, Any]:
-    low, high = run.fps_interval
-    bounded = math.isfinite(high)
+    own = (
+        "id",
+        "rung",
+        "stage",
+        "scenario",
+        "quick",
+        "n_frames",
+        "fps",
+        "startup_s",
+        "noisy",
+        "machine",
+        "created",
+    )
     return {
-        "id": run.id,
-        "rung": run.rung,
-        "stage": run.stage,
-        "scenario": run.scenario,
-        "quick": run.quick,
-        "n_frames": run.n_frames,
-        "fps": run.fps,
-        "fps_lo": low if bounded else None,
-        "fps_hi": high if bounded else None,
-        "p50_ms": run.percentile_ms(50),
-        "p90_ms": run.percentile_ms(90),
-        "p99_ms": run.percentile_ms(99),
+        **{name: getattr(run, name) for name in own},
+        **dict(zip(("fps_lo", "fps_hi"), bounds(run.fps_interval), strict=True)),
+        **{f"p{q}_ms": run.percentile_ms(q) for q in (50, 90, 99)},
         "agreement": None if run.agreement is None else run.agreement.share,
         "share_of_limit": run.share_of_limit,
         "peak_mib": run.peak_bytes / 2**20,
-        "startup_s": run.startup_s,
-        "noisy": run.noisy,
         "weights": run.settings.get("weights"),
-        "machine": run.machine,
-        "created": run.created,
     }

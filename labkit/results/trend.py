@@ -27,7 +27,7 @@ from labkit.core import stats
 from labkit.core.errors import UsageError
 from labkit.results.history import commit_of, comparable, history, when
 from labkit.results.records import Run, Verdict, finite
-from labkit.results.table import shown_table, table_html
+from labkit.results.table import bounds, shown_table, table_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +91,7 @@ class Trend:
         """One row per commit."""
         rows = [
             (when(step.runs[0]), step.commit, len(step.runs), step.fps, step.ratio,
-             *step.interval, step.verdict, any(run.noisy for run in step.runs))
+             *bounds(step.interval), step.verdict, any(run.noisy for run in step.runs))
             for step in self.steps
         ]  # fmt: skip
         columns = ["when", "commit", "runs", "fps", "ratio", "ratio_lo", "ratio_hi", "verdict", "noisy"]

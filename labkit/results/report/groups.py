@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from labkit.results.records import OWN_MODELS, Comparison, Run, models_in
 
@@ -39,27 +40,12 @@ class Work:
         return f"{self.source} {size}{boxes}; {models}; {self.scenario}{rate}{quick}"
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Records of the same work, whatever the rung.
-
-    Attributes:
-        work: without a rung; `objects` is None where none of them keeps boxes.
-        records: in the order given.
-    """
+class Group(NamedTuple):
+    """Results of the same work, whatever the rung; `work.objects` is None where none of them keeps boxes."""
 
     work: Work
-    records: tuple[Record, ...]
-
-    @property
-    def runs(self) -> list[Run]:
-        """Its runs."""
-        return [record for record in self.records if isinstance(record, Run)]
-
-    @property
-    def comparisons(self) -> list[Comparison]:
-        """Its comparisons."""
-        return [record for record in self.records if isinstance(record, Comparison)]
+    runs: list[Run]
+    comparisons: list[Comparison]
 
 
 def work_of(run: Run) -> Work:
@@ -74,20 +60,23 @@ def groups(records: Sequence[Record]) -> list[Group]:
     What names whole frames keeps no boxes, so it stands with any number of boxes.
     """
     tasks = _tasks(records)
-    found: list[tuple[Work, list[Record]]] = []
+    found: list[Group] = []
     for record in records:
         work = _grouped(record, tasks)
-        for place, (known, members) in enumerate(found):
+        for place, group in enumerate(found):
+            known = group.work
             objects = known.objects if work.objects is None else work.objects
-            if replace(known, objects=objects) == replace(work, objects=objects) and (
-                known.objects in (None, objects)
-            ):
-                members.append(record)
-                found[place] = (replace(known, objects=objects), members)
+            alike = replace(known, objects=objects) == replace(work, objects=objects)
+            if alike and known.objects in (None, objects):
+                found[place] = group = group._replace(work=replace(known, objects=objects))
                 break
         else:
-            found.append((work, [record]))
-    return [Group(work, tuple(members)) for work, members in found]
+            found.append(group := Group(work, [], []))
+        if isinstance(record, Run):
+            group.runs.append(record)
+        else:
+            group.comparisons.append(record)
+    return found
 
 
 def newest(records: Sequence[Record]) -> list[Record]:
@@ -108,12 +97,10 @@ def by_boxes(runs: Sequence[Run]) -> list[tuple[Work, list[Run]]]:
         if run.n_frames and run.settings.get("objects") is not None and tasks[run.rung] != "classify":
             work = replace(_grouped(run, tasks), objects=None)
             kinds.setdefault(work, {}).setdefault(run.rung, []).append(run)
-    found = []
-    for work, rungs in kinds.items():
-        several = [run for own in rungs.values() if len(own) > 1 for run in own]
-        if several:
-            found.append((work, several))
-    return found
+    several = {
+        work: [run for own in rungs.values() if len(own) > 1 for run in own] for work, rungs in kinds.items()
+    }
+    return [(work, alike) for work, alike in several.items() if alike]
 
 
 def _shared(record: Record) -> Work:

@@ -47,11 +47,6 @@ class Machine:
         """Its runs."""
         return [record for record in self.records if isinstance(record, Run)]
 
-    @property
-    def newest(self) -> str:
-        """When its last record was made; empty for records without a time."""
-        return max(record.created for record in self.records)
-
     def has(self, record: Record) -> bool:
         """True if this very record is one of its own."""
         return any(record is own for own in self.records)

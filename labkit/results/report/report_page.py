@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
+from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment
 
@@ -14,16 +14,17 @@ from labkit import __version__
 from labkit.core.errors import UsageError
 from labkit.core.files import write_atomic
 from labkit.results.ceilings import with_ceilings
+from labkit.results.plots.by_boxes import cost_of_boxes
+from labkit.results.plots.predicted import prediction_chart
+from labkit.results.plots.save import overview, svg_text
+from labkit.results.plots.style import THEMES, Chart
 from labkit.results.predictions import Calibration, calibration
 from labkit.results.records import Comparison, Run
-from labkit.results.report.groups import Group, by_boxes, groups
+from labkit.results.report.groups import by_boxes, groups
 from labkit.results.report.machines import Machine, machines
 from labkit.results.report.tables import machines_table, runs_table
 from labkit.results.result_set import ResultSet
 from labkit.results.store import Prediction
-
-if TYPE_CHECKING:
-    from labkit.results.plots.style import Chart
 
 Section = tuple[str, str, Any]
 """Title, kind (a macro of the template) and the data that this kind takes."""
@@ -64,18 +65,18 @@ def write_report(
 def _page(
     runs: Sequence[Run], comparisons: Sequence[Comparison], known: Calibration, others: Sequence[Run]
 ) -> str:
-    shown = {id(record) for record in (*runs, *comparisons)}
-    there = machines([*runs, *comparisons, *(run for run in others if id(run) not in shown)])
-    kept = [machine for machine in _newest(there) if any(id(record) in shown for record in machine.records)]
+    records: list[Run | Comparison] = [*runs, *comparisons]
+    shown = {id(record) for record in records}
+    there = machines([*records, *(run for run in others if id(run) not in shown)])
+    fitting = [machine for machine in there if machine in sorted(there, key=_newest)[-MAX_MACHINES:]]
     sections: list[Section] = []
     if len(there) > 1:
-        sections.append(("Machines side by side", "machines", machines_table(_newest(there), len(there))))
-    for machine in kept:
+        sections.append(("Machines side by side", "machines", machines_table(fitting, len(there))))
+    for machine in fitting:
         sections += _sections_of(machine, shown, alone=len(there) == 1)
     if known.outcomes:
         sections.append(("Predictions", "predictions", _predictions(known)))
-    sections.append(("Machine and software", "fingerprints", _fingerprints(_newest(there))))
-    records: list[Run | Comparison] = [*runs, *comparisons]
+    sections.append(("Machine and software", "fingerprints", _fingerprints(fitting)))
     weights = sorted({str(record.settings.get("weights", "unknown")) for record in records})
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
@@ -87,10 +88,9 @@ def _page(
     )
 
 
-def _newest(there: Sequence[Machine]) -> list[Machine]:
-    """The machines that the page has room for, in their order."""
-    kept = sorted(there, key=lambda machine: machine.newest)[-MAX_MACHINES:]
-    return [machine for machine in there if machine in kept]
+def _newest(machine: Machine) -> str:
+    """When a machine's last record was made; empty for records without a time."""
+    return max(record.created for record in machine.records)
 
 
 def _sections_of(machine: Machine, shown: set[int], *, alone: bool) -> list[Section]:
@@ -98,24 +98,18 @@ def _sections_of(machine: Machine, shown: set[int], *, alone: bool) -> list[Sect
     found = groups([record for record in machine.records if id(record) in shown])
     on = "" if alone else f" on {machine.letter}"
     sections: list[Section] = []
-    for group in found:
-        sections += _sections_about(group, on if len(found) == 1 else f"{on}: {group.work.words}")
+    for work, runs, comparisons in found:
+        where = on if len(found) == 1 else f"{on}: {work.words}"
+        if comparisons:
+            told = [each.finding for each in with_ceilings(comparisons, runs)]
+            sections.append((f"Gains{where}", "gains", told))
+        if runs:
+            sections.append((f"Runs{where}", "runs", runs_table(runs)))
+        sections.append((f"Doubts{where}", "doubts", _doubts(runs, comparisons)))
+        sections.append((f"Plots{where}", "plots", _plots(runs, comparisons)))
     for work, alike in by_boxes([run for run in machine.runs if id(run) in shown]):
-        sections.append((f"Number of boxes{on}: {work.words}", "plots", _boxes(alike)))
-    return sections
-
-
-def _sections_about(group: Group, where: str) -> list[Section]:
-    runs, comparisons = group.runs, group.comparisons
-    sections: list[Section] = []
-    if comparisons:
-        sections.append(
-            (f"Gains{where}", "gains", [each.finding for each in with_ceilings(comparisons, runs)])
-        )
-    if runs:
-        sections.append((f"Runs{where}", "runs", runs_table(runs)))
-    sections.append((f"Doubts{where}", "doubts", _doubts(runs, comparisons)))
-    sections.append((f"Plots{where}", "plots", _plots(runs, comparisons)))
+        figure = _figure(*(cost_of_boxes(alike, theme=theme) for theme in THEMES))
+        sections.append((f"Number of boxes{on}: {work.words}", "plots", [figure]))
     return sections
 
 
@@ -143,31 +137,23 @@ def _doubts(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[tupl
 
 
 def _plots(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[dict[str, str]]:
-    from labkit.results.plots.save import overview
-
-    light, dark = (overview(runs, comparisons, theme=theme) for theme in ("light", "dark"))
+    light, dark = (overview(runs, comparisons, theme=theme) for theme in THEMES)
     return [_figure(chart, night) for (_, chart), (_, night) in zip(light, dark, strict=True)]
 
 
-def _boxes(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """Figure of the cost of each further box."""
-    from labkit.results.plots.by_boxes import cost_of_boxes
-
-    return [_figure(*(cost_of_boxes(runs, theme=theme) for theme in ("light", "dark")))]
-
-
-def _figure(light: Chart, dark: Chart) -> dict[str, str]:
-    return {"light": _data(light), "dark": _data(dark), "words": light.alt_text}
+def _figure(*charts: Chart) -> dict[str, str]:
+    """A chart in each theme, as data of the page."""
+    pictures = (b64encode(svg_text(chart).encode()).decode() for chart in charts)
+    data = {theme: f"data:image/svg+xml;base64,{text}" for theme, text in zip(THEMES, pictures, strict=True)}
+    return {**data, "words": charts[0].alt_text}
 
 
 def _predictions(known: Calibration) -> dict[str, Any]:
     """Predictions: what was expected, and the error."""
-    from labkit.results.plots.predicted import prediction_chart
-
     return {
         "sentence": known.sentence,
         "outcomes": [(outcome.question, outcome.verdict) for outcome in known.outcomes],
-        "figure": _figure(*(prediction_chart(known, theme=theme) for theme in ("light", "dark"))),
+        "figure": _figure(*(prediction_chart(known, theme=theme) for theme in THEMES)),
     }
 
 
@@ -180,9 +166,3 @@ def _fingerprints(there: Sequence[Machine]) -> list[tuple[str, str]]:
         )
         for machine in there
     ]
-
-
-def _data(chart: Chart) -> str:
-    from labkit.results.plots.save import svg_text
-
-    return "data:image/svg+xml;base64," + base64.b64encode(svg_text(chart).encode()).decode()
