@@ -151,10 +151,10 @@ def add(
 
     with Store(default_path()) as store:
         for place in places:
+            results: list[Run | Comparison] = []
             if place.is_dir():
-                results = [
-                    record for each in load_exports(place) for record in (*each.runs, *each.comparisons)
-                ]
+                for found in load_exports(place):
+                    results += [*found.runs, *found.comparisons]
             elif place.is_file():
                 with Store(place, read_only=True) as other:
                     results = [*other.runs(), *other.comparisons()]

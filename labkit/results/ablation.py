@@ -159,10 +159,9 @@ def from_csv(text: str) -> list[AblationRow]:
     try:
         rows = []
         for cells in csv.DictReader(io.StringIO(text), strict=True):
-            figures = {name: Estimate(*(_cell(cells, name + end) for end in ("", "_low", "_high")))
-                       for name in ESTIMATES}  # fmt: skip
+            figures = {name: _estimate(cells, name) for name in ESTIMATES}
             noise, scenes = float(cells["noise"]), int(cells["n_scenes"])
-            if noise < 0 or scenes < 0 or any(each.value is None for each in figures.values()):
+            if noise < 0 or scenes < 0:
                 raise ValueError(f"noise and number of scenes are from 0, not {noise}, {scenes}")
             rows.append(AblationRow(cells["change"], cells["about"], noise, scenes, **figures))
     except (KeyError, TypeError, ValueError, csv.Error) as error:
@@ -170,8 +169,14 @@ def from_csv(text: str) -> list[AblationRow]:
     return rows
 
 
-def _cell(cells: dict[str, str], name: str) -> float | None:
-    value = float(cells[name]) if cells[name] else None
-    if value is not None and not isfinite(value):
-        raise ValueError(f"a figure is a finite number, not {cells[name][:40]}")
+def _estimate(cells: dict[str, str], name: str) -> Estimate:
+    bounds = (cells[f"{name}_low"], cells[f"{name}_high"])
+    low, high = (_finite(cell) if cell else None for cell in bounds)
+    return Estimate(_finite(cells[name]), low, high)
+
+
+def _finite(cell: str) -> float:
+    value = float(cell)
+    if not isfinite(value):
+        raise ValueError(f"a figure is a finite number, not {cell[:40]}")
     return value

@@ -82,7 +82,7 @@ def build_run(row: Mapping[str, Any], series: Mapping[str, Samples] | None = Non
             spans[kind][span] = samples
     values: Row = {name: row[name] for name in RUN_PLAIN} | {"quick": bool(row["quick"])}
     values |= {name: series.get(name, np.empty(0)) for name in RUN_SAMPLES}
-    return Run(id=int(row["id"]), **values, **spans, **_facts(row, RUN_FACTS))
+    return Run(id=int(row["id"]), **(values | spans), **_facts(row, RUN_FACTS))
 
 
 def build_comparison(row: Mapping[str, Any], series: Mapping[str, Samples] | None = None) -> Comparison:

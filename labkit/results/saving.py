@@ -21,7 +21,7 @@ from labkit.results.store import Store, default_path
 from labkit.results.sweeps import SweepPoint, keep_point
 
 Saved = TypeVar("Saved")
-Result = TypeVar("Result", Run, Comparison)
+Result = TypeVar("Result", bound=Run | Comparison)
 
 
 class Saving:
@@ -126,7 +126,8 @@ def add_all(store: Store, results: Iterable[Run | Comparison]) -> int:
     Raises:
         ResultsError: the store cannot be written.
     """
-    there = {_identity(each) for each in (*store.runs(), *store.comparisons())}
+    stored: list[Run | Comparison] = [*store.runs(), *store.comparisons()]
+    there = {_identity(each) for each in stored}
     new = [each for each in results if _identity(each) not in there]
     for each in new:
         store.add(replace(each, id=None))

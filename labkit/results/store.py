@@ -23,7 +23,7 @@ from labkit.results.exports import export
 from labkit.results.records import Comparison, Run
 
 Record = TypeVar("Record")
-Result = TypeVar("Result", Run, Comparison)
+Result = TypeVar("Result", bound=Run | Comparison)
 
 
 def default_path() -> Path:
