@@ -73,7 +73,7 @@ def list_results(
         print_lines([f"Unknown of some of these runs: {', '.join(unknown)}"])
     if comparisons and rung is None and stage is None:
         print_lines(["", "Comparisons"])
-        print_lines(f"{c.id:>4}  {c.created[:16]}  {c.sentence}" for c in comparisons)
+        print_lines(f"{c.id:>4}  {when(c)}  {c.sentence}" for c in comparisons)
 
 
 @app.command()

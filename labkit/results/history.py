@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.core.machine import fingerprint_differences, fingerprint_unknowns
 from labkit.results.format import format_bounds, format_number
-from labkit.results.records import SAME_WORK, Run, models_in
+from labkit.results.records import SAME_WORK, Comparison, Run, models_in
 from labkit.results.result_set import results
 from labkit.results.table import bounds, shown_table, table_html
 
@@ -152,9 +152,9 @@ def _work(run: Run) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def when(run: Run) -> str:
-    """Day and minute of a run (UTC)."""
-    return run.created[:16].replace("T", " ")
+def when(record: Run | Comparison) -> str:
+    """Day and minute of a result (UTC)."""
+    return record.created[:16].replace("T", " ")
 
 
 def _ago(before: Run, now: Run) -> str:

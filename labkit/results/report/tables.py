@@ -41,14 +41,19 @@ COLUMNS = (
 
 
 def runs_table(runs: Sequence[Run]) -> dict[str, Any]:
-    """One row per run, and what the signs mean."""
+    """One row per run, and what the signs mean; a column in which nothing is known is left out."""
     common = [fact for fact in _facts(runs[0]) if all(fact in _facts(run) for run in runs)]
     on, lost = evaluated_on(runs), describe_losses(runs)
     notes = [f"All of these: {', '.join(common)}."] if common else []
     notes += [f"{PRECISION} and names: {on}."] if on else []
     notes += [f"{lost}."] if lost else []
-    rows = [(run.rung.split("_"), _cells(run, common)) for run in runs]  # long names break at "_"
-    return {"columns": COLUMNS, "rows": rows, "notes": notes}
+    cells = [_cells(run, common) for run in runs]
+    shown = [k for k in range(len(COLUMNS) - 1) if any(row[k].text not in ("", "-") for row in cells)]
+    rows = [
+        (run.rung.split("_"), [row[k] for k in shown])  # long names break at "_"
+        for run, row in zip(runs, cells, strict=True)
+    ]
+    return {"columns": [COLUMNS[0], *(COLUMNS[k + 1] for k in shown)], "rows": rows, "notes": notes}
 
 
 def machines_table(there: Sequence[Machine], total: int) -> dict[str, Any]:
