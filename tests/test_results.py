@@ -447,7 +447,7 @@ def test_a_verdict_beyond_what_is_possible_is_none() -> None:
         )
         for name in "ab"
     ]  # fmt: skip
-    claims = [made_up_comparison("a", "b", ratio=ratio) for ratio in (1.05, 1.3)]
+    claims = [made_up_comparison("a", "b", ratio=ratio, spread=0.002) for ratio in (1.09, 1.3)]
     possible, beyond = with_ceilings(claims, runs)
     assert [claim.verdict for claim in claims] == ["faster"] * 2
     assert possible.verdict == "faster" and possible.ceiling.gain == pytest.approx(1 / 0.9)
