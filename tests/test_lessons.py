@@ -8,6 +8,8 @@ import torch
 from in_process import InProcessWorker, measure_in_process
 from records_made_up import made_up_run
 
+from labkit.bench import accuracy, check_loop
+from labkit.bench.agreement import Answers
 from labkit.bench.session import Session
 from labkit.core.errors import UsageError
 from labkit.core.trace import recording, span
@@ -195,3 +197,17 @@ def test_launches_and_waits_are_counted_without_a_gpu():
     assert steps.is_monotonic_decreasing and steps.iloc[-1] <= 250 < 500 < steps.iloc[0]
     with pytest.raises(UsageError, match="5 or 15 boxes were counted, not of 7"):
         launch_counts(7)
+
+
+def test_the_picture_of_a_check_shows_what_is_sure_and_says_how_much_is_not():
+    frame = accuracy.truth_frames(1, (160, 128))[0]
+    truth = frame.truth.take([0])
+    five = replace(truth.take([0] * 5), score=np.array([0.9, 0.2, 0.1, 0.0, 0.0], np.float32))
+    pictures = [
+        check_loop._figure(frame, Answers("mine", [found], {}))
+        for found in (five, five.take([0]), five.take([3]), truth.take([]))
+    ]
+    assert f"mine: {truth.name[0]}; 4 below 0.3<" in pictures[0]
+    assert pictures[0].split("base64,")[1][:5000] == pictures[1].split("base64,")[1][:5000]
+    assert f"mine: {truth.name[0]}<" in pictures[2]
+    assert "mine: nothing<" in pictures[3]

@@ -20,6 +20,11 @@ from labkit.pipelines.ladder import rung as rung_named
 from labkit.pipelines.own_loop import as_rung, own_loop
 from labkit.results.records import Agreement
 
+SHOWN_PX, TEXT_PX = 320, 12
+"""Width of a picture on the page, and height of the letters in it."""
+SURE = 0.3
+"""Score from which on a box is drawn: those of a detector that is unsure lie on top of one another."""
+
 
 @dataclass(frozen=True)
 class LoopCheck:
@@ -144,11 +149,15 @@ def _figure(frame: Frame, answers: Answers) -> str:
     """HTML of a frame with what was found in it."""
     import cv2
 
-    drawn = draw_detections(frame.image, answers.found[0])
+    found = answers.found[0]
+    least = min(SURE, found.score.max(initial=0.0))  # the best one is drawn, however unsure
+    sure = found.take([i for i, score in enumerate(found.score) if score >= least])
+    drawn = draw_detections(frame.image, sure, text_px=max(10, round(TEXT_PX * frame.size[0] / SHOWN_PX)))
     png = base64.b64encode(cv2.imencode(".png", drawn[..., ::-1])[1].tobytes()).decode()
-    caption = escape(f"{answers.rung}: {', '.join(answers.found[0].name) or 'nothing'}")
+    unsure = f"; {len(found) - len(sure)} below {SURE}" if len(sure) < len(found) else ""
+    caption = escape(f"{answers.rung}: {', '.join(sure.name) or 'nothing'}{unsure}")
     return (
         '<figure style="display: inline-block; margin: 4px">'
-        f'<img alt="{caption}" width="320" src="data:image/png;base64,{png}">'
+        f'<img alt="{caption}" width="{SHOWN_PX}" src="data:image/png;base64,{png}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )

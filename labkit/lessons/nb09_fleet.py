@@ -354,7 +354,7 @@ def check_engines_needed(engines_needed: Callable[[int, float, float, float], An
     Every camera wants `fps` results per second, a frame takes an engine `frame_s`, no engine is
     busy for a larger share of its time than `most_busy`, and a camera stays with one engine.
     """
-    known = [(100, 5.0, 0.03, 0.8), (17, 5.0, 0.04, 0.75), (1000, 10.0, 0.0125, 0.7), (3, 4.0, 0.05, 0.9)]
+    known = [(100, 5.0, 0.03, 0.8), (17, 5.0, 0.04, 0.75), (10_000, 2.0, 0.11, 0.85), (3, 4.0, 0.05, 0.9)]
     drawn = [_drawn_load(rng) for _ in range(12)]
     cases, gots, mistakes = [], [], []
     for cameras, fps, frame_s, busy in [*known, *drawn]:
