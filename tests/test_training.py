@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import json
-from pathlib import Path
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision.ops import box_convert, generalized_box_iou
 
 from labkit.core.boxes import xyxy_to_cxcywh
 from labkit.core.errors import UsageError, WeightsError
 from labkit.models.lab_resnet import build_lab_resnet
+from labkit.models.networks import build
 from labkit.models.training import train
-from labkit.models.training.batches import scene_batch, zoom
-from labkit.models.training.data import Chunk, World, album, draw_chunk
-from labkit.models.training.detr import Learner, build_detr, generalized_iou, match, set_losses
+from labkit.models.training.data import Chunk, World, album, draw_chunk, scene_batch, zoom
+from labkit.models.training.detr import Learner, build_detr, detr_losses, set_losses
 from labkit.models.training.loop import Budget, Plan, Progress, fit, write_log
+from labkit.models.weights import Weights
 from labkit.sources.synthetic.objects import COARSE, FINE
 from labkit.sources.synthetic.scene import scene_frame
 
@@ -102,53 +101,24 @@ class TestAugmentation:
 
 
 class TestLosses:
-    def test_generalized_iou_agrees_with_torchvision(self):
-        torch.manual_seed(0)
-        one, other = torch.rand(30, 4) * 0.5 + 0.1, torch.rand(30, 4) * 0.5 + 0.1
-        corners = (box_convert(b, "cxcywh", "xyxy") for b in (one, other))
-        assert torch.allclose(
-            generalized_iou(one, other), generalized_box_iou(*corners).diagonal(), atol=1e-5
-        )
+    def test_set_losses_are_those_of_the_paper(self):
+        """Two layers, one right up to a shift of 0.1 and one that says nothing, by hand."""
+        boxes, labels = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.0, 0.0, 0.0, 0.0]]]), torch.tensor([[1, -1]])
+        found = torch.tensor([[0.2, 0.2, 0.1, 0.1], [0.6, 0.5, 0.2, 0.2]]).expand(2, 1, 2, 4)
+        logits = torch.zeros(2, 1, 2, 3)
+        logits[0, 0, 0, 2] = logits[0, 0, 1, 1] = 20.0
+        losses = set_losses(logits, found, boxes, labels)
+        # Factor 2 over the layers' mean, weights 1, 5 and 2; IoU and union 1/3, and nothing around it.
+        assert float(losses["set_l1"]) == pytest.approx(2 * 5 * 0.1, rel=1e-5)
+        assert float(losses["set_giou"]) == pytest.approx(2 * 2 * (1 - 1 / 3), rel=1e-5)
+        assert float(losses["set_label"]) == pytest.approx(2 * np.log(3) / 2, rel=1e-5)
 
-    def test_the_match_is_the_cheapest_of_all(self):
-        torch.manual_seed(1)
-        # Boxes so alike that the labels have a say.
-        logits, found = 4 * torch.randn(2, 3, 4, 6), torch.rand(2, 3, 4, 4) * 0.04 + 0.2
-        boxes, labels = torch.rand(3, 3, 4) * 0.04 + 0.2, torch.tensor([[0, 4, 2], [1, -1, -1], [-1, -1, -1]])
-        rows = torch.stack(match(logits, found, boxes, labels), 1).tolist()
-        for layer, batch in itertools.product(range(2), range(3)):
-            n = int((labels[batch] >= 0).sum())
-
-            def cost(queries, layer=layer, batch=batch):
-                return sum(
-                    5 * float((found[layer, batch, q] - boxes[batch, t]).abs().sum())
-                    - 2 * float(generalized_iou(found[layer, batch, q], boxes[batch, t]))
-                    - float(logits[layer, batch, q].softmax(-1)[labels[batch, t]])
-                    for t, q in enumerate(queries)
-                )
-
-            best = min(itertools.permutations(range(4), n), key=cost)
-            chosen = {t: q for la, b, q, t in rows if (la, b) == (layer, batch)}
-            assert [chosen[t] for t in range(n)] == list(best)
-
-    def test_set_losses_agree_with_the_library_that_the_network_comes_from(self):
-        from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageLoss
-
-        torch.manual_seed(2)
-        logits, found = torch.randn(1, 3, 5, 9), torch.rand(1, 3, 5, 4) * 0.4 + 0.2
-        boxes, labels = torch.rand(3, 2, 4) * 0.4 + 0.2, torch.tensor([[0, 4], [1, -1], [7, 7]])
-        targets = [
-            {"class_labels": labels[b][labels[b] >= 0], "boxes": boxes[b][labels[b] >= 0]} for b in range(3)
-        ]
-        matcher = HungarianMatcher(class_cost=1, bbox_cost=5, giou_cost=2)
-        theirs = ImageLoss(matcher, 8, 0.2, ["labels", "boxes"])(
-            {"logits": logits[0], "pred_boxes": found[0]}, targets
-        )
-        ours = set_losses(logits, found, boxes, labels)
-        # Ours carry their weights (1, 5, 2) and the factor 2 of the average over layers.
-        assert float(ours["set_label"]) / 2 == pytest.approx(float(theirs["loss_ce"]), rel=1e-5)
-        assert float(ours["set_l1"]) / 10 == pytest.approx(float(theirs["loss_bbox"]), rel=1e-5)
-        assert float(ours["set_giou"]) / 4 == pytest.approx(float(theirs["loss_giou"]), rel=1e-5)
+    def test_an_image_without_objects_has_a_loss(self):
+        learner = Learner(build_detr(COARSE))
+        nothing = torch.zeros(1, 8, 4), torch.full((1, 8), -1)
+        losses = detr_losses(learner, torch.randn(1, 3, 96, 128), *nothing, dense_only=False)
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        assert float(losses["set_l1"]) == float(losses["dense_giou"]) == 0
 
     def test_the_finished_network_answers_as_the_learner_does(self):
         torch.manual_seed(3)
@@ -163,74 +133,60 @@ class TestLosses:
         assert torch.allclose(out.pred_boxes, boxes[-1], atol=1e-4)
 
 
+def sum_error(model, rng):
+    x = torch.from_numpy(rng.normal(size=(16, 4)).astype(np.float32))
+    return {"error": (model(x)[:, 0] - x.sum(1)).square().mean()}
+
+
 class TestLoop:
     def test_a_resumed_run_ends_where_an_uninterrupted_one_does(self, tmp_path):
-        def losses_of(model, stop_at=None):
-            def step_losses(rng, spent):
-                x = torch.from_numpy(rng.normal(size=(16, 4)).astype(np.float32))
-                if stop_at is not None and counted() == stop_at:
+        def trained(folder, stop_at=None, **how):
+            model, calls = toy(), itertools.count()
+
+            def losses(rng, spent):
+                if next(calls) == stop_at:
                     raise KeyboardInterrupt
-                return {"error": (model(x)[:, 0] - x.sum(1)).square().mean()}
+                return sum_error(model, rng)
 
-            calls = itertools.count()
-            counted = lambda: next(calls)  # noqa: E731
-            return step_losses
+            plan = Plan(tmp_path / folder, Budget(steps=60), seed=7, checkpoint_s=0, **how)
+            return fit("toy", model, losses, plan, lr=0.01)
 
-        def plan(name):
-            return Plan("toy", Budget(steps=60), 7, tmp_path / name, lr=0.01, checkpoint_s=0)
-
-        whole = toy()
-        straight = fit(whole, losses_of(whole), plan("a"))
-        first = toy()
+        straight = trained("a")
         with pytest.raises(KeyboardInterrupt):
-            fit(first, losses_of(first, stop_at=23), plan("b"))
-        second = toy()
-        resumed = fit(second, losses_of(second), plan("b"), resume=True)
+            trained("b", stop_at=23)
+        resumed = trained("b", resume=True)
         for one, other in zip(straight.state_dict().values(), resumed.state_dict().values(), strict=True):
             assert torch.equal(one, other)
-        assert plan("b").log.read_text().splitlines()[0] == "step,elapsed_s,error"
+        assert (tmp_path / "b" / "toy.log.csv").read_text().splitlines()[0] == "step,elapsed_s,error"
 
     def test_it_learns_and_reports(self, tmp_path):
         model, heard = toy(), []
-
-        def step_losses(rng, spent):
-            x = torch.from_numpy(rng.normal(size=(16, 4)).astype(np.float32))
-            return {"error": (model(x)[:, 0] - x.sum(1)).square().mean()}
-
-        plan = Plan("toy", Budget(steps=300), 0, tmp_path, lr=0.05)
-        averaged = fit(model, step_losses, plan, progress=heard.append, score=lambda m: {"good": 1.0})
+        plan = Plan(tmp_path, Budget(steps=300), progress=heard.append)
+        averaged = fit(
+            "toy", model, lambda rng, _: sum_error(model, rng), plan, lr=0.05, score=lambda m: {"good": 1.0}
+        )
         assert all(isinstance(event, Progress) for event in heard)
         assert heard[-1].losses["error"] < 0.05 * heard[0].losses["error"]
         assert heard[-1].scores == {"good": 1.0}
-        x = torch.randn(50, 4)
-        assert float((averaged(x)[:, 0] - x.sum(1)).square().mean()) < 1
+        assert float(sum_error(averaged, np.random.default_rng(1))["error"]) < 1
+        assert not averaged.training and not next(averaged.parameters()).requires_grad
 
-    def test_a_loss_that_is_not_finite_stops_the_run(self, tmp_path):
-        model = toy()
-        plan = Plan("toy", Budget(steps=3), 0, tmp_path, lr=0.01)
+    def test_mistakes_are_named(self, tmp_path):
+        model, plan = toy(), Plan(tmp_path, Budget(steps=2), resume=True)
+
+        def run(model=model, plan=plan, at=1.0):
+            fit("toy", model, lambda rng, _: {"x": model(torch.full((1, 4), at)).sum()}, plan, lr=0.01)
+
         with pytest.raises(WeightsError, match="not finite"):
-            fit(model, lambda rng, spent: {"bad": model(torch.full((2, 4), torch.inf)).sum()}, plan)
-
-    def test_a_damaged_checkpoint_is_named(self, tmp_path):
-        plan = Plan("toy", Budget(steps=3), 0, tmp_path, lr=0.01)
-        plan.checkpoint.write_bytes(b"not a checkpoint")
-        model = toy()
-        with pytest.raises(WeightsError, match=r"toy\.checkpoint\.pt"):
-            fit(model, lambda rng, spent: {"x": model(torch.ones(1, 4)).sum()}, plan, resume=True)
-
-    def test_a_checkpoint_of_another_model_or_seed_is_named(self, tmp_path):
-        def plan(seed):
-            return Plan("toy", Budget(steps=2), seed, tmp_path, lr=0.01)
-
-        def losses(rng, spent):
-            return {"x": model(torch.ones(1, 4)).sum()}
-
-        model = toy()
-        fit(model, losses, plan(0))
+            run(at=torch.inf)
+        run()
         with pytest.raises(WeightsError, match="seed 0, not 1"):
-            fit(toy(), losses, plan(1), resume=True)
+            run(plan=replace(plan, seed=1))
         with pytest.raises(WeightsError, match="another model"):
-            fit(nn.Linear(2, 2), losses, plan(0), resume=True)
+            run(model=nn.Linear(4, 2))
+        (tmp_path / "toy.checkpoint.pt").write_bytes(b"not a checkpoint")
+        with pytest.raises(WeightsError, match=r"toy\.checkpoint\.pt is damaged"):
+            run()
 
     @pytest.mark.parametrize("wrong", [{}, {"steps": 3, "minutes": 1.0}, {"steps": 0}, {"minutes": -1.0}])
     def test_a_budget_is_either_steps_or_minutes(self, wrong):
@@ -240,38 +196,25 @@ class TestLoop:
 
 class TestTrain:
     @pytest.mark.extended
-    def test_a_short_run_of_each_writes_loadable_models_and_the_losses_fall(self, tmp_path):
+    def test_a_short_run_of_each_writes_loadable_models_and_the_losses_fall(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(train, "BATCH", {"detr": 4, "resnet": 4})
         heard: list[Progress] = []
-        options = {"scenes": 8, "batch": 4, "progress": heard.append}
-        detr = train.train_detector(WORLD, tmp_path, Budget(steps=40), **options)
-        resnet = train.train_classifier(WORLD, tmp_path, Budget(steps=40), **options)
-        for what in ("detr", "resnet"):
+        plan = Plan(tmp_path, Budget(steps=40), scenes=8, progress=heard.append)
+        folders = train.train("all", WORLD, plan)
+        for what, folder in folders.items():
             first, last = (event for event in heard if event.what == what)
             shared = set(first.losses) & set(last.losses)
             assert shared
             assert sum(last.losses[k] for k in shared) < sum(first.losses[k] for k in shared)
-        detector, size, classifier = load_models(detr, resnet)
-        assert size == train.DETECTOR_SIZE
-        out = detector(torch.zeros(1, 3, size[1], size[0]))
-        assert out.logits.shape == (1, 24, len(COARSE) + 1)
-        assert classifier(torch.zeros(2, 3, 64, 64)).shape == (2, len(FINE))
-
-    def test_all_trains_both_with_the_same_settings(self, tmp_path, monkeypatch):
-        calls = []
-
-        def trainer(world, out, budget, **options):
-            calls.append((world, budget, options["scenes"], options["seed"], options["device"]))
-            return out
-
-        monkeypatch.setattr(train, "train_detector", trainer)
-        monkeypatch.setattr(train, "train_classifier", trainer)
-        made = train.train("all", world=WORLD, out=tmp_path, steps=5, scenes=7, seed=3)
-        assert set(made) == {"detr", "resnet"}
-        assert calls == [(WORLD, Budget(steps=5), 7, 3, "cpu")] * 2
+            network = build(Weights(f"lab_{what}", "lab", folder, "mine", ""))
+            assert network.labels == (COARSE if what == "detr" else FINE)
+            width, height = network.input.exact
+            assert (width, height) == (train.DETECTOR_SIZE if what == "detr" else train.CROP_SIZE)
+            network.module(torch.zeros(1, 3, height, width))
 
     def test_an_unknown_model_is_refused(self, tmp_path):
         with pytest.raises(UsageError, match="'vit'"):
-            train.train("vit", world=WORLD, out=tmp_path, steps=1)
+            train.train("vit", WORLD, Plan(tmp_path, Budget(steps=1)))
 
     def test_a_resnet_that_is_none_is_refused(self):
         config = train.classifier_config(FINE)
@@ -287,25 +230,13 @@ def toy() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
-def load_models(detr_folder: Path, resnet_folder: Path):
-    """(detector, its input size, classifier), read from their files as any program might."""
-    from safetensors.torch import load_file
-    from transformers import DetrForObjectDetection
-
-    detector = DetrForObjectDetection.from_pretrained(detr_folder, local_files_only=True).eval()
-    config = json.loads((resnet_folder / "config.json").read_text())
-    classifier = build_lab_resnet(config)
-    classifier.load_state_dict(load_file(resnet_folder / "model.safetensors"))
-    size = json.loads((detr_folder / "preprocessor.json").read_text())["size"]
-    return detector, tuple(size), classifier.eval()
-
-
 class TestCurve:
     def test_a_log_is_read_back_and_drawn(self, tmp_path):
         rows = [{"step": 20, "label": 2.0}, {"step": 40, "label": 0.5, "top1": 0.75}]
         write_log(tmp_path / "log.csv", rows)
-        series = read_log(tmp_path / "log.csv")
-        assert series == {"label": [(20, 2.0), (40, 0.5)], "top1": [(40, 0.75)]}
+        log = read_log(tmp_path / "log.csv")
+        assert log["label"].to_dict() == {20: 2.0, 40: 0.5}
+        assert log["top1"].dropna().to_dict() == {40: 0.75}
         picture = draw_curves({"resnet": tmp_path / "log.csv"}, tmp_path / "curve.png")
         assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -29,7 +29,7 @@ def train(
     import torch
 
     from labkit.models.training.data import World
-    from labkit.models.training.loop import Progress
+    from labkit.models.training.loop import Budget, Plan, Progress
     from labkit.models.training.train import train as run_training
     from labkit.sources.synthetic.objects import COARSE, FINE
     from labkit.sources.synthetic.scene import scene_frame
@@ -48,18 +48,8 @@ def train(
             screen.progress(now.spent)
 
         try:
-            folders = run_training(
-                which,  # type: ignore[arg-type]
-                world=World(scene_frame, COARSE, FINE),
-                out=out,
-                minutes=minutes,
-                steps=steps,
-                scenes=scenes,
-                resume=resume,
-                seed=seed,
-                device=device,
-                progress=told,
-            )
+            plan = Plan(out, Budget(steps, minutes), seed, scenes, resume, device, told)
+            folders = run_training(which, World(scene_frame, COARSE, FINE), plan)  # type: ignore[arg-type]
         except KeyboardInterrupt:
             folders = None
     if folders is None:

@@ -12,24 +12,25 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_convert, generalized_box_iou_loss
+from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageLoss
+from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d
 
 from labkit.core.types import Size
 
 STRIDE_PX = 16
 NO_OBJECT_WEIGHT = 0.2
+MATCHER = HungarianMatcher(class_cost=1, bbox_cost=5, giou_cost=2)
+SET_LOSSES = (("set_label", "loss_ce", 1), ("set_l1", "loss_bbox", 5), ("set_giou", "loss_giou", 2))
+"""Name in the log, transformers' name and weight of each of DETR's losses."""
 
 
 def build_detr(labels: tuple[str, ...], queries: tuple[int, int] = (6, 4)) -> Any:
     """A small, untrained `DetrForObjectDetection`; `queries` (across, down) are its slots."""
-    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
-
     backbone = ResNetConfig(  # type: ignore[call-arg]  # out_features reaches it through its parent
         embedding_size=32,
         hidden_sizes=[40, 80, 160],
@@ -65,7 +66,7 @@ class Learner(nn.Module):
     def __init__(self, detr: Any) -> None:
         super().__init__()
         self.detr = detr
-        _exchange_norms(self.detr.model.backbone, thaw=True)
+        _exchange_norms(self.detr.model.backbone, DetrFrozenBatchNorm2d, nn.BatchNorm2d)
         self.dense_label = copy.deepcopy(detr.class_labels_classifier)
         self.dense_box = copy.deepcopy(detr.bbox_predictor)
         self.copied = nn.Buffer(torch.zeros((), dtype=torch.bool))
@@ -114,7 +115,7 @@ class Learner(nn.Module):
     def finished(self) -> Any:
         """A copy of the DETR as it is used: frozen batch norms, evaluation mode."""
         detr = copy.deepcopy(self.detr)
-        _exchange_norms(detr.model.backbone, thaw=False)
+        _exchange_norms(detr.model.backbone, nn.BatchNorm2d, DetrFrozenBatchNorm2d)
         return detr.eval()
 
 
@@ -148,55 +149,22 @@ def set_losses(logits: Tensor, found: Tensor, boxes: Tensor, labels: Tensor) -> 
         boxes: (B, M, 4) truth.
         labels: (B, M) truth, -1 where there is no object.
     """
-    n_layers, n_batch, n_queries, n_classes = logits.shape
-    layer, batch, query, target = match(logits, found, boxes, labels)
-    wanted = torch.full((n_layers, n_batch, n_queries), n_classes - 1, device=logits.device)
-    wanted[layer, batch, query] = labels[batch, target]
-    weight = torch.ones(n_classes, device=logits.device)
-    weight[-1] = NO_OBJECT_WEIGHT
-    label_loss = functional.cross_entropy(logits.flatten(0, 2), wanted.flatten(), weight)
-    l1, giou = _box_losses(found[layer, batch, query], boxes[batch, target])
-    share = n_layers * max(1.0, len(layer) / n_layers)
+    loss_of = ImageLoss(MATCHER, logits.shape[-1] - 1, NO_OBJECT_WEIGHT, ["labels", "boxes"])
+    *others, last = ({"logits": a, "pred_boxes": b} for a, b in zip(logits, found, strict=True))
+    losses = loss_of.to(logits.device)({**last, "auxiliary_outputs": others}, targets_of(boxes, labels))
     # The layers' losses are averaged, then counted as if there were two.
     return {
-        "set_label": 2 * label_loss,
-        "set_l1": 2 * 5 * l1.sum() / share,
-        "set_giou": 2 * 2 * giou.sum() / share,
+        name: 2
+        * weight
+        * torch.stack([loss for key, loss in losses.items() if key.startswith(theirs)]).mean()
+        for name, theirs, weight in SET_LOSSES
     }
 
 
-@torch.no_grad()
-def match(
-    logits: Tensor, found: Tensor, boxes: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Best one-to-one match of queries and objects, per layer and image.
-
-    Returns:
-        Four (K,) index tensors: layer, batch, query, target.
-    """
-    share = logits.softmax(-1)
-    by_label = share.gather(3, labels.clamp(min=0)[None, :, None].expand(*share.shape[:3], -1))
-    pairs = found[:, :, :, None], boxes[None, :, None]  # (L, B, Q, M, 4)
-    distance = (pairs[0] - pairs[1]).abs().sum(-1)
-    cost = (5 * distance - 2 * generalized_iou(*pairs) - by_label).cpu().numpy()
-    count = (labels >= 0).sum(1).tolist()
-    rows: list[NDArray[np.int64]] = []
-    for layer in range(len(cost)):
-        for batch, n in enumerate(count):
-            query, target = linear_sum_assignment(cost[layer, batch, :, :n])
-            rows.append(np.stack([np.full(n, layer), np.full(n, batch), query, target]))
-    joined = torch.from_numpy(np.concatenate(rows, axis=1)).to(logits.device)
-    return joined[0], joined[1], joined[2], joined[3]
-
-
-def generalized_iou(one: Tensor, other: Tensor) -> Tensor:
-    """Generalised IoU (Rezatofighi et al. 2019) of (..., 4) boxes (cx, cy, w, h), pair by pair."""
-    pairs = torch.broadcast_tensors(one, other)
-    return 1 - generalized_box_iou_loss(*(box_convert(boxes, "cxcywh", "xyxy") for boxes in pairs))
-
-
-def _box_losses(found: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    return (found - wanted).abs().sum(-1), 1 - generalized_iou(found, wanted)
+def targets_of(boxes: Tensor, labels: Tensor) -> list[dict[str, Tensor]]:
+    """Truth, (B, M, 4) and (B, M) with -1 for no object, in the form that transformers takes."""
+    there = labels >= 0
+    return [{"class_labels": labels[i, is_], "boxes": boxes[i, is_]} for i, is_ in enumerate(there)]
 
 
 def _dense_losses(
@@ -209,12 +177,13 @@ def _dense_losses(
     wanted = torch.full_like(owner, logits.shape[-1] - 1)
     wanted[taken] = labels[batch[taken], owner[taken]]
     label_loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
-    l1, giou = _box_losses(found[taken], boxes[batch[taken], owner[taken]])
-    count = max(1, len(l1))
+    pairs = found[taken], boxes[batch[taken], owner[taken]]
+    corners = (box_convert(each, "cxcywh", "xyxy") for each in pairs)
+    count = max(1, len(pairs[0]))
     return {
         "dense_label": 3 * label_loss,
-        "dense_l1": 5 * l1.sum() / count,
-        "dense_giou": 2 * giou.sum() / count,
+        "dense_l1": 5 * functional.l1_loss(*pairs, reduction="sum") / count,
+        "dense_giou": 2 * generalized_box_iou_loss(*corners, reduction="sum") / count,
     }
 
 
@@ -250,16 +219,11 @@ def _spread_queries(detr: Any, queries: tuple[int, int]) -> None:
         nn.init.eye_(attention.o_proj.weight)
 
 
-def _exchange_norms(module: nn.Module, *, thaw: bool) -> None:
-    """Puts live batch norms in the place of frozen ones (`thaw`), or the other way round."""
-    from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d
-
-    for name, child in list(module.named_children()):
-        if isinstance(child, DetrFrozenBatchNorm2d if thaw else nn.BatchNorm2d):
-            new = (nn.BatchNorm2d if thaw else DetrFrozenBatchNorm2d)(child.weight.numel())
-            with torch.no_grad():
-                for part in ("weight", "bias", "running_mean", "running_var"):
-                    getattr(new, part).copy_(getattr(child, part))
-            setattr(module, name, new)
-        else:
-            _exchange_norms(child, thaw=thaw)
+@torch.no_grad()
+def _exchange_norms(module: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> None:
+    """Puts batch norms of another kind in the place of the old ones, with their values."""
+    for name, norm in list(module.named_modules()):
+        if isinstance(norm, old):
+            fresh = new(len(norm.weight)).to(norm.weight.device)
+            fresh.load_state_dict(norm.state_dict(), strict=False)
+            module.set_submodule(name, fresh)

@@ -6,13 +6,9 @@ resumed takes the same steps as one that was not.
 
 from __future__ import annotations
 
-import copy
-import csv
-import io
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from labkit.core.errors import UsageError, WeightsError
 from labkit.core.files import open_atomic, write_atomic
+
+WARM_UP_STEPS = 200
+KEPT = 0.998
+"""Share of the averaged weights that is kept per step, once warm."""
+SCORE_EVERY_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -56,188 +58,124 @@ class Progress:
     scores: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Settings of a training.
+
+    Attributes:
+        out: folder for weights, checkpoints, logs and drawn scenes.
+        budget: how long, per model.
+        seed: of weights, batches and scenes.
+        scenes: how many different ones to draw.
+        resume: go on from the checkpoints in `out`, where there are any.
+        device: "cpu" or "cuda".
+        progress: told about each logged step.
+        checkpoint_s: seconds between checkpoints.
+    """
+
+    out: Path
+    budget: Budget
+    seed: int = 0
+    scenes: int = 16_000
+    resume: bool = False
+    device: str = "cpu"
+    progress: Callable[[Progress], None] = lambda now: None
+    checkpoint_s: float = 120.0
+
+
 Losses = dict[str, Tensor]
 Step = Callable[[np.random.Generator, float], Losses]
 """Given this step's random numbers and the share of the budget spent: losses, the sum of which falls."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Settings of one training.
-
-    Attributes:
-        what: name in logs.
-        budget: how long.
-        seed: of batches and augmentation.
-        out: folder for the checkpoint and the log.
-        lr: highest learning rate; it warms up, then falls along a cosine to 0.
-        device: "cpu" or "cuda".
-        bf16: run forward passes in bfloat16.
-        ema: share of the averaged weights that is kept per step, once warm.
-        checkpoint_s: seconds between checkpoints.
-        score_s: seconds between scorings of the averaged model.
-    """
-
-    what: str
-    budget: Budget
-    seed: int
-    out: Path
-    lr: float
-    device: str = "cpu"
-    bf16: bool = False
-    ema: float = 0.998
-    checkpoint_s: float = 120.0
-    score_s: float = 300.0
-
-    @property
-    def checkpoint(self) -> Path:
-        """File that holds the state of training."""
-        return self.out / f"{self.what}.checkpoint.pt"
-
-    @property
-    def log(self) -> Path:
-        """CSV file of losses and scores."""
-        return self.out / f"{self.what}.log.csv"
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The number format of forward passes."""
-        return torch.autocast(self.device, torch.bfloat16) if self.bf16 else nullcontext()
+Score = Callable[[nn.Module], Mapping[str, float]]
 
 
 def fit(
-    model: nn.Module,
-    step_losses: Step,
-    plan: Plan,
-    *,
-    resume: bool = False,
-    score: Callable[[nn.Module], Mapping[str, float]] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    what: str, model: nn.Module, step_losses: Step, plan: Plan, *, lr: float, score: Score = lambda model: {}
 ) -> nn.Module:
     """Trains `model` in place and returns its averaged copy.
 
     Args:
+        what: its name in logs and files.
         model: what is trained; all its parameters are.
         step_losses: draws a batch and returns its losses.
         plan: how.
-        resume: go on from the checkpoint, if there is one.
+        lr: highest learning rate; it warms up, then falls along a cosine to 0.
         score: how good the averaged model is, for the log.
-        progress: called after each logged step.
 
     Raises:
         WeightsError: if the checkpoint does not fit the model, or a loss is not finite.
     """
-    plan.out.mkdir(parents=True, exist_ok=True)
-    averaged = copy.deepcopy(model).requires_grad_(False).eval()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=1e-4)
+    averaged = AveragedModel(model, avg_fn=_average)
+    averaged.requires_grad_(False).eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-4)
+    parts = {"model": model, "averaged": averaged, "optimizer": optimizer}
+    checkpoint = plan.out / f"{what}.checkpoint.pt"
     step, before_s = 0, 0.0
     rows: list[dict[str, float]] = []
-    if resume and plan.checkpoint.exists():
-        step, before_s, rows = _load(plan, model, averaged, optimizer)
+    if plan.resume and checkpoint.exists():
+        step, before_s, rows = _resumed(checkpoint, parts, plan)
     began = saved = scored = time.monotonic()
     spent = plan.budget.spent(step, before_s)
     while spent < 1:
+        warmth = min(1.0, (step + 1) / WARM_UP_STEPS)
         for group in optimizer.param_groups:
-            group["lr"] = plan.lr * _warmth(step) * 0.5 * (1 + math.cos(math.pi * spent))
+            group["lr"] = lr * warmth * 0.5 * (1 + math.cos(math.pi * spent))
         losses = step_losses(np.random.default_rng([plan.seed, step]), spent)
-        _descend(model, optimizer, losses, plan.what, step)
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        if not math.isfinite(sum(values.values())):
+            raise WeightsError(
+                f"training {what}: the loss at step {step} is not finite ({values}); lower the rate"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        averaged.update_parameters(model)
         step += 1
-        _average(averaged, model, min(plan.ema, step / (step + 10)))
         now = time.monotonic()
-        spent = plan.budget.spent(step, before_s + now - began)
+        elapsed_s = before_s + now - began
+        spent = plan.budget.spent(step, elapsed_s)
         if step % 20 == 0 or spent >= 1:
             scores: Mapping[str, float] = {}
-            if score is not None and (now - scored > plan.score_s or spent >= 1):
-                scores, scored = score(averaged), time.monotonic()
-            values = {name: float(loss.detach()) for name, loss in losses.items()}
-            event = Progress(plan.what, step, spent, before_s + now - began, values, scores)
-            rows.append({"step": step, "elapsed_s": round(event.elapsed_s, 1), **values, **scores})
-            if progress is not None:
-                progress(event)
+            if now - scored > SCORE_EVERY_S or spent >= 1:
+                scores, scored = score(averaged.module), time.monotonic()
+            rows.append({"step": step, "elapsed_s": round(elapsed_s, 1), **values, **scores})
+            plan.progress(Progress(what, step, spent, elapsed_s, values, scores))
         if now - saved > plan.checkpoint_s or spent >= 1:
-            _save(plan, model, averaged, optimizer, step, before_s + now - began, rows)
+            states = {name: part.state_dict() for name, part in parts.items()}
+            with open_atomic(checkpoint) as file:
+                torch.save(
+                    {**states, "step": step, "elapsed_s": elapsed_s, "rows": rows, "seed": plan.seed}, file
+                )
+            write_log(plan.out / f"{what}.log.csv", rows)
             saved = time.monotonic()
-    return averaged
+    return averaged.module
 
 
 def write_log(path: Path, rows: list[dict[str, float]]) -> None:
     """Write the log of a training run as CSV."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in r.items()} for r in rows)
-    write_atomic(path, text.getvalue())
+    import pandas as pd
+
+    write_atomic(path, pd.DataFrame(rows).round(5).to_csv(index=False))
 
 
-def _warmth(step: int) -> float:
-    return min(1.0, (step + 1) / 200)
+def _average(averaged: Tensor, current: Tensor, before: Tensor | int) -> Tensor:
+    step = int(before) + 1
+    return averaged.lerp(current, 1 - min(KEPT, step / (step + 10)))
 
 
-def _descend(
-    model: nn.Module, optimizer: torch.optim.Optimizer, losses: Losses, what: str, step: int
-) -> None:
-    total = torch.stack(list(losses.values())).sum()
-    if not torch.isfinite(total):
-        named = {name: float(loss.detach()) for name, loss in losses.items()}
-        raise WeightsError(
-            f"training {what}: the loss at step {step} is not finite ({named}); lower the rate"
-        )
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-
-
-@torch.no_grad()
-def _average(averaged: nn.Module, model: nn.Module, keep: float) -> None:
-    for old, new in zip(averaged.parameters(), model.parameters(), strict=True):
-        old.lerp_(new, 1 - keep)
-    for kept, current in zip(averaged.buffers(), model.buffers(), strict=True):
-        kept.copy_(current)
-
-
-def _save(
-    plan: Plan,
-    model: nn.Module,
-    averaged: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    elapsed_s: float,
-    rows: list[dict[str, float]],
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "averaged": averaged.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "elapsed_s": elapsed_s,
-        "rows": rows,
-        "seed": plan.seed,
-    }
-    with open_atomic(plan.checkpoint) as file:
-        torch.save(state, file)
-    write_log(plan.log, rows)
-
-
-def _load(
-    plan: Plan, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, float, list[dict[str, float]]]:
-    state = _read(plan)
+def _resumed(path: Path, parts: Mapping[str, Any], plan: Plan) -> tuple[int, float, list[dict[str, float]]]:
+    """Reads a checkpoint into model, averaged weights and optimizer; its step, time and log."""
     try:
-        model.load_state_dict(state["model"])
-        averaged.load_state_dict(state["averaged"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise WeightsError(f"{plan.checkpoint} is of another model ({error}); move it away") from error
-    return int(state["step"]), float(state["elapsed_s"]), list(state["rows"])
-
-
-def _read(plan: Plan) -> dict[str, Any]:
-    try:
-        state = torch.load(plan.checkpoint, map_location=plan.device, weights_only=True)
-        seed = state["seed"]
+        state = torch.load(path, map_location=plan.device, weights_only=True)
+        seed, told = state["seed"], (int(state["step"]), float(state["elapsed_s"]), list(state["rows"]))
     except Exception as error:  # damage shows in as many kinds of error as the format has layers
-        raise WeightsError(f"{plan.checkpoint} is damaged ({error}); move it away to start anew") from error
+        raise WeightsError(f"{path} is damaged ({error}); move it away to start anew") from error
     if seed != plan.seed:
-        raise WeightsError(f"{plan.checkpoint} was made with seed {seed}, not {plan.seed}")
-    return dict(state)
+        raise WeightsError(f"{path} was made with seed {seed}, not {plan.seed}")
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path} is of another model ({error}); move it away") from error
+    return told
