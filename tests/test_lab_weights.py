@@ -2,65 +2,51 @@
 that notices the mistakes that are easily made around them.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
-from labkit.core.types import Frame
+from labkit.bench.accuracy import OBJECTS, truth_frames
+from labkit.bench.agreement import match
+from labkit.core.types import Workload
+from labkit.models.prepare import prepare
+from labkit.models.preprocess import preprocessor
 from labkit.models.weights import LAB_FOLDER
+from labkit.pipelines.ladder import rung
 from labkit.sources.synthetic.objects import COARSE, FINE
-from labkit.sources.synthetic.scene import SHOT_FRAMES, scene_frame
 
-from lab_model_scores import LabModels, detect, matched, name, read_models  # isort: skip
-
-N_SCENES = 40
-Change = Callable[..., object]
+RUNG = rung("batched_cpu")
 
 
 @pytest.fixture(scope="module")
-def models() -> LabModels:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield read_models(LAB_FOLDER)
-    torch.set_num_threads(threads)
+def frames():
+    return truth_frames(40)
 
 
-@pytest.fixture(scope="module")
-def frames() -> list[Frame]:
-    return [scene_frame(SHOT_FRAMES * shot + 13 * shot % SHOT_FRAMES, seed=11) for shot in range(N_SCENES)]
+@pytest.fixture
+def net():
+    return prepare(RUNG.prepare, Workload(model_set="lab", objects=OBJECTS, threshold=0.5)).net
 
 
-def recognised(
-    models: LabModels,
-    frames: list[Frame],
-    *,
-    image: Change = lambda x: x,
-    boxes: Change = lambda x: x,
-    label: Change = lambda x: x,
-) -> tuple[float, float]:
+def recognised(net, frames, *, image=lambda x: x, found=lambda x: x):
     """Shares of objects that were found under their kind, and under their kind and fine name."""
-    wanted = right = named = 0
-    for frame in frames:
-        truth = frame.truth
-        pixels = np.ascontiguousarray(image(frame.image))
-        found, score, kind = detect(models, pixels)
-        sure = score >= 0.5
-        fine = name(models, pixels, found[sure])
-        pairs = matched(boxes(found[sure]), label(kind[sure]), score[sure], truth)
-        wanted += len(truth)
-        right += len(pairs)
-        named += sum(fine[mine] == truth.fine_label[theirs] for mine, theirs, _ in pairs)
-    return right / wanted, named / wanted
+    seen = [replace(frame, image=np.ascontiguousarray(image(frame.image))) for frame in frames]
+    pairs = [
+        (truth, detections, i, j)
+        for frame, (_, answer) in zip(frames, RUNG.run(seen, net), strict=True)
+        for truth, detections in [(frame.truth, found(answer))]
+        for i, j in match(truth, detections)
+    ]
+    wanted = sum(len(frame.truth) for frame in frames)
+    named = sum(truth.fine_label[i] == detections.fine_label[j] for truth, detections, i, j in pairs)
+    return len(pairs) / wanted, named / wanted
 
 
 @pytest.fixture(scope="module")
-def as_it_should_be(models, frames) -> tuple[float, float]:
-    return recognised(models, frames)
+def as_it_should_be(frames):
+    net = prepare(RUNG.prepare, Workload(model_set="lab", objects=OBJECTS, threshold=0.5)).net
+    return recognised(net, frames)
 
 
 def test_objects_are_found_and_named(as_it_should_be):
@@ -69,30 +55,30 @@ def test_objects_are_found_and_named(as_it_should_be):
     assert named > 0.91
 
 
-def test_red_and_blue_exchanged_gives_wrong_names(models, frames, as_it_should_be):
-    _, named = recognised(models, frames, image=lambda x: x[..., ::-1])
-    assert named < as_it_should_be[1] - 0.3
+def test_red_and_blue_exchanged_gives_wrong_names(net, frames, as_it_should_be):
+    assert recognised(net, frames, image=lambda x: x[..., ::-1])[1] < as_it_should_be[1] - 0.3
 
 
-def test_pixels_that_were_not_normalised_are_not_recognised(models, frames, as_it_should_be):
-    raw = replace(models, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    assert recognised(raw, frames)[1] < as_it_should_be[1] - 0.1
+def test_pixels_that_were_not_normalised_are_not_recognised(net, frames, as_it_should_be):
+    raw = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    for part, name in ((net.detector, "preprocess"), (net.classifier, "crop_input")):
+        setattr(part, name, preprocessor("opencv", replace(part.network.input, **raw)))
+    assert recognised(net, frames)[1] < as_it_should_be[1] - 0.1
 
 
-def test_boxes_with_x_and_y_exchanged_are_not_those_of_the_objects(models, frames, as_it_should_be):
-    found, _ = recognised(models, frames, boxes=lambda b: b[:, [1, 0, 3, 2]])
-    assert found < as_it_should_be[0] - 0.5
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda d: replace(d, xyxy=d.xyxy[:, [1, 0, 3, 2]], frame_size=(640, 640)),
+        lambda d: replace(d, label=(d.label + 1) % len(COARSE)),
+    ],
+    ids=["x and y exchanged", "labels off by one"],
+)
+def test_boxes_and_labels_that_are_mistaken_are_wrong(mistake, net, frames, as_it_should_be):
+    assert recognised(net, frames, found=mistake)[0] < as_it_should_be[0] - 0.5
 
 
-def test_labels_off_by_one_are_wrong(models, frames, as_it_should_be):
-    found, _ = recognised(models, frames, label=lambda k: (k + 1) % len(COARSE))
-    assert found < as_it_should_be[0] - 0.5
-
-
-def test_the_files_are_small_and_carry_the_names(models):
-    size = sum(path.stat().st_size for path in LAB_FOLDER.rglob("*") if path.is_file())
-    assert size < 12e6
-    names = models.detector.config.id2label
-    assert tuple(names[i] for i in range(len(names))) == COARSE
-    assert models.classifier.fc.out_features == len(FINE)
-    assert next(models.detector.parameters()).dtype == torch.float32
+def test_the_files_are_small_and_carry_the_names(net):
+    assert sum(path.stat().st_size for path in LAB_FOLDER.rglob("*") if path.is_file()) < 12e6
+    assert net.detector.network.labels == COARSE
+    assert net.classifier.network.labels == FINE
