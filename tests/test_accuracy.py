@@ -10,9 +10,13 @@ import torch
 from labkit.bench import accuracy
 from labkit.bench.agreement import Answers
 from labkit.bench.session import Session
+from labkit.bench.tracking import measure_tracking
+from labkit.core.errors import UsageError
+from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Detections, Workload
 from labkit.models.inputs import calibration_frames
 from labkit.pipelines.ladder import rung
+from labkit.results.ablation import Estimate
 
 pytest.importorskip("torchmetrics")
 pytest.importorskip("pycocotools")
@@ -200,3 +204,19 @@ def test_what_was_measured_is_remembered_for_the_same_preparation_only(monkeypat
     assert accuracy.cached_score(rung("batched_cpu"), "weights", 40, 0.0)[1] == {"map": 0.5}
     assert accuracy.cached_score(rung("batched_cpu"), "others", 40, 0.0)[1] is None
     assert accuracy.cached_score(rung("combined_cpu"), "weights", 40, 0.0)[1] is None
+
+
+@pytest.mark.skipif(unmet_requirement(["openvino"]) is not None, reason="needs OpenVINO")
+def test_tracking_is_measured_against_a_detection_on_every_frame(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    every, third = measure_tracking(
+        rung("tracked_bf16_cpu"), Workload(model_set="lab", objects=16), [3], shots=16, frames=4
+    )
+    assert (every.every, every.detected, third.every, third.detected) == (1, 1, 3, 0.5)
+    assert every.lost == Estimate(0, 0, 0) and every.times == Estimate(1, 1, 1)
+    assert third.lost.low <= third.lost.value <= third.lost.high < 0.2
+    assert third.map.value == pytest.approx(every.map.value - third.lost.value)
+    with pytest.raises(UsageError, match="looks for boxes in every frame"):
+        measure_tracking(rung("cpu_engine_bf16"), Workload(model_set="lab"))
+    with pytest.raises(UsageError, match="k is 1 or more"):
+        measure_tracking(rung("tracked_bf16_cpu"), Workload(model_set="lab"), [0])

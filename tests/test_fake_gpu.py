@@ -19,7 +19,7 @@ from labkit.core.types import Workload
 from labkit.lessons.nb06_optimizations import LAUNCH_COUNTS
 from labkit.models import streamed
 from labkit.models.cuda_streams import CudaStreams
-from labkit.models.pinned_upload import PinnedUpload
+from labkit.models.inputs import PinnedUpload
 from labkit.pipelines.ladder import rung
 from labkit.practice import GpuError
 from labkit.profiling.reads import noting_reads

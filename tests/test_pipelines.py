@@ -3,8 +3,10 @@
 import dataclasses
 import inspect
 import sys
+import types
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from labkit.bench.agreement import Answers, measure_agreement
 from labkit.bench.plan import Plan
 from labkit.bench.session import Session
 from labkit.bench.timing import Clock, measure
+from labkit.core.boxes import box_iou
 from labkit.core.errors import UsageError
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Detections, Frame, Workload
@@ -21,8 +24,11 @@ from labkit.models.callables import Combined
 from labkit.models.engines.build import ENGINES
 from labkit.models.prepare import prepare
 from labkit.models.preprocess import IMPLEMENTATIONS
+from labkit.pipelines import tracked as tracked_module
 from labkit.pipelines.former_names import FORMER_NAMES
 from labkit.pipelines.ladder import LADDER, ladder, rung
+from labkit.pipelines.tracked import flow_boxes, tracked
+from labkit.sources.synthetic.scene import scene_frame
 
 from conftest import TINY, make_frame  # isort: skip
 
@@ -73,6 +79,7 @@ ONE_IDEA = [
     {"schedule", "preprocess"},  # a second stream needs work to put on it
     {"schedule", "form", "depth"},  # as many frames under way as there are buffers
     {"schedule", "frames"},  # a schedule for groups, and how large they are
+    {"schedule", "every"},  # a schedule that follows boxes, and how long
 ]
 
 
@@ -114,7 +121,7 @@ def answers(tmp_path_factory):
 
 RACES = "baseline_streams_cuda"  # on purpose: what it answers is luck
 FP32 = [r for r in LADDER if r.prepare.precision == "fp32" and r.prepare.form == "parts" and r.name != RACES]
-LOWER = [r for r in LADDER if r.prepare.precision in ("bf16", "fp16")]
+LOWER = [r for r in LADDER if r.prepare.precision in ("bf16", "fp16") and r.run is not tracked]
 
 
 @pytest.mark.parametrize("row", [able(r) for r in FP32 if r.prepare.task != "classify"])
@@ -384,3 +391,59 @@ def test_a_turn_is_made_of_whole_groups(frames, workload):
 def test_a_group_has_a_size_in_range(workload):
     with pytest.raises(UsageError, match="from 1 to 64, not 0"):
         prepare(in_groups("grouped_cpu", 0).prepare, workload)
+
+
+@pytest.fixture
+def truth_net(monkeypatch):
+    """Networks that find the truth, and a note of the frames that they were given."""
+    seen = []
+
+    def detect(frames, net):
+        for frame in frames:
+            seen.append(frame.index)
+            yield frame, frame.truth
+
+    monkeypatch.setattr(tracked_module, "batched_crops", detect)
+    return lambda every: (seen, types.SimpleNamespace(every=every))
+
+
+def test_boxes_are_followed_between_detections(truth_net):
+    film = [scene_frame(i) for i in range(13)]
+    seen, net = truth_net(4)
+    answers = [found for _, found in tracked(film, net)]
+    assert seen == [0, 4, 8, 12]
+    for frame, found in zip(film, answers, strict=True):
+        assert found.track_id.tolist() == answers[0].track_id.tolist()
+        assert np.diag(box_iou(found.xyxy, frame.truth.xyxy)).mean() > 0.8
+        assert found.fine_name == frame.truth.fine_name
+    still = np.mean([np.diag(box_iou(answers[0].xyxy, frame.truth.xyxy)).mean() for frame in film[1:4]])
+    followed = np.mean(
+        [np.diag(box_iou(f.xyxy, x.truth.xyxy)).mean() for f, x in zip(answers[1:4], film[1:4], strict=True)]
+    )
+    assert followed > still
+
+
+def test_unrelated_pictures_are_all_detected(truth_net):
+    """And so are frames after one without any box, and frames of another size."""
+    frames = [scene_frame(150 * i) for i in range(5)]
+    frames.insert(2, dataclasses.replace(frames[0], truth=Detections.empty(frames[0].size), index=1))
+    frames.append(scene_frame(0, size=(320, 240)))
+    seen, net = truth_net(50)
+    answers = [found for _, found in tracked(frames, net)]
+    assert seen == [frame.index for frame in frames]
+    ids = np.concatenate([found.track_id for found in answers])
+    assert len(set(ids.tolist())) > len(answers[0])
+
+
+def test_median_flow_moves_and_scales_a_box():
+    rng = np.random.default_rng(0)
+    before = cv2.GaussianBlur(rng.integers(0, 256, (240, 320), dtype=np.uint8), (0, 0), 2)
+    change = np.float32([[1.05, 0, 6 - 0.05 * 160], [0, 1.05, -4 - 0.05 * 120]])  # about the middle
+    now = cv2.warpAffine(before, change, (320, 240), borderMode=cv2.BORDER_REFLECT)
+    (box,), seen = flow_boxes(before, now, np.array([[120, 90, 200, 150]], np.float32))
+    assert seen.all()
+    np.testing.assert_allclose(box, [124, 84.5, 208, 147.5], atol=1)
+    flat, (seen,) = flow_boxes(np.zeros_like(before), now, np.array([[120, 90, 200, 150]], np.float32))
+    assert not seen and flat[0].tolist() == [120, 90, 200, 150]
+    point, _ = flow_boxes(before, now, np.array([[120, 90, 120, 90], [0, 0, 320, 240]], np.float32))
+    assert np.isfinite(point).all() and (point[0, :2] == point[0, 2:]).all()

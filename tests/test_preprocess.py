@@ -10,12 +10,11 @@ from labkit.core.errors import FrameError, UsageError
 from labkit.models.preprocess import (
     DETR_INPUT,
     IMPLEMENTATIONS,
-    RESNET_CROP_INPUT,
-    RESNET_INPUT,
     InputSpec,
     preprocessor,
 )
 
+RESNET_INPUT, RESNET_CROP_INPUT = InputSpec(shorter=256, crop=(224, 224)), InputSpec(exact=(224, 224))
 PHOTOS = {name: np.ascontiguousarray(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee")}
 SAME_AS_PILLOW = ("pil", "torch")
 

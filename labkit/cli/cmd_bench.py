@@ -1,4 +1,4 @@
-"""`labkit bench` and `labkit compare`."""
+"""`labkit bench`, `labkit compare`, `labkit tracking` and `labkit filters`."""
 
 from __future__ import annotations
 
@@ -160,6 +160,37 @@ def compare(
             progress=progress,
         )
     show_comparison(comparison, as_json)
+
+
+def tracking(
+    every: Annotated[
+        list[int] | None, typer.Option(help="Frames from one detection to the next; repeat it.")
+    ] = None,
+    rung: Annotated[str, typer.Option(help="A rung that follows boxes.")] = "tracked_bf16_cpu",
+    shots: Annotated[int, typer.Option(help="Moving scenes; a multiple of 8 gives intervals.")] = 16,
+    frames: Annotated[int, typer.Option(help="Of each shot.")] = 32,
+    objects: ObjectsOption = 16,
+    model_set: Annotated[str, typer.Option(help="lab, or full: speed alone.")] = "lab",
+    detector: DetectorOption = None,
+    classifier: ClassifierOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what it costs and gains to detect every k-th frame and follow the boxes in between."""
+    from dataclasses import asdict
+
+    from labkit.bench.progress import ProgressBar, print_lines
+    from labkit.bench.tracking import EVERY, measure_tracking
+    from labkit.core.types import Workload
+    from labkit.pipelines.ladder import rung as rung_named
+
+    chosen = rung_named(rung)
+    workload = Workload(model_set, objects=objects, detector=detector, classifier=classifier)  # type: ignore[arg-type]
+    with ProgressBar() as screen:
+        screen.step(f"{rung} on {shots} moving scenes")
+        rows = measure_tracking(
+            chosen, workload, every or EVERY, shots=shots, frames=frames, progress=screen.progress
+        )
+    print(json.dumps([asdict(row) for row in rows])) if as_json else print_lines(map(str, rows))
 
 
 def filters(

@@ -170,6 +170,7 @@ def _add_commands() -> None:
 
     app.command()(cmd_bench.bench)
     app.command()(cmd_bench.compare)
+    app.command()(cmd_bench.tracking)
     app.command()(cmd_bench.filters)
     app.add_typer(cmd_results.app, name="results")
     app.command()(cmd_gallery.gallery)

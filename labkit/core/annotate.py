@@ -126,8 +126,8 @@ def _lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def caption(detections: Detections, i: int) -> str:
-    """Text for box i: name and score, and those of the classifier where there is one."""
-    text = f"{_printable(detections.name[i])} {detections.score[i]:.2f}"
+    """Text for box i: number of its track, name, score, and those of the classifier, where there are any."""
+    text = f"{_numbered(detections, i)} {detections.score[i]:.2f}"
     if detections.fine_name is not None and detections.fine_score is not None:
         text += f" · {_printable(detections.fine_name[i])} {detections.fine_score[i]:.2f}"
     return text
@@ -135,11 +135,16 @@ def caption(detections: Detections, i: int) -> str:
 
 def _captions(detections: Detections, i: int) -> list[str]:
     """Texts for box i, from the whole caption to the bare name."""
-    name = _printable(detections.name[i])
+    name = _numbered(detections, i)
     texts = [caption(detections, i), f"{name} {detections.score[i]:.2f}", name]
     if detections.fine_name is not None:
         texts[1:1] = [f"{name} · {_printable(detections.fine_name[i])}"]
     return [text for text in texts if text]
+
+
+def _numbered(detections: Detections, i: int) -> str:
+    name = _printable(detections.name[i])
+    return name if detections.track_id is None else f"#{detections.track_id[i]} {name}"
 
 
 def _draw_box(pen: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int], thickness: int) -> None:

@@ -75,7 +75,8 @@ def describe_detections(shot: Shot, settings: LiveSettings) -> list[str]:
             continue
         found = shown_detections(answer.found, settings)
         order = np.argsort(-found.score, kind="stable").tolist()
-        lines.append(", ".join(f"{found.name[i]} {found.score[i]:.2f}" for i in order))
+        ids = [""] * len(found) if found.track_id is None else [f"#{number} " for number in found.track_id]
+        lines.append(", ".join(f"{ids[i]}{found.name[i]} {found.score[i]:.2f}" for i in order))
     return lines
 
 

@@ -87,11 +87,13 @@ class Combined:
 
     Attributes:
         group: most frames that a schedule may put through the detector in one pass.
+        every: frames from one detection to the next, for a schedule that follows boxes in between.
     """
 
     detector: Detector
     classifier: Classifier
     group: int = 1
+    every: int = 1
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 def gflop_per_frame(preparation: Preparation, workload: Workload) -> float | None:
     """Arithmetic of one frame in GFLOP (2 per multiply-add), whatever engine does it.
 
-    None for a loop that brings its own networks.
+    None for a loop that brings its own networks, and where pictures decide which frames are detected.
 
     Args:
         preparation: which networks run.
         workload: model set, frame size, and how many boxes are named.
     """
-    if preparation.form == "own":
+    if _unknown(preparation):
         return None
     detector, classifier = models_of(workload)
     if preparation.task == "classify":
@@ -42,13 +42,17 @@ def mb_per_frame(preparation: Preparation, workload: Workload) -> float | None:
     What passes between layers is left out, since a cache may hold it; so arithmetic per byte is an
     upper bound. Frames that go through the networks together share the weights. None as above.
     """
-    if preparation.form == "own":
+    if _unknown(preparation):
         return None
     width, height = workload.size
     models = models_of(workload)
     wanted = {"detect": models[:1], "classify": models[1:], "combined": models}[preparation.task]
     weights = sum(parameters(model) for model in wanted) * BYTES[preparation.precision]
     return (weights / preparation.group + 3 * width * height) / 1e6
+
+
+def _unknown(preparation: Preparation) -> bool:
+    return preparation.form == "own" or "every" in preparation.options
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Byte inputs: normalisation as part of the graph that an engine compiles, or after the upload."""
+"""Byte inputs: uploaded through pinned memory, normalised there or in the graph that an engine compiles."""
 
 from __future__ import annotations
 
@@ -9,8 +9,50 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from labkit.core.types import Size
-from labkit.models.pinned_upload import PinnedUpload
-from labkit.models.preprocess import InputSpec, Preprocess, normalise_torch, resize_opencv
+from labkit.models.preprocess import InputSpec, Preprocess, normalise_torch, resize_opencv, scale_and_shift
+
+SLOTS = 4
+
+
+class PinnedUpload:
+    """Uploads bytes from page-locked memory, through a ring of buffers made once.
+
+    A copy from pinned memory needs no staging by the driver and can run while the host goes
+    on. A buffer is written again only when its last copy is over, which after a whole ring
+    it practically always is. On the CPU the same code runs without pinning, for tests.
+    """
+
+    def __init__(self, device: str, slots: int = SLOTS) -> None:
+        self.device = device
+        self._slots = slots
+        self._buffers: list[Tensor] = []
+        self._copied: list[torch.cuda.Event] = []
+        self._next = 0
+
+    def __call__(self, image: NDArray[np.uint8]) -> Tensor:
+        """(H, W, 3) uint8 -> (1, H, W, 3) uint8 on the device; the image may be reused at once."""
+        buffer, slot = self._free_buffer(image.shape)
+        np.copyto(buffer.numpy(), image)
+        if self.device == "cpu":
+            return buffer[None].clone()
+        out = buffer[None].to(self.device, non_blocking=True)
+        self._copied[slot].record()
+        return out
+
+    def _free_buffer(self, shape: tuple[int, ...]) -> tuple[Tensor, int]:
+        if not self._buffers or tuple(self._buffers[0].shape) != shape:
+            self._make(shape)
+        slot, self._next = self._next, (self._next + 1) % self._slots
+        if self.device != "cpu" and not self._copied[slot].query():
+            self._copied[slot].synchronize()
+        return self._buffers[slot], slot
+
+    def _make(self, shape: tuple[int, ...]) -> None:
+        pin = self.device != "cpu"
+        for event in self._copied:  # copies from buffers that are about to be freed
+            event.synchronize()
+        self._buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=pin) for _ in range(self._slots)]
+        self._copied = [torch.cuda.Event() for _ in range(self._slots)] if pin else []
 
 
 class FromBytes(nn.Module):
@@ -23,10 +65,9 @@ class FromBytes(nn.Module):
     def __init__(self, module: nn.Module, spec: InputSpec) -> None:
         super().__init__()
         self.module = module
-        scale = torch.tensor([1 / (255 * s) for s in spec.std])
-        shift = torch.tensor([-m / s for m, s in zip(spec.mean, spec.std, strict=True)])
-        self.register_buffer("scale", scale.view(1, 3, 1, 1))
-        self.register_buffer("shift", shift.view(1, 3, 1, 1))
+        scale, shift = scale_and_shift(spec)
+        self.register_buffer("scale", scale[None])
+        self.register_buffer("shift", shift[None])
 
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Normalises and runs the network."""

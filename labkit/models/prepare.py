@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,15 +19,14 @@ from labkit.models.decode import DetrDecoder
 from labkit.models.engines.build import Request, build_engine
 from labkit.models.filter_stage import AS_KERNEL, DeviceSmoothing, Filtered, host_smoothing
 from labkit.models.fused import FusedFromInput, FusedNet, FusedNetwork, SmoothedNetwork
-from labkit.models.inputs import ByteInput, PinnedInput, calibration_frames, with_bytes
+from labkit.models.inputs import ByteInput, PinnedInput, PinnedUpload, calibration_frames, with_bytes
 from labkit.models.networks import Network, build, labels_of
-from labkit.models.pinned_upload import PinnedUpload
 from labkit.models.precomputed import PrecomputedDetr
 from labkit.models.preprocess import InputSpec, Preprocess, preprocessor
 from labkit.models.streamed import StreamedNet
 from labkit.models.third_party import transformers_pipeline
 from labkit.models.trimmed import TrimmedDetr, trimmed
-from labkit.models.weights import MODELS, Weights, lab_weights, models_of, resolve
+from labkit.models.weights import Weights, lab_weights, models_of, resolve
 
 Report = Callable[[str], None]
 _BYTES: dict[str, Callable[[InputSpec, str], Preprocess]] = {"bytes": ByteInput, "pinned": PinnedInput}
@@ -55,13 +54,15 @@ def prepare(
         raise UnavailableError("this rung needs an NVIDIA GPU; labkit doctor says what is missing")
     bound_threads()
     parts = _parts(preparation)
-    if preparation.form == "own":
-        return _own(parts, preparation, workload, weights)
-    networks = {
-        part: build(_weights_of(model, workload, weights))
+    chosen = {
+        part: _weights_of(model, workload, weights)
         for part, model in zip(("detect", "classify"), models_of(workload), strict=True)
         if part in parts
     }
+    if preparation.form == "own":  # no network, only the names that its labels stand for
+        names = OwnLabels(*map(labels_of, chosen.values()))
+        return Prepared(names, {**_settings(preparation, workload, {}), "weights": "own"})
+    networks = {part: build(each) for part, each in chosen.items()}
     net = _FORMS[preparation.form](networks, preparation, workload, report)
     return Prepared(
         _with_filter(net, preparation, workload),
@@ -70,27 +71,9 @@ def prepare(
     )
 
 
-def _own(
-    parts: Sequence[str], preparation: Preparation, workload: Workload, weights: Mapping[str, Weights] | None
-) -> Prepared:
-    """No network, since the loop brings its own: only the names that its labels stand for."""
-    chosen = [
-        _weights_of(model, workload, weights)
-        for part, model in zip(("detect", "classify"), models_of(workload), strict=True)
-        if part in parts
-    ]
-    names = OwnLabels(labels_of(chosen[0]), labels_of(chosen[1]) if len(chosen) > 1 else ())
-    return Prepared(names, {**_settings(preparation, workload, {}), "weights": "own"})
-
-
 def resolve_all(workload: Workload, *, progress: bool = False) -> dict[str, Weights]:
     """The weights of every model of the workload's set, chosen once for many rungs."""
-    if workload.model_set == "lab":
-        return {model: lab_weights(model) for model in MODELS["lab"]}
-    return {
-        model: resolve(model, workload.weights, seed=workload.seed, progress=progress)
-        for model in models_of(workload)
-    }
+    return {model: _weights_of(model, workload, progress=progress) for model in models_of(workload)}
 
 
 def _parts(preparation: Preparation) -> tuple[str, ...]:
@@ -100,12 +83,14 @@ def _parts(preparation: Preparation) -> tuple[str, ...]:
     return parts[preparation.task]
 
 
-def _weights_of(model: str, workload: Workload, weights: Mapping[str, Weights] | None) -> Weights:
-    if weights is not None and model in weights:
-        return weights[model]
+def _weights_of(
+    model: str, workload: Workload, known: Mapping[str, Weights] | None = None, progress: bool = False
+) -> Weights:
+    if known is not None and model in known:
+        return known[model]
     if workload.model_set == "lab":
         return lab_weights(model)
-    return resolve(model, workload.weights, seed=workload.seed)
+    return resolve(model, workload.weights, seed=workload.seed, progress=progress)
 
 
 def _in_parts(
@@ -116,7 +101,9 @@ def _in_parts(
         nets.append(_detector(networks["detect"], preparation, workload, report))
     if "classify" in networks:
         nets.append(_classifier(networks["classify"], preparation, workload, report))
-    return Combined(*nets, group=preparation.group) if len(nets) == 2 else nets[0]
+    if len(nets) < 2:
+        return nets[0]
+    return Combined(*nets, group=preparation.group, every=preparation.options.get("every", 1))
 
 
 def _as_whole_frame(
@@ -145,15 +132,8 @@ def _as_whole_frame(
     request = Request(
         module=module,
         example=example,
-        cache_key="-".join(
-            [
-                type(module).__name__.lower(),
-                detector.sha256[:16],
-                classifier.sha256[:16],
-                f"{width}x{height}",
-                str(workload.objects),
-            ]
-        ),
+        cache_key=f"{type(module).__name__.lower()}-{detector.sha256[:16]}-{classifier.sha256[:16]}-"
+        f"{width}x{height}-{workload.objects}",
         device=preparation.device,
         precision=preparation.precision,
         batches=tuple(range(1, preparation.group + 1)),
@@ -265,15 +245,10 @@ def _classifier(network: Network, preparation: Preparation, workload: Workload, 
     spec = network.input if whole_frames else network.crop_input
     most = max(1, workload.objects) * preparation.group
     batches = (1,) if whole_frames else tuple(range(1, most + 1))
-    engine = build_engine(
-        preparation.engine, _request(network, spec, workload.size, preparation, report, batches)
-    )
-    return Classifier(
-        network,
-        _input(preparation, network.input),
-        engine,
-        _input(preparation, network.crop_input),
-    )
+    request = _request(network, spec, workload.size, preparation, report, batches)
+    engine = build_engine(preparation.engine, request)
+    whole, crop = (_input(preparation, each) for each in (network.input, network.crop_input))
+    return Classifier(network, whole, engine, crop)
 
 
 def _settings(

@@ -73,12 +73,6 @@ class InputSpec:
         return self.crop if self.crop is not None else self.resized(size)
 
 
-RESNET_INPUT = InputSpec(shorter=256, crop=(224, 224))
-"""The input that torchvision's ResNet-18 weights were evaluated with."""
-
-RESNET_CROP_INPUT = InputSpec(exact=(224, 224))
-"""A detected object, stretched to the classifier's input."""
-
 DETR_INPUT = InputSpec()
 """The frame at its own size, as the lab runs DETR (its default would enlarge to 800 px)."""
 
@@ -162,18 +156,18 @@ def gray_levels(values: Tensor, spec: InputSpec) -> Tensor:
 def _normalisation(spec: InputSpec, device: str) -> tuple[Tensor, Tensor]:
     """Scale and shift per channel, on the device; made once, since making them waits for it."""
     # What is made while a graph is traced belongs to the trace, and must not be kept.
-    return _scale_and_shift(spec, device) if torch.compiler.is_compiling() else _kept(spec, device)
+    make = scale_and_shift if torch.compiler.is_compiling() else _kept
+    return make(spec, device)
 
 
-@cache  # graphs hold these addresses
-def _kept(spec: InputSpec, device: str) -> tuple[Tensor, Tensor]:
-    return _scale_and_shift(spec, device)
-
-
-def _scale_and_shift(spec: InputSpec, device: str) -> tuple[Tensor, Tensor]:
+def scale_and_shift(spec: InputSpec, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """(3, 1, 1) each: factor and term that normalise values in 0..255."""
     scale = torch.tensor([1 / (255 * s) for s in spec.std]).view(3, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(spec.mean, spec.std, strict=True)]).view(3, 1, 1)
     return scale.to(device), shift.to(device)
+
+
+_kept = cache(scale_and_shift)  # graphs hold these addresses
 
 
 def resize_opencv(image: NDArray[np.uint8], spec: InputSpec, interpolation: int) -> NDArray[np.uint8]:

@@ -22,11 +22,14 @@ from labkit.pipelines.multi_stream import ring_of_streams, threaded
 from labkit.pipelines.overlapped import launched_ahead
 from labkit.pipelines.sequential import sequential
 from labkit.pipelines.third_party_rungs import THIRD_PARTY
+from labkit.pipelines.tracked import tracked
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _FOLDED = {"fold_batch_norm": True, "channels_last": True}
+_DECODER_AND_HEADS = [r".*\.decoder\..*", r".*\.class_labels_classifier.*", r".*\.bbox_predictor.*"]
+"""Names of operators in OpenVINO's graph."""
 
 STAGE_1 = (
     Rung(
@@ -127,6 +130,21 @@ STAGE_6_CPU = (
         changes="cpu_engine_bf16", reference="baseline_combined_cpu",
         about="8-bit convolutions and products, quantised after training",
         needs=("openvino", "nncf"),
+    ),
+    Rung(
+        "cpu_engine_int8_mixed", 6, batched_crops,
+        Preparation("combined", "bytes", engine="openvino", precision="int8",
+                    options={"rest_precision": "bf16", "unquantised": _DECODER_AND_HEADS}),
+        changes="cpu_engine_int8", reference="baseline_combined_cpu",
+        about="DETR's decoder and heads stay in bfloat16, where 8 bits cost accuracy",
+        needs=("openvino", "nncf"),
+    ),
+    Rung(
+        "tracked_bf16_cpu", 6, tracked,
+        Preparation("combined", "bytes", engine="openvino", precision="bf16", options={"every": 4}),
+        changes="cpu_engine_bf16", reference="baseline_combined_cpu",
+        about="networks on every fourth frame of a moving picture; optical flow moves the boxes in between",
+        needs=("openvino",),
     ),
 )  # fmt: skip
 
