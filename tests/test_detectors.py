@@ -52,10 +52,6 @@ def answers(network):
         return network.module(picture(network))
 
 
-def test_at_least_three_families():
-    assert {"rt_detr_v2_r18", "d_fine_s", "rf_detr_n"} <= set(NAMES)
-
-
 def test_sizes_are_those_published(network):
     millions = sum(p.numel() for p in network.module.parameters()) / 1e6
     assert millions == pytest.approx(
@@ -161,14 +157,30 @@ def test_equal_scores_are_why_random_weights_differ_between_engines():
     assert len(scores["ours"].unique()) > 700
 
 
+def smallest_gap(module, x):
+    """Between the scores of any two places that become queries."""
+    seen = []
+    topk = torch.topk
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(torch, "topk", lambda *args, **how: seen.append(topk(*args, **how)) or seen[-1])
+        module(x)
+    return -float(seen[0].values[0].diff().max())
+
+
 @pytest.mark.skipif(unmet_requirement(["openvino"]) is not None, reason="needs OpenVINO")
-def test_openvino_agrees_where_scores_differ(network, answers, tmp_path, monkeypatch):
+def test_openvino_agrees_where_no_two_scores_are_as_near_as_rounding(network, tmp_path, monkeypatch):
+    """Elsewhere two queries change places: nothing that a conversion does wrong.
+
+    RF-DETR gives each place a learnt query by its rank, so that a swap of two places, 6e-7 apart in one of
+    these pictures, changes logits by 1.6%, with the graph reshaped, static or in float64 alike.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    x = picture(network)
-    logits, _ = build_engine("openvino", Request(network.module, x, f"test-{network.model}"))(x)
-    # RF-DETR's transformer leaves 2% between the two; what of it is the engine's is not known yet.
-    limit = 0.05 if network.model == "rf_detr_n" else 1e-3
-    assert (logits - answers[0]).norm() / logits.norm() < limit
+    x = max((picture(network, i) for i in range(10)), key=lambda x: smallest_gap(network.module, x))
+    with torch.inference_mode():
+        wanted = network.module(x)
+    found = build_engine("openvino", Request(network.module, x, f"test-{network.model}"))(x)
+    for a, b in zip(found, wanted, strict=True):
+        assert (a - b).norm() / b.norm() < 1e-5
 
 
 def test_a_rung_runs_with_another_detector_and_its_row_says_so():
@@ -186,6 +198,18 @@ def test_a_rung_runs_with_another_detector_and_its_row_says_so():
     whole = prepare(Preparation("combined", "bytes", form="whole_frame"), workload).net
     fused = whole.decode(whole.infer(whole.preprocess(frame.image)), frame.size)
     np.testing.assert_allclose(fused.score, found[0].score, atol=0.02)  # torch resizes, not OpenCV
+
+
+def test_transformers_own_pipeline_decodes_by_the_rule_of_the_family():
+    workload = Workload(weights="random", objects=4, detector="d_fine_s")
+    frame = make_frame(0, (640, 640))  # nothing is resized
+    ours, theirs = (
+        next(rung(name).run([frame], prepare(rung(name).prepare, workload).net))[1]
+        for name in ("detr_pil_cpu", "peer_pipeline_cpu")
+    )
+    np.testing.assert_allclose(theirs.score, ours.score, atol=1e-3)
+    assert theirs.name == ours.name
+    np.testing.assert_allclose(theirs.xyxy, ours.xyxy, atol=1.5)  # theirs are whole pixels
 
 
 def test_unknown_names_are_told():

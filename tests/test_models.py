@@ -194,6 +194,29 @@ def test_an_engine_agrees_with_the_module(
     torch.testing.assert_close(kept, first)  # an output is not overwritten by the next call
 
 
+@pytest.mark.skipif(unmet_requirement(["openvino", "nncf"]) is not None, reason="needs OpenVINO and NNCF")
+def test_int8_leaves_alone_what_it_is_told_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    torch.manual_seed(0)
+    module = torch.nn.Sequential()
+    module.add_module("first", torch.nn.Conv2d(3, 8, 3))
+    module.add_module("second", torch.nn.Conv2d(8, 8, 3))
+    inputs = list(torch.randn(4, 1, 3, 16, 16))
+    with torch.no_grad():
+        wanted = module(inputs[0])
+    counts, errors = [], []
+    for left in ((), (".*second.*",), (".*first.*", ".*second.*")):
+        request = Request(
+            module.eval(), inputs[0], "test-left", precision="int8", options={"unquantised": left},
+            calibration=lambda: inputs,
+        )  # fmt: skip
+        engine = build_engine("openvino", request)
+        counts.append(sum(op.get_type_name() == "FakeQuantize" for op in engine.graph.get_ops()))
+        errors.append(float((engine(inputs[0]) - wanted).norm() / wanted.norm()))
+    assert counts[0] > counts[1] > counts[2] == 0
+    assert errors[0] > 1e-3 and errors[2] < 1e-5
+
+
 def test_an_unknown_engine_or_a_missing_gpu_is_said(workload):
     with pytest.raises(UsageError, match="no engine named 'nosuch'"):
         prepare(Preparation("classify", engine="nosuch"), workload)

@@ -9,6 +9,7 @@ takes minutes. With --redraw it only plots the table that lies there.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import textwrap
@@ -18,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from labkit.bench import accuracy
-from labkit.bench.agreement import Answers
+from labkit.bench.agreement import Answers, match
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, ResultsError, UsageError
 from labkit.core.files import recorded_folder, results_folder, write_atomic
@@ -29,6 +31,10 @@ from labkit.core.read_json import read_bytes, read_json
 from labkit.core.requirements import unmet_requirement
 from labkit.core.terminal import print_text
 from labkit.core.types import Detections, Frame, Rung, Size, Workload
+from labkit.models.decode import DetrDecoder
+from labkit.models.detectors.catalogue import detectors
+from labkit.models.networks import Network, load_network
+from labkit.models.preprocess import preprocessor
 from labkit.pipelines.ladder import rung
 from labkit.results.ablation import AblationRow, Estimate, Loss, from_csv, sentences, to_csv
 from labkit.results.plots.robustness import robustness as plot_losses
@@ -91,8 +97,25 @@ def _changes() -> Iterator[Change]:
 CHANGES = tuple(_changes())
 
 
+def _unquantised(part: str, *operators: str) -> Change:
+    plain = rung("cpu_engine_int8")
+    options = {**plain.prepare.options, "unquantised": operators}
+    about = f"cpu_engine_int8, with {part} in bfloat16"
+    return Change(f"int8 but {part}", about, replace(plain, prepare=replace(plain.prepare, options=options)))
+
+
+INT8_PARTS = (
+    _unquantised("the stem", r".*\.embedder\..*"),
+    _unquantised("the backbone", r".*\.backbone\..*"),
+    _unquantised("the encoder", r".*\.encoder\.layers\..*"),
+    _unquantised("the decoder", r".*\.decoder\..*"),
+    _unquantised("the heads", r".*\.class_labels_classifier.*", r".*\.bbox_predictor.*"),
+)
+"""One part of DETR each that int8 leaves alone, for `run_ablation`: where it hurts."""
+
+
 def run_ablation(
-    names: Sequence[str] | None = None,
+    names: Sequence[str | Change] | None = None,
     *,
     scenes: int = 24,
     noises: Sequence[float] = NOISES,
@@ -101,7 +124,8 @@ def run_ablation(
     """Evaluate changes with the lab's small models on scenes that training never saw.
 
     Args:
-        names: of changes, besides "as it is", which is always first; None takes all.
+        names: of `CHANGES`, or changes of your own, besides "as it is", which is always first; None takes
+            all of `CHANGES`.
         scenes: number of scenes per strength of noise; 16 and more give intervals.
         noises: standard deviations in grey levels.
         progress: called with one line per change, and for each that cannot run here.
@@ -111,14 +135,16 @@ def run_ablation(
     """
     if scenes < 1 or not noises:
         raise UsageError(f"an ablation needs at least one scene and one noise, not {scenes} scenes")
-    known = {change.name: change for change in CHANGES}
+    own = tuple(each for each in names or () if isinstance(each, Change))
+    names = None if names is None else [each.name if isinstance(each, Change) else each for each in names]
+    known = {change.name: change for change in CHANGES + own}
     if unknown := [name for name in names or () if name not in known]:
         raise UsageError(f"there is no change {unknown[0]!r}; there are {', '.join(known)}")
     wanted = known if names is None else (UNCHANGED, *names)
     frames = {noise: accuracy.truth_frames(scenes, SIZE, noise) for noise in map(float, noises)}
     rows: list[AblationRow] = []
     plain: dict[float, Answers] = {}
-    for change in (change for change in CHANGES if change.name in wanted):
+    for change in (change for change in known.values() if change.name in wanted):
         reason = unmet_requirement(change.rung.needs)
         if reason is not None:
             progress(f"{change.name} cannot run here: {reason}")
@@ -128,6 +154,52 @@ def run_ablation(
         plain = plain or answers
         rows += [_evaluated(change, noise, answers[noise], plain[noise], frames[noise]) for noise in frames]
     return rows
+
+
+def half_precision(
+    models: Sequence[str] | None = None, *, scenes: int = 2, boxes: int = 20, weights: str = "auto"
+) -> pd.DataFrame:
+    """What rounding to half precision does to detectors, in torch on the CPU, against float32.
+
+    Detectors that choose their queries among the places of the picture turn a small error into another
+    choice: a place that comes out one rank lower meets another learnt query.
+
+    Args:
+        models: names as in `labkit weights`; None takes the lab's small one, DETR and all of the catalogue.
+        scenes: pictures that each looks at.
+        boxes: best boxes per picture that are looked for again.
+        weights: as for `load_network`.
+
+    Returns:
+        Per detector and format: the weights, the relative error of a picture's logits (median, NaN where a
+        sum or product left the format's range), and the share of the best boxes that are found again, with
+        the same label at an IoU of 0.5.
+    """
+    import torch
+
+    frames = accuracy.truth_frames(scenes)
+    rows = []
+    for model in models or ("lab_detr", "detr_r50", *detectors()):
+        network = load_network(model, weights)
+        decode = DetrDecoder(network.labels, boxes, 0.0, network.rule)
+        inputs = [preprocessor("opencv", network.input)(frame.image) for frame in frames]
+
+        def answers(dtype: torch.dtype, network: Network = network, inputs: list[Any] = inputs) -> list[Any]:
+            module = copy.deepcopy(network.module).to(dtype)
+            with torch.inference_mode():
+                return [tuple(out.float() for out in module(x.to(dtype))) for x in inputs]
+
+        exact = answers(torch.float32)
+        for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
+            errors, again = [], []
+            for wanted, got in zip(exact, answers(dtype), strict=True):
+                finite = all(torch.isfinite(out).all() for out in got)
+                errors.append(float((got[0] - wanted[0]).norm() / wanted[0].norm()))
+                before = decode(wanted, SIZE)
+                again.append(len(match(before, decode(got, SIZE))) / len(before) if finite else 0.0)
+            rows.append((model, network.weights.kind, name, np.median(errors), np.mean(again)))
+    columns = ["detector", "weights", "format", "error of logits", "found again"]
+    return pd.DataFrame(rows, columns=columns).set_index(columns[:3])
 
 
 def print_losses(rows: Sequence[AblationRow], metric: Loss = "map") -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from labkit.core.types import Detections, Preparation, Size, Workload
+from labkit.models.detectors.catalogue import detectors
 from labkit.models.networks import Network
 from labkit.models.preprocess import InputSpec
 
@@ -69,31 +70,29 @@ def transformers_pipeline(
     """The library's pipeline around the same weights.
 
     Args:
-        network: a DETR.
+        network: a detector; the library decodes its answers by the rule of its family.
         workload: frame size and boxes.
         preparation: option "resize": the length in px to which it brings the shorter side, 800 as
             it ships; without it the frame keeps its size, the same work as the lab's rungs. A
             network that takes one size only gets that one.
     """
-    from transformers import pipeline
+    import transformers
 
-    processor = _processor(network.input, preparation.options.get("resize"))
+    spec, resize, row = network.input, preparation.options.get("resize"), detectors().get(network.model)
+    if spec.exact is not None:
+        sides = dict(zip(("width", "height"), spec.exact, strict=True))
+    else:
+        sides = {"shortest_edge": resize or SHORTEST_EDGE, "longest_edge": LONGEST_EDGE}
+    processor = getattr(transformers, "DetrImageProcessor" if row is None else row.processor)(
+        do_resize=spec.exact is not None or resize is not None,
+        size=sides,
+        do_normalize=True,
+        image_mean=spec.mean,
+        image_std=spec.std,
+        do_pad=False,
+    )
     device = torch.device(preparation.device)
-    run = pipeline(
+    run = transformers.pipeline(
         "object-detection", model=network.module.detr.to(device), image_processor=processor, device=device
     )
     return TransformersPipeline(run, network, workload)
-
-
-def _processor(spec: InputSpec, resize: int | None) -> Any:
-    from transformers import DetrImageProcessor
-
-    if spec.exact is not None:
-        width, height = spec.exact
-        sides = {"height": height, "width": width}
-    else:
-        sides = {"shortest_edge": resize or SHORTEST_EDGE, "longest_edge": LONGEST_EDGE}
-    wanted = spec.exact is not None or resize is not None
-    return DetrImageProcessor(
-        do_resize=wanted, size=sides, image_mean=spec.mean, image_std=spec.std, do_pad=False
-    )

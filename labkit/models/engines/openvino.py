@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ class OpenVinoEngine:
 def build(request: Request) -> OpenVinoEngine:
     """Converts (cached on disk), optionally quantises, and compiles.
 
-    Options: rest_precision, the format of what int8 leaves unquantised ("fp32" or "bf16");
-    count_operators, to let every request tell how long each operator took.
+    Options: rest_precision, the format of what int8 leaves unquantised ("fp32" or "bf16"); unquantised,
+    regular expressions for the names of operators that int8 leaves alone; count_operators, to let every
+    request tell how long each operator took.
 
     Raises:
         UnavailableError: the device is not the CPU, or this CPU cannot do bf16.
@@ -48,7 +50,7 @@ def build(request: Request) -> OpenVinoEngine:
     if request.device != "cpu":
         raise UnavailableError("the OpenVINO engine of labkit runs on the CPU; use device 'cpu'")
     core = ov.Core()
-    model = _for_batches(core.read_model(_converted(request)), request)
+    model = core.read_model(_converted(request))
     precision = request.options.get("rest_precision", request.precision)
     properties = {
         "INFERENCE_PRECISION_HINT": HINTS[precision],
@@ -61,35 +63,29 @@ def build(request: Request) -> OpenVinoEngine:
 
 
 def _converted(request: Request) -> Path:
-    """The model's file: one in floating point for any batch, and per kind of batch an int8 one."""
-    kind, batch = "fp", "any"
-    if request.precision == "int8":
-        kind, batch = "int8", "many" if len(request.batches) > 1 else "one"
-    key = f"{request.cache_key}-openvino-{ov.__version__}-{kind}-{batch}"
+    """The model's file, in floating point or int8, for one batch or for any."""
+    kind = "int8" if request.precision == "int8" else "fp"
+    batch = "many" if len(request.batches) > 1 else str(request.batches[0])
+    left = hashlib.sha256("|".join(request.options.get("unquantised", ())).encode()).hexdigest()[:8]
+    key = f"{request.cache_key}-openvino-{ov.__version__}-{kind}-{batch}-{left}"
 
     def write(path: Path) -> None:
         request.report(f"converting {request.cache_key.split('-')[0]} for OpenVINO ({kind}), once")
         model = _convert(request)
         if request.precision == "int8":
-            model = _quantise(_for_batches(model, request), request)
+            model = _quantise(model, request)
         ov.save_model(model, path, compress_to_fp16=False)
 
     return cached_file(key, "model.xml", write)
 
 
 def _convert(request: Request) -> Any:
+    """The module as a graph; a batch that never varies is fixed, so that shapes fold into constants."""
+    batch = -1 if len(request.batches) > 1 else request.batches[0]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing fixes the frame size, which is what is wanted here
-        model = ov.convert_model(request.module, example_input=request.example)
-    model.reshape([-1, *request.example.shape[1:]])
-    return model
-
-
-def _for_batches(model: Any, request: Request) -> Any:
-    """A batch that never varies is fixed before compiling: shapes fold into constants."""
-    if len(request.batches) == 1:
-        model.reshape([request.batches[0], *request.example.shape[1:]])
-    return model
+        shape = ov.PartialShape([batch, *request.example.shape[1:]])
+        return ov.convert_model(request.module, example_input=request.example, input=[shape])
 
 
 def _quantise(model: Any, request: Request) -> Any:
@@ -103,6 +99,7 @@ def _quantise(model: Any, request: Request) -> Any:
     if request.calibration is None:
         raise UnavailableError("int8 needs calibration inputs, and this network was given none")
     inputs = [x.numpy() for x in request.calibration()]
+    left = nncf.IgnoredScope(patterns=list(request.options.get("unquantised", ())), validate=False)
     request.report(f"quantising to int8 with {len(inputs)} calibration inputs, once (about a minute)")
     transformer = any("attn" in name for name, _ in request.module.named_modules())
     return nncf.quantize(
@@ -111,4 +108,5 @@ def _quantise(model: Any, request: Request) -> Any:
         subset_size=len(inputs),
         preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+        ignored_scope=left,
     )
