@@ -83,7 +83,6 @@ def peaks_once():
 def networks_once():
     """The random DETR is drawn once per seed; whoever wants one gets a copy."""
     import copy
-    import dataclasses
 
     from labkit.models import networks
 
@@ -95,8 +94,8 @@ def networks_once():
             return draw(weights)
         if weights not in drawn:
             drawn[weights] = draw(weights)
-        known = drawn[weights]
-        return dataclasses.replace(known, module=copy.deepcopy(known.module))
+        module, *rest = drawn[weights]
+        return copy.deepcopy(module), *rest
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(networks._BUILDERS, "detr_r50", copied)

@@ -15,7 +15,6 @@ from labkit.core.types import Workload
 from labkit.filters.cuda_managed import guided_in_managed_memory
 from labkit.filters.image_filters import guided_filter
 from labkit.models.cuda_errors import explain_cuda_errors
-from labkit.models.cuda_streams import written_late
 from labkit.models.streamed import STREAMS
 from labkit.pipelines.ladder import LADDER, rung
 from labkit.practice.gpu_tensor import Gpu
@@ -143,6 +142,22 @@ def test_the_filter_on_the_device_waits_for_nothing(name, machine):
         net.inner.infer(net.smooth(net.inner.preprocess(frames[1].image)))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def written_late(make, cycles):
+    """`make`, whose result is zeros for `cycles` GPU clock cycles before its values arrive.
+
+    Whoever reads it without waiting reads zeros: a race that usually goes well is made to go wrong.
+    """
+
+    def late(*args):
+        values = make(*args)
+        out = torch.zeros_like(values)
+        torch.cuda.current_stream().synchronize()  # the zeros are there, whoever looks
+        torch.cuda._sleep(cycles)
+        return out.copy_(values)
+
+    return late
 
 
 @on_gpu

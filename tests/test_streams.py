@@ -17,7 +17,7 @@ from labkit.lessons.simulated_streams import (
     simulate,
     two_streams_no_wait,
 )
-from labkit.models.cuda_streams import InOrder
+from labkit.models.cuda_streams import Streams
 from labkit.models.filter_stage import DeviceSmoothing, Filtered, host_smoothing
 from labkit.models.prepare import prepare
 from labkit.pipelines import prefetch
@@ -336,7 +336,7 @@ def test_the_gpus_clock_counts_where_there_is_one():
 
 
 def test_in_order_lanes_do_nothing():
-    streams = InOrder()
+    streams = Streams()
     with streams.on("a"):
         streams.after("b", "a")
     assert streams.wait(streams.mark("a")) is None

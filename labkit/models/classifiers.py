@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from labkit.models.efficientnet_lite import EfficientNetLite0, load_state
+from labkit.models.efficientnet_lite import EfficientNetLite0
 from labkit.models.packaged_weights import PACKAGED
 from labkit.models.preprocess import InputSpec
 
@@ -19,7 +19,7 @@ class ClassifierRow:
     Attributes:
         name: as typed after `--classifier`.
         about: one line.
-        builder: torchvision's function that makes the network.
+        builder: torchvision's function that makes the network, or one with the same classes.
         weights: torchvision's name of the weights that are used.
     """
 
@@ -72,44 +72,19 @@ class ClassifierRow:
         return get_model(self.builder, weights=None)
 
 
-@dataclass(frozen=True)
-class PackagedRow:
-    """EfficientNet-Lite0, whose weights are in a package: real names where no hub can be reached.
-
-    Attributes:
-        name, about: as in `ClassifierRow`.
-    """
-
-    name: str
-    about: str
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """ImageNet's names."""
-        return CLASSIFIERS["resnet18"].labels
+class PackagedRow(ClassifierRow):
+    """EfficientNet-Lite0, whose weights are in a package: real names where no hub can be reached."""
 
     @property
     def input(self) -> InputSpec:
         """Input for a whole frame."""
         return InputSpec(shorter=256, crop=(224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
-    @property
-    def crop_input(self) -> InputSpec:
-        """Input for a crop: stretched to the size."""
-        return InputSpec(exact=(224, 224), mean=self.input.mean, std=self.input.std)
-
-    def random(self, seed: int) -> Any:
-        """As `ClassifierRow.random`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return EfficientNetLite0()
-
-    def load(self, path: Any) -> Any:
-        """The network with the weights of the package's file."""
-        return load_state(EfficientNetLite0(), path)
+    def _empty(self) -> Any:
+        return EfficientNetLite0()
 
 
-CLASSIFIERS: dict[str, ClassifierRow | PackagedRow] = {
+CLASSIFIERS = {
     row.name: row
     for row in (
         ClassifierRow("resnet18", "ResNet-18 (2015), 11.7 M parameters", "resnet18"),
@@ -121,7 +96,9 @@ CLASSIFIERS: dict[str, ClassifierRow | PackagedRow] = {
         ),
         ClassifierRow("efficientnet_b0", "EfficientNet-B0 (2019), 5.3 M parameters", "efficientnet_b0"),
         ClassifierRow("convnext_tiny", "ConvNeXt-T (2022), 28.6 M parameters", "convnext_tiny"),
-        PackagedRow(PACKAGED, "EfficientNet-Lite0 (2020), 4.7 M parameters, with its weights in a package"),
+        PackagedRow(
+            PACKAGED, "EfficientNet-Lite0 (2020), 4.7 M parameters, with its weights in a package", "resnet18"
+        ),
         ClassifierRow("vit_b_16", "ViT-B/16 (2020), 86.6 M parameters", "vit_b_16"),
     )
 }

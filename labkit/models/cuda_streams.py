@@ -8,66 +8,38 @@ queue where there is no GPU, is decided here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-class Streams(Protocol):
-    """Interface of streams, as schedules and networks use it."""
+class Streams:
+    """Streams by name; here without a GPU: the host does everything itself, one thing after the other."""
 
     def on(self, stream: str) -> AbstractContextManager[None]:
         """Work that is launched inside goes onto this stream."""
-        ...
-
-    def after(self, later: str, earlier: str) -> None:
-        """The next work on `later` waits for all that `earlier` was given so far."""
-        ...
-
-    def keep(self, tensor: Tensor, stream: str) -> None:
-        """The tensor's memory is not handed out again before this stream is done with it."""
-        ...
-
-    def mark(self, stream: str) -> Any:
-        """A point on a stream that the host can wait for."""
-        ...
-
-    def wait(self, mark: Any) -> None:
-        """The host waits for a mark, and for nothing else."""
-        ...
-
-    def drain(self) -> None:
-        """The host waits until every stream is empty."""
-        ...
-
-
-class InOrder:
-    """Streams without a GPU: the host does everything itself, one thing after the other."""
-
-    def on(self, stream: str) -> AbstractContextManager[None]:
-        """Nothing to choose."""
         return nullcontext()
 
     def after(self, later: str, earlier: str) -> None:
-        """It is so already."""
+        """The next work on `later` waits for all that `earlier` was given so far."""
 
     def keep(self, tensor: Tensor, stream: str) -> None:
-        """The tensor's owner keeps it."""
+        """The tensor's memory is not handed out again before this stream is done with it."""
 
-    def mark(self, stream: str) -> None:
-        """Everything is done when it is asked for."""
+    def mark(self, stream: str) -> Any:
+        """A point on a stream that the host can wait for."""
 
     def wait(self, mark: Any) -> None:
-        """Nothing is under way."""
+        """The host waits for a mark, and for nothing else."""
 
     def drain(self) -> None:
-        """Nothing is under way."""
+        """The host waits until every stream is empty."""
 
 
-class CudaStreams:
+class CudaStreams(Streams):
     """CUDA streams. CuPy kernels of the lab follow, since they launch on torch's current stream.
 
     Attributes:
@@ -115,21 +87,4 @@ class CudaStreams:
 
 def streams_for(device: str, streams: Sequence[str]) -> Streams:
     """CUDA streams on a GPU, else one queue."""
-    return CudaStreams(streams) if device == "cuda" else InOrder()
-
-
-def written_late(make: Callable[..., Tensor], cycles: int) -> Callable[..., Tensor]:
-    """`make`, whose result is zeros for `cycles` GPU clock cycles before its values arrive.
-
-    Whoever reads it without waiting reads zeros: a race that usually goes well is made to go
-    wrong.
-    """
-
-    def late(*args: Any) -> Tensor:
-        values = make(*args)
-        out = torch.zeros_like(values)
-        torch.cuda.current_stream().synchronize()  # the zeros are there, whoever looks
-        torch.cuda._sleep(cycles)
-        return out.copy_(values)
-
-    return late
+    return CudaStreams(streams) if device == "cuda" else Streams()

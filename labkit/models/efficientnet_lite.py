@@ -6,11 +6,6 @@ that halves the picture pads more on the right and below than on the left and ab
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from pathlib import Path
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 
 BLOCKS = (  # repeats, kernel, stride, expansion, channels
@@ -76,10 +71,3 @@ class EfficientNetLite0(nn.Module):
         x = self._blocks(nn.functional.relu6(self._bn0(self._conv_stem(x))))
         x = nn.functional.relu6(self._bn1(self._conv_head(x)))
         return self._fc(x.mean((2, 3)))
-
-
-def load_state(module: EfficientNetLite0, path: Path) -> Any:
-    """The module with the weights of the package's file."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    module.load_state_dict(OrderedDict(state))
-    return module

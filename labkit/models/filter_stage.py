@@ -16,7 +16,7 @@ from labkit.core.types import FilterStep, Precision, Size
 from labkit.filters.image_filters import guided_filter
 from labkit.filters.torch_filter import guided_tensor
 from labkit.filters.versions import find_version
-from labkit.models.cuda_streams import InOrder, Streams
+from labkit.models.cuda_streams import Streams
 from labkit.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, InputSpec, normalise_torch
 
 Image = NDArray[np.uint8]
@@ -36,7 +36,7 @@ class Filtered:
 
     inner: Any
     smooth: Callable[[Any], Any]
-    streams: Streams = field(default_factory=InOrder)
+    streams: Streams = field(default_factory=Streams)
 
 
 class DeviceSmoothing:
@@ -110,16 +110,13 @@ def host_smoothing(step: FilterStep, device: str) -> Callable[[Image], Image]:
     """The filter from array to array: on the host, or by a round trip to the device."""
     version = step.version
     if step.where == "round_trip":
-        if device == "cuda":
-            return _round_trip(step)
-        version = "torch"  # stands in for the kernels, so that schedules can be tested
+        if device != "cuda":
+            version = "torch"  # stands in for the kernels, so that schedules can be tested
+        else:
+            from labkit.filters.cuda_managed import guided_in_managed_memory
+
+            kernel = find_version("guided", version).kernel
+            if kernel is None:
+                raise UsageError(f"filter version {version!r} launches no kernel; take 'cuda-global'")
+            return lambda image: guided_in_managed_memory(kernel, image, step.radius, step.eps)
     return lambda image: guided_filter(image, step.radius, step.eps, version=version)
-
-
-def _round_trip(step: FilterStep) -> Callable[[Image], Image]:
-    from labkit.filters.cuda_managed import guided_in_managed_memory
-
-    kernel = find_version("guided", step.version).kernel
-    if kernel is None:
-        raise UsageError(f"filter version {step.version!r} launches no kernel; take 'cuda-global'")
-    return lambda image: guided_in_managed_memory(kernel, image, step.radius, step.eps)

@@ -12,7 +12,7 @@ Others stand in rows: detectors in `detectors/`, classifiers in `classifiers.py`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,36 +62,40 @@ def build(weights: Weights) -> Network:
     try:
         if weights.kind == "lab" and weights.path is not None:
             check_files(weights.path)
-        network = _builder(weights.model)(weights)
+        module, spec, crop, rule = _builder(weights.model)(weights)
+        labels, sha256 = labels_of(weights), state_sha256(module)
     except LabError:
         raise
     except Exception as error:  # damage shows in as many kinds of error as the formats have layers
         where = weights.path or "random weights"
         raise WeightsError(f"{weights.model} cannot be built from {where}: {first_line(error)}") from error
-    network.module.eval().requires_grad_(False)
-    return network
+    module.eval().requires_grad_(False)
+    return Network(weights.model, module, labels, spec, crop, weights, sha256, rule)
 
 
-def _builder(model: str) -> Callable[[Weights], Network]:
+Built = tuple[nn.Module, InputSpec, InputSpec | None, DecodingRule | None]
+"""Module, inputs for a frame and for a crop, and decoding rule, as in `Network`."""
+
+
+def _builder(model: str) -> Callable[[Weights], Built]:
     if model in _BUILDERS:
         return _BUILDERS[model]
     return _detector if model in detectors() else _classifier
 
 
-def _classifier(weights: Weights) -> Network:
+def _classifier(weights: Weights) -> Built:
     row = CLASSIFIERS[weights.model]
     module = row.random(_seed(weights)) if weights.path is None else row.load(weights.path)
-    labels = labels_of(weights)
-    return Network(row.name, module, labels, row.input, row.crop_input, weights, state_sha256(module))
+    return module, row.input, row.crop_input, None
 
 
-def _detector(weights: Weights) -> Network:
+def _detector(weights: Weights) -> Built:
     row = detectors()[weights.model]
-    core = DetrCore(row.random(_seed(weights)) if weights.path is None else row.load(weights.path))
-    return Network(row.name, core, labels_of(weights), row.input, None, weights, state_sha256(core), row.rule)
+    detector = row.random(_seed(weights)) if weights.path is None else row.load(weights.path)
+    return DetrCore(detector), row.input, None, row.rule
 
 
-def _detr_r50(weights: Weights) -> Network:
+def _detr_r50(weights: Weights) -> Built:
     from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
     if weights.path is None:
@@ -102,22 +106,16 @@ def _detr_r50(weights: Weights) -> Network:
             _make_answers_vary(detr)
     else:
         detr = load_detr(weights.path)
-    core = DetrCore(detr)
-    return Network(
-        "detr_r50", core, labels_of(weights), DETR_INPUT, None, weights, state_sha256(core), SOFTMAX
-    )
+    return DetrCore(detr), DETR_INPUT, None, SOFTMAX
 
 
-def _lab_detr(weights: Weights) -> Network:
+def _lab_detr(weights: Weights) -> Built:
     assert weights.path is not None
-    detr = load_detr(weights.path)
-    wanted = read_json(weights.path / "preprocessor.json", error=WeightsError)
-    spec = InputSpec(exact=tuple(wanted["size"]), mean=tuple(wanted["mean"]), std=tuple(wanted["std"]))
-    core = DetrCore(detr)
-    return Network("lab_detr", core, labels_of(weights), spec, None, weights, state_sha256(core), SOFTMAX)
+    spec = _spec(read_json(weights.path / "preprocessor.json", error=WeightsError))
+    return DetrCore(load_detr(weights.path)), spec, None, SOFTMAX
 
 
-def _lab_resnet(weights: Weights) -> Network:
+def _lab_resnet(weights: Weights) -> Built:
     from safetensors.torch import load_file
 
     from labkit.models.lab_resnet import build_lab_resnet
@@ -125,10 +123,12 @@ def _lab_resnet(weights: Weights) -> Network:
     assert weights.path is not None
     config = read_json(weights.path / "config.json", error=WeightsError)
     module = build_lab_resnet(config)
-    state = load_file(weights.path / "model.safetensors")
-    module.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    spec = InputSpec(exact=tuple(config["size"]), mean=tuple(config["mean"]), std=tuple(config["std"]))
-    return Network("lab_resnet", module, labels_of(weights), spec, spec, weights, state_sha256(module))
+    module.load_state_dict(load_file(weights.path / "model.safetensors"))  # halves, copied into floats
+    return module, _spec(config), _spec(config), None
+
+
+def _spec(wanted: Mapping[str, Any]) -> InputSpec:
+    return InputSpec(exact=tuple(wanted["size"]), mean=tuple(wanted["mean"]), std=tuple(wanted["std"]))
 
 
 def load_network(model: str, weights: str = "auto", *, seed: int = 0) -> Network:

