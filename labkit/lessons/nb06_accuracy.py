@@ -181,6 +181,7 @@ def half_precision(
     rows = []
     for model in models or ("lab_detr", "detr_r50", *detectors()):
         network = load_network(model, weights)
+        assert network.rule is not None, "a detector has a rule"
         decode = DetrDecoder(network.labels, boxes, 0.0, network.rule)
         inputs = [preprocessor("opencv", network.input)(frame.image) for frame in frames]
 
