@@ -158,9 +158,13 @@ def read_all(kind: str, count: int, folder: Path) -> dict:
     return {"kind": kind, "files": count, **gave, "faults": faults}
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize(("kind", "count"), [("pictures", N_PICTURES), ("films", N_FILMS)])
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [("pictures", 300), ("films", 75),
+     pytest.param("pictures", N_PICTURES, marks=pytest.mark.slow),
+     pytest.param("films", N_FILMS, marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_whatever_is_in_a_file_it_is_shown_or_refused(kind, count, tmp_path, capsys):
     found = read_all(kind, count, tmp_path)
     with capsys.disabled():

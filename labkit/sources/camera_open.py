@@ -7,11 +7,10 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from numpy.typing import NDArray
 
 from labkit.core.errors import SourceError
 from labkit.core.types import Size
@@ -22,14 +21,6 @@ _PROBE_S = 2.5
 _PORTS = {"http": 80, "https": 443, "rtsp": 554}
 
 
-class Capture(Protocol):
-    """The part of `cv2.VideoCapture` that a reader uses."""
-
-    def grab(self) -> bool: ...  # noqa: D102
-    def retrieve(self) -> tuple[bool, NDArray[Any]]: ...  # noqa: D102
-    def release(self) -> None: ...  # noqa: D102
-
-
 class ConnectError(SourceError):
     """The address cannot be opened; why is not known yet, or as far as the attempt told."""
 
@@ -38,8 +29,8 @@ class RecordingError(SourceError):
     """The address is a recording with an end, to be read in order and without loss."""
 
 
-Connection = tuple[Capture, dict[str, Any]]
-"""A camera that was opened, and the properties that it got."""
+Connection = tuple[Any, dict[str, Any]]
+"""An open camera (`grab`, `retrieve`, `release` as of `cv2.VideoCapture`), and its properties."""
 Connect = Callable[[], Connection]
 """Opens the camera; raises SourceError."""
 
