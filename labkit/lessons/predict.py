@@ -15,7 +15,6 @@ from labkit.core.errors import LabError, UsageError
 from labkit.core.stats import format_interval
 from labkit.core.terminal import print_text
 from labkit.results.predictions import Calibration, Outcome, calibration
-from labkit.results.records import BUSY
 from labkit.results.store import Prediction, Store, default_path
 
 if TYPE_CHECKING:
@@ -70,24 +69,18 @@ class Question:
                 self._saved = store.add_prediction(Prediction(self.text, (), answer))
         return f"Skipped: {self.text}" if answer is None else f"Noted: {self.text} -> {answer:g} times"
 
-    def score(self, result: Measured | Sequence[Measured], *, ceiling: float | None = None) -> str:
+    def score(self, result: Measured | Sequence[Measured]) -> str:
         """Store the result, close the question, and compare the prediction with the result.
 
         A result that cannot be believed is told with the reason, and leaves the question open.
 
         Args:
             result: a comparison, or a pitfall's result; of several the first, none if nothing was measured.
-            ceiling: the largest gain that is possible, by Amdahl's law (see `ResultSet.ceilings`).
         """
         if not (results := result if isinstance(result, Sequence) else [result]):
             return f"Nothing was measured, so nothing is scored: {self.text}"
         measured = results[0]
-        if ceiling is not None and measured.interval[0] > ceiling:
-            return (
-                f"Cannot tell: at most {ceiling:.2f} times faster is possible, by Amdahl's law, and more was "
-                f"measured, so something else differed, too. Measure it again. {measured.sentence}"
-            )
-        if getattr(measured, "busy_share", 0.0) > BUSY:
+        if getattr(measured, "refuted_by", ""):
             return f"Cannot tell, so nothing is scored; measure it again. {measured.sentence}"
         with self._lock:
             if self._saved is None:
