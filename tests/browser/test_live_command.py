@@ -118,11 +118,11 @@ def test_photographs_have_true_names_where_no_hub_can_be_reached(page, tmp_path,
     with shown(tmp_path, *words, "--source", str(tmp_path / "chelsea.png"), hub=False) as (address, _):
         page.goto(address)
         sheet = Sheet(page)
-        wait_until_running(sheet)
-        assert f"{PACKAGED}: pretrained weights" in weights(sheet)
+        wait_until_running(sheet, 120)  # a hub that does not answer takes seconds
+        eventually(lambda: f"{PACKAGED}: pretrained weights" in weights(sheet))
         sheet.view.get_by_label("Threshold").focus()
         page.keyboard.press("Home")
-        eventually(lambda: re.search("tabby|tiger cat|Egyptian cat", found(sheet)))
+        eventually(lambda: re.search("tabby|tiger cat|Egyptian cat", found(sheet)), 60, lambda: found(sheet))
         keep(page, f"names-{len(words)}")
 
 
@@ -136,6 +136,6 @@ def test_another_detector_is_shown_and_its_random_names_are_told(page, tmp_path)
         page.goto(address)
         sheet = Sheet(page)
         wait_until_running(sheet)
-        assert "d_fine_s: random" in weights(sheet) or "d_fine_s + resnet18: random" in weights(sheet)
+        eventually(lambda: "d_fine_s + resnet18: random weights" in weights(sheet))
         eventually(lambda: re.search(r"class \d+", found(sheet)), 30, lambda: found(sheet))
         keep(page, "d-fine")
