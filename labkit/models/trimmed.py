@@ -18,7 +18,10 @@ from labkit.models.decode import DetrCore
 
 
 def trimmed(core: DetrCore, size: Size) -> nn.Module:
-    """DETR without what a fixed size makes superfluous; any other detector as it is."""
+    """DETR without what a fixed size makes superfluous; any other detector as it is.
+
+    What others ask of their tensors in a pass, a CUDA graph repeats (`cuda_graph.HostValues`).
+    """
     return TrimmedDetr(core, size) if type(core.detr).__name__ == "DetrForObjectDetection" else core
 
 

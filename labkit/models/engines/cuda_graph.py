@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from labkit.core.errors import UnavailableError
 from labkit.models.engines.build import Request, as_module_output
@@ -21,6 +22,42 @@ def slots_for(most: int) -> tuple[int, ...]:
     return tuple(slot for slot in SLOTS if slot < 2 * most)
 
 
+class HostValues(TorchFunctionMode):
+    """Values that the host reads from the GPU or uploads to it in a pass: noted, or repeated.
+
+    A captured pass may do neither. With inputs of one size networks ask the same each time: is anything
+    padded, do the sizes fit?
+
+    Args:
+        repeated: what another pass has noted; None notes.
+    """
+
+    def __init__(self, repeated: list[Any] | None = None) -> None:
+        super().__init__()
+        self.noted: list[Any] = []
+        self._repeated = None if repeated is None else iter(repeated)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        here = bool(args) and _on_gpu(args[0])
+        uploads = name in UPLOADS and not here and any(map(_on_gpu, (*args[1:], *kwargs.values())))
+        if not uploads and not (here and name in READS):
+            return func(*args, **kwargs)
+        value = func(*args, **kwargs) if self._repeated is None else next(self._repeated)
+        self.noted.append(value)
+        return value.clone() if uploads else value  # which the network may change
+
+
+READS = ("item", "tolist", "__bool__", "__int__", "__float__", "__index__")
+UPLOADS = ("tensor", "as_tensor", "to")
+
+
+def _on_gpu(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.is_cuda
+    return isinstance(value, str | torch.device) and str(value).startswith("cuda")
+
+
 class CudaGraphEngine:
     """Replays a captured pass; a batch takes the next slot that holds it."""
 
@@ -29,7 +66,10 @@ class CudaGraphEngine:
     ) -> None:
         self.module = module
         self.dtype = dtype
+        self._uploaded: list[Any] = []  # which the graphs read
         self._pool = torch.cuda.graph_pool_handle()
+        # Its own: the room that cuBLAS works in belongs to a stream, and two engines may run at once.
+        self._stream = torch.cuda.Stream()
         self._captured = {n: self._capture(example, n) for n in sorted(slots, reverse=True)}
         self._sizes = sorted(self._captured)
 
@@ -56,18 +96,36 @@ class CudaGraphEngine:
     def _capture(self, example: Tensor, n: int) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]:
         dtype = self.dtype if example.is_floating_point() else example.dtype
         static_in = torch.zeros(n, *example.shape[1:], dtype=dtype, device="cuda")
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.inference_mode(), torch.cuda.stream(side):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            passes = []
             for _ in range(WARM_UP):  # libraries choose their kernels and make room before they are recorded
-                self.module(static_in)
-        torch.cuda.current_stream().wait_stream(side)
+                static_in.normal_() if static_in.is_floating_point() else static_in.random_(0, 256)
+                passes.append(self._pass(static_in)[1])
+            # What is kept for all frames is made in the first pass.
+            read = [[v.tolist() if isinstance(v, Tensor) else v for v in noted] for noted in passes[1:]]
+        if any(values != read[0] for values in read):
+            raise UnavailableError(
+                f"the host reads values that depend on the frame (first {read[0]}, last {read[-1]}), which a "
+                "CUDA graph cannot hold: take a rung without one, such as half_cuda"
+            )
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         # What other threads ask of the GPU meanwhile, as in a notebook, is no business of the capture.
-        capture = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
+        capture = torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        )
         with torch.inference_mode(), capture:
-            out = self.module(static_in)
+            out, uploaded = self._pass(static_in, passes[-1])
+        self._uploaded.append(uploaded)
         return graph, static_in, out if isinstance(out, tuple) else (out,)
+
+    def _pass(self, x: Tensor, repeated: list[Any] | None = None) -> tuple[Any, list[Any]]:
+        """The module's outputs, and what the host read and uploaded meanwhile."""
+        if hasattr(self.module, "_orig_mod"):  # compiled for good before the first pass is over
+            return self.module(x), []
+        with HostValues(repeated) as values:
+            return self.module(x), values.noted
 
 
 def build(request: Request) -> CudaGraphEngine:
