@@ -14,12 +14,16 @@ import torch
 from labkit import practice
 from labkit.bench.agreement import measure_agreement
 from labkit.bench.session import Session
+from labkit.core.errors import UnavailableError
 from labkit.core.trace import recording
 from labkit.core.types import Workload
 from labkit.lessons.nb06_optimizations import LAUNCH_COUNTS
 from labkit.models import streamed
 from labkit.models.cuda_streams import CudaStreams
+from labkit.models.detectors import catalogue
+from labkit.models.engines.cuda_graph import CudaGraphEngine
 from labkit.models.inputs import PinnedUpload
+from labkit.models.networks import load_network
 from labkit.pipelines.ladder import rung
 from labkit.practice import GpuError
 from labkit.profiling.reads import noting_reads
@@ -125,6 +129,45 @@ def test_nothing_is_waited_for_in_a_graph(fake_gpu, read):
         captured(work)
 
 
+@pytest.mark.parametrize("name", sorted(catalogue.detectors()))
+def test_detectors_that_ask_and_upload_fit_into_a_graph(name, fake_gpu):
+    """Whether sizes fit, and the sizes themselves: the same for every frame of one size."""
+    side = 384 if name == "rf_detr_n" else 192
+    x = torch.rand(1, 3, side, side)
+    module = load_network(name, "random").module
+    with torch.inference_mode():
+        wanted = module(x)
+    engine = CudaGraphEngine(module.to("cuda"), x, (1,), torch.float32)
+    on_gpu = x.cuda()
+    fake_gpu.reset()
+    for _ in range(2):
+        for a, b in zip(engine(on_gpu), wanted, strict=True):
+            torch.testing.assert_close(a.held, b, rtol=1e-3, atol=1e-4)
+    assert not fake_gpu.waits and len(fake_gpu.copies) == 0
+
+
+class Asks(torch.nn.Module):
+    """A network whose host reads and uploads values."""
+
+    def __init__(self, of_the_frame):
+        super().__init__()
+        self.of_the_frame = of_the_frame
+
+    def forward(self, x):
+        scale = torch.tensor([2.0], device=x.device)
+        scale += x.mean() if self.of_the_frame else x.new_ones(1)
+        return x * scale * float(scale) if self.of_the_frame or bool(scale[0] > 0) else x
+
+
+def test_what_depends_on_the_frame_is_refused_and_what_does_not_is_repeated(fake_gpu):
+    x = torch.rand(2, 3)
+    engine = CudaGraphEngine(Asks(False), x, (2,), torch.float32)
+    for _ in range(2):
+        torch.testing.assert_close(engine(x.cuda()).cpu(), 9 * x)
+    with pytest.raises(UnavailableError, match="depend on the frame"):
+        CudaGraphEngine(Asks(True), x, (2,), torch.float32)
+
+
 # Order between streams
 
 
@@ -220,6 +263,7 @@ WAITS = {
     "graph_cuda": {"a copy to the host": 1},
     "box_kernels_cuda": {"a copy to the host": 1},
     "grouped_graph_cuda": {"a copy to the host": 0.5},  # of two frames
+    "grouped_graph_8_cuda": {"a copy to the host": 0.5},
     "ahead_cuda": {"an event": 1},
     "filter_fused_cuda": {"a copy to the host": 1},
     "filter_graph_cuda": {"a copy to the host": 1},
@@ -247,12 +291,16 @@ def test_what_the_notebook_shows_is_what_is_counted(name):
     assert here == there
 
 
-def test_a_stream_per_step_waits_once_per_frame_and_at_the_end(fake_gpu):
+RINGS = {
+    "streams_cuda": ("filter_fused_cuda", streamed.STREAMS),
+    "staged_cuda": ("box_kernels_cuda", streamed.STAGES),
+}
+
+
+@pytest.mark.parametrize("name", RINGS)
+def test_a_stream_per_step_waits_once_per_frame_and_at_the_end(name, fake_gpu):
     frames = [make_frame(i, SIZE) for i in range(4)]
-    assert waits_of("streams_cuda", fake_gpu, WORK, frames) == {
-        "an event": 4,
-        "a stream": len(streamed.STREAMS),
-    }
+    assert waits_of(name, fake_gpu, WORK, frames) == {"an event": 4, "a stream": len(RINGS[name][1])}
 
 
 def test_the_origins_streams_race(fake_gpu):
@@ -262,35 +310,37 @@ def test_the_origins_streams_race(fake_gpu):
 
 
 @pytest.mark.parametrize("depth", [2, 3])
-def test_streams_with_every_wait_agree_and_do_not_race(depth, fake_gpu):
+@pytest.mark.parametrize("name", RINGS)
+def test_streams_with_every_wait_agree_and_do_not_race(name, depth, fake_gpu):
     frames = [make_frame(i, SIZE, seed=10 * i) for i in range(5)]
-    row = rung("streams_cuda")
+    row = rung(name)
     options = {**row.prepare.options, "depth": depth}
     row = dataclasses.replace(row, prepare=dataclasses.replace(row.prepare, options=options))
-    wanted = Session(rung("filter_fused_cuda"), WORK, frames).answers(frames)
+    wanted = Session(rung(RINGS[name][0]), WORK, frames).answers(frames)
     for a, b in zip(wanted.found, Session(row, WORK, frames).answers(frames).found, strict=True):
         np.testing.assert_allclose(a.xyxy, b.xyxy, atol=0.5)
-        assert a.name == b.name
+        assert a.name == b.name and a.fine_name == b.fine_name
 
 
-def answers_of_streams():
+def answers_of(name):
     frames = [make_frame(i, SIZE) for i in range(3)]
     with a_gpu():
-        return Session(rung("streams_cuda"), WORK, frames).answers(frames)
+        return Session(rung(name), WORK, frames).answers(frames)
 
 
-@pytest.mark.parametrize("later", ["filter", "infer", "back"])
-def test_streams_without_one_of_their_waits_race(later, monkeypatch):
+@pytest.mark.parametrize(("name", "later"), [(name, each) for name in RINGS for each in RINGS[name][1][1:]])
+def test_streams_without_one_of_their_waits_race(name, later, monkeypatch):
     after = CudaStreams.after
     monkeypatch.setattr(CudaStreams, "after", lambda self, to, of: to == later or after(self, to, of))
     with pytest.raises(GpuError, match="race"):
-        answers_of_streams()
+        answers_of(name)
 
 
-def test_streams_keep_what_another_of_them_still_reads(monkeypatch):
+@pytest.mark.parametrize("name", RINGS)
+def test_streams_keep_what_another_of_them_still_reads(name, monkeypatch):
     monkeypatch.setattr(CudaStreams, "keep", lambda self, tensor, stream: None)
     with pytest.raises(GpuError, match="freed while"):
-        answers_of_streams()
+        answers_of(name)
 
 
 def test_a_ring_of_uploads_never_overwrites_what_is_under_way(fake_gpu, monkeypatch):
@@ -323,8 +373,9 @@ def on_the_cpu():
 @pytest.mark.parametrize("objects", [0, 1, 100])
 @pytest.mark.parametrize(
     "name",
-    ["slots_cuda", "graph_cuda", "box_kernels_cuda", "streams_cuda", "grouped_cuda", "grouped_graph_cuda"],
-)
+    ["slots_cuda", "graph_cuda", "box_kernels_cuda", "streams_cuda", "staged_cuda", "grouped_cuda",
+     "grouped_graph_cuda"],
+)  # fmt: skip
 def test_any_number_of_boxes(name, objects, on_the_cpu, request):
     wanted = on_the_cpu(objects)
     request.getfixturevalue("fake_gpu")

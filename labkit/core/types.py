@@ -305,8 +305,9 @@ class Preparation:
         precision: number format of weights and activations inside the engine.
         form: what the schedule is handed: "parts" (a detector and a classifier to call one after
             the other), "whole_frame" (both behind one call), "streamed" (the same with every step
-            on a stream of its own), "peer" (another library's own pipeline), or "own" (nothing but
-            the names of labels: a user's loop that brings its own networks).
+            on a stream of its own), "staged" (detector and classifier on streams of their own),
+            "peer" (another library's own pipeline), or "own" (nothing but the names of labels: a
+            user's loop that brings its own networks).
         filter: what is done to each frame first, or None.
         options: further switches of the engine, e.g. {"channels_last": True}.
     """
@@ -316,7 +317,7 @@ class Preparation:
     device: str = "cpu"
     engine: str = "eager"
     precision: Precision = "fp32"
-    form: Literal["parts", "whole_frame", "streamed", "peer", "own"] = "parts"
+    form: Literal["parts", "whole_frame", "streamed", "staged", "peer", "own"] = "parts"
     filter: FilterStep | None = None
     options: dict[str, Any] = field(default_factory=dict)
 

@@ -207,7 +207,7 @@ def simulate(
 
     answers: list[tuple[int, int]] = []
     latency_ms = []
-    for frame, answer in in_a_ring(frames(), net, launch):  # type: ignore[arg-type]
+    for frame, answer in in_a_ring(frames(), net, launch):  # type: ignore[type-var]
         answers.append((frame.index, answer))  # type: ignore[arg-type]
         latency_ms.append(net.now_ms - begun[frame.index])
     return Simulation(

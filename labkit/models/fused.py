@@ -50,19 +50,23 @@ class FusedNetwork(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """One row per box, best first: centre box, score, label, fine score, fine label."""
+        rows, crops = self.crops(frames)
+        return self.rows.name(rows, self.classifier(crops))
+
+    def crops(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of the best boxes, still without names, and the classifier's input (B k, 3, h, w)."""
         pixels = frames.permute(0, 3, 1, 2).float()
         x = normalise_torch(resize_torch(pixels, self.detector_input), self.detector_input)
-        return self._found(x, pixels, lambda crops: normalise_torch(crops, self.crop_input))
+        return self._cut(x, pixels, lambda crops: normalise_torch(crops, self.crop_input))
 
-    def _found(self, x: Tensor, pixels: Tensor, as_input: Callable[[Tensor], Tensor]) -> Tensor:
-        """Detects in `x`, cuts crops out of `pixels` (B, 3, H, W), names what `as_input` makes of them."""
-        dtype = next(self.classifier.parameters()).dtype
+    def _cut(self, x: Tensor, pixels: Tensor, as_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Detects in `x`, cuts crops out of `pixels` (B, 3, H, W), and makes input of them."""
+        dtype, layout = next(self.detector.parameters()).dtype, _layout(self.detector)
         height, width = pixels.shape[-2:]
-        logits, boxes = self.detector(x.to(dtype, memory_format=_layout(self.detector)))
+        logits, boxes = self.detector(x.to(dtype, memory_format=layout))
         rows, cuts = self.rows.choose(logits, boxes, (width, height))
         crops = roi_align(pixels, cuts, self.crop_input.exact[::-1], aligned=True)  # (B k, 3, h, w)
-        crops = as_input(crops).to(dtype, memory_format=_layout(self.classifier))
-        return self.rows.name(rows, self.classifier(crops))
+        return rows, as_input(crops).to(dtype, memory_format=layout)
 
 
 class FusedFromInput(FusedNetwork):
@@ -80,14 +84,14 @@ class FusedFromInput(FusedNetwork):
         super().__init__(*parts)
         self.came_as = came_as
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """As `FusedNetwork`."""
+    def crops(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """As `FusedNetwork.crops`."""
         spec, (height, width) = self.detector_input, frames.shape[-2:]
         if spec.output_size((width, height)) == (width, height):
             x = self._normalised_for(frames, spec)
         else:
             x = normalise_torch(resize_torch(gray_levels(frames, self.came_as), spec), spec)
-        return self._found(x, frames.float(), lambda crops: self._normalised_for(crops, self.crop_input))
+        return self._cut(x, frames.float(), lambda crops: self._normalised_for(crops, self.crop_input))
 
     def _normalised_for(self, values: Tensor, spec: InputSpec) -> Tensor:
         if (spec.mean, spec.std) == (self.came_as.mean, self.came_as.std):
@@ -110,6 +114,31 @@ class SmoothedNetwork(nn.Module):
     def forward(self, frame: Tensor) -> Tensor:
         """One row per box, as `FusedNetwork`."""
         return self.network(self.smooth(frame))
+
+
+class DetectorStage(nn.Module):
+    """A `FusedNetwork` up to its classifier: (B, H, W, 3) uint8 -> rows, and crops (B, k, h, w, 3)."""
+
+    def __init__(self, network: FusedNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows without names, and the crops to be named, channels last."""
+        rows, crops = self.network.crops(frames)
+        return rows, crops.permute(0, 2, 3, 1).unflatten(0, rows.shape[:2])
+
+
+class ClassifierStage(nn.Module):
+    """The classifier behind a `DetectorStage`: crops (B, k, h, w, 3) -> logits (B k, C)."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Names every crop; no copy where convolutions want their channels last."""
+        return self.classifier(crops.flatten(0, 1).permute(0, 3, 1, 2))
 
 
 def _layout(module: nn.Module) -> torch.memory_format:

@@ -16,14 +16,21 @@ from labkit.models.box_rows import BoxRowKernels, BoxRows
 from labkit.models.callables import Classifier, Combined, Detector, Net, OwnLabels, Prepared
 from labkit.models.cuda_streams import streams_for
 from labkit.models.decode import DetrDecoder
-from labkit.models.engines.build import Request, build_engine
+from labkit.models.engines.build import Engine, Request, build_engine
 from labkit.models.filter_stage import AS_KERNEL, DeviceSmoothing, Filtered, host_smoothing
-from labkit.models.fused import FusedFromInput, FusedNet, FusedNetwork, SmoothedNetwork
+from labkit.models.fused import (
+    ClassifierStage,
+    DetectorStage,
+    FusedFromInput,
+    FusedNet,
+    FusedNetwork,
+    SmoothedNetwork,
+)
 from labkit.models.inputs import ByteInput, PinnedInput, PinnedUpload, calibration_frames, with_bytes
 from labkit.models.networks import Network, build, labels_of
 from labkit.models.precomputed import PrecomputedDetr
 from labkit.models.preprocess import InputSpec, Preprocess, preprocessor
-from labkit.models.streamed import StreamedNet
+from labkit.models.streamed import StagedNet, StreamedNet
 from labkit.models.third_party import transformers_pipeline
 from labkit.models.trimmed import TrimmedDetr, trimmed
 from labkit.models.weights import Weights, lab_weights, models_of, resolve
@@ -109,18 +116,8 @@ def _in_parts(
 def _as_whole_frame(
     networks: Mapping[str, Network], preparation: Preparation, workload: Workload, report: Report
 ) -> FusedNet:
-    detector, classifier = networks["detect"], networks["classify"]
-    assert classifier.crop_input is not None
+    parts = _parts_of_frame(networks, preparation, workload)
     width, height = workload.size
-    assert detector.rule is not None
-    rows = BoxRowKernels if preparation.options.get("box_kernels") else BoxRows
-    parts = (
-        _lean_detr(detector, preparation, workload),
-        classifier.module,
-        detector.input,
-        classifier.crop_input,
-        rows(workload.objects, detector.rule),
-    )
     module: nn.Module = FusedNetwork(*parts)
     example = torch.zeros(1, height, width, 3, dtype=torch.uint8)
     where = preparation.filter.where if preparation.filter is not None else None
@@ -129,20 +126,74 @@ def _as_whole_frame(
     if where == "graph":
         from_input = FusedFromInput(*parts, came_as=AS_KERNEL)
         module = SmoothedNetwork(_device_smoothing(preparation, workload), from_input)
-    request = Request(
+    request = _frame_request(module, example, networks, preparation, workload, report)
+    return _fused_net(build_engine(preparation.engine, request), networks, preparation, workload)
+
+
+def _parts_of_frame(networks: Mapping[str, Network], preparation: Preparation, workload: Workload) -> Any:
+    """Arguments of a `FusedNetwork`."""
+    detector, classifier = networks["detect"], networks["classify"]
+    assert classifier.crop_input is not None and detector.rule is not None
+    rows = BoxRowKernels if preparation.options.get("box_kernels") else BoxRows
+    return (
+        _lean_detr(detector, preparation, workload),
+        classifier.module,
+        detector.input,
+        classifier.crop_input,
+        rows(workload.objects, detector.rule),
+    )
+
+
+def _frame_request(
+    module: nn.Module,
+    example: torch.Tensor,
+    networks: Mapping[str, Network],
+    preparation: Preparation,
+    workload: Workload,
+    report: Report,
+) -> Request:
+    width, height = workload.size
+    hashes = [networks[part].sha256[:16] for part in ("detect", "classify")]
+    parts = [type(module).__name__.lower(), *hashes, f"{width}x{height}", str(workload.objects)]
+    return Request(
         module=module,
         example=example,
-        cache_key=f"{type(module).__name__.lower()}-{detector.sha256[:16]}-{classifier.sha256[:16]}-"
-        f"{width}x{height}-{workload.objects}",
+        cache_key="-".join(parts),
         device=preparation.device,
         precision=preparation.precision,
         batches=tuple(range(1, preparation.group + 1)),
         options=preparation.options,
         report=report,
     )
-    engine = build_engine(preparation.engine, request)
+
+
+def _fused_net(
+    engine: Engine, networks: Mapping[str, Network], preparation: Preparation, workload: Workload
+) -> FusedNet:
     upload = PinnedUpload(preparation.device, slots=2 * preparation.group + 2)
-    return FusedNet(detector, classifier, upload, engine, preparation.device, workload, preparation.group)
+    return FusedNet(
+        networks["detect"], networks["classify"], upload, engine, preparation.device, workload,
+        preparation.group,
+    )  # fmt: skip
+
+
+def _as_staged(
+    networks: Mapping[str, Network], preparation: Preparation, workload: Workload, report: Report
+) -> StagedNet:
+    """An engine for the detector and one for the classifier, whose batch is what the first one cuts."""
+    detector, classifier, *inputs, rows = _parts_of_frame(networks, preparation, workload)
+    width, height = workload.size
+
+    def engine(module: nn.Module, example: torch.Tensor) -> Engine:
+        request = _frame_request(module, example, networks, preparation, workload, report)
+        return build_engine(preparation.engine, request)
+
+    frame = torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    detect = engine(DetectorStage(FusedNetwork(detector, nn.Identity(), *inputs, rows)), frame)
+    _, crops = detect(frame.to(preparation.device))
+    classify = engine(ClassifierStage(classifier), torch.zeros(crops.shape))
+    net = _fused_net(detect, networks, preparation, workload)
+    return StagedNet(net, classify, rows, int(preparation.options.get("depth", 2)))
 
 
 def _as_peer(
@@ -162,7 +213,10 @@ def _as_streamed(
     )
 
 
-_FORMS = {"parts": _in_parts, "whole_frame": _as_whole_frame, "streamed": _as_streamed, "peer": _as_peer}
+_FORMS = {
+    "parts": _in_parts, "whole_frame": _as_whole_frame, "streamed": _as_streamed, "staged": _as_staged,
+    "peer": _as_peer,
+}  # fmt: skip
 
 
 def _with_filter(net: Any, preparation: Preparation, workload: Workload) -> Any:

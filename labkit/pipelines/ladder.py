@@ -18,7 +18,7 @@ from labkit.pipelines.combined import batched_crops, one_by_one
 from labkit.pipelines.filtered import filtered_baseline, filtered_batched, filtered_on_device
 from labkit.pipelines.former_names import FORMER_NAMES
 from labkit.pipelines.grouped import grouped, grouped_on_device
-from labkit.pipelines.multi_stream import ring_of_streams, threaded
+from labkit.pipelines.multi_stream import ring_of_stages, ring_of_streams, threaded
 from labkit.pipelines.overlapped import launched_ahead
 from labkit.pipelines.sequential import sequential
 from labkit.pipelines.third_party_rungs import THIRD_PARTY
@@ -225,6 +225,13 @@ STAGE_6_GPU = (
         needs=("cuda", "cupy"),
     ),
     Rung(
+        "staged_cuda", 6, ring_of_stages,
+        replace(_BOX_KERNELS, form="staged", options={**_BOX_KERNELS.options, "depth": 2}),
+        changes="box_kernels_cuda", reference="baseline_combined_cpu",
+        about="ResNet-18 names frame i on a stream of its own, beside the detector of frame i + 1",
+        needs=("cuda", "cupy"),
+    ),
+    Rung(
         "tensorrt_cuda", 6, sequential, replace(_HALF, engine="tensorrt", options={}),
         changes="half_cuda", reference="baseline_combined_cpu",
         about="TensorRT compiles the whole frame in half precision", needs=("cuda", "tensorrt"),
@@ -337,6 +344,12 @@ STAGE_9 = (
         changes="box_kernels_cuda", reference="baseline_combined_cpu",
         about="four frames, of one stream or of several, in one graph in half precision",
         needs=("cuda", "cupy"),
+    ),
+    Rung(
+        "grouped_graph_8_cuda", 9, grouped_on_device,
+        replace(_BOX_KERNELS, options={**_BOX_KERNELS.options, "frames": 8}),
+        changes="grouped_graph_cuda", reference="baseline_combined_cpu",
+        about="eight frames in one graph instead of four", needs=("cuda", "cupy"),
     ),
 )  # fmt: skip
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from torch import Tensor
 
 from labkit.core.trace import span
 from labkit.core.types import Detections, Frame
 from labkit.models.filter_stage import Filtered
-from labkit.models.streamed import StreamedNet
+from labkit.models.streamed import FrameRing, StagedNet, StreamedNet
 from labkit.pipelines.filter_frames import smoothed
 from labkit.pipelines.prefetch import ReadAhead
 
 AHEAD = 1
+Ring = TypeVar("Ring", bound=FrameRing)
 
 
 def threaded(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
@@ -53,8 +55,13 @@ def ring_of_streams(frames: Iterable[Frame], net: StreamedNet) -> Iterator[tuple
     yield from in_a_ring(frames, net, launch)
 
 
+def ring_of_stages(frames: Iterable[Frame], net: StagedNet) -> Iterator[tuple[Frame, Detections]]:
+    """The classifier names frame i while the detector works on frame i + 1, each on its own stream."""
+    yield from in_a_ring(frames, net, launch_stages)
+
+
 def in_a_ring(
-    frames: Iterable[Frame], net: StreamedNet, launch: Callable[[Frame, int, StreamedNet], None]
+    frames: Iterable[Frame], net: Ring, launch: Callable[[Frame, int, Ring], None]
 ) -> Iterator[tuple[Frame, Detections]]:
     """Launches frames with `launch`, hands out slots, and fetches answers in order."""
     under_way: deque[tuple[Frame, int]] = deque()
@@ -87,6 +94,22 @@ def launch(frame: Frame, slot: int, net: StreamedNet) -> None:
         net.copy_back(slot)
 
 
-def _fetched(frame: Frame, slot: int, net: StreamedNet) -> tuple[Frame, Detections]:
+def launch_stages(frame: Frame, slot: int, net: StagedNet) -> None:
+    """As `launch`, with the detector on one stream and the classifier on another."""
+    streams = net.streams
+    with streams.on("upload"), span("upload", frame):
+        net.upload(frame.image, slot)
+    streams.after("detect", "upload")
+    with streams.on("detect"), span("detect", frame):
+        net.detect(slot)
+    streams.after("name", "detect")
+    with streams.on("name"), span("classify", frame):
+        net.name(slot)
+    streams.after("back", "name")
+    with streams.on("back"), span("copy back", frame):
+        net.copy_back(slot)
+
+
+def _fetched(frame: Frame, slot: int, net: FrameRing) -> tuple[Frame, Detections]:
     with span("decode", frame):
         return frame, net.result(slot, frame.size)
