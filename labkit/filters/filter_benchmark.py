@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core import stats
-from labkit.core.errors import UsageError
+from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.types import Size
 from labkit.filters import reference
 from labkit.filters.image_filters import guided_filter
@@ -66,6 +66,7 @@ class FilterTimes:
         radius, eps: of the filter.
         versions: one per version.
         device: "cpu", or the GPU's name.
+        left_out: a sentence for each version that cannot run here.
     """
 
     size: Size
@@ -73,6 +74,7 @@ class FilterTimes:
     eps: float
     versions: tuple[VersionTimes, ...]
     device: str = "cpu"
+    left_out: tuple[str, ...] = ()
 
     def of(self, version: str) -> VersionTimes:
         """Times of a version.
@@ -133,7 +135,7 @@ class FilterTimes:
                 f"{one.version}: {one.median_ms:.{digits}f} ms, {ratio:.2f} times as fast "
                 f"({stats.format_interval(interval)}){'' if one.version == REFERENCE else apart}."
             )
-        return lines
+        return [*lines, *self.left_out]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `filters.json`."""
@@ -146,8 +148,9 @@ class FilterTimes:
         versions = tuple(VersionTimes(**{**each, "seconds": tuple(each["seconds"])}) for each in stored)
         width, height = values["size"]
         return FilterTimes(
-            (width, height), values["radius"], values["eps"], versions, values.get("device", "cpu")
-        )
+            (width, height), values["radius"], values["eps"], versions, values.get("device", "cpu"),
+            tuple(values.get("left_out", ())),
+        )  # fmt: skip
 
 
 def time_versions(
@@ -204,18 +207,23 @@ def time_gpu_versions(
     require_gpu()
     image = first_frame(source, size).image
     place = torch.from_numpy(image.copy()).cuda()
-    calls = {row: _on_device(row, image.shape, radius, eps) for row in _gpu_versions()}
-    graphs, apart = {}, {}
+    rows = [row for row in EVERY_VERSION.values() if row.filter == "guided" and row.device == "cuda"]
+    calls = {row: _on_device(row, image.shape, radius, eps) for row in rows}
+    graphs, apart, left_out = {}, {}, []
     with torch.inference_mode():
         for row, call in calls.items():
-            apart[row.short] = levels_apart(row, call(place).cpu().numpy(), image, radius, eps)
+            try:
+                apart[row.short] = levels_apart(row, call(place).cpu().numpy(), image, radius, eps)
+            except UnavailableError as error:  # a compiler of its own is not there
+                left_out.append(f"{row.short}: not timed, {error}")
+                continue
             graphs[row.short] = graph_of_calls(call, place)  # which needs the memory that `calls` holds
 
     modelled = replay_s(next(iter(graphs.values())))[1]
     seconds = _interleaved(graphs, lambda graph: replay_s(graph)[0], rounds)
     name = torch.cuda.get_device_name() + ("; times are a model, not measured" if modelled else "")
     versions = tuple(VersionTimes(short, seconds[short], apart[short]) for short in graphs)
-    return FilterTimes(size, radius, eps, versions, name)
+    return FilterTimes(size, radius, eps, versions, name, tuple(left_out))
 
 
 def _interleaved(
@@ -229,19 +237,11 @@ def _interleaved(
     return {name: tuple(each) for name, each in seconds.items()}
 
 
-def _gpu_versions() -> list[FilterVersion]:
-    """The guided filter's versions for a frame on the device: torch's, and the kernels'."""
-    rows = [row for row in EVERY_VERSION.values() if row.filter == "guided" and row.device == "cuda"]
-    return [row for row in rows if row.kernel is not None or row.short == TORCH_CUDA]
-
-
 def _on_device(
     version: FilterVersion, shape: tuple[int, int, int], radius: int, eps: float
 ) -> Callable[[Any], Any]:
     if version.kernel is None:
-        from labkit.filters.torch_filter import guided_tensor
-
-        return lambda place: guided_tensor(place, radius, eps)
+        return lambda place: version.on_tensors(place, radius, eps)
     from labkit.filters.cuda import DeviceFilter
 
     ready = DeviceFilter(version.kernel, shape, radius)

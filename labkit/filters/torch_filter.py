@@ -93,25 +93,30 @@ def edges_tensor(image: torch.Tensor) -> torch.Tensor:
 
 def guided(image: Image, radius: int, eps: float, guide: Image | None = None) -> Image:
     """`guided_tensor` on the CPU, for arrays."""
-    return _on("cpu", lambda *given: guided_tensor(given[0], radius, eps, given[1]), image, guide)
+    return on_device("cpu", lambda *given: guided_tensor(given[0], radius, eps, given[1]), image, guide)
 
 
 def guided_cuda(image: Image, radius: int, eps: float, guide: Image | None = None) -> Image:
     """`guided_tensor` on the GPU, for arrays: with an upload and a download."""
-    return _on("cuda", lambda *given: guided_tensor(given[0], radius, eps, given[1]), image, guide)
+    return on_device("cuda", lambda *given: guided_tensor(given[0], radius, eps, given[1]), image, guide)
 
 
 def edges(image: Image) -> Image:
     """`edges_tensor` on the CPU, for arrays."""
-    return _on("cpu", lambda p, _: edges_tensor(p), image, None)
+    return on_device("cpu", lambda p, _: edges_tensor(p), image, None)
 
 
 def edges_cuda(image: Image) -> Image:
     """`edges_tensor` on the GPU, for arrays: with an upload and a download."""
-    return _on("cuda", lambda p, _: edges_tensor(p), image, None)
+    return on_device("cuda", lambda p, _: edges_tensor(p), image, None)
 
 
-def _on(device: str, work: Any, image: Image, guide: Image | None) -> Image:
+def on_device(device: str, work: Any, image: Image, guide: Image | None) -> Image:
+    """`work` on arrays as tensors of a device; its result as an array.
+
+    Raises:
+        UnavailableError: torch sees no GPU.
+    """
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():

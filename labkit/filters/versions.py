@@ -50,9 +50,17 @@ class FilterVersion:
 
         Called with (image, radius, eps), and a guide where `guide`; for edges with (image).
         """
-        module, _, name = self.where.partition(":")
-        found = getattr(import_module(f"labkit.filters.{module}"), name)
+        found = self._named(self.where.partition(":")[2])
         return found if self.kernel is None else partial(found, self.kernel)
+
+    @property
+    def on_tensors(self) -> Callable[..., Any]:
+        """The same on a tensor of the GPU, for versions of the guided filter that launch no file's kernel."""
+        return self._named("guided_tensor")
+
+    def _named(self, name: str) -> Callable[..., Any]:
+        module = import_module(f"labkit.filters.{self.where.partition(':')[0]}")
+        return getattr(module, name)  # type: ignore[no-any-return]
 
 
 # To add a version: a function in a module of this room, and a row here. Its tests, the choice in
@@ -79,6 +87,12 @@ _TABLE = (
     FilterVersion(
         "guided", "torch-cuda", "cuda", "torch_filter:guided_cuda", "the same torch lines on the GPU",
         guide=True,
+    ),
+    FilterVersion(
+        "guided", "numba-cuda", "cuda", "numba_cuda:guided", "each thread reads its window, in Python's words"
+    ),
+    FilterVersion(
+        "guided", "triton", "cuda", "triton_filter:guided", "each program works on a block, guards are masks"
     ),
     FilterVersion(
         "guided", "cuda-global", "cuda", "cuda:guided", "each thread reads its window from global memory",
