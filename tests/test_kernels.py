@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -354,8 +355,33 @@ def test_the_table_is_printed_for_every_architecture(nvrtc, capsys):
     compiler.main()
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 80 for line in lines)
-    assert len(lines) == 2 + 14 * len(compiler.ARCHITECTURES)
+    assert len(lines) == 2 + 14 * len(compiler.ARCHITECTURES) + 2 * 2
     assert any(line.split()[:3] == ["guided_4_fused", "fused", "120"] for line in lines)
+
+
+def test_the_march_takes_at_most_80_instructions_per_value(nvrtc):
+    try:
+        for arch in (75, 80, 86, 89, 90):
+            made = launch_plan("guided_6_march.cu", (480, 640, 3), 4)
+            assert 40 < compiler.main_loop(made, arch) / compiler.values_per_pass(made) <= 80, arch
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+def test_instructions_of_a_loop_are_counted_back_to_its_label(nvrtc):
+    source = """extern "C" __global__ void k(float *a, int n)
+    {{ _Pragma("unroll 1") for (int i = 0; i < n; i++) {{ {} }} }}"""
+    made = launch_plan("edge_1_global.cu", (4, 4, 1))
+    try:
+        assert compiler.main_loop(made, 90) == 0 and compiler.values_per_pass(made) is None
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    counts = []
+    for n in (1, 9):
+        body = "".join(f"a[i + {j} * n] = sqrtf(a[i]);" for j in range(n))
+        loop = types.SimpleNamespace(source=source.format(body), defines={})
+        counts.append(compiler.main_loop(loop, 90))
+    assert 4 < counts[0] < 40 and counts[0] + 8 * 2 < counts[1] < 300
 
 
 def test_table_has_a_row_for_each_kernel_and_architecture(nvrtc):

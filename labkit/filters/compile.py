@@ -1,8 +1,8 @@
 """The CUDA kernels compiled by NVRTC, with no GPU and no driver: registers, memory, occupancy.
 
-Registers, shared memory and stack come from the compiler's own report, the size of the code from
-the compiled file. What follows from them by arithmetic alone, such as occupancy, is marked
-"worked out".
+Registers, shared memory and stack come from the compiler's own report, the size of the code and the
+instructions of loops from the compiled file. What follows from them by arithmetic alone, such as
+occupancy, is marked "worked out".
 
     python -m labkit.filters.compile
 
@@ -11,10 +11,15 @@ prints a table of every kernel for every architecture.
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from labkit.core.errors import UnavailableError, UsageError
@@ -46,6 +51,11 @@ _PTXAS_ENTRY = re.compile(
     re.DOTALL,
 )
 """One kernel in the report of `ptxas -v`."""
+
+_LABEL = re.compile(r"(\.L_\w+):")
+_INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s")
+_BRANCH = re.compile(r"\bBRA\b.*?`\((\.L_\w+)\)")
+"""Lines of nvdisasm."""
 
 MULTIPROCESSORS: dict[int, Multiprocessor] = {
     75: Multiprocessor(1024, 16, 64 * 1024, shared_reserved_bytes=0),
@@ -129,17 +139,7 @@ def compile_source(source: str, defines: Mapping[str, int | str], arch: int) -> 
         UsageError: it does not compile; the compiler's message is in the error.
         UnavailableError: NVRTC is not installed.
     """
-    nvrtc = _nvrtc()
-    options = (f"-arch=sm_{arch}", "--ptxas-options=-v", *nvrtc_options(defines), *CUPY_ADDS)
-    program = nvrtc.createProgram(source, "kernel.cu", (), ())
-    try:
-        nvrtc.compileProgram(program, options)
-        report, cubin = nvrtc.getProgramLog(program), bytes(nvrtc.getCUBIN(program))
-    except nvrtc.NVRTCError as error:
-        log = nvrtc.getProgramLog(program).strip()
-        raise UsageError(f"the kernel does not compile for sm_{arch}:\n{log or error}") from error
-    finally:
-        nvrtc.destroyProgram(program)
+    report, cubin = _compiled(source, defines, arch)
     from llvmlite.binding import ObjectFileRef  # comes with numba
 
     # A CUBIN is an ELF file with a section .text.<kernel> for each kernel's instructions.
@@ -153,6 +153,61 @@ def compile_source(source: str, defines: Mapping[str, int | str], arch: int) -> 
         }
         for entry in _PTXAS_ENTRY.finditer(report)
     }
+
+
+def _compiled(source: str, defines: Mapping[str, int | str], arch: int) -> tuple[str, bytes]:
+    """The compiler's report, and the CUBIN."""
+    nvrtc = _nvrtc()
+    options = (f"-arch=sm_{arch}", "--ptxas-options=-v", *nvrtc_options(defines), *CUPY_ADDS)
+    program = nvrtc.createProgram(source, "kernel.cu", (), ())
+    try:
+        nvrtc.compileProgram(program, options)
+        # CuPy takes the file for a text and leaves its last byte, a zero, out.
+        return nvrtc.getProgramLog(program), bytes(nvrtc.getCUBIN(program)) + b"\0"
+    except nvrtc.NVRTCError as error:
+        log = nvrtc.getProgramLog(program).strip()
+        raise UsageError(f"the kernel does not compile for sm_{arch}:\n{log or error}") from error
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+def main_loop(made: LaunchPlan, arch: int) -> int:
+    """Instructions of the longest loop of a plan's kernels, as the compiler wrote it.
+
+    An inner loop's instructions count once. Raises as `compile_source`, and:
+
+    Raises:
+        UnavailableError: there is no disassembler (nvdisasm, which CUDA's toolkit and Triton bring).
+    """
+    _, cubin = _compiled(made.source, made.defines, arch)
+    beside = importlib.util.find_spec("triton")
+    places = [Path(beside.origin).parent / "backends/nvidia/bin/nvdisasm"] if beside and beside.origin else []
+    program = shutil.which("nvdisasm") or next((str(place) for place in places if place.is_file()), None)
+    if program is None:
+        raise UnavailableError("counting instructions needs nvdisasm; it comes with CUDA's toolkit or triton")
+    with tempfile.TemporaryDirectory(prefix="labkit-cubin-") as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(cubin)
+        done = subprocess.run([program, "-c", file], capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        raise UnavailableError(f"{program} cannot read a kernel for sm_{arch}: {done.stderr.strip()}")
+    begins: dict[str, int] = {}
+    instructions, longest = 0, 0
+    for line in done.stdout.splitlines():
+        if label := _LABEL.match(line):
+            begins[label[1]] = instructions
+        elif _INSTRUCTION.match(line):
+            instructions += 1
+            back = _BRANCH.search(line)
+            if back and begins.get(back[1], instructions) < instructions - 1:  # behind its end a kernel spins
+                longest = max(longest, instructions - begins[back[1]])
+    return longest
+
+
+def values_per_pass(made: LaunchPlan) -> int | None:
+    """Values that a thread works out in one pass of the longest loop; None where it is less than one."""
+    columns = made.defines.get("COLUMNS")  # of a kernel that marches down them, a window's rows at a time
+    return None if columns is None else columns * (2 * made.defines["R"] + 1)
 
 
 def compile_plan(made: LaunchPlan, arch: int) -> tuple[CompiledKernel, ...]:
@@ -210,9 +265,13 @@ def _nvrtc() -> Any:
 
 
 def main() -> None:
-    """Print the table, or why there is none."""
+    """Print the table and the instructions per value, or why there are none."""
     try:
         print_text(format_table(compile_all()))
+        for made in (launch_plan(file, (480, 640, 3)) for file in PLANNERS):
+            if values := values_per_pass(made):
+                counts = ", ".join(f"{main_loop(made, a) / values:.0f} (sm_{a})" for a in ARCHITECTURES)
+                print_text(f"{made.file}, instructions per value in its loop:\n  {counts}")
     except UnavailableError as error:
         raise SystemExit(f"labkit: {error}") from error
 
