@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from labkit.core.errors import FrameError, UnavailableError, UsageError
-from labkit.filters import baseline_formula, jit, numba_bands, quality, reference
+from labkit.filters import baseline_formula, numba_bands, quality, reference
 from labkit.filters.filter_benchmark import FilterTimes
 from labkit.filters.image_filters import edge_filter, guided_filter
 from labkit.filters.torch_filter import edges_tensor, guided_tensor
@@ -152,6 +152,29 @@ def test_version_follows_a_gray_guide(runs, shape):
         expected = reference.guided(image, radius, eps, guide)
         found = guided_filter(image, radius, eps, guide=guide, version=runs.name)
         assert levels_apart(found, expected) <= 1
+
+
+SIMULATORS = {"triton": "TRITON_INTERPRET", "numba-cuda": "NUMBA_ENABLE_CUDASIM"}
+SIMULATED = """
+import sys, numpy as np
+from labkit.filters.image_filters import guided_filter
+for shape in ((9, 13, 3), (5, 2, 1)):
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    for radius, eps in ((1, 0.1), (4, 0.01)):
+        found, wanted = (guided_filter(image, radius, eps, version=v) for v in (sys.argv[1], "reference"))
+        assert np.abs(found.astype(int) - wanted).max() <= 1, (shape, radius)
+        assert (found != image).any()
+"""
+
+
+@pytest.mark.parametrize("version", SIMULATORS)
+def test_version_agrees_in_its_simulator(version):
+    pytest.importorskip(version.replace("-", "."))
+    command, environment = [sys.executable, "-c", SIMULATED, version], {SIMULATORS[version]: "1"}
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @settings(max_examples=25, deadline=None)
@@ -289,7 +312,7 @@ def test_without_a_folder_for_compiled_code_it_compiles_all_the_same(monkeypatch
     monkeypatch.setattr(numba.core.caching.FunctionCache._impl_class, "_locator_classes", [])
     with pytest.raises(RuntimeError, match="no locator"):
         numba.njit(cache=True)(lambda x: x + 1)
-    assert jit.compiled(lambda x: x + 1)(2) == 3
+    assert numba_bands.compiled(lambda x: x + 1)(2) == 3
 
 
 def test_importing_the_filters_is_light():

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.filters.jit import compiled
-from labkit.filters.numba_bands import read_only_rows
+from labkit.filters.numba_bands import compiled, read_only_rows
 
 Image = NDArray[np.uint8]
 

@@ -7,7 +7,8 @@ the compiler's table and the tests all use the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -21,6 +22,7 @@ Shape = tuple[int, int, int]
 GUIDED_MAX_RADIUS = 16
 MAX_GRID_HEIGHT = 65535
 IMAGE, OUT = "image", "out"  # names of a plan's input and output arrays
+SIZE = ("width", "height", "channels")
 NETWORK_INPUT = ("guided_5_detr.cu", "guided_7_nhwc.cu")  # files that end in a network's input
 
 
@@ -127,145 +129,92 @@ def launch_plan(file: str, shape: Shape, radius: int = 4, *, half: bool = False)
         raise UsageError(f"radius is 1 to {GUIDED_MAX_RADIUS} px, not {radius}")
     if half and file not in NETWORK_INPUT:
         raise UsageError(f"{file} writes bytes; half precision is for {' and '.join(NETWORK_INPUT)}")
-    made = PLANNERS[file](shape, radius)
+    made = PLANNERS[file](file, shape, radius)
     if not half:
         return made
     arrays = {**made.arrays, OUT: Array(made.arrays[OUT].shape, "float16")}
-    return LaunchPlan(file, shape, {**made.defines, "HALF": 1}, arrays, made.launches)
+    return replace(made, defines={**made.defines, "HALF": 1}, arrays=arrays)
 
 
-def _guided_in_two(file: str, shape: Shape, radius: int, defines: dict[str, int], block: Dim3) -> LaunchPlan:
+def _guided_in_two(file: str, shape: Shape, radius: int, block: Dim3, tile: int | None = None) -> LaunchPlan:
     grid = _tiles(shape, block[0], block[1])
-    floats, size = Array(shape, "float32"), ("width", "height", "channels")
+    floats = Array(shape, "float32")
     return LaunchPlan(
         file,
         shape,
-        {"R": radius, **defines},
+        {"R": radius, **({} if tile is None else {"TILE": tile})},
         {IMAGE: _bytes(shape), "a": floats, "b": floats, OUT: _bytes(shape)},
         (
-            Launch("coefficients", grid, block, (IMAGE, "a", "b", *size, "eps")),
-            Launch("apply", grid, block, (IMAGE, "a", "b", OUT, *size)),
+            Launch("coefficients", grid, block, (IMAGE, "a", "b", *SIZE, "eps")),
+            Launch("apply", grid, block, (IMAGE, "a", "b", OUT, *SIZE)),
         ),
     )
 
 
-def _guided_global(shape: Shape, radius: int) -> LaunchPlan:
-    return _guided_in_two("guided_1_global.cu", shape, radius, {}, (32, 8, 1))
-
-
-def _guided_shared(shape: Shape, radius: int) -> LaunchPlan:
-    return _guided_in_two("guided_2_shared.cu", shape, radius, {"TILE": 16}, (16, 16, 1))
-
-
-def _guided_separable(shape: Shape, radius: int) -> LaunchPlan:
-    tile, strip = 128, 16
-    height, width, channels = shape
-    across = -(-width // tile)
-    rows, columns = (across, height, channels), (across, -(-height // strip), channels)
-    floats, whole = Array(shape, "float32"), Array(shape, "int32")
-    size, block = ("width", "height", "channels"), (tile, 1, 1)
+def _guided_separable(file: str, shape: Shape, radius: int) -> LaunchPlan:
+    tile, strip, block = 128, 16, (128, 1, 1)
+    rows, columns = _tiles(shape, tile, 1), _tiles(shape, tile, strip)
+    between = {name: Array(shape, "int32") for name in ("sums", "squares")}
+    between |= {name: Array(shape, "float32") for name in ("a", "b", "sums_a", "sums_b")}
     return LaunchPlan(
-        "guided_3_separable.cu",
+        file,
         shape,
         {"R": radius, "TILE": tile, "STRIP": strip},
-        {
-            IMAGE: _bytes(shape),
-            "sums": whole,
-            "squares": whole,
-            "a": floats,
-            "b": floats,
-            "sums_a": floats,
-            "sums_b": floats,
-            OUT: _bytes(shape),
-        },
+        {IMAGE: _bytes(shape), **between, OUT: _bytes(shape)},
         (
-            Launch("sum_rows", rows, block, (IMAGE, "sums", "squares", *size)),
-            Launch("column_coefficients", columns, block, ("sums", "squares", "a", "b", *size, "eps")),
-            Launch("sum_coefficient_rows", rows, block, ("a", "b", "sums_a", "sums_b", *size)),
-            Launch("apply_columns", columns, block, (IMAGE, "sums_a", "sums_b", OUT, *size)),
+            Launch("sum_rows", rows, block, (IMAGE, "sums", "squares", *SIZE)),
+            Launch("column_coefficients", columns, block, ("sums", "squares", "a", "b", *SIZE, "eps")),
+            Launch("sum_coefficient_rows", rows, block, ("a", "b", "sums_a", "sums_b", *SIZE)),
+            Launch("apply_columns", columns, block, (IMAGE, "sums_a", "sums_b", OUT, *SIZE)),
         ),
     )
 
 
-def _fused(file: str, shape: Shape, radius: int, out: Array) -> LaunchPlan:
+def _fused(file: str, shape: Shape, radius: int, out: Array | None = None) -> LaunchPlan:
     tile = 32 if radius <= 8 else 24 if radius <= 12 else 16  # what 48 KB of shared memory hold
-    threads = 256
-    return LaunchPlan(
-        file,
-        shape,
-        {"R": radius, "TILE": tile, "THREADS": threads},
-        {IMAGE: _bytes(shape), OUT: out},
-        (
-            Launch(
-                "fused",
-                _tiles(shape, tile, tile),
-                (threads, 1, 1),
-                (IMAGE, OUT, "width", "height", "channels", "eps"),
-            ),
-        ),
-    )
+    defines = {"R": radius, "TILE": tile, "THREADS": 256}
+    return _in_one(file, shape, "fused", _tiles(shape, tile, tile), (256, 1, 1), defines, out)
 
 
-def _guided_fused(shape: Shape, radius: int) -> LaunchPlan:
-    return _fused("guided_4_fused.cu", shape, radius, _bytes(shape))
-
-
-def _guided_detr(shape: Shape, radius: int) -> LaunchPlan:
-    _check_rgb(shape)
-    return _fused("guided_5_detr.cu", shape, radius, Array((3, *shape[:2]), "float32"))
-
-
-def _march(file: str, shape: Shape, radius: int, out: Array) -> LaunchPlan:
+def _march(file: str, shape: Shape, radius: int, out: Array | None = None) -> LaunchPlan:
     columns, threads, strip = 2 if radius <= 7 else 1, 128, 32  # more columns have no registers beyond
     tile = threads * columns - 4 * radius
-    height, width, channels = shape
-    grid = -(-width // tile), -(-height // strip), channels
-    return LaunchPlan(
-        file,
-        shape,
-        {"R": radius, "TILE": tile, "COLUMNS": columns, "STRIP": strip},
-        {IMAGE: _bytes(shape), OUT: out},
-        (Launch("march", grid, (threads, 1, 1), (IMAGE, OUT, "width", "height", "channels", "eps")),),
-    )
+    defines = {"R": radius, "TILE": tile, "COLUMNS": columns, "STRIP": strip}
+    return _in_one(file, shape, "march", _tiles(shape, tile, strip), (threads, 1, 1), defines, out)
 
 
-def _guided_march(shape: Shape, radius: int) -> LaunchPlan:
-    return _march("guided_6_march.cu", shape, radius, _bytes(shape))
+def _edges(file: str, shape: Shape, radius: int, block: Dim3, tile: int | None = None) -> LaunchPlan:
+    defines = {} if tile is None else {"TILE": tile}
+    return _in_one(file, shape, "edges", _tiles(shape, block[0], block[1]), block, defines, eps=())
 
 
-def _guided_nhwc(shape: Shape, radius: int) -> LaunchPlan:
-    _check_rgb(shape)
-    return _march("guided_7_nhwc.cu", shape, radius, Array(shape, "float32"))
+def _in_one(
+    file: str,
+    shape: Shape,
+    kernel: str,
+    grid: Dim3,
+    block: Dim3,
+    defines: dict[str, int],
+    out: Array | None = None,
+    eps: tuple[str, ...] = ("eps",),
+) -> LaunchPlan:
+    """One launch from the image to the result, which is bytes unless `out` says otherwise."""
+    arrays = {IMAGE: _bytes(shape), OUT: out or _bytes(shape)}
+    return LaunchPlan(file, shape, defines, arrays, (Launch(kernel, grid, block, (IMAGE, OUT, *SIZE, *eps)),))
 
 
-def _check_rgb(shape: Shape) -> None:
+def _guided_detr(file: str, shape: Shape, radius: int) -> LaunchPlan:
+    return _fused(file, shape, radius, Array((3, *_rgb(shape)[:2]), "float32"))
+
+
+def _guided_nhwc(file: str, shape: Shape, radius: int) -> LaunchPlan:
+    return _march(file, shape, radius, Array(_rgb(shape), "float32"))
+
+
+def _rgb(shape: Shape) -> Shape:
     if shape[2] != 3:
         raise UsageError(f"the detector's input has 3 channels, RGB; this image has {shape[2]}")
-
-
-def _edges(file: str, shape: Shape, defines: dict[str, int], block: Dim3) -> LaunchPlan:
-    return LaunchPlan(
-        file,
-        shape,
-        defines,
-        {IMAGE: _bytes(shape), OUT: _bytes(shape)},
-        (
-            Launch(
-                "edges",
-                _tiles(shape, block[0], block[1]),
-                block,
-                (IMAGE, OUT, "width", "height", "channels"),
-            ),
-        ),
-    )
-
-
-def _edge_global(shape: Shape, radius: int) -> LaunchPlan:
-    return _edges("edge_1_global.cu", shape, {}, (32, 8, 1))
-
-
-def _edge_shared(shape: Shape, radius: int) -> LaunchPlan:
-    return _edges("edge_2_shared.cu", shape, {"TILE": 16}, (16, 16, 1))
+    return shape
 
 
 def _tiles(shape: Shape, tile_width: int, tile_height: int) -> Dim3:
@@ -277,14 +226,14 @@ def _bytes(shape: Shape) -> Array:
     return Array(shape, "uint8")
 
 
-PLANNERS: dict[str, Callable[[Shape, int], LaunchPlan]] = {
-    "guided_1_global.cu": _guided_global,
-    "guided_2_shared.cu": _guided_shared,
+PLANNERS: dict[str, Callable[[str, Shape, int], LaunchPlan]] = {
+    "guided_1_global.cu": partial(_guided_in_two, block=(32, 8, 1)),
+    "guided_2_shared.cu": partial(_guided_in_two, block=(16, 16, 1), tile=16),
     "guided_3_separable.cu": _guided_separable,
-    "guided_4_fused.cu": _guided_fused,
+    "guided_4_fused.cu": _fused,
     "guided_5_detr.cu": _guided_detr,
-    "guided_6_march.cu": _guided_march,
+    "guided_6_march.cu": _march,
     "guided_7_nhwc.cu": _guided_nhwc,
-    "edge_1_global.cu": _edge_global,
-    "edge_2_shared.cu": _edge_shared,
+    "edge_1_global.cu": partial(_edges, block=(32, 8, 1)),
+    "edge_2_shared.cu": partial(_edges, block=(16, 16, 1), tile=16),
 }

@@ -1,4 +1,4 @@
-"""Bands of rows, filtered in parallel by a thread pool.
+"""Numba's options for the CPU versions, and bands of rows filtered in parallel by a thread pool.
 
 The threads are this module's own, and wait without spinning: OpenMP's, which numba would use,
 spin between calls and take the cores that torch's threads need next.
@@ -10,11 +10,30 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.threads import available_cores
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function with numba on its first call and cache the code on disk.
+
+    It releases the GIL, and divides as hardware does. Where no folder for the code can be written
+    (a read-only installation without a home), each process compiles for itself.
+    """
+    options: dict[str, Any] = {
+        "nogil": True,
+        "fastmath": {"contract", "nsz", "arcp"},  # no reordering: NaN and the order of sums stay
+        "error_model": "numpy",
+    }
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # "no locator available": numba found no folder it may write to
+        return numba.njit(**options)(function)
 
 
 def band_limits(height: int) -> NDArray[np.int64]:

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.filters.jit import compiled
-from labkit.filters.numba_bands import band_limits, read_only_rows, run_bands
+from labkit.filters.numba_bands import band_limits, compiled, read_only_rows, run_bands
 from labkit.filters.reference import window_counts
 
 Image = NDArray[np.uint8]
