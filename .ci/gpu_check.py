@@ -247,20 +247,27 @@ def profile(scale: Scale, note: Note, noted: dict[str, Any]) -> None:
 
 
 def tests(scale: Scale, note: Note, noted: dict[str, Any]) -> None:
-    """Tests that need a GPU."""
-    files = [f"tests/test_{name}.py" for name in ("gpu", "kernels", "filters")]
-    which = ["-m", "gpu", "-k", "not compiled_cuda and not ahead_cuda and not tensorrt_cuda"]
-    if scale is FAKE:
-        files, which = files[:1], ["-k", "sentences or given_the_right_filter or at_most_one and fake_gpu"]
-    has = {name: importlib.util.find_spec(name) is not None for name in ("xdist", "pytest_timeout")}
-    options = ["-n", "4"] if has["xdist"] and scale is REAL else []
-    options += ["--timeout", "120"] if has["pytest_timeout"] else []
-    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=-ra --strict-markers", "-p",
-               "no:cacheprovider", *options, *which, *files]  # fmt: skip
+    """All tests that need a GPU, in whatever file they are."""
+    command = pytest_command(scale, {name for name in PLUGINS if importlib.util.find_spec(name) is not None})
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     print(done.stdout, done.stderr)
     note("exit code", done.returncode)
     note("end", (done.stdout.strip() or done.stderr.strip()).splitlines()[-25:])
+
+
+PLUGINS = ("xdist", "pytest_timeout")
+
+
+def pytest_command(scale: Scale, plugins: set[str]) -> list[str]:
+    """The command line of pytest; a file that lacks a package stops no other."""
+    which = ["tests", "-m", "gpu", "--continue-on-collection-errors",
+             "-k", "not compiled_cuda and not ahead_cuda and not tensorrt_cuda"]  # fmt: skip
+    if scale is FAKE:
+        which = ["tests/test_gpu.py", "-k", "sentences or given_the_right_filter or at_most_one and fake_gpu"]
+    options = ["-n", "4"] if "xdist" in plugins and scale is REAL else []
+    options += ["--timeout", "120"] if "pytest_timeout" in plugins else []
+    return [sys.executable, "-m", "pytest", "-q", "-o", "addopts=-ra --strict-markers", "-p",
+            "no:cacheprovider", *options, *which]  # fmt: skip
 
 
 def bench(scale: Scale, note: Note, noted: dict[str, Any]) -> None:

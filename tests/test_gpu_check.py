@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import time
@@ -53,6 +54,16 @@ def test_the_limits_are_those_of_two_calls(check):
     assert sum(check.FIRST.values()) <= 545
     assert sum(check.SECOND.values()) + check.EXPORT_S <= 550
     assert list(check.LIMITS_S) == list(check.STEPS)
+
+
+def test_every_test_that_needs_a_gpu_is_run(check):
+    """Those that skip without one say so by their mark, and the step takes the mark from every file."""
+    command = check.pytest_command(check.REAL, set())
+    assert command[command.index("-m", 3) + 1] == "gpu" and "tests" in command
+    for file in SCRIPT.parents[1].glob("tests/**/test_*.py"):
+        text = file.read_text()
+        if re.search(r"if not torch\.cuda\.is_available\(\):\n\s+pytest\.skip", text):
+            assert "pytest.mark.gpu" in text, file
 
 
 def test_a_step_that_hangs_ends_with_all_that_it_started(check, tmp_path):
