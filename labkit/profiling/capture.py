@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -122,10 +122,6 @@ class Capture:
         starts = [r.start_ns for r in self.ranges if r.name == self.ranges[0].name]
         last = max(r.stop_ns for r in self.ranges)
         return starts[0], starts[n] if n < len(starts) else last
-
-    def with_notes(self, *notes: str) -> Capture:
-        """The same with more to know."""
-        return replace(self, notes=(*self.notes, *notes))
 
 
 def inside(range_: Range, at_ns: int | None, thread: int | None) -> bool:

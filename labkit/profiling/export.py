@@ -9,6 +9,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -92,7 +93,7 @@ def _read(export: _Export, path: Path) -> Capture:
     return Capture(
         profiler=f"nsys {export.version()}",
         ranges=tuple(sorted((_moved(r, began) for r in ranges), key=lambda r: (r.start_ns, -r.stop_ns))),
-        gpu=tuple(_moved_work(w, began) for w in gpu),
+        gpu=tuple(_moved(w, began) for w in gpu),
         waits=tuple(_moved(w, began) for w in waits),
         file=path,
         notes=(GRAPHS_AS_A_WHOLE,) if any(export.rows(_GRAPH_TABLE)) else (),
@@ -152,12 +153,9 @@ def _gpu_work(export: _Export, launches: dict[tuple[int, int], tuple[int, int]])
             process = only if of is None else of & ~_THREAD_BITS
             launched = launches.get((process, row["correlationId"]), (None, None))
             graph = table == _GRAPH_TABLE
-            name = _graph_name(row) if graph else _work_name(export, directions, kind, row)
+            whole = f"CUDA graph {row['graphId']}, as a whole" if graph else None
+            name = whole or _work_name(export, directions, kind, row)
             yield GpuWork(kind, name, row["start"], row["end"], row["streamId"], *launched)
-
-
-def _graph_name(row: sqlite3.Row) -> str:
-    return f"CUDA graph {row['graphId']}, as a whole"
 
 
 def _work_name(export: _Export, directions: dict[int, str], kind: str, row: Any) -> str:
@@ -169,13 +167,8 @@ def _work_name(export: _Export, directions: dict[int, str], kind: str, row: Any)
     return f"{directions.get(row['copyKind'], 'copy')}, {row['bytes']} bytes"
 
 
-def _moved(range_: Range, began_ns: int) -> Range:
-    return Range(range_.name, range_.start_ns - began_ns, range_.stop_ns - began_ns, range_.thread)
-
-
-def _moved_work(work: GpuWork, began_ns: int) -> GpuWork:
-    launched = None if work.launched_ns is None else work.launched_ns - began_ns
-    return GpuWork(
-        work.kind, work.name, work.start_ns - began_ns, work.stop_ns - began_ns, work.stream, launched,
-        work.thread,
-    )  # fmt: skip
+def _moved(work: Any, began_ns: int) -> Any:
+    """A range or GPU work with its times counted from another moment."""
+    known = getattr(work, "launched_ns", None) is not None
+    launched = {"launched_ns": work.launched_ns - began_ns} if known else {}
+    return replace(work, start_ns=work.start_ns - began_ns, stop_ns=work.stop_ns - began_ns, **launched)

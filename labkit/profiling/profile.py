@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 from labkit.profiling.capture import Capture
 from labkit.profiling.perfetto import PerfettoTrace, perfetto_trace
@@ -54,31 +55,16 @@ class Profile:
         return [*lines, f"{reads}. Without a GPU nothing waits for them; on one, each is a wait."]
 
     def _repr_html_(self) -> str:
-        parts = ["<br>".join(_escaped(line) for line in self.words())]
+        shown: Any = {"index": False, "na_rep": "", "border": 0}
+        parts = ["<br>".join(map(escape, self.words()))]
         if self.capture.ranges:
-            parts += [_html(self.table()), self.timeline()._repr_html_()]
+            parts += [self.table().round(2).to_html(**shown), self.timeline()._repr_html_()]
         if self.capture.reads:
-            parts += ["<b>Lines that make the host read a tensor</b>", _html(self.reads())]
+            reads = self.reads().round(2).to_html(**shown)
+            parts += ["<b>Lines that make the host read a tensor</b>", reads]
         return "\n".join(parts)
 
     def __repr__(self) -> str:
-        parts = [*self.words()]
-        if self.capture.ranges:
-            parts.append(_text(self.table()))
-        if self.capture.reads:
-            parts.append(_text(self.reads()))
-        return "\n".join(parts)
-
-
-def _html(table: pd.DataFrame) -> str:
-    return table.round(2).to_html(index=False, na_rep="", border=0)
-
-
-def _text(table: pd.DataFrame) -> str:
-    return table.round(2).to_string(index=False, na_rep="-")
-
-
-def _escaped(text: str) -> str:
-    from html import escape
-
-    return escape(text)
+        tables = [self.table()] if self.capture.ranges else []
+        tables += [self.reads()] if self.capture.reads else []
+        return "\n".join([*self.words(), *(t.round(2).to_string(index=False, na_rep="-") for t in tables)])

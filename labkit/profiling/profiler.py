@@ -13,11 +13,11 @@ from pathlib import Path
 
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.files import results_folder
-from labkit.core.trace import SpanRecord, recording
+from labkit.core.trace import recording
 from labkit.profiling import nsys
 from labkit.profiling.capture import ANCHOR, ANCHOR_DOMAIN, Capture, Range, Read
 from labkit.profiling.export import read_export
-from labkit.profiling.reads import Reads, noting_reads
+from labkit.profiling.reads import noting_reads
 from labkit.profiling.torch_trace import read_trace, torch_profiled
 
 ENGINES = ("auto", "nsys", "torch")
@@ -62,10 +62,10 @@ def marking() -> Iterator[Marked]:
     with noting_reads() as reads, recording() as record, _anchor():
         marked.began_ns = time.perf_counter_ns()
         yield marked
-    marked.ranges = tuple(
-        sorted((_range(s, marked.began_ns) for s in record.spans()), key=lambda r: (r.start_ns, -r.stop_ns))
-    )
-    marked.reads = _known(reads, marked.began_ns)
+    began = marked.began_ns
+    ranges = [Range(span.name, span.start_ns - began, span.stop_ns - began) for span in record.spans()]
+    marked.ranges = tuple(sorted(ranges, key=lambda r: (r.start_ns, -r.stop_ns)))
+    marked.reads = tuple(read for read in reads.since(began) if read.at_ns >= 0)
 
 
 @contextmanager
@@ -114,13 +114,14 @@ def nsys_capture(found: nsys.Nsys, stem: Path, marked: Marked) -> Capture:
     if not export.is_file():
         why = nsys.invisible(found.version) or "see whether nsys said why; --engine torch needs no nsys"
         raise UnavailableError(f"{found.name} wrote no report: {why}")
-    capture = replace(read_export(export), reads=marked.reads, file=_report_of(stem))
+    report = stem.with_suffix(".nsys-rep")
+    file = report if report.is_file() else export
+    capture = replace(read_export(export), reads=marked.reads, file=file)
     missing = nsys.lost(marked.counts(), capture.counts(), found.version)
     if missing is None:
         return capture
-    return replace(capture, ranges=marked.ranges).with_notes(
-        missing, "the ranges shown are those that labkit noted itself"
-    )
+    notes = (*capture.notes, missing, "the ranges shown are those that labkit noted itself")
+    return replace(capture, ranges=marked.ranges, notes=notes)
 
 
 def report_stem(name: str) -> Path:
@@ -168,11 +169,6 @@ def _under_nsys(found: nsys.Nsys, stem: Path, watched: Watched) -> Iterator[None
     watched.capture = nsys_capture(found, stem, marked)
 
 
-def _report_of(stem: Path) -> Path:
-    report = stem.with_suffix(".nsys-rep")
-    return report if report.is_file() else stem.with_suffix(".sqlite")
-
-
 @contextmanager
 def _anchor() -> Iterator[None]:
     try:
@@ -185,11 +181,3 @@ def _anchor() -> Iterator[None]:
         yield
     finally:
         nvtx.pop_range(domain=ANCHOR_DOMAIN)
-
-
-def _range(span: SpanRecord, began_ns: int) -> Range:
-    return Range(span.name, span.start_ns - began_ns, span.stop_ns - began_ns)
-
-
-def _known(reads: Reads, began_ns: int) -> tuple[Read, ...]:
-    return tuple(r for r in reads.since(began_ns) if r.at_ns >= 0)

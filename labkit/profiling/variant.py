@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from labkit.core.errors import SourceError, UnavailableError, UsageError
 from labkit.core.files import write_atomic
@@ -49,16 +51,14 @@ class ProfileTarget:
 
     def command(self, notes: Path) -> list[str]:
         """The command line that runs the job alone, for a profiler to watch."""
-        w = self.workload
-        return [
-            sys.executable, "-m", "labkit.profiling", self.rung, "--frames", str(self.frames),
-            "--source", self.source, "--size", f"{w.size[0]}x{w.size[1]}", "--objects", str(w.objects),
-            "--fit", w.fit, "--model-set", w.model_set, "--weights", w.weights, "--seed", str(w.seed),
-            "--open-timeout", str(self.timeouts_s[0]), "--read-timeout", str(self.timeouts_s[1]),
-            "--notes", str(notes),
-            *(["--detector", w.detector] if w.detector else []),
-            *(["--classifier", w.classifier] if w.classifier else []),
-        ]  # fmt: skip
+        return [sys.executable, "-m", "labkit.profiling", json.dumps(asdict(self)), str(notes)]
+
+    @staticmethod
+    def from_json(text: str) -> ProfileTarget:
+        """The job of a command line."""
+        given = json.loads(text)
+        workload = Workload(**{**given["workload"], "size": tuple(given["workload"]["size"])})
+        return ProfileTarget(**{**given, "workload": workload, "timeouts_s": tuple(given["timeouts_s"])})
 
 
 def profile(
@@ -95,16 +95,8 @@ def profile(
         UsageError: there is no such rung or engine.
         UnavailableError: the rung needs what this machine lacks, or nsys was asked for and failed.
     """
-    workload = Workload(
-        model_set,  # type: ignore[arg-type]
-        weights,  # type: ignore[arg-type]
-        size,
-        objects,
-        seed=seed,
-        fit=fit,
-        detector=detector,
-        classifier=classifier,
-    )
+    models: Any = {"model_set": model_set, "weights": weights, "detector": detector, "classifier": classifier}
+    workload = Workload(**models, size=size, objects=objects, seed=seed, fit=fit)
     timeouts_s = (open_timeout_s, read_timeout_s)
     target = ProfileTarget(as_rung(rung).name, workload, source, frames, timeouts_s)
     return Profile(profile_rung(target, engine))
@@ -141,16 +133,8 @@ def pipeline(
         >>> [len(found.xyxy) <= 5 for frame, found in loop()]
         [True]
     """
-    workload = Workload(
-        model_set,  # type: ignore[arg-type]
-        weights,  # type: ignore[arg-type]
-        size,
-        objects,
-        seed=seed,
-        fit=fit,
-        detector=detector,
-        classifier=classifier,
-    )
+    models: Any = {"model_set": model_set, "weights": weights, "detector": detector, "classifier": classifier}
+    workload = Workload(**models, size=size, objects=objects, seed=seed, fit=fit)
     chosen, prepared, kept = ready(ProfileTarget(as_rung(rung).name, workload, source, frames))
     return lambda: chosen.run(kept, prepared.net)
 
@@ -212,20 +196,9 @@ def read_frames(
     source: str, workload: Workload, n: int, timeouts_s: tuple[float, float] = (5.0, 2.0)
 ) -> list[Frame]:
     """The first `n` frames of a source; fewer from a short recording."""
-    frames: list[Frame] = []
-    open_s, read_s = timeouts_s
-    with open_source(
-        source,
-        workload.size,
-        fit=workload.fit,
-        seed=workload.seed,
-        open_timeout_s=open_s,
-        read_timeout_s=read_s,
-    ) as stream:
-        for frame in stream:
-            frames.append(frame)
-            if len(frames) == n:
-                break
+    how: Any = dict(zip(("open_timeout_s", "read_timeout_s"), timeouts_s, strict=True))
+    with open_source(source, workload.size, fit=workload.fit, seed=workload.seed, **how) as stream:
+        frames = list(islice(stream, n))
     if not frames:
         raise SourceError(f"{redact(source)} gave no frame")
     return frames
