@@ -177,6 +177,22 @@ def test_version_agrees_in_its_simulator(version):
     assert done.returncode == 0, done.stderr
 
 
+def test_tritons_kernels_compile_for_a_gpu_with_none(tmp_path, monkeypatch):
+    triton = pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from labkit.filters.triton_filter import BLOCK, apply, coefficients
+
+    types = {"image": "*u8", "a": "*fp32", "b": "*fp32", "height": "i32", "width": "i32", "channels": "i32"}
+    constants = {"radius": 4, **BLOCK}
+    for kernel, more in ((coefficients, {"eps": "fp32"}), (apply, {"out": "*u8"})):
+        names = {**types, **more, **dict.fromkeys(constants, "constexpr")}
+        source = ASTSource(kernel, {name: names[name] for name in kernel.arg_names}, constants)
+        assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     image=hnp.arrays(
