@@ -110,14 +110,15 @@ class CudaGraphEngine:
                 "CUDA graph cannot hold: take a rung without one, such as half_cuda"
             )
         torch.cuda.current_stream().wait_stream(self._stream)
+        kept = [v.clone() if isinstance(v, Tensor) else v for v in passes[-1]]  # of the caller's stream
         graph = torch.cuda.CUDAGraph()
         # What other threads ask of the GPU meanwhile, as in a notebook, is no business of the capture.
         capture = torch.cuda.graph(
             graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
         )
         with torch.inference_mode(), capture:
-            out, uploaded = self._pass(static_in, passes[-1])
-        self._uploaded.append(uploaded)
+            out, _ = self._pass(static_in, kept)
+        self._uploaded.append(kept)
         return graph, static_in, out if isinstance(out, tuple) else (out,)
 
     def _pass(self, x: Tensor, repeated: list[Any] | None = None) -> tuple[Any, list[Any]]:
