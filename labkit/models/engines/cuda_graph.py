@@ -110,7 +110,8 @@ class CudaGraphEngine:
                 "CUDA graph cannot hold: take a rung without one, such as half_cuda"
             )
         torch.cuda.current_stream().wait_stream(self._stream)
-        kept = [v.clone() if isinstance(v, Tensor) else v for v in passes[-1]]  # of the caller's stream
+        kept = [v.clone() if isinstance(v, Tensor) else v for v in passes[-1]]
+        torch.cuda.synchronize()  # what the warm-up made may be freed, and a capture begins with it anyway
         graph = torch.cuda.CUDAGraph()
         # What other threads ask of the GPU meanwhile, as in a notebook, is no business of the capture.
         capture = torch.cuda.graph(
