@@ -5,7 +5,6 @@ import time
 import numpy as np
 
 from labkit.core.types import Detections, Preparation, Rung
-from labkit.fleet.stream_recorder import Recorder
 
 
 def mean_colour(frames, net):
@@ -50,24 +49,6 @@ def open_nothing(rung, workload):
 
 def open_slow(rung, workload):
     return 0.05, {"weights": "none"}
-
-
-class SlowRecorder(Recorder):
-    """Takes a quarter of a second for each result of the film "slow.avi"."""
-
-    def append(self, results):
-        if self._shown.endswith("slow.avi"):
-            time.sleep(0.25 * len(results))
-        return super().append(results)
-
-
-class StuckRecorder(Recorder):
-    """Blocks at the first result of the film "stuck.avi"."""
-
-    def append(self, results):
-        if self._shown.endswith("stuck.avi"):
-            time.sleep(3600)
-        return super().append(results)
 
 
 CHEAP = Rung("cheap", 9, mean_colour, Preparation("classify"), None, "cheap", "no network")

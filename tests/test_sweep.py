@@ -31,8 +31,8 @@ from labkit.fleet.cluster import Node, cluster, measuring_nodes, nodes  # noqa: 
 from labkit.fleet.guards import defer_interrupt  # noqa: E402
 from labkit.fleet.sweep import run_sweep as sweep_module  # noqa: E402
 from labkit.fleet.sweep.grid import Grid  # noqa: E402
+from labkit.fleet.sweep.point import SweepProgress  # noqa: E402
 from labkit.fleet.sweep.run_sweep import sweep, unused_name  # noqa: E402
-from labkit.fleet.sweep.sweep_progress import SweepProgress  # noqa: E402
 from labkit.results.store import Store  # noqa: E402
 from labkit.results.sweeps import keep_point, sweep_points  # noqa: E402
 

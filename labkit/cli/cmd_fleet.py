@@ -24,7 +24,7 @@ from labkit.cli.options import (
     WeightsOption,
     parse_size,
 )
-from labkit.core.errors import EXIT_INTERRUPTED, SourceError, UsageError
+from labkit.core.errors import EXIT_INTERRUPTED, ResultsError, SourceError, UsageError
 from labkit.core.terminal import printable
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def fleet(
         raise typer.Exit(EXIT_INTERRUPTED)
     if all(state.failed for state in summary.streams):
         raise SourceError("every stream failed; the lines above say why")
+    if summary.unsaved:
+        raise ResultsError("not all detections could be saved; the lines above say why")
 
 
 def _run(plan: Any, address: str | None) -> tuple[Summary, bool]:
@@ -177,6 +179,7 @@ def describe(summary: Summary) -> list[str]:
     restarts = sum(state.restarts for state in summary.streams)
     if restarts:
         lines.append(f"readers or engines were restarted {restarts} times")
+    lines += [f"not saved: {text}" for text in summary.unsaved]
     if summary.folder is not None:
         lines.append(f"detections: {summary.folder} ({sum(s.parts for s in summary.streams)} parts)")
     return lines
@@ -228,6 +231,8 @@ def batch_command(
         print_lines(_describe_batch(done, out))
     if done.faults and not done.frames:
         raise SourceError("no video could be processed; the lines above say why")
+    if done.unsaved:
+        raise ResultsError("not all detections could be saved; once they can be, the same command resumes")
 
 
 def _process(settings: Any, address: str | None) -> Any:
@@ -248,7 +253,7 @@ def _process(settings: Any, address: str | None) -> Any:
         done = process(
             settings, work, lambda share, text: bar.update(task, completed=share, description=text)
         )
-    for fault in (*done.faults, *done.notes):
+    for fault in (*done.faults, *done.unsaved, *done.notes):
         print_lines([fault], console=err, style="yellow")
     return done
 
@@ -310,6 +315,7 @@ def _to_json(summary: Summary) -> dict[str, Any]:
         "fps": summary.fps,
         "counts": asdict(summary.counts),
         "folder": None if summary.folder is None else str(summary.folder),
+        "unsaved": summary.unsaved,
     }
 
 

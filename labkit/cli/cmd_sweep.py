@@ -26,7 +26,7 @@ from labkit.cli.options import (
 )
 from labkit.core.errors import EXIT_INTERRUPTED, ResultsError, UnavailableError, UsageError
 from labkit.core.terminal import printable
-from labkit.fleet.sweep.sweep_progress import SweepProgress
+from labkit.fleet.sweep.point import SweepProgress
 
 if TYPE_CHECKING:
     from labkit.fleet.sweep.grid import Grid

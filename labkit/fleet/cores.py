@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
-from pathlib import Path
 
 from labkit.core.errors import UnavailableError
 from labkit.core.threads import PASSIVE_WAIT
@@ -13,7 +11,7 @@ from labkit.core.types import Rung
 from labkit.fleet.cluster import nodes
 
 NICENESS = 10
-"""Of readers and recorders: the networks get the cores first, and leave time enough between passes."""
+"""Of readers: the networks get the cores first, and leave time enough between passes."""
 
 
 def check_capacity(rung: Rung, engines: int) -> None:
@@ -47,25 +45,6 @@ def lower_priority(niceness: int) -> None:
     """Add to the niceness of this thread (on Linux; elsewhere of the whole process)."""
     if hasattr(os, "nice"):
         os.nice(niceness)
-
-
-def lower_process_priority(niceness: int) -> None:
-    """Add to the niceness of all threads of this process and of those that they will start."""
-    threads = Path("/proc/self/task")
-    if not threads.is_dir():
-        lower_priority(niceness)
-        return
-    for thread in threads.iterdir():
-        with suppress(OSError):  # it has ended meanwhile
-            now = os.getpriority(os.PRIO_PROCESS, int(thread.name))
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), min(19, now + niceness))
-
-
-def use_one_opencv_thread() -> None:
-    """Decode with one OpenCV thread in this process; several would compete with the networks."""
-    import cv2
-
-    cv2.setNumThreads(1)
 
 
 def set_threads(threads: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from labkit.core.errors import UsageError
 from labkit.core.types import Rung, Workload
-from labkit.fleet.stream_recorder import PERIOD_S, Recorder
+from labkit.fleet.stream_recorder import PERIOD_S
 from labkit.fleet.streams import Counts, Stream, StreamState
 from labkit.sources.openers import absolute_spec
 from labkit.sources.spec import redact
@@ -38,7 +38,6 @@ class Plan:
         restarts: of an actor that dies.
         open_net: prepares the networks; None prepares the rung's own.
         timeouts_s: longest waits for a camera to open, and for a frame of it.
-        recorder: class of the recorders.
 
     Raises:
         UsageError: a value is out of range.
@@ -56,7 +55,6 @@ class Plan:
     restarts: int = RESTARTS
     open_net: OpenNetworks | None = None
     timeouts_s: tuple[float, float] = (5.0, 2.0)
-    recorder: type = Recorder
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -88,11 +86,19 @@ class Summary:
         streams: their last states.
         seconds: from the first frame request to the end.
         folder: of the parts; None if none were kept.
+        no_folder: why there is no folder although one was asked for.
     """
 
     streams: tuple[StreamState, ...]
     seconds: float
     folder: Path | None
+    no_folder: str = ""
+
+    @property
+    def unsaved(self) -> list[str]:
+        """Sentences on results that could not be saved."""
+        lost = [f"{s.unsaved} results of {s.shown}: {s.note}" for s in self.streams if s.unsaved]
+        return [self.no_folder, *lost] if self.no_folder else lost
 
     @property
     def counts(self) -> Counts:

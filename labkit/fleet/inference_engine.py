@@ -1,8 +1,7 @@
 """Inference on the newest frames of several streams, in groups, as an actor.
 
-One engine runs per GPU or share of cores. It has no queue of frames: what it requested from readers
-and what recorders have not yet confirmed are Ray's futures. A stream whose recorder is behind gets no
-requests, so only its own frames are dropped.
+One engine runs per GPU or share of cores. It has no queue of frames: what it requested from readers are
+Ray's futures. Its messages wait to be fetched; while too many do, it requests no frames.
 """
 
 from __future__ import annotations
@@ -12,23 +11,24 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ray
 
-from labkit.core.errors import LabError
+from labkit.core.errors import LabError, first_line
 from labkit.core.types import Frame, Rung, Workload
 from labkit.fleet.cores import set_threads
 from labkit.fleet.fleet_plan import OpenNetworks
-from labkit.fleet.request_queue import RequestQueue, describe_failure, failed_end
-from labkit.fleet.shared_actors import StreamHandle
-from labkit.fleet.streams import CapturedFrame, EndOfStream, FrameResult, NoFrame
+from labkit.fleet.stream_reader import StreamHandle
+from labkit.fleet.streams import CapturedFrame, EndOfRun, EndOfStream, FrameResult, NoFrame
 
-MAX_UNCONFIRMED = 2
-"""Batches and frames of a stream that may be under way when another frame is requested."""
+MAX_IN_FLIGHT = 2
+"""Frames of a stream that may be under way when another one is requested."""
 MAX_FAILURES = 3
 """Failures of the rung in a row after which the engine gives up."""
+MAX_MESSAGES = 4096
 REPLY_S = 0.01
 """A reader that has a frame replies within this."""
 PREFETCH_S = 0.05
@@ -36,9 +36,15 @@ PREFETCH_S = 0.05
 BATCH_S = 0.1
 """Results of this long travel together, since each message costs CPU time."""
 IDLE_S = 0.5
-CLOSE_S = 10.0
+PATIENCE_S = 1.0
+"""Longest wait for a message until the reply is empty."""
+PASS_S = 300.0
+"""Longest time without a result while frames are in the networks."""
 DRAIN_S = 3.0
 """Longest wait for requested frames once a reader is lost; those that come later have failed."""
+
+Message = tuple[int, FrameResult | EndOfStream | str] | EndOfRun
+"""The position of a stream with a result, its end, or its current problem; or the end of a run."""
 
 
 def open_networks(rung: Rung, workload: Workload) -> tuple[Any, dict[str, Any]]:
@@ -51,8 +57,33 @@ def open_networks(rung: Rung, workload: Workload) -> tuple[Any, dict[str, Any]]:
     return prepared.net, prepared.settings
 
 
+@dataclass(eq=False)
+class _Stream:
+    """A stream as its engine sees it.
+
+    Attributes:
+        reader: of the stream.
+        after: index of the last frame that was taken.
+        began_unix_s: when the stream began; None if not known yet.
+        requested: sequence number of the last frame request; the smallest has waited longest.
+        in_flight: frames taken whose results are not there yet.
+        end: how the stream ended; None while it runs.
+        closed: True once its end is among the messages.
+    """
+
+    reader: StreamHandle
+    after: int
+    began_unix_s: float | None
+    requested: int = 0
+    in_flight: int = 0
+    end: EndOfStream | None = None
+    closed: bool = False
+
+
 class Engine:
     """Runs a rung on the frames of several streams.
+
+    Start it with a concurrency group "messages" of one thread.
 
     Args:
         rung: schedule and preparation. One with the option "frames" processes so many at once.
@@ -78,12 +109,14 @@ class Engine:
         self._id = uuid.uuid4().hex[:12]
         self._net: Any = None
         self._facts: dict[str, Any] | None = None
-        self._queues: list[RequestQueue] = []
+        self._streams: list[_Stream] = []
         self._lost: dict[int, str] = {}  # position of each stream that lost its reader -> why
         self._lost_s = 0.0  # time of the first loss
-        self._lock = threading.Lock()  # a schedule may read its frames in a thread of its own
-        self._requests: dict[Any, RequestQueue] = {}  # futures of frames, the oldest first
-        self._in_flight: dict[int, tuple[RequestQueue, CapturedFrame]] = {}  # by index in the schedule
+        self._changed = threading.Condition()  # a schedule may read its frames in a thread of its own
+        self._messages: list[Message] = []
+        self._requests: dict[Any, _Stream] = {}  # futures of frames, the oldest first
+        self._in_flight: dict[int, tuple[_Stream, CapturedFrame]] = {}  # by index in the schedule
+        self._progress_s = 0.0  # when frames went into the networks, or a result came out
         self._n_requested = self._n_frames = 0
         self._pass_s = 0.0  # duration of the last group's pass through the networks
 
@@ -101,48 +134,60 @@ class Engine:
             self._facts = facts
         return self._facts
 
-    def run(self, streams: Sequence[tuple[StreamHandle, StreamHandle]]) -> dict[int, str]:
-        """Process frames until every stream is over, or readers are lost that Ray does not restart.
+    def run(self, streams: Sequence[tuple[StreamHandle, int, float | None]]) -> None:
+        """Process frames until every stream is over, the rung fails, or readers are lost for good.
 
         Args:
-            streams: the reader and the recorder of each.
+            streams: of each the reader, the index of the last frame that is accounted for (-1 for none),
+                and when it began, if that is known.
+        """
+        try:
+            self.ready()  # in an engine that takes the place of another
+            self._streams = [_Stream(*stream) for stream in streams]
+            self._requests, self._lost = {}, {}  # frames of an earlier run's requests count as failed
+            self._process()
+        except Exception as error:  # whatever a network raises
+            what = f"{self._rung.name} failed: {type(error).__name__}: {error}"
+            self._post(EndOfRun({}, str(error) if isinstance(error, LabError) else what))
+        else:
+            self._post(EndOfRun(self._lost))
 
-        Returns:
-            Position of each stream whose reader is lost -> why; their accounts are still open.
+    def messages(self) -> list[Message]:
+        """What is new, once there is something; empty after a while without.
 
         Raises:
-            LabError: the rung failed several times in a row.
+            LabError: the networks hang.
         """
-        self.ready()  # again, where Ray has restarted the engine
-        unconfirmed = {queue.recorder: queue.unconfirmed for queue in self._queues}
-        self._queues = [
-            RequestQueue(
-                reader, recorder, recorder.call("checkpoint"), unconfirmed=unconfirmed.get(recorder, [])
-            )
-            for reader, recorder in streams
-        ]
-        self._requests, self._lost = {}, {}  # frames of an earlier run's requests count as failed
+        with self._changed:
+            if self._in_flight and time.perf_counter() > self._progress_s + PASS_S:
+                raise LabError(f"{self._rung.name} gave no result for {PASS_S:g} s")
+            if not self._changed.wait_for(lambda: self._messages, PATIENCE_S):
+                return []
+        time.sleep(BATCH_S)
+        with self._changed:
+            new, self._messages = self._messages, []
+            self._changed.notify_all()
+        return new
+
+    def _post(self, message: Message) -> None:
+        with self._changed:
+            self._messages.append(message)
+            self._changed.notify_all()
+
+    def _process(self) -> None:
         failures = 0
-        while any(not queue.closed for queue in self._queues) and not self._lost:
+        while any(not stream.closed for stream in self._streams) and not self._lost:
             before = self._n_frames
             try:
                 for frame, found in self._rung.run(self._frames(), self._net):  # type: ignore[arg-type]
                     self._add_result(frame.index, found)
                     failures = 0
-            except Exception as error:  # whatever a network raises: the next frames may succeed
+            except Exception:  # the next frames may succeed
                 failures += 1
                 if failures >= MAX_FAILURES or self._n_frames == before:
-                    self._send_batches(min_age_s=0.0)
-                    raise LabError(f"{self._rung.name} failed: {type(error).__name__}: {error}") from error
+                    raise
             self._drop_in_flight()
-            self._send_and_close()
-        self._send_and_close(min_age_s=0.0)
-        if self._lost:  # the other streams are to go on at once, even if a recorder is behind
-            return self._lost
-        pending = [ref for queue in self._queues for ref in queue.unconfirmed]
-        if pending:
-            ray.wait(pending, num_returns=len(pending), timeout=CLOSE_S)
-        return {}
+            self._close_ended()
 
     def _warm_up(self) -> None:
         """Run blank groups of every size, whose first pass is slow."""
@@ -159,18 +204,18 @@ class Engine:
             if taken:
                 begun_s = time.perf_counter()
                 with self._prefetching():
-                    for queue, captured in taken:
-                        yield self._start_frame(queue, captured)
+                    for stream, captured in taken:
+                        yield self._start_frame(stream, captured)
                     if self._in_groups:
                         yield None
                 self._pass_s = time.perf_counter() - begun_s
-            self._send_and_close()
+            self._close_ended()
 
     def _goes_on(self) -> bool:
         """Once a reader is lost, only frames that were requested before are awaited, for a while."""
         if self._lost:
             return bool(self._requests) and time.perf_counter() < self._lost_s + DRAIN_S
-        return any(queue.end is None for queue in self._queues)
+        return any(stream.end is None for stream in self._streams)
 
     @contextmanager
     def _prefetching(self) -> Iterator[None]:
@@ -186,32 +231,34 @@ class Engine:
             yield
         finally:
             timer.cancel()
-            timer.join()  # no request is made elsewhere from here on
+            timer.join()  # no request is made elsewhere from here on; to make one takes no time
 
-    def _start_frame(self, queue: RequestQueue, captured: CapturedFrame) -> Frame:
-        with self._lock:
-            queue.in_flight += 1
+    def _start_frame(self, stream: _Stream, captured: CapturedFrame) -> Frame:
+        with self._changed:
+            stream.in_flight += 1
             index = self._n_frames
-            self._in_flight[index] = (queue, captured)
+            self._in_flight[index] = (stream, captured)
             self._n_frames += 1
+            self._progress_s = time.perf_counter()
         # A copy: Ray's shared memory is read-only, and is to be freed soon.
         return Frame(np.array(captured.image), index, time.perf_counter())
 
-    def _gather(self) -> list[tuple[RequestQueue, CapturedFrame]]:
+    def _gather(self) -> list[tuple[_Stream, CapturedFrame]]:
         """The next frames, at most a group; empty if none came in time."""
         begun_s = time.perf_counter()
         self._request(self._group - len(self._requests))
         ready = self._wait(REPLY_S)
         if len(ready) < self._group:  # there is time: any stream may fill the group
-            self._request(len(self._queues))
+            self._request(len(self._streams))
             ready = self._wait(max(0.0, begun_s + self._deadline_s - time.perf_counter()))
         if not ready:
-            awaited = [*self._requests, *(ref for queue in self._queues for ref in queue.awaited)]
-            if awaited:
-                ray.wait(awaited, num_returns=1, timeout=IDLE_S)
+            if self._requests:
+                ray.wait(list(self._requests), num_returns=1, timeout=IDLE_S)
+            else:
+                time.sleep(BATCH_S)  # until results are out of the schedule, or messages fetched
             return []
-        replies = [(queue := self._requests.pop(ref), self._read_reply(ref, queue)) for ref in ready]
-        return [(queue, captured) for queue, captured in replies if captured is not None]
+        replies = [(stream := self._requests.pop(ref), self._read_reply(ref, stream)) for ref in ready]
+        return [(stream, captured) for stream, captured in replies if captured is not None]
 
     def _wait(self, timeout_s: float) -> list[Any]:
         """Futures of up to a group of replies, the oldest requests first."""
@@ -222,61 +269,61 @@ class Engine:
 
     def _request(self, most: int) -> None:
         """Request a frame from up to `most` idle readers, the longest idle first."""
-        if self._lost:
+        if self._lost or len(self._messages) >= MAX_MESSAGES:
             return
         pending = set(map(id, self._requests.values()))
-        idle = [q for q in self._queues if id(q) not in pending and self._may_request(q)]
-        for queue in sorted(idle, key=lambda queue: queue.requested)[: max(0, most)]:
+        idle = [s for s in self._streams
+                if s.end is None and id(s) not in pending and s.in_flight <= MAX_IN_FLIGHT]  # fmt: skip
+        for stream in sorted(idle, key=lambda stream: stream.requested)[: max(0, most)]:
             self._n_requested += 1
-            queue.requested = self._n_requested
-            self._requests[queue.reader.call("take", queue.after, queue.began_unix_s)] = queue
+            stream.requested = self._n_requested
+            self._requests[stream.reader.call("take", stream.after, stream.began_unix_s)] = stream
 
-    def _may_request(self, queue: RequestQueue) -> bool:
-        with self._lock:
-            return queue.may_request(MAX_UNCONFIRMED)
-
-    def _read_reply(self, ref: Any, queue: RequestQueue) -> CapturedFrame | None:
+    def _read_reply(self, ref: Any, stream: _Stream) -> CapturedFrame | None:
         """The frame of a reader's reply, if it holds one."""
         try:
             reply = ray.get(ref)
         except (ray.exceptions.ObjectLostError, ray.exceptions.ActorUnavailableError):
             return None  # the frame was lost with its machine; the next one is requested
         except ray.exceptions.RayTaskError as error:
-            queue.end = failed_end("reader", error)
+            stream.end = EndOfStream(None, "", 0, _loss(error), failed=True)
             return None
         except ray.exceptions.RayError as error:  # it died, or was killed for its memory, too often
             self._lost_s = self._lost_s if self._lost else time.perf_counter()
-            self._lost[queue.reader.position] = describe_failure("reader", error)
+            self._lost[stream.reader.position] = _loss(error)
             return None
         if isinstance(reply, CapturedFrame):
-            queue.after, queue.began_unix_s = reply.index, reply.began_unix_s
+            stream.after, stream.began_unix_s = reply.index, reply.began_unix_s
             return reply
         if isinstance(reply, NoFrame) and reply.note:
-            queue.recorder.call("note", reply.note)
+            self._post((stream.reader.position, reply.note))
         if isinstance(reply, EndOfStream):
-            queue.end = reply
+            stream.end = reply
         return None
 
     def _add_result(self, index: int, found: Any) -> None:
-        with self._lock:
-            queue, captured = self._in_flight.pop(index)
-            age_s = time.time() - captured.captured_unix_s
-            queue.add(FrameResult.of(captured, age_s, self._id, found))
+        with self._changed:
+            stream, captured = self._in_flight.pop(index)
+            stream.in_flight -= 1
+            self._progress_s = time.perf_counter()
+        age_s = time.time() - captured.captured_unix_s
+        self._post((stream.reader.position, FrameResult.of(captured, age_s, self._id, found)))
 
     def _drop_in_flight(self) -> None:
-        """Frames without a result after the schedule ended have failed; recorders see it by the numbers."""
-        with self._lock:
-            for queue, _ in self._in_flight.values():
-                queue.in_flight -= 1
+        """Frames without a result after the schedule ended have failed; it shows in the numbers."""
+        with self._changed:
+            for stream, _ in self._in_flight.values():
+                stream.in_flight -= 1
             self._in_flight.clear()
 
-    def _send_batches(self, min_age_s: float = BATCH_S) -> None:
-        with self._lock:
-            for queue in self._queues:
-                queue.send_batch(min_age_s)
+    def _close_ended(self) -> None:
+        """Tell of streams that are over, once all of their results are out."""
+        with self._changed:
+            for stream in self._streams:
+                if stream.end is not None and not stream.in_flight and not stream.closed:
+                    stream.closed = True
+                    self._post((stream.reader.position, stream.end))
 
-    def _send_and_close(self, min_age_s: float = BATCH_S) -> None:
-        self._send_batches(min_age_s)
-        with self._lock:
-            for queue in self._queues:
-                queue.close_if_ended()
+
+def _loss(error: Exception) -> str:
+    return f"its reader died too often or is broken ({first_line(error)})"

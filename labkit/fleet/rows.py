@@ -50,11 +50,6 @@ def write_rows(
     return write_atomic(path, buffer.getvalue())
 
 
-def preload_writer() -> None:
-    """Import what `write_rows` needs, which takes a good part of a second the first time."""
-    import pyarrow.parquet  # noqa: F401
-
-
 def read_metadata(path: Path) -> dict[str, Any]:
     """Read the facts that `write_rows` stored with a file, and its number of rows as "rows".
 

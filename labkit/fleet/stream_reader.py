@@ -1,7 +1,8 @@
-"""Latest frame of a stream, read in a thread.
+"""Latest frame of a stream, read in a thread; an actor holds the readers of several streams.
 
-Runs in an actor that Ray restarts with the same arguments. Requests for frames tell how far the
-stream is, so a restarted reader continues where a camera would be by now.
+An idle Ray process costs some CPU time and 100 MB or more, so streams share processes. Ray restarts an
+actor with the same arguments. Requests for frames tell how far the stream is, so a restarted reader
+continues where a camera would be by now.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,12 +105,12 @@ class Reader:
                 latest.time_s,
             )
 
-    def stop(self, why: str = "it was stopped", failed: bool = False) -> EndOfStream:
+    def stop(self) -> EndOfStream:
         """End the stream; a waiting `take` returns."""
         with self._changed:
             self._stopping = True
             self._latest = None
-            self._ended = self._ended or (why, failed)
+            self._ended = self._ended or ("it was stopped", False)
             self._changed.notify_all()
             return self._end()
 
@@ -213,3 +216,56 @@ class Reader:
 
     def _why_stopped(self) -> str:
         return f"its {self._stream.seconds:g} s are over" if self._stream.seconds else "it was stopped"
+
+
+class Readers:
+    """The readers of several streams, each created at its first call.
+
+    After a restart of the process, only sources that are still requested are opened again.
+
+    Args:
+        streams: the streams to read.
+        niceness: added to the reading threads' niceness, so that the networks get the cores first.
+    """
+
+    def __init__(self, streams: Sequence[Stream], niceness: int = 0) -> None:
+        if niceness:
+            import cv2
+
+            cv2.setNumThreads(1)  # several would compete with the networks
+        self._niceness = niceness
+        self._streams = {stream.position: stream for stream in streams}
+        self._readers: dict[int, Reader] = {}
+        self._lock = threading.Lock()
+
+    def ready(self) -> None:
+        """Return once every source is open or has failed to open."""
+        for reader in [self._reader(position) for position in self._streams]:
+            reader.ready()
+
+    def call(self, position: int, method: str, *args: Any) -> Any:
+        """Call a method of a stream's `Reader`."""
+        return getattr(self._reader(position), method)(*args)
+
+    def _reader(self, position: int) -> Reader:
+        with self._lock:
+            if position not in self._readers:
+                self._readers[position] = Reader(self._streams[position], self._niceness)
+            return self._readers[position]
+
+
+@dataclass(frozen=True)
+class StreamHandle:
+    """The reader of one stream, in whichever process it runs.
+
+    Attributes:
+        actor: handle of the `Readers` that hold it.
+        position: of the stream.
+    """
+
+    actor: Any
+    position: int
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the `Reader`; returns Ray's future of its result."""
+        return self.actor.call.remote(self.position, method, *args)

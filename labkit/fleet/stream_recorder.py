@@ -1,8 +1,6 @@
 """Recorder of one stream: accounts for every frame and writes results to Parquet parts.
 
-Runs in an actor on the caller's machine. Its state is on disk: each part holds the ledger up to its
-last row, and a closed stream has `account.json`, so a restarted recorder continues there. Results not
-yet written when a recorder dies count as failed, since their numbers are missing.
+What the disk refuses is counted as unsaved, and processed all the same.
 """
 
 from __future__ import annotations
@@ -13,31 +11,27 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from labkit.core.errors import LabError
+from labkit.core.errors import ResultsError
 from labkit.core.files import write_atomic
-from labkit.core.read_json import read_json
-from labkit.fleet.rows import preload_writer, read_metadata, write_rows
-from labkit.fleet.streams import Checkpoint, Counts, EndOfStream, FrameResult, Ledger, Stream, StreamState
+from labkit.fleet.rows import write_rows
+from labkit.fleet.streams import EndOfStream, FrameResult, Ledger, Stream, StreamState
 
 PERIOD_S = 60.0
 WINDOW_S = 10.0
 """Span of the recent results that rates and ages are computed from."""
 WINDOW_RESULTS = 4096
 MAX_ROWS = 16384
-"""Rows that wait for the disk; a recorder that has more blocks, and its stream drops frames."""
-RETRY_S = 1.0
+"""Rows that wait for a disk that refuses them; of more, the oldest are given up."""
 MIN_FOR_P90 = 64  # results
 
 ACCOUNT = "account.json"
-"""Written when a stream is closed: its ledger and how it ended."""
-
-_PART = re.compile(r"part-(\d{6})\.parquet")
+"""Written when a stream is closed: its counts and how it ended."""
 
 
 class Recorder:
@@ -48,53 +42,43 @@ class Recorder:
         folder: of its parts; None keeps the account alone.
         period_s: time span of a part.
         facts: plain data on the run, kept in each part.
+
+    Attributes:
+        ledger: the account so far.
+        end: how the stream ended; None while it runs.
     """
 
     def __init__(
         self,
         stream: Stream,
-        folder: str | None,
+        folder: Path | None,
         period_s: float = PERIOD_S,
         facts: dict[str, Any] | None = None,
     ) -> None:
-        if folder is not None:
-            preload_writer()  # now rather than at the first part, when the networks need the cores
+        self.ledger = Ledger()
+        self.end: EndOfStream | None = None
         self._position, self._shown = stream.position, stream.shown
-        self._folder = None if folder is None else Path(folder)
-        self._period_s = period_s
+        self._folder, self._period_s = folder, period_s
         self._facts = {"stream": stream.shown, "size": list(stream.size), "fit": stream.fit, **(facts or {})}
-        self._ledger = Ledger()
         self._rows: list[FrameResult] = []  # of the part that is not written yet
         self._rows_begun_s = 0.0
-        self._parts = 0
+        self._parts = self._unsaved = self._restarts = 0
         self._recent: deque[tuple[float, float]] = deque(maxlen=WINDOW_RESULTS)  # (time, age) in s
         self._sender: tuple[str, str] | None = None
-        self._restarts = 0
-        self._note = ""
-        self._end: tuple[str, bool] | None = None
+        self._note = self._disk_note = ""
         self._ended_s: float | None = None
-        if self._folder is not None:
-            self._resume(self._folder)
 
-    def checkpoint(self) -> Checkpoint:
-        """The state from which an engine continues the stream."""
-        return Checkpoint(self._ledger.last, self._ledger.began_unix_s, self._end is not None)
-
-    def append(self, results: Sequence[FrameResult]) -> int:
-        """Add results that are newer than the last one; returns their number, 0 once it is closed."""
-        if self._end is not None:
-            return 0
-        while len(self._rows) >= MAX_ROWS and not self._write():
-            time.sleep(RETRY_S)
-        before = self._ledger.counts.processed
+    def append(self, results: Sequence[FrameResult]) -> None:
+        """Add results that are newer than the last one; no effect once it is closed."""
+        if self.end is not None:
+            return
         for result in results:
-            ledger = self._ledger.with_result(result)
+            ledger = self.ledger.with_result(result)
             if ledger is not None:
-                self._ledger = ledger
+                self.ledger = ledger
                 self._keep(result)
         self._note = ""
         self._write_if_due()
-        return self._ledger.counts.processed - before
 
     def note(self, text: str) -> None:
         """Set the stream's current problem, in words."""
@@ -102,40 +86,26 @@ class Recorder:
 
     def close(self, end: EndOfStream) -> None:
         """Close the account and write the last part; no effect the second time."""
-        if self._end is not None:
+        if self.end is not None:
             return
-        self._ledger = self._ledger.with_end(end)
-        self._end, self._ended_s = (end.why, end.failed), time.monotonic()
-        if not self._write():
-            self._discard_rows()
+        self.ledger = self.ledger.with_end(end)
+        self.end, self._ended_s = end, time.monotonic()
+        self._write()
+        self._give_up(len(self._rows))
         if self._folder is not None:
-            account = {"ended": self._end[0], "failed": self._end[1], "ledger": self._ledger.to_json()}
-            with suppress(LabError):  # the disk may refuse this, too
+            account = {"ended": end.why, "failed": end.failed, "counts": asdict(self.ledger.counts)}
+            with suppress(ResultsError):  # the disk may refuse this, too
                 write_atomic(self._folder / ACCOUNT, json.dumps(account) + "\n")
 
     def state(self) -> StreamState:
         """The stream's current state; writes a part that is due."""
         self._write_if_due()
-        why, failed = self._end or (None, False)
+        why, failed = (self.end.why, self.end.failed) if self.end is not None else (None, False)
         fps, age_ms = self._recent_figures()
         return StreamState(
-            self._position, self._shown, self._ledger.counts, fps, age_ms, self._parts, self._restarts,
-            self._note, why, failed,
+            self._position, self._shown, self.ledger.counts, fps, age_ms, self._parts, self._restarts,
+            self._unsaved, self._disk_note or self._note, why, failed,
         )  # fmt: skip
-
-    def _resume(self, folder: Path) -> None:
-        numbers = [int(found[1]) for path in folder.glob("part-*") if (found := _PART.fullmatch(path.name))]
-        for partial in folder.glob(".part-*"):  # of a recorder that died while writing
-            partial.unlink(missing_ok=True)
-        if numbers:
-            self._parts = max(numbers) + 1
-            known = read_metadata(self._part_path(max(numbers)))
-            self._ledger = Ledger.from_json(known["ledger"])
-            self._sender, self._restarts = tuple(known["sender"]), known["restarts"]
-        if (folder / ACCOUNT).is_file():
-            account = read_json(folder / ACCOUNT)
-            self._ledger = Ledger.from_json(account["ledger"])
-            self._end, self._ended_s = (account["ended"], account["failed"]), time.monotonic()
 
     def _keep(self, result: FrameResult) -> None:
         now_s = time.monotonic()
@@ -163,39 +133,33 @@ class Recorder:
         if self._rows and time.monotonic() - self._rows_begun_s >= self._period_s:
             self._write()
 
-    def _write(self) -> bool:
-        """Write the rows as a part; False if the disk refuses, which keeps them for another try."""
+    def _write(self) -> None:
+        """Write the rows as a part; where the disk refuses, they wait for another try."""
         if not self._rows or self._folder is None:
-            return True
+            return
         columns: dict[str, list[Any]] = {
             "frame": [row.index for row in self._rows],
             "time_s": [row.time_s for row in self._rows],
             "captured_utc": [row.captured_unix_s for row in self._rows],
             "age_ms": [1e3 * row.age_s for row in self._rows],
         }
-        known = {"ledger": self._ledger.to_json(), "sender": self._sender, "restarts": self._restarts}
-        facts = {**self._facts, "part": self._parts, **known}
+        path = self._folder / f"part-{self._parts:06d}.parquet"
         try:
-            write_rows(self._part_path(self._parts), columns, [row.found for row in self._rows], facts)
-        except LabError as error:
-            self._note = str(error)
+            write_rows(path, columns, [row.found for row in self._rows], {**self._facts, "part": self._parts})
+        except ResultsError as error:
+            self._disk_note = str(error)
             self._rows_begun_s = time.monotonic()  # try again after a period
-            return False
+            self._give_up(len(self._rows) - MAX_ROWS)
+            return
         self._parts += 1
         self._rows = []
-        return True
+        self._disk_note = ""
 
-    def _discard_rows(self) -> None:
-        """Count rows that the disk did not take as failed, at the end of the stream."""
-        offered, processed, dropped, failed = self._ledger.counts.row()
-        lost = len(self._rows)
-        self._ledger = replace(self._ledger, counts=Counts(offered, processed - lost, dropped, failed + lost))
-        self._end = (f"its last {lost} results could not be written: {self._note}", True)
-        self._rows = []
-
-    def _part_path(self, part: int) -> Path:
-        assert self._folder is not None
-        return self._folder / f"part-{part:06d}.parquet"
+    def _give_up(self, oldest: int) -> None:
+        """Forget so many rows, which the disk did not take."""
+        if oldest > 0:
+            self._unsaved += oldest
+            del self._rows[:oldest]
 
 
 def folder_name(stream: Stream) -> str:

@@ -8,7 +8,6 @@ meanwhile: an index without a number was dropped, a number without a result has 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +105,19 @@ Reply = CapturedFrame | NoFrame | EndOfStream
 """A reader's reply to a request for a frame."""
 
 
+@dataclass(frozen=True)
+class EndOfRun:
+    """An engine's last message of a run.
+
+    Attributes:
+        lost: position of each stream whose reader is lost -> why; their accounts are still open.
+        error: why the networks failed, as a sentence; empty if they did not.
+    """
+
+    lost: dict[int, str]
+    error: str = ""
+
+
 def check_frame_size(given: Size, size: Size) -> None:
     """Check that a frame that was not fitted has the size for which the networks are prepared.
 
@@ -117,21 +129,6 @@ def check_frame_size(given: Size, size: Size) -> None:
             f"its frames are {given[0]}x{given[1]}, and with --fit none they must be {size[0]}x{size[1]}; "
             "use another --fit, or that --size"
         )
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state from which a restarted engine continues a stream.
-
-    Attributes:
-        last: index of the last frame that is accounted for; -1 for none.
-        began_unix_s: when the stream began; None if not known yet.
-        closed: True once the stream is over.
-    """
-
-    last: int
-    began_unix_s: float | None
-    closed: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +190,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Accounting of a stream up to a frame, continued across restarts of its actors.
+    """Accounting of a stream up to a frame, which goes on where its actors are started again.
 
     Attributes:
         counts: of all frames up to and including `last`.
@@ -231,15 +228,6 @@ class Ledger:
         failed = min(max(0, taken - before), n)
         return Counts(n, 0, n - failed, failed)
 
-    def to_json(self) -> dict[str, Any]:
-        """Convert to plain data, as stored in each part."""
-        return {**vars(self), "counts": self.counts.row()}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Ledger:
-        """Convert from the data of `to_json`."""
-        return cls(**{**data, "counts": Counts(*data["counts"])})
-
 
 @dataclass(frozen=True)
 class StreamState:
@@ -252,6 +240,7 @@ class StreamState:
         age_ms: median and 90th percentile of the recent results' age, each None if there are too few.
         parts: files written.
         restarts: changes of the reader or engine that its results come from.
+        unsaved: results that could not be written.
         note: current problem, in words; empty if there is none.
         ended: why it is over, as a sentence; None while it runs.
         failed: True if it ended by an error.
@@ -264,6 +253,7 @@ class StreamState:
     age_ms: tuple[float | None, float | None] = (None, None)
     parts: int = 0
     restarts: int = 0
+    unsaved: int = 0
     note: str = ""
     ended: str | None = None
     failed: bool = False

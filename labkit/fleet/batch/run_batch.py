@@ -9,12 +9,14 @@ batch started again continues.
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from labkit.core.errors import LabError
+from labkit.core.errors import LabError, ResultsError
 from labkit.fleet.batch.segments import END_OF_VIDEO, SegmentDetector, decode_segments
 from labkit.fleet.batch.videos import (
     Batch,
@@ -29,6 +31,9 @@ from labkit.fleet.batch.videos import (
 from labkit.fleet.cluster import nodes, ray_errors
 from labkit.fleet.cores import check_capacity, threads_per_engine
 from labkit.fleet.rows import read_metadata
+from labkit.fleet.run_fleet import READY_S
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -41,6 +46,7 @@ class _Progress:
         expected: number of segments of each video, as its container states or as counted.
         lengths: frames of each video that was decoded to its end.
         faults: errors, as sentences.
+        unsaved: what could not be written, as sentences.
         notes: what was skipped in a video, as sentences.
         new_frames: frames processed in this run.
     """
@@ -50,6 +56,7 @@ class _Progress:
     expected: dict[str, int] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    unsaved: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     new_frames: int = 0
 
@@ -73,7 +80,8 @@ class _Progress:
             raise LabError(row["fatal"])
         name, segment = row["video"], row["segment"]
         if row["fault"]:
-            self.faults.append(row["fault"])
+            (self.unsaved if row["unsaved"] else self.faults).append(row["fault"])
+            self.new_frames += row["n"] if row["unsaved"] else 0
             return
         if segment == END_OF_VIDEO:
             self.lengths[name] = row["n"]
@@ -87,7 +95,10 @@ class _Progress:
             video = self.todo[name]
             parts = self.done.get(name, set()) | set(video.parts)
             if parts == set(range(self.expected[name])):
-                mark_finished(batch, video, self.lengths[name], sorted(parts))
+                try:
+                    mark_finished(batch, video, self.lengths[name], sorted(parts))
+                except ResultsError as error:  # its segments are there; the next run finds them
+                    self.unsaved.append(f"{name}: {error}")
 
 
 def process(
@@ -113,7 +124,7 @@ def process(
 
 
 def _results(batch: Batch, work: WorkList) -> Iterator[dict[str, Any]]:
-    """Yield results as they come: video, segment, n, boxes, expected, fault, note, fatal."""
+    """Yield results as they come: video, segment, n, boxes, expected, fault, unsaved, note, fatal."""
     import ray
 
     check_capacity(batch.rung, batch.engines)
@@ -150,7 +161,38 @@ def _results(batch: Batch, work: WorkList) -> Iterator[dict[str, Any]]:
         **engine,
     )
     with ray_errors("the batch failed and can be resumed"):
-        yield from results.iter_rows()
+        yield from each_within(READY_S, results.iter_rows())
+
+
+def each_within(deadline_s: float, items: Iterable[T]) -> Iterator[T]:
+    """The items, each of which has to come within a deadline.
+
+    Raises:
+        LabError: one did not; what the items raise is raised here.
+    """
+    come: queue.Queue[tuple[str, Any]] = queue.Queue(1)
+
+    def fetch() -> None:
+        try:
+            for item in items:
+                come.put(("item", item))
+            come.put(("end", None))
+        except BaseException as error:
+            come.put(("error", error))
+
+    threading.Thread(target=fetch, name="labkit batch", daemon=True).start()
+    while True:
+        try:
+            kind, value = come.get(timeout=deadline_s)
+        except queue.Empty:
+            raise LabError(
+                f"the batch gave no result for {deadline_s:g} s and was ended; the same command resumes it"
+            ) from None
+        if kind == "end":
+            return
+        if kind == "error":
+            raise value
+        yield value
 
 
 def _summary(batch: Batch, progress: _Progress, seconds: float) -> BatchSummary:
@@ -169,7 +211,7 @@ def _summary(batch: Batch, progress: _Progress, seconds: float) -> BatchSummary:
             boxes += metadata["boxes"]
             parts += 1
     return BatchSummary(finished, frames, boxes, parts, progress.new_frames, seconds,
-                        tuple(progress.faults), tuple(progress.notes))  # fmt: skip
+                        tuple(progress.faults), tuple(progress.unsaved), tuple(progress.notes))  # fmt: skip
 
 
 def _configure(context: Any, batch: Batch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from labkit.core.errors import LabError
+from labkit.core.errors import LabError, ResultsError
 from labkit.core.types import Frame, Size
 from labkit.fleet.batch.videos import Batch, segment_path
 from labkit.fleet.rows import write_rows
@@ -101,14 +101,15 @@ class SegmentDetector:
         results = []
         for i in range(rows.num_rows):
             row = {name: rows[name][i].as_py() for name in rows.column_names if name != "frames"}
-            boxes = 0
+            boxes, unsaved = 0, False
             if row["segment"] != END_OF_VIDEO and not self._fatal:
                 try:
                     boxes = self._process(row, rows["frames"][i].as_buffer())
                 except Exception as error:  # reported as this segment's fault; the others go on
                     row["fault"] = f"{row['video']}, segment {row['segment']}: {error}"
-            kept = ("video", "segment", "n", "expected", "fault", "note")
-            results.append({**{key: row[key] for key in kept}, "boxes": boxes, "fatal": self._fatal})
+                    unsaved = isinstance(error, ResultsError)
+            kept = {key: row[key] for key in ("video", "segment", "n", "expected", "fault", "note")}
+            results.append({**kept, "boxes": boxes, "unsaved": unsaved, "fatal": self._fatal})
         return pa.Table.from_pylist(results)
 
     def _process(self, row: dict[str, Any], content: Any) -> int:

@@ -114,6 +114,7 @@ class BatchSummary:
         frames, boxes, parts: on disk, of all videos and runs.
         new_frames, seconds: of this run.
         faults: a sentence for each video or segment that could not be processed.
+        unsaved: a sentence for each segment that could not be written.
         notes: a sentence for each video of which damaged packets were skipped.
     """
 
@@ -124,6 +125,7 @@ class BatchSummary:
     new_frames: int = 0
     seconds: float = 0.0
     faults: tuple[str, ...] = ()
+    unsaved: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 

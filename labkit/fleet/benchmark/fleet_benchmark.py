@@ -18,19 +18,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
-from labkit.core.errors import LabError
+from labkit.core.errors import LabError, ResultsError
 from labkit.core.files import write_atomic
 from labkit.core.stats import ratio_interval
 from labkit.core.types import Detections, Frame, Preparation, Rung, Workload
-from labkit.fleet.benchmark.cpu_usage import CpuUsage
 from labkit.fleet.benchmark.steady_state import FleetResults
 from labkit.fleet.fleet_plan import Plan as FleetPlan
 from labkit.fleet.streams import Counts
@@ -46,6 +46,9 @@ STATES_S = 1.0  # interval of a fleet's states
 OFFERED = 1.5
 """Frames offered to a fleet, as a multiple of what its engine can take."""
 MAX_VIDEO_FRAMES = 900
+KINDS = {"ray::Engine": "engines", "ray::Readers": "readers"}
+"""Start of the title of an actor's process -> kind."""
+DRIVER, RAY = "this process", "Ray itself"
 
 
 def no_op(frames: Iterable[Frame], net: Any) -> Iterator[tuple[Frame, Detections]]:
@@ -170,6 +173,42 @@ def _summary(n: int, rounds: Sequence[tuple[_Round, float]]) -> dict[str, Any]:
     }
 
 
+class CpuUsage:
+    """CPU time of this process and its children, by kind, sampled at several times."""
+
+    def __init__(self) -> None:
+        self._samples: list[tuple[float, dict[str, float]]] = []
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def sample(self) -> None:
+        """Read the CPU time of all processes, which takes some milliseconds."""
+        used_s: dict[str, float] = {}
+        here = psutil.Process()
+        for process in (here, *here.children(recursive=True)):
+            with suppress(psutil.Error):  # it has ended meanwhile
+                times = process.cpu_times()
+                kind = DRIVER if process == here else _kind(process)
+                used_s[kind] = used_s.get(kind, 0.0) + times.user + times.system
+        self._samples.append((time.monotonic(), used_s))
+
+    def cores(self) -> dict[str, float]:
+        """Mean number of cores in use between the first and last sample; empty before there are two."""
+        if len(self._samples) < 2:
+            return {}
+        (begun_s, before), (ended_s, after) = self._samples[0], self._samples[-1]
+        return {
+            kind: round((after[kind] - before.get(kind, 0.0)) / (ended_s - begun_s), 3)
+            for kind in sorted(after)
+        }
+
+
+def _kind(process: psutil.Process) -> str:
+    title = " ".join(process.cmdline())
+    return next((kind for start, kind in KINDS.items() if title.startswith(start)), RAY)
+
+
 @dataclass(frozen=True)
 class _Round:
     """One run of a fleet: results while all streams ran, counts of all frames, cores used by kind."""
@@ -271,8 +310,11 @@ def main() -> None:
     workload = Workload(model_set=args.model_set)
     report = partial(print, file=sys.stderr, flush=True)
     found = run_benchmark(rung(args.rung), workload, args.seconds, args.rounds, report)
-    write_atomic(args.path, json.dumps(found, indent=2, default=str) + "\n")
     print(json.dumps({key: value for key, value in found.items() if key != "fingerprint"}, indent=2))
+    try:
+        write_atomic(args.path, json.dumps(found, indent=2, default=str) + "\n")
+    except ResultsError as error:  # the figures stand above
+        sys.exit(f"labkit: {error}")
 
 
 if __name__ == "__main__":

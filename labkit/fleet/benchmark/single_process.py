@@ -10,30 +10,29 @@ import io
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.core.errors import WorkerError
+from labkit.core.child import SpawnedProcess
 from labkit.core.threads import PASSIVE_WAIT
 from labkit.core.types import Frame
 from labkit.fleet.benchmark.steady_state import rate
 from labkit.fleet.fleet_plan import Plan
 from labkit.fleet.guards import environment
+from labkit.fleet.run_fleet import READY_S
 from labkit.fleet.stream_recorder import Recorder, folder_name
 from labkit.fleet.streams import EndOfStream, FrameResult
 from labkit.sources.openers import open_source
 from labkit.sources.source import Source
 
 WARM_FRAMES = 8
+REPLY_S = 120.0
+"""Time to open sources and write parts, beyond what is measured."""
 ID = "single process"
 """In place of the ids of a fleet's readers and engines."""
 
@@ -46,22 +45,19 @@ class SingleProcess:
     """
 
     def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+        self._plan, self._process = plan, SpawnedProcess()
 
     def __enter__(self) -> SingleProcess:
-        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         try:
-            with environment(PASSIVE_WAIT):  # read as the process starts, which is at the first submission
-                self._pool.submit(_prepare, self._plan).result()
+            with environment(PASSIVE_WAIT):  # read as the process starts
+                self._process.call(READY_S, _prepare, self._plan)
         except BaseException:
-            self._pool.shutdown()
+            self._process.end()
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self._pool.shutdown()
+    def __exit__(self, *_: object) -> None:
+        self._process.end()
 
     def measure_fps(self, plan: Plan, seconds: float) -> float:
         """Measure results per second on the plan's sources.
@@ -72,15 +68,11 @@ class SingleProcess:
 
         Raises:
             LabError: a source cannot be read.
-            WorkerError: the process died.
+            WorkerError: the process died, or gave no result in time.
         """
-        try:
-            with tempfile.TemporaryDirectory() as out:
-                return rate(
-                    self._pool.submit(_process_streams, replace(plan, out=Path(out)), seconds).result()
-                )
-        except BrokenProcessPool as error:
-            raise WorkerError(f"the single process died: {error}") from error
+        with tempfile.TemporaryDirectory() as out:
+            plan = replace(plan, out=Path(out))
+            return rate(self._process.call(seconds + REPLY_S, _process_streams, plan, seconds))
 
 
 @dataclass
@@ -121,7 +113,7 @@ def _prepare(plan: Plan) -> None:
 def _process_streams(plan: Plan, seconds: float) -> NDArray[np.float64]:
     """Process the streams; returns the time of each result in s since 1970."""
     streams = plan.streams()
-    recorders = [Recorder(stream, str(Path(str(plan.out)) / folder_name(stream))) for stream in streams]
+    recorders = [Recorder(stream, Path(str(plan.out)) / folder_name(stream)) for stream in streams]
     with ExitStack() as stack:
         sources = [
             stack.enter_context(open_source(stream.spec, stream.size, fps=stream.fps, loop=True))

@@ -1,4 +1,4 @@
-"""One measurement of a sweep, as data sent to the node that makes it.
+"""One measurement of a sweep, as data sent to the node that makes it, and the progress of all.
 
 Imports nothing heavy: a node unpickles a point before it lifts Ray's limits (see
 `labkit.fleet.sweep.node_task`).
@@ -16,6 +16,8 @@ from labkit.core.types import Workload
 
 if TYPE_CHECKING:
     from labkit.bench.plan import Plan
+    from labkit.results.records import Run
+    from labkit.results.sweeps import SweepPoint
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,19 @@ class Point:
         boxes = "1 box" if self.workload.objects == 1 else f"{self.workload.objects} boxes"
         again = f", no. {self.repeat + 1}" if self.repeat else ""
         return f"{self.rung} {width}x{height}, {boxes}, {self.scenario}{rate}{again}"
+
+
+class SweepProgress:
+    """Receives a sweep's progress and shows nothing; override what is to be shown."""
+
+    def planned(self, total: int, stored: int) -> None:
+        """The sweep has `total` points, of which `stored` are there from before."""
+
+    def note(self, text: str) -> None:
+        """A sentence for the user."""
+
+    def stored(self, point: Point, row: SweepPoint, run: Run | None) -> None:
+        """A point is stored, with its run unless it failed."""
 
 
 def digest(value: Any) -> str:

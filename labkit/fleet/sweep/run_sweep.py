@@ -16,8 +16,7 @@ from labkit.core.errors import LabError, ResultsError, WorkerError, first_line
 from labkit.fleet.cluster import MEASURING, Node, cluster, measuring_nodes, nodes
 from labkit.fleet.sweep.grid import Grid
 from labkit.fleet.sweep.node_task import measure_point, run_on_node
-from labkit.fleet.sweep.point import Point
-from labkit.fleet.sweep.sweep_progress import SweepProgress
+from labkit.fleet.sweep.point import Point, SweepProgress
 from labkit.pipelines.ladder import rung
 from labkit.results.records import Run
 from labkit.results.saving import Saving
