@@ -244,14 +244,14 @@ def _process(settings: Any, address: str | None) -> Any:
     from labkit.fleet.batch.videos import scan_folder
     from labkit.fleet.cluster import cluster
 
-    work = scan_folder(settings)
-    if not work.todo:
-        return process(settings, work)
+    videos = scan_folder(settings)
+    if all(video.finished for video in videos):
+        return process(settings, videos)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as bar, cluster(address):
         task = bar.add_task("starting", total=1.0)
         done = process(
-            settings, work, lambda share, text: bar.update(task, completed=share, description=text)
+            settings, videos, lambda share, text: bar.update(task, completed=share, description=text)
         )
     for fault in (*done.faults, *done.unsaved, *done.notes):
         print_lines([fault], console=err, style="yellow")

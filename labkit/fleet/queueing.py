@@ -133,26 +133,21 @@ def simulate(
     Streams are distributed evenly over engines. The first tenth is left out of the figures.
     """
     rng = np.random.default_rng(seed)
-    results = [
-        _one_engine(
-            rng.uniform(0, 1 / fleet.fps, size=len(range(k, fleet.streams, fleet.engines))),
-            fleet,
-            service,
-            seconds,
-            rng,
-        )
-        for k in range(min(fleet.engines, fleet.streams))
-    ]
-    per_stream = np.concatenate([one[0] for one in results])
-    ages = np.concatenate([one[1] for one in results])
     timed_s = 0.9 * seconds
-    calls = sum(one[3] for one in results)
+    counts, ages, busy_s, calls = [], [], 0.0, 0
+    for k in range(min(fleet.engines, fleet.streams)):
+        phases_s = rng.uniform(0, 1 / fleet.fps, size=len(range(k, fleet.streams, fleet.engines)))
+        count, age_s, work_s = _one_engine(phases_s, fleet, service, seconds, rng)
+        counts.append(count)
+        ages += age_s
+        busy_s, calls = busy_s + sum(work_s), calls + len(work_s)
+    per_stream = np.concatenate(counts)
     return SimulationResult(
         fps=float(per_stream.sum() / timed_s),
         fps_per_stream=per_stream / timed_s,
-        age_s=ages,
+        age_s=np.asarray(ages),
         dropped=max(0.0, 1 - float(per_stream.sum()) / (fleet.streams * fleet.fps * timed_s)),
-        utilization=sum(one[2] for one in results) / (fleet.engines * timed_s),
+        utilization=busy_s / (fleet.engines * timed_s),
         mean_batch=len(ages) / calls if calls else 0.0,
     )
 
@@ -163,12 +158,13 @@ def _one_engine(
     service: ServiceTime,
     seconds: float,
     rng: np.random.Generator,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float, int]:
-    """Results per stream, their ages in s, busy seconds and calls, after the first tenth."""
+) -> tuple[NDArray[np.float64], list[float], list[float]]:
+    """Results per stream, their ages in s, and the time of each call in s, after the first tenth."""
     period_s, begin_s = 1 / fleet.fps, 0.1 * seconds
     counts = np.zeros(len(phases_s))
     ages: list[float] = []
-    busy_s, calls, now_s = 0.0, 0, 0.0
+    calls_s: list[float] = []
+    now_s = 0.0
     # When each stream's next frame reaches the engine; the frame that waits longest is taken first.
     waiting = [(float(phase) + fleet.transfer_s, k) for k, phase in enumerate(phases_s)]
     heapq.heapify(waiting)
@@ -186,12 +182,12 @@ def _one_engine(
         work_s = (service.base_s + service.per_frame_s * len(taken)) * float(rng.choice(service.spread))
         now_s += work_s
         if begin_s <= now_s < seconds:
-            busy_s, calls = busy_s + work_s, calls + 1
+            calls_s.append(work_s)
             counts[taken] += 1
             ages += [now_s - t for t in captured_s]
         for k, t in zip(taken, captured_s, strict=True):
             heapq.heappush(waiting, (t + period_s + fleet.transfer_s, k))
-    return counts, np.asarray(ages), busy_s, calls
+    return counts, ages, calls_s
 
 
 def _latest_capture(phase_s: float, period_s: float, now_s: float) -> float:
@@ -229,21 +225,6 @@ def max_streams(
     return bisect_left(range(1, most + 1), True, key=too_many)
 
 
-@dataclass(frozen=True)
-class Deployment:
-    """Resources of one way to serve a number of cameras.
-
-    Attributes:
-        name: where the work is done, in words.
-        engines: engines needed on servers.
-        network_mbit_s: sent by all cameras together.
-    """
-
-    name: str
-    engines: int
-    network_mbit_s: float
-
-
 def deployments(
     cameras: int,
     per_engine: int,
@@ -252,12 +233,12 @@ def deployments(
     jpeg_bytes: float,
     result_bytes: float,
     motion_share: float,
-) -> tuple[Deployment, ...]:
-    """Resources of three ways to serve many cameras.
+) -> list[tuple[str, int, float]]:
+    """Three ways to serve many cameras: where, engines on servers, Mbit/s of all cameras together.
 
     Args:
         cameras: number of cameras.
-        per_engine: streams that one engine serves; see `most_streams`.
+        per_engine: streams that one engine serves; see `max_streams`.
         fps: results wanted per camera and second.
         jpeg_bytes, result_bytes: size of a frame, and of its boxes and names.
         motion_share: share of the frames in which something moves, in (0, 1].
@@ -270,12 +251,9 @@ def deployments(
     if not 0 < motion_share <= 1:
         raise UsageError(f"motion_share must be above 0 and at most 1, not {motion_share}")
     mbit = 8e-6 * cameras * fps
-    return (
-        Deployment("every frame goes to the servers", -(-cameras // per_engine), mbit * jpeg_bytes),
-        Deployment(
-            "cameras send frames only while something moves",
-            max(1, -(-int(np.ceil(cameras * motion_share)) // per_engine)),
-            mbit * jpeg_bytes * motion_share,
-        ),
-        Deployment("cameras detect, and send boxes and names", 0, mbit * result_bytes),
-    )
+    moving = max(1, -(-int(np.ceil(cameras * motion_share)) // per_engine))
+    return [
+        ("every frame goes to the servers", -(-cameras // per_engine), mbit * jpeg_bytes),
+        ("cameras send frames only while something moves", moving, mbit * jpeg_bytes * motion_share),
+        ("cameras detect, and send boxes and names", 0, mbit * result_bytes),
+    ]

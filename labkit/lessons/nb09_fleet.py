@@ -279,9 +279,9 @@ def many_cameras(
         return pd.DataFrame()
     sizes = {"jpeg_bytes": measured.jpeg_bytes, "result_bytes": measured.result_bytes}
     rows = [
-        (n, place.name, place.engines, round(place.network_mbit_s, 2))
+        (n, where, engines, round(mbit_s, 2))
         for n in cameras
-        for place in deployments(n, fit, fps=fps, motion_share=moving, **sizes)
+        for where, engines, mbit_s in deployments(n, fit, fps=fps, motion_share=moving, **sizes)
     ]
     return pd.DataFrame(rows, columns=["cameras", "where", "machines", "network Mbit/s"])
 

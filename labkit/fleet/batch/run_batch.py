@@ -12,22 +12,13 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from labkit.core.errors import LabError, ResultsError
 from labkit.fleet.batch.segments import END_OF_VIDEO, SegmentDetector, decode_segments
-from labkit.fleet.batch.videos import (
-    Batch,
-    BatchSummary,
-    Video,
-    WorkList,
-    list_videos,
-    mark_finished,
-    scan_video,
-    segment_path,
-)
+from labkit.fleet.batch.videos import Batch, BatchSummary, Video, mark_finished
 from labkit.fleet.cluster import nodes, ray_errors
 from labkit.fleet.cores import check_capacity, threads_per_engine
 from labkit.fleet.rows import read_metadata
@@ -49,6 +40,7 @@ class _Progress:
         unsaved: what could not be written, as sentences.
         notes: what was skipped in a video, as sentences.
         new_frames: frames processed in this run.
+        finished: number of videos that were finished in this run.
     """
 
     todo: dict[str, Video]
@@ -59,6 +51,7 @@ class _Progress:
     unsaved: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     new_frames: int = 0
+    finished: int = 0
 
     def share(self) -> float:
         """Finished share from 0 to 1, by segments; videos are weighted by their bytes."""
@@ -96,19 +89,20 @@ class _Progress:
             parts = self.done.get(name, set()) | set(video.parts)
             if parts == set(range(self.expected[name])):
                 try:
-                    mark_finished(batch, video, self.lengths[name], sorted(parts))
+                    mark_finished(batch, video, self.lengths[name])
+                    self.finished += 1
                 except ResultsError as error:  # its segments are there; the next run finds them
                     self.unsaved.append(f"{name}: {error}")
 
 
 def process(
-    batch: Batch, work: WorkList, report: Callable[[float, str], None] = lambda share, text: None
+    batch: Batch, videos: Sequence[Video], report: Callable[[float, str], None] = lambda share, text: None
 ) -> BatchSummary:
     """Process the videos that are not finished; Ray must be running unless there are none.
 
     Args:
         batch: settings.
-        work: videos, from `scan_folder`.
+        videos: from `scan_folder`.
         report: called with the finished share, from 0 to 1, and a line of text.
 
     Raises:
@@ -116,14 +110,14 @@ def process(
         UnavailableError: the cluster has too few GPUs or cores for the engines.
     """
     begun_s = time.monotonic()
-    progress = _Progress({video.name: video for video in work.todo})
-    for row in _results(batch, work) if work.todo else ():
+    progress = _Progress({video.name: video for video in videos if not video.finished})
+    for row in _results(batch, list(progress.todo.values())) if progress.todo else ():
         progress.add(batch, row)
         report(progress.share(), f"{progress.new_frames} frames")
-    return _summary(batch, progress, time.monotonic() - begun_s)
+    return _summary(batch, progress, len(videos) - len(progress.todo), time.monotonic() - begun_s)
 
 
-def _results(batch: Batch, work: WorkList) -> Iterator[dict[str, Any]]:
+def _results(batch: Batch, todo: Sequence[Video]) -> Iterator[dict[str, Any]]:
     """Yield results as they come: video, segment, n, boxes, expected, fault, unsaved, note, fatal."""
     import ray
 
@@ -131,7 +125,7 @@ def _results(batch: Batch, work: WorkList) -> Iterator[dict[str, Any]]:
     _configure(ray.data.DataContext.get_current(), batch)
     items = [
         {"video": video.name, "path": video.path, "stamp": list(video.stamp), "parts": list(video.parts)}
-        for video in work.todo
+        for video in todo
     ]
     # An engine and a decoder have to fit beside each other, also on a machine with one core. With equal
     # shares, Ray Data would decode inside the engines.
@@ -195,23 +189,20 @@ def each_within(deadline_s: float, items: Iterable[T]) -> Iterator[T]:
         yield value
 
 
-def _summary(batch: Batch, progress: _Progress, seconds: float) -> BatchSummary:
+def _summary(batch: Batch, progress: _Progress, before: int, seconds: float) -> BatchSummary:
     """Totals of what is on disk, of this run and earlier ones."""
-    finished = frames = boxes = parts = 0
-    for video in (scan_video(batch, path) for path in list_videos(batch.folder)):
-        if video.totals is not None:
-            finished += 1
-            frames += video.totals["frames"]
-            boxes += video.totals["boxes"]
-            parts += video.totals["segments"]
-            continue
-        for part in video.parts:
-            metadata = read_metadata(segment_path(batch, video.name, part))
-            frames += metadata["rows"]
-            boxes += metadata["boxes"]
-            parts += 1
-    return BatchSummary(finished, frames, boxes, parts, progress.new_frames, seconds,
-                        tuple(progress.faults), tuple(progress.unsaved), tuple(progress.notes))  # fmt: skip
+    frames = boxes = parts = 0
+    for path in batch.out.rglob("segment-*.parquet"):
+        try:
+            facts = read_metadata(path)
+        except ResultsError as error:
+            progress.faults.append(str(error))
+        else:
+            frames, boxes, parts = frames + facts["rows"], boxes + facts["boxes"], parts + 1
+    return BatchSummary(
+        before + progress.finished, frames, boxes, parts, progress.new_frames, seconds,
+        tuple(progress.faults), tuple(progress.unsaved), tuple(progress.notes),
+    )  # fmt: skip
 
 
 def _configure(context: Any, batch: Batch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,22 +86,14 @@ class Video:
         path: absolute path.
         stamp: size in bytes and modification time; they detect another file of that name.
         parts: numbers of finished segments.
-        totals: frames, boxes and segments of a finished video, else None.
+        finished: True if all of its segments are there.
     """
 
     name: str
     path: str
     stamp: tuple[int, int]
     parts: tuple[int, ...] = ()
-    totals: dict[str, int] | None = None
-
-
-@dataclass(frozen=True)
-class WorkList:
-    """Videos of a batch that are to be processed, and those that are finished."""
-
-    todo: tuple[Video, ...]
-    finished: tuple[Video, ...]
+    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +120,7 @@ class BatchSummary:
     notes: tuple[str, ...] = ()
 
 
-def scan_folder(batch: Batch) -> WorkList:
+def scan_folder(batch: Batch) -> list[Video]:
     """Find the folder's videos and what earlier runs finished of them; removes partial files.
 
     Raises:
@@ -139,25 +130,20 @@ def scan_folder(batch: Batch) -> WorkList:
     """
     if not batch.folder.is_dir():
         raise SourceError(f"there is no folder {batch.folder}; name one that holds videos")
-    paths = list_videos(batch.folder)
+    paths = _list_videos(batch.folder)
     if not paths:
         kinds = " ".join(sorted(VIDEO_SUFFIXES))
         raise SourceError(f"there is no video in {batch.folder} ({kinds}); name another folder")
     _check_settings(batch)
     for partial in batch.out.rglob(".segment-*"):  # of a process that was killed while writing
         partial.unlink(missing_ok=True)
-    videos = [scan_video(batch, path) for path in paths]
-    return WorkList(
-        tuple(video for video in videos if video.totals is None),
-        tuple(video for video in videos if video.totals is not None),
-    )
+    return [_scan_video(batch, path) for path in paths]
 
 
-def mark_finished(batch: Batch, video: Video, frames: int, parts: Sequence[int]) -> None:
-    """Write a video's totals, so that it is not decoded again."""
-    boxes = sum(read_metadata(segment_path(batch, video.name, n))["boxes"] for n in parts)
-    totals = {"frames": frames, "boxes": boxes, "segments": len(parts), "stamp": list(video.stamp)}
-    write_atomic(batch.out / video.name / _FINISHED_FILE, json.dumps(totals) + "\n")
+def mark_finished(batch: Batch, video: Video, frames: int) -> None:
+    """Write down that a video is finished, so that it is not decoded again."""
+    facts = {"frames": frames, "stamp": list(video.stamp)}
+    write_atomic(batch.out / video.name / _FINISHED_FILE, json.dumps(facts) + "\n")
 
 
 def segment_path(batch: Batch, video: str, segment: int) -> Path:
@@ -165,14 +151,14 @@ def segment_path(batch: Batch, video: str, segment: int) -> Path:
     return batch.out.absolute() / video / f"segment-{segment:06d}.parquet"
 
 
-def list_videos(folder: Path) -> list[Path]:
+def _list_videos(folder: Path) -> list[Path]:
     """Recordings in a folder and its subfolders, hidden ones left out, in natural order."""
     return sorted((path for path in folder.rglob("*")
                    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
                    and not path.name.startswith(".")), key=natural_order)  # fmt: skip
 
 
-def scan_video(batch: Batch, path: Path) -> Video:
+def _scan_video(batch: Batch, path: Path) -> Video:
     """Find a video's finished segments; removes those of another file of that name."""
     stat = path.stat()
     stamp = (stat.st_size, int(stat.st_mtime))
@@ -180,11 +166,11 @@ def scan_video(batch: Batch, path: Path) -> Video:
     folder = batch.out / video.name
     known = _read_json(folder / _FINISHED_FILE)
     if known is not None and tuple(known.get("stamp", ())) == stamp:
-        return replace(video, totals={key: int(known[key]) for key in ("frames", "boxes", "segments")})
+        return replace(video, finished=True)
     parts = []
     for part in sorted(folder.glob("segment-*.parquet")):
         facts = read_metadata(part)
-        if tuple(facts["stamp"]) == video.stamp:
+        if tuple(facts.get("stamp", ())) == video.stamp:
             parts.append(int(facts["segment"]))
         else:
             part.unlink()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, redirect_stderr
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -75,28 +76,13 @@ class SingleProcess:
             return rate(self._process.call(seconds + REPLY_S, _process_streams, plan, seconds))
 
 
-@dataclass
-class _RoundRobin:
-    """Frames of several sources, one of each in turn.
-
-    Attributes:
-        sources: opened in a loop, so that none ends.
-        open: False ends the iteration.
-        pending: index of a frame without a result -> (its stream, its index there, when it was read).
-    """
-
-    sources: list[Source]
-    open: bool = True
-    pending: dict[int, tuple[int, int, float]] = field(default_factory=dict)
-
-    def __iter__(self) -> Iterator[Frame]:
-        index = 0
-        while self.open:
-            stream = index % len(self.sources)
-            frame = next(self.sources[stream])
-            self.pending[index] = (stream, frame.index, time.time())
-            yield Frame(frame.image, index, frame.t_s)
-            index += 1
+def _in_turn(sources: Sequence[Source], pending: dict[int, tuple[int, int, float]]) -> Iterator[Frame]:
+    """One frame of each source in turn; notes its stream, its index there, and when it was read."""
+    for index in count():
+        stream = index % len(sources)
+        frame = next(sources[stream])
+        pending[index] = (stream, frame.index, time.time())
+        yield Frame(frame.image, index, frame.t_s)
 
 
 _ready: dict[str, Any] = {}
@@ -119,11 +105,12 @@ def _process_streams(plan: Plan, seconds: float) -> NDArray[np.float64]:
             stack.enter_context(open_source(stream.spec, stream.size, fps=stream.fps, loop=True))
             for stream in streams
         ]
-        frames = _RoundRobin(sources)
-        done_s = []
+        pending: dict[int, tuple[int, int, float]] = {}
+        done_s: list[float] = []
         until_s = float("inf")
-        for n, (frame, found) in enumerate(plan.rung.run(iter(frames), _ready["net"]), 1):
-            stream, index, read_s = frames.pending.pop(frame.index)
+        frames = takewhile(lambda frame: time.time() < until_s, _in_turn(sources, pending))
+        for n, (frame, found) in enumerate(plan.rung.run(frames, _ready["net"]), 1):
+            stream, index, read_s = pending.pop(frame.index)
             now_s = time.time()
             result = FrameResult(index, ID, index + 1, 0.0, read_s, now_s - read_s, ID, found)
             recorders[stream].append([result])
@@ -131,7 +118,6 @@ def _process_streams(plan: Plan, seconds: float) -> NDArray[np.float64]:
                 until_s = now_s + seconds
             elif n > WARM_FRAMES:
                 done_s.append(now_s)
-            frames.open = now_s < until_s
     for recorder, source in zip(recorders, sources, strict=True):
         recorder.close(EndOfStream(source.delivered, ID, source.delivered, "its time was over"))
     return np.array(done_s)
