@@ -255,7 +255,8 @@ class Engine:
             if self._requests:
                 ray.wait(list(self._requests), num_returns=1, timeout=IDLE_S)
             else:
-                time.sleep(BATCH_S)  # until results are out of the schedule, or messages fetched
+                with self._changed:  # until results are out of the schedule, or messages fetched
+                    self._changed.wait(BATCH_S)
             return []
         replies = [(stream := self._requests.pop(ref), self._read_reply(ref, stream)) for ref in ready]
         return [(stream, captured) for stream, captured in replies if captured is not None]

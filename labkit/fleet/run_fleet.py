@@ -84,7 +84,8 @@ class Fleet:
             until_s = time.monotonic() + every_s
             while self._awaited and (left_s := until_s - time.monotonic()) > 0:
                 for ref in ray.wait(list(self._awaited), num_returns=1, timeout=left_s)[0]:
-                    self._read_messages(ref, self._awaited.pop(ref)[0])
+                    self._read_messages(ref, self._awaited[ref][0])
+                    del self._awaited[ref]  # only now: after an interruption it is read again
             if self._stopping:
                 self._stop_readers()
             for ref, (number, deadline_s) in list(self._awaited.items()):
