@@ -83,8 +83,10 @@ class Grid:
         ):
             fps = self.fps if scenario == "paced" else None
             boxes = self.objects if rung(name).prepare.task != "classify" else self.objects[:1]
-            for objects in boxes:
-                workload = self._workload(size, objects)
+            for n in boxes:
+                workload = Workload(
+                    self.model_set, self.weights, size, n, seed=self.seed, fit=self.fit  # type: ignore[arg-type]
+                )  # fmt: skip
                 yield Point(
                     name, source, workload, scenario, fps, seconds, self.quick, self.scenes, repeat,
                     self.timeouts_s,

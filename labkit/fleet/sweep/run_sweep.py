@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 from labkit.core.errors import LabError, ResultsError, WorkerError, first_line
@@ -123,11 +124,7 @@ def sweep(
 def unused_name(store: Store, name: str) -> str:
     """The first of NAME, NAME-2, NAME-3, ... that no sweep of the store has."""
     taken = set(sweep_names(store))
-    candidate, number = name, 1
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}-{number}"
-    return candidate
+    return next(each for each in chain([name], (f"{name}-{n}" for n in count(2))) if each not in taken)
 
 
 @dataclass(frozen=True, eq=False)
