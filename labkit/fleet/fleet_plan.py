@@ -71,10 +71,9 @@ class Plan:
 
     def streams(self) -> list[Stream]:
         """The streams, numbered in the order of the sources."""
-        size, fit = self.workload.size, self.workload.fit
+        settings = (self.workload.size, self.fps, self.seconds, self.workload.fit, *self.timeouts_s)
         return [
-            Stream(i, absolute_spec(spec), redact(spec), size, self.fps, self.seconds, fit, *self.timeouts_s)
-            for i, spec in enumerate(self.sources)
+            Stream(i, absolute_spec(spec), redact(spec), *settings) for i, spec in enumerate(self.sources)
         ]
 
 

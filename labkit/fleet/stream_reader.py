@@ -11,14 +11,10 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from labkit.core.errors import LabError, SourceLost
-from labkit.core.types import Placement
 from labkit.fleet.cores import lower_priority
 from labkit.fleet.streams import CapturedFrame, EndOfStream, NoFrame, Reply, Stream, check_frame_size
 from labkit.sources.openers import open_source
@@ -27,17 +23,6 @@ from labkit.sources.source import Source
 NOMINAL_FPS = 30.0
 PATIENCE_S = 2.0
 """Longest wait for a frame until the reply is `NoFrame`."""
-
-
-@dataclass(frozen=True, eq=False)
-class _LatestFrame:
-    """A frame to be taken; `offset` is its index among those that this reader has seen."""
-
-    image: NDArray[np.uint8]
-    offset: int
-    captured_unix_s: float
-    placed: Placement | None
-    time_s: float | None = None
 
 
 class Reader:
@@ -56,10 +41,10 @@ class Reader:
         self._stream = stream
         self._id = uuid.uuid4().hex[:12]
         self._changed = threading.Condition()  # guards everything below
-        self._latest: _LatestFrame | None = None
+        self._latest: CapturedFrame | None = None  # not numbered yet; its index counts from the base
         self._taken = 0
-        self._offered = 0  # counted from the first frame that this start could see
-        self._base: int | None = None  # index of that frame
+        self._offered = 0  # from the base on
+        self._base: int | None = None  # index of the first frame that this start could see
         self._began_unix_s: float | None = None
         self._opened = self._started = False
         self._note = ""
@@ -93,17 +78,7 @@ class Reader:
                 self._base = after + 1
             latest, self._latest = self._latest, None
             self._taken += 1
-            assert self._began_unix_s is not None
-            return CapturedFrame(
-                self._base + latest.offset,
-                self._id,
-                self._taken,
-                self._began_unix_s,
-                latest.captured_unix_s,
-                latest.image,
-                latest.placed,
-                latest.time_s,
-            )
+            return replace(latest, index=self._base + latest.index, number=self._taken)
 
     def stop(self) -> EndOfStream:
         """End the stream; a waiting `take` returns."""
@@ -168,7 +143,9 @@ class Reader:
                 return "the camera ended"
             unix_s = time.time() - (time.perf_counter() - frame.t_s)
             count = source.delivered + source.dropped - before  # the camera's frames up to this one
-            self._put(_LatestFrame(frame.image, count - 1, unix_s, frame.placed), count)
+            began_unix_s = self._began_unix_s
+            latest = CapturedFrame(count - 1, self._id, 0, began_unix_s, unix_s, frame.image, frame.placed)
+            self._put(latest, count)
         return self._why_stopped()
 
     def _play(self, source: Source) -> str:
@@ -190,12 +167,14 @@ class Reader:
             if self._stopping:
                 break
             is_late = late_s >= period_s
-            due_unix_s = self._began_unix_s + due_s
-            latest = _LatestFrame(frame.image, index, due_unix_s, frame.placed, frame.time_s)
+            latest = CapturedFrame(
+                index, self._id, 0, self._began_unix_s, self._began_unix_s + due_s, frame.image, frame.placed,
+                frame.time_s,
+            )  # fmt: skip
             self._put(None if is_late else latest, index + 1)
         return f"the recording is over{f' ({source.note})' if source.note else ''}"
 
-    def _put(self, frame: _LatestFrame | None, offered: int) -> None:
+    def _put(self, frame: CapturedFrame | None, offered: int) -> None:
         if frame is not None:
             check_frame_size((frame.image.shape[1], frame.image.shape[0]), self._stream.size)
         with self._changed:
