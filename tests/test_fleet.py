@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from labkit.fleet.shared_actors import Readers
 
 from labkit.core.errors import LabError, UnavailableError, UsageError
 from labkit.core.types import Detections, Workload
 from labkit.fleet import stream_recorder
 from labkit.fleet.actors import round_robin
 from labkit.fleet.fleet_plan import Plan, Summary, with_group
-from labkit.fleet.stream_reader import Reader
+from labkit.fleet.stream_reader import Reader, Readers
 from labkit.fleet.stream_recorder import Recorder, folder_name
 from labkit.fleet.streams import (
     CapturedFrame,
