@@ -157,6 +157,8 @@ def _import_ray() -> Any:
         raise UnavailableError(
             f"Ray is needed ({error}); install it with: pip install 'labkit[scale]'"
         ) from error
+    # Ray notes the command line that uses it, where credentials may be, and names that are no UTF-8.
+    ray._private.utils.get_entrypoint_name = lambda: "labkit"
     return ray
 
 
