@@ -121,7 +121,7 @@ def test_the_table_tells_the_figures_of_each_run(page: Page) -> None:
     assert hostile[4] == f"{page.runs[1].percentile_ms(99):.1f}"
     assert "noisy" in hostile[-1]
     assert "too few frames" in tiny[1]
-    assert tiny[5:9] == ["-", "-", "-", "-"]
+    assert tiny[5:7] == ["-", "-"]  # mAP and names, which no run has, have no column
     assert elsewhere[1].startswith(f"{page.runs[3].fps:.1f}")
     assert page.text.count("All of these: closed, random weights.") == 2
 

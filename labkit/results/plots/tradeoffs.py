@@ -123,7 +123,9 @@ def share_of_peak(runs: Sequence[Run], *, theme: str = "light") -> Chart:
     if not known:
         own = any("loop_sha256" in run.settings for run in runs)
         why = "; in a loop of your own, what torch computes uncompiled is counted" if own else ""
-        raise UsageError(f"none of the {len(runs)} runs knows its work per frame and the machine's peak{why}")
+        raise UsageError(
+            f"none of the {len(runs)} runs knows its work per frame and a peak that it does not beat{why}"
+        )
     notes = ["peak: the fastest large product or convolution measured in the rung's precision"]
     left_out = [run.rung for run in runs if run.beats_peak]
     notes += [f"left out, since they beat the measured peak: {', '.join(left_out)}"] if left_out else []
