@@ -335,6 +335,8 @@ def test_threads_are_as_many_as_the_quota_allows(monkeypatch, quota, cores):
     assert "MKL_NUM_THREADS" not in told
     counts = {told[name] for name in threads.THREAD_COUNTS if name in told}
     assert counts == (set() if cores == 8 else {str(cores)})
+    assert told["OMP_WAIT_POLICY"] == "passive"
+    assert threads.worker_environment(spin=True) == told | threads.ACTIVE_WAIT
 
 
 LIBRARIES = """

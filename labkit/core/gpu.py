@@ -79,6 +79,16 @@ def _state(pynvml: Any) -> dict[str, Any] | None:
     return {name: value for name, value in state.items() if value is not None}
 
 
+def gpu_energy_j() -> float | None:
+    """Energy that the GPU has used since its driver was loaded, in J; None where none is counted."""
+    with nvml() as pynvml:
+        if pynvml is None:
+            return None
+        with suppress(pynvml.NVMLError):
+            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(_device(pynvml))) / 1e3
+    return None
+
+
 def _device(pynvml: Any) -> Any:
     """NVML's handle of the GPU that torch uses. NVML counts all GPUs by bus, CUDA the visible ones."""
     used = cuda_uuid()

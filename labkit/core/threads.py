@@ -14,6 +14,8 @@ from labkit.core.cgroup import quota_cores
 
 PASSIVE_WAIT = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 """Environment in which waiting threads do not spin; else torch, OpenCV and engines fight for cores."""
+ACTIVE_WAIT = {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "infinity", "KMP_BLOCKTIME": "infinite"}
+"""Environment in which the threads of OpenMP spin until there is work: no wake-up, and no rest."""
 THREAD_COUNTS = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS",
     "OPENCV_FOR_THREADS_NUM",
@@ -31,14 +33,15 @@ def available_cores() -> int:
     return max(1, int(min(affinity_cores(), quota_cores() or inf)))
 
 
-def worker_environment() -> dict[str, str]:
-    """Variables for a child that measures: waiting threads are passive, and a CPU quota bounds their number.
+def worker_environment(spin: bool = False) -> dict[str, str]:
+    """Variables for a child that measures: how its threads wait; a CPU quota bounds their number.
 
     A number that the user has set stays.
     """
     cores = available_cores()
     bound = THREAD_COUNTS if cores < affinity_cores() else ()
-    return PASSIVE_WAIT | {name: str(cores) for name in bound if name not in os.environ}
+    counts = {name: str(cores) for name in bound if name not in os.environ}
+    return (ACTIVE_WAIT if spin else PASSIVE_WAIT) | counts
 
 
 def bound_threads() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -398,6 +398,37 @@ class Workload:
             raise UsageError(f"threshold is a score from 0 to 1, not {self.threshold}")
         if min(self.size) < 1 or max(self.size) > 16384:
             raise UsageError(f"size is (width, height) from 1 to 16384 px, not {self.size}")
+
+
+class WorkOptions(TypedDict, total=False):
+    """Keywords for frames and models, the same wherever something is measured; see `labkit.bench`."""
+
+    source: str
+    size: Size
+    fit: Fit
+    objects: int
+    model_set: str
+    detector: str | None
+    classifier: str | None
+    weights: str
+    seed: int
+    open_timeout_s: float
+    read_timeout_s: float
+
+
+def read_work(options: WorkOptions) -> tuple[str, Workload, dict[str, float]]:
+    """Source, workload, and time-outs of the source, from keywords.
+
+    Raises:
+        UsageError: there is no such keyword, or a value is out of range.
+    """
+    if unknown := options.keys() - WorkOptions.__annotations__:
+        known = ", ".join(WorkOptions.__annotations__)
+        raise UsageError(f"there is no option {min(unknown)}; frames and models have {known}")
+    rest: dict[str, Any] = dict(options)
+    waits: tuple[str, ...] = ("open_timeout_s", "read_timeout_s")
+    timeouts = {name: rest.pop(name) for name in waits if name in rest}
+    return rest.pop("source", "photos"), Workload(**rest), timeouts
 
 
 Schedule = Callable[[Iterable[Frame], Any], Iterator[tuple[Frame, Detections]]]

@@ -29,7 +29,9 @@ class OnnxRuntimeEngine:
 
 
 def build(request: Request) -> OnnxRuntimeEngine:
-    """Exports to ONNX (cached on disk) and opens a session whose idle threads do not spin.
+    """Exports to ONNX (cached on disk) and opens a session whose idle threads sleep.
+
+    Options: spin, to let them spin until there is work.
 
     Raises:
         UnavailableError: the device is not the CPU, or the precision is not fp32.
@@ -39,7 +41,8 @@ def build(request: Request) -> OnnxRuntimeEngine:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    spin = "1" if request.options.get("spin") else "0"
+    options.add_session_config_entry("session.intra_op.allow_spinning", spin)
     path = _exported(request)
     return OnnxRuntimeEngine(ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
 
