@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from labkit.models.engines.build import ENGINES
 from labkit.models.prepare import prepare
 from labkit.models.preprocess import IMPLEMENTATIONS
 from labkit.pipelines import tracked as tracked_module
+from labkit.pipelines.combined import kept_awake
 from labkit.pipelines.former_names import FORMER_NAMES
 from labkit.pipelines.ladder import LADDER, ladder, rung
 from labkit.pipelines.tracked import flow_boxes, tracked
@@ -72,7 +74,7 @@ ONE_IDEA = [
     {"engine", "fold_batch_norm", "channels_last"},  # TensorRT lays out and folds by itself
     {"engine", "lean"},  # a graph cannot hold the waits that are hidden in the library's pass
     {"engine", "preprocess", "precision"},
-    {"engine", "precision", "fold_batch_norm", "channels_last"},  # a peer at its best
+    {"engine", "precision", "fold_batch_norm", "channels_last", "lean", "mode"},  # a peer at its best
     {"schedule", "filter", "filter_radius", "filter_eps", "filter_where"},  # a filter where there was none
     {"filter", "filter_radius", "filter_eps", "filter_where"},  # a filter inside the graph
     {"filter", "filter_where"},  # a version that ends elsewhere
@@ -250,6 +252,22 @@ def test_boxes_without_area_can_be_named(workload):
     logits = net.classifier.infer(net.classifier.crops(image, xyxy))
     assert logits.shape[0] == 3
     assert torch.isfinite(logits).all()
+
+
+def test_a_core_is_kept_at_work_only_while_a_frame_is_waited_for(frames):
+    def fed():
+        for frame in frames[:3]:
+            at_work.append(any(each.name == "labkit awake" for each in threading.enumerate()))
+            yield frame
+
+    at_work = []
+    results = kept_awake(fed())
+    assert [frame.index for frame in results] == [frame.index for frame in frames[:3]]
+    assert at_work == [True] * 3
+    stopped = kept_awake(iter(frames))
+    next(stopped)
+    stopped.close()
+    assert not any(each.name == "labkit awake" for each in threading.enumerate())
 
 
 def test_stopping_early_is_harmless(workload, frames):

@@ -20,8 +20,6 @@ from torch import Tensor
 from labkit.core.trace import span, tap
 from labkit.core.types import Detections, Frame, Size
 from labkit.models.callables import Combined
-from labkit.models.filter_stage import Filtered
-from labkit.pipelines.filter_frames import smoothed
 
 
 def baseline_combined(frames: Iterable[Frame], net: Combined) -> Iterator[tuple[Frame, Detections]]:
@@ -32,31 +30,12 @@ def baseline_combined(frames: Iterable[Frame], net: Combined) -> Iterator[tuple[
         with span("detect", frame):
             logits, boxes = net.detector.infer(x)
         with span("decode", frame):
-            found = _read_queries_one_by_one(logits[0], boxes[0], frame.size, net)
-        yield frame, _name_one_by_one(frame, found, net)
+            found = read_queries_one_by_one(logits[0], boxes[0], frame.size, net)
+        yield frame, name_one_by_one(frame, found, net)
 
 
-def baseline_streams(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
-    """The origin's two streams, both on the same frame, and nothing that makes one wait for the other.
-
-    A mistake, kept as it was. The network reads its input on one stream while another may still be
-    writing it; that it mostly goes well is luck. And nothing overlaps: the host waits for the
-    network's answer before it takes the next frame.
-    """
-    inner = net.inner
-    for frame in smoothed(frames, net):
-        with net.streams.on("preprocess"), span("preprocess", frame):
-            x = inner.detector.preprocess(frame.image)
-        with net.streams.on("infer"):
-            with span("detect", frame):
-                logits, boxes = inner.detector.infer(x)
-            with span("decode", frame):
-                found = _read_queries_one_by_one(logits[0], boxes[0], frame.size, inner)
-            found = _name_one_by_one(frame, found, inner)
-        yield frame, found
-
-
-def _read_queries_one_by_one(logits: Tensor, boxes: Tensor, size: Size, net: Combined) -> Detections:
+def read_queries_one_by_one(logits: Tensor, boxes: Tensor, size: Size, net: Combined) -> Detections:
+    """The best queries' boxes, each number read from the device by itself."""
     tap("detector.logits", logits)
     tap("detector.boxes", boxes)
     decode = net.detector.decode
@@ -83,28 +62,18 @@ def _read_queries_one_by_one(logits: Tensor, boxes: Tensor, size: Size, net: Com
     )
 
 
-def _name_one_by_one(frame: Frame, found: Detections, net: Combined) -> Detections:
-    names = []
+def name_one_by_one(frame: Frame, found: Detections, net: Combined) -> Detections:
+    """The boxes with their names, from one crop and one call of the classifier each."""
+    labels, scores = [], []
     for box in found.xyxy:
         with span("crop", frame):
             crop = net.classifier.crops(frame.image, box[None])
         with span("classify", frame):
-            names.append(_name_of_crop(net.classifier.infer(crop)))
+            logits = net.classifier.infer(crop)
+            tap("classifier.logits", logits)
+            probabilities = torch.nn.functional.softmax(logits[0], dim=0)
+            labels.append(int(probabilities.argmax().item()))
+            scores.append(float(probabilities[labels[-1]].item()))
     with span("name", frame):
-        return _with_names(found, names, net)
-
-
-def _name_of_crop(logits: Tensor) -> tuple[int, float]:
-    tap("classifier.logits", logits)
-    probabilities = torch.nn.functional.softmax(logits[0], dim=0)
-    label = int(probabilities.argmax().item())
-    return label, float(probabilities[label].item())
-
-
-def _with_names(found: Detections, names: list[tuple[int, float]], net: Combined) -> Detections:
-    labels = net.classifier.network.labels
-    return found.with_fine(
-        np.array([label for label, _ in names], np.int64),
-        np.array([score for _, score in names], np.float32),
-        tuple(labels[label] for label, _ in names),
-    )
+        names = tuple(net.classifier.network.labels[label] for label in labels)
+        return found.with_fine(np.array(labels, np.int64), np.array(scores, np.float32), names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from collections.abc import Iterable, Iterator
 
 from labkit.core.trace import span
@@ -47,3 +49,31 @@ def batched_crops(frames: Iterable[Frame], net: Combined) -> Iterator[tuple[Fram
         with span("name", frame):
             found = net.classifier.name(found, logits)
         yield frame, found
+
+
+def awake_crops(frames: Iterable[Frame], net: Combined) -> Iterator[tuple[Frame, Detections]]:
+    """As `batched_crops`, with a core that is kept at work while there is no frame."""
+    yield from batched_crops(kept_awake(frames), net)
+
+
+def kept_awake(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """The frames; while one is waited for, a thread works, so that no clock falls and no core sleeps."""
+    waiting, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        block = bytes(2**18)  # a fraction of a millisecond, without Python's lock
+        while waiting.wait() and not ended.is_set():
+            hashlib.sha256(block)
+
+    thread = threading.Thread(target=work, name="labkit awake", daemon=True)
+    thread.start()
+    try:
+        waiting.set()
+        for frame in frames:
+            waiting.clear()
+            yield frame
+            waiting.set()
+    finally:
+        ended.set()
+        waiting.set()
+        thread.join()

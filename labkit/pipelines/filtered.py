@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from labkit.core.trace import span
 from labkit.core.types import Detections, Frame
 from labkit.models.filter_stage import Filtered
 from labkit.pipelines.baseline import baseline_combined
 from labkit.pipelines.combined import batched_crops
-from labkit.pipelines.filter_frames import smoothed
+
+
+def smoothed(frames: Iterable[Frame], net: Filtered) -> Iterator[Frame]:
+    """The frames after the filter; detector and crops then both see the smoothed picture."""
+    for frame in frames:
+        with span("filter", frame):
+            image = net.smooth(frame.image)
+        yield replace(frame, image=image)
 
 
 def filtered_baseline(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:

@@ -8,26 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from labkit.core.errors import UsageError
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import FilterStep, Preparation, Rung
-from labkit.pipelines.baseline import baseline_combined, baseline_streams
-from labkit.pipelines.combined import batched_crops, one_by_one
+from labkit.pipelines.baseline import baseline_combined
+from labkit.pipelines.combined import awake_crops, batched_crops, one_by_one
 from labkit.pipelines.filtered import filtered_baseline, filtered_batched, filtered_on_device
 from labkit.pipelines.former_names import FORMER_NAMES
 from labkit.pipelines.grouped import grouped, grouped_on_device
-from labkit.pipelines.multi_stream import ring_of_stages, ring_of_streams, threaded
-from labkit.pipelines.overlapped import launched_ahead
+from labkit.pipelines.multi_stream import (
+    baseline_streams,
+    launched_ahead,
+    ring_of_stages,
+    ring_of_streams,
+    threaded,
+)
 from labkit.pipelines.sequential import sequential
-from labkit.pipelines.third_party_rungs import THIRD_PARTY
 from labkit.pipelines.tracked import tracked
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FOLDED = {"fold_batch_norm": True, "channels_last": True}
+_FOLDED: dict[str, Any] = {"fold_batch_norm": True, "channels_last": True}
 _DECODER_AND_HEADS = [r".*\.decoder\..*", r".*\.class_labels_classifier.*", r".*\.bbox_predictor.*"]
 """Names of operators in OpenVINO's graph."""
 
@@ -353,6 +357,79 @@ STAGE_9 = (
     ),
 )  # fmt: skip
 
+THIRD_PARTY = (
+    Rung(
+        "peer_onnxruntime_fp32", 6, batched_crops,
+        Preparation("combined", "bytes", engine="onnxruntime"),
+        changes="folded_cpu", reference="baseline_combined_cpu",
+        about="ONNX Runtime runs both networks", needs=("onnxruntime", "onnxscript"),
+    ),
+    Rung(
+        "peer_pipeline_cpu", 6, sequential, Preparation("detect", "pil", form="peer"),
+        changes="detr_pil_cpu", reference="detr_pil_cpu",
+        about="transformers' own pipeline() at the frame's size",
+    ),
+    Rung(
+        "peer_shipped_cpu", 6, sequential,
+        Preparation("detect", "pil", form="peer", options={"resize": 800}),
+        changes=None, reference="peer_shipped_cpu",
+        about="the same pipeline() as it ships, which enlarges every frame to 800 px first",
+    ),
+    Rung(
+        "peer_compile_bf16", 6, sequential,
+        Preparation("detect", "opencv", engine="compile", precision="bf16",
+                    options={**_FOLDED, "lean": True, "mode": "max-autotune-no-cudagraphs"}),
+        changes="detr_opencv_cpu", reference="detr_pil_cpu",
+        about="torch.compile at its best: bfloat16, weights frozen, no padding mask, kernels timed",
+        needs=("c++",),
+    ),
+    Rung(
+        "peer_openvino_bf16", 6, sequential,
+        Preparation("detect", "opencv", engine="openvino", precision="bf16"),
+        changes="detr_opencv_cpu", reference="detr_pil_cpu",
+        about="OpenVINO as its own examples use it: the host prepares floats", needs=("openvino",),
+    ),
+    Rung(
+        "detr_engine_bf16", 6, sequential,
+        Preparation("detect", "bytes", engine="openvino", precision="bf16"),
+        changes="peer_openvino_bf16", reference="detr_pil_cpu",
+        about="the detector alone in the lab's bfloat16 engine: bytes go in", needs=("openvino",),
+    ),
+    Rung(
+        "detr_engine_int8", 6, sequential,
+        Preparation("detect", "bytes", engine="openvino", precision="int8",
+                    options={"rest_precision": "bf16"}),
+        changes="detr_engine_bf16", reference="detr_pil_cpu",
+        about="the detector alone in the 8-bit engine", needs=("openvino", "nncf"),
+    ),
+)  # fmt: skip
+
+STAGE_7 = (
+    Rung(
+        "spin_cpu", 7, batched_crops,
+        Preparation("combined", "opencv_lut", options={**_FOLDED, "spin": True}),
+        changes="folded_cpu", reference="baseline_combined_cpu",
+        about="OpenMP's threads spin until there is work, instead of going to sleep",
+    ),
+    Rung(
+        "spin_onnxruntime", 7, batched_crops,
+        Preparation("combined", "bytes", engine="onnxruntime", options={"spin": True}),
+        changes="peer_onnxruntime_fp32", reference="baseline_combined_cpu",
+        about="ONNX Runtime's threads spin until there is work", needs=("onnxruntime", "onnxscript"),
+    ),
+    Rung(
+        "awake_engine_bf16", 7, awake_crops,
+        Preparation("combined", "bytes", engine="openvino", precision="bf16"),
+        changes="cpu_engine_bf16", reference="baseline_combined_cpu",
+        about="a thread keeps one core at work between frames, so that its clock stays up",
+        needs=("openvino",),
+    ),
+)  # fmt: skip
+"""What helps a pipeline that naps between frames, each at a price in energy: see `bench(paced=...)`."""
+
+MEASURED_LAST = (*THIRD_PARTY, *STAGE_7)
+"""Rungs that a benchmark short of time leaves for the end."""
+
 
 class Ladder(tuple[Rung, ...]):
     """Rungs in order; shows itself as a table."""
@@ -379,7 +456,7 @@ class Ladder(tuple[Rung, ...]):
 
 LADDER = Ladder((
     *STAGE_1, *STAGE_2, *STAGE_3, *STAGE_6_CPU, *STAGE_6_PARTS, *STAGE_6_GPU,
-    *STAGE_9, *STAGE_4, *STAGE_5, *THIRD_PARTY,
+    *STAGE_9, *STAGE_4, *STAGE_5, *MEASURED_LAST,
 ))  # fmt: skip
 """Every rung, each after the one that it changes. Filter and streams are put onto the best loop."""
 

@@ -11,11 +11,14 @@ from torch import Tensor
 from labkit.core.trace import span
 from labkit.core.types import Detections, Frame
 from labkit.models.filter_stage import Filtered
+from labkit.models.fused import CopyBack, FusedNet
 from labkit.models.streamed import FrameRing, StagedNet, StreamedNet
-from labkit.pipelines.filter_frames import smoothed
+from labkit.pipelines.baseline import name_one_by_one, read_queries_one_by_one
+from labkit.pipelines.filtered import smoothed
 from labkit.pipelines.prefetch import ReadAhead
 
 AHEAD = 1
+DEPTH = 2
 Ring = TypeVar("Ring", bound=FrameRing)
 
 
@@ -43,6 +46,26 @@ def _prepared(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, T
         with span("preprocess", frame):
             x = net.inner.detector.preprocess(frame.image)
         yield frame, x
+
+
+def baseline_streams(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:
+    """The origin's two streams, both on the same frame, and nothing that makes one wait for the other.
+
+    A mistake, kept as it was. The network reads its input on one stream while another may still be
+    writing it; that it mostly goes well is luck. And nothing overlaps: the host waits for the
+    network's answer before it takes the next frame.
+    """
+    inner = net.inner
+    for frame in smoothed(frames, net):
+        with net.streams.on("preprocess"), span("preprocess", frame):
+            x = inner.detector.preprocess(frame.image)
+        with net.streams.on("infer"):
+            with span("detect", frame):
+                logits, boxes = inner.detector.infer(x)
+            with span("decode", frame):
+                found = read_queries_one_by_one(logits[0], boxes[0], frame.size, inner)
+            found = name_one_by_one(frame, found, inner)
+        yield frame, found
 
 
 def ring_of_streams(frames: Iterable[Frame], net: StreamedNet) -> Iterator[tuple[Frame, Detections]]:
@@ -113,3 +136,26 @@ def launch_stages(frame: Frame, slot: int, net: StagedNet) -> None:
 def _fetched(frame: Frame, slot: int, net: FrameRing) -> tuple[Frame, Detections]:
     with span("decode", frame):
         return frame, net.result(slot, frame.size)
+
+
+def launched_ahead(frames: Iterable[Frame], net: FusedNet) -> Iterator[tuple[Frame, Detections]]:
+    """Uploads and launches frame i + 1 before it waits for the answer to frame i.
+
+    Throughput rises by the host's time per frame, and so does latency: the answer to a frame
+    is fetched only after the next one has been launched.
+    """
+    waiting: deque[tuple[Frame, CopyBack]] = deque()
+    for frame in frames:
+        with span("preprocess", frame):
+            x = net.preprocess(frame.image)
+        with span("infer", frame):
+            waiting.append((frame, net.start_copy(net.infer(x))))
+        if len(waiting) == DEPTH:
+            yield _finish(*waiting.popleft(), net)
+    while waiting:
+        yield _finish(*waiting.popleft(), net)
+
+
+def _finish(frame: Frame, copy: CopyBack, net: FusedNet) -> tuple[Frame, Detections]:
+    with span("decode", frame):
+        return frame, net.unpack(net.finish_copy(copy), frame.size)
