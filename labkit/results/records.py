@@ -156,6 +156,37 @@ class Run:
         return None if value is None else value * 1e3
 
     @property
+    def fed(self) -> str:
+        """Pace of its frames: "closed" (as fast as it can), "30 FPS" (due at that rate) or "live"."""
+        rate = self.settings.get("paced_fps")
+        return f"{rate:g} FPS" if self.scenario == "paced" and rate else self.scenario
+
+    @property
+    def cpu_ms_per_frame(self) -> float | None:
+        """Processor time per finished frame, over all threads and naps, in ms; None if it was not noted."""
+        used_s = self.settings.get("cpu_s")
+        return 1e3 * used_s / self.n_frames if used_s is not None and self.n_frames else None
+
+    @property
+    def joules_per_frame(self) -> float | None:
+        """Energy per finished frame, naps included, in J; None where a counter is missing.
+
+        The processor's, and the GPU's where the rung works on one.
+        """
+        joules = self.settings.get("energy_j") or {}
+        wanted = ("cpu", "gpu") if self.settings.get("device") == "cuda" else ("cpu",)
+        if not self.n_frames or any(joules.get(part) is None for part in wanted):
+            return None
+        return float(sum(joules[part] for part in wanted)) / self.n_frames
+
+    @property
+    def why_no_energy(self) -> str:
+        """Reasons why `joules_per_frame` is not known; empty where it is."""
+        if self.joules_per_frame is not None:
+            return ""
+        return "; ".join(map(str, (self.settings.get("no_energy") or {"": "it was not read"}).values()))
+
+    @property
     def iqr_ms(self) -> float:
         """Interquartile range of latency in ms."""
         low, high = np.percentile(self.latency_s, [25, 75]) if self.n_frames else (0.0, 0.0)
@@ -231,6 +262,8 @@ class Run:
                 "max": float(self.latency_s.max()) * 1e3 if self.n_frames else None,
                 "iqr": self.iqr_ms,
             },
+            "cpu_ms_per_frame": self.cpu_ms_per_frame,
+            "joules_per_frame": self.joules_per_frame,
             "cold_start_ms": float(self.warmup_s[0]) * 1e3 if len(self.warmup_s) else None,
             "peak_mib": self.peak_bytes / 2**20,
             "gpu_peak_mib": None if self.gpu_peak_bytes is None else self.gpu_peak_bytes / 2**20,

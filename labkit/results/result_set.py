@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MAIN_COLUMNS = ["rung", "fps", "fps_lo", "fps_hi", "p50_ms", "p90_ms", "p99_ms", "agreement",
                 "share_of_limit", "noisy", "weights"]  # fmt: skip
+PACED_COLUMNS = ["rung", "fed", "fps", "p50_ms", "p99_ms", "times_closed", "dropped", "cpu_ms", "j_per_frame"]
 MOST_NAMED = 8  # rungs in a command; with more of them the whole ladder is measured again
 RECORDED_COLUMNS = ["machine", "created", "rung", "fps", "fps_lo", "fps_hi", "p50_ms", "agreement", "weights"]
 
@@ -53,7 +54,44 @@ class ResultSet:
         Runs of several machines, such as recorded ones, name machine and date.
         """
         several = len({run.machine for run in self.runs}) > 1
-        return table(self.runs)[RECORDED_COLUMNS if several else MAIN_COLUMNS].round(2)
+        columns = RECORDED_COLUMNS if several else MAIN_COLUMNS
+        if any(run.scenario == "paced" for run in self.runs):
+            columns = [*columns, "fed", "j_per_frame"]
+        return table(self.runs)[columns].round(2)
+
+    def paced(self) -> pd.DataFrame:
+        """Each rung as fast as it can and fed at given rates, as a camera does: one row per rung and rate.
+
+        `times_closed` is the median latency over that of the closed run, in which nothing ever naps;
+        `dropped` is the share of frames that nobody was free to take, `cpu_ms` the processor time and
+        `j_per_frame` the energy of a frame with its nap: the price of threads that spin. Empty where there
+        were too few frames, or where the machine shows no counter.
+        """
+        rows = []
+        for run in self._fed():
+            closed, p50 = self.run(run.rung), run.percentile_ms(50)
+            base = closed.percentile_ms(50) if closed.scenario == "closed" else None
+            rows.append(
+                (
+                    run.rung, run.fed, run.fps, p50, run.percentile_ms(99),
+                    p50 / base if p50 and base else None,
+                    run.dropped / run.offered if run.offered else None,
+                    run.cpu_ms_per_frame, run.joules_per_frame,
+                )
+            )  # fmt: skip
+        return shown_table(rows, PACED_COLUMNS).round(3)
+
+    def _fed(self) -> list[Run]:
+        """Runs of rungs that were fed at some rate, a rung's closed run first."""
+        names = dict.fromkeys(run.rung for run in self.runs if run.scenario == "paced")
+        runs = [run for run in self.runs if run.rung in names]
+        place = {name: i for i, name in enumerate(names)}
+        return sorted(runs, key=lambda run: (place[run.rung], run.settings.get("paced_fps") or 0))
+
+    @property
+    def _closed(self) -> list[Run]:
+        """Runs as fast as it can; all where there is none."""
+        return [run for run in self.runs if run.scenario == "closed"] or self.runs
 
     def gains(self) -> pd.DataFrame:
         """One row per comparison: how many times faster b is than a, with interval and verdict."""
@@ -83,7 +121,9 @@ class ResultSet:
 
     def sentences(self) -> list[str]:
         """Each comparison in words with its interval, what was not measured, and the notes."""
+        no_energy = dict.fromkeys(filter(None, (run.why_no_energy for run in self._fed())))
         return [
+            *(f"Energy per frame is not measurable here: {reason}." for reason in no_energy),
             *(comparison.finding for comparison in self.comparisons),
             *(f"{name} was not measured: {reason}." for name, reason in self.skipped.items()),
             *self.notes,
@@ -93,7 +133,7 @@ class ResultSet:
         """Amdahl's ceiling of each span of each run: the speed-up if that span took no time at all."""
         columns = ["rung", "part", "ms per frame", "share of the frame", "ceiling"]
         rows = []
-        for run in self.runs:
+        for run in self._closed:
             for name, seconds in run.spans_s.items():
                 spent_s = float(np.nansum(seconds))
                 share = spent_s / run.wall_s
@@ -122,26 +162,28 @@ class ResultSet:
 
         Args:
             kind: "throughput", "latency", "where_time_goes", "share_of_peak", "roofline",
-                "speed_accuracy", "by_boxes" (the same rungs with different numbers of boxes), or
-                "gains" (each rung's gain over the one that it changes).
+                "speed_accuracy", "by_boxes" (the same rungs with different numbers of boxes), "gains"
+                (each rung's gain over the one that it changes), or "paced" (latency at each rate).
             theme: "light" or "dark".
 
         Raises:
             UsageError: there is no such plot, or nothing in these results to draw it from.
         """
+        from labkit.results.plots.breakdown import latency
         from labkit.results.plots.by_boxes import cost_of_boxes
         from labkit.results.plots.save import CHARTS
         from labkit.results.plots.speedup import waterfall
 
         steps = self.steps() or self.comparisons
         charts = {
-            **{name: partial(chart, self.runs) for name, chart in CHARTS.items()},
-            "by_boxes": partial(cost_of_boxes, self.runs),
-            "gains": partial(waterfall, steps, runs=self.runs),
+            **{name: partial(chart, self._closed) for name, chart in CHARTS.items()},
+            "by_boxes": partial(cost_of_boxes, self._closed),
+            "gains": partial(waterfall, steps, runs=self._closed),
+            "paced": partial(latency, self._fed()),
         }
         if kind not in charts:
             raise UsageError(f"no plot named {kind!r}; there are {', '.join(charts)}")
-        if not (steps if kind == "gains" else self.runs):
+        if not {"gains": steps, "paced": self._fed()}.get(kind, self.runs):
             raise UsageError(f"nothing to plot: no rung was {'compared' if kind == 'gains' else 'measured'}")
         return charts[kind](theme=theme)
 
@@ -162,12 +204,12 @@ class ResultSet:
         raise UsageError(f"{b} was not compared with {a} here")
 
     def run(self, rung: str) -> Run:
-        """The newest run of a rung.
+        """The newest run of a rung, as fast as it can where there is one.
 
         Raises:
             UsageError: it was not measured.
         """
-        for run in reversed(self.runs):
+        for run in (*reversed(self._closed), *reversed(self.runs)):
             if run.rung == rung:
                 return run
         raise UsageError(f"{rung} was not measured here")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     "id", "rung", "stage", "scenario", "quick", "n_frames", "fps", "fps_lo", "fps_hi", "p50_ms", "p90_ms",
     "p99_ms", "agreement", "share_of_limit", "peak_mib", "startup_s", "noisy", "weights", "machine",
-    "created",
+    "created", "fed", "j_per_frame",
 )  # fmt: skip
 
 
@@ -79,4 +79,6 @@ def _row(run: Run) -> dict[str, Any]:
         "share_of_limit": run.share_of_limit,
         "peak_mib": run.peak_bytes / 2**20,
         "weights": run.settings.get("weights"),
+        "fed": run.fed,
+        "j_per_frame": run.joules_per_frame,
     }

@@ -84,7 +84,8 @@ def latency(runs: Sequence[Run], *, theme: str = "light") -> Chart:
         axes.set_xlabel(f"latency (ms{', logarithmic' if log else ''})")
         legend_above(axes, _latency_key(runs, look), columns=5)
         chart.alt_text = "Latency per frame in milliseconds: " + listed(
-            f"{run.rung} " + ", ".join(f"{name} {_ms(run.percentile_ms(q))}" for q, _, name in PERCENTILES)
+            f"{run.rung} {'' if run.scenario == 'closed' else f'at {run.fed} '}"
+            + ", ".join(f"{name} {_ms(run.percentile_ms(q))}" for q, _, name in PERCENTILES)
             for run in runs
         )
     return chart

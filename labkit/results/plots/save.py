@@ -66,6 +66,7 @@ def overview(
 ) -> list[tuple[str, Chart]]:
     """The charts over all results that these allow, each with a name fit for a file."""
     timed = [run for run in runs if run.n_frames]
+    timed = [run for run in timed if run.scenario == "closed"] or timed
     changes = {run.rung: run.settings.get("changes") for run in runs}
     steps = [each for each in comparisons if changes.get(each.b) == each.a] or comparisons
     wanted = {

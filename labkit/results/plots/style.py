@@ -171,11 +171,13 @@ def plain(text: str) -> str:
 
 
 def row_labels(runs: Sequence[Run]) -> list[str]:
-    """One label per run, wrapped: name, number or place where a rung comes twice, signs of doubt."""
+    """One label per run, wrapped: name; pace, number or place where a rung comes twice; signs of doubt."""
     seen = Counter(run.rung for run in runs)
+    alike = Counter((run.rung, run.fed) for run in runs)
     labels = []
     for place, run in enumerate(runs, 1):
-        mark = f" #{run.id or place}" if seen[run.rung] > 1 else ""
+        mark = f" {run.fed}" if seen[run.rung] > 1 else ""
+        mark = f" #{run.id or place}" if alike[run.rung, run.fed] > 1 else mark
         signs = f"{' ~' if run.noisy else ''}{f' {LOSES}' if loses(run) else ''}"
         labels.append(wrapped(f"{run.rung}{mark}{signs}"))
     return labels
