@@ -71,11 +71,11 @@ def own_home(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def peaks_once():
     """What this machine can reach at most is measured once for all benchmarks of this process."""
-    from labkit.bench import run
+    from labkit.bench import peaks
 
-    once = functools.cache(run.measure_peaks)
+    once = functools.cache(peaks.measure_peaks)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "measure_peaks", lambda device, **how: once(device, tries=1))
+        patch.setattr(peaks, "measure_peaks", lambda device, *_: once(device, tries=1))
         yield
 
 

@@ -198,12 +198,18 @@ def test_what_was_measured_is_remembered_for_the_same_preparation_only(monkeypat
     mark = {"versions": {}, "cpu": "x", "gpu": None, "commit": "abc", "dirty": False}
     module = importlib.import_module("labkit.core.machine")  # the room exports a function so called
     monkeypatch.setattr(module, "fingerprint", lambda: mark)
-    path, nothing = accuracy.cached_score(rung("batched_cpu"), "weights", 40, 0.0)
-    assert nothing is None
-    accuracy.cache_score(path, {"map": 0.5})
-    assert accuracy.cached_score(rung("batched_cpu"), "weights", 40, 0.0)[1] == {"map": 0.5}
-    assert accuracy.cached_score(rung("batched_cpu"), "others", 40, 0.0)[1] is None
-    assert accuracy.cached_score(rung("combined_cpu"), "weights", 40, 0.0)[1] is None
+
+    def of(name, weights="weights"):
+        return accuracy.cached_score(rung(name), weights, 40, lambda: measured.append(name) or {"map": 0.5})
+
+    measured = []
+    assert of("batched_cpu") == of("batched_cpu") == {"map": 0.5}
+    assert measured == ["batched_cpu"]
+    of("batched_cpu", "others"), of("combined_cpu")
+    assert measured == ["batched_cpu", "batched_cpu", "combined_cpu"]
+    mark["dirty"] = True  # what changed is not known
+    of("batched_cpu")
+    assert len(measured) == 4
 
 
 @pytest.mark.skipif(unmet_requirement(["openvino"]) is not None, reason="needs OpenVINO")

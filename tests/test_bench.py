@@ -11,9 +11,9 @@ import pytest
 from labkit.bench import context as context_module
 from labkit.bench import run as run_module
 from labkit.bench.interleave import FULL_ROUNDS, QUICK_ROUNDS, RoundPlan, time_interleaved
-from labkit.bench.plan import Plan
+from labkit.bench.plan import FULL, Plan
 from labkit.bench.progress import Reporter
-from labkit.bench.run import run_benchmark, run_comparison
+from labkit.bench.run import bench, run_benchmark, run_comparison
 from labkit.bench.worker import Worker
 from labkit.cli.main import main
 from labkit.core.errors import SourceError, UnavailableError, UsageError, WorkerError
@@ -152,6 +152,34 @@ def test_paced_runs_count_what_they_drop():
     assert run.offered == 500
     assert run.dropped > 0
     assert run.settings["paced_fps"] == 500
+
+
+def test_a_rung_is_also_fed_at_given_rates(capsys):
+    from labkit.cli.show_bench import show
+
+    paced = [replace(PLAN, scenario="paced", fps=fps) for fps in (100.0, 20.0)]
+    result = run_benchmark([rung("resnet_pil_cpu")], workload=WORK, plan=PLAN, paced=paced, rounds=None)
+    assert [run.fed for run in result.runs] == ["closed", "100 FPS", "20 FPS"]
+    assert result.run("resnet_pil_cpu") is result.runs[0]
+    table = result.paced()
+    assert list(table["fed"]) == ["closed", "20 FPS", "100 FPS"] and table["times_closed"][0] == 1
+    closed, slow = (result.runs[k].percentile_ms(50) for k in (0, 2))
+    assert table["times_closed"][1] == pytest.approx(slow / closed, abs=1e-3)
+    assert result.runs[2].offered == 6 and "at 20 FPS" in result.plot("paced").alt_text
+    assert (table["cpu_ms"] > 0).all()
+    assert list(result.table()["fed"]) == ["closed", "100 FPS", "20 FPS"]
+    show(result)
+    shown = capsys.readouterr().out
+    assert "20 FPS" in shown and ("not measurable here: " in shown) == bool(result.runs[0].why_no_energy)
+    assert str(result).count("Energy per frame is not measurable") <= 1
+
+
+def test_long_runs_at_a_rate_have_frames_enough_for_a_99th_percentile():
+    assert run_module._paced(FULL, 10.0, long=True).seconds * 10 >= 662
+    assert run_module._paced(FULL, 10.0, long=False).seconds == FULL.seconds
+    assert run_module._paced(FULL, 1000.0, long=True).seconds == FULL.seconds
+    with pytest.raises(UsageError, match="for one rate alone"):
+        bench("resnet_pil_cpu", scenario="paced", fps=5, paced=[10])
 
 
 def test_comparing_two_by_name():

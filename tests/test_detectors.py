@@ -11,8 +11,7 @@ import torch
 from test_models import trained_looking_norms
 from torch import nn
 
-from labkit.bench.accuracy import lab_workload
-from labkit.bench.evaluate import evaluate
+from labkit.bench.accuracy import evaluate, lab_workload
 from labkit.core.errors import UsageError, WeightsError
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Frame, Preparation, Workload

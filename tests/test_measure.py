@@ -18,14 +18,13 @@ import pytest
 from labkit.bench import noise as noise_module
 from labkit.bench import worker as worker_module
 from labkit.bench.agreement import Answers, match, measure_agreement, relative_error
-from labkit.bench.context import EvaluationWorker
+from labkit.bench.context import EvaluationWorker, may_claim
 from labkit.bench.frames import collect, frames_sha256
 from labkit.bench.interleave import (
     FULL_ROUNDS,
     QUICK_PAIR,
     QUICK_ROUNDS,
     RoundPlan,
-    compare,
     time_interleaved,
 )
 from labkit.bench.noise import NoiseMonitor
@@ -34,6 +33,7 @@ from labkit.bench.timing import Clock, measure
 from labkit.bench.worker import Worker
 from labkit.core import gpu as gpu_module
 from labkit.core.child import lives
+from labkit.core.energy import EnergyMeter
 from labkit.core.errors import LabError, UsageError, WorkerError
 from labkit.core.gpu import gpu_noise_reasons, gpu_summary
 from labkit.core.machine import fingerprint, fingerprint_differences, machine_name
@@ -208,6 +208,41 @@ def test_a_plan_says_what_is_wrong(wrong):
         Plan(**wrong)
 
 
+def test_energy_is_that_of_the_timed_part_by_the_counters_of_all_packages(tmp_path):
+    def zone(name, kind, microjoules):
+        folder = tmp_path / "sys/class/powercap" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "name").write_text(kind)
+        (folder / "energy_uj").write_text(str(microjoules))
+        (folder / "max_energy_range_uj").write_text("9999999")
+
+    def read(first, second, memory):
+        zone("intel-rapl:0", "package-0", first)
+        zone("intel-rapl:1", "package-1", second)
+        zone("intel-rapl:0:0", "dram", memory)
+        zone("intel-rapl:2", "psys", memory)
+
+    read(1_000_000, 9_000_000, 5)
+    simulated, meter = Simulated(), EnergyMeter(root=tmp_path)
+
+    def schedule(frames, net):
+        for frame in frames:
+            simulated.sleep(0.01)
+            if frame.index == 100:
+                read(4_000_000, 1_000_000, 8_000_000)  # one counter has begun anew
+            yield frame, Detections.empty(frame.size)
+
+    plan = Plan(seconds=1.0, min_frames=10, **WARM_FOR)
+    timed = measure(schedule, None, [make_frame(0)], plan, clock=simulated.clock, meter=meter)
+    assert timed.joules == {"cpu": 5.0} and timed.no_energy == {}
+    (tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj").unlink()
+    meter.start()
+    assert meter.joules() == {} and "chmod a+r" in meter.missing["cpu"]
+    none = EnergyMeter("cuda", root=tmp_path / "nothing")
+    none.start()
+    assert none.joules() == {} and "virtual machine" in none.missing["cpu"]
+
+
 class Noisy:
     """A rung whose times have a known median."""
 
@@ -224,7 +259,8 @@ def test_a_comparison_finds_a_known_ratio():
     def fresh():
         return {"a": Noisy(0.010, next(seeds)), "b": Noisy(0.005, next(seeds))}
 
-    result = compare("a", fresh(), RoundPlan(rounds=11, frames=8), renew=fresh)[0]
+    plan = RoundPlan(rounds=11, frames=8)
+    result = time_interleaved(fresh(), plan, renew=fresh).comparison("a", "b")
     low, high = result.interval
     assert low < 2.0 < high
     assert high - low < 0.2
@@ -252,12 +288,24 @@ def test_turns_come_in_random_order_and_equal_number():
     assert len(set(rounds)) >= 4
 
 
-def test_a_rung_that_disagrees_claims_no_gain():
-    agreements = {"b": Agreement("a", 8, 0.5, None, 0.9, 0)}
+@pytest.mark.parametrize(
+    ("weights", "share", "nan", "score", "claimed"),
+    [
+        ("pretrained", 1.0, 0, {}, True),
+        ("pretrained", 0.5, 0, {}, False),
+        ("pretrained", 1.0, 0, {"loses": True}, False),
+        ("random", 0.5, 0, {}, False),
+        ("random", 0.5, 0, {"loses": False}, True),  # trained models decide
+        ("random", 0.5, 3, {"loses": False}, False),
+    ],
+)
+def test_a_rung_that_disagrees_claims_no_gain(weights, share, nan, score, claimed):
+    agreement = Agreement("a", 8, share, None, 0.9, nan)
+    agrees = may_claim(agreement, score, {"weights": weights})
     timed = {"a": Noisy(0.010, 1), "b": Noisy(0.005, 2)}
-    result = compare("a", timed, RoundPlan(rounds=9, frames=4), agreements=agreements)[0]
-    assert not result.agrees
-    assert "not a like-for-like gain" in result.sentence
+    result = time_interleaved(timed, RoundPlan(rounds=9, frames=4)).comparison("a", "b", agrees)
+    assert result.agrees == claimed
+    assert ("not a like-for-like gain" in result.sentence) != claimed
 
 
 @pytest.mark.parametrize("plan", [FULL_ROUNDS, QUICK_ROUNDS, QUICK_PAIR])
@@ -274,7 +322,7 @@ def test_fast_and_slow_rungs_have_turns_of_the_same_time(plan):
             return self.pace_s
 
     fresh = lambda: {"fast": Steady("fast", 0.002), "slow": Steady("slow", 0.5)}  # noqa: E731
-    (found,) = compare("slow", fresh(), plan, renew=fresh)
+    found = time_interleaved(fresh(), plan, renew=fresh).comparison("slow", "fast")
     turns = {name: [s for s in each if s > 0.1][-plan.rounds :] for name, each in spent.items()}
     assert min(turns["fast"]) >= max(plan.turn_s, 0.5)
     assert max(turns["slow"]) <= max(turns["fast"]) + 0.5
@@ -290,7 +338,7 @@ def test_turns_say_what_is_wrong(wrong):
     with pytest.raises(UsageError):
         RoundPlan(**wrong)
     with pytest.raises(UsageError):
-        compare("a", {"a": Noisy(1, 1)})
+        time_interleaved({"a": Noisy(1, 1)})
 
 
 def found(*boxes, label=None, fine=None, size=(100, 100)):
@@ -350,19 +398,8 @@ def test_frames_of_a_benchmark_are_known_by_their_hash():
 
 def test_the_fingerprint_names_machine_and_software():
     mark = fingerprint()
-    for key in (
-        "cpu",
-        "cores",
-        "os",
-        "python",
-        "versions",
-        "threads",
-        "labkit",
-        "commit",
-        "load_1min",
-        "gpu",
-    ):
-        assert key in mark
+    keys = {"cpu", "cores", "os", "python", "versions", "threads", "labkit", "commit", "load_1min", "gpu"}
+    assert keys <= mark.keys()
     assert mark["versions"]["torch"]
     assert fingerprint_differences(mark, mark) == []
     other = {**mark, "cores": 96, "versions": {**mark["versions"], "torch": "1.0"}}
@@ -391,16 +428,21 @@ def test_a_gpu_is_judged_while_it_works():
     assert gpu_noise_reasons([{**full, "foreign_utilization": 40}]) == ["other programs used 40% of the GPU"]
 
 
-class GpuByName:
-    """Stands in for NVIDIA's library: a GPU at work, and how often the library was opened and how deep."""
+class Nvml:
+    """NVIDIA's library with two GPUs, of which CUDA sees the second only.
+
+    Args:
+        processes: on the second GPU, with the percent of it that each takes.
+    """
 
     NVML_CLOCK_SM = 1
 
     class NVMLError(Exception):
         pass
 
-    def __init__(self):
+    def __init__(self, processes=()):
         self.depth = self.really_opened = self.looks = 0
+        self.processes = [SimpleNamespace(pid=pid, smUtil=used) for pid, used in dict(processes).items()]
 
     def nvmlInit(self):  # noqa: N802
         self.really_opened += self.depth == 0
@@ -413,21 +455,32 @@ class GpuByName:
         self.looks += 1
         return (700, 1400)[self.looks % 2]
 
-    def nvmlDeviceGetMaxClockInfo(self, device, kind):  # noqa: N802
-        return 1980
+    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
+        return f"GPU-{index}"
 
-    def nvmlDeviceGetUtilizationRates(self, device):  # noqa: N802
-        return SimpleNamespace(gpu=99)
+    def nvmlDeviceGetHandleByUUID(self, name):  # noqa: N802
+        if name not in ("GPU-0", "GPU-1"):
+            raise self.NVMLError(name)
+        return name
 
     def __getattr__(self, name):
+        answers = {
+            "nvmlDeviceGetName": lambda device: {"GPU-0": "display card", "GPU-1": "H100"}[device],
+            "nvmlDeviceGetMaxClockInfo": lambda *_: 1980,
+            "nvmlDeviceGetUtilizationRates": lambda _: SimpleNamespace(gpu=99),
+            "nvmlDeviceGetComputeRunningProcesses": lambda d: self.processes if d == "GPU-1" else [],
+            "nvmlDeviceGetProcessUtilization": lambda *_: self.processes,
+            "nvmlDeviceGetTotalEnergyConsumption": lambda _: 5000,
+        }
+
         def refuse(*_):
             raise self.NVMLError(name)
 
-        return (lambda *_: None) if name == "nvmlDeviceGetHandleByIndex" else refuse
+        return answers.get(name, refuse)
 
 
 def test_a_gpu_is_watched_without_opening_its_library_at_each_look(monkeypatch):
-    library = GpuByName()
+    library = Nvml()
     monkeypatch.setitem(sys.modules, "pynvml", library)
     monkeypatch.setattr(noise_module, "LOOK_S", 0.01)
     with NoiseMonitor() as watch:
@@ -439,57 +492,23 @@ def test_a_gpu_is_watched_without_opening_its_library_at_each_look(monkeypatch):
     assert library.really_opened <= 2  # to see whether there is one, and for all looks
 
 
-class TwoGpus:
-    """NVIDIA's library with two GPUs, of which CUDA sees the second only; own and other processes on it."""
-
-    NVML_CLOCK_SM = 1
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, processes):
-        self.processes = [SimpleNamespace(pid=pid, smUtil=used) for pid, used in processes.items()]
-
-    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
-        return f"GPU-{index}"
-
-    def nvmlDeviceGetHandleByUUID(self, name):  # noqa: N802
-        if name not in ("GPU-0", "GPU-1"):
-            raise self.NVMLError(name)
-        return name
-
-    def nvmlDeviceGetName(self, device):  # noqa: N802
-        return {"GPU-0": "display card", "GPU-1": "H100"}[device]
-
-    def nvmlDeviceGetComputeRunningProcesses(self, device):  # noqa: N802
-        return self.processes if device == "GPU-1" else []
-
-    def nvmlDeviceGetProcessUtilization(self, device, since_us):  # noqa: N802
-        return self.processes
-
-    def __getattr__(self, name):
-        def refuse(*_):
-            raise self.NVMLError(name)
-
-        return (lambda *_: None) if name in ("nvmlInit", "nvmlShutdown") else refuse
-
-
 @pytest.mark.parametrize(("used", "name"), [("GPU-1", "H100"), (None, "display card"), ("?", "display card")])
 def test_nvml_is_asked_for_the_gpu_that_torch_uses(monkeypatch, used, name):
-    monkeypatch.setitem(sys.modules, "pynvml", TwoGpus({}))
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml())
     monkeypatch.setattr(gpu_module, "cuda_uuid", lambda: used)
     assert gpu_module.gpu_state()["name"] == name
+    assert gpu_module.gpu_energy_j() == 5.0
 
 
 def test_own_processes_on_a_gpu_are_no_other_users(monkeypatch):
     monkeypatch.setattr(gpu_module, "cuda_uuid", lambda: "GPU-1")
     waiting = [sys.executable, "-c", "import sys; sys.stdin.read()"]
     with subprocess.Popen(waiting, stdin=subprocess.PIPE) as worker:
-        monkeypatch.setitem(sys.modules, "pynvml", TwoGpus({os.getpid(): 1, worker.pid: 90}))
+        monkeypatch.setitem(sys.modules, "pynvml", Nvml({os.getpid(): 1, worker.pid: 90}))
         alone = gpu_module.gpu_state()
-        monkeypatch.setitem(sys.modules, "pynvml", TwoGpus({worker.pid: 60, 2**22 + 7: 38}))
+        monkeypatch.setitem(sys.modules, "pynvml", Nvml({worker.pid: 60, 2**22 + 7: 38}))
         shared = gpu_module.gpu_state()
-        monkeypatch.setitem(sys.modules, "pynvml", TwoGpus({2**22 + 7: 90}))  # seen from inside a container
+        monkeypatch.setitem(sys.modules, "pynvml", Nvml({2**22 + 7: 90}))  # seen from inside a container
         unknown = gpu_module.gpu_state()
     assert (alone["other_processes"], alone["foreign_utilization"]) == (0, 0)
     assert (shared["other_processes"], shared["foreign_utilization"]) == (1, 38)
@@ -555,7 +574,7 @@ def test_rounds_are_shared_by_several_processes():
 
     first = {"a": Process(0.010), "b": Process(0.010)}
     plan = RoundPlan(rounds=9, frames=4, processes=3)
-    (result,) = compare("a", first, plan, renew=renew)
+    result = time_interleaved(first, plan, renew=renew).comparison("a", "b")
     assert len(begun) == 2
     assert [each["a"].calls for each in (first, *begun)] == [2 + 3] * 3  # two that are not counted
     assert sorted(result.b_s) == [0.009] * 3 + [0.010] * 3 + [0.011] * 3
@@ -623,8 +642,9 @@ def test_a_worker_answers_runs_and_is_timed_in_rounds(frames):
         assert set(timed.per_span()) == {"preprocess", "infer", "decode"}
         assert shares[-1] == 1.0
         assert 0 < worker.time_frames(3) < 5
-        assert worker.peak_bytes() > 50 * 2**20
-        assert worker.gpu_peak_bytes() is None
+        held = worker.footprint()
+        assert held.peak_bytes > held.host_bytes > 50 * 2**20
+        assert held.gpu_bytes is None
         pid = worker.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

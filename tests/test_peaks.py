@@ -119,9 +119,8 @@ def test_points_of_one_machine_share_its_peak(in_process, measure):
 
 
 def test_a_gpus_peaks_are_timed_with_events_over_many_launches(fake_gpu, monkeypatch):
-    monkeypatch.setattr(
-        peaks, "SIZES", {"cuda": peaks.Sizes(dict.fromkeys(("fp32", "bf16", "fp16"), 64), 4096)}
-    )
+    monkeypatch.setitem(peaks.SIDES, "cuda", dict.fromkeys(("fp32", "bf16", "fp16"), 64))
+    monkeypatch.setitem(peaks.COPIED_BYTES, "cuda", 4096)
     monkeypatch.setattr(peaks, "EVENT_MS", 0.2)
     monkeypatch.setattr(peaks, "SECONDS", 0.001)
     monkeypatch.setattr(peaks, "_convolution_rate", lambda dtype, device: 0.0)

@@ -1,8 +1,9 @@
-"""Accuracy of a rung on scenes whose truth is known.
+"""Accuracy of a rung on frames whose truth is known, and its loss against its reference.
 
 The lab's small models are trained on the world of `scenes`; here they are prepared exactly
 as the rung prepares the full ones, and look at frames that training never saw. So a rung
-that trades correctness for speed shows it, whatever weights its speed was measured with.
+that trades correctness for speed shows it, whatever weights its speed was measured with. Detectors
+are evaluated on photographs instead, with the very weights of the benchmark, where there are some.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labkit.bench.agreement import Answers, match
+from labkit.bench.coco import Photographs
+from labkit.bench.context import Context
 from labkit.bench.frames import frames_sha256
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, UnavailableError
@@ -28,6 +31,9 @@ from labkit.core.files import write_atomic
 from labkit.core.read_json import read_json
 from labkit.core.types import Detections, Frame, Rung, Workload
 from labkit.models.engines.engine_cache import cache_folder
+from labkit.models.prepare import resolve_all
+from labkit.models.weights import Weights, file_sha256
+from labkit.pipelines.ladder import rung as rung_named
 from labkit.sources.synthetic.scene import scene_frame
 
 QUICK_SCENES, FULL_SCENES = 24, 100
@@ -37,6 +43,9 @@ FOLDS = 8
 AT_ONCE = 16  # frames on their way to a worker
 MAP_LOSS, NAMES_CHANGED = 0.01, 0.01
 NAMED = "named"
+BOXES_KEPT = {"detect": 100, "combined": 25}
+"""Boxes kept per photograph: all of DETR's queries; fewer where each one is also named. The small
+detector has fewer than either."""
 Names = Sequence[Sequence[str]]
 
 
@@ -131,6 +140,76 @@ def against(reference: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
     return {**own, **loss, "loses": bool(points > MAP_LOSS or names > NAMES_CHANGED)}
 
 
+def evaluate(rung: Rung, known: Mapping[str, Mapping[str, Any]], context: Context) -> dict[str, Any]:
+    """A rung's accuracy and what it loses against its reference's; empty without a data set.
+
+    Args:
+        rung: to evaluate.
+        known: accuracies by name, from the same benchmark.
+        context: shared by all rungs.
+    """
+    if rung.prepare.form == "own":  # its networks are its own: the lab's models cannot take their place
+        return {}
+    photographs = context.photographs if rung.prepare.task in BOXES_KEPT else None
+    if photographs is None and not context.scenes:
+        return {}
+    if photographs is None and (context.workload.detector or context.workload.classifier):
+        context.reporter.note(
+            "no accuracy on scenes: the lab's trained models are a DETR and a ResNet, and say nothing of "
+            f"{context.workload.detector or context.workload.classifier}; --coco evaluates pretrained weights"
+        )
+        return {}
+
+    def scored(which: Rung) -> dict[str, Any]:
+        return _on_photographs(which, photographs, context) if photographs else _on_scenes(which, context)
+
+    own = scored(rung)
+    if rung.reference == rung.name:
+        return against(own, own)
+    return against(known.get(rung.reference) or scored(rung_named(rung.reference)), own)
+
+
+def _on_scenes(rung: Rung, context: Context) -> dict[str, Any]:
+    workload = lab_workload(context.workload)
+    weights = resolve_all(workload)
+
+    def measure() -> dict[str, Any]:
+        context.reporter.step(f"{rung.name}: accuracy on {context.scenes} scenes")
+        frames = _scenes(rung.prepare.task, context.scenes)
+        worker = context.evaluator.prepare(rung, workload, frames[:1], weights)
+        return score(worker.answers(frames), frames)
+
+    return cached_score(rung, _mark(weights), context.scenes, measure)
+
+
+def _on_photographs(rung: Rung, photographs: Photographs, context: Context) -> dict[str, Any]:
+    about, frames = photographs.about, photographs.frames
+    most = OBJECTS if context.workload.model_set == "lab" else BOXES_KEPT[rung.prepare.task]
+    workload = replace(context.workload, objects=most, threshold=0.0)
+    data = f"{about['annotations_sha256']}-{about['sha256']}-{workload.objects}"
+
+    def measure() -> dict[str, Any]:
+        context.reporter.step(f"{rung.name}: accuracy on {len(frames)} photographs")
+        worker = context.evaluator.prepare(rung, workload, frames[:1], context.weights)
+        found = detections_of(worker, frames, context.reporter.progress)
+        result = score(Answers(rung.name, found, {}), frames, photographs.crowds)
+        return result | {"on": "photographs", "boxes_kept": workload.objects, **about}
+
+    return cached_score(rung, _mark(context.weights), len(frames), measure, data)
+
+
+@lru_cache(maxsize=2)
+def _scenes(task: str, n: int) -> list[Frame]:
+    """Drawn once for all rungs of a kind of work."""
+    return frames_for(task, n)
+
+
+def _mark(weights: Mapping[str, Weights]) -> str:
+    """Hash of weights, for the cache."""
+    files = [w.path / "model.safetensors" if w.path.is_dir() else w.path for w in weights.values() if w.path]
+    return "-".join(file_sha256(file)[:16] for file in files)
+
+
 def without_names(accuracy: Mapping[str, Any]) -> dict[str, Any]:
     """Accuracy as a run stores it, without each object's name."""
     return {key: value for key, value in accuracy.items() if key != NAMED}
@@ -181,35 +260,34 @@ def detections_of(
 
 
 def cached_score(
-    rung: Rung, weights_sha256: str, n: int, noise: float, data: str = "scenes"
-) -> tuple[Path, dict[str, Any] | None]:
-    """Path of a rung's cached accuracy, and its content or None.
+    rung: Rung, weights_sha256: str, n: int, measure: Callable[[], dict[str, Any]], data: str = "scenes"
+) -> dict[str, Any]:
+    """A rung's accuracy from the cache, or measured now and put there.
 
     Args:
-        rung: that was evaluated.
+        rung: that is evaluated.
         weights_sha256: of its networks.
-        n, noise: number of frames, and the noise added to them.
+        n: number of frames.
+        measure: does it.
         data: identifies the frames and their truth.
     """
     from labkit.core.machine import fingerprint
 
     mark = fingerprint()
     key = json.dumps(
-        [rung.prepare.describe(), rung.run.__qualname__, weights_sha256, n, noise, data, mark["versions"],
+        [rung.prepare.describe(), rung.run.__qualname__, weights_sha256, n, data, mark["versions"],
          mark["cpu"], mark.get("isa"), (mark["gpu"] or {}).get("name"), mark["commit"], mark["dirty"]],
         sort_keys=True, default=str,
     )  # fmt: skip
     path = cache_folder().parent / "accuracy" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    try:
-        return path, None if mark["dirty"] else read_json(path)
-    except LabError:
-        return path, None
-
-
-def cache_score(path: Path, result: Mapping[str, Any]) -> None:
-    """Writes a measured accuracy to the cache, if it can be written."""
-    with suppress(LabError):
-        write_atomic(path, json.dumps(dict(result)))
+    if not mark["dirty"]:
+        with suppress(LabError):
+            kept: dict[str, Any] = read_json(path)
+            return kept
+    result = measure()
+    with suppress(LabError):  # a folder that cannot be written: then the next one measures again
+        write_atomic(path, json.dumps(result))
+    return result
 
 
 def _names_whole_frames(found: Sequence[Detections]) -> bool:

@@ -6,14 +6,14 @@ import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, Unpack
 
 from labkit.bench.agreement import Answers, measure_agreement
 from labkit.bench.frames import collect
 from labkit.bench.session import Session
 from labkit.core.annotate import draw_detections
 from labkit.core.errors import UsageError
-from labkit.core.types import Frame, Rung, Size, Workload
+from labkit.core.types import Frame, Rung, Workload, WorkOptions, read_work
 from labkit.models.prepare import resolve_all
 from labkit.models.weights import Weights
 from labkit.pipelines.ladder import rung as rung_named
@@ -69,12 +69,7 @@ def check(
     against: str,
     *,
     frames: int = 4,
-    source: str = "scenes",
-    size: Size = (640, 480),
-    objects: int = 5,
-    model_set: str = "lab",
-    weights: str = "auto",
-    seed: int = 0,
+    **work: Unpack[WorkOptions],
 ) -> LoopCheck:
     """Runs a loop of your own on a few frames in this process, and compares its answers with a rung's.
 
@@ -82,7 +77,8 @@ def check(
         loop: as in `labkit.bench`.
         against: name of the rung.
         frames: how many, 1 to 100.
-        source, size, objects, model_set, weights, seed: as in `labkit.bench`.
+        work: source ("scenes" if not given), model_set ("lab"), size, fit, objects, weights, seed and so
+            on, as in `labkit.bench`.
 
     Returns:
         What both answered, and whether they agree.
@@ -104,9 +100,11 @@ def check(
         raise UsageError(f"frames is a number from 1 to 100, not {frames}")
     other = rung_named(against)
     rung = as_rung(loop, other)
-    workload = Workload(model_set, weights, size, objects, seed=seed)  # type: ignore[arg-type]
+    work.setdefault("source", "scenes")
+    work.setdefault("model_set", "lab")
+    source, workload, timeouts = read_work(work)
     chosen = resolve_all(workload)
-    kept = collect(source, size, frames, seed=seed).frames
+    kept = collect(source, workload.size, frames, fit=workload.fit, seed=workload.seed, **timeouts).frames
     found, expected = (Session(each, workload, kept, chosen).answers(kept) for each in (rung, other))
     return LoopCheck(measure_agreement(expected, found), found, expected, kept)
 

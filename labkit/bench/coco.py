@@ -122,12 +122,12 @@ def read_coco(place: CocoFolder, labels: Sequence[str], size: Size, n: int = N_I
         raise UsageError(f"accuracy is measured on one image or more, not {n}")
     tables, left_out = _tables(place.annotations)
     label_of, unknown = _match(tables["categories"], labels, place.annotations)
-    chosen = sorted(tables["images"], key=lambda image: hashlib.sha256(str(image["id"]).encode()).digest())[
-        :n
-    ]
-    boxes = _by_image(tables["annotations"])
+    by_hash = sorted(tables["images"], key=lambda row: hashlib.sha256(str(row["id"]).encode()).digest())
+    boxes: dict[Any, list[dict[str, Any]]] = {}
+    for each in tables["annotations"]:
+        boxes.setdefault(each["image_id"], []).append(each)
     frames, crowds = [], []
-    for index, entry in enumerate(chosen):
+    for index, entry in enumerate(by_hash[:n]):
         image, placed = fit_image(_image(entry, place), size, "letterbox")
         mine = [box for box in boxes.get(entry["id"], ()) if box["category_id"] in label_of]
         objects, groups = (
@@ -237,13 +237,6 @@ def _match(
 
 def _plain(name: str) -> str:
     return " ".join(name.split()).casefold()
-
-
-def _by_image(annotations: Sequence[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:
-    boxes: dict[Any, list[dict[str, Any]]] = {}
-    for each in annotations:
-        boxes.setdefault(each["image_id"], []).append(each)
-    return boxes
 
 
 def _image(entry: Mapping[str, Any], place: CocoFolder) -> NDArray[np.uint8]:

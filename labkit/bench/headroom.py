@@ -28,6 +28,7 @@ class Footprint:
         gpu_idle_bytes: what torch holds now.
         gpu_free_bytes: left on the whole GPU.
         gpu_total_bytes: of the whole GPU.
+        peak_bytes: the most it held, with what it shares.
     """
 
     host_bytes: int
@@ -35,6 +36,7 @@ class Footprint:
     gpu_idle_bytes: int = 0
     gpu_free_bytes: int = 0
     gpu_total_bytes: int = 0
+    peak_bytes: int = 0
 
 
 class Process(Protocol):
@@ -43,11 +45,9 @@ class Process(Protocol):
     @property
     def alive(self) -> bool:
         """True while it runs."""
-        ...
 
     def footprint(self) -> Footprint:
         """Its memory."""
-        ...
 
 
 @dataclass

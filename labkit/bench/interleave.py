@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from labkit.core.errors import UsageError
-from labkit.results.records import Agreement, Comparison
+from labkit.results.records import Comparison
 
 MIN_ROUNDS = 9
 WARM_UP_FRAMES = 2
@@ -93,11 +93,27 @@ class Rounds:
         seconds: by name, (rounds,) mean seconds per frame of each turn.
         process: (rounds,) number of the processes that each round was measured in, from 0.
         frames: by name, results per turn.
+        quick: whether the plan was a shortened one.
     """
 
     seconds: dict[str, np.ndarray]
     process: np.ndarray
     frames: dict[str, int]
+    quick: bool = False
+
+    def comparison(self, a: str, b: str, agrees: bool = True, **facts: Any) -> Comparison:
+        """Comparison of `b` with `a`.
+
+        Args:
+            a, b: names of rungs in these rounds.
+            agrees: whether the answers of both are right enough to claim a gain.
+            facts: agreement, settings, source, fingerprint and disturbances, as in `Comparison`.
+        """
+        about: dict[str, Any] = {"settings": {}, "source": {}, **facts}
+        return Comparison(
+            a, b, self.seconds[a], self.seconds[b], min(self.frames[a], self.frames[b]), agrees, self.quick,
+            process=self.process, **about,
+        )  # fmt: skip
 
 
 def time_interleaved(
@@ -116,6 +132,8 @@ def time_interleaved(
         seed: of the random order within a round.
         renew: ends the rungs' processes and gives new ones, by name.
     """
+    if len(timed) < 2:
+        raise UsageError("a comparison needs two rungs or more")
     frames = plan.frames_at(_pace(timed, plan))
     order = random.Random(seed)
     seconds: dict[str, list[float]] = {name: [] for name in timed}
@@ -129,9 +147,8 @@ def time_interleaved(
         for name in order.sample(list(timed), len(timed)):
             seconds[name].append(timed[name].time_frames(frames[name]))
         progress((done + 1) / plan.rounds)
-    return Rounds(
-        {name: np.array(values) for name, values in seconds.items()}, np.array(process, float), frames
-    )
+    times = {name: np.array(values) for name, values in seconds.items()}
+    return Rounds(times, np.array(process, float), frames, plan.quick)
 
 
 def _pace(timed: Mapping[str, Timeable], plan: RoundPlan) -> dict[str, float]:
@@ -139,55 +156,3 @@ def _pace(timed: Mapping[str, Timeable], plan: RoundPlan) -> dict[str, float]:
     return {
         name: min(t.time_frames(WARM_UP_FRAMES) for _ in range(plan.warm_up)) for name, t in timed.items()
     }
-
-
-def compare(
-    baseline: str,
-    timed: Mapping[str, Timeable],
-    plan: RoundPlan = FULL_ROUNDS,
-    *,
-    pairs: Sequence[tuple[str, str]] | None = None,
-    agreements: Mapping[str, Agreement] | None = None,
-    agreeing: Mapping[str, bool] | None = None,
-    seed: int = 0,
-    renew: Callable[[], Mapping[str, Timeable]] | None = None,
-    about: Mapping[str, Any] | None = None,
-    progress: Callable[[float], None] = lambda share: None,
-) -> list[Comparison]:
-    """Compares every rung with `baseline`, or the given pairs, from the same rounds.
-
-    Args:
-        baseline: name of the rung that the others are compared with.
-        timed: all rungs by name, the baseline included.
-        pairs: (a, b) names; default every other rung with the baseline.
-        agreements: by name, kept with the comparison.
-        agreeing: by name, whether a rung's answers are right enough to claim a gain; where it is
-            not given, its agreement decides.
-        renew: see `time_interleaved`.
-        about: settings, source, fingerprint and disturbances for the records.
-    """
-    if baseline not in timed or len(timed) < 2:
-        raise UsageError("a comparison needs its baseline and at least one other rung")
-    measured = time_interleaved(timed, plan, seed=seed, renew=renew, progress=progress)
-    seconds, frames = measured.seconds, measured.frames
-    pairs = pairs or [(baseline, name) for name in timed if name != baseline]
-    agreements, about = agreements or {}, dict(about or {})
-    agreeing = {name: f.agrees for name, f in agreements.items()} | dict(agreeing or {})
-    return [
-        Comparison(
-            a=a,
-            b=b,
-            a_s=seconds[a],
-            b_s=seconds[b],
-            frames_per_turn=min(frames[a], frames[b]),
-            process=measured.process,
-            agrees=agreeing.get(a, True) and agreeing.get(b, True),
-            quick=plan.quick,
-            agreement=agreements.get(b),
-            settings=about.get("settings", {}),
-            source=about.get("source", {}),
-            fingerprint=about.get("fingerprint", {}),
-            disturbances=tuple(about.get("disturbances", ())),
-        )
-        for a, b in pairs
-    ]

@@ -16,9 +16,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,23 +38,13 @@ EVENT_MS = 20.0
 """GPU time between two events, of as many launches as it takes: a launch then costs nothing beside it."""
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of what is timed on a device; together less than 1 GiB of a GPU's memory.
-
-    Attributes:
-        side: of the square matrices, by precision.
-        copied_bytes: of a block that is copied; beyond a GPU's cache.
-    """
-
-    side: Mapping[str, int]
-    copied_bytes: int
-
-
-SIZES = {
-    "cpu": Sizes({"fp32": 2048, "bf16": 2048, "int8": 2048}, 64 * 2**20),
-    "cuda": Sizes({"fp32": 4096, "bf16": 8192, "fp16": 8192}, 256 * 2**20),
+SIDES = {
+    "cpu": {"fp32": 2048, "bf16": 2048, "int8": 2048},
+    "cuda": {"fp32": 4096, "bf16": 8192, "fp16": 8192},
 }
+"""Sides of the square matrices by device and precision; together less than 1 GiB of a GPU's memory."""
+COPIED_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
+"""Size of a block that is copied; beyond a GPU's cache."""
 
 
 def measure_peaks(
@@ -135,26 +124,19 @@ def _measurements(device: str) -> dict[str, Callable[[], float]]:
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     if device == "cuda":
         dtypes["fp16"] = torch.float16
-    sizes = SIZES[device]
+    sides = SIDES[device]
+
+    def rate(dtype: Any, n: int) -> float:
+        a, b, out = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(3))
+        products = 2 * n**3 / _best(partial(torch.mm, a, b, out=out), device) / 1e9
+        return max(products, _convolution_rate(dtype, device))
+
     work: dict[str, Callable[[], float]] = {
-        name: partial(_rate, dtype, sizes.side[name], device) for name, dtype in dtypes.items()
+        name: partial(rate, dtype, sides[name]) for name, dtype in dtypes.items()
     }
     if device == "cpu":
-        work["int8"] = partial(_int8_peak, sizes.side["int8"])
-    return {**work, "copy_gb_s": partial(_copy_rate, sizes.copied_bytes, device)}
-
-
-def _rate(dtype: Any, n: int, device: str) -> float:
-    """GFLOP/s of products or convolutions, whichever is more."""
-    return max(_product_rate(dtype, n, device), _convolution_rate(dtype, device))
-
-
-def _product_rate(dtype: Any, n: int, device: str) -> float:
-    import torch
-
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    out = torch.empty(n, n, device=device, dtype=dtype)
-    return 2 * n**3 / _best(partial(torch.mm, a, b, out=out), device) / 1e9
+        work["int8"] = partial(_int8_peak, sides["int8"])
+    return {**work, "copy_gb_s": partial(_copy_rate, COPIED_BYTES[device], device)}
 
 
 def _copy_rate(nbytes: int, device: str) -> float:
@@ -273,7 +255,8 @@ def cached_peaks(
     device: str, tries: int = PEAK_TRIES, report: Callable[[str], None] = lambda line: None
 ) -> dict[str, float]:
     """Peaks of a device from the cache, or measured now; see `measure_peaks`."""
-    path = _folder() / f"{_digest(_machine(device))}.json"
+    key = hashlib.sha256(json.dumps(_machine(device), sort_keys=True).encode()).hexdigest()[:32]
+    path = user_cache() / "peaks" / f"{key}.json"
     with suppress(LabError, ValueError, KeyError, TypeError):  # no file, or not one of ours
         kept = read_json(path)
         if 0 <= time.time() - kept["unix_s"] <= (NOISY_CACHE_S if kept["doubted"] else CACHE_S):
@@ -286,10 +269,6 @@ def cached_peaks(
     with suppress(LabError):  # a folder that cannot be written: then the next one measures again
         write_atomic(path, json.dumps(entry) + "\n")
     return peaks
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _machine(device: str) -> dict[str, object]:
@@ -305,7 +284,3 @@ def _boot() -> str:
     import psutil
 
     return f"{psutil.boot_time():.0f}"
-
-
-def _folder() -> Path:
-    return user_cache() / "peaks"

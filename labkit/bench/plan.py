@@ -34,7 +34,7 @@ class Plan:
         if self.scenario not in ("closed", "paced"):
             raise UsageError(f"scenario is 'closed' or 'paced', not {self.scenario!r}")
         if self.scenario == "paced" and not (self.fps and self.fps > 0):
-            raise UsageError(f"paced needs a rate: --fps of more than 0, not {self.fps}")
+            raise UsageError(f"paced needs a rate, fps, of more than 0, not {self.fps}")
         if not self.seconds > 0:
             raise UsageError(f"seconds is more than 0, not {self.seconds}")
 

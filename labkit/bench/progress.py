@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -128,21 +128,28 @@ class NotebookProgress(Reporter):
         self._line.update(self._html(f"{bar} {html.escape(self._step)}"))
 
 
-def shown_progress() -> AbstractContextManager[Reporter]:
-    """What shows progress here: a line under the cell in a notebook, else a bar in the terminal."""
+def shown_progress(given: Reporter | None = None) -> AbstractContextManager[Reporter]:
+    """The given reporter; without one a line under the cell in a notebook, else a bar in the terminal."""
+    if given is not None:
+        return nullcontext(given)
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return NotebookProgress() if hasattr(shell, "kernel") else ProgressBar()
 
 
 def _result_line(run: Run) -> str:
+    if run.scenario == "paced":
+        lost = f", {run.dropped} of {run.offered} frames dropped" if run.dropped else ""
+        return f"{run.rung} at {run.fed}: median latency {format_number(run.percentile_ms(50))} ms{lost}"
     return f"{run.rung}: {format_number(run.fps)} FPS ({format_bounds(run.fps_interval)})"
 
 
-COLUMNS = ("rung", "FPS", "95% interval", "p50", "p90", "p99", "agrees", "mAP", "names", "limit")
+COLUMNS = (
+    "rung", "fed", "FPS", "95% interval", "p50", "p90", "p99", "J", "agrees", "mAP", "names", "limit",
+)  # fmt: skip
 
 
-OPTIONAL = ("limit", "names", "p99", "p90", "95% interval", "agrees", "mAP", "p50")
+OPTIONAL = ("limit", "names", "95% interval", "p90", "agrees", "mAP", "J", "p99", "p50")
 """Columns that a narrow terminal does without, the first first."""
 
 
@@ -150,9 +157,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
     """Runs as a table of at most 80 columns; columns in which nothing is known are left out."""
     rows = [_cells(run) for run in runs]
     shown = [k for k in range(len(COLUMNS)) if not rows or any(row[k] != "-" for row in rows)]
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
-    for k in shown:
-        table.add_column(COLUMNS[k], justify="right" if k else "left", no_wrap=True)
+    table = plain_table(*(COLUMNS[k] for k in shown))
     for row in rows:
         table.add_row(*(escape(row[k]) for k in shown))
     return table
@@ -180,9 +185,11 @@ def _cells(run: Run) -> list[str]:
     low, high = run.fps_interval
     return [
         run.rung,
+        run.fed if run.scenario == "paced" else "-",
         format_number(run.fps) + ("~" if run.noisy else ""),
         f"{format_number(low)}-{format_number(high)}" if np.isfinite(high) else "too few",
         *(format_number(run.percentile_ms(q)) for q in (50, 90, 99)),
+        format_number(run.joules_per_frame),
         format_percent(run.agreement.share if run.agreement else None),
         format_number(run.accuracy.get("map")) + ("!" if run.accuracy.get("loses") else ""),
         format_percent(run.accuracy.get("top1")),
@@ -194,21 +201,24 @@ def legend(runs: Sequence[Run]) -> list[str]:
     """Explanation of the table's figures, in lines of at most 80 columns."""
     if not runs:
         return []
-    first = runs[0]
-    kinds = ", ".join(sorted({str(run.settings.get("weights")) for run in runs}))
+    first, kinds = runs[0], ", ".join(sorted({str(run.settings.get("weights")) for run in runs}))
     width, height = first.settings.get("size", ("?", "?"))
-    lines = [
+    paced = [run for run in runs if run.scenario == "paced"]
+    no_energy = dict.fromkeys(filter(None, (run.why_no_energy for run in paced)))
+    return [
         f"{first.scenario}{', quick' if first.quick else ''}; {first.source.get('spec')} {width}x{height}, "
         f"{first.settings.get('model_set')} models, {kinds} weights",
         first.machine,
         "p50, p90, p99: latency in ms. ~: noisy, labkit results show ID says why",
+        *(["fed: frames fell due at that rate, as from a camera; -: as fast as it can."] if paced else []),
+        *(["J: energy per frame."] if any(run.joules_per_frame is not None for run in runs) else []),
+        *(f"energy per frame is not measurable here: {reason}" for reason in no_energy),
         "agrees: detections also found by the reference rung. mAP@[.5:.95] and names:",
         "accuracy on scenes with the lab's small models, prepared alike;",
         "!: loses over a point of mAP or changes over 1% of names against its reference.",
         *_photographs(runs),
         "limit: share of this machine's measured peak. -: too few frames, or not asked.",
     ]
-    return lines
 
 
 def _photographs(runs: Sequence[Run]) -> list[str]:
@@ -226,6 +236,15 @@ def _photographs(runs: Sequence[Run]) -> list[str]:
 def shortened(text: str, most: int) -> str:
     """Text of at most `most` characters, cut at its end where it is longer."""
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def plain_table(first: str, *others: str) -> Table:
+    """A table without lines, whose first column holds names and whose others hold figures."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def print_lines(lines: Iterable[Any], *, style: str | None = None, console: Console = out) -> None:

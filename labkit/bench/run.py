@@ -11,24 +11,21 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from labkit.bench import interleave
-from labkit.bench.accuracy import FULL_SCENES, QUICK_SCENES, without_names
+from labkit.bench.accuracy import BOXES_KEPT, FULL_SCENES, QUICK_SCENES, evaluate, without_names
 from labkit.bench.agreement import Answers, measure_agreement
 from labkit.bench.check_loop import try_own_loops
 from labkit.bench.coco import N_IMAGES, CocoFolder, Photographs, detector_labels, find_coco, read_coco
-from labkit.bench.context import Context, Correctness, EvaluationWorker
-from labkit.bench.evaluate import BOXES_KEPT, evaluate
+from labkit.bench.context import Context, EvaluationWorker, may_claim
 from labkit.bench.frames import collect
 from labkit.bench.headroom import gpu_used
-from labkit.bench.interleave import FULL_ROUNDS, QUICK_PAIR, QUICK_ROUNDS, RoundPlan
+from labkit.bench.interleave import FULL_ROUNDS, QUICK_PAIR, QUICK_ROUNDS, RoundPlan, time_interleaved
 from labkit.bench.noise import NoiseMonitor
-from labkit.bench.peaks import PEAK_TRIES, cached_peaks, measure_peaks
+from labkit.bench.peaks import PEAK_TRIES, cached_peaks
 from labkit.bench.plan import FULL, QUICK, Plan
 from labkit.bench.progress import Reporter, shown_progress
 from labkit.bench.worker import Worker
@@ -36,14 +33,14 @@ from labkit.core.errors import LabError, UnavailableError, UsageError
 from labkit.core.lock import lock_holder, machine_lock
 from labkit.core.machine import fingerprint
 from labkit.core.requirements import unmet_requirement
-from labkit.core.types import Fit, Rung, Size, Workload
+from labkit.core.stats import frames_needed
+from labkit.core.types import Fit, Rung, Size, Workload, WorkOptions, read_work
 from labkit.models.flops import gflop_per_frame, mb_per_frame
 from labkit.models.prepare import resolve_all
 from labkit.models.weights import Weights, models_of
+from labkit.pipelines.ladder import MEASURED_LAST, select_rungs
 from labkit.pipelines.ladder import rung as rung_named
-from labkit.pipelines.ladder import select_rungs
 from labkit.pipelines.own_loop import again, as_rung, own_loop
-from labkit.pipelines.third_party_rungs import THIRD_PARTY
 from labkit.results.ceilings import with_ceilings
 from labkit.results.records import Agreement, Comparison, Run
 from labkit.results.result_set import ResultSet
@@ -55,7 +52,6 @@ FAILED = "failed"
 """First word of the reason why a rung that can run here was not measured."""
 MEMORY_RAN_OUT = re.compile("memory r[au]ns? out|out of memory", re.IGNORECASE)
 _STARTED_TOGETHER = min(4, os.cpu_count() or 1)
-_SIDE_BY_SIDE = 0.75  # reserved for starting processes at once, of what they take one after another
 
 
 def bench(
@@ -77,6 +73,7 @@ def bench(
     read_timeout_s: float = 2.0,
     scenario: str = "closed",
     fps: float | None = None,
+    paced: Sequence[float] = (),
     quick: bool = False,
     seconds: float | None = None,
     compare: bool = True,
@@ -112,6 +109,9 @@ def bench(
         open_timeout_s, read_timeout_s: as in `open_source`.
         scenario: "closed" (as fast as it can) or "paced" (frames fall due at `fps` per second).
         fps: rate of the paced scenario.
+        paced: rates at which each rung is also fed, after its run as fast as it can, with the naps that a
+            camera gives; see `ResultSet.paced`. Each lasts long enough for a 99th percentile, unless
+            `quick` or `seconds` says otherwise.
         quick: shorter runs and fewer rounds, marked as such.
         seconds: length of each timed run.
         compare: also measure the rungs in interleaved rounds; closed scenario only.
@@ -144,9 +144,12 @@ def bench(
         raise UsageError("fps is the rate of the paced scenario; add scenario='paced'")
     if coco is not None and not accuracy:
         raise UsageError("coco is for accuracy, which is switched off; drop one of them")
+    if paced and scenario == "paced":
+        raise UsageError("paced adds rates to the closed scenario; for one rate alone: fps")
     chosen = select_rungs(_with_own(rungs, against), stage, device)
     plan = replace(QUICK if quick else FULL, scenario=scenario, fps=fps)
-    with _shown(progress) as reporter, Saving(report=reporter.note) as store:
+    plan = plan if seconds is None else replace(plan, seconds=seconds)
+    with shown_progress(progress) as reporter, Saving(report=reporter.note) as store:
         result = run_benchmark(
             chosen,
             source=source,
@@ -160,7 +163,8 @@ def bench(
                 detector=detector,
                 classifier=classifier,
             ),
-            plan=plan if seconds is None else replace(plan, seconds=seconds),
+            plan=plan,
+            paced=[_paced(plan, rate, long=seconds is None and not quick) for rate in paced],
             rounds=_round_plan(quick, len(chosen)) if compare and scenario == "closed" else None,
             store=store,
             reporter=reporter,
@@ -170,7 +174,6 @@ def bench(
             minutes=minutes,
             coco=coco,
             images=images,
-            peaks_of=partial(cached_peaks, tries=1, report=reporter.note) if quick else None,
         )
     result.notes += store.notes
     return result
@@ -180,20 +183,10 @@ def compare(
     a: str | Rung | Callable[..., Any],
     b: str | Rung | Callable[..., Any],
     *,
-    source: str = "photos",
-    size: Size = (640, 480),
-    fit: Fit = "letterbox",
-    objects: int = 5,
-    model_set: str = "full",
-    detector: str | None = None,
-    classifier: str | None = None,
-    weights: str = "auto",
-    seed: int = 0,
-    open_timeout_s: float = 5.0,
-    read_timeout_s: float = 2.0,
     quick: bool = False,
     rounds: int | None = None,
     progress: Reporter | None = None,
+    **work: Unpack[WorkOptions],
 ) -> Comparison:
     """Compares rung `b` with rung `a` in interleaved rounds on the same frames.
 
@@ -201,10 +194,11 @@ def compare(
         a, b: two rungs that do the same work: names, rungs or loops of your own, as in `bench`;
             "my_loop@previous" is the version of a loop before its cell was changed. Twice the same
             one shows how far two measurements of one thing differ.
-        source, size, fit, objects, model_set, detector, classifier, weights, seed, open_timeout_s,
-            read_timeout_s, quick, progress: as in `bench`.
+        quick, progress: as in `bench`.
         rounds: 9 or more, shared out over 7 pairs of fresh processes, or 5 where `quick`; default 14, or
             10 where `quick`.
+        work: source, size, fit, objects, model_set, detector, classifier, weights, seed, open_timeout_s,
+            read_timeout_s, as in `bench`.
 
     Returns:
         The speed-up of b over a with its 95% interval and verdict; it is saved in the store.
@@ -214,26 +208,12 @@ def compare(
         UnavailableError: the two do different work, or one of them cannot run here.
     """
     plan, rungs = _round_plan(quick, 2, rounds), _with_own([a, b], None)
-    with _shown(progress) as reporter, Saving(report=reporter.note) as store:
+    source, workload, timeouts = read_work(work)
+    with shown_progress(progress) as reporter, Saving(report=reporter.note) as store:
         return run_comparison(
-            rungs[0],
-            rungs[-1],
-            source=source,
-            workload=Workload(
-                model_set,  # type: ignore[arg-type]
-                weights,  # type: ignore[arg-type]
-                size,
-                objects,
-                seed=seed,
-                fit=fit,
-                detector=detector,
-                classifier=classifier,
-            ),
-            rounds=plan,
-            store=store,
-            reporter=reporter,
-            opening={"open_timeout_s": open_timeout_s, "read_timeout_s": read_timeout_s},
-        )
+            rungs[0], rungs[-1], source=source, workload=workload, rounds=plan, store=store,
+            reporter=reporter, opening=timeouts,
+        )  # fmt: skip
 
 
 def _with_own(rungs: Sequence[str | Rung | Callable[..., Any]], against: str | None) -> list[Rung]:
@@ -249,8 +229,10 @@ def _with_own(rungs: Sequence[str | Rung | Callable[..., Any]], against: str | N
     return list({rung.name: rung for rung in chosen}.values())
 
 
-def _shown(progress: Reporter | None) -> AbstractContextManager[Reporter]:
-    return shown_progress() if progress is None else nullcontext(progress)
+def _paced(plan: Plan, fps: float, *, long: bool) -> Plan:
+    """The plan with frames that fall due at `fps`; a long one has frames enough for a 99th percentile."""
+    seconds = max(plan.seconds, (frames_needed(99) + 1) / fps) if long and fps > 0 else plan.seconds
+    return replace(plan, scenario="paced", fps=fps, seconds=seconds)
 
 
 def _round_plan(quick: bool, n_rungs: int, rounds: int | None = None) -> RoundPlan:
@@ -265,6 +247,7 @@ def run_benchmark(
     source: str = "photos",
     workload: Workload | None = None,
     plan: Plan | None = FULL,
+    paced: Sequence[Plan] = (),
     rounds: RoundPlan | None = FULL_ROUNDS,
     store: Store | Saving | None = None,
     reporter: Reporter | None = None,
@@ -274,27 +257,21 @@ def run_benchmark(
     minutes: float | None = None,
     coco: Path | str | None = None,
     images: int = N_IMAGES,
-    peaks_of: Callable[[str], Mapping[str, float]] | None = None,
 ) -> ResultSet:
     """Measures rungs and compares them with what they change and with the first of their group.
 
     Args:
         rungs: in the order in which to measure them; those that cannot run here are skipped
             with the reason.
-        source: see `open_source`.
+        source, noise, minutes, coco, images: as in `bench`.
         workload: model set, weights, frame size, boxes.
         plan: of the timed runs; None makes no runs.
+        paced: of further runs of each rung, at rates at which frames fall due.
         rounds: of the comparisons; None makes no comparisons.
         store: where to put each result as soon as it is there.
-        noise: standard deviation of noise added to `scenes`, in grey levels.
         opening: further arguments of `open_source`.
         scenes: number of scenes with known truth on which to measure each rung's accuracy; 0
             for none.
-        minutes: time after which nothing new begins; what is left out is in `skipped`. None for no end.
-        coco: a folder in COCO's format (see `find_coco`): detectors are evaluated on its
-            photographs, with the benchmark's own weights, instead of on scenes.
-        images: how many of its images, the same ones each time.
-        peaks_of: gives the peaks of a device ("cpu", "cuda"); None measures them.
 
     Raises:
         SourceError: the source gives no frames.
@@ -323,18 +300,21 @@ def run_benchmark(
     workload = replace(workload, size=frames.frames[0].size)
     reporter.step("looking for weights")
     weights = resolve_all(workload, progress=True)
-    _report_random_weights(weights, reporter)
+    if random := [name for name, each in weights.items() if each.kind == "random"]:
+        reporter.note(f"{' and '.join(random)}: {weights[random[0]].note}")
     counted = try_own_loops(runnable, workload, frames.frames, weights)
     photographs = None if place is None else _photographs(place, weights, workload, images, reporter)
     disturbances = _other_measurements(reporter)
-    peaks = {}
+    peaks: dict[str, Mapping[str, float]] = {}
     if plan is not None:
-        measure = partial(measure_peaks, tries=1 if plan.quick else PEAK_TRIES, report=reporter.note)
-        peaks = _peaks(runnable, peaks_of or measure, reporter)
+        reporter.step("measuring this machine's peak")
+        tries = 1 if plan.quick else PEAK_TRIES
+        devices = sorted({rung.prepare.device for rung in runnable})
+        peaks = {device: cached_peaks(device, tries, reporter.note) for device in devices}
     with machine_lock("a benchmark") as own_lock, EvaluationWorker(reporter.note) as evaluator:
         context = Context(
             frames, workload, weights, plan, rounds, peaks, reporter, store, evaluator, scenes, until_s,
-            disturbances, own_lock, photographs, counted,
+            disturbances, own_lock, photographs, counted, paced=tuple(paced),
         )  # fmt: skip
         for group in _groups(runnable, short_of_time=minutes is not None):
             _measure_group(group, context, result)
@@ -361,13 +341,6 @@ def run_comparison(a: str | Rung, b: str | Rung, **options: Any) -> Comparison:
             return comparison
     reasons = "; ".join(f"{name} {why}" for name, why in result.skipped.items())
     raise UnavailableError(f"{first.name} and {second.name} were not compared: {reasons}")
-
-
-def _report_random_weights(weights: Mapping[str, Weights], reporter: Reporter) -> None:
-    """One line on models whose weights are random, whatever kept the pretrained ones away."""
-    random = [name for name, w in weights.items() if w.kind == "random"]
-    if random:
-        reporter.note(f"{' and '.join(random)}: {weights[random[0]].note}")
 
 
 def _photographs(
@@ -403,7 +376,7 @@ def _groups(rungs: Sequence[Rung], short_of_time: bool = False) -> list[list[Run
             those rungs that they are compared with.
     """
     if short_of_time:
-        soon = [rung for rung in rungs if rung not in THIRD_PARTY and not rung.prepare.compiles]
+        soon = [rung for rung in rungs if rung not in MEASURED_LAST and not rung.prepare.compiles]
         late = _groups([rung for rung in rungs if rung not in soon])
         return _groups(soon) + [[*_baselines(group, soon), *group] for group in late]
     groups: dict[str, list[Rung]] = {}
@@ -416,13 +389,6 @@ def _baselines(late: Sequence[Rung], soon: Sequence[Rung]) -> list[Rung]:
     """Of what was measured before, the first rung of the same work, and what the late ones change."""
     same = [rung for rung in soon if rung.prepare.work == late[0].prepare.work]
     return [rung for rung in same if rung == same[0] or rung.name in {each.changes for each in late}]
-
-
-def _peaks(
-    rungs: Sequence[Rung], peaks_of: Callable[[str], Mapping[str, float]], reporter: Reporter
-) -> dict[str, Mapping[str, float]]:
-    reporter.step("measuring this machine's peak")
-    return {device: peaks_of(device) for device in sorted({rung.prepare.device for rung in rungs})}
 
 
 def _other_measurements(reporter: Reporter) -> tuple[str, ...]:
@@ -447,7 +413,6 @@ def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSe
     known: dict[str, Answers] = {}
     agreements: dict[str, Agreement] = {}
     scores: dict[str, dict[str, Any]] = {}
-    correctness = Correctness(agreements, scores)
     with ExitStack() as stack:
         waiting = _Waiting(context)
         for rung in group:
@@ -464,8 +429,8 @@ def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSe
                     agreement = agreements[rung.name] = _check(rung, worker, known, context)
                     waiting.make_room(rung)  # evaluating takes another process
                     score = scores[rung.name] = _evaluate(rung, scores, context, result_set)
-                    if context.plan is not None and rung.name not in before:
-                        run = _run(rung, worker, agreement, context)
+                    for plan in context.plans if rung.name not in before else ():
+                        run = _run(rung, worker, agreement, plan, context)
                         _finish(replace(run, accuracy=without_names(score)), result_set.runs, context)
                     context.headroom.note(worker, gpu_used_before)
                     waiting.add(rung, worker)
@@ -486,7 +451,7 @@ def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSe
             result_set.skipped[f"comparing {names}"] = f"{TIME_IS_UP}: labkit compare A B"
             return
         if not waiting.closed:
-            _compare(done, waiting.measured, pairs, correctness, context, result_set, stack)
+            _compare(done, waiting.measured, pairs, agreements, scores, context, result_set, stack)
             return
         waiting.close()
     by_name = {rung.name: rung for rung in done}
@@ -497,7 +462,7 @@ def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSe
                 result_set.skipped[f"comparing {a}, {b}"] = f"left out: {lacking}"
                 continue
             workers = _start_all(pair, context, stack)
-            _compare(pair, workers, [(a, b)], correctness, context, result_set, stack)
+            _compare(pair, workers, [(a, b)], agreements, scores, context, result_set, stack)
 
 
 class _Waiting:
@@ -541,11 +506,14 @@ class _Waiting:
 
 
 def _comparing_s(runs: Sequence[Run], measured: Mapping[str, Worker], context: Context) -> float:
-    """Expected length of the comparisons in s; 0 without comparisons."""
+    """Expected length of the comparisons in s, at most: processes start one after another.
+
+    0 without comparisons.
+    """
     if context.rounds is None:
         return 0.0
-    compared = [run for run in runs if run.rung in measured]
-    start_s = _SIDE_BY_SIDE * sum(run.startup_s for run in compared)
+    compared = [run for run in runs if run.rung in measured and run.scenario == "closed"]
+    start_s = sum(run.startup_s for run in compared)
     return context.rounds.expected_s([1 / run.fps for run in compared], start_s)
 
 
@@ -618,16 +586,16 @@ def _evaluate(
         return {}
 
 
-def _run(rung: Rung, worker: Worker, agreement: Agreement, context: Context) -> Run:
-    assert context.plan is not None
-    context.reporter.step(f"{rung.name}: measuring")
+def _run(rung: Rung, worker: Worker, agreement: Agreement, plan: Plan, context: Context) -> Run:
+    context.reporter.step(f"{rung.name}: measuring" + (f" at {plan.fps:g} FPS" if plan.fps else ""))
     with NoiseMonitor((worker.pid,)) as monitor:
-        timed = worker.run(context.plan, context.reporter.progress)
+        timed = worker.run(plan, context.reporter.progress)
+    loop, held = own_loop(rung), worker.footprint()
     return Run(
         rung=rung.name,
         stage=rung.stage,
-        scenario="paced" if context.plan.scenario == "paced" else "closed",
-        quick=context.plan.quick,
+        scenario="paced" if plan.scenario == "paced" else "closed",
+        quick=plan.quick,
         latency_s=timed.latency_s,
         done_s=timed.done_s,
         spans_s=timed.per_span(),
@@ -637,13 +605,16 @@ def _run(rung: Rung, worker: Worker, agreement: Agreement, context: Context) -> 
         dropped=timed.dropped,
         failed=timed.failed,
         startup_s=worker.ready.startup_s,
-        peak_bytes=worker.peak_bytes(),
+        peak_bytes=held.peak_bytes,
         settings={
             **worker.ready.settings,
-            "paced_fps": context.plan.fps,
+            "paced_fps": plan.fps,
             "changes": rung.changes,
-            **_loop_source(rung),
-            **_gpu_memory(worker),
+            "cpu_s": timed.cpu_s,
+            "energy_j": timed.joules,
+            "no_energy": timed.no_energy,
+            **({} if loop is None else {"loop_sha256": loop.sha256, "loop_source": loop.source}),
+            **({} if held.gpu_bytes is None else {"gpu_peak_bytes": held.gpu_bytes}),
         },
         source=context.frames.source,
         limit=_limit(rung, context),
@@ -651,16 +622,6 @@ def _run(rung: Rung, worker: Worker, agreement: Agreement, context: Context) -> 
         disturbances=(*monitor.disturbances(), *context.disturbed_by()),
         fingerprint={**fingerprint(), "state": monitor.state()},
     )
-
-
-def _loop_source(rung: Rung) -> dict[str, str]:
-    loop = own_loop(rung)
-    return {} if loop is None else {"loop_sha256": loop.sha256, "loop_source": loop.source}
-
-
-def _gpu_memory(worker: Worker) -> dict[str, int]:
-    held = worker.gpu_peak_bytes()
-    return {} if held is None else {"gpu_peak_bytes": held}
 
 
 def _limit(rung: Rung, context: Context) -> dict[str, Any]:
@@ -678,7 +639,8 @@ def _compare(
     rungs: Sequence[Rung],
     workers: Mapping[str, Worker],
     pairs: Sequence[tuple[str, str]],
-    correctness: Correctness,
+    agreements: Mapping[str, Agreement],
+    scores: Mapping[str, Mapping[str, Any]],
     context: Context,
     result_set: ResultSet,
     stack: ExitStack,
@@ -697,37 +659,40 @@ def _compare(
         return alive
 
     context.reporter.step(step)
-    settings = {**workers[rungs[0].name].ready.settings}
+    settings = {**workers[rungs[0].name].ready.settings, "baseline": rungs[0].name}
     settings.pop("preparation", None)
-    settings["baseline"] = rungs[0].name
     try:
         with NoiseMonitor(tuple(worker.pid for worker in workers.values())) as monitor:
-            comparisons = interleave.compare(
-                rungs[0].name,
-                workers,
-                context.rounds,
-                pairs=pairs,
-                agreements=correctness.agreements,
-                agreeing={name: correctness.agrees(name, workers[name].ready.settings) for name in workers},
-                seed=context.workload.seed,
-                renew=renew,
-                about={"settings": settings, "source": context.frames.source, "fingerprint": fingerprint()},
+            measured = time_interleaved(
+                workers, context.rounds, seed=context.workload.seed, renew=renew,
                 progress=context.reporter.progress,
-            )
+            )  # fmt: skip
     except LabError as error:
         context.reporter.note(f"the comparison failed: {error}")
         result_set.skipped["comparison"] = f"{FAILED}: {error}"
         return
-    disturbances = (*monitor.disturbances(), *context.disturbed_by())
+    sound = {
+        name: may_claim(agreements[name], scores[name], worker.ready.settings)
+        for name, worker in workers.items()
+    }
+    state = {**fingerprint(), "state": monitor.state()}
     load = {"foreign_cpu": round(monitor.foreign, 3), "steal": round(monitor.steal, 3)}
-    for comparison in with_ceilings(comparisons, result_set.runs):
-        disturbed = replace(
-            comparison,
-            disturbances=disturbances,
-            settings={**comparison.settings, **load},
-            fingerprint={**comparison.fingerprint, "state": monitor.state()},
+    comparisons = [
+        measured.comparison(
+            a,
+            b,
+            agrees=sound[a] and sound[b],
+            agreement=agreements[b],
+            settings={**settings, **load},
+            source=context.frames.source,
+            fingerprint=state,
+            disturbances=(*monitor.disturbances(), *context.disturbed_by()),
         )
-        _finish(disturbed, result_set.comparisons, context)
+        for a, b in pairs
+    ]
+    closed = [run for run in result_set.runs if run.scenario == "closed"]
+    for comparison in with_ceilings(comparisons, closed):
+        _finish(comparison, result_set.comparisons, context)
 
 
 def _finish(result: Any, results: list[Any], context: Context) -> None:

@@ -17,6 +17,7 @@ from labkit.bench.agreement import Answers
 from labkit.bench.headroom import Footprint
 from labkit.bench.plan import Plan
 from labkit.bench.timing import Clock, LoadGenerator, Timing, measure
+from labkit.core.energy import EnergyMeter
 from labkit.core.errors import LabError
 from labkit.core.trace import recording
 from labkit.core.types import Detections, Frame, Rung, Workload
@@ -36,12 +37,11 @@ class Ready:
     Attributes:
         startup_s: from the start of the process (or of preparing, in the same process) to the first
             answer; a forked process finds the libraries loaded.
-        settings, notes: as in `Prepared`.
+        settings: as in `Prepared`.
     """
 
     startup_s: float
     settings: dict[str, Any]
-    notes: tuple[str, ...]
 
 
 class Session:
@@ -64,11 +64,7 @@ class Session:
             self.prepared: Prepared = prepare(rung.prepare, workload, weights, report)
             next(rung.run([self.frames[0]], self.prepared.net))
         self._synchronize()
-        self.ready = Ready(
-            time.perf_counter() - begun,
-            self.prepared.settings,
-            self.prepared.notes,
-        )
+        self.ready = Ready(time.perf_counter() - begun, self.prepared.settings)
         self._rounds: Iterator[tuple[Frame, Detections]] | None = None
 
     def answers(self, frames: Sequence[Frame]) -> Answers:
@@ -90,6 +86,7 @@ class Session:
             synchronize=self._synchronize,
             guard=self._guard,
             progress=progress,
+            meter=EnergyMeter(self.prepared.settings["device"]),
         )
 
     def time_frames(self, n_frames: int) -> float:
@@ -105,24 +102,20 @@ class Session:
         if self._rounds is None:
             self._rounds = self.rung.run(LoadGenerator(self.frames, Clock()), self.prepared.net)
         n_frames += -n_frames % self.group
+        on_gpu = self.prepared.settings["device"] == "cuda"
         with self._guard():
-            self._pull_untimed(self._rounds)
+            until_s = time.perf_counter() + (GPU_RAMP_S if on_gpu else 0.0)
+            if self.group == 1:
+                next(self._rounds)
+            while time.perf_counter() < until_s:
+                for _ in range(self.group):
+                    next(self._rounds)
             self._synchronize()
             begun = time.perf_counter()
             for _ in range(n_frames):
                 next(self._rounds)
             self._synchronize()
         return (time.perf_counter() - begun) / n_frames
-
-    def _pull_untimed(self, rounds: Iterator[tuple[Frame, Detections]]) -> None:
-        """Fills the caches; on a GPU until its clock is up."""
-        on_gpu = self.prepared.settings["device"] == "cuda"
-        until_s = time.perf_counter() + (GPU_RAMP_S if on_gpu else 0.0)
-        if self.group == 1:
-            next(rounds)
-        while time.perf_counter() < until_s:
-            for _ in range(self.group):
-                next(rounds)
 
     @property
     def group(self) -> int:
@@ -151,14 +144,14 @@ class Session:
         import psutil
 
         shared = getattr(psutil.Process().memory_info(), "shared", 0)  # libraries, which all workers map
-        host = max(0, self.peak_bytes() - shared)
-        peak = self.gpu_peak_bytes()
-        if peak is None:
-            return Footprint(host)
+        most, gpu = self.peak_bytes(), self.gpu_peak_bytes()
+        host = max(0, most - shared)
+        if gpu is None:
+            return Footprint(host, peak_bytes=most)
         import torch
 
         free, total = torch.cuda.mem_get_info()
-        return Footprint(host, peak, torch.cuda.memory_reserved(), free, total)
+        return Footprint(host, gpu, torch.cuda.memory_reserved(), free, total, most)
 
     @staticmethod
     def peak_bytes() -> int:

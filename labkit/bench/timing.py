@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from labkit.bench.plan import FULL, Plan
 from labkit.core import stats
+from labkit.core.energy import EnergyMeter
 from labkit.core.errors import LabError, UsageError
 from labkit.core.trace import Recording, SpanRecord, recording
 from labkit.core.types import Frame, Schedule
@@ -36,69 +37,54 @@ class Clock:
 
 
 class LoadGenerator:
-    """The frames as a pipeline takes them: an iterator that notes when each was taken, or due."""
+    """The frames as a pipeline takes them: an iterator that notes when each was taken, or due.
+
+    Attributes:
+        is_open: True while there are frames left; set to False, the pipeline finishes what it has.
+        offered: frames taken or dropped so far.
+        began: frame index -> when it was taken, or due.
+        dropped: frames that nobody took before the next one fell due.
+    """
 
     def __init__(self, frames: Sequence[Frame], clock: Clock) -> None:
-        self._frames = frames
-        self._clock = clock
-        self._next = 0
+        self._frames, self._clock = frames, clock
         self._period: float | None = None
-        self._start = 0.0
+        self._start = self._seconds = 0.0
         self._first = 0
-        self._open = True
-        self._until: float | None = None
-        self.began: dict[int, float] = {}  # frame index -> when taken, or when due
-        self.dropped = 0
+        self.is_open = True
+        self.offered = self.dropped = 0
+        self.began: dict[int, float] = {}
 
     def pace(self, fps: float, seconds: float) -> int:
         """From now on frames fall due at `fps`, for `seconds`; gives the index of the first one."""
-        self._start = self._clock.now()
-        self._until = seconds
-        self._first = self._next
+        self._start, self._seconds, self._first = self._clock.now(), seconds, self.offered
         self._period = 1 / fps  # last: a schedule's own thread may be asking for a frame meanwhile
         return self._first
-
-    def stop(self) -> None:
-        """No more frames: the pipeline finishes what it has and ends."""
-        self._open = False
-
-    @property
-    def is_open(self) -> bool:
-        """True if there are frames left to take."""
-        return self._open
-
-    @property
-    def offered(self) -> int:
-        """Frames taken or dropped so far."""
-        return self._next
 
     def __iter__(self) -> Iterator[Frame]:
         return self
 
     def __next__(self) -> Frame:
-        if not self._open:
+        if not self.is_open:
             raise StopIteration
-        began = self._clock.now() if self._period is None else self._wait_until_due()
-        index, self._next = self._next, self._next + 1
+        began = self._clock.now() if self._period is None else self._wait_until_due(self._period)
+        index, self.offered = self.offered, self.offered + 1
         self.began[index] = began
         return Frame(self._frames[index % len(self._frames)].image, index, began)
 
-    def _wait_until_due(self) -> float:
+    def _wait_until_due(self, period: float) -> float:
         """Skips to the newest frame that is due, or waits for the next one; gives its due time."""
-        assert self._period is not None and self._until is not None
         passed = self._clock.now() - self._start
-        newest = self._first + int(passed / self._period + 1e-9)
-        last = self._first + int(self._until / self._period + 1e-9)  # first one that is not offered
-        if newest > self._next:
-            self.dropped += min(newest, last) - self._next
-            self._next = min(newest, last)
-        if self._next >= last:
-            self._open = False
+        last = self._first + int(self._seconds / period + 1e-9)  # first one that is not offered
+        newest = min(self._first + int(passed / period + 1e-9), last)
+        self.dropped += max(0, newest - self.offered)
+        self.offered = max(newest, self.offered)
+        if self.offered >= last:
+            self.is_open = False
             raise StopIteration
-        due = self._start + (self._next - self._first) * self._period
-        wait = due - self._clock.now()
-        if wait > 0:
-            self._clock.sleep(wait)
+        due = self._start + (self.offered - self._first) * period
+        if (wait_s := due - self._clock.now()) > 0:
+            self._clock.sleep(wait_s)
         return due
 
 
@@ -112,6 +98,9 @@ class Timing:
         warmup_s: latencies before the timed part.
         offered, dropped, failed: frames of the timed part.
         spans: closed spans of the timed part.
+        cpu_s: processor time of this process in the timed part, spinning threads included.
+        joules: energy of the timed part by counter ("cpu", "gpu"), where there is one.
+        no_energy: why a counter is missing, by its name.
     """
 
     latency_s: Samples
@@ -122,6 +111,9 @@ class Timing:
     dropped: int
     failed: int
     spans: list[SpanRecord] = field(default_factory=list)
+    cpu_s: float = 0.0
+    joules: dict[str, float] = field(default_factory=dict)
+    no_energy: dict[str, str] = field(default_factory=dict)
 
     def per_span(self, gpu: bool = False) -> dict[str, Samples]:
         """Seconds per timed result and span, summed where a span repeats in one frame."""
@@ -149,6 +141,7 @@ def measure(
     synchronize: Callable[[], None] = lambda: None,
     guard: Callable[[], AbstractContextManager[None]] = nullcontext,
     progress: Callable[[float], None] = lambda share: None,
+    meter: EnergyMeter | None = None,
 ) -> Timing:
     """Measures a schedule: warm-up first, then the timed part of the plan.
 
@@ -161,44 +154,42 @@ def measure(
         synchronize: waits for the device; called once at each edge of the timed part.
         guard: entered around the schedule, to turn its errors into typed ones.
         progress: called with the finished share, from 0 to 1.
+        meter: of the energy that the timed part takes.
 
     Raises:
         LabError: the schedule fails several times in a row, or loses or invents frames.
     """
     if not len(frames):
         raise UsageError("there is no frame to measure with")
-    measurement = _Measurement(
-        schedule, net, frames, plan, group, clock or Clock(), synchronize, guard, progress
-    )
-    return measurement.run()
+    clock = clock or Clock()
+    load = LoadGenerator(frames, clock)
+    return _Measurement(
+        schedule, net, load, plan, group, clock, synchronize, guard, progress, meter or EnergyMeter()
+    ).run()
 
 
+@dataclass(eq=False)
 class _Measurement:
     """One measurement in progress."""
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        net: Any,
-        frames: Sequence[Frame],
-        plan: Plan,
-        group: int,
-        clock: Clock,
-        synchronize: Callable[[], None],
-        guard: Callable[[], AbstractContextManager[None]],
-        progress: Callable[[float], None],
-    ) -> None:
-        self.schedule, self.net, self.plan, self.clock = schedule, net, plan, clock
-        self.group, self.synchronize, self.guard, self.progress = group, synchronize, guard, progress
-        self.load = LoadGenerator(frames, clock)
-        self.warmup: list[float] = []
-        self.latency: list[float] = []
-        self.done: list[float] = []
-        self.index: list[int] = []
-        self.answered: set[int] = set()
-        self.failed = 0
-        self.start: float | None = None
-        self.first_timed = 0
+    schedule: Schedule
+    net: Any
+    load: LoadGenerator
+    plan: Plan
+    group: int
+    clock: Clock
+    synchronize: Callable[[], None]
+    guard: Callable[[], AbstractContextManager[None]]
+    progress: Callable[[float], None]
+    meter: EnergyMeter
+    warmup: list[float] = field(default_factory=list)
+    latency: list[float] = field(default_factory=list)
+    done: list[float] = field(default_factory=list)
+    index: list[int] = field(default_factory=list)
+    answered: set[int] = field(default_factory=set)
+    start: float | None = None
+    cpu_start: float = 0.0
+    first_timed: int = 0
 
     def run(self) -> Timing:
         begun = self.clock.now()
@@ -217,12 +208,14 @@ class _Measurement:
                     if self.plan.scenario == "closed":
                         share = min(share, len(self.index) / self.plan.min_frames)
                         if share >= 1:
-                            self.load.stop()
+                            self.load.is_open = False
                     self.progress(min(share, 1.0))
             self.synchronize()
+            cpu_s = time.process_time() - self.cpu_start
+            joules = self.meter.joules() if self.start is not None else {}
             timed = set(self.index)
             spans = [s for s in record.spans() if s.index in timed]
-        return self._finish(spans)
+        return self._finish(spans, cpu_s, joules)
 
     def _results(self) -> Iterator[tuple[int, float]]:
         """(frame index, time) of each result; a schedule that fails is started anew."""
@@ -265,12 +258,14 @@ class _Measurement:
         self.synchronize()
         record.clear()
         self.first_timed = self.load.offered
+        self.meter.start()
+        self.cpu_start = time.process_time()
         self.start = self.clock.now()
         if self.plan.scenario == "paced":
             assert self.plan.fps is not None
             self.first_timed = self.load.pace(self.plan.fps, self.plan.seconds)
 
-    def _finish(self, spans: list[SpanRecord]) -> Timing:
+    def _finish(self, spans: list[SpanRecord], cpu_s: float, joules: dict[str, float]) -> Timing:
         if self.start is None:
             raise LabError("the pipeline ended before its warm-up was over; it must answer every frame")
         lost = set(self.load.began) - self.answered  # taken, but the schedule failed or kept them
@@ -291,4 +286,7 @@ class _Measurement:
             dropped=self.load.dropped,
             failed=len(lost_timed),
             spans=spans,
+            cpu_s=cpu_s,
+            joules=joules,
+            no_energy=dict(self.meter.missing),
         )

@@ -124,14 +124,6 @@ class Worker:
         """See `Session.time_frames`."""
         return self._ask("time_frames", n_frames)
 
-    def peak_bytes(self) -> int:
-        """See `Session.peak_bytes`."""
-        return self._ask("peak_bytes")
-
-    def gpu_peak_bytes(self) -> int | None:
-        """See `Session.gpu_peak_bytes`."""
-        return self._ask("gpu_peak_bytes")
-
     def footprint(self) -> Footprint:
         """See `Session.footprint`."""
         return self._ask("footprint")
@@ -227,16 +219,12 @@ class Worker:
         if killed:
             reason = reason or "closed its connection and was ended"
         # Who is killed has no last words; what was printed before is about something else.
-        words = self._last_words() if reason or not cause.startswith("SIGKILL") else ""
-        return WorkerError(f"the process measuring {self.rung.name} {reason or f'died ({cause})'}{words}")
-
-    def _last_words(self) -> str:
-        """The child's own explanation of its end; empty if it gave none."""
-        if self._output.closed:
-            return ""
-        self._output.seek(0)
-        words = last_words(self._output.read().decode(errors="replace"))
-        return f"; it printed: {words}" if words else ""
+        words = ""
+        if not self._output.closed and (reason or not cause.startswith("SIGKILL")):
+            self._output.seek(0)
+            words = last_words(self._output.read().decode(errors="replace"))
+        said = f"; it printed: {words}" if words else ""
+        return WorkerError(f"the process measuring {self.rung.name} {reason or f'died ({cause})'}{said}")
 
     def _wait_or_kill(self) -> bool:
         """Waits for the child's end, and kills it if it goes on; True if that was needed."""
@@ -275,8 +263,9 @@ def last_words(printed: str) -> str:
 
 def _start(rung: Rung, end: Any, output: Any) -> subprocess.Popen[bytes] | ForkedChild:
     """A child that serves requests at this end of a pipe, and prints to a file."""
-    environment = {**os.environ, **worker_environment()}
-    server = None if rung.prepare.device == "cuda" else fork_server(environment)
+    spin = "spin" in rung.prepare.options  # which libraries read as they are loaded
+    environment = {**os.environ, **worker_environment(spin)}
+    server = None if rung.prepare.device == "cuda" or spin else fork_server(environment)
     if server is not None:
         return server.fork("labkit.bench.worker", [str(time.time())], environment, output, end.fileno())
     return subprocess.Popen(
@@ -327,7 +316,11 @@ def _serve(parent: Any, started_s: float) -> None:
 
     try:
         send("connected")
-        for what, arguments in _requests(parent):
+        while True:
+            try:
+                what, arguments = parent.recv()
+            except EOFError:  # the parent has closed the pipe
+                return
             if what == "ready":
                 session = None  # the networks before make room first
                 session = Session(*arguments, report=lambda line: send("report", line), started_s=begun_s)
@@ -343,14 +336,6 @@ def _serve(parent: Any, started_s: float) -> None:
     except Exception as error:
         traceback.print_exc()
         send("error", WorkerError(f"{type(error).__name__} while measuring: {error}"))
-
-
-def _requests(parent: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    while True:
-        try:
-            yield parent.recv()
-        except EOFError:
-            return
 
 
 def main(arguments: Sequence[str], descriptor: int) -> None:

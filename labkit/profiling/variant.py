@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from labkit.core.errors import SourceError, UnavailableError, UsageError
 from labkit.core.files import write_atomic
 from labkit.core.read_json import read_json
 from labkit.core.requirements import unmet_requirement
-from labkit.core.types import Detections, Fit, Frame, Rung, Size, Workload
+from labkit.core.types import Detections, Frame, Rung, Workload, WorkOptions, read_work
 from labkit.models.prepare import Prepared, prepare
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.pipelines.own_loop import as_rung, own_loop
@@ -65,27 +65,17 @@ def profile(
     rung: str | Rung | Callable[..., object],
     frames: int = 5,
     *,
-    source: str = "photos",
-    size: Size = (640, 480),
-    fit: Fit = "letterbox",
-    objects: int = 5,
-    model_set: str = "full",
-    detector: str | None = None,
-    classifier: str | None = None,
-    weights: str = "auto",
-    seed: int = 0,
-    open_timeout_s: float = 5.0,
-    read_timeout_s: float = 2.0,
     engine: str = "auto",
+    **work: Unpack[WorkOptions],
 ) -> Profile:
     """Profiles a few frames of a rung after a warm-up: where the time goes, and what waits for what.
 
     Args:
         rung: name, or a loop of your own as in `labkit.bench`; that is watched in this process.
         frames: how many are profiled, 1 to 1000.
-        source, size, fit, objects, model_set, detector, classifier, weights, seed, open_timeout_s,
-            read_timeout_s: as in `bench`.
         engine: "nsys" (Nsight Systems), "torch" (torch.profiler), or "auto" (nsys where it is found).
+        work: source, size, fit, objects, model_set, detector, classifier, weights, seed, open_timeout_s,
+            read_timeout_s, as in `bench`.
 
     Returns:
         A profile: `.table()` per range, `.timeline()`, `.reads()` (source lines at which the host
@@ -95,34 +85,24 @@ def profile(
         UsageError: there is no such rung or engine.
         UnavailableError: the rung needs what this machine lacks, or nsys was asked for and failed.
     """
-    models: Any = {"model_set": model_set, "weights": weights, "detector": detector, "classifier": classifier}
-    workload = Workload(**models, size=size, objects=objects, seed=seed, fit=fit)
-    timeouts_s = (open_timeout_s, read_timeout_s)
-    target = ProfileTarget(as_rung(rung).name, workload, source, frames, timeouts_s)
+    target = _target(rung, frames, work)
     return Profile(profile_rung(target, engine))
 
 
 def pipeline(
     rung: str | Rung | Callable[..., object],
-    source: str = "photos",
+    source: str | None = None,
+    /,
     frames: int = 6,
-    *,
-    size: Size = (640, 480),
-    fit: Fit = "letterbox",
-    objects: int = 5,
-    model_set: str = "full",
-    detector: str | None = None,
-    classifier: str | None = None,
-    weights: str = "auto",
-    seed: int = 0,
+    **work: Unpack[WorkOptions],
 ) -> Callable[[], Iterator[tuple[Frame, Detections]]]:
     """Makes a rung ready and warm, with its frames in memory, so that a loop over it holds nothing else.
 
     Args:
         rung: name, or a loop of your own as in `labkit.bench`.
-        source: see `open_source`.
+        source: see `open_source`; "photos" if not given.
         frames: how many.
-        size, fit, objects, model_set, detector, classifier, weights, seed: as in `bench`.
+        work: size, fit, objects, model_set, detector, classifier, weights, seed, as in `bench`.
 
     Returns:
         A function; each call gives the rung's generator over the same frames.
@@ -133,10 +113,16 @@ def pipeline(
         >>> [len(found.xyxy) <= 5 for frame, found in loop()]
         [True]
     """
-    models: Any = {"model_set": model_set, "weights": weights, "detector": detector, "classifier": classifier}
-    workload = Workload(**models, size=size, objects=objects, seed=seed, fit=fit)
-    chosen, prepared, kept = ready(ProfileTarget(as_rung(rung).name, workload, source, frames))
+    if source is not None:
+        work["source"] = source
+    chosen, prepared, kept = ready(_target(rung, frames, work))
     return lambda: chosen.run(kept, prepared.net)
+
+
+def _target(rung: str | Rung | Callable[..., object], frames: int, work: WorkOptions) -> ProfileTarget:
+    source, workload, timeouts = read_work(work)
+    waits = timeouts.get("open_timeout_s", 5.0), timeouts.get("read_timeout_s", 2.0)
+    return ProfileTarget(as_rung(rung).name, workload, source, frames, waits)
 
 
 def profile_rung(job: ProfileTarget, engine: str = "auto") -> Capture:

@@ -11,7 +11,6 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from labkit.core.errors import UnavailableError, WorkerError
@@ -38,7 +37,6 @@ def measure_point(point: Point) -> Run:
         UnavailableError: this machine cannot run the rung.
         LabError: the source or the weights cannot be had.
     """
-    from labkit.bench.peaks import PEAK_TRIES, cached_peaks
     from labkit.bench.run import run_benchmark
     from labkit.pipelines.ladder import rung
 
@@ -51,7 +49,6 @@ def measure_point(point: Point) -> Run:
         store=None,
         opening={"open_timeout_s": point.timeouts_s[0], "read_timeout_s": point.timeouts_s[1]},
         scenes=point.scenes,
-        peaks_of=partial(cached_peaks, tries=1 if point.quick else PEAK_TRIES),
     )
     if outcome.runs:
         return _with_niceness(outcome.runs[0])
