@@ -25,17 +25,9 @@ from labkit.pipelines.ladder import LADDER, select_rungs
 from labkit.results.format import format_number
 
 TINY = [
-    "--size",
-    "160x128",
-    "--weights",
-    "random",
-    "--objects",
-    "2",
-    "--quick",
-    "--seconds",
-    "0.2",
+    "--size", "160x128", "--weights", "random", "--objects", "2", "--quick", "--seconds", "0.2",
     "--no-accuracy",
-]
+]  # fmt: skip
 
 
 def labkit(*arguments, **options):
@@ -56,6 +48,8 @@ def labkit(*arguments, **options):
         (["bench", "--size", "wide"], 2, "not 'wide'"),
         (["bench", "--fps", "30"], 2, "--scenario paced"),
         (["bench", "--scenario", "paced"], 2, "needs a rate"),
+        (["bench", "--paced", "10,fast"], 2, "'10,fast'"),
+        (["bench", "--paced", "0"], 2, "not 0"),
         (["bench", "--model-set", "huge"], 2, "not 'huge'"),
         (["bench", "--seconds", "0"], 2, "more than 0"),
         (["bench", "resnet_pil_cpu", "--source", "missing.mp4"], 3, "missing.mp4"),
@@ -354,13 +348,7 @@ def test_bench_shows_a_table_of_80_columns_and_leaves_rows_plots_and_a_report(tm
     table = done.stdout.partition("Measured in interleaved rounds")[0].splitlines()
     sentences = ("/", "disturbed")  # in a pipe they are not wrapped
     assert all(len(line) <= 80 for line in table if not any(word in line for word in sentences))
-    for words in (
-        "resnet_pil_cpu",
-        "detr_opencv_cpu",
-        "random weights",
-        "quick",
-        "Measured in interleaved rounds",
-    ):
+    for words in ("resnet_pil_cpu", "detr_opencv_cpu", "random weights", "quick", "Measured in interleaved"):
         assert words in done.stdout
     with sqlite3.connect(home / "lab.sqlite") as db:
         assert db.execute("select count(*) from runs").fetchone()[0] == 5
@@ -379,9 +367,11 @@ def test_bench_shows_a_table_of_80_columns_and_leaves_rows_plots_and_a_report(tm
 
 
 def test_json_is_one_object_per_rung(here):
-    done = here("bench", "resnet_pil_cpu", "resnet_opencv_cpu", *TINY, "--no-compare", "--json")
+    names, rates = ["resnet_pil_cpu", "resnet_opencv_cpu"], ["--paced", "50,20"]
+    done = here("bench", *names, *TINY, *rates, "--no-compare", "--json")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["rung"] for row in rows] == ["resnet_pil_cpu", "resnet_opencv_cpu"]
+    assert [row["rung"] for row in rows] == [name for name in names for _ in range(3)]
+    assert [row["settings"]["paced_fps"] for row in rows] == [None, 50.0, 20.0] * 2
     assert rows[0]["latency_ms"]["p99"] is None or rows[0]["n_frames"] >= 662
 
 
@@ -422,22 +412,8 @@ def test_doctor_looks_at_everything_and_says_what_to_do(here):
     done = labkit("doctor")
     assert done.returncode == 0
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
-    for word in (
-        "python",
-        "cpu",
-        "memory",
-        "gpu",
-        "cupy",
-        "engines",
-        "accuracy",
-        "scale",
-        "camera",
-        "display",
-        "weights",
-        "lab set",
-        "nsys",
-        "disk",
-    ):
+    words = "python|cpu|memory|gpu|cupy|engines|accuracy|scale|offline|supervision|camera|display|weights"
+    for word in [*words.split("|"), "lab set", "nsys", "disk"]:
         assert any(line[9:].startswith(word) for line in done.stdout.splitlines()), word
     states = {row["state"] for row in json.loads(here("doctor", "--json").stdout)}
     assert states <= {"good", "missing", "note"}
@@ -548,7 +524,8 @@ def test_the_browser_is_not_handed_the_token_of_the_live_view(monkeypatch):
     monkeypatch.setattr(page, "serve", serve)
     monkeypatch.setattr(doctor, "screen", lambda: True)
     monkeypatch.setattr(cmd_live.webbrowser, "open", opened.append)
-    cmd_live.live(source="photos")
+    monkeypatch.setattr("sys.argv", ["labkit", "live", "--source", "photos"])
+    assert exit_code() == 0
     address, path = opened
     assert "s3cret" not in address
     assert not path.exists(), "gone when the view ends"

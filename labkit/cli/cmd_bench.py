@@ -5,33 +5,27 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from labkit.cli.options import (
-    ClassifierOption,
-    DetectorOption,
-    FitOption,
     JsonOption,
-    ModelSetOption,
-    ObjectsOption,
-    OpenTimeoutOption,
     QuickOption,
-    ReadTimeoutOption,
     RungNames,
     Scenario,
-    SeedOption,
     SizeOption,
     SourceOption,
-    WeightsOption,
+    as_keywords,
     parse_size,
+    work_options,
 )
 from labkit.core.errors import UsageError
 
 QUICK_MINUTES = 9.0  # what is under way is ended, and drawn: up to a minute more on two cores
 
 
+@work_options()
 def bench(
     rung: RungNames = None,
     against: Annotated[
@@ -39,21 +33,13 @@ def bench(
     ] = None,
     stage: Annotated[int | None, typer.Option(help="All rungs of this stage.")] = None,
     device: Annotated[str | None, typer.Option(help="Only rungs on this device: cpu or cuda.")] = None,
-    source: SourceOption = "photos",
-    size: SizeOption = "640x480",
-    fit: FitOption = "letterbox",
-    open_timeout: OpenTimeoutOption = 5.0,
-    read_timeout: ReadTimeoutOption = 2.0,
-    objects: ObjectsOption = 5,
     scenario: Annotated[Scenario, typer.Option(help="As fast as it can, or at a rate.")] = Scenario.closed,
     fps: Annotated[float | None, typer.Option(help="Rate at which frames fall due; paced only.")] = None,
+    paced: Annotated[
+        str, typer.Option(metavar="FPS,...", help="Also feed each rung at these rates, as a camera does.")
+    ] = "",
     quick: QuickOption = False,
     seconds: Annotated[float | None, typer.Option(help="Length of each timed run.")] = None,
-    model_set: ModelSetOption = "full",
-    detector: DetectorOption = None,
-    classifier: ClassifierOption = None,
-    weights: WeightsOption = "auto",
-    seed: SeedOption = 0,
     noise: Annotated[float, typer.Option(help="Noise added to scenes, in grey levels.")] = 0.0,
     compare: Annotated[bool, typer.Option(help="Also compare the rungs in interleaved rounds.")] = True,
     accuracy: Annotated[bool, typer.Option(help="Also measure accuracy on scenes.")] = True,
@@ -65,6 +51,7 @@ def bench(
         float | None, typer.Option(help="Begin nothing new after this time; default 9 with --quick.")
     ] = None,
     as_json: JsonOption = False,
+    **work: Any,
 ) -> None:
     """Measure rungs; leaves rows in the store, plots and a report."""
     from labkit.bench.run import bench as measure
@@ -80,20 +67,11 @@ def bench(
             against=against,
             stage=stage,
             device=device,
-            source=source,
-            size=parse_size(size),
-            fit=fit,
-            objects=objects,
-            model_set=model_set,
-            detector=detector,
-            classifier=classifier,
-            weights=weights,
-            seed=seed,
+            **as_keywords(work),
             noise=noise,
-            open_timeout_s=open_timeout,
-            read_timeout_s=read_timeout,
             scenario=scenario.value,
             fps=fps,
+            paced=_rates(paced),
             quick=quick,
             seconds=seconds,
             compare=compare,
@@ -106,6 +84,15 @@ def bench(
     show_benchmark(result, as_json, rung or ())
 
 
+def _rates(text: str) -> list[float]:
+    """Reads rates such as 10,15,30."""
+    try:
+        return [float(part) for part in text.split(",") if text]
+    except ValueError:
+        raise UsageError(f"--paced is a list of rates such as 10,15,30, not {text!r}") from None
+
+
+@work_options()
 def compare(
     a: Annotated[str, typer.Argument(help="The rung to compare with; with --commits your FILE.py:FUNCTION.")],
     b: Annotated[str | None, typer.Argument(help="The rung that should be faster.")] = None,
@@ -116,20 +103,10 @@ def compare(
     against: Annotated[
         str | None, typer.Option(metavar="RUNG", help="With --commits: whose networks your loop gets.")
     ] = None,
-    source: SourceOption = "photos",
-    size: SizeOption = "640x480",
-    fit: FitOption = "letterbox",
-    open_timeout: OpenTimeoutOption = 5.0,
-    read_timeout: ReadTimeoutOption = 2.0,
-    objects: ObjectsOption = 5,
     quick: QuickOption = False,
     rounds: Annotated[int | None, typer.Option(help="Interleaved rounds, 9 or more.")] = None,
-    model_set: ModelSetOption = "full",
-    detector: DetectorOption = None,
-    classifier: ClassifierOption = None,
-    weights: WeightsOption = "auto",
-    seed: SeedOption = 0,
     as_json: JsonOption = False,
+    **work: Any,
 ) -> None:
     """Say how many times faster rung B is than rung A, with an interval and a verdict."""
     from labkit.bench.commits import compare_commits
@@ -143,22 +120,7 @@ def compare(
     else:
         raise UsageError("compare takes two rungs, A B; or one loop of yours and --commits A B")
     with stored_as_measured() as progress:
-        comparison = measure(
-            source=source,
-            size=parse_size(size),
-            fit=fit,
-            open_timeout_s=open_timeout,
-            read_timeout_s=read_timeout,
-            objects=objects,
-            model_set=model_set,
-            detector=detector,
-            classifier=classifier,
-            weights=weights,
-            seed=seed,
-            quick=quick,
-            rounds=rounds,
-            progress=progress,
-        )
+        comparison = measure(**as_keywords(work), quick=quick, rounds=rounds, progress=progress)
     show_comparison(comparison, as_json)
 
 

@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labkit.cli.options import (
-    ClassifierOption,
-    DetectorOption,
-    FitOption,
-    JsonOption,
-    ObjectsOption,
-    OpenTimeoutOption,
-    ReadTimeoutOption,
-    SeedOption,
-    SizeOption,
-    WeightsOption,
-    parse_size,
-)
+from labkit.cli.options import JsonOption, as_keywords, work_options
 from labkit.core.errors import EXIT_INTERRUPTED, ResultsError, SourceError, UsageError
 from labkit.core.terminal import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from labkit.core.types import Fit, Rung, Workload
+    from labkit.core.types import Rung, Workload
     from labkit.fleet.fleet_plan import Summary
     from labkit.fleet.run_fleet import Fleet
     from labkit.fleet.streams import StreamState
@@ -53,20 +41,15 @@ EnginesOption = Annotated[
 ]
 
 
+_WORK = work_options(without=("source", "model_set"), objects=10)
+
+
+@_WORK
 def fleet(
     source: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, addresses, cameras.")],
     rung: RungOption = "auto",
     model_set: ModelsOption = "auto",
-    detector: DetectorOption = None,
-    classifier: ClassifierOption = None,
-    weights: WeightsOption = "auto",
-    size: SizeOption = "640x480",
-    fit: FitOption = "letterbox",
-    open_timeout: OpenTimeoutOption = 5.0,
-    read_timeout: ReadTimeoutOption = 2.0,
-    objects: ObjectsOption = 10,
     threshold: ThresholdOption = 0.5,
-    seed: SeedOption = 0,
     fps: Annotated[float | None, typer.Option(help="Rate of recordings; default: their own.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Duration; default: until all streams end.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for detections, as Parquet.")] = None,
@@ -77,27 +60,30 @@ def fleet(
     engines: EnginesOption = 1,
     address: AddressOption = None,
     as_json: JsonOption = False,
+    **work: Any,
 ) -> None:
     """Run a rung on many cameras and recordings at once, until Ctrl-C."""
     from labkit.bench.progress import err, print_lines, print_table
     from labkit.bench.progress import out as screen
     from labkit.fleet.fleet_plan import Plan, with_group
 
+    work = as_keywords(work)
     plan = Plan(
         sources=tuple(source),
         rung=with_group(_rung(rung, batch), batch),
-        workload=_workload(model_set, weights, size, fit, objects, threshold, seed, detector, classifier),
+        workload=_workload(model_set, threshold, work),
         fps=fps,
         seconds=seconds,
         out=out,
         deadline_s=deadline_ms / 1e3,
         engines=engines,
-        timeouts_s=(open_timeout, read_timeout),
+        timeouts_s=(work["open_timeout_s"], work["read_timeout_s"]),
     )
     plan.streams()  # raises if a rate or time is out of range, before anything starts
     summary, interrupted = _run(plan, address)
     if as_json:
-        print(json.dumps(_to_json(summary)))
+        figures = {"fps": summary.fps, "counts": asdict(summary.counts)}
+        print(json.dumps({**asdict(summary), **figures}, default=str))
     else:
         print_table(table(summary.streams), OPTIONAL, screen)
         print_lines(describe(summary))
@@ -146,15 +132,13 @@ def _stop(running: Fleet) -> None:
 def table(states: Sequence[StreamState]) -> Table:
     """Format streams as a table of at most 80 columns, with a row for their sum."""
     from rich.markup import escape
-    from rich.table import Table
 
+    from labkit.bench.progress import plain_table
     from labkit.fleet.streams import Counts
     from labkit.results.format import format_number
 
-    shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
-    shown.add_column("stream", no_wrap=True, max_width=NAME_COLUMNS)
-    for heading in ("FPS", "p50 ms", "p90 ms", "offered", "done", "dropped", "failed"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    shown = plain_table("stream", "FPS", "p50 ms", "p90 ms", "offered", "done", "dropped", "failed")
+    shown.columns[0].max_width = NAME_COLUMNS
     sums, fps = Counts(), 0.0
     for state in states:
         sums, fps = sums + state.counts, fps + (state.fps or 0.0)
@@ -185,40 +169,34 @@ def describe(summary: Summary) -> list[str]:
     return lines
 
 
+@_WORK
 def batch_command(
     folder: Annotated[Path, typer.Argument(help="Folder of recorded videos, searched below too.")],
     out: Annotated[Path, typer.Option(help="Folder for detections; the same one again resumes.")],
     rung: RungOption = "auto",
     model_set: ModelsOption = "auto",
-    detector: DetectorOption = None,
-    classifier: ClassifierOption = None,
-    weights: WeightsOption = "auto",
-    size: SizeOption = "640x480",
-    fit: FitOption = "letterbox",
-    open_timeout: OpenTimeoutOption = 5.0,
-    read_timeout: ReadTimeoutOption = 2.0,
-    objects: ObjectsOption = 10,
     threshold: ThresholdOption = 0.5,
-    seed: SeedOption = 0,
     segment: Annotated[int, typer.Option(help="Frames per part.")] = 32,
     batch: GroupOption = None,
     engines: EnginesOption = 1,
     address: AddressOption = None,
     as_json: JsonOption = False,
+    **work: Any,
 ) -> None:
     """Process a folder of recorded videos; a run that was stopped is resumed."""
     from labkit.bench.progress import err, print_lines
     from labkit.fleet.batch.videos import Batch
     from labkit.fleet.fleet_plan import with_group
 
+    work = as_keywords(work)
     settings = Batch(
         folder=folder,
         out=out,
         rung=with_group(_rung(rung, batch), batch),
-        workload=_workload(model_set, weights, size, fit, objects, threshold, seed, detector, classifier),
+        workload=_workload(model_set, threshold, work),
         segment=segment,
         engines=engines,
-        timeouts_s=(open_timeout, read_timeout),
+        timeouts_s=(work["open_timeout_s"], work["read_timeout_s"]),
     )
     try:
         done = _process(settings, address)
@@ -228,7 +206,15 @@ def batch_command(
     if as_json:
         print(json.dumps(asdict(done)))
     else:
-        print_lines(_describe_batch(done, out))
+        rate = f", {done.new_frames / done.seconds:.1f} FPS" if done.new_frames and done.seconds > 0 else ""
+        print_lines(
+            [
+                f"{done.frames} frames with {done.boxes} boxes in {done.parts} parts; "
+                f"{done.videos} videos finished",
+                f"{done.new_frames} of these frames now, in {done.seconds:.1f} s{rate}",
+                f"detections: {out}",
+            ]
+        )
     if done.faults and not done.frames:
         raise SourceError("no video could be processed; the lines above say why")
     if done.unsaved:
@@ -258,15 +244,6 @@ def _process(settings: Any, address: str | None) -> Any:
     return done
 
 
-def _describe_batch(done: Any, out: Path) -> list[str]:
-    rate = f", {done.new_frames / done.seconds:.1f} FPS" if done.new_frames and done.seconds > 0 else ""
-    return [
-        f"{done.frames} frames with {done.boxes} boxes in {done.parts} parts; {done.videos} videos finished",
-        f"{done.new_frames} of these frames now, in {done.seconds:.1f} s{rate}",
-        f"detections: {out}",
-    ]
-
-
 def _rung(name: str, group: int | None) -> Rung:
     """The named rung, or the best of this machine that leaves frames unfiltered."""
     from labkit.core.requirements import unmet_requirement
@@ -280,43 +257,21 @@ def _rung(name: str, group: int | None) -> Rung:
     return able[0] if able else rung_named("grouped_cpu")
 
 
-def _workload(
-    model_set: str,
-    weights: str,
-    size: str,
-    fit: Fit,
-    objects: int,
-    threshold: float,
-    seed: int,
-    detector: str | None,
-    classifier: str | None,
-) -> Workload:
+def _workload(model_set: str, threshold: float, work: Mapping[str, Any]) -> Workload:
     from labkit.core.types import Workload
     from labkit.live.settings import default_model_set
     from labkit.models.weights import models_of
 
-    if model_set == "auto" and (weights != "auto" or detector or classifier):
+    chosen = {name: value for name, value in work.items() if not name.endswith("_timeout_s")}
+    if model_set == "auto" and (work["weights"] != "auto" or work["detector"] or work["classifier"]):
         model_set = "full"  # only that set has a choice of weights and models
     if model_set == "auto":
         model_set = default_model_set()
-    if model_set == "lab" and weights not in ("auto", "pretrained"):
+    if model_set == "lab" and chosen["weights"] not in ("auto", "pretrained"):
         raise UsageError("the lab's own models ship with their weights; leave out --weights")
-    base = Workload(size=parse_size(size), fit=fit, objects=objects, threshold=threshold, seed=seed)
-    workload = replace(base, model_set=model_set, weights=weights)  # type: ignore[arg-type]
-    workload = replace(workload, detector=detector, classifier=classifier)
+    workload = Workload(model_set=model_set, threshold=threshold, **chosen)  # type: ignore[arg-type]
     models_of(workload)  # an unknown name is told before anything starts
     return workload
-
-
-def _to_json(summary: Summary) -> dict[str, Any]:
-    return {
-        "streams": [asdict(state) for state in summary.streams],
-        "seconds": summary.seconds,
-        "fps": summary.fps,
-        "counts": asdict(summary.counts),
-        "folder": None if summary.folder is None else str(summary.folder),
-        "unsaved": summary.unsaved,
-    }
 
 
 def _short(text: str, columns: int) -> str:

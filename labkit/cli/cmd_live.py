@@ -8,38 +8,21 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
-from labkit.cli.options import (
-    ClassifierOption,
-    DetectorOption,
-    FitOption,
-    ObjectsOption,
-    OpenTimeoutOption,
-    ReadTimeoutOption,
-    SizeOption,
-    SourceOption,
-    parse_size,
-)
+from labkit.cli.options import as_keywords, work_options
 from labkit.core.terminal import print_text
 from labkit.core.types import Workload
 
 
+@work_options(without=("model_set", "weights", "seed"), source="webcam", objects=10)
 def live(
-    source: SourceOption = "webcam",
     rung: Annotated[str, typer.Option(help="Whose answers are shown; auto: the best one here.")] = "auto",
     model_set: Annotated[
         str, typer.Option(help="full, lab, or auto: what can recognise something.")
     ] = "auto",
-    detector: DetectorOption = None,
-    classifier: ClassifierOption = None,
-    size: SizeOption = "640x480",
-    fit: FitOption = "letterbox",
-    open_timeout: OpenTimeoutOption = 5.0,
-    read_timeout: ReadTimeoutOption = 2.0,
-    objects: ObjectsOption = 10,
     threshold: Annotated[
         float | None,
         typer.Option(help="Lowest score that is drawn; by default 0.5 for boxes, 0.15 for whole frames."),
@@ -48,6 +31,7 @@ def live(
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page where there is a screen.")
     ] = True,
+    **work: Any,
 ) -> None:
     """Watch a camera with boxes and names in the browser; Ctrl-C ends it."""
     from labkit.bench.doctor import screen
@@ -58,19 +42,19 @@ def live(
 
     if rung != "auto":
         rung_named(rung)  # an unknown name is told before a server starts
-    if detector or classifier:
-        models_of(Workload(detector=detector, classifier=classifier))
+    work = as_keywords(work)
+    models = {name: work[name] for name in ("detector", "classifier")}
+    if any(models.values()):
+        models_of(Workload(**models))
     settings = LiveSettings(
         rung=rung,
         model_set=cast("ModelSet", model_set),
-        detector=detector,
-        classifier=classifier,
-        size=parse_size(size),
+        **models,
+        size=work["size"],
         threshold=threshold,
-        objects=objects,
+        objects=work["objects"],
     )
-
-    opening = {"fit": fit, "open_timeout_s": open_timeout, "read_timeout_s": read_timeout}
+    opening = {name: work[name] for name in ("fit", "open_timeout_s", "read_timeout_s")}
     with ExitStack() as until_the_end:
 
         def ready(address: str) -> None:
@@ -78,7 +62,7 @@ def live(
             if browser and screen():  # else Python might start a browser in this very terminal
                 webbrowser.open(until_the_end.enter_context(forwarding_page(address)))
 
-        serve(source, settings, port=port, ready=ready, opening=opening)
+        serve(work["source"], settings, port=port, ready=ready, opening=opening)
 
 
 @contextmanager

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labkit.bench.progress import err, out, print_lines, print_table
-from labkit.cli.options import (
-    ClassifierOption,
-    DetectorOption,
-    FitOption,
-    ModelSetOption,
-    ObjectsOption,
-    OpenTimeoutOption,
-    ReadTimeoutOption,
-    SeedOption,
-    SizeOption,
-    SourceOption,
-    WeightsOption,
-    parse_size,
-)
+from labkit.bench.progress import err, out, plain_table, print_lines, print_table
+from labkit.cli.options import as_keywords, work_options
 from labkit.core.errors import UsageError
 from labkit.results.format import format_number, format_percent
 from labkit.sources.spec import redact
@@ -37,24 +24,15 @@ OPTIONAL = ("reads", "count", "p90", "share", "waiting", "median")
 """Columns that a narrow terminal does without, the first first."""
 
 
+@work_options()
 def profile(
     rung: Annotated[str | None, typer.Argument(help="Name of the rung.")] = None,
     frames: Annotated[int, typer.Option(help="How many frames are watched.")] = 5,
-    source: SourceOption = "photos",
-    size: SizeOption = "640x480",
-    fit: FitOption = "letterbox",
-    open_timeout: OpenTimeoutOption = 5.0,
-    read_timeout: ReadTimeoutOption = 2.0,
-    objects: ObjectsOption = 5,
-    model_set: ModelSetOption = "full",
-    detector: DetectorOption = None,
-    classifier: ClassifierOption = None,
-    weights: WeightsOption = "auto",
-    seed: SeedOption = 0,
     engine: Annotated[str, typer.Option(help="auto, nsys or torch.")] = "auto",
     install_kernel: Annotated[
         bool, typer.Option("--install-kernel", help="Add the Jupyter kernel that runs under nsys.")
     ] = False,
+    **work: Any,
 ) -> None:
     """Show where a rung's time goes: ranges, hidden waits, timeline, report."""
     if install_kernel:
@@ -65,22 +43,7 @@ def profile(
     from labkit.results.plots.save import save
 
     print_lines([f"profiling {frames} frames of {rung}, after a warm-up"], console=err)
-    found = profile_rung(
-        rung,
-        frames,
-        source=source,
-        size=parse_size(size),
-        fit=fit,
-        open_timeout_s=open_timeout,
-        read_timeout_s=read_timeout,
-        objects=objects,
-        model_set=model_set,
-        detector=detector,
-        classifier=classifier,
-        weights=weights,
-        seed=seed,
-        engine=engine,
-    )
+    found = profile_rung(rung, frames, engine=engine, **as_keywords(work))
     if found.capture.command:
         shown = [redact(part) for part in found.capture.command]
         print_lines([shlex.join(shown)])
@@ -106,12 +69,8 @@ def _show(found: Profile) -> None:
 
 def _ranges(found: Profile) -> Table:
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("range", no_wrap=True)
-    for heading in ("count", "CPU ms", "median", "p90", "share", "GPU ms", "waiting", "reads"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = plain_table("range", "count", "CPU ms", "median", "p90", "share", "GPU ms", "waiting", "reads")
     for name, count, total, median, p90, share, gpu, waiting, reads in found.table().itertuples(index=False):
         cells = [_figure(x) for x in (total, median, p90)]
         table.add_row(

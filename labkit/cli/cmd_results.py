@@ -58,7 +58,7 @@ def list_results(
     letters = {id(run): machine.letter for machine in there for run in machine.runs}
     if runs:
         rows = [
-            (run.id, when(run), run.rung, run.fps, f"{run.scenario}{' quick' if run.quick else ''}",
+            (run.id, when(run), run.rung, run.fps, f"{run.fed}{' quick' if run.quick else ''}",
              "~" if run.noisy else "", letters[id(run)] if len(there) > 1 else "")
             for run in runs
         ]  # fmt: skip

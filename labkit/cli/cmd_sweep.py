@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from labkit.cli.options import (
-    FitOption,
-    JsonOption,
-    ModelSetOption,
-    OpenTimeoutOption,
-    QuickOption,
-    ReadTimeoutOption,
-    RungNames,
-    SeedOption,
-    SourceOption,
-    WeightsOption,
-    parse_size,
-)
+from labkit.cli.options import JsonOption, QuickOption, RungNames, parse_size, work_options
 from labkit.core.errors import EXIT_INTERRUPTED, ResultsError, UnavailableError, UsageError
 from labkit.core.terminal import printable
 from labkit.fleet.sweep.point import SweepProgress
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from labkit.fleet.sweep.grid import Grid
     from labkit.fleet.sweep.point import Point
     from labkit.fleet.sweep.run_sweep import SweepResult
@@ -39,22 +28,16 @@ OPTIONAL = ("agrees", "95% interval", "boxes", "scenario", "n", "size")
 """Columns that a narrow terminal does without, the first first."""
 
 
+@work_options(without=("size", "objects", "detector", "classifier"))
 def sweep(
     rung: RungNames = None,
-    source: SourceOption = "photos",
     size: Annotated[str, typer.Option(metavar="WxH,...", help="Sizes of the frames in px.")] = "640x480",
-    fit: FitOption = "letterbox",
-    open_timeout: OpenTimeoutOption = 5.0,
-    read_timeout: ReadTimeoutOption = 2.0,
     objects: Annotated[str, typer.Option(metavar="N,...", help="Best boxes kept per frame.")] = "5",
     scenario: Annotated[str, typer.Option(metavar="NAME,...", help="closed, paced.")] = "closed",
     fps: Annotated[float | None, typer.Option(help="Rate at which paced frames fall due.")] = None,
     repeats: Annotated[int, typer.Option(help="Measurements of each point.")] = 1,
     quick: QuickOption = False,
     seconds: Annotated[float | None, typer.Option(help="Length of each timed run.")] = None,
-    model_set: ModelSetOption = "full",
-    weights: WeightsOption = "auto",
-    seed: SeedOption = 0,
     accuracy: Annotated[bool, typer.Option(help="Also measure accuracy on scenes.")] = False,
     address: Annotated[
         str | None, typer.Option(help="HOST:PORT of a Ray cluster, or auto; default: this machine.")
@@ -64,6 +47,7 @@ def sweep(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also measure what failed.")] = False,
     dashboard: Annotated[bool, typer.Option("--dashboard", help="Serve Ray's dashboard here.")] = False,
     as_json: JsonOption = False,
+    **work: Any,
 ) -> None:
     """Measure rungs over sizes, boxes and scenarios; a sweep that was stopped is resumed."""
     from labkit.bench.accuracy import FULL_SCENES, QUICK_SCENES
@@ -79,12 +63,8 @@ def sweep(
         seconds=seconds,
         quick=quick,
         repeats=repeats,
-        source=source,
-        fit=fit,
-        timeouts_s=(open_timeout, read_timeout),
-        model_set=model_set,
-        weights=weights,
-        seed=seed,
+        timeouts_s=(work.pop("open_timeout"), work.pop("read_timeout")),
+        **work,
         scenes=(QUICK_SCENES if quick else FULL_SCENES) if accuracy else 0,
     )
     result = _measured(grid, name, again, address=address, retry_failed=retry_failed, dashboard=dashboard)
@@ -221,16 +201,14 @@ def _measured(
 
 def _table(result: SweepResult) -> Table:
     """Format one row per point and machine, with repetitions combined."""
+    from labkit.bench.progress import plain_table
     from labkit.results.format import format_number, format_percent
     from labkit.results.report.machines import figure, machines
 
     there = machines(result.runs)
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
-    for heading, justify in (
-        ("rung", "left"), ("size", "right"), ("boxes", "right"), ("scenario", "left"), ("on", "left"),
-        ("n", "right"), ("FPS", "right"), ("95% interval", "right"), ("agrees", "right"), ("", "left"),
-    ):  # fmt: skip
-        table.add_column(heading, justify=justify, no_wrap=heading != "rung", overflow="fold")  # type: ignore[arg-type]
+    figures = ("size", "boxes", "scenario", "on", "n", "FPS", "95% interval", "agrees", "")
+    table = plain_table("rung", *figures)
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
     for point, runs in _group_repeats(result).items():
         width, height = point.workload.size
         for machine in there:

@@ -24,7 +24,7 @@ from labkit.bench.progress import (
 )
 from labkit.bench.run import FAILED, TIME_IS_UP
 from labkit.core.errors import EXIT_INTERRUPTED, LabError, ResultsError, UnavailableError, WorkerError
-from labkit.results.records import Comparison, Run
+from labkit.results.records import Comparison
 from labkit.results.result_set import ResultSet
 from labkit.results.store import Store, default_path
 
@@ -140,23 +140,17 @@ def _show_disturbances(result: ResultSet) -> None:
 
 
 def leave_pictures(result: ResultSet, store_path: Path) -> None:
-    """Writes the plots and the report of these results beside the store."""
+    """Writes beside the store the plots and the report of these results, with all predictions so far."""
     from labkit.results.plots.save import save_all
+    from labkit.results.report.report_page import write_report
 
     if not result.runs:
         return
     folder = store_path.parent
     saved = save_all(result.runs, result.comparisons, folder / "plots")
-    page = write_page(result.runs, result.comparisons, folder / "report.html")
+    with Store(default_path(), read_only=True) as store:
+        predictions = store.predictions()
+    page = write_report(result.runs, result.comparisons, folder / "report.html", predictions)
     print_lines(
         ["", f"rows: {store_path}", f"plots: {folder / 'plots'} ({len(saved)} files)", f"report: {page}"]
     )
-
-
-def write_page(runs: Sequence[Run], comparisons: Sequence[Comparison], path: Path) -> Path:
-    """These results on one page, with the learner's predictions of all times."""
-    from labkit.results.report.report_page import write_report
-
-    with Store(default_path(), read_only=True) as store:
-        predictions = store.predictions()
-    return write_report(runs, comparisons, path, predictions)
