@@ -90,6 +90,18 @@ def test_a_smaller_input_looks_like_a_gain():
     assert workloads.shrunk(np.zeros((480, 640, 3), np.uint8)).shape == (400, 400, 3)
 
 
+def test_work_after_a_nap_takes_longer_than_work_that_never_stops():
+    simulated, ended = Simulated(), [50.0]
+
+    def work(frame):
+        seconds = 0.012 if simulated.t - ended[-1] > 0.01 else 0.01
+        ended.append(simulated.t + seconds)
+        return seconds
+
+    result = workloads.never_napping.run(simulated.setup(work, per_round=40))
+    assert (result.wrong, result.right) == (pytest.approx(10), pytest.approx(12))
+
+
 def test_a_stall_is_one_slow_frame_or_a_queue_of_late_ones():
     result = averages.coordinated_omission.run(Simulated().usual(0.001, 0.001), fps=100.0, stall_s=0.5)
     assert result.wrong == pytest.approx(1.0)
@@ -255,7 +267,7 @@ def test_the_crowd_comes_once_in_thirty_frames():
 
 
 def test_every_pitfall_is_listed_once():
-    assert len(PITFALLS) == sum(len(group) for group in GROUPS.values()) == 21
+    assert len(PITFALLS) == sum(len(group) for group in GROUPS.values()) == 22
     with pytest.raises(UsageError, match=r"averaged_rates.*groups arithmetic"):
         named("knitting")
 

@@ -33,6 +33,7 @@ GROUPS: dict[str, tuple[Pitfall, ...]] = {
         workloads.fed_zeros,
         workloads.hot_cache,
         workloads.page_faults,
+        workloads.never_napping,
     ),
     "contention": (busy_machine.busy_neighbour, busy_machine.fighting_pools),
     "overhead": (

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from labkit.lessons.pitfalls.pitfall import FPS, pitfall
 from labkit.lessons.pitfalls.setup import Setup, jpeg
 
+CAMERA_FPS = 30.0
 BIG_BYTES = 192 * 2**20  # more than the caches of most machines hold
 
 Image = NDArray[np.uint8]
@@ -128,3 +129,25 @@ def page_faults(setup: Setup, big_bytes: int = BIG_BYTES // 3) -> Pairs:
 def _copy_into(out: Image, image: Image) -> None:
     for row in out:
         np.copyto(row, image)
+
+
+@pitfall(
+    name="a pipeline that never naps",
+    unit="ms per frame",
+    wrong_way="frames taken as fast as it can",
+    right_way=f"frames that fall due {CAMERA_FPS:g} times a second, with naps in between",
+    explanation="A camera leaves a pipeline without work between frames: threads go to sleep, the clock "
+    "falls, others use the caches, and each frame pays for waking up. For the latency behind a camera "
+    "feed a pipeline at the camera's rate: labkit.bench(..., paced=(10, 15, 30)).",
+)
+def never_napping(setup: Setup, fps: float = CAMERA_FPS) -> Pairs:
+    """The median time of the same work back to back, and fed as by a camera."""
+    frames = setup.identical(max(5, setup.per_round // 4))
+    for _ in range(setup.rounds):
+        busy = np.median(setup.time_each(frames))
+        times, due = [], setup.clock.now()
+        for frame in frames:
+            due += 1 / fps
+            setup.clock.sleep(max(0.0, due - setup.clock.now()))
+            times.append(setup.time_of(partial(setup.task, frame)))
+        yield 1e3 * float(busy), 1e3 * float(np.median(times))
