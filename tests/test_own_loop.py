@@ -191,6 +191,23 @@ def test_a_loop_goes_to_a_process_of_its_own_with_what_it_uses() -> None:
             worker.become(broken, LAB, frames(), weights)
 
 
+@pytest.mark.parametrize(
+    ("script", "needs", "share"),
+    [
+        ("openvino_bf16", "openvino", 0.9),
+        ("onnxruntime_fp32", "onnxscript", 1.0),
+        pytest.param("compiled_bf16", "torch", 0.9, marks=pytest.mark.extended),
+    ],
+)
+def test_the_scripts_of_peers_do_the_same_work(
+    script: str, needs: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(needs)
+    monkeypatch.setattr(direct_loops, "MODELS", ("lab_detr", "lab_resnet"))
+    found = labkit.check(getattr(direct_loops, script), "batched_cpu", size=(320, 240))
+    assert found.agreement.share >= share and found.agreement.same_name >= share
+
+
 def test_the_baseline_does_what_the_plain_script_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct_loops, "MODELS", ("lab_detr", "lab_resnet"))
     shown = collect("scenes", (320, 240)).frames[:3]
