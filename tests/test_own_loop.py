@@ -205,7 +205,7 @@ def test_the_scripts_of_peers_do_the_same_work(
     pytest.importorskip(needs)
     monkeypatch.setattr(direct_loops, "MODELS", ("lab_detr", "lab_resnet"))
     found = labkit.check(getattr(direct_loops, script), "batched_cpu", size=(320, 240))
-    assert found.agreement.share >= share and found.agreement.same_name >= share
+    assert found.agreement.share >= share and found.agreement.same_name >= 2 * share - 1
 
 
 def test_the_baseline_does_what_the_plain_script_does(monkeypatch: pytest.MonkeyPatch) -> None:
