@@ -110,7 +110,7 @@ def box_costs(
                 dropped=0,
                 failed=sum(turn.failed for turn in timed),
                 startup_s=workers[name].ready.startup_s,
-                peak_bytes=workers[name].peak_bytes(),
+                peak_bytes=workers[name].footprint().peak_bytes,
                 settings={**workers[name].ready.settings, "objects": n},
                 source=frames.source,
                 disturbances=tuple(monitor.disturbances()),
