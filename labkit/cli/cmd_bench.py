@@ -124,6 +124,10 @@ def compare(
     show_comparison(comparison, as_json)
 
 
+@work_options(
+    without=("source", "size", "fit", "open_timeout", "read_timeout", "model_set", "weights", "seed"),
+    objects=16,
+)
 def tracking(
     every: Annotated[
         list[int] | None, typer.Option(help="Frames from one detection to the next; repeat it.")
@@ -131,11 +135,9 @@ def tracking(
     rung: Annotated[str, typer.Option(help="A rung that follows boxes.")] = "tracked_bf16_cpu",
     shots: Annotated[int, typer.Option(help="Moving scenes; a multiple of 8 gives intervals.")] = 16,
     frames: Annotated[int, typer.Option(help="Of each shot.")] = 32,
-    objects: ObjectsOption = 16,
     model_set: Annotated[str, typer.Option(help="lab, or full: speed alone.")] = "lab",
-    detector: DetectorOption = None,
-    classifier: ClassifierOption = None,
     as_json: JsonOption = False,
+    **work: Any,
 ) -> None:
     """Measure what it costs and gains to detect every k-th frame and follow the boxes in between."""
     from dataclasses import asdict
@@ -146,7 +148,7 @@ def tracking(
     from labkit.pipelines.ladder import rung as rung_named
 
     chosen = rung_named(rung)
-    workload = Workload(model_set, objects=objects, detector=detector, classifier=classifier)  # type: ignore[arg-type]
+    workload = Workload(model_set, **work)  # type: ignore[arg-type]
     with ProgressBar() as screen:
         screen.step(f"{rung} on {shots} moving scenes")
         rows = measure_tracking(
