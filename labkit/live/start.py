@@ -35,7 +35,7 @@ def live(
     weights: str = "auto",
     threshold: float | None = None,
     objects: int = 5,
-    stills: int = 3,
+    stills: int = 1,
     fit: Fit = "letterbox",
     open_timeout_s: float = 5.0,
     read_timeout_s: float = 2.0,
