@@ -22,6 +22,7 @@ SMALL = {
     "STREAMS": "(1, 2)",
     "RUNG": '"grouped_cpu"',
     "SECONDS": "2.0",
+    "FED_SECONDS": "0.3",
     "OBJECTS": "2",
     "SCENES": "2",
     "NOISES": "(0,)",

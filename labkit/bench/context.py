@@ -56,6 +56,7 @@ class Context:
         counted: GFLOP per frame of loops that bring their own networks.
         headroom: memory that processes have needed so far.
         paced: plans of further runs of each rung, at given rates.
+        began_s: on `time.perf_counter`.
     """
 
     frames: FrameSet
@@ -75,6 +76,7 @@ class Context:
     counted: Mapping[str, float] = field(default_factory=dict)
     headroom: Headroom = field(default_factory=Headroom)
     paced: tuple[Plan, ...] = ()
+    began_s: float = field(default_factory=time.perf_counter)
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -85,6 +87,10 @@ class Context:
         """Other measurements of the lab that ran when the benchmark began, or run now."""
         now = lock_holder(besides=self.own_lock)
         return tuple(dict.fromkeys([*self.disturbances, *([f"{now} was running"] if now else [])]))
+
+    def seconds_per_rung(self, n_measured: int) -> float:
+        """Mean seconds of a rung so far, comparisons included."""
+        return (time.perf_counter() - self.began_s) / max(1, n_measured)
 
     def out_of_time(self, reserved_s: float = 0.0) -> bool:
         """True if less than `reserved_s` is left of the benchmark's time."""

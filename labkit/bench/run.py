@@ -316,8 +316,9 @@ def run_benchmark(
             frames, workload, weights, plan, rounds, peaks, reporter, store, evaluator, scenes, until_s,
             disturbances, own_lock, photographs, counted, paced=tuple(paced),
         )  # fmt: skip
-        for group in _groups(runnable, short_of_time=minutes is not None):
-            _measure_group(group, context, result)
+        groups = _groups(runnable, short_of_time=minutes is not None)
+        for k, group in enumerate(groups):
+            _measure_group(group, context, result, to_come=sum(map(len, groups[k + 1 :])))
     return result
 
 
@@ -403,11 +404,17 @@ def _other_measurements(reporter: Reporter) -> tuple[str, ...]:
     return (f"{other} was running",)
 
 
-def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSet) -> None:
+def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSet, to_come: int) -> None:
     """All rungs of one kind of work. Their workers stay alive for the comparison while memory allows.
 
     Where it gets short, those that wait are closed; comparisons then start two at a time.
     A rung that has a run in the result_set is only compared with the others.
+
+    Args:
+        group: in the order in which to measure them.
+        context: of the whole benchmark.
+        result_set: takes what is measured.
+        to_come: number of rungs in later groups, which need their time too.
     """
     before = {run.rung for run in result_set.runs}
     known: dict[str, Answers] = {}
@@ -416,7 +423,8 @@ def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSe
     with ExitStack() as stack:
         waiting = _Waiting(context)
         for rung in group:
-            if context.out_of_time(_comparing_s(result_set.runs, waiting.measured, context)):
+            least = None if context.rounds is None else replace(context.rounds, processes=1)
+            if context.out_of_time(_comparing_s(result_set.runs, waiting.measured, least)):
                 if rung.name not in before:
                     result_set.skipped[rung.name] = TIME_IS_UP
                 continue
@@ -450,8 +458,12 @@ def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSe
             names = ", ".join(waiting.measured)
             result_set.skipped[f"comparing {names}"] = f"{TIME_IS_UP}: labkit compare A B"
             return
+        rounds = context.rounds
+        expected_s = _comparing_s(result_set.runs, waiting.measured, rounds)
+        if context.out_of_time(expected_s + to_come * context.seconds_per_rung(len(result_set.runs))):
+            rounds = replace(rounds, processes=1)
         if not waiting.closed:
-            _compare(done, waiting.measured, pairs, agreements, scores, context, result_set, stack)
+            _compare(done, waiting.measured, pairs, rounds, agreements, scores, context, result_set, stack)
             return
         waiting.close()
     by_name = {rung.name: rung for rung in done}
@@ -462,7 +474,7 @@ def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSe
                 result_set.skipped[f"comparing {a}, {b}"] = f"left out: {lacking}"
                 continue
             workers = _start_all(pair, context, stack)
-            _compare(pair, workers, [(a, b)], agreements, scores, context, result_set, stack)
+            _compare(pair, workers, [(a, b)], rounds, agreements, scores, context, result_set, stack)
 
 
 class _Waiting:
@@ -505,16 +517,16 @@ class _Waiting:
         return bool(alive)
 
 
-def _comparing_s(runs: Sequence[Run], measured: Mapping[str, Worker], context: Context) -> float:
+def _comparing_s(runs: Sequence[Run], measured: Mapping[str, Worker], rounds: RoundPlan | None) -> float:
     """Expected length of the comparisons in s, at most: processes start one after another.
 
     0 without comparisons.
     """
-    if context.rounds is None:
+    if rounds is None:
         return 0.0
     compared = [run for run in runs if run.rung in measured and run.scenario == "closed"]
     start_s = sum(run.startup_s for run in compared)
-    return context.rounds.expected_s([1 / run.fps for run in compared], start_s)
+    return rounds.expected_s([1 / run.fps for run in compared], start_s)
 
 
 def _pairs(rungs: Sequence[Rung], before: Set[str]) -> list[tuple[str, str]]:
@@ -639,6 +651,7 @@ def _compare(
     rungs: Sequence[Rung],
     workers: Mapping[str, Worker],
     pairs: Sequence[tuple[str, str]],
+    rounds: RoundPlan,
     agreements: Mapping[str, Agreement],
     scores: Mapping[str, Mapping[str, Any]],
     context: Context,
@@ -646,7 +659,6 @@ def _compare(
     stack: ExitStack,
 ) -> None:
     """Compares rungs in interleaved rounds; new processes are ended with the stack."""
-    assert context.rounds is not None
     step = f"comparing {len(rungs)} rungs in interleaved rounds"
     alive = dict(workers)
 
@@ -664,7 +676,7 @@ def _compare(
     try:
         with NoiseMonitor(tuple(worker.pid for worker in workers.values())) as monitor:
             measured = time_interleaved(
-                workers, context.rounds, seed=context.workload.seed, renew=renew,
+                workers, rounds, seed=context.workload.seed, renew=renew,
                 progress=context.reporter.progress,
             )  # fmt: skip
     except LabError as error:
