@@ -171,7 +171,7 @@ def test_openvino_agrees_where_no_two_scores_are_as_near_as_rounding(network, tm
     """Elsewhere two queries change places: nothing that a conversion does wrong.
 
     RF-DETR gives each place a learnt query by its rank, so that a swap of two places, 6e-7 apart in one of
-    these pictures, changes logits by 1.6%, with the graph reshaped, static or in float64 alike.
+    these pictures, changes logits by 1.6%, with the graph reshaped and static alike.
     """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     x = max((picture(network, i) for i in range(10)), key=lambda x: smallest_gap(network.module, x))
