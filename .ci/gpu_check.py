@@ -118,7 +118,8 @@ def peaks(scale: Scale, note: Note, noted: dict[str, Any]) -> None:
     from labkit.bench import peaks as measured
 
     if scale is FAKE:
-        measured.SIZES = {"cuda": measured.Sizes(dict.fromkeys(("fp32", "bf16", "fp16"), 64), 4096)}
+        measured.SIDES = {"cuda": dict.fromkeys(("fp32", "bf16", "fp16"), 64)}
+        measured.COPIED_BYTES = {"cuda": 4096}
         measured.SECONDS, measured.EVENT_MS = 0.001, 0.05
         measured._convolution_rate = lambda dtype, device: 0.0
     for name, rate in measured._peaks("cuda"):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from films import scheduled_as_before
 
 ROOT = Path(__file__).parents[1]
 LONGEST_S = 60
@@ -69,7 +70,7 @@ def _film_seeds(folder: Path) -> None:
         ("ffv1.mkv", "ffv1", "bgr0", {}),
     ):  # fmt: skip
         try:
-            with av.open(str(folder / name), "w") as out:
+            with scheduled_as_before(), av.open(str(folder / name), "w") as out:
                 stream = out.add_stream(codec, rate=25, options=options)
                 stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
                 stream.gop_size = 4

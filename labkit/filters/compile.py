@@ -270,7 +270,7 @@ def main() -> None:
         print_text(format_table(compile_all()))
         for made in (launch_plan(file, (480, 640, 3)) for file in PLANNERS):
             if values := values_per_pass(made):
-                counts = ", ".join(f"{main_loop(made, a) / values:.0f} (sm_{a})" for a in ARCHITECTURES)
+                counts = ", ".join(f"sm_{a} {main_loop(made, a) / values:.0f}" for a in ARCHITECTURES)
                 print_text(f"{made.file}, instructions per value in its loop:\n  {counts}")
     except UnavailableError as error:
         raise SystemExit(f"labkit: {error}") from error
