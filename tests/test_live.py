@@ -295,7 +295,7 @@ def test_a_running_view_is_announced_to_benchmarks():
 
 @pytest.mark.extended
 def test_a_benchmark_beside_a_view_is_marked(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "_peaks", lambda *_: {"cpu": {}})  # they take long to measure
+    monkeypatch.setattr(run_module, "cached_peaks", lambda *_: {})  # they take long to measure
     work = Workload(weights="random", size=(64, 48), objects=1)
     plan = Plan(seconds=0.1, min_frames=2, warm_frames=1, warm_s=0, warm_limit_s=1, quick=True)
     player = started()
