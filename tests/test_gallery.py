@@ -156,12 +156,18 @@ def test_readme_links_each_notebook_and_its_copy():
 COPIES = sorted((ROOT / "results" / "gallery").glob("*.ipynb"))
 
 
+def test_every_notebook_has_a_copy():
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert [path.name for path in COPIES] == [path.name for path in notebooks]
+
+
 @pytest.mark.parametrize("path", COPIES, ids=lambda path: path.stem)
 def test_a_copy_in_the_repository_is_that_of_its_notebook(path):
     copy = json.loads(path.read_text())
     newest = cells_sha256(ROOT / "notebooks" / path.name)
     assert copy["metadata"]["labkit"]["source_sha256"] == newest, "run: make gallery"
     assert path.stat().st_size < 2e6
+    assert not re.search(r"/(tmp|home|root|work)/", path.read_text())
     assert not [
         out for cell in copy["cells"] for out in cell.get("outputs", []) if out["output_type"] == "error"
     ]

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import re
+import sys
 import tempfile
 import time
 from base64 import b64decode, b64encode
@@ -235,7 +236,7 @@ def cells_sha256(path: Path) -> str:
 
 
 def copy_with_outputs(executed: Executed) -> str:
-    """The executed notebook as JSON for a viewer that runs nothing: pictures as small PNGs."""
+    """The executed notebook as JSON for a viewer that runs nothing: pictures small, folders nameless."""
     import nbformat
 
     notebook = deepcopy(executed.notebook)
@@ -247,9 +248,14 @@ def copy_with_outputs(executed: Executed) -> str:
         cell.metadata.pop("execution", None)  # times of each cell: they would change with every run
         if cell.cell_type == "code":
             cell.outputs = [part for output in cell.outputs for part in _parts(output)]
-    return str(nbformat.writes(notebook)) + "\n"
+    text = str(nbformat.writes(notebook)) + "\n"
+    for folder, name in ((sys.prefix, ".venv"), (str(executed.path.resolve().parent.parent), ".")):
+        text = text.replace(folder, name)
+    return SCRATCH.sub(lambda found: "results" if found[1] else "cell", text)
 
 
+SCRATCH = re.compile(r"/[\w./-]*/(?:(labkit-gallery-\w+)|ipykernel_\d+/\d+)")
+"""A folder that is gone: that of the results, or that in which a cell pretends to be a file."""
 PICTURE = re.compile(r'(<img\b[^>]*\bsrc="data:image/\w+;base64,[^"]+"[^>]*>)')
 
 
@@ -261,15 +267,16 @@ def _parts(output: Any) -> list[Any]:
         return [output]
     parts = PICTURE.split(output.data.get("text/html", ""))
     if len(parts) == 1:
-        output.data = {k: _small(v) if k == "image/png" else v for k, v in output.data.items()}
+        small = _small(output.data.pop("image/png", ""))
+        output.data = {**output.data, **small}
         return [output]
     found = []
     for part in parts:
         words = re.sub(r"<style>.*?</style>|<[^>]+>", "", part, flags=re.S).strip()
         alt, src = (re.search(rf'{name}="([^"]*)"', part) for name in ("alt", "src"))
         if src:
-            png = _small(src[1].partition(",")[2])
-            data = {"image/png": png, "text/plain": unescape(alt[1]) if alt else "a picture"}
+            picture = _small(src[1].partition(",")[2])
+            data = {**picture, "text/plain": unescape(alt[1]) if alt else "a picture"}
         else:
             data = {"text/html": part, "text/plain": unescape(words)}
         if words or src:
@@ -277,18 +284,22 @@ def _parts(output: Any) -> list[Any]:
     return found
 
 
-def _small(png: str) -> str:
-    """A picture in base64 as a PNG with 128 colours, at most 900 px wide."""
+def _small(encoded: str) -> dict[str, str]:
+    """A picture in base64 by its type, at most 900 px wide: a PNG with 128 colours or a JPEG."""
     from PIL import Image
 
+    if not encoded:
+        return {}
     try:
-        picture = Image.open(io.BytesIO(b64decode(png))).convert("RGB")
+        picture = Image.open(io.BytesIO(b64decode(encoded))).convert("RGB")
     except OSError:
-        return png
+        return {"image/png": encoded}
     picture.thumbnail((900, 2000))
-    out = io.BytesIO()
-    picture.quantize(128, dither=Image.Dither.NONE).save(out, format="PNG", optimize=True)
-    return b64encode(out.getvalue()).decode()
+    png, jpeg = io.BytesIO(), io.BytesIO()
+    picture.quantize(128, dither=Image.Dither.NONE).save(png, format="PNG", optimize=True)
+    picture.save(jpeg, format="JPEG", quality=85)
+    kind, smaller = min(("image/png", png), ("image/jpeg", jpeg), key=lambda each: each[1].tell())
+    return {kind: b64encode(smaller.getvalue()).decode()}
 
 
 NO_ALT = "No description has been provided for this image"
