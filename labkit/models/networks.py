@@ -70,6 +70,9 @@ def build(weights: Weights) -> Network:
         where = weights.path or "random weights"
         raise WeightsError(f"{weights.model} cannot be built from {where}: {first_line(error)}") from error
     module.eval().requires_grad_(False)
+    for part in module.modules():
+        if getattr(part, "loss_type", "") is None:  # else transformers warns whoever traces the module
+            part.loss_type = "ForObjectDetection"
     return Network(weights.model, module, labels, spec, crop, weights, sha256, rule)
 
 
