@@ -484,6 +484,18 @@ def test_a_damaged_packet_costs_its_frame(tmp_path, caplog, damaged, left):
     assert str(path) in caplog.messages[0]
 
 
+def test_what_hangs_on_a_damaged_packet_is_shown_and_counted(tmp_path):
+    """HEVC's decoder leaves out all up to the next key frame, unless it is asked for it."""
+    moving = [np.roll(GRAIN, 3 * k, 1) * 8 for k in range(12)]
+    options = {"x265-params": "log-level=none:bframes=0"}
+    path = damage(film_of(tmp_path / "a.mp4", "libx265", moving, "yuv420p", **options), [5])
+    with open_source(path, None) as source:
+        assert [frame.time_s for frame in source] == pytest.approx([k / 25 for k in range(12) if k != 5])
+        assert source.describe()["damaged_frames"] == 6
+        for words in ("1 damaged packet was skipped", "6 frames were decoded only in part"):
+            assert words in source.note
+
+
 def test_a_film_without_any_whole_frame_is_refused(tmp_path, capfd):
     path = damage(film(tmp_path / "a.mp4", range(5)), range(5))
     with pytest.raises(SourceError, match=r"a\.mp4 holds no frame"):

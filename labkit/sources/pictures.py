@@ -54,6 +54,7 @@ class Images(LosslessReader):
 
     def __init__(self, paths: Sequence[Path], length: int, *, loop: bool, skipped: int = 0) -> None:
         super().__init__(None if loop else length)
+        hush_pillow()  # before `take` listens: what it adds there would hide the first file's damage
         self._paths, self._loop, self._skipped = paths, loop, skipped
         self._next = 0  # file
         self._pictures: Iterator[Picture] | None = None

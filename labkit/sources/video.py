@@ -46,6 +46,7 @@ class Video:
         size: (width, height) px as shown: turned upright, with square pixels.
         length: number of frames: the container's estimate until the end was seen, then exact.
         damaged_packets: that could not be decoded and were skipped.
+        damaged_frames: that hang on what is missing, and are shown as far as they can be decoded.
     """
 
     live = False
@@ -62,7 +63,7 @@ class Video:
         # Closing a container while another thread reads it crashes the process.
         self._in_use = threading.Lock()
         self.captured = 0
-        self.damaged_packets = 0
+        self.damaged_packets = self.damaged_frames = 0
         self._seen_whole = False
         self._in_pass = 0  # frames since the start or the last start over
         self._began_s = 0.0  # of this pass, in the time of the whole
@@ -78,11 +79,13 @@ class Video:
 
     @property
     def note(self) -> str:
-        """A sentence on skipped packets; empty where all was decoded."""
-        if not self.damaged_packets:
-            return ""
-        some = "packet" if self.damaged_packets == 1 else "packets"
-        return f"{self._shown}: {self.damaged_packets} damaged {some} could not be decoded and were skipped"
+        """A sentence on what is damaged; empty where all was decoded."""
+        said = []
+        if n := self.damaged_packets:
+            said.append(f"{n} damaged {'packet was' if n == 1 else 'packets were'} skipped")
+        if n := self.damaged_frames:
+            said.append(f"{n} {'frame was' if n == 1 else 'frames were'} decoded only in part")
+        return f"{self._shown}: {' and '.join(said)}" if said else ""
 
     def take(self) -> RawFrame | None:
         """The next frame, None at the end.
@@ -118,12 +121,13 @@ class Video:
                     self._container.close()
 
     def describe(self) -> dict[str, Any]:
-        """Plain data: backend, size, the container's number of frames, packets that were skipped."""
+        """Plain data: backend, size, the container's number of frames, what is damaged."""
         return {
             "backend": "PyAV",
             "stored_size": list(self.size),
             "stored_frames": self._stated,
             "damaged_packets": self.damaged_packets,
+            "damaged_frames": self.damaged_frames,
             "loop": self._loop,
         }
 
@@ -157,7 +161,8 @@ class Video:
         if self._stream.metadata.get("alpha_mode") == "1" and self._decoder.name in _KNOW_ALPHA:
             self._decoder = av.CodecContext.create(_KNOW_ALPHA[self._decoder.name], "r")
         self._decoder.thread_type = "AUTO"
-        self._decoder.options = {"max_pixels": str(_MAX_PIXELS)}
+        # HEVC would leave out every frame that hangs on a damaged one, up to the next key frame.
+        self._decoder.options = {"max_pixels": str(_MAX_PIXELS), "flags": "+output_corrupt"}
         # One for all frames, without threads of its own: setting up costs more than converting.
         self._reformatter = VideoReformatter()
         self._frames = _deinterlaced(self._decode(), self._stream)
@@ -201,12 +206,20 @@ class Video:
         return int(count) if 0 < count < 1e9 else None
 
     def _decode(self) -> Iterator[Any]:
-        """Decoded frames; a packet that cannot be decoded is counted and skipped."""
+        """Decoded frames; a packet that cannot be decoded is counted and skipped.
+
+        So is what comes before the first key frame, of which no picture can be made.
+        """
         import av
 
+        begun = False
         for packet in self._packets():
             try:
-                yield from self._decoder.decode(packet if packet.size else None)
+                for frame in self._decoder.decode(packet if packet.size else None):
+                    begun = begun or frame.key_frame or not frame.is_corrupt
+                    if begun:
+                        self.damaged_frames += frame.is_corrupt and not self._seen_whole
+                        yield frame
             except av.FFmpegError:
                 self.damaged_packets += not self._seen_whole
 
