@@ -110,6 +110,22 @@ def test_folders_without_videos_are_an_error(tmp_path):
         scan_folder(batch_of(tmp_path, tmp_path / "out"))
 
 
+def test_films_are_found_by_name_or_content(tmp_path):
+    """Not those in hidden folders, and no pictures, texts and lists of films."""
+    from PIL import Image
+
+    films.film(tmp_path / "a.mp4", range(2))
+    data = (tmp_path / "a.mp4").read_bytes()
+    for name in ("b", "c.jpg", "d.dat", ".hidden/e.mp4", "below/f.MP4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    Image.new("RGB", (8, 8)).save(tmp_path / "g.jpg")
+    for name, text in (("h.m3u8", "#EXTM3U\n#EXTINF:1,\na.mp4\n"), ("i.txt", "a film"), ("j.mp4", "no film")):
+        (tmp_path / name).write_text(text)
+    found = [video.name for video in scan_folder(batch_of(tmp_path, tmp_path / "out"))]
+    assert found == ["a.mp4", "b", "below/f.MP4", "c.jpg", "d.dat", "j.mp4"]
+
+
 def test_an_output_folder_belongs_to_one_set_of_settings(folder, tmp_path):
     scan_folder(batch_of(folder, tmp_path / "out"))
     scan_folder(batch_of(folder, tmp_path / "out", engines=3))

@@ -24,7 +24,8 @@ N_PICTURES, N_FILMS = 27_000, 5_600
 def _picture_seeds(folder: Path) -> None:
     import cv2
     import pillow_heif
-    from PIL import Image
+    import tifffile
+    from PIL import Image, ImageCms
 
     pillow_heif.register_heif_opener()
     y, x = np.mgrid[:40, :56]
@@ -34,11 +35,14 @@ def _picture_seeds(folder: Path) -> None:
     alpha = Image.fromarray(np.dstack([colour, grey]))
     turned = Image.Exif()
     turned[0x0112] = 6
+    wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    wide = wide.replace("sRGB".encode("utf-16-be"), "wide".encode("utf-16-be"))
     for name, image, options in (
         ("rgb.png", rgb, {}), ("alpha.png", alpha, {}), ("palette.png", rgb.quantize(16), {}),
         ("deep.png", Image.fromarray(grey.astype(np.uint16) * 257), {}), ("bit.png", rgb.convert("1"), {}),
         ("exif.jpg", rgb, {"exif": turned}), ("cmyk.jpg", rgb.convert("CMYK"), {}),
-        ("progressive.jpg", rgb, {"progressive": True}),
+        ("progressive.jpg", rgb, {"progressive": True}), ("profile.png", alpha, {"icc_profile": wide}),
+        ("moving.png", rgb, {"save_all": True, "append_images": [alpha] * 2, "default_image": True}),
         ("lzw.tif", rgb, {"compression": "tiff_lzw"}),
         ("float.tif", Image.fromarray(grey / np.float32(255)), {}),
         ("pages.tif", rgb, {"save_all": True, "append_images": [alpha.convert("RGB")] * 2}),
@@ -49,7 +53,12 @@ def _picture_seeds(folder: Path) -> None:
     ):  # fmt: skip
         image.save(folder / name, **options)
     cv2.imwrite(str(folder / "deep.tif"), colour.astype(np.uint16) * 257)
-    cv2.imwrite(str(folder / "a.hdr"), colour.astype(np.float32) / 255)
+    for name in ("a.hdr", "a.pfm"):
+        cv2.imwrite(str(folder / name), colour.astype(np.float32) / 255)
+    tifffile.imwrite(
+        folder / "planes.tif", np.moveaxis(colour.astype(np.uint16), 2, 0), planarconfig="separate",
+        photometric="rgb", compression="zlib",
+    )  # fmt: skip
 
 
 def _film_seeds(folder: Path) -> None:

@@ -221,7 +221,12 @@ def test_gray_of_any_depth(tmp_path, monkeypatch, name, values, shown):
 
 @pytest.mark.parametrize(
     ("name", "dtype", "white"),
-    [("a.tif", np.uint16, 65535), ("b.tif", np.float32, 1), ("c.png", np.uint16, 65535)],
+    [
+        ("a.tif", np.uint16, 65535),
+        ("b.tif", np.float32, 1),
+        ("c.png", np.uint16, 65535),
+        ("d.pfm", np.float32, 1),
+    ],
 )
 def test_colour_of_any_depth(tmp_path, name, dtype, white):
     import cv2
@@ -255,6 +260,90 @@ def test_what_is_in_a_file_counts_and_not_its_name(tmp_path):
             with open_source(there, None) as source:
                 assert [frame.size for frame in source] == [size] * count, there
             there.rename(tmp_path / content)
+
+
+def test_a_folder_is_shown_by_content_too(tmp_path):
+    """A film that bears a picture's name gives its frames; pictures without a name of theirs are found."""
+    save(tmp_path / "a.png", COLOURS)
+    film(tmp_path / "film.mp4", range(3)).rename(tmp_path / "b.jpg")
+    save(tmp_path / "c.png", COLOURS)
+    with open_source(tmp_path, None) as source:
+        frames = list(source)
+    assert [frame.size for frame in frames] == [(8, 8), *[(128, 96)] * 3, (8, 8)]
+    assert [grey(frame) for frame in frames[1:4]] == [0, 1, 2]
+    assert [frame.time_s for frame in frames[1:4]] == pytest.approx([0, 0.04, 0.08])
+    for name, renamed in (("a.png", "a"), ("b.jpg", "notes.txt"), ("c.png", "c.dat")):
+        (tmp_path / name).rename(tmp_path / renamed)
+    with open_source(tmp_path, None) as source:
+        assert [frame.size for frame in source] == [(8, 8)] * 2 and source.describe()["files_skipped"] == 1
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png"])
+def test_an_animation_that_was_cut_off_is_shown_up_to_there(tmp_path, caplog, name):
+    from PIL import Image
+
+    whole = Image.fromarray(COLOURS.repeat(8, 0).repeat(8, 1))
+    more = [whole.rotate(9 * k) for k in range(1, 6)]
+    whole.save(tmp_path / name, save_all=True, append_images=more, duration=100)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) * 3 // 4])
+    with open_source(tmp_path / name, None) as source:
+        n = len(list(source))
+        assert 1 < n < 6 and source.length == n and f"({n} pictures, then: " in source.note
+    assert len(caplog.messages) == 1 and "\n" not in caplog.messages[0]
+
+
+def test_the_still_of_an_animated_png_is_for_those_that_know_no_animations(tmp_path):
+    from PIL import Image
+
+    still, *moving = [Image.new("RGB", (8, 8), (k, k, k)) for k in (9, 40, 80)]
+    still.save(tmp_path / "a.png", save_all=True, append_images=moving, default_image=True, duration=100)
+    with open_source(tmp_path / "a.png", None) as source:
+        assert source.length == 2 and levels(source) == [4, 8]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_an_embedded_profile_says_what_colours_mean(tmp_path, name, mode):
+    """One that exchanges red and green; the sRGB that most pictures bear changes nothing."""
+    from PIL import Image, ImageCms
+
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exchanged = srgb.replace(b"rXYZ", b"XXXX", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"XXXX", b"gXYZ", 1)
+    exchanged = exchanged.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+    picture = Image.new("RGB" if name == "a.jpg" else mode, (16, 16), (200, 100, 50))
+    for profile, shown in ((srgb, (200, 100, 50)), (exchanged, (100, 200, 50)), (srgb[:200], (200, 100, 50))):
+        picture.save(tmp_path / name, icc_profile=profile, quality=95)
+        image = first_frame(tmp_path / name, None).image
+        assert image[8, 8].tolist() == pytest.approx(shown, abs=4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "white"), [("float16", 1), ("float64", 1), ("int64", 255), ("uint16", 65535)]
+)
+@pytest.mark.parametrize(
+    ("values", "how"),
+    [(COLOURS, {"photometric": "rgb"}),
+     (np.stack([COLOURS, COLOURS]), {"photometric": "rgb"}),
+     (np.moveaxis(COLOURS, 2, 0).copy(), {"photometric": "rgb", "planarconfig": "separate"}),
+     (RAMP, {"photometric": "miniswhite"}),
+     (COLOURS.repeat(2, 2)[:, :, ::2].repeat(2, 2)[:, :, :5], {"planarconfig": "contig"})],
+    ids=["colour", "pages", "planes apart", "white is 0", "five bands"],
+)  # fmt: skip
+def test_tiffs_of_science(tmp_path, dtype, white, values, how):
+    """Pillow takes planes of 16 bits for 8, leaves white at 0 in them, and knows few of the others."""
+    import tifffile
+
+    kept = (values * (white / 255)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", kept, **{"photometric": "minisblack", **how})
+    shown = [np.asarray(frame.image, int) for frame in open_source(tmp_path / "a.tif", None)]
+    wanted = values if values.ndim == 4 else values[None]
+    if how.get("planarconfig") == "separate":
+        wanted = np.moveaxis(wanted, 1, 3)
+    wanted = wanted[..., None].repeat(3, 3) if values is RAMP else wanted[..., :3]
+    wanted = 255 - wanted if how.get("photometric") == "miniswhite" else wanted
+    assert len(shown) == len(wanted)
+    assert max(np.abs(a - b).max() for a, b in zip(shown, wanted.astype(int), strict=True)) <= 1
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate", "jpeg"])

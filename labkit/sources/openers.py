@@ -6,7 +6,8 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -14,7 +15,7 @@ from urllib.request import url2pathname
 from labkit.core.errors import SourceError, UsageError
 from labkit.core.types import FITS, Fit, Frame, Size
 from labkit.sources.camera_open import RecordingError
-from labkit.sources.source import FrameReader, Source
+from labkit.sources.source import FrameReader, Picture, Source
 from labkit.sources.spec import (
     ADDRESS_SCHEMES,
     EMBEDDED,
@@ -160,7 +161,8 @@ def _open_reader(
         path = _existing(name)
         if path.is_dir():
             paths, skipped = pictures.images_in(path)
-            return pictures.Images(paths, len(paths), loop=loop, skipped=skipped), None
+            read = partial(_pictures_in, timeouts_s=timeouts_s)
+            return pictures.Images(paths, len(paths), loop=loop, skipped=skipped, read=read), None
         check_not_empty(path)
         # What is in a file counts, not its name; a name speaks for what nobody can read.
         named, count = path.suffix.lower() in pictures.PICTURE_SUFFIXES, pictures.count_pictures(path)
@@ -169,6 +171,21 @@ def _open_reader(
         name = str(path)
     recording = video.Video(name, redact(name), loop=loop, **timeouts_s)
     return recording, recording.size
+
+
+def _pictures_in(path: Path, timeouts_s: dict[str, float]) -> Iterator[Picture]:
+    """The pictures of a file in a folder; the frames of a film that only has a picture's name."""
+    from labkit.sources import pictures, video
+
+    try:
+        yield from pictures.read_pictures(path)
+    except SourceError:
+        if not video.is_film(path):
+            raise
+        film = video.Video(str(path), redact(str(path)), loop=False, **timeouts_s)
+        with closing(film):
+            while (taken := film.take()) is not None:
+                yield taken.image, 1 / (film.fps or NOMINAL_FPS)
 
 
 def _embedded(name: str, size: Size, seed: int, noise: float) -> FrameReader:

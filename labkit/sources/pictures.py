@@ -7,9 +7,11 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
+from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,9 @@ from numpy.typing import NDArray
 from labkit.core.errors import SourceError
 from labkit.core.terminal import printable
 from labkit.sources.convert import on_white, to_rgb
-from labkit.sources.source import RawFrame
+from labkit.sources.source import Picture, RawFrame
 from labkit.sources.spec import IMAGE_SUFFIXES, VIDEO_SUFFIXES, check_not_empty, natural_order, redact
 from labkit.sources.stills import LosslessReader
-
-Picture = tuple[NDArray[np.uint8], float | None]
-"""(H, W, 3) RGB, and for how many seconds an animation shows it."""
 
 _READ_ELSEWHERE = {
     ".jxl": "the package pillow-jxl-plugin",
@@ -35,11 +34,14 @@ _READ_ELSEWHERE = {
 PICTURE_SUFFIXES = IMAGE_SUFFIXES | _READ_ELSEWHERE.keys()
 """Of pictures, those included that are refused with the name of what reads them."""
 
-_OPENCV_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"#?")  # TIFF, HDR: deep colour, which Pillow lacks
+_TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_OPENCV_MARKS = (*_TIFF_MARKS, b"#?", b"PF\n")  # HDR, PFM: deep colour, which Pillow lacks
 _WHITES = (1.0, 255.0, 65535.0)
 _BLOCK = 1 << 20  # values that are scaled at a time
+_MOST_VALUES = 1 << 28  # of a page of a TIFF
 _HEIF_MARKS = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"))
 _SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF: marks a page that is a smaller copy of another
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO, _PLANES, _APART = 258, 262, 0, 284, 2
 
 
 class Images(LosslessReader):
@@ -50,12 +52,21 @@ class Images(LosslessReader):
         length: number of pictures, as far as it is known.
         loop: start over after the last.
         skipped: number of files beside them that are no pictures.
+        read: yields the pictures of a file; `read_pictures` by default.
     """
 
-    def __init__(self, paths: Sequence[Path], length: int, *, loop: bool, skipped: int = 0) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        length: int,
+        *,
+        loop: bool,
+        skipped: int = 0,
+        read: Callable[[Path], Iterator[Picture]] | None = None,
+    ) -> None:
         super().__init__(None if loop else length)
         hush_pillow()  # before `take` listens: what it adds there would hide the first file's damage
-        self._paths, self._loop, self._skipped = paths, loop, skipped
+        self._paths, self._loop, self._skipped, self._read = paths, loop, skipped, read or read_pictures
         self._next = 0  # file
         self._pictures: Iterator[Picture] | None = None
         self._clock_s = 0.0  # of animations
@@ -83,7 +94,7 @@ class Images(LosslessReader):
                         self.length = self.captured
                         return None
                     self._next = 0
-                self._pictures = read_pictures(self._paths[self._next])
+                self._pictures = self._read(self._paths[self._next])
                 self._next += 1
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
@@ -117,6 +128,7 @@ class Images(LosslessReader):
 def images_in(folder: Path) -> tuple[list[Path], int]:
     """The picture files of a folder in natural order, and the number of other files.
 
+    They are those with a picture's name; where there is none, what holds pictures whatever its name.
     Hidden files are neither: `._IMG_0.jpg` beside a picture is macOS's note on it.
 
     Raises:
@@ -129,9 +141,10 @@ def images_in(folder: Path) -> tuple[list[Path], int]:
         raise SourceError(
             f"cannot list the folder {redact(str(folder))}: {error.strerror}; check its permissions"
         ) from error
-    images = sorted((path for path in files if path.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
+    named = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = named or [path for path in files if count_pictures(path)]
     if images:
-        return images, len(files) - len(images)
+        return sorted(images, key=natural_order), len(files) - len(images)
     films = sorted((path for path in files if path.suffix.lower() in VIDEO_SUFFIXES), key=natural_order)
     if films:
         raise SourceError(
@@ -155,7 +168,7 @@ def count_pictures(path: Path) -> int:
             # TGA has no mark of its own; Pillow takes some films for it, and decodes no MPEG at all.
             film = opened.format in ("MPEG", "TGA") and suffix != ".tga"
             film = film or (opened.format == "JPEG" and suffix in (".mjpeg", ".mjpg"))
-            return 0 if film else len(_pages(opened))
+            return 0 if film else _count_pages(opened)
     except Exception:  # whatever a decoder raises: it is none, or damaged
         head = _head(path)
         return int(head.startswith(_OPENCV_MARKS) or head[4:].startswith(_HEIF_MARKS))
@@ -166,6 +179,7 @@ def read_pictures(path: Path) -> Iterator[Picture]:
 
     Transparent parts become white. Integers of 32 bits and floats are scaled so that the smallest
     of 1, 255 and 65535 that holds all values is white, else from the lowest value to the highest.
+    Damage behind the first picture ends them, with a warning.
 
     Yields:
         (H, W, 3) uint8 RGB, and seconds that an animation shows it (None for others).
@@ -182,30 +196,43 @@ def read_pictures(path: Path) -> Iterator[Picture]:
         with Image.open(path) as opened:
             if opened.format == "TIFF" and path.suffix.lower() in _READ_ELSEWHERE:
                 raise ValueError("its TIFF part is a preview")
-            for page in _pages(opened):
-                opened.seek(page)
+            for _ in _pages(opened):
                 yield as_shown(opened), _duration_s(opened)
                 n_read += 1
     except Exception as error:  # whatever a decoder raises about a damaged file
-        deep = None if n_read else _read_deep(path)
-        if deep is None:
+        if n_read:
+            warnings.warn(f"{n_read} pictures, then: {_words(error)}", stacklevel=1)
+            return
+        deep = _read_deep(path)
+        if not deep:
             raise SourceError(_why_not(path, error)) from error
-        yield deep, None
+        for image in deep:
+            yield image, None
 
 
-def _pages(opened: Any) -> list[int]:
-    """Numbers of the pictures that a viewer shows."""
-    if opened.format == "MPO":  # a phone's JPEG: behind the photograph come its depth or brightness maps
-        return [0]
-    pages = range(getattr(opened, "n_frames", 1))
-    if opened.format != "TIFF":
-        return list(pages)
-    shown = []
-    for page in pages:
-        opened.seek(page)
-        if not int(opened.tag_v2.get(_SUBFILE_TYPE, 0)) & _REDUCED:
-            shown.append(page)
-    return shown or [0]
+def _pages(opened: Any) -> Iterator[int]:
+    """Turns to each picture that a viewer shows, and yields its number."""
+    # The still of an animated PNG is for those that know no animations.
+    for page in count(1 if opened.info.get("default_image") else 0):
+        try:
+            opened.seek(page)
+        except EOFError:
+            return
+        # A smaller copy; the first page of a TIFF is shown whatever it is.
+        if page and opened.format == "TIFF" and int(opened.tag_v2.get(_SUBFILE_TYPE, 0)) & _REDUCED:
+            continue
+        yield page
+        if opened.format == "MPO":  # a phone's JPEG: its depth or brightness maps follow the photograph
+            return
+
+
+def _count_pages(opened: Any) -> int:
+    """Number of pictures, as far as it can be told; one where a file is damaged behind its first."""
+    if opened.format in ("MPO", "TIFF"):
+        return sum(1 for _ in _pages(opened))
+    with suppress(Exception):  # whatever a decoder raises
+        return int(getattr(opened, "n_frames", 1)) - bool(opened.info.get("default_image"))
+    return 1
 
 
 def as_shown(opened: Any) -> NDArray[np.uint8]:
@@ -216,13 +243,45 @@ def as_shown(opened: Any) -> NDArray[np.uint8]:
         image = ImageOps.exif_transpose(opened)
     except Exception:  # damaged EXIF data: the picture itself may be whole
         image = opened.copy()
-    if image.mode.startswith("I;16"):
-        return to_rgb(np.asarray(image).astype(np.uint16), "rgb")
-    if image.mode in ("I", "F"):
-        return to_rgb(_scaled(np.asarray(image)), "rgb")
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values = np.asarray(image)
+        shown = to_rgb(values.astype(np.uint16) if image.mode[1:] else _scaled(values), "rgb")
+        return ~shown if _tag(opened, _PHOTOMETRIC) == _WHITE_IS_ZERO else shown
+    if _tag(opened, _PLANES) == _APART and max(_tag(opened, _BITS) or (8,)) > 8:
+        raise ValueError("its planes of more than 8 bits are apart")  # which Pillow mistakes for 8 bits
+    image = _in_srgb(image)
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         return on_white(np.asarray(image.convert("RGBA")))
     return np.array(image.convert("RGB"))
+
+
+def _tag(opened: Any, number: int) -> Any:
+    """A tag of a TIFF; None for other pictures, and where it is not there."""
+    return opened.tag_v2.get(number) if opened.format == "TIFF" else None
+
+
+def _in_srgb(image: Any) -> Any:
+    """A picture whose embedded profile says what its colours mean, as a screen shows them."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
+    transform = _to_srgb(profile, image.mode)
+    return image if transform is None else transform.apply(image)
+
+
+@lru_cache(maxsize=4)
+def _to_srgb(profile: bytes, mode: str) -> Any:
+    """Pillow's transform from a profile to sRGB; None for sRGB itself, and for what is no such profile."""
+    from PIL import ImageCms
+
+    try:
+        given = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(given):
+            return None
+        shown = mode.replace("CMYK", "RGB")
+        return ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), mode, shown)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
 
 
 def _scaled(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -240,34 +299,73 @@ def _scaled(values: NDArray[Any]) -> NDArray[np.uint8]:
     return shown
 
 
-def _read_deep(path: Path) -> NDArray[np.uint8] | None:
-    """Colour of 16 bits or more, read by OpenCV; None if it cannot, or may not."""
-    if path.suffix.lower() in _READ_ELSEWHERE or not _head(path).startswith(_OPENCV_MARKS):
-        return None
+def _read_deep(path: Path) -> list[NDArray[np.uint8]]:
+    """Pictures that Pillow lacks, colour of 16 bits or more among them; none if nothing here reads them."""
+    head = _head(path)
+    if path.suffix.lower() in _READ_ELSEWHERE or not head.startswith(_OPENCV_MARKS):
+        return []
+    try:
+        return _read_tiff(path) if head.startswith(_TIFF_MARKS) else _read_by_opencv(path)
+    except Exception:  # whatever a decoder raises about a damaged file
+        return []
+
+
+def _read_tiff(path: Path) -> list[NDArray[np.uint8]]:
+    """Pages of a TIFF by tifffile; by OpenCV where tifffile cannot decompress them."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as opened:
+        all_pages: Any = opened.pages
+        pages = [page for page in all_pages if not page.is_reduced]
+        try:
+            return [_tiff_page(page) for page in pages]
+        except (KeyError, ValueError):
+            if any(page.planarconfig == _APART and page.samplesperpixel > 1 for page in pages):
+                raise  # OpenCV makes noise of planes that are apart
+    return _read_by_opencv(path)
+
+
+def _tiff_page(page: Any) -> NDArray[np.uint8]:
+    if page.size > _MOST_VALUES or page.axes not in ("YX", "YXS", "SYX"):
+        raise RuntimeError("its header lies, or it is no picture")
+    values = page.asarray()
+    values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values.reshape(*values.shape[:2], -1)
+    shown = to_rgb(_as_uint(values[:, :, : 3 if values.shape[2] > 2 else 1]), "rgb")
+    return ~shown if page.photometric == _WHITE_IS_ZERO else shown
+
+
+def _read_by_opencv(path: Path) -> list[NDArray[np.uint8]]:
     import cv2
 
     said = cv2.utils.logging  # what is wrong is told in one sentence, not in OpenCV's lines as well
     level = said.getLogLevel()
     said.setLogLevel(said.LOG_LEVEL_SILENT)
     try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
-    except (OSError, cv2.error):
-        return None
+        _, images = cv2.imdecodemulti(np.fromfile(path, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     finally:
         said.setLogLevel(level)
-    if image is None:
-        return None
-    return to_rgb(image if image.dtype in (np.uint8, np.uint16) else _scaled(image))
+    return [to_rgb(_as_uint(image)) for image in images]
+
+
+def _as_uint(values: NDArray[Any]) -> NDArray[Any]:
+    return values if values.dtype in (np.uint8, np.uint16) else _scaled(values)
 
 
 def _why_not(path: Path, error: Exception) -> str:
-    shown, elsewhere = redact(str(path)), _READ_ELSEWHERE.get(path.suffix.lower())
+    shown, head = redact(str(path)), _head(path)
+    elsewhere = _READ_ELSEWHERE.get(path.suffix.lower())
     if elsewhere is not None:
         return f"{shown} is in a format that {elsewhere} reads; save it as PNG first"
-    if not _register_heif() and _head(path)[4:].startswith(_HEIF_MARKS):
+    if not _register_heif() and head[4:].startswith(_HEIF_MARKS):
         return f"{shown} is a HEIC picture, which the package pillow-heif reads: pip install pillow-heif"
-    why = " ".join(str(error).split()) or type(error).__name__
-    return f"cannot read the image {shown}: {why}; replace the file or take it out of the folder"
+    what = "replace the file or take it out of the folder"
+    if head.startswith(_TIFF_MARKS):
+        what = "if it is whole, the packages tifffile and imagecodecs read it: save it as PNG"
+    return f"cannot read the image {shown}: {_words(error)}; {what}"
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _duration_s(opened: Any) -> float | None:
@@ -303,7 +401,8 @@ def hush_pillow() -> None:
     """Keep what Pillow and its TIFF library write about damaged files out of the terminal."""
     from PIL import Image
 
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    for name in ("PIL", "tifffile"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
     warnings.filterwarnings("ignore", module=r"PIL\.")  # told by who reads a file
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     with suppress(AttributeError, OSError):  # Windows' wheels do not show their TIFF library

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from labkit.core.types import Detections, Fit, Frame, Size
 from labkit.sources.convert import fit_image
 
+Picture = tuple[NDArray[np.uint8], float | None]
+"""(H, W, 3) RGB, and for how many seconds an animation shows it."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RawFrame:

@@ -31,8 +31,8 @@ from labkit.sources.spec import scheme_of
 _MAX_PIXELS = 16384 * 16384
 _KNOW_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Codecs whose usual decoder leaves transparency out, and the one that does not."""
-_PICTURE_FORMATS = ("image2", "gif", "apng", "ico", "tty")
-"""Formats of pictures and texts that FFmpeg reads as films, beside those called after a "_pipe"."""
+_NO_FILMS = ("image2", "gif", "apng", "ico", "tty", "mjpeg", "hls", "dash", "concat", "sdp")
+"""Formats of pictures, texts and lists that FFmpeg reads as films, beside those called after a "_pipe"."""
 _UNSPECIFIED, _BT709, _BT601, _BT2020 = 2, 1, 5, 9
 """Matrix coefficients of ITU-T H.273."""
 _MAX_GAPS = 100
@@ -148,8 +148,7 @@ class Video:
             container = av.open(self._source(), timeout=self._timeouts_s, metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
             raise SourceError(f"{self._shown} {self._why_not(error)}") from error
-        # A cover picture beside music is a video stream to FFmpeg.
-        streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+        streams = _films(container)
         if not streams:
             container.close()
             raise SourceError(f"{self._shown}: no video stream found (is it audio only?); name a video")
@@ -303,10 +302,15 @@ def is_film(path: Path) -> bool:
 
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            name, films = container.format.name, container.streams.video
-            return bool(films) and name not in _PICTURE_FORMATS and not name.endswith("_pipe")
+            name = container.format.name
+            return bool(_films(container)) and name not in _NO_FILMS and not name.endswith("_pipe")
     except (av.FFmpegError, OSError, ValueError, OverflowError):
         return False
+
+
+def _films(container: Any) -> list[Any]:
+    """The video streams of a file; a cover picture beside music is one to FFmpeg."""
+    return [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
 
 
 def _likely_matrix(frame: Any) -> int:

@@ -13,7 +13,9 @@ from labkit.core.read_json import read_json
 from labkit.core.types import Rung, Workload
 from labkit.fleet.fleet_plan import OpenNetworks
 from labkit.fleet.rows import read_metadata
+from labkit.sources.pictures import count_pictures
 from labkit.sources.spec import VIDEO_SUFFIXES, natural_order
+from labkit.sources.video import is_film
 
 SEGMENT = 32
 MAX_SEGMENT_BYTES = 100_000_000
@@ -152,10 +154,15 @@ def segment_path(batch: Batch, video: str, segment: int) -> Path:
 
 
 def _list_videos(folder: Path) -> list[Path]:
-    """Recordings in a folder and its subfolders, hidden ones left out, in natural order."""
-    return sorted((path for path in folder.rglob("*")
-                   if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
-                   and not path.name.startswith(".")), key=natural_order)  # fmt: skip
+    """Recordings in a folder and its subfolders, by name or content, no hidden ones, in natural order."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    shown = (path for path in paths if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+    named = (path for path in shown if path.suffix.lower() in VIDEO_SUFFIXES or _holds_film(path))
+    return sorted(named, key=natural_order)
+
+
+def _holds_film(path: Path) -> bool:
+    return not count_pictures(path) and is_film(path)
 
 
 def _scan_video(batch: Batch, path: Path) -> Video:
