@@ -2,18 +2,21 @@
 
 import ast
 import copy
+import inspect
 import math
 import random
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from test_exercises import CHECKS, PYTHON, cases, edited, needs_compiler
+from test_exercises import CHECKS, LESSONS, PYTHON, cases, edited, needs_compiler, schedule
 
 from labkit.core.errors import UsageError
-from labkit.lessons import kernel_exercises
-from labkit.lessons.exercise import CheckResult, Mistake, solution, solved
+from labkit.lessons import exercise, kernel_exercises, nb08_profile
+from labkit.lessons.exercise import FUNCTIONS, CheckResult, Mistake, solution, solved
 from labkit.lessons.kernel_exercises import EXERCISES, check_kernel, check_memory, run_case, without_comments
 
 normalise, corners, speed_up = map(solved, ("normalise", "corners", "speed_up"))
@@ -31,6 +34,35 @@ class Sly:
         raise ValueError("guess")
 
 
+class SlyList(list):
+    """Equal to everything, and a list."""
+
+    __eq__, __hash__ = Sly.__eq__, None
+
+
+class SlyText(str):
+    """Equal to everything, and a text."""
+
+    __eq__, __hash__ = Sly.__eq__, None
+
+    def __str__(self):
+        return self
+
+
+class SlyNumber(float):
+    """Equal and close to everything, and a number."""
+
+    __eq__, __hash__ = Sly.__eq__, None
+    __sub__ = __rsub__ = __mul__ = __rmul__ = lambda *_: 0.0
+
+
+class SlyArray(np.ndarray):
+    """Equal and close to everything, and an array."""
+
+    def __array_function__(self, *args, **kwargs):
+        return True
+
+
 def leaves(*given):
     raise SystemExit
 
@@ -42,7 +74,9 @@ def deep(*given):
 RETURNED = [
     5, ..., None, "right", [], {}, object(), True, 1 + 2j, math.nan, math.inf, [[1], [1, 2]], Sly(),
     np.zeros(3), np.zeros((0,)), torch.ones(3, requires_grad=True), ([], []), (None, None),
-    b"0", {1, 2}, iter([1]), np.array(["a"]), -1.0, (torch.ones(2), Sly()),
+    b"0", {1, 2}, iter([1]), np.array(["a"]), -1.0, (torch.ones(2), Sly()), [Sly()] * 4, SlyNumber(2),
+    [SlyNumber()] * 4, (SlyNumber(1), SlyNumber(1)), (SlyList(), SlyList()), ([Sly()], []), [SlyText()] * 4,
+    SlyList(), np.ones((1, 3)).view(SlyArray),
 ]  # fmt: skip
 GIVEN = [
     5, ..., None, "right", [], {}, object(), 1.5, Sly(), leaves, deep, lambda: 1, iter([1]), np.zeros(2), int,
@@ -59,44 +93,28 @@ def test_whatever_is_given_or_returned_is_answered_in_a_sentence(exercise):
         assert re.search(r"Not yet: .{15,} \(seed=\d+ draws the same inputs\)$", str(result), re.DOTALL)
 
 
-def memorising(function):
-    """A function, and one that gives back what the first has answered, else the same for other inputs."""
+def shapes(given):
+    return repr([np.shape(each) for each in given if isinstance(each, np.ndarray | list | torch.Tensor)])
+
+
+def spoilt(got):
+    """A wrong answer that looks like a right one."""
+    if isinstance(got, tuple | list):
+        return type(got)(map(spoilt, got))
+    if isinstance(got, str):
+        return got + "s"
+    return got + 1 if isinstance(got, int | float | np.ndarray | np.generic | torch.Tensor) else got
+
+
+def memorised(right, key):
+    """The first answer to inputs that look alike."""
     answers = {}
 
-    def key(given):
-        return tuple(np.asarray(each).tobytes() for each in given)
+    def answer(*given):
+        now = right(*given)
+        return answers.setdefault(key(given), copy.deepcopy(now))
 
-    def learn(*given):
-        known = key(given)
-        answers[known] = copy.deepcopy(function(*given))
-        return answers[known]
-
-    def recite(*given):
-        return copy.deepcopy(answers.get(key(given), next(iter(answers.values()))))
-
-    return learn, recite
-
-
-ON_THE_HOST = [each for each in PYTHON if each not in ("launch", "on_gpu", "best_boxes", "name_crops",
-               "filter_beside", "keep_memory", "start_copy", "one_read", "name_best")]  # fmt: skip
-
-
-@pytest.mark.parametrize("exercise", ON_THE_HOST)
-def test_answers_that_were_memorised_are_rejected_and_a_seed_draws_them_again(exercise):
-    check, right = CHECKS[exercise], solved(exercise)
-    learn, recite = memorising(right)
-    assert check(learn, seed=5)
-    assert check(recite, seed=5)
-    for _ in range(3):
-        assert not check(recite)
-    assert "seed=5" in str(check(right, seed=5))
-
-
-def by_shape(image):
-    pad = np.zeros((1, 3, *image.shape[:2]), np.float32)
-    part = normalise(image[:32, :32])
-    pad[:, :, : part.shape[2], : part.shape[3]] = part
-    return pad
+    return answer
 
 
 def calls(function, wrong, times):
@@ -110,6 +128,133 @@ def calls(function, wrong, times):
     return answer
 
 
+def changing(right):
+    """Right, but for what it does to its inputs."""
+
+    def answer(*given):
+        got = right(*given)
+        for each in given:
+            if isinstance(each, np.ndarray | torch.Tensor):
+                each[:] = 0
+            elif isinstance(each, list):
+                each.clear()
+        return got
+
+    return answer
+
+
+def patching(right, name, instead, *modules):
+    """Wrong, where what judges it was changed."""
+
+    def answer(*given):
+        for module in modules:
+            if hasattr(module, name):
+                setattr(module, name, instead)
+        return spoilt(right(*given))
+
+    return answer
+
+
+def borrowed(name):
+    """The lab's own answer."""
+
+    def answer(*given):
+        return solved(name)(*given)
+
+    return answer
+
+
+def imported(name):
+    from labkit.lessons import solutions
+
+    return lambda *given: getattr(solutions, FUNCTIONS.get(name, name))(*given)
+
+
+def nothing(*args, **kwargs):
+    return True
+
+
+JUDGES = sys.modules["labkit.lessons.exercise"], *LESSONS
+EVERYWHERE = {
+    "a copy of the first answer for inputs of this shape": lambda right, name: memorised(right, shapes),
+    "the first answer, again and again": lambda right, name: memorised(right, lambda given: 0),
+    "right once": lambda right, name: calls(right, lambda *given: spoilt(right(*given)), 1),
+    "inputs are erased": lambda right, name: changing(right),
+    "the lab's solution": lambda right, name: borrowed(name),
+    "the module of solutions": lambda right, name: imported(name),
+    "the comparison is switched off": lambda right, name: patching(right, "compare", nothing, *JUDGES),
+    "lists are not compared": lambda right, name: patching(right, "compare_lists", nothing, *JUDGES),
+    "all is close": lambda right, name: patching(right, "allclose", nothing, np),
+    "another code": lambda right, name: patching(right, "__code__", nothing.__code__, exercise.compare),
+    "every outcome is true": lambda right, name: patching(right, "__bool__", nothing, CheckResult),
+}  # fmt: skip
+RETURNING = [each for each in PYTHON if each != "launch"]  # a schedule returns nothing
+SCALARS = ("speed_up", "engines_needed")  # have no shapes, and nothing to erase
+
+
+@pytest.mark.parametrize("cheat", EVERYWHERE)
+@pytest.mark.parametrize("name", RETURNING)
+def test_a_way_round_the_work_is_no_answer_to_any_exercise(name, cheat):
+    if name in SCALARS and ("shape" in cheat or "erased" in cheat):
+        pytest.skip("there is nothing to do this with")
+    right = solved(name)
+    assert not CHECKS[name](EVERYWHERE[cheat](right, name))
+    assert CHECKS[name](right), "what the cheat changed was put back"
+
+
+@pytest.mark.parametrize("name", RETURNING)
+def test_a_seed_draws_the_same_inputs_and_no_seed_others(name):
+    right = solved(name)
+
+    def inputs(seed=None):
+        drawn = []
+
+        def spy(*given):
+            values = [each.cpu() if isinstance(each, torch.Tensor) else each for each in given]
+            drawn.append(repr([each for each in values if not callable(each) and "stream" not in str(each)]))
+            return right(*given)
+
+        outcome = CHECKS[name](spy, seed=seed)
+        assert seed is None or f"seed={seed}" in str(outcome)
+        return drawn
+
+    assert inputs(5) == inputs(5)
+    assert inputs() != inputs()
+
+
+def same(one, other):
+    if isinstance(one, tuple | list):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
+    if not isinstance(other, int | float | np.ndarray | np.generic | torch.Tensor) or isinstance(other, bool):
+        return False
+    return np.shape(one) == np.shape(other) and np.allclose(one, other)
+
+
+@pytest.mark.parametrize("name", [each for each in RETURNING if each != "start_copy"])
+def test_the_right_answer_stands_in_no_frame_of_the_check(name):
+    right, found = solved(name), []
+
+    def peeping(*given):
+        got = right(*given)
+        frame, known = inspect.currentframe().f_back, set()
+        while frame is not None and "lessons" in frame.f_code.co_filename:
+            known |= {key for key, value in frame.f_locals.items() if key != "given" and same(got, value)}
+            frame = frame.f_back
+        found.append(known)
+        return got
+
+    for seed in range(3):
+        CHECKS[name](peeping, seed=seed)
+    assert not set.intersection(*found)
+
+
+def by_shape(image):
+    pad = np.zeros((1, 3, *image.shape[:2]), np.float32)
+    part = normalise(image[:32, :32])
+    pad[:, :, : part.shape[2], : part.shape[3]] = part
+    return pad
+
+
 SPEED_UPS = {
     (0.3, 4.0): 1 / 0.775,
     (0.5, 2.0): 4 / 3,
@@ -117,6 +262,81 @@ SPEED_UPS = {
     (0.0, 5.0): 1.0,
     (1.0, 3.0): 3.0,
 }
+
+
+def where(test, right):
+    """Right where a test says so, wrong elsewhere."""
+    return lambda *given: right(*given) if test(*given) else spoilt(right(*given))
+
+
+PICTURES = [
+    lambda image: image.shape[0] < image.shape[1],
+    lambda image: image.shape[0] > image.shape[1],
+    lambda image: image.shape[0] == image.shape[1],
+    lambda image: image.shape[0] != image.shape[1],
+    lambda image: image.shape[0] % 2 == 0,
+    lambda image: image.shape[1] % 2 == 0,
+    lambda image: image.shape[0] * image.shape[1] % 2 == 1,
+    lambda image: image.size > 3,
+    lambda image: max(image.shape) < 100,
+    lambda image: max(image.shape) < 700,
+    lambda image: image.max() > 0,
+    lambda image: image.min() < 255,
+    lambda image: image.std() > 0,
+]
+"""Where an answer is right that is wrong elsewhere."""
+
+solved_corners, solved_time, solved_boxes, solved_names, solved_fold = map(
+    solved, ("to_corners", "device_time", "best_boxes", "name_crops", "fold")
+)
+solved_fps, solved_latency, solved_input, solved_nms, solved_read = map(
+    solved, ("fps", "paced_latency", "as_input", "suppress", "one_read")
+)
+
+
+def solved_best(scores, k):
+    return np.argsort(-scores)[:k]
+
+
+two_streams = schedule("upload@a", "smooth@a", "b>a", "infer@b", "copy_back@b")
+slow = {}
+exec(inspect.getsource(nb08_profile), slow)
+pixel_by_pixel, pair_by_pair = slow["pixel_by_pixel"], slow["pair_by_pair"]
+
+
+def elsewhere(slow, *given):
+    """The slow answer, by another thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(slow, *given).result()
+
+
+def knowing(frame, slot, net):
+    """Nothing waits, and the answers are written where they are read."""
+    schedule("upload@a", "smooth@b", "infer@c", "copy_back@d")(frame, slot, net)
+    net._first[f"answer {slot}"] = frame.index
+
+
+def erased(x, network, filtering, inferring):
+    """Right for a picture and a network of zeros, which it makes of those given."""
+    filtering.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(filtering):
+        smooth = x.zero_()
+    inferring.wait_stream(filtering)
+    with torch.cuda.stream(inferring):
+        for each in network.parameters():
+            each.zero_()
+        return smooth, network(smooth)
+
+
+def unseen(scores, boxes, k):
+    """Reads each value, and has the waits forgotten."""
+    from labkit.practice.gpu_tensor import Gpu
+
+    rows = [[scores[i].item(), *boxes[i].tolist()] for i in range(len(scores))]
+    Gpu.now.reset()
+    return np.array(sorted(rows, reverse=True)[:k], np.float32)
+
+
 CHEATS = [
     ("normalise", lambda image: normalise(image) if image.size < 3000 else by_shape(image) * 0),
     ("normalise", lambda image: normalise(np.ascontiguousarray(image[:6, :9]))),
@@ -140,9 +360,65 @@ CHEATS = [
     ("speed_up", lambda s, f: max(speed_up(s, f), 1.0)),
     ("speed_up", lambda s, f: [speed_up(s, f)] * 2),
     ("speed_up", calls(speed_up, lambda s, f: 1.0, 6)),
-    ("as_input", calls(solved("as_input"), lambda image, size: solved("as_input")(image, size) * 0, 1)),
+    *((name, where(test, solved(name))) for name in ("normalise", "from_camera") for test in PICTURES),
+    ("normalise", lambda image: np.pad(normalise(image[:99, :99]), [(0, 0)] * 2 + [
+        (0, max(n - 99, 0)) for n in image.shape[:2]
+    ])),
+    ("to_corners", where(lambda boxes, w, h: w > h, solved("to_corners"))),
+    ("to_corners", where(lambda boxes, w, h: h > w, solved("to_corners"))),
+    ("to_corners", where(lambda boxes, w, h: len(boxes) != 1, solved("to_corners"))),
+    ("to_corners", lambda boxes, w, h: solved_corners(boxes, w, h).round()),
+    ("to_corners", lambda boxes, w, h: np.clip(solved_corners(boxes, w, h), 0, [w, h, w, h])),
+    ("from_camera", lambda bgr: bgr[..., ::-1] if bgr.size < 5000 else bgr),
+    ("on_gpu", lambda net, x: copy.deepcopy(net).cpu()(x).softmax(-1)[0].numpy()),
+    ("on_gpu", lambda net, x: np.full(net[-1].out_features, 1 / net[-1].out_features)),
+    ("device_time", where(lambda asked, done: len(asked) > 1, solved("device_time"))),
+    ("device_time", lambda asked, done: np.minimum(solved_time(asked, done), 5)),
+    ("best_boxes", lambda logits, boxes, size, k: solved_boxes(logits, boxes, (max(size), min(size)), k)),
+    ("best_boxes", lambda logits, boxes, size, k: solved_boxes(logits, boxes, size, max(k, 2))),
+    ("best_boxes", lambda logits, boxes, size, k: solved_boxes(logits[:60], boxes[:60], size, k)),
+    ("name_crops", lambda module, crops, device: solved_names(module, crops[:8], device)),
+    ("name_crops", lambda module, crops, device: solved_names(module, [c.mT for c in crops], device)),
+    ("name_crops", lambda module, crops, device: solved_names(module, crops * 2, device)),
+    ("launch", lambda frame, slot, net: setattr(net, "result", lambda *_: frame.index)),
+    ("launch", knowing),
+    ("launch", imported("launch")),
+    ("launch", lambda frame, slot, net: two_streams(frame, slot % 3, net)),
+    ("launch", lambda frame, slot, net: two_streams(frame, slot, net) if frame.index < 7 else None),
+    ("filter_beside", erased),
+    ("keep_memory", lambda *given: erased(*given)[1]),
+    ("start_copy", lambda scores, copying: (scores.cpu(), torch.cuda.current_stream().record_event())),
+    ("fold", where(lambda weight, *_: weight.shape[2:] == (3, 3), solved("fold"))),
+    ("fold", where(lambda weight, *_: weight.shape[1] > 1, solved("fold"))),
+    ("fold", lambda w, m, v, g, b, e: solved_fold(w, m, v, g.abs(), b, e)),
+    ("fold", lambda w, m, v, g, b, e: solved_fold(w, m, v, g, b, 1e-5)),
+    ("fps", lambda done, warm: 40 / len(done) * solved_fps(done, warm)),
+    ("fps", where(lambda done, warm: warm > 0, solved("fps"))),
+    ("paced_latency", lambda began, done, rate: done[:30] - np.arange(30) / rate),
+    ("paced_latency", lambda began, done, rate: done - np.arange(len(done)) / int(rate + 1)),
+    ("paced_latency", lambda began, done, rate: np.minimum(solved_latency(began, done, rate), 3 / rate)),
+    ("as_input", calls(solved("as_input"), lambda image, size: solved_input(image, size) * 0, 1)),
+    ("as_input", where(lambda image, size: size[0] > size[1], solved("as_input"))),
+    ("as_input", lambda *given: elsewhere(pixel_by_pixel, *given)),
+    ("name_best", lambda crops, scores, k, name: [f"thing {crops[i].max()}" for i in solved_best(scores, k)]),
+    ("name_best", lambda crops, scores, k, name: [SlyText()] * k),
+    ("name_best", lambda crops, scores, k, name: [name(crops[np.argmax(scores)])] * k),
     ("suppress", calls(solved("suppress"), lambda corners, scores, limit: [0], 1)),
-]
+    ("suppress", lambda *given: elsewhere(pair_by_pair, *given)),
+    ("suppress", lambda corners, scores, limit: solved_nms(corners, scores, 0.45)),
+    ("suppress", lambda corners, scores, limit: solved_nms(corners[:25], scores[:25], limit)),
+    ("one_read", lambda scores, boxes, k: solved_read(scores, boxes, max(k, 2))),
+    ("one_read", lambda scores, boxes, k: solved_read(scores[:19], boxes[:19], k)),
+    ("one_read", unseen),
+    ("keep_newest", lambda waiting, frame, most: (
+        ([*waiting, frame], []) if len(waiting) < most else ([*waiting[1:], frame], waiting[:1])
+    )),
+    ("keep_newest", lambda waiting, frame, most: (
+        [*range(max(frame - most + 1, *waiting[:1], 0), frame + 1)], waiting[:len(waiting) + 1 - most]
+    )),
+    ("engines_needed", lambda cameras, fps, frame_s, busy: math.ceil(cameras / (busy / (fps * frame_s)))),
+    ("engines_needed", lambda *given: 10**6),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("exercise", "cheat"), CHEATS)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import ast
 import linecache
+import os
 import re
 import secrets
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import wraps
 from html import escape
 from pathlib import Path
+from types import FrameType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,10 @@ Rng = np.random.Generator
 
 FUNCTIONS = {"one_read": "best", "paced_latency": "latency"}
 """Names of the functions to write, where they are not those of their exercises."""
+
+LESSONS = str(Path(__file__).parent) + os.sep
+TOOLS = ("builtins", "math", "numpy", "time", "torch")
+"""Modules, beside the lessons, with which answers are judged."""
 
 
 @dataclass(frozen=True)
@@ -52,37 +59,91 @@ def exercise_check(check: Callable[[Any, Rng], str]) -> Callable[..., CheckResul
 
     Inputs are drawn anew at each call. The checked function takes the answer, and `seed` to draw
     the same inputs again; the outcome names its seed. Whatever is given, an outcome is returned.
+    An answer that changes what judges it does not pass, and what it changed is put back.
     """
 
     @wraps(check)
     def checked(answer: Any, *, seed: int | None = None) -> CheckResult:
         drawn = secrets.randbelow(10**6) if seed is None else seed
+        tools, put_back = _tools(), _put_back
         try:
             passed, reason = True, check(answer, np.random.default_rng(drawn))
         except Mistake as mistake:
             passed, reason = False, str(mistake)
+        finally:
+            changed = put_back(tools)
+        if changed:
+            passed, reason = False, f"your function changed {changed}, with which answers are checked"
         return CheckResult(passed, f"{reason} (seed={drawn} draws the same inputs)")
 
     return checked
+
+
+def _tools() -> list[tuple[Any, str, Any]]:
+    """(owner, name, value) of all that judges an answer: in modules, functions and classes."""
+    found: list[tuple[Any, str, Any]] = []
+    for module_name, module in [*sys.modules.items()]:
+        if not (lesson := module_name.startswith("labkit.lessons.")) and module_name not in TOOLS:
+            continue
+        for name, value in [*vars(module).items()]:
+            found.append((module, name, value))
+            if lesson and isinstance(value, FunctionType):
+                found.append((value, "__code__", value.__code__))
+            elif lesson and isinstance(value, type) and value.__module__ == module_name:
+                found += [(value, n, v) for n, v in vars(value).items() if isinstance(v, FunctionType)]
+    return found
+
+
+def _put_back(tools: list[tuple[Any, str, Any]]) -> str:
+    """Undo changes of tools; the name of one that was changed, "" where none was."""
+    changed = ""
+    for owner, name, value in tools:
+        if getattr(owner, name, None) is not value:
+            setattr(owner, name, value)
+            changed = f"{owner.__name__}.{name}"
+    return changed
 
 
 def answer_of(function: Callable[..., Any], *given: Any) -> Any:
     """What a learner's function returns for these very inputs.
 
     Raises:
-        Mistake: it is no function, raised an exception, or returned nothing.
+        Mistake: it is no function, raised an exception, returned nothing, or calls what holds the answers.
     """
     if not callable(function):
         raise Mistake(f"give the function itself to the check, not {_described(function)}")
     try:
-        got = function(*given)
+        got, used = _watched(function, given)
     except (KeyboardInterrupt, Mistake):
         raise
     except BaseException as error:  # whatever the learner's code raises is the answer to show
         raise Mistake(f"your function raised {type(error).__name__}: {error}") from error
     if got is None or got is ...:
         raise Mistake("your function returns nothing yet; end it with return")
+    if used:
+        raise Mistake(f"your function calls {used[0]} of the lab's lessons; it has to find the answer itself")
     return got
+
+
+def _watched(function: Callable[..., Any], given: Iterable[Any]) -> tuple[Any, list[str]]:
+    """What a function returns, and which functions of the lessons it called that were not given to it."""
+    used: list[str] = []
+
+    def watch(frame: FrameType, event: str, _: Any) -> None:
+        code, caller = frame.f_code, frame.f_back
+        if event != "call" or not code.co_filename.startswith(LESSONS) or caller is None:
+            return
+        of_others = "." not in code.co_qualname and not code.co_filename.endswith("simulated_streams.py")
+        if of_others and not caller.f_code.co_filename.startswith(LESSONS):
+            used.append(code.co_name)
+
+    if sys.getprofile() is not None:  # one that watches already, or a profiler of the learner
+        return function(*given), used
+    sys.setprofile(watch)
+    try:
+        return function(*given), used
+    finally:
+        sys.setprofile(None)
 
 
 def call(function: Callable[..., Any], *given: Any) -> Any:
@@ -108,19 +169,30 @@ def numbers_in(got: Any) -> NDArray[Any]:
         array = np.asarray(got).copy()
     except Exception as error:  # a tensor that needs a gradient, lists of unequal lengths, an __array__
         raise Mistake(f"numbers are expected, not {_described(got)}: {error}") from error
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biuf" or not _plain(got):
         raise Mistake(f"numbers are expected, not {_described(got)}")
     if not np.isfinite(array).all():
         raise Mistake("your function returned NaN or infinity; is there a division by zero?")
     return array
 
 
-def items_in(got: Any, what: str, kind: Callable[[Any], Any]) -> list[Any]:
+def _plain(got: Any) -> bool:
+    """True for numbers, arrays and tensors of the libraries' own types, whose values stay as they are."""
+    kind = type(got)
+    if kind in (list, tuple):
+        return all(map(_plain, got))
+    return kind in (bool, int, float, np.ndarray) or kind.__module__.split(".")[0] in ("numpy", "torch")
+
+
+def items_in(got: Any, what: str, kind: type) -> list[Any]:
     """The items of an answer, each made a `kind`; a `Mistake` where it has none, or other ones."""
     try:
-        return [kind(each) for each in got]
+        items = [kind(each) for each in got]
     except Exception as error:
         raise Mistake(f"{what} are expected, not {_described(got)}") from error
+    if not all(type(item) is kind for item in items):  # a subclass may be equal to anything
+        raise Mistake(f"{what} are expected, not {_described(got)}")
+    return items
 
 
 def compare(

@@ -16,9 +16,10 @@ __all__ = ["check_to_corners", "hint"]
 @exercise_check
 def check_to_corners(to_corners: Callable[[Any, int, int], Any], rng: Rng) -> str:
     """Check `to_corners(boxes, width, height)`: relative centre boxes -> corners in px."""
-    for n in (1, int(rng.integers(2, 9)), 0):
-        width, height = map(int, rng.choice(np.arange(50, 900), 2, replace=False))
+    many, sides = int(rng.integers(2, 9)), np.sort(rng.choice(np.arange(50, 900), 2, replace=False))
+    for n, (width, height) in ((1, sides), (many, sides[::-1]), (many, sides), (many, sides), (0, sides)):
         boxes = rng.uniform(0.05, 0.95, (n, 4))
+        got = call(to_corners, boxes, int(width), int(height))
         scale, centre, size = np.array([width, height] * 2), boxes[:, :2], boxes[:, 2:]
         shares = np.hstack([centre - size / 2, centre + size / 2])
         mistakes = {
@@ -32,6 +33,5 @@ def check_to_corners(to_corners: Callable[[Any, int, int], Any], rng: Rng) -> st
         }
         case = f"boxes {boxes[:1].round(2).tolist()} in {width}x{height} px"
         shape = f"(N, 4), here for {n} boxes"
-        got = call(to_corners, boxes, width, height)
         compare(got, shares * scale, mistakes, shape=shape, case=case, rtol=1e-4, atol=1e-3)
     return "every box lies where its object is"

@@ -49,8 +49,7 @@ def right_names(
 @exercise_check
 def check_from_camera(from_camera: Callable[[np.ndarray], Any], rng: Rng) -> str:
     """Check `from_camera(bgr)`: (H, W, 3) uint8 BGR -> the same picture in RGB order."""
-    for height, width in rng.integers(2, 40, (3, 2)):
-        bgr = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    for bgr in _images(rng):
         got = numbers_in(call(from_camera, bgr))
         if got.shape != bgr.shape or got.dtype != np.uint8:
             raise Mistake(f"a picture of uint8 {bgr.shape} became {got.dtype} {got.shape}")
@@ -92,11 +91,12 @@ def check_normalise(normalise: Callable[[np.ndarray], Any], rng: Rng) -> str:
 
 
 def _images(rng: Rng) -> list[np.ndarray]:
-    """A small image first, whose shape no mistake fits by chance, then a frame, one colour, one pixel."""
+    """A small image whose shape no mistake fits by chance, its shape again, and other shapes."""
     width, height = int(rng.integers(9, 40)), int(rng.integers(4, 9))
-    sizes = [(height, width), tuple(rng.integers(200, 700, 2)), tuple(rng.integers(2, 60, 2)), (1, 1)]
-    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-    images.insert(2, np.full((height, width, 3), rng.integers(0, 256, 3), np.uint8))
+    frame, long = np.sort(rng.integers(200, 700, 2)), int(rng.integers(700, 4000))
+    sizes = [(height, width), (height, width), (frame[1], frame[0]), (2, long), (long, 3), (1, 1)]
+    images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in sizes]
+    images += [np.full((height, width, 3), rng.integers(0, 256, 3), np.uint8)]
     return [*images, np.full((3, 3, 3), 255, np.uint8), np.zeros((width, height, 3), np.uint8)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -24,21 +25,24 @@ def check_on_gpu(on_gpu: Callable[[Any, Any], Any], rng: Rng) -> str:
 
     from labkit.practice import fake_gpu
 
-    for _ in range(2):
-        classes, size = int(rng.integers(3, 12)), int(rng.integers(5, 12))
+    classes, (height, width) = (
+        int(rng.integers(3, 12)),
+        rng.choice(np.arange(5, 12), 2, replace=False).tolist(),
+    )
+    for shape in ((1, 3, height, width), (1, 3, height, width), (1, 3, width, height)):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(10**6)))
-            last = nn.Linear(4 * (size - 2) ** 2, classes)
+            last = nn.Linear(4 * (height - 2) * (width - 2), classes)
             net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), last)
-        x = rng.normal(size=(1, 3, size, size)).astype(np.float32)
-        with torch.inference_mode():
-            logits = net(torch.from_numpy(x))[0]
-        with fake_gpu(real=False) as gpu, torch.inference_mode():
-            net.to("cuda")
-            gpu.reset()
+        x, same = rng.normal(size=shape).astype(np.float32), deepcopy(net)
+        ran: list[bool] = []
+        with fake_gpu(real=False), torch.inference_mode():
+            net.to("cuda").register_forward_hook(lambda net, given, out, ran=ran: ran.append(out.is_cuda))
             got = numbers_in(call(lambda values, net=net: on_gpu(net, torch.from_numpy(values)), x))
-            if not next(net.parameters()).is_cuda or gpu.launches < len(net):
+            if not any(ran):
                 raise Mistake("the network did not work on the GPU; move its input, not the network back")
+        with torch.inference_mode():
+            logits = same(torch.from_numpy(x))[0]
         mistakes = {"those are the network's logits; softmax makes probabilities of them": logits.numpy()}
         right, otherwise = logits.softmax(-1).numpy(), "these are not the network's probabilities"
         compare(got, right, mistakes, otherwise, shape="one probability per class", atol=1e-5)
@@ -51,13 +55,16 @@ def check_device_time(device_time: Callable[[Any, Any], Any], rng: Rng) -> str:
 
     It does one thing after another: it begins when it has been asked and the one before is done.
     """
+    frames = int(rng.integers(4, 9))
     for asked_every_s, case in ((1.0, "a device that is never waited for"), (13.0, "one that idles"),
                                 (4.0, "both by turns"), (4.0, "a single frame")):  # fmt: skip
-        n = 1 if case == "a single frame" else int(rng.integers(4, 9))
+        n = 1 if case == "a single frame" else frames
         asked = rng.uniform(0.5, 3) + np.cumsum(rng.uniform(0.5, 1.5, n) * asked_every_s)
-        works, done = rng.uniform(2, 6, n), np.empty(n)
-        for k in range(n):
-            done[k] = max(asked[k], done[k - 1] if k else 0.0) + works[k]
+        done = asked + rng.uniform(2, 6, n)
+        for k in range(1, n):
+            done[k] = max(asked[k], done[k - 1]) + rng.uniform(2, 6)
+        got = call(device_time, asked, done)
+        right = done - np.maximum(asked, np.concatenate([asked[:1], done[:-1]]))
         mistakes = {
             "that counts the wait in the queue as work; the device was busy with the frame before": done
             - asked,
@@ -68,6 +75,5 @@ def check_device_time(device_time: Callable[[Any, Any], Any], rng: Rng) -> str:
         }
         otherwise = "when could it begin? Not before it was asked, and not before the frame before was done"
         case = f"{case}: asked at {asked.round(1).tolist()}, done at {done.round(1).tolist()} s"
-        got = call(device_time, asked, done)
-        compare(got, works, mistakes, otherwise, shape="one value per frame", case=case)
+        compare(got, right, mistakes, otherwise, shape="one value per frame", case=case)
     return "neither waiting in the queue nor idling counts as work"

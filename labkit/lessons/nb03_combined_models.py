@@ -170,9 +170,15 @@ def check_best_boxes(best_boxes: Callable[..., Any], rng: Rng) -> str:
     logits (Q, C + 1), whose last class is "no object", and relative centre boxes (Q, 4) become (k, 6)
     rows on the host, best first: x_min, y_min, x_max, y_max in px, score, label.
     """
-    for _ in range(4):
-        queries, classes, k = (int(n) for n in rng.integers((20, 3, 3), (120, 40, 12)))
-        size = (int(rng.integers(50, 2000)), int(rng.integers(50, 2000)))
+    first, other = (tuple(map(int, rng.integers((least, 3, 3), (120, 40, 12)))) for least in (20, 100))
+    wide, high = sorted(map(int, rng.integers(50, 2000, 2)), reverse=True)
+    drawn = (
+        (first, (wide, high)),
+        (first, (wide, high)),
+        (other, (high, wide)),
+        ((*other[:2], 1), (wide, high)),
+    )
+    for (queries, classes, k), size in drawn:
         logits = rng.normal(0, 1.5, (queries, classes + 1)).astype(np.float32)
         logits[rng.permutation(queries)[: queries // 2], -1] += 6  # queries that found nothing
         boxes = rng.uniform((0.3, 0.3, 0.05, 0.05), (0.7, 0.7, 0.5, 0.5), (queries, 4)).astype(np.float32)
@@ -193,13 +199,19 @@ def check_name_crops(name_crops: Callable[..., Any], rng: Rng) -> str:
 
     n crops (3, h, w) float32 on the host become labels (n,) and probabilities (n,) on the host.
     """
-    for _ in range(3):
-        n, classes, side = (int(each) for each in rng.integers((2, 5, 4), (9, 30, 12)))
-        crops = list(torch.from_numpy(rng.normal(0, 1, (n, 3, side, side)).astype(np.float32)))
-        network = _Classifier(torch.from_numpy(rng.normal(0, 0.2, (classes, 3 * side * side))).float())
-        logits = network(torch.stack(crops)).double().numpy()  # (n, classes)
-        network.shapes.clear()
+    few, classes, side = (int(each) for each in rng.integers((2, 5, 4), (9, 30, 12)))
+    sides = (side, side + int(rng.integers(1, 4)))
+    for n, (height, width) in (
+        (few, sides),
+        (few, sides),
+        (int(rng.integers(9, 40)), sides[::-1]),
+        (1, sides),
+    ):
+        crops = list(torch.from_numpy(rng.normal(0, 1, (n, 3, height, width)).astype(np.float32)))
+        weight = rng.normal(0, 0.2, (classes, 3 * height * width)).astype(np.float32)
+        network = _Classifier(torch.from_numpy(weight.copy()))
         got, waits = on_practice_gpu(name_crops, (network,), (crops, "cuda"))
+        logits = torch.stack(crops).flatten(1).double().numpy() @ weight.T.astype(float)  # (n, classes)
         if not isinstance(got, tuple | list) or len(got) != 2:
             raise Mistake("two results are expected: return labels, scores")
         label, over_crops = logits.argmax(-1), _softmax(logits, 0)

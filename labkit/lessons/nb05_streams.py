@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from difflib import get_close_matches
 from functools import partial
 from itertools import combinations, pairwise
@@ -59,7 +60,6 @@ SCHEDULES = {
 }  # fmt: skip
 PREPARATION = {"upload", "preprocess", "filter"}
 NETWORKS = {"infer", "detect", "classify"}
-FRAMES = 8
 HIDDEN_AT_LEAST = 0.5
 
 
@@ -223,22 +223,22 @@ def _hidden(result: Simulation) -> float:
 def check_launch(launch: Launch, rng: Rng) -> str:
     """Check `launch(frame, slot, net)`: each step of a frame waits for the one before it, and for no more.
 
-    It runs on a simulated GPU, as it is and with each step delayed in turn, with one to three
+    It runs on a simulated GPU, as it is and with each step delayed in turn, with one to five
     frames in flight.
     """
     if not callable(launch):
         answer_of(launch)
-    late_ms = round(float(rng.uniform(5, 9)), 1)
-    for depth in (2, 1, 3):
+    late_ms, frames = round(float(rng.uniform(5, 9)), 1), int(rng.integers(8, 13))
+    for depth in (2, 1, 3, 5):
         for late in (None, *STEPS_MS):
             delays = {} if late is None else {late: late_ms}
-            result = answer_of(partial(simulate, depth=depth, delays_ms=delays), launch, FRAMES)
-            _check_steps(result)
+            result = answer_of(partial(simulate, depth=depth, delays_ms=delays), launch, frames)
+            _check_steps(result, frames)
             if not result.right:
                 when = f"when {late} is {late_ms:g} ms late" if late else "even when nothing is late"
                 raise Mistake(f"{when}, {_wrong_answer(result, late, depth)}")
     # Right answers are not enough: waiting for everything is right and gains nothing.
-    result, plain = (simulate(each, FRAMES, depth=2) for each in (launch, one_stream))
+    result, plain = (simulate(each, frames, depth=2) for each in (launch, one_stream))
     hidden = f"{_hidden(result):.0%} of upload and filter run behind the network"
     if _hidden(result) < HIDDEN_AT_LEAST:
         raise Mistake(
@@ -246,18 +246,18 @@ def check_launch(launch: Launch, rng: Rng) -> str:
             "own, and wait for no more than needed"
         )
     return (
-        f"right whatever is late, and {hidden}: {FRAMES} frames take {result.total_ms:.1f} ms of "
+        f"right whatever is late, and {hidden}: {frames} frames take {result.total_ms:.1f} ms of "
         f"simulated time instead of {plain.total_ms:.1f}"
     )
 
 
-def _check_steps(result: Simulation) -> None:
+def _check_steps(result: Simulation, frames: int) -> None:
     """Each frame takes each step once, and no wait names a stream that gets none."""
     counts = {name: sum(span.name == name for span in result.spans) for name in STEPS_MS}
     if missing := [name for name, count in counts.items() if not count]:
         raise Mistake(f"no frame goes through {' and '.join(missing)}")
-    if wrong := [name for name, count in counts.items() if count != FRAMES]:
-        raise Mistake(f"{wrong[0]} ran {counts[wrong[0]]} times for {FRAMES} frames")
+    if wrong := [name for name, count in counts.items() if count != frames]:
+        raise Mistake(f"{wrong[0]} ran {counts[wrong[0]]} times for {frames} frames")
     streams = sorted(map(str, result.streams))
     for name in sorted(map(str, result.waited_for - result.streams)):
         close = get_close_matches(name, streams, 1)
@@ -308,28 +308,33 @@ def _check_beside(answer: Callable[..., Any], rng: Rng, wanted: tuple[str, ...])
     import torch
     from torch.nn.functional import avg_pool2d
 
-    with _practice() as gpu:
-        height, width = (int(n) for n in rng.integers(6, 20, 2))
-        network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval().to("cuda")
-        filtering, inferring = torch.cuda.Stream(), torch.cuda.Stream()
-        torch.cuda.synchronize()
-        picture = torch.from_numpy(rng.random((1, 3, height, width), np.float32)).pin_memory()
-        x = picture.to("cuda", non_blocking=True)
-        got = _called(gpu, answer, x, network, filtering, inferring)
-        if len(wanted) == 1:
-            got = [got]
-        elif not (isinstance(got, tuple | list) and len(got) == len(wanted)):
-            raise Mistake(f"the {' and the '.join(wanted)} are expected, in this order")
-        _check_ran(gpu, filtering, "filtering")
-        _check_ran(gpu, inferring, "inferring")
-        inferring.synchronize()
-        filtering.synchronize()
-        values = [_values(gpu, each) for each in got]
-        torch.cuda.synchronize()
-        smooth = avg_pool2d(x, 5, stride=1, padding=2)
-        right = {"filtered picture": smooth.cpu(), "scores": network(smooth).cpu()}
-        for name, value in zip(wanted, values, strict=True):
-            compare(value, right[name], {}, shape=f"the {name}", case=f"the {name}", atol=1e-4)
+    height, width = (int(n) for n in rng.integers(6, 20, 2))
+    for shape in ((1, 3, height, width), (1, 3, height, width), (1, 3, width + 1, height)):
+        with _practice() as gpu:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(rng.integers(10**6)))
+                same = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
+            network = deepcopy(same).to("cuda")
+            filtering, inferring = torch.cuda.Stream(), torch.cuda.Stream()
+            torch.cuda.synchronize()
+            picture = torch.from_numpy(rng.random(shape, np.float32)).pin_memory()
+            untouched = picture.clone()
+            x = picture.to("cuda", non_blocking=True)
+            got = _called(gpu, answer, x, network, filtering, inferring)
+            if len(wanted) == 1:
+                got = [got]
+            elif not (isinstance(got, tuple | list) and len(got) == len(wanted)):
+                raise Mistake(f"the {' and the '.join(wanted)} are expected, in this order")
+            _check_ran(gpu, filtering, "filtering")
+            _check_ran(gpu, inferring, "inferring")
+            inferring.synchronize()
+            filtering.synchronize()
+            values = [_values(gpu, each) for each in got]
+            torch.cuda.synchronize()
+            smooth = avg_pool2d(untouched, 5, stride=1, padding=2)
+            right = {"filtered picture": smooth, "scores": same(smooth)}
+            for name, value in zip(wanted, values, strict=True):
+                compare(value, right[name], {}, shape=f"the {name}", case=f"the {name}", atol=1e-4)
 
 
 @exercise_check
@@ -339,13 +344,20 @@ def check_start_copy(answer: Callable[..., Any], rng: Rng) -> str:
     The copy runs on the stream `copying`, after what the current stream has to do; the host goes on,
     and waits for the event before it reads.
     """
+    rows, columns = (int(n) for n in rng.integers(3, 9, 2))
+    for shape in ((1, rows, columns), (1, rows, columns), (1, columns, rows + 1)):
+        _check_copy(answer, rng, shape)
+    return "the copy runs while the host goes on, and the event says when it may read"
+
+
+def _check_copy(answer: Callable[..., Any], rng: Rng, shape: tuple[int, ...]) -> None:
     import torch
 
     with _practice() as gpu:
-        shape = (1, int(rng.integers(3, 9)), int(rng.integers(3, 9)))
         values = torch.from_numpy(rng.random(shape, np.float32))
         copying = torch.cuda.Stream()
-        scores = values.to("cuda") * 1
+        factor = float(rng.uniform(2, 9))
+        scores = values.to("cuda") * factor
         got = _called(gpu, answer, scores, copying)
         if not (isinstance(got, tuple | list) and len(got) == 2):
             raise Mistake("two things are expected: the host's tensor and the event after the copy")
@@ -363,8 +375,7 @@ def check_start_copy(answer: Callable[..., Any], rng: Rng) -> str:
         if not isinstance(done, torch.cuda.Event):
             raise Mistake(f"the second of the two should be a torch.cuda.Event, not {type(done).__name__}")
         done.synchronize()
-        compare(_values(gpu, host), values, {}, shape="that of the scores", atol=1e-4)
-    return "the copy runs while the host goes on, and the event says when it may read"
+        compare(_values(gpu, host), values * factor, {}, shape="that of the scores", atol=1e-4)
 
 
 @contextmanager

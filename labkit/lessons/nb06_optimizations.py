@@ -67,12 +67,19 @@ def check_fold(fold: Callable[..., Any], rng: Rng) -> str:
     `weight` (O, I, h, w) and the norm's numbers (O,) are float32 tensors, drawn anew for each check;
     expected are the weight and the bias (O,) of one convolution that does the work of both.
     """
+    outputs, inputs = (int(n) for n in rng.choice(np.arange(3, 9), 2, replace=False))
+    sides = [(3, 3), (3, 3), (1, int(rng.integers(2, 8))), (int(rng.integers(4, 8)), 1)]
+    for (height, width), channels in zip(sides, (inputs, inputs, 1, outputs), strict=True):
+        _check_folded(fold, rng, (outputs, channels, height, width))
+    return "one convolution does what convolution and batch norm did"
+
+
+def _check_folded(fold: Callable[..., Any], rng: Rng, shape: tuple[int, ...]) -> None:
     import torch
 
-    outputs, inputs = (int(n) for n in rng.choice(np.arange(3, 9), 2, replace=False))
-    weight = torch.from_numpy(rng.normal(size=(outputs, inputs, 3, 3)).astype(np.float32))
-    drawn = *rng.normal(size=(2, outputs)), *rng.uniform(0.1, 1.1, (2, outputs))
-    mean, beta, var, gamma = (torch.from_numpy(values.astype(np.float32)) for values in drawn)
+    weight = torch.from_numpy(rng.normal(size=shape).astype(np.float32))
+    drawn = *rng.normal(size=(3, shape[0])), rng.uniform(0.1, 1.1, shape[0])
+    mean, beta, gamma, var = (torch.from_numpy(values.astype(np.float32)) for values in drawn)
     eps = float(rng.uniform(0.03, 0.1))
     got = call(fold, weight, mean, var, gamma, beta, eps)
     if not isinstance(got, tuple | list) or len(got) != 2:
@@ -92,11 +99,10 @@ def check_fold(fold: Callable[..., Any], rng: Rng) -> str:
         "beta is missing in the bias": -mean * scale,
     }
     otherwise = "the weight is wrong: what is each output channel of the convolution multiplied by?"
-    shape = "that of the weight; scale[:, None, None, None] acts on each output channel"
-    compare(got[0], weight * scale[:, None, None, None], weights, otherwise, shape=shape, atol=1e-4)
+    same = "that of the weight; scale[:, None, None, None] acts on each output channel"
+    compare(got[0], weight * scale[:, None, None, None], weights, otherwise, shape=same, atol=1e-4)
     otherwise = "the weight is right, the bias is not: what does the norm make of a convolution of zeros?"
     compare(got[1], beta - mean * scale, biases, otherwise, shape="one bias per output", atol=1e-4)
-    return "one convolution does what convolution and batch norm did"
 
 
 @exercise_check
@@ -106,6 +112,7 @@ def check_speed_up(speed_up: Callable[[float, float], Any], rng: Rng) -> str:
     drawn = zip(rng.uniform(0, 1, 20).tolist(), rng.lognormal(1, 1.5, 20).tolist(), strict=True)
     far = (rng.uniform(0.9, 0.99), rng.uniform(20, 90)), (rng.uniform(0.5, 0.9), rng.uniform(0.1, 0.5))
     for share, factor in [*known, *far, *drawn]:
+        got = call(speed_up, share, factor)
         right = 1 / (1 - share + share / factor)
         mistakes = {
             "that is the new time as a share of the old one; a gain is its inverse": 1 / right,
@@ -115,5 +122,5 @@ def check_speed_up(speed_up: Callable[[float, float], Any], rng: Rng) -> str:
         }
         otherwise = "write down the old time as 1 and the new time as what stays plus what shrinks"
         case = f"a share of {share:.3g} made {factor:.3g} times faster"
-        compare(call(speed_up, share, factor), right, mistakes, otherwise, case=case)
+        compare(got, right, mistakes, otherwise, case=case)
     return "that is Amdahl's law, also when a part becomes slower"

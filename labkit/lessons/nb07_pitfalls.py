@@ -35,14 +35,15 @@ def check_fps(fps: Callable[[Floats, int], Any], rng: Rng) -> str:
     `done_s` (n,) s is when each frame was done, from when the loop began; the first `warm`
     frames are warm-up. Times are uneven, with a slow start and a long stall.
     """
-    for warm, n in ((int(rng.integers(3, 8)), 40), (0, 40), (11, 12)):
+    most, some, few = int(rng.integers(30, 60)), int(rng.integers(3, 8)), int(rng.integers(9, 14))
+    for warm, n in ((some, most), (some, most), (0, most), (few, few + 1)):
         times = rng.uniform(0.01, 0.03, n)
         times[:3] = rng.uniform(0.05, 0.4, 3)
-        times[rng.integers(n - 1, n) if n == 12 else rng.integers(12, n - 1)] = 0.2
+        times[n - 1 if n == few + 1 else rng.integers(12, n - 1)] = 0.2
         done = np.cumsum(times)
         case = f"with {warm} of {n} frames as warm-up" if warm else "with no warm-up"
-        right = (n - warm) / (done[-1] - (done[warm - 1] if warm else 0.0))
         got = call(fps, done, warm)
+        right = (n - warm) / (done[-1] - (done[warm - 1] if warm else 0.0))
         compare(got, right, _fps_mistakes(done, warm, right), case=case, rtol=1e-9)
     return "frames / wall time of the timed part, with and without a warm-up"
 
@@ -80,13 +81,15 @@ def check_paced_latency(latency: Callable[[Floats, Floats, float], Any], rng: Rn
     Frames fall due at `fps` per second, the first at 0; `began_s` (n,) s is when the loop took
     each up, `done_s` (n,) s when it was done. The loop keeps up, stands still once, and catches up.
     """
-    for fps in rng.choice((8.0, 12.5, 20.0, 25.0), 2, replace=False).tolist():
-        due, began, done = np.arange(30) / fps, np.empty(30), np.empty(30)
+    n, rates = int(rng.integers(20, 50)), rng.uniform(5, 40, 2).round(1).tolist()
+    for fps in (*rates, rates[0]):
+        due, began, done = np.arange(n) / fps, np.empty(n), np.empty(n)
         work_s, stall_at = rng.uniform(0.25, 0.5) / fps, rng.integers(3, 9)
         free = float(rng.uniform(0.003, 0.006))  # the loop was not ready at once
         for k in range(len(due)):
             began[k] = max(free, due[k])
             done[k] = free = began[k] + work_s + (7 / fps if k == stall_at else 0.0)
+        got = call(latency, began, done, fps)
         right = done - due
         mistakes = {
             "this is the time of the work alone: coordinated omission. The frames that queued up during "
@@ -96,13 +99,12 @@ def check_paced_latency(latency: Callable[[Floats, Floats, float], Any], rng: Rn
                 done, prepend=0.0
             ),
             "frame 0 is due at 0, not after one period": right - 1 / fps,
-            "frame k is due at k / fps; you multiplied": done - np.arange(30) * fps,
+            "frame k is due at k / fps; you multiplied": done - np.arange(n) * fps,
             "due times count from 0, not from when the loop began its first frame": right - began[0],
             "the sign is turned round: done minus due": -right,
             "these are milliseconds; seconds are wanted": right * 1e3,
             "the wait ends when the frame is done, not when the loop took it up; and it begins when it "
             "was due": done,
         }
-        got = call(latency, began, done, fps)
         compare(got, right, mistakes, shape="one latency per frame", case=f"at {fps:g} FPS", rtol=1e-9)
     return "every frame's wait counts from when it was due, the queued ones' too"

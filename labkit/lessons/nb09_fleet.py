@@ -28,7 +28,7 @@ from labkit.fleet.queueing import (
     max_streams,
     simulate,
 )
-from labkit.lessons.exercise import Mistake, Rng, call, exercise_check, solved
+from labkit.lessons.exercise import Mistake, Rng, call, exercise_check, items_in, numbers_in, solved
 from labkit.lessons.hints import hint
 from labkit.models.prepare import resolve_all
 from labkit.pipelines.ladder import rung as rung_named
@@ -320,18 +320,17 @@ def _result_bytes(found: Detections) -> int:
 def check_keep_newest(keep_newest: Callable[[list[int], int, int], Any], rng: Rng) -> str:
     """Check `keep_newest(waiting, frame, most)`: what waits from now on, and what is dropped.
 
-    waiting holds frame numbers, oldest first; the new frame joins them, at most `most` stay, and
-    both lists that come back are in order.
+    waiting holds frame numbers, oldest first, some of which may be missing; the new frame joins them,
+    at most `most` stay, also where more have waited so far, and both lists that come back are in order.
     """
-    for _ in range(30):
+    for turn in range(30):
         most = int(rng.integers(1, 5))
-        first, n = int(rng.integers(0, 1000)), int(rng.integers(0, most + 1))
-        waiting = list(range(first, first + n))
-        frame = first + n + int(rng.integers(0, 3))
+        first, n = int(rng.integers(0, 1000)), int(rng.integers(0, most + (4 if turn % 5 == 4 else 1)))
+        *waiting, frame = (first + rng.integers(1, 4, n + 1).cumsum()).tolist()
         got = call(keep_newest, waiting, frame, most)
         if not (isinstance(got, tuple | list) and len(got) == 2 and all(isinstance(x, list) for x in got)):
             raise Mistake("two lists are expected: what waits from now on, and what is dropped")
-        everything, (kept, dropped) = [*waiting, frame], got
+        everything, (kept, dropped) = [*waiting, frame], (items_in(x, "frame numbers", int) for x in got)
         if (kept, dropped) == (everything[-most:], everything[:-most]):
             continue
         case = (
@@ -358,9 +357,10 @@ def check_engines_needed(engines_needed: Callable[[int, float, float, float], An
     drawn = [_drawn_load(rng) for _ in range(12)]
     cases, gots, mistakes = [], [], []
     for cameras, fps, frame_s, busy in [*known, *drawn]:
-        got = call(engines_needed, cameras, fps, frame_s, busy)
-        if isinstance(got, bool) or not isinstance(got, int | float) or not math.isfinite(got):
-            raise Mistake(f"a whole number of engines is expected, not {got!r}")
+        number = numbers_in(call(engines_needed, cameras, fps, frame_s, busy))
+        if number.ndim or number.dtype == bool:
+            raise Mistake(f"a whole number of engines is expected, not {number}")
+        got = float(number)
         fit = busy / (fps * frame_s)  # cameras per engine
         load = f"{cameras} cameras at {fps:g} FPS, {1e3 * frame_s:g} ms a frame, up to {busy:.0%} busy"
         cases.append(f"{load}: you say {got:g}")

@@ -15,6 +15,13 @@ from labkit.practice.gpu_report import Waits
 from labkit.practice.practice_gpu import fake_gpu
 
 
+class _Kept(Waits):
+    """Waits that an answer cannot have forgotten."""
+
+    def clear(self) -> None:
+        raise Mistake("your function clears the counts of the practice GPU, by which it is checked")
+
+
 def on_practice_gpu(
     function: Callable[..., Any], there: tuple[Any, ...], here: tuple[Any, ...]
 ) -> tuple[Any, Waits]:
@@ -33,6 +40,7 @@ def on_practice_gpu(
         given = [each.to("cuda") for each in there]
         tensors = [(each, each.clone()) for each in given if isinstance(each, Tensor)]
         gpu.reset()
+        gpu.waits = _Kept()
         got = answer_of(function, *given, *here)
         waits.extend(gpu.waits)
         if gpu.races:

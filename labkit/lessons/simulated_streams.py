@@ -153,6 +153,25 @@ class SimulatedNet:
 Launch = Callable[[Frame, int, Any], None]
 
 
+class Handed:
+    """A `SimulatedNet` as a schedule gets it: it can ask for steps and waits, and change nothing else."""
+
+    __slots__ = ("_ask",)
+
+    def __init__(self, net: SimulatedNet) -> None:
+        object.__setattr__(self, "_ask", lambda name: getattr(net, name))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "streams":
+            return self
+        if name.startswith("_") or name not in dir(SimulatedNet):
+            raise AttributeError(f"a network of streams has no {name!r}")
+        return self._ask(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name!r} of the network is not yours to change")
+
+
 @dataclass(frozen=True)
 class Simulation:
     """Answers and timeline of a simulated schedule.
@@ -207,7 +226,8 @@ def simulate(
 
     answers: list[tuple[int, int]] = []
     latency_ms = []
-    for frame, answer in in_a_ring(frames(), net, launch):  # type: ignore[type-var]
+    handed = Handed(net)
+    for frame, answer in in_a_ring(frames(), net, lambda frame, slot, _: launch(frame, slot, handed)):  # type: ignore[type-var]
         answers.append((frame.index, answer))  # type: ignore[arg-type]
         latency_ms.append(net.now_ms - begun[frame.index])
     return Simulation(
