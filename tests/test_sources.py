@@ -346,6 +346,19 @@ def test_tiffs_of_science(tmp_path, dtype, white, values, how):
     assert max(np.abs(a - b).max() for a, b in zip(shown, wanted.astype(int), strict=True)) <= 1
 
 
+def test_a_tiff_of_science_is_read_no_further_than_its_first_damage(tmp_path):
+    """tifffile would log it and go on, in a file of a few KB for minutes."""
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "a.tif", RAMP.astype(np.float16), software="x" * 99)
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    at = data.index(b"\x31\x01\x02\x00")
+    data[at + 2] = 99  # a type of values that there is not
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(SourceError, match=r"damaged.*tifffile and imagecodecs"):
+        list(open_source(tmp_path / "a.tif"))
+
+
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate", "jpeg"])
 def test_a_damaged_tiff_is_told_once_in_a_sentence(tmp_path, caplog, capfd, recwarn, compression):
     """A folder of them is one sentence; what Pillow and libtiff write stays out of the terminal."""

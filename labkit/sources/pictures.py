@@ -310,19 +310,32 @@ def _read_deep(path: Path) -> list[NDArray[np.uint8]]:
         return []
 
 
+class _EndAtDamage(logging.Handler):
+    """Ends a reader that would go on for minutes behind an error that it logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Raise what was logged."""
+        raise RuntimeError(record.getMessage())
+
+
 def _read_tiff(path: Path) -> list[NDArray[np.uint8]]:
     """Pages of a TIFF by tifffile; by OpenCV where tifffile cannot decompress them."""
     import tifffile
 
-    with tifffile.TiffFile(path) as opened:
-        all_pages: Any = opened.pages
-        pages = [page for page in all_pages if not page.is_reduced]
-        try:
-            return [_tiff_page(page) for page in pages]
-        except (KeyError, ValueError):
-            if any(page.planarconfig == _APART and page.samplesperpixel > 1 for page in pages):
-                raise  # OpenCV makes noise of planes that are apart
-    return _read_by_opencv(path)
+    log, guard = logging.getLogger("tifffile"), _EndAtDamage(logging.ERROR)
+    log.addHandler(guard)
+    try:
+        with tifffile.TiffFile(path) as opened:
+            all_pages: Any = opened.pages
+            pages = [page for page in all_pages if not page.is_reduced]
+            try:
+                return [_tiff_page(page) for page in pages]
+            except (KeyError, ValueError):
+                if any(page.planarconfig == _APART and page.samplesperpixel > 1 for page in pages):
+                    raise  # OpenCV makes noise of planes that are apart
+        return _read_by_opencv(path)
+    finally:
+        log.removeHandler(guard)
 
 
 def _tiff_page(page: Any) -> NDArray[np.uint8]:
@@ -365,6 +378,10 @@ def _why_not(path: Path, error: Exception) -> str:
 
 
 def _words(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # which names the file once more
+        return "what is in it is damaged, or of no known kind"
     return " ".join(str(error).split()) or type(error).__name__
 
 
