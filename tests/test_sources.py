@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from labkit.bench.frames import collect
-from labkit.core.errors import FrameError, LabError, SourceError, UsageError
+from labkit.core.errors import FrameError, LabError, SourceError, UnavailableError, UsageError
 from labkit.core.types import Detections
 from labkit.sources.convert import PADDING, centre_crop, fit_image, placement, to_rgb
 from labkit.sources.openers import first_frame, open_source
@@ -289,7 +289,7 @@ def test_an_animation_that_was_cut_off_is_shown_up_to_there(tmp_path, caplog, na
     (tmp_path / name).write_bytes(data[: len(data) * 3 // 4])
     with open_source(tmp_path / name, None) as source:
         n = len(list(source))
-        assert 1 < n < 6 and source.length == n and f"({n} pictures, then: " in source.note
+        assert 1 < n < 6 and source.length == n and f"(behind picture {n}: " in source.note
     assert len(caplog.messages) == 1 and "\n" not in caplog.messages[0]
 
 
@@ -464,6 +464,16 @@ def test_heic_without_its_package_names_it(tmp_path, monkeypatch):
         pytest.raises(SourceError, match="pip install pillow-heif"),
     ):
         next(source)
+
+
+def test_a_film_without_its_package_names_it(tmp_path, monkeypatch):
+    film(tmp_path / "a.mp4", range(2))
+    (tmp_path / "b.png").write_text("this is no picture " * 9)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UnavailableError, match=r"a\.mp4 .*pip install av"):
+        open_source(tmp_path / "a.mp4")
+    with pytest.raises(SourceError, match=r"b\.png: what is in it is damaged"):
+        list(open_source(tmp_path / "b.png"))
 
 
 def test_heic_is_the_whole_picture_upright(tmp_path):

@@ -201,7 +201,7 @@ def read_pictures(path: Path) -> Iterator[Picture]:
                 n_read += 1
     except Exception as error:  # whatever a decoder raises about a damaged file
         if n_read:
-            warnings.warn(f"{n_read} pictures, then: {_words(error)}", stacklevel=1)
+            warnings.warn(f"behind picture {n_read}: {_words(error)}", stacklevel=1)
             return
         deep = _read_deep(path)
         if not deep:

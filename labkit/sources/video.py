@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.core.errors import SourceError
+from labkit.core.errors import SourceError, UnavailableError
 from labkit.core.terminal import printable
 from labkit.sources.camera_open import connection_problem
 from labkit.sources.convert import on_white
@@ -141,9 +141,11 @@ class Video:
                 self._in_use.release()
 
     def _open(self) -> None:
-        import av
-        from av.video.reformatter import VideoReformatter
-
+        try:
+            import av
+            from av.video.reformatter import VideoReformatter
+        except ImportError as error:
+            raise UnavailableError(f"{self._shown} is read by the package av: pip install av") from error
         try:
             container = av.open(self._source(), timeout=self._timeouts_s, metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
@@ -298,8 +300,10 @@ class Video:
 
 def is_film(path: Path) -> bool:
     """True if a file, whatever its name, holds moving pictures by its content."""
-    import av
-
+    try:
+        import av
+    except ImportError:  # nothing here could read it
+        return False
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             name = container.format.name
