@@ -2,12 +2,15 @@
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, cycle
 from types import SimpleNamespace
 
@@ -31,6 +34,7 @@ from labkit.bench.noise import NoiseMonitor
 from labkit.bench.plan import QUICK, Plan
 from labkit.bench.timing import Clock, measure
 from labkit.bench.worker import Worker
+from labkit.core import fork_server
 from labkit.core import gpu as gpu_module
 from labkit.core.child import lives
 from labkit.core.energy import EnergyMeter
@@ -737,6 +741,10 @@ def test_forked_workers_are_new_processes_whose_ends_are_told(frames, importable
         assert psutil.Process(second.pid).parent() == server != psutil.Process()
         assert first.pid != second.pid
         assert psutil.Process(second.pid).cwd() == os.getcwd()
+        second._process.kill()
+        with ThreadPoolExecutor(8) as pool:  # a child's end can be asked for once
+            assert set(pool.map(lambda _: second._process.wait(5), range(8))) == {-signal.SIGKILL}
+        assert len(first.answers(frames[:1]).found) == 1
     with pytest.raises(WorkerError, match=r"exit code 7\); it printed: out of ideas"):
         Worker(bad(exiting), TINY_WORK, frames)
     monkeypatch.setattr(worker_module, "READY_TIMEOUT_S", 1.5)
@@ -744,6 +752,36 @@ def test_forked_workers_are_new_processes_whose_ends_are_told(frames, importable
         Worker(bad(hanging), TINY_WORK, frames)
     assert server.is_running()
     assert server.children() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+def test_a_fork_that_the_system_refuses_is_told_and_ends_no_server(monkeypatch):
+    def refused():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refused)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(fork_server._serve, theirs)
+        for _ in range(2):
+            ours.send(b"{}")
+            assert "Resource temporarily unavailable" in json.loads(ours.recv(4096))
+        ours.shutdown(socket.SHUT_RDWR)
+        assert serving.result(5) is None
+
+
+def test_a_process_that_cannot_be_started_is_told(frames, monkeypatch):
+    class Refusing:
+        def fork(self, *_):
+            raise WorkerError("no process can be started")
+
+    def refuse(*_, **__):
+        raise BlockingIOError(11, "out of processes")
+
+    monkeypatch.setattr(worker_module, "fork_server", lambda _: Refusing())
+    monkeypatch.setattr(subprocess, "Popen", refuse)  # what is tried where a server does not fork
+    with pytest.raises(WorkerError, match=r"resnet_opencv_cpu .*out of processes.* that ulimit -a shows"):
+        Worker(rung("resnet_opencv_cpu"), TINY_WORK, frames)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")

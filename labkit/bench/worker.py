@@ -48,6 +48,8 @@ QUOTED_LINES = 3
 WARNING = re.compile(r"warn(ing)?\b", re.IGNORECASE)
 """Of lines that tell of something else than the end of a process."""
 
+START_ADVICE = "end other programs, or raise the limits that ulimit -a shows, and try again"
+
 Report = Callable[[str], None]
 
 
@@ -67,10 +69,15 @@ class Worker:
         self._report = report
         self._timed_out = False
         _check_picklable(rung)
-        self._output = tempfile.TemporaryFile("a+b")  # noqa: SIM115
-        self._connection, theirs = Pipe()
-        with theirs:
-            self._process = _start(rung, theirs, self._output)
+        try:
+            self._output = tempfile.TemporaryFile("a+b")  # noqa: SIM115
+            self._connection, theirs = Pipe()
+            with theirs:
+                self._process = _start(rung, theirs, self._output)
+        except OSError as error:  # of processes, memory, open files; no folder for temporary ones
+            raise WorkerError(
+                f"no process can be started for {rung.name} ({error}); {START_ADVICE}"
+            ) from error
         try:
             self._reply("connected", CONNECT_TIMEOUT_S)
             self.ready: Ready = self._prepare(rung, workload, frames, weights)
@@ -187,7 +194,10 @@ class Worker:
         """Kills the child, and shuts the pipe down, if the block takes longer."""
         timer = threading.Timer(timeout_s, self._end_overdue)
         timer.daemon = True
-        timer.start()
+        try:
+            timer.start()
+        except RuntimeError as error:
+            raise self._death(f"cannot be waited for ({error}; {START_ADVICE})") from error
         try:
             yield
         finally:
@@ -267,7 +277,8 @@ def _start(rung: Rung, end: Any, output: Any) -> subprocess.Popen[bytes] | Forke
     environment = {**os.environ, **worker_environment(spin)}
     server = None if rung.prepare.device == "cuda" or spin else fork_server(environment)
     if server is not None:
-        return server.fork("labkit.bench.worker", [str(time.time())], environment, output, end.fileno())
+        with suppress(WorkerError):  # it has just ended; a process from nothing takes longer
+            return server.fork("labkit.bench.worker", [str(time.time())], environment, output, end.fileno())
     return subprocess.Popen(
         child_command("labkit.bench.worker", str(time.time()), str(end.fileno())),
         stdin=subprocess.DEVNULL,

@@ -42,14 +42,16 @@ class ForkedChild:
 
     def __init__(self, server: ForkServer, pid: int) -> None:
         self._server = server  # which ends when nobody holds it
+        self._asking = threading.Lock()
         self.pid = pid
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
         """The exit status as `Popen.poll` gives it; None while the child runs."""
-        if self.returncode is None:
-            self.returncode = self._server.status(self.pid)
-        return self.returncode
+        with self._asking:  # a child's end is told once
+            if self.returncode is None:
+                self.returncode = self._server.status(self.pid)
+            return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """Waits for the child's end.
@@ -112,20 +114,23 @@ class ForkServer:
         Args:
             module: imported in the child.
             arguments: for its `main`.
-            environment: the child's variables.
+            environment: the child's variables; only those of the call may differ from the server's.
             output: the file that takes what the child prints.
             handed: a file descriptor that the child gets, under a number of its own.
 
         Raises:
-            WorkerError: the server died or did not answer.
+            WorkerError: the server died, did not answer, or could not fork.
         """
         order = {
             "module": module,
             "arguments": list(arguments),
-            "environment": dict(environment),
-            "folder": os.getcwd(),
+            "environment": {name: value for name, value in environment.items() if _is_of_the_call(name)},
+            "folder": _folder(),
         }
-        return ForkedChild(self, int(self._ask(order, [output.fileno(), handed])))
+        answer = self._ask(order, [output.fileno(), handed])
+        if not isinstance(answer, int):
+            raise WorkerError(f"no process can be started ({answer})")
+        return ForkedChild(self, answer)
 
     def status(self, pid: int) -> int | None:
         """Exit status of a child as `Popen.returncode` has it, None while it runs."""
@@ -139,8 +144,12 @@ class ForkServer:
 
     def _ask(self, order: Mapping[str, Any], descriptors: Sequence[int] = ()) -> Any:
         with self._lock:
-            with suppress(OSError):  # told when there is no answer
+            try:
                 socket.send_fds(self._channel, [json.dumps(order).encode()], list(descriptors))
+            except OSError as error:  # it has gone, or the order is too long
+                raise WorkerError(
+                    f"the process that starts the measuring ones takes no order ({error})"
+                ) from error
             return self._receive()
 
     def _receive(self) -> Any:
@@ -166,14 +175,25 @@ def fork_server(environment: Mapping[str, str]) -> ForkServer | None:
     global _current
     if sys.platform != "linux":
         return None
-    wanted = {name: value for name, value in environment.items() if not name.startswith(OF_THE_CALL)}
+    wanted = {name: value for name, value in environment.items() if not _is_of_the_call(name)}
     with _choosing:
         if _current is None or not _current.alive or _current.environment != wanted:
             try:
                 _current = ForkServer(wanted)
-            except WorkerError:  # a child that starts by itself tells what is wrong with the libraries
+            except (WorkerError, OSError):  # a child that starts by itself tells what is wrong
                 _current = None
         return _current
+
+
+def _is_of_the_call(name: str) -> bool:
+    return name.startswith(OF_THE_CALL)
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was deleted
+        return ""
 
 
 def _serve(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
@@ -196,22 +216,27 @@ def _serve(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
             answer = os.waitstatus_to_exitcode(status) if pid else None
         else:
             with warnings.catch_warnings(action="ignore"):  # of fork and threads: there is only one
-                answer = os.fork()
-            if answer == 0:
-                return order, descriptors
-            running.add(answer)
+                try:
+                    answer = os.fork()
+                except OSError as error:  # the system's limit, which the owner tells
+                    answer = str(error)
+                else:
+                    if answer == 0:
+                        return order, descriptors
+                    running.add(answer)
             for each in descriptors:
                 os.close(each)
         channel.send(json.dumps(answer).encode())
 
 
 def _become(order: Mapping[str, Any], descriptors: Sequence[int], server: int) -> None:
-    end_with(server, by_system=True)
     output, handed = descriptors
-    for stream in (1, 2):
+    for stream in (1, 2):  # first, so that a fault is told
         os.dup2(output, stream)
     os.close(output)
-    os.environ.clear()
+    end_with(server, by_system=True)
+    for name in filter(_is_of_the_call, list(os.environ)):
+        del os.environ[name]
     os.environ.update(order["environment"])
     with suppress(OSError):
         os.chdir(order["folder"])
@@ -227,10 +252,10 @@ if __name__ == "__main__":
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # children share these pages as long as nothing is written to them
-    own_pid = os.getpid()
+    own_pid, begun = os.getpid(), None
     with suppress(OSError):  # the owner has gone
         listening.send(b"0")
         begun = _serve(listening)
-        listening.close()
-        if begun is not None:
-            _become(*begun, own_pid)
+    listening.close()
+    if begun is not None:
+        _become(*begun, own_pid)
