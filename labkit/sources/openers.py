@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -19,6 +18,7 @@ from labkit.sources.source import FrameReader, Picture, Source
 from labkit.sources.spec import (
     ADDRESS_SCHEMES,
     EMBEDDED,
+    HOST,
     KNOWN_SOURCES,
     RECORDED_SUFFIXES,
     check_not_empty,
@@ -33,9 +33,6 @@ from labkit.sources.spec import (
 DEFAULT_SIZE: Size = (640, 480)
 NOMINAL_FPS = 30.0
 """Rate of the embedded sources unless another is given."""
-
-_HOST = re.compile(r"^(www\.|\d{1,3}(\.\d{1,3}){3}([:/]|$)|[A-Za-z0-9.-]+:\d{2,5}(/|$))")
-"""Names that look like an address without its scheme."""
 
 
 def open_source(
@@ -219,9 +216,9 @@ def _spellings(name: str) -> Iterator[Path]:
         return
     yield Path(name)
     bare = name.strip().strip("\"'")  # as a file manager copies it
-    with suppress(RuntimeError, ValueError):  # ~ of nobody
-        yield Path(name).expanduser()
-        yield Path(bare).expanduser()
+    with suppress(ValueError):
+        yield Path(os.path.expanduser(name))
+        yield Path(os.path.expanduser(bare))
     # macOS writes letters and their accents apart, keyboards as one.
     for form in ("NFC", "NFD"):
         yield Path(unicodedata.normalize(form, bare))
@@ -235,7 +232,7 @@ def _why_not_there(name: str) -> str:
         return f"{shown} is a link that leads nowhere; name the file itself"
     if name.isascii() and name.isdigit() and len(name) < 4:
         return f'there is no file or folder {shown!r}; the camera of that number is "webcam:{name}"'
-    if _HOST.match(name):
+    if HOST.match(name):
         return f'there is no file or folder {shown!r}; an address begins with "http://" or "rtsp://"'
     return f"there is no file or folder {shown!r}; a source is {KNOWN_SOURCES}"
 

@@ -41,8 +41,14 @@ _PARTS = re.compile(
     r"^[A-Za-z][A-Za-z0-9+.-]*://(?:(?P<user>[^/?#\s]*)@)?"
     r"(?P<place>(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)(?P<behind>(?:[/?#].*)?)$"
 )
-_CREDENTIALS = re.compile(r":.*@", re.DOTALL)
+HOST = re.compile(r"^(www\.|\d{1,3}(\.\d{1,3}){3}([:/]|$)|[A-Za-z0-9.-]+:\d{2,5}(/|$))")
+"""Beginnings of names that look like an address without its scheme."""
 _SCHEMES = "http https rtsp rtsps rtmp rtp udp tcp srt ftp file gopher"
+_DOUBTFUL = re.compile(  # credentials, a query, an address that is misspelt or encoded
+    r":.*@|\?|://|//.*@|%3a|%40|(pass|pwd|pw|token|key|secret|auth|sig)\w*\s*="
+    rf"|^\W*({_SCHEMES.replace(' ', '|')})([:;]|\W?[/\\]{{2}})",
+    re.DOTALL | re.IGNORECASE,
+)
 _SHOWN_SCHEMES = frozenset(_SCHEMES.split())
 _PAGE_SUFFIXES = frozenset({".cgi", ".sdp", ".m3u8", ".asp", ".php", ".html", ".htm", ".jsp"})
 _WORDS = """
@@ -86,9 +92,12 @@ def redact(spec: str) -> str:
     bare = clean_spec(spec)
     found = _ADDRESS.match(bare)
     if found is None:
-        looks_secret = "://" in spec or "?" in spec or _CREDENTIALS.search(spec)
-        is_file = "\0" not in spec and os.path.lexists(os.path.expanduser(spec))
-        shown = _HIDDEN if looks_secret and not is_file else bare
+        shown = bare
+        if "\0" in spec or not os.path.lexists(os.path.expanduser(spec)):
+            if HOST.match(bare):
+                shown = redact(f"http://{bare}").removeprefix("http://")
+            elif _DOUBTFUL.search(spec):
+                shown = _HIDDEN
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
     scheme = found.group(1).lower()
     if scheme not in _SHOWN_SCHEMES:
