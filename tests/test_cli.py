@@ -18,9 +18,11 @@ import torch
 import typer
 
 from labkit.bench.run import TIME_IS_UP
+from labkit.cli import main as cli_main
 from labkit.cli.main import app
 from labkit.cli.options import parse_size
 from labkit.core.errors import ResultsError, SourceError, UnavailableError, UsageError, WorkerError
+from labkit.core.files import results_folder, user_cache
 from labkit.pipelines.ladder import LADDER, select_rungs
 from labkit.results.format import format_number
 
@@ -263,6 +265,24 @@ def test_a_results_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
     done = labkit("bench", "resnet_pil_cpu", *TINY, env={"LABKIT_HOME": str(tmp_path / "locked")})
     assert done.returncode == 7
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a folder in use cannot be deleted there")
+def test_a_working_folder_that_was_deleted(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli_main.main(["results"]) == 2
+    assert "has been deleted; cd to another" in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it answers where there is none
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(OSError, match="Not a directory"):
+        user_cache().mkdir(parents=True)
+    monkeypatch.setenv("LABKIT_HOME", "~/results")
+    assert results_folder() == Path("~/results")
 
 
 def test_a_results_folder_that_is_a_file(tmp_path, here):

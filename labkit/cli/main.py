@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -126,7 +127,6 @@ def lab(
     ] = False,
 ) -> None:
     """Open JupyterLab on the first notebook (with a token, for this machine alone)."""
-    import os
     import subprocess
 
     from labkit.bench.doctor import screen
@@ -189,6 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_commands()
     with _terminated_as_interrupted() as terminated:
         try:
+            _check_folder()
             app(arguments)  # ends the process itself, with the command's exit code
         except LabError as error:
             print_text(f"labkit: {error}", file=sys.stderr)
@@ -200,6 +201,13 @@ def main(arguments: list[str] | None = None) -> int:
                 return EXIT_TERMINATED
             raise
     return 0
+
+
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the folder that this was started in has been deleted; cd to another one") from None
 
 
 @contextmanager

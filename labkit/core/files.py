@@ -66,7 +66,7 @@ def results_folder() -> Path:
     The project is found from any folder inside it, such as `notebooks`. The folder need not exist.
     """
     home = os.environ.get("LABKIT_HOME")
-    return Path(home).expanduser() if home else _project_results() or Path("results")
+    return Path(os.path.expanduser(home)) if home else _project_results() or Path("results")
 
 
 def recorded_folder(part: str = "") -> Path:
@@ -90,8 +90,13 @@ def _project_results() -> Path | None:
 
 
 def user_cache() -> Path:
-    """The folder of files that can be made again, such as converted models. It need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labkit"
+    """The folder of files that can be made again, such as converted models. It need not exist.
+
+    A user without a home has one that cannot be made, so that nothing is kept.
+    """
+    home = os.path.expanduser("~/.cache")
+    nowhere = os.path.join(os.devnull, "cache")
+    return Path(os.environ.get("XDG_CACHE_HOME") or (nowhere if home.startswith("~") else home)) / "labkit"
 
 
 def _cannot_write(path: Path, error: OSError) -> str:

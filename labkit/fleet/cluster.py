@@ -233,7 +233,7 @@ def _set_token() -> None:
     It is never unset, since Ray reads it once per process.
     """
     known = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
-    if not known and not (Path.home() / ".ray" / "auth_token").exists():
+    if not known and not os.path.exists(os.path.expanduser("~/.ray/auth_token")):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 

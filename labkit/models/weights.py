@@ -261,7 +261,7 @@ def _torch_hub() -> Path:
     if "torch" in sys.modules:
         return Path(sys.modules["torch"].hub.get_dir())
     caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("TORCH_HOME", f"{caches}/torch")).expanduser() / "hub"
+    return Path(os.path.expanduser(os.environ.get("TORCH_HOME", f"{caches}/torch"))) / "hub"
 
 
 def _check_name(path: Path) -> str:
