@@ -199,6 +199,7 @@ def _folder() -> str:
 def _serve(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """Answers orders; returns in a child, with its order, and at the end, with None."""
     running: set[int] = set()
+    answer: int | str | None
     while True:
         channel.settimeout(IDLE_S)
         try:
