@@ -126,7 +126,7 @@ def measured(monkeypatch):
         context = Context(
             None, Workload(), {}, None, QUICK_ROUNDS, {}, reporter, None, SimpleNamespace(close=lambda: None)
         )
-        run_module._measure_group(rungs, context, result)
+        run_module._measure_group(rungs, context, result, to_come=0)
         assert not machine.live  # whatever happened, nothing is left behind
         return result, reporter.notes, compared
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class Context:
     counted: Mapping[str, float] = field(default_factory=dict)
     headroom: Headroom = field(default_factory=Headroom)
     paced: tuple[Plan, ...] = ()
-    began_s: float = field(default_factory=time.perf_counter)
+    began_s: float = field(default_factory=lambda: time.perf_counter())
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -88,9 +88,18 @@ class Context:
         now = lock_holder(besides=self.own_lock)
         return tuple(dict.fromkeys([*self.disturbances, *([f"{now} was running"] if now else [])]))
 
-    def seconds_per_rung(self, n_measured: int) -> float:
-        """Mean seconds of a rung so far, comparisons included."""
-        return (time.perf_counter() - self.began_s) / max(1, n_measured)
+    def rounds_in_time(self, expected_s: float, n_measured: int, to_come: int) -> RoundPlan | None:
+        """The rounds as planned, or in one process where as many rungs as are to come need the time.
+
+        Args:
+            expected_s: length of the rounds as planned.
+            n_measured: rungs measured so far; one to come is expected to take as long as their mean.
+            to_come: rungs still to measure.
+        """
+        per_rung_s = (time.perf_counter() - self.began_s) / max(1, n_measured)
+        if self.rounds is None or not self.out_of_time(expected_s + to_come * per_rung_s):
+            return self.rounds
+        return replace(self.rounds, processes=1)
 
     def out_of_time(self, reserved_s: float = 0.0) -> bool:
         """True if less than `reserved_s` is left of the benchmark's time."""

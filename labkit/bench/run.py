@@ -458,10 +458,8 @@ def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSe
             names = ", ".join(waiting.measured)
             result_set.skipped[f"comparing {names}"] = f"{TIME_IS_UP}: labkit compare A B"
             return
-        rounds = context.rounds
-        expected_s = _comparing_s(result_set.runs, waiting.measured, rounds)
-        if context.out_of_time(expected_s + to_come * context.seconds_per_rung(len(result_set.runs))):
-            rounds = replace(rounds, processes=1)
+        expected_s = _comparing_s(result_set.runs, waiting.measured, context.rounds)
+        rounds = context.rounds_in_time(expected_s, len(result_set.runs), to_come)
         if not waiting.closed:
             _compare(done, waiting.measured, pairs, rounds, agreements, scores, context, result_set, stack)
             return
