@@ -12,6 +12,7 @@ import gc
 import threading
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,17 +39,38 @@ READ_BY_HOST = {
 }  # fmt: skip
 """Operations whose result, or its size, the host has to know."""
 
+
+def _wide(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """The operation with half-precision arguments, summed in single precision as a GPU's tensor cores do."""
+
+    def summed(*args: Any, **kwargs: Any) -> Any:
+        flat, spec = tree_flatten((args, kwargs))
+        if not any(isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float16 for leaf in flat):
+            return compute(*args, **kwargs)
+        wide = [leaf.float() if isinstance(leaf, torch.Tensor) else leaf for leaf in flat]
+        args, kwargs = tree_unflatten(wide, spec)
+        return compute(*args, **kwargs).half()
+
+    return summed
+
+
 ON_GPU: dict[Any, Any] = {
     # One kernel, where PyTorch puts it together from others on the CPU; heads lie beside each other.
     aten.scaled_dot_product_attention.default: lambda q, k, v, *how, **more: (
         aten.scaled_dot_product_attention(q, k, v, *how, **more).transpose(1, 2).contiguous().transpose(1, 2)
     ),
-    aten.cudnn_convolution_relu.default: lambda x, weight, bias, *how: (
-        aten.conv2d(x, weight, bias, *how).relu_()
+    aten.cudnn_convolution_relu.default: _wide(
+        lambda x, weight, bias, *how: aten.conv2d(x, weight, bias, *how).relu_()
     ),
-    aten.cudnn_convolution_add_relu.default: lambda x, weight, z, alpha, bias, *how: (
-        aten.conv2d(x, weight, bias, *how).add_(z, alpha=alpha).relu_()
+    aten.cudnn_convolution_add_relu.default: _wide(
+        lambda x, weight, z, alpha, bias, *how: (
+            aten.conv2d(x, weight, bias, *how).add_(z, alpha=alpha).relu_()
+        )
     ),
+    **{
+        operation: _wide(operation)
+        for operation in (aten.convolution.default, aten.mm.default, aten.bmm.default, aten.addmm.default)
+    },
 }  # fmt: skip
 """Operations that a GPU has in another form than the CPU, and their values."""
 
