@@ -23,12 +23,10 @@ bench: $(READY) ## measure every rung that this machine can run, quickly (under 
 PYTEST := $(BIN)/python -m pytest --durations 15
 
 test: $(READY) ## every promise of the README once, before each commit
-	$(PYTEST) -m "not slow and not extended and not alone" -n 2 --dist loadfile
-	$(PYTEST) -m "not slow and not extended and alone"
+	$(PYTEST) -m "not slow and not extended" -n 2 --dist loadfile
 
 test-all: test ## and further sizes, seeds, faults, browsers: before each release
-	$(PYTEST) -m "extended and not slow and not alone" -n 2 --dist loadfile
-	$(PYTEST) -m "extended and not slow and alone"
+	$(PYTEST) -m "extended and not slow" -n 2 --dist loadfile
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads; pools must not fight
 
@@ -13,17 +14,22 @@ from labkit.core.types import Frame, Workload
 
 TINY = (160, 128)
 
-# These wait for deadlines, watch the machine's load, drive a browser, or start many processes.
-ALONE = {
-    "browser", "test_batch", "test_fleet", "test_live", "test_measure", "test_operators", "test_profiling",
-    "test_sources_live", "test_sweep",
-}  # fmt: skip
-
 # What a browser shows. The same messages are tested without one in test_live.py.
 EXTENDED = {"browser"}
 
+# Files whose tests share one process: each of these starts a cluster, or a browser.
+TOGETHER = {
+    "test_batch": "clusters",
+    "test_fleet": "clusters",
+    "test_sweep": "clusters",
+    "browser": "browser",
+}
+
 # These take longest. They begin first, so that none of them is left to one process at the end.
-LONGEST = ("test_notebooks", "test_cli", "test_pipelines", "test_bench", "test_coco", "test_models")
+LONGEST = (
+    "browser", "test_batch", "test_fleet", "test_sweep", "test_notebooks", "test_measure", "test_live",
+    "test_fake_gpu", "test_pipelines", "test_kernels", "test_cli", "test_own_loop",
+)  # fmt: skip
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -33,10 +39,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks what runs alone, and puts the longest first."""
+    """Marks what a browser shows, and puts the longest first."""
     for item in items:
-        if room_of(item) in ALONE:
-            item.add_marker("alone")
         if room_of(item) in EXTENDED:
             item.add_marker("extended")
     rank = {room: place for place, room in enumerate(LONGEST)}
@@ -55,8 +59,10 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            path = nodeid.partition("::")[0]
-            return nodeid if path.endswith("test_notebooks.py") else path
+            path = Path(nodeid.partition("::")[0])
+            if path.stem == "test_notebooks":
+                return nodeid
+            return TOGETHER.get(path.parent.name) or TOGETHER.get(path.stem, path.stem)
 
     config.option.loadscopereorder = False  # it would begin with many short tests
     return ByFile(config, log)
@@ -129,6 +135,14 @@ def frames():
 def workload():
     """Random weights on small frames, three boxes."""
     return Workload(weights="random", size=TINY, objects=3)
+
+
+def further(*cases):
+    """Cases of a parametrised test that only `make test-all` runs."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.extended)
+        for case in cases
+    ]
 
 
 def make_frame(index, size=TINY, seed=0):

@@ -395,6 +395,7 @@ def test_json_is_one_object_per_rung(here):
     assert rows[0]["latency_ms"]["p99"] is None or rows[0]["n_frames"] >= 662
 
 
+@pytest.mark.extended
 def test_compare_as_json(here):
     done = here("compare", "resnet_opencv_cpu", "resnet_linear_cpu", *TINY[:6], "--quick", "--json")
     row = json.loads(done.stdout)

@@ -29,7 +29,7 @@ from labkit.practice import GpuError
 from labkit.profiling.reads import noting_reads
 
 import count_launches  # isort: skip
-from conftest import make_frame  # isort: skip
+from conftest import further, make_frame  # isort: skip
 
 SIZE = (64, 48)
 WORK = Workload(model_set="lab", size=SIZE, objects=5)
@@ -268,9 +268,13 @@ WAITS = {
     "filter_fused_cuda": {"a copy to the host": 1},
     "filter_graph_cuda": {"a copy to the host": 1},
 }  # fmt: skip
+ONCE = [name for name in WAITS if name not in ("grouped_graph_8_cuda", "filter_graph_cuda", "autotuned_cuda")]
+"""Rungs whose code no other of them runs."""
 
 
-@pytest.mark.parametrize("name", WAITS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ONCE else pytest.mark.extended) for name in WAITS]
+)
 def test_how_often_the_host_waits_per_frame(name, fake_gpu):
     frames = [make_frame(i, SIZE) for i in range(2)]
     if "c++" in rung(name).needs:
@@ -280,7 +284,7 @@ def test_how_often_the_host_waits_per_frame(name, fake_gpu):
 
 
 @pytest.mark.usefixtures("networks_once")
-@pytest.mark.parametrize("name", ["baseline_combined_cuda", "graph_cuda", "box_kernels_cuda"])
+@pytest.mark.parametrize("name", ["graph_cuda", *further("baseline_combined_cuda", "box_kernels_cuda")])
 def test_what_the_notebook_shows_is_what_is_counted(name):
     recorded = json.loads(LAUNCH_COUNTS.read_text())
     assert set(recorded["boxes"]["5"]) == {row.name for row in count_launches.rungs()}
@@ -309,7 +313,7 @@ def test_the_origins_streams_race(fake_gpu):
         Session(rung("baseline_streams_cuda"), WORK, frames)
 
 
-@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("depth", [2, *further(3)])
 @pytest.mark.parametrize("name", RINGS)
 def test_streams_with_every_wait_agree_and_do_not_race(name, depth, fake_gpu):
     frames = [make_frame(i, SIZE, seed=10 * i) for i in range(5)]
@@ -370,7 +374,7 @@ def on_the_cpu():
     return answers
 
 
-@pytest.mark.parametrize("objects", [0, 1, 100])
+@pytest.mark.parametrize("objects", [0, *further(1, 100)])
 @pytest.mark.parametrize(
     "name",
     ["slots_cuda", "graph_cuda", "box_kernels_cuda", "streams_cuda", "staged_cuda", "grouped_cuda",

@@ -130,6 +130,7 @@ def test_a_single_process_is_measured_several_times(tmp_path):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.extended
 def test_a_fleet_is_compared_with_a_single_process(cluster_of_two, tmp_path):  # noqa: F811
     plan = Plan((film(tmp_path / "a.avi", 90),), CHEAP, WORKLOAD, fps=20.0, open_net=open_nothing)
     done = run_rounds(plan, (2,), seconds=1.5)

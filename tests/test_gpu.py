@@ -63,7 +63,9 @@ KNOWN = {}
 REAL = Machine(Workload(weights="random", size=SIZE, objects=5))
 
 
-@pytest.fixture(params=[pytest.param("real", marks=needs_gpu), "fake_gpu"])
+@pytest.fixture(
+    params=[pytest.param("real", marks=needs_gpu), pytest.param("fake_gpu", marks=pytest.mark.extended)]
+)
 def machine(request):
     """The real GPU with the real work, and a fake one with little."""
     if request.param == "real":

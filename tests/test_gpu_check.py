@@ -39,6 +39,7 @@ def test_without_a_gpu_nothing_is_checked_and_nothing_fails(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.extended
 def test_two_steps_on_the_practice_gpu_leave_a_record(tmp_path):
     done = run("--out", tmp_path, "--fake", "facts", "peaks")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -70,6 +70,7 @@ def test_the_filter_is_evaluated_by_the_detector():
     assert "too few scenes" in table.loc[0, "no filter"]
 
 
+@pytest.mark.extended
 def test_the_cost_of_a_box_is_measured_in_turns(monkeypatch):
     """Numbers of boxes that follow one another would take a machine's drift for a slope."""
     measure_in_process(monkeypatch.setattr)

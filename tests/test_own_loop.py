@@ -199,6 +199,7 @@ def test_a_loop_goes_to_a_process_of_its_own_with_what_it_uses() -> None:
         pytest.param("compiled_bf16", "torch", 0.9, marks=pytest.mark.extended),
     ],
 )
+@pytest.mark.extended
 def test_the_scripts_of_peers_do_the_same_work(
     script: str, needs: str, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,7 +282,6 @@ def test_a_loop_from_a_file_sees_its_neighbours(tmp_path: Path) -> None:
         loop_from_file(f"{file}:fast_one")
 
 
-@pytest.mark.alone
 def test_a_loop_is_measured_beside_a_rung_and_kept_with_its_source() -> None:
     loop = with_span(typed(NAMES, "my_loop"))
     work: dict[str, Any] = {"source": "scenes", "size": (160, 128), "model_set": "lab", "quick": True}

@@ -32,7 +32,7 @@ from labkit.pipelines.ladder import LADDER, ladder, rung
 from labkit.pipelines.tracked import flow_boxes, tracked
 from labkit.sources.synthetic.scene import scene_frame
 
-from conftest import TINY, make_frame  # isort: skip
+from conftest import TINY, further, make_frame  # isort: skip
 
 pytestmark = pytest.mark.usefixtures("networks_once")
 
@@ -292,7 +292,7 @@ def assert_same_answers(got, wanted, box_px, share):
         assert (a.name, a.fine_name) == (b.name, b.fine_name)
 
 
-@pytest.mark.parametrize("together", [1, 2, 3, 4])
+@pytest.mark.parametrize("together", [4, *further(1, 2, 3)])
 @pytest.mark.parametrize("objects", [0, 3])
 def test_groups_of_frames_get_the_answers_of_single_frames(together, objects):
     frames = [make_frame(i) for i in range(6)]  # 6 is no multiple of 4: the last group is not full
@@ -313,7 +313,7 @@ def test_groups_where_some_frames_have_no_box():
     assert_same_answers(list(row.run(frames, prepare(row.prepare, some).net)), single, 1e-2, 1e-3)
 
 
-@pytest.mark.parametrize(("precision", "error", "agree"), [("fp32", 1e-3, 1), ("bf16", 0.05, 0.9)])
+@pytest.mark.parametrize(("precision", "error", "agree"), [("fp32", 1e-3, 1), *further(("bf16", 0.05, 0.9))])
 def test_an_engine_answers_groups_as_it_answers_single_frames(precision, error, agree):
     pytest.importorskip("openvino")
     frames = [make_frame(i) for i in range(7)]

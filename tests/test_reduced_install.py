@@ -58,6 +58,7 @@ def python(site: Path, code: str, home: Path) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280, check=False)
 
 
+@pytest.mark.extended
 def test_every_module_imports_or_exists_for_what_is_missing(site: Path, tmp_path: Path) -> None:
     done = python(site, IMPORT_ALL, tmp_path)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

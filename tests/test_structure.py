@@ -133,7 +133,7 @@ def test_public_names_stay_functions_when_their_packages_are_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_examples_of_the_public_face_run():
+def test_examples_of_the_public_face_run(in_process):
     import labkit
 
     finder = doctest.DocTestFinder(recurse=False)
