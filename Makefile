@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+unexport PYTHONDONTWRITEBYTECODE  # some containers set it, and each process then compiles every module anew
 
 .PHONY: help setup bench test test-all lint lab soak gallery gpu-check clean
 help: ## this list

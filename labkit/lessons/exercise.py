@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from html import escape
 from pathlib import Path
 from types import FrameType, FunctionType
@@ -322,6 +322,11 @@ def solved(exercise: str) -> Callable[..., Any]:
 
 def solutions() -> dict[str, str]:
     """Texts of all solutions by the name of the exercise, in alphabetical order."""
+    return dict(_read_solutions())
+
+
+@cache
+def _read_solutions() -> dict[str, str]:
     folder = Path(__file__).parent
     kernels = re.split(r"// solves (\w+)\n", (folder / "solution_kernels.cu").read_text(encoding="utf-8"))[1:]
     texts = {name: text.strip() for name, text in zip(kernels[::2], kernels[1::2], strict=True)}
