@@ -312,7 +312,7 @@ def test_fresh_processes_are_given_up_where_later_rungs_need_the_time(monkeypatc
     rounds = replace(ROUNDS, processes=3)
     context = context_module.Context(None, WORK, {}, PLAN, rounds, {}, None, None, None, until_s=until_s)
     now[0] = 40.0
-    assert context.rounds_in_time(10.0, n_measured=2, to_come=1).processes == processes
+    assert context.rounds_in_time(rounds, 10.0, n_measured=2, to_come=1).processes == processes
 
 
 def test_the_expected_length_of_rounds_is_their_length():
