@@ -273,3 +273,17 @@ def test_other_arrays_are_refused(image):
 def test_detections_of_another_frame_are_refused():
     with pytest.raises(UsageError, match="refer to a frame"):
         draw_detections(np.zeros((10, 20, 3), np.uint8), Detections.empty((10, 20)))
+
+
+def test_a_name_stands_above_the_left_end_of_its_box(plates):
+    ground = np.zeros((150, 200, 3), np.uint8)
+    found = Detections(
+        np.array([[40, 60, 120, 100]], np.float32),
+        np.array([0.9], np.float32),
+        np.array([1]),
+        ("cat",),
+        (200, 150),
+    )
+    draw_detections(ground, found)
+    ((left, _, _, bottom),) = plates
+    assert abs(left - 40) <= 4 and 0 < 60 - bottom <= 5

@@ -632,6 +632,14 @@ def from_nothing(monkeypatch):
     monkeypatch.setattr(worker_module, "fork_server", lambda environment: None)
 
 
+def test_what_a_worker_says_on_the_way_is_passed_on():
+    said = iter([("report", "a"), ("progress", 0.5), ("startled", 1), ("done", 7)])
+    reports, shares = [], []
+    worker = SimpleNamespace(_receive=lambda _: next(said), _report=reports.append)
+    assert Worker._reply(worker, "done", 1.0, shares.append) == 7
+    assert (reports, shares) == (["a"], [0.5])
+
+
 def test_a_worker_answers_runs_and_is_timed_in_rounds(frames):
     shares = []
     with Worker(rung("resnet_opencv_cpu"), TINY_WORK, frames) as worker:
@@ -752,6 +760,24 @@ def test_forked_workers_are_new_processes_whose_ends_are_told(frames, importable
         Worker(bad(hanging), TINY_WORK, frames)
     assert server.is_running()
     assert server.children() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+def test_a_fork_server_waits_for_orders_only_while_a_child_runs(monkeypatch):
+    monkeypatch.setattr(fork_server, "IDLE_S", 0.05)
+    monkeypatch.setattr(os, "fork", lambda: 4321)
+    monkeypatch.setattr(os, "waitpid", lambda pid, _: (pid, 0))
+    owner, server = socket.socketpair()
+    with owner, server, ThreadPoolExecutor(1) as pool:
+        assert fork_server._serve(server) is None  # nobody asks, and nothing runs
+        served = pool.submit(fork_server._serve, server)
+        owner.send(b"{}")
+        assert owner.recv(99) == b"4321"
+        with pytest.raises(TimeoutError):
+            served.result(0.3)
+        owner.send(b'{"status": 4321}')
+        assert owner.recv(99) == b"0"
+        assert served.result(5) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")

@@ -20,6 +20,7 @@ from labkit.results.records import Comparison, Run
 from labkit.results.report.groups import groups, newest
 from labkit.results.report.machines import figure, machines, side_by_side
 from labkit.results.report.report_page import write_report
+from labkit.results.report.tables import _cells
 from labkit.results.store import Prediction, Store, default_path
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=http://example.org/x onerror=alert(2)>"
@@ -386,3 +387,9 @@ def test_the_command_reads_exports_and_the_own_store(tmp_path: Path, monkeypatch
     assert "Machines side by side" not in told()
     assert main(["report", str(tmp_path / "page.html")]) == 2
     assert main(["report", str(tmp_path / "nowhere")]) == 7
+
+
+def test_the_share_of_the_limit_is_told_where_there_is_one():
+    run = made_up_run("a")
+    assert f"{run.share_of_limit:.1%}" in [cell.text for cell in _cells(run, [])]
+    assert [cell.text for cell in _cells(made_up_run("a", limit={}), [])].count("-") >= 1

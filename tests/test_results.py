@@ -26,6 +26,7 @@ from labkit.core.files import recorded_folder, write_atomic
 from labkit.results import checksums, codec, database, result_set, saving, schema
 from labkit.results.ceilings import with_ceilings
 from labkit.results.exports import export, load_export, load_exports
+from labkit.results.record_checks import check_seconds
 from labkit.results.records import Comparison, Run
 from labkit.results.result_set import ResultSet
 from labkit.results.saving import Saving, add_all
@@ -438,6 +439,40 @@ def test_a_disturbed_result_says_so_once_in_its_first_line(capsys, monkeypatch) 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"disturbed: {busy[0]}. To repeat: labkit")
     assert not any("other programs" in line for line in lines[2:])
+
+
+def test_rates_of_fed_rungs_stand_below_their_closed_run():
+    fed = [made_up_run("a", scenario="paced", settings={"paced_fps": fps}) for fps in (30, 10)]
+    found = ResultSet([made_up_run("b"), *fed, made_up_run("a")])
+    assert [(run.rung, run.scenario) for run in found._fed()] == [
+        ("a", "closed"),
+        ("a", "paced"),
+        ("a", "paced"),
+    ]
+    assert [run.settings["paced_fps"] for run in found._fed()[1:]] == [10, 30]
+
+
+def test_times_are_finite_and_not_negative():
+    for wrong in (-1.0, np.inf, np.nan):
+        with pytest.raises(ResultsError, match="seconds from 0"):
+            check_seconds("x", np.array([1.0, wrong]))
+    check_seconds("x", np.array([0.0, np.nan]), gaps=True)
+
+
+def test_own_results_are_read_by_default_and_a_table_has_three_percentiles():
+    assert len(result_set.results()) == 0
+    run = made_up_run("a", n=2000)
+    row = table([run]).iloc[0]
+    assert [row[f"p{q}_ms"] for q in (50, 90, 99)] == [run.percentile_ms(q) for q in (50, 90, 99)]
+
+
+def test_amdahls_ceiling_of_each_span():
+    run = made_up_run("a", spread=0.0)  # preprocess 0.12, infer 0.75, decode 0.08 of each frame
+    table = ResultSet([run, made_up_run("fed", scenario="paced")]).ceilings().set_index("part")
+    assert list(table["rung"]) == ["a"] * 3
+    assert table["share of the frame"].to_dict() == {"preprocess": 0.12, "infer": 0.75, "decode": 0.08}
+    assert table["ceiling"].to_dict() == {"preprocess": 1.14, "infer": 4.0, "decode": 1.09}
+    assert table["ms per frame"].to_dict() == {"preprocess": 3.6, "infer": 22.5, "decode": 2.4}
 
 
 def test_a_verdict_beyond_what_is_possible_is_none() -> None:

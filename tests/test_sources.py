@@ -730,9 +730,11 @@ def test_interlaced_films_have_no_combs(tmp_path):
 def test_an_hdr_film_is_shown_on_an_ordinary_screen(tmp_path):
     """Greys of PQ by their brightness: below the curve's knee as sRGB has them, the brightest white."""
     import av
+    from av.video.reformatter import ColorTrc
 
     from labkit.sources.hdr_film import HLG, PQ, on_screen
 
+    assert (ColorTrc.SMPTE2084.value, ColorTrc.ARIB_STD_B67.value) == (PQ, HLG)
     nits = np.array([0.0, 20, 50, 203, 1000])
     root = (nits / 10000) ** (2610 / 16384)
     signal = ((3424 / 4096 + 2413 / 128 * root) / (1 + 2392 / 128 * root)) ** (2523 / 32)

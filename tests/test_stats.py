@@ -389,3 +389,9 @@ def test_two_points_give_a_line_without_an_interval_and_one_gives_none():
     for x in ([1], [2, 2, 2]):
         with pytest.raises(UsageError, match="different x"):
             stats.fit_line(x, [1.0] * len(x))
+
+
+def test_few_blocks_widen_an_interval_as_fixed_bandwidth_theory_says():
+    """97.5% critical values of Kiefer and Vogelsang (2005) for Bartlett's kernel."""
+    factors = [stats._few_blocks_factor(share) for share in (0.0, 0.5, 1.0)]
+    assert factors == pytest.approx([1.0, 3.482 / 1.96, 4.813 / 1.96], abs=1e-3)

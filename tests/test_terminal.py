@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import labkit
-from labkit.bench.progress import OPTIONAL, ProgressBar, print_lines, print_table, runs_table
+from labkit.bench.progress import OPTIONAL, ProgressBar, print_lines, print_table, rows_table, runs_table
 from labkit.cli import main as cli
 from labkit.core.errors import LabError, LoopError, ResultsError, SourceError, UsageError
 from labkit.core.terminal import HIDDEN, printable
@@ -43,6 +43,11 @@ def test_no_control_character_is_left(text):
 
     kinds = {unicodedata.category(c) for c in printable(text) if c not in "\n\t"}
     assert not kinds & HIDDEN
+
+
+def test_cells_are_short_floats_words_and_dashes():
+    cells = rows_table("abcde", [(0.123456, None, True, np.False_, 7)]).columns
+    assert [next(iter(cell.cells)) for cell in cells] == ["0.12", "-", "yes", "", "7"]
 
 
 def test_foreign_text_steers_no_terminal():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.core.errors import FrameError, UnavailableError, UsageError
-from labkit.core.types import Detections, Frame, Workload
+from labkit.core.types import MAX_GROUP, Detections, Frame, Preparation, Workload
 
 
 def boxes(n=2, **changes):
@@ -25,6 +25,7 @@ def boxes(n=2, **changes):
     "image",
     [
         np.zeros((4, 5), np.uint8),
+        np.zeros((4, 5, 2), np.uint8),
         np.zeros((4, 5, 4), np.uint8),
         np.zeros((4, 5, 3), np.float32),
         np.zeros((0, 5, 3), np.uint8),
@@ -47,6 +48,7 @@ def test_frame_size_is_width_by_height():
         {"xyxy": np.array([[1, 2, 3, 11], [1, 2, 3, 4]], np.float32)},  # outside
         {"xyxy": np.array([[5, 2, 3, 4], [1, 2, 3, 4]], np.float32)},  # turned round
         {"xyxy": np.array([[np.nan, 2, 3, 4], [1, 2, 3, 4]], np.float32)},
+        {"score": np.array([0.5, np.nan], np.float32)},
         {"xyxy": np.zeros((2, 4))},  # float64
         {"score": np.zeros(3, np.float32)},
         {"label": np.zeros(2, np.int32)},
@@ -143,3 +145,10 @@ def test_a_missing_supervision_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(UnavailableError, match=r"needs the package supervision: pip install 'labkit"):
         Detections.empty((4, 4)).to_supervision()
+
+
+@pytest.mark.parametrize("frames", [0, 1.5, MAX_GROUP + 1, "2"])
+def test_a_group_is_a_number_of_frames(frames):
+    assert Preparation("detect", options={"frames": MAX_GROUP}).group == MAX_GROUP
+    with pytest.raises(UsageError, match="a group is a number of frames"):
+        _ = Preparation("detect", options={"frames": frames}).group

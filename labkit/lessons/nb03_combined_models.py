@@ -181,6 +181,7 @@ def check_best_boxes(best_boxes: Callable[..., Any], rng: Rng) -> str:
     for (queries, classes, k), size in drawn:
         logits = rng.normal(0, 1.5, (queries, classes + 1)).astype(np.float32)
         logits[rng.permutation(queries)[: queries // 2], -1] += 6  # queries that found nothing
+        logits[[-1, 0], [-2, 0]] = 15, 14  # the last query and class are among the best, and the first ones
         boxes = rng.uniform((0.3, 0.3, 0.05, 0.05), (0.7, 0.7, 0.5, 0.5), (queries, 4)).astype(np.float32)
         given = torch.from_numpy(logits), torch.from_numpy(boxes)
         got, waits = on_practice_gpu(best_boxes, given, (size, k))

@@ -323,10 +323,9 @@ def check_keep_newest(keep_newest: Callable[[list[int], int, int], Any], rng: Rn
     waiting holds frame numbers, oldest first, some of which may be missing; the new frame joins them,
     at most `most` stay, also where more have waited so far, and both lists that come back are in order.
     """
-    for turn in range(30):
-        most = int(rng.integers(1, 5))
-        first, n = int(rng.integers(0, 1000)), int(rng.integers(0, most + (4 if turn % 5 == 4 else 1)))
-        *waiting, frame = (first + rng.integers(1, 4, n + 1).cumsum()).tolist()
+    places = [(most, n) for most in range(1, 5) for n in range(most + 4)]
+    for most, n in rng.permutation(places).tolist():
+        *waiting, frame = (rng.integers(0, 1000) + rng.integers(1, 4, n + 1).cumsum()).tolist()
         got = call(keep_newest, waiting, frame, most)
         if not (isinstance(got, tuple | list) and len(got) == 2 and all(isinstance(x, list) for x in got)):
             raise Mistake("two lists are expected: what waits from now on, and what is dropped")
