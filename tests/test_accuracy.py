@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from labkit.bench import accuracy
+from labkit.bench import tracking as tracking_module
 from labkit.bench.agreement import Answers
 from labkit.bench.session import Session
 from labkit.bench.tracking import measure_tracking
@@ -226,3 +227,24 @@ def test_tracking_is_measured_against_a_detection_on_every_frame(tmp_path, monke
         measure_tracking(rung("cpu_engine_bf16"), Workload(model_set="lab"))
     with pytest.raises(UsageError, match="k is 1 or more"):
         measure_tracking(rung("tracked_bf16_cpu"), Workload(model_set="lab"), [0])
+
+
+def test_a_detection_on_every_frame_is_the_closest(monkeypatch):
+    monkeypatch.setattr(tracking_module, "moving_shots", lambda *_: 1 / 0)
+    tracked = rung("tracked_bf16_cpu")
+    for every in ((), (0,), (2, -1)):
+        with pytest.raises(UsageError, match="k is 1 or more"):
+            measure_tracking(tracked, Workload(), every)
+    with pytest.raises(ZeroDivisionError):  # 1 is taken, and the films come next
+        measure_tracking(tracked, Workload(), (1,))
+
+
+def test_a_fold_without_objects_is_no_accuracy_of_its_own(monkeypatch):
+    folds = [{"map": share} for share in (0.4, 0.5, 0.6)]
+    monkeypatch.setattr(accuracy, "_map", lambda *_: {"map": 0.5})
+    monkeypatch.setattr(accuracy, "_folds", lambda *_: folds)
+    alone = accuracy._average_precision([], [], [])
+    folds.append({"map": -1.0})
+    assert accuracy._average_precision([], [], []) == alone
+    low, high = alone["map_interval"]
+    assert 0 < low < 0.5 < high < 1

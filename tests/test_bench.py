@@ -368,3 +368,12 @@ def test_from_the_command_to_the_timed_run_are_eight_functions_in_four_files(mon
 
 def perfect():
     return Agreement("resnet_pil_cpu", 1, 1.0, None, 0.0, 0)
+
+
+def test_rates_are_added_to_the_closed_scenario_only(monkeypatch):
+    monkeypatch.setattr(run_module, "select_rungs", lambda *_: 1 / 0)
+    with pytest.raises(UsageError, match="paced adds rates to the closed scenario"):
+        bench("resnet_opencv_cpu", scenario="paced", paced=(10,))
+    for asked in ({"paced": (10,)}, {"scenario": "paced", "fps": 5}):
+        with pytest.raises(ZeroDivisionError):  # the rungs come next
+            bench("resnet_opencv_cpu", **asked)

@@ -551,5 +551,7 @@ def test_filter_removes_noise_and_keeps_more_edge_than_a_blur(photo):
 def test_quality_refuses_what_cannot_be_compared(photo):
     with pytest.raises(FrameError, match="of one shape"):
         quality.measure_quality(photo, photo[:-1])
+    with pytest.raises(FrameError):
+        quality.measure_quality(photo, photo > 9)
     with pytest.raises(FrameError, match="7 px"):
         quality.measure_quality(photo[:5], photo[:5])

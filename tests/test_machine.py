@@ -360,3 +360,13 @@ def test_libraries_take_their_threads_from_the_quota(monkeypatch, where):
     counts = json.loads(done.stdout.splitlines()[-1])
     assert counts[:2] == [1, 1]
     assert where == "here" or counts[2] == 1
+
+
+def test_a_processor_without_a_name_has_its_makers_numbers(monkeypatch):
+    facts = {"CPU implementer": "0x41", "CPU part": "0xd0c"}
+    monkeypatch.setattr(cpu, "_cpuinfo", lambda *_: facts)
+    monkeypatch.setattr(cpu.platform, "processor", lambda: "aarch64")
+    monkeypatch.setattr(cpu.sys, "platform", "linux")
+    assert cpu.cpu_name() == "aarch64 0x41/0xd0c"
+    facts.clear()
+    assert cpu.cpu_name() == "aarch64"

@@ -632,6 +632,18 @@ def from_nothing(monkeypatch):
     monkeypatch.setattr(worker_module, "fork_server", lambda environment: None)
 
 
+def test_what_others_use_of_a_gpu_is_each_process_at_its_busiest(monkeypatch):
+    samples = [SimpleNamespace(pid=pid, smUtil=share) for pid, share in ((1, 90), (2, 30), (2, 20), (3, 40))]
+    nvml = SimpleNamespace(nvmlDeviceGetProcessUtilization=lambda *_: samples)
+    monkeypatch.setattr(gpu_module, "_own_pids", lambda: {1})
+    monkeypatch.setattr(gpu_module, "_pids", lambda *_: {1, 2, 3})
+    assert gpu_module._foreign_utilization(nvml, None) == 70
+    samples.append(SimpleNamespace(pid=4, smUtil=60))
+    assert gpu_module._foreign_utilization(nvml, None) == 100
+    monkeypatch.setattr(gpu_module, "_pids", lambda *_: {77})
+    assert gpu_module._foreign_utilization(nvml, None) is None
+
+
 def test_what_a_worker_says_on_the_way_is_passed_on():
     said = iter([("report", "a"), ("progress", 0.5), ("startled", 1), ("done", 7)])
     reports, shares = [], []

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import labkit
-from labkit.bench.check_loop import try_own_loops
+from labkit.bench.agreement import Answers
+from labkit.bench.check_loop import SURE, _figure, try_own_loops
 from labkit.bench.frames import collect
 from labkit.bench.session import Session
 from labkit.bench.worker import Worker
@@ -301,3 +302,14 @@ def test_the_arithmetic_of_a_loop_with_networks_of_its_own_is_counted() -> None:
     rungs = [as_rung(typed(code, "loop")), rung_named("resnet_opencv_cpu")]
     counted = try_own_loops(rungs, LAB, frames(), resolve_all(LAB))
     assert counted == {"loop": pytest.approx(2 * 4 * 8 * 16 / 1e9)}
+
+
+def test_what_is_unsure_is_counted_below_the_picture():
+    frame = Frame(np.zeros((48, 64, 3), np.uint8), 0, 0.0)
+
+    def caption(scores):
+        boxes = {"boxes": [[1, 2, 30, 40]] * len(scores), "scores": scores, "labels": [1] * len(scores)}
+        return _figure(frame, Answers("mine", [as_detections(boxes, frame.size)], {}))
+
+    assert f"; 1 below {SURE}" in caption([0.9, 0.1])
+    assert "below" not in caption([0.9, 0.8])

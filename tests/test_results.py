@@ -26,7 +26,7 @@ from labkit.core.files import recorded_folder, write_atomic
 from labkit.results import checksums, codec, database, result_set, saving, schema
 from labkit.results.ceilings import with_ceilings
 from labkit.results.exports import export, load_export, load_exports
-from labkit.results.record_checks import check_seconds
+from labkit.results.record_checks import check_seconds, describe
 from labkit.results.records import Comparison, Run
 from labkit.results.result_set import ResultSet
 from labkit.results.saving import Saving, add_all
@@ -459,11 +459,27 @@ def test_times_are_finite_and_not_negative():
     check_seconds("x", np.array([0.0, np.nan]), gaps=True)
 
 
+def test_values_in_sentences_are_short():
+    assert [describe(value) for value in ([1], {}, None, 1.5)] == ["a list", "an object", "nothing", "1.5"]
+    assert len(describe("x" * 999)) < 80
+
+
+def test_a_machine_without_a_table_of_mounts_has_no_doubtful_disk(monkeypatch, tmp_path):
+    monkeypatch.setattr(Path, "read_text", lambda self, encoding: (tmp_path / "none").read_bytes())
+    assert database.file_system(tmp_path) == "" and database.doubt(tmp_path) is None
+
+
 def test_own_results_are_read_by_default_and_a_table_has_three_percentiles():
     assert len(result_set.results()) == 0
+    with Store(default_path()) as lab:
+        for each in (made_up_run("opencv"), made_up_run("other"), made_up_comparison("opencv", "tuned")):
+            lab.add(each)
+    assert [len(result_set.results(rung).comparisons) for rung in ("opencv", "tuned", "other")] == [1, 1, 0]
     run = made_up_run("a", n=2000)
     row = table([run]).iloc[0]
-    assert [row[f"p{q}_ms"] for q in (50, 90, 99)] == [run.percentile_ms(q) for q in (50, 90, 99)]
+    percentiles = {f"p{q}": run.percentile_ms(q) for q in (50, 90, 99)}
+    assert {name: row[f"{name}_ms"] for name in percentiles} == percentiles
+    assert percentiles.items() <= run.to_json()["latency_ms"].items()
 
 
 def test_amdahls_ceiling_of_each_span():

@@ -12,7 +12,9 @@ import threading
 import time
 import unicodedata
 from contextlib import suppress
+from email.message import Message
 from pathlib import Path
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -1220,3 +1222,11 @@ def test_importing_the_room_imports_nothing_heavy():
     code = "import sys, labkit.sources, labkit.core.annotate; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"cv2", "PIL", "torch", "matplotlib", "skimage"} & set(out.stdout.split())
+
+
+@pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
+def test_a_busy_camera_is_told_apart_from_a_wrong_path(code):
+    from labkit.sources.jpeg_stream import _refusal
+
+    assert "it is busy" in _refusal(HTTPError("", code, "no", Message(), None), False)
+    assert "check the path" in _refusal(HTTPError("", code - 76, "no", Message(), None), False)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import labkit
-from labkit.bench.progress import OPTIONAL, ProgressBar, print_lines, print_table, rows_table, runs_table
+from labkit.bench.progress import OPTIONAL, ProgressBar, err, print_lines, print_table, rows_table, runs_table
 from labkit.cli import main as cli
 from labkit.core.errors import LabError, LoopError, ResultsError, SourceError, UsageError
 from labkit.core.terminal import HIDDEN, printable
@@ -43,6 +43,10 @@ def test_no_control_character_is_left(text):
 
     kinds = {unicodedata.category(c) for c in printable(text) if c not in "\n\t"}
     assert not kinds & HIDDEN
+
+
+def test_progress_and_errors_stay_out_of_what_is_piped_on():
+    assert err.stderr
 
 
 def test_cells_are_short_floats_words_and_dashes():
