@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from labkit.bench import doctor
 from labkit.core import cgroup, cpu, threads
 from labkit.core import machine as machine_module
 from labkit.core.files import recorded_folder
@@ -370,3 +371,9 @@ def test_a_processor_without_a_name_has_its_makers_numbers(monkeypatch):
     assert cpu.cpu_name() == "aarch64 0x41/0xd0c"
     facts.clear()
     assert cpu.cpu_name() == "aarch64"
+
+
+@pytest.mark.parametrize(("free_gib", "state"), [(3.9, "note"), (4.1, "good")])
+def test_little_free_memory_is_told(monkeypatch, free_gib, state):
+    monkeypatch.setattr(machine_module, "available_memory", lambda: int(free_gib * 2**30))
+    assert doctor._memory().state == state

@@ -24,7 +24,7 @@ from labkit.results.plots.breakdown import latency, throughput, where_time_goes
 from labkit.results.plots.by_boxes import cost_of_boxes
 from labkit.results.plots.fleet_plots import FleetPoint, fleet_chart
 from labkit.results.plots.save import overview, save, save_all, svg_text
-from labkit.results.plots.speedup import waterfall
+from labkit.results.plots.speedup import _Bar, waterfall
 from labkit.results.plots.style import Chart
 from labkit.results.plots.tradeoffs import share_of_peak, speed_accuracy
 from labkit.results.records import Comparison, Run
@@ -582,3 +582,9 @@ def test_a_fleet_is_drawn_beside_its_simulation(theme, age):
     assert axes.get_ylim()[1] > max(max(values) for values in seen.values())
     alone = fleet_chart([FleetPoint(1, 30.0, 40.0)], single_fps=97.0)
     assert "Measured" not in alone.alt_text
+
+
+def test_a_loss_has_its_interval_drawn_too():
+    comparison = made_up_comparison(ratio=0.5)
+    low, high = comparison.interval
+    assert _Bar(comparison, 2.0).bounds == (2 * comparison.ratio, 2 * low, 2 * high)

@@ -20,7 +20,7 @@ from labkit.results.records import Comparison, Run
 from labkit.results.report.groups import groups, newest
 from labkit.results.report.machines import figure, machines, side_by_side
 from labkit.results.report.report_page import write_report
-from labkit.results.report.tables import _cells
+from labkit.results.report.tables import _cells, runs_table
 from labkit.results.store import Prediction, Store, default_path
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=http://example.org/x onerror=alert(2)>"
@@ -393,3 +393,9 @@ def test_the_share_of_the_limit_is_told_where_there_is_one():
     run = made_up_run("a")
     assert f"{run.share_of_limit:.1%}" in [cell.text for cell in _cells(run, [])]
     assert [cell.text for cell in _cells(made_up_run("a", limit={}), [])].count("-") >= 1
+
+
+def test_what_all_rows_share_is_told_once_above_them():
+    runs = [made_up_run("a"), made_up_run("b")]
+    assert "All of these: closed, random weights." in str(runs_table(runs))
+    assert "All of these" not in str(runs_table([runs[0], made_up_run("b", scenario="paced", settings={})]))

@@ -480,6 +480,7 @@ def test_own_results_are_read_by_default_and_a_table_has_three_percentiles():
     percentiles = {f"p{q}": run.percentile_ms(q) for q in (50, 90, 99)}
     assert {name: row[f"{name}_ms"] for name in percentiles} == percentiles
     assert percentiles.items() <= run.to_json()["latency_ms"].items()
+    assert run.to_json()["latency_ms"]["max"] == 1e3 * run.latency_s.max()
 
 
 def test_amdahls_ceiling_of_each_span():

@@ -395,3 +395,10 @@ def test_few_blocks_widen_an_interval_as_fixed_bandwidth_theory_says():
     """97.5% critical values of Kiefer and Vogelsang (2005) for Bartlett's kernel."""
     factors = [stats._few_blocks_factor(share) for share in (0.0, 0.5, 1.0)]
     assert factors == pytest.approx([1.0, 3.482 / 1.96, 4.813 / 1.96], abs=1e-3)
+
+
+def test_turns_of_all_rungs_last_as_long_as_the_slowest_frame_from_one_to_two_turns():
+    plan = RoundPlan(turn_s=1.0)
+    assert plan.frames_at({"a": 0.01, "b": 0.1}) == {"a": 100, "b": 10}
+    assert plan.frames_at({"a": 0.01, "b": 1.5}) == {"a": 150, "b": 1}
+    assert plan.frames_at({"a": 0.01, "b": 5.0}) == {"a": 200, "b": 1}
