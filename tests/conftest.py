@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads; pools must not fight
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # a busy machine needs more than Ray's 30
 
 import numpy as np
 import pytest

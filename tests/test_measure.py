@@ -541,23 +541,23 @@ def test_quota_heat_and_a_clock_that_falls_are_noise(monkeypatch):
     assert (state["during"]["quota_stopped"], state["during"]["temperature_c"]) == (0.3, 97.0)
 
 
-def test_processes_that_come_and_go_are_the_measurements_own():
-    code = "import time; until = time.process_time() + 0.8\nwhile time.process_time() < until: pass"
-
-    def neighbours(own):
-        with NoiseMonitor() as watch:
-            started = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(os.cpu_count() or 1)]
-            if own:
-                watch.include(tuple(child.pid for child in started))
-            for child in started:
-                if own:
-                    child.wait()
-            time.sleep(0 if own else 0.8)
-        for child in started:
-            child.wait()
-        return watch.foreign
-
-    assert neighbours(own=False) > 0.3 > neighbours(own=True)
+@pytest.mark.parametrize(("own", "low", "high"), [(True, 0.0, 0.05), (False, 0.4, 0.8)])
+def test_processes_that_come_and_go_are_the_measurements_own(monkeypatch, own, low, high):
+    """Two children work for 0.4 s each on a machine that does nothing else, and is idle for 0.2 s."""
+    idle = psutil.cpu_times()
+    nothing = idle._replace(**dict.fromkeys(idle._fields, 0.0))
+    times = iter([nothing, nothing._replace(user=0.8, idle=0.2)])
+    monkeypatch.setattr(noise_module.psutil, "cpu_times", lambda: next(times))
+    code = "import time\nwhile time.process_time() < 0.4: pass"
+    with NoiseMonitor() as watch:
+        children = [subprocess.Popen([sys.executable, "-S", "-c", code]) for _ in range(2)]
+        if own:
+            watch.include(tuple(child.pid for child in children))
+            assert [child.wait() for child in children] == [0, 0]
+    for child in children:
+        child.kill()
+        child.wait()
+    assert low <= watch.foreign <= high
 
 
 def test_rounds_are_shared_by_several_processes():
