@@ -1,5 +1,6 @@
 """The command line as a user meets it: output, exit codes, one sentence per error."""
 
+import importlib.util
 import json
 import os
 import re
@@ -11,12 +12,14 @@ import sys
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 import torch
 import typer
 
+from labkit.bench.doctor import examine
 from labkit.bench.run import TIME_IS_UP
 from labkit.cli import main as cli_main
 from labkit.cli.main import app
@@ -438,6 +441,19 @@ def test_doctor_looks_at_everything_and_says_what_to_do(here):
         assert any(line[9:].startswith(word) for line in done.stdout.splitlines()), word
     states = {row["state"] for row in json.loads(here("doctor", "--json").stdout)}
     assert states <= {"good", "missing", "note"}
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_doctor_says_why_each_process_takes_seconds_to_start(tmp_path, monkeypatch, compiled):
+    source = tmp_path / "torch" / "__init__.py"
+    written = Path(importlib.util.cache_from_source(str(source)))
+    written.parent.mkdir(parents=True)
+    if compiled:
+        written.touch()
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(source)))
+    (check,) = (check for check in examine() if check.what == "python")
+    assert (check.state == "good", f"-m compileall -q {tmp_path}" in check.advice) == (compiled, not compiled)
 
 
 def test_rungs_and_weights_are_listed(tmp_path, here):

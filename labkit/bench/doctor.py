@@ -111,6 +111,14 @@ def _python() -> Check:
     found = f"{platform.python_version()}, torch {importlib.metadata.version('torch')}"
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         return Check("python", "note", found, "labkit is tested with Python 3.11 to 3.13")
+    torch = importlib.util.find_spec("torch")
+    source = torch.origin if torch else None
+    if sys.dont_write_bytecode and source and not Path(importlib.util.cache_from_source(source)).exists():
+        advice = (
+            "each process compiles its libraries anew, which takes seconds: unset PYTHONDONTWRITEBYTECODE, "
+            f"or once: {sys.executable} -m compileall -q {Path(source).parents[1]}"
+        )
+        return Check("python", "note", found, advice)
     return Check("python", "good", found)
 
 
