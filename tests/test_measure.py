@@ -1,6 +1,5 @@
 """Measuring itself: simulated pipelines of known truth, and real child processes."""
 
-import contextlib
 import ctypes
 import json
 import os
@@ -874,7 +873,8 @@ def test_last_words_are_those_of_the_end(printed, words):
 OWNER = """
 import subprocess, sys, time
 from labkit.core.child import child_command
-children = [subprocess.Popen(child_command("timeit", "-n", "1", "-r", "1", "-s", sys.argv[1], "pass"))
+busy = "import os; os.write(1, b'busy\\\\n')\\n" + sys.argv[1]
+children = [subprocess.Popen(child_command("timeit", "-n", "1", "-r", "1", "-s", busy, "pass"))
             for _ in range(int(sys.argv[2]))]
 print(*(child.pid for child in children), flush=True)
 time.sleep(100)
@@ -902,17 +902,13 @@ def orphans_after(signal_number, busy, count, seconds=2.0):
     with subprocess.Popen(
         [sys.executable, "-c", OWNER, busy, str(count)], stdout=subprocess.PIPE, text=True
     ) as owner:
-        children = [int(pid) for pid in owner.stdout.readline().split()]
-        until(lambda: all("timeit" in cmdline(pid) for pid in children))
+        lines = [owner.stdout.readline() for _ in range(count + 1)]  # once all are at work
+        assert lines.count("busy\n") == count
+        children = [int(pid) for pid in " ".join(lines).replace("busy", "").split()]
+        assert len(children) == count
         owner.send_signal(signal_number)
     threading.Event().wait(seconds)
     return [pid for pid in children if lives(pid)]
-
-
-def cmdline(pid):
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).cmdline()
-    return ["timeit"]
 
 
 def until(condition, seconds=20.0):
