@@ -4,6 +4,7 @@ import ast
 import contextlib
 import copy
 import inspect
+import itertools
 import math
 import random
 import re
@@ -193,11 +194,18 @@ RETURNING = [each for each in PYTHON if each != "launch"]  # a schedule returns 
 SCALARS = ("speed_up", "engines_needed")  # have no shapes, and nothing to erase
 
 
-@pytest.mark.parametrize("cheat", EVERYWHERE)
-@pytest.mark.parametrize("name", RETURNING)
+DAILY = ("a copy of the first answer for inputs of this shape", "right once", "the lab's solution")
+
+
+@pytest.mark.parametrize(
+    ("name", "cheat"),
+    [
+        pytest.param(name, cheat, marks=() if cheat in DAILY or name == "normalise" else pytest.mark.extended)
+        for name, cheat in itertools.product(RETURNING, EVERYWHERE)
+        if name not in SCALARS or ("shape" not in cheat and "erased" not in cheat)
+    ],
+)
 def test_a_way_round_the_work_is_no_answer_to_any_exercise(name, cheat):
-    if name in SCALARS and ("shape" in cheat or "erased" in cheat):
-        pytest.skip("there is nothing to do this with")
     right = solved(name)
     assert not CHECKS[name](EVERYWHERE[cheat](right, name))
     assert CHECKS[name](right), "what the cheat changed was put back"
