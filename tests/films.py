@@ -25,11 +25,20 @@ def scheduled_as_before() -> Iterator[None]:
                     os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
 
 
-def film(path: Path, times: Sequence[int], rate: int = 25, key_every: int = 10, **options: str) -> Path:
+def film(
+    path: Path,
+    times: Sequence[int],
+    rate: int = 25,
+    key_every: int = 10,
+    *,
+    fragmented: bool = False,
+    **options: str,
+) -> Path:
     """A film whose frame k has grey level 8 k (below 240) and is shown at times[k] / rate seconds."""
     import av
 
-    with av.open(str(path), "w") as out:
+    in_pieces = {"movflags": "frag_keyframe+empty_moov"} if fragmented else {}
+    with av.open(str(path), "w", options=in_pieces) as out:
         stream = out.add_stream("libx264", rate=rate, options={"bf": "0", **options})
         stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
         stream.gop_size, stream.time_base = key_every, Fraction(1, rate)

@@ -18,7 +18,7 @@ from urllib.error import HTTPError
 
 import numpy as np
 import pytest
-from films import GRAIN, damage, film, scheduled_as_before, trim
+from films import GRAIN, damage, film, packets, scheduled_as_before, trim
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -596,6 +596,17 @@ def test_a_damaged_packet_costs_its_frame(tmp_path, caplog, damaged, left):
     assert (grey(frames[-1]), frames[-1].time_s) == (29, pytest.approx(29 / 25))
     assert len(caplog.messages) == 1, "told once"
     assert str(path) in caplog.messages[0]
+
+
+@pytest.mark.parametrize("last", [9, 17, 29])
+def test_a_recording_that_was_cut_off_inside_a_packet_is_shown_up_to_there(tmp_path, last):
+    """A decoder with several threads would lose what it has in hand with the packet that is not whole."""
+    path = film(tmp_path / "a.mp4", range(30), fragmented=True)
+    at, size = packets(path)[last]
+    path.write_bytes(path.read_bytes()[: at + size // 2])
+    with open_source(path, None) as source:
+        assert [grey(frame) for frame in source] == list(range(last))
+        assert "1 damaged packet" in source.note
 
 
 def test_what_hangs_on_a_damaged_packet_is_shown_and_counted(tmp_path):

@@ -227,12 +227,18 @@ class Video:
     def _packets(self) -> Iterator[Any]:
         import av
 
-        gaps = 0
+        gaps, cut_off = 0, None
         while gaps < _MAX_GAPS:
             try:
                 for packet in self._container.demux(self._stream):
                     gaps = 0
-                    yield packet
+                    if cut_off is not None and packet.size:  # not the last one, so not where the file ends
+                        yield cut_off
+                    elif cut_off is not None:  # its error would cost the frames that other threads decode
+                        self.damaged_packets += not self._seen_whole
+                    cut_off = packet if packet.size and packet.is_corrupt else None
+                    if cut_off is None:
+                        yield packet
                 return
             except av.ExitError as error:
                 raise SourceError(
