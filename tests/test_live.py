@@ -284,6 +284,27 @@ def test_a_paced_recording_offers_frames_at_its_own_rate():
     assert rate <= 115  # it never runs ahead; how far behind depends on the machine
 
 
+def test_a_recording_of_variable_rate_is_shown_by_its_own_times(monkeypatch):
+    at_s = [0.0, 0.04, 0.4, 1.2, 1.21]
+
+    class Recording(Pushed):
+        live, fps, length = False, 25.0, len(at_s)
+
+        def take(self):
+            self.captured += 1
+            if self.captured > len(at_s):
+                return None
+            return replace(self._taken(1), time_s=at_s[self.captured - 1])
+
+    due = []
+    monkeypatch.setattr(
+        reader_module.Reader, "_wait_until", lambda self, due_s, period_s: due.append(due_s) or due_s
+    )
+    started(lambda size: Recording().source())
+    assert wait_for(lambda: len(due) == len(at_s))
+    assert np.diff(due) == pytest.approx(np.diff(at_s))
+
+
 def test_a_running_view_is_announced_to_benchmarks():
     player = player_of()
     assert lock.lock_holder() is None
