@@ -559,6 +559,24 @@ def test_processes_that_come_and_go_are_the_measurements_own(monkeypatch, own, l
     assert low <= watch.foreign <= high
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="children are forked on Linux")
+def test_forked_processes_that_have_ended_are_the_measurements_own(tmp_path, monkeypatch):
+    """As those of a comparison, which are made anew within it: they are children of the server."""
+    burn = "import time\ndef main(arguments, handed):\n    while time.process_time() < 0.8: pass\n"
+    (tmp_path / "burning.py").write_text(burn)
+    monkeypatch.chdir(tmp_path)
+    environment = {**os.environ, **worker_module.worker_environment()}
+    server = fork_server.fork_server(environment)
+    idle = psutil.cpu_times()
+    nothing = idle._replace(**dict.fromkeys(idle._fields, 0.0))
+    times = iter([nothing, nothing._replace(user=0.8, idle=0.8)])
+    monkeypatch.setattr(noise_module.psutil, "cpu_times", lambda: next(times))
+    with NoiseMonitor() as watch, open(tmp_path / "said", "wb") as said:
+        child = server.fork("burning", [], environment, said, said.fileno())
+        assert child.wait(60) == 0
+    assert watch.foreign < 0.05
+
+
 def test_rounds_are_shared_by_several_processes():
     """One starts slow, as a process does whose memory lies badly; the others know nothing of it."""
     begun = []

@@ -13,6 +13,7 @@ import psutil
 
 from labkit.core.cgroup import stopped_share, throttling
 from labkit.core.cpu import clock_mhz, heat_stops, temperature_c
+from labkit.core.fork_server import server_pids
 from labkit.core.gpu import clock_spread, clock_varied, gpu_noise_reasons, gpu_state, gpu_summary, nvml
 from labkit.core.machine import available_memory
 
@@ -127,10 +128,12 @@ class NoiseMonitor:
                     self._hottest = max(filter(None, (self._hottest, temperature_c())), default=None)
 
     def _own_seconds(self) -> float:
-        ended = psutil.Process().cpu_times()  # a child's time is added here once it has ended
-        seconds = getattr(ended, "children_user", 0.0) + getattr(ended, "children_system", 0.0)
-        for pid in {os.getpid(), *self.own_pids}:
+        """CPU time of the measurement's processes: those that run, and children that have ended."""
+        seconds, with_children = 0.0, {os.getpid(), *server_pids()}
+        for pid in with_children | {*self.own_pids}:
             with suppress(psutil.Error):
                 times = psutil.Process(pid).cpu_times()
                 seconds += times.user + times.system
+                if pid in with_children:
+                    seconds += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
         return seconds

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO
@@ -89,12 +90,18 @@ class ForkServer:
                 env=self.environment,
                 pass_fds=[theirs.fileno()],
             )
+        _servers.add(self)
         self._channel.settimeout(START_TIMEOUT_S)
         self._receive()
         self._channel.settimeout(REPLY_TIMEOUT_S)
 
     def __del__(self) -> None:
         self._channel.close()  # at which the server ends
+
+    @property
+    def pid(self) -> int:
+        """Of the process that forks."""
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -163,6 +170,7 @@ class ForkServer:
 
 
 _current: ForkServer | None = None
+_servers: weakref.WeakSet[ForkServer] = weakref.WeakSet()
 _choosing = threading.Lock()
 
 
@@ -183,6 +191,11 @@ def fork_server(environment: Mapping[str, str]) -> ForkServer | None:
             except (WorkerError, OSError):  # a child that starts by itself tells what is wrong
                 _current = None
         return _current
+
+
+def server_pids() -> tuple[int, ...]:
+    """The servers of this process, to which the system adds the CPU time of children that have ended."""
+    return tuple(server.pid for server in _servers)
 
 
 def _is_of_the_call(name: str) -> bool:
