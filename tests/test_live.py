@@ -357,15 +357,17 @@ def test_notes_of_dead_processes_count_as_none(tmp_path):
 
 
 def test_a_frame_is_filtered_once_for_picture_and_detection():
-    calls = []
+    calls, compiled = [], threading.Event()
 
     def smooth(image, settings):
+        assert compiled.wait(30)
         calls.append((image.shape, settings.radius))
         return np.full_like(image, 7)
 
     preview_filter, frame = PreviewFilter(smooth), make_frame(1)
     wanted = LiveSettings(filter="guided", radius=3, eps=0.1)
     assert preview_filter.apply(frame, wanted) is frame  # it passes while the filter is compiled
+    compiled.set()
     assert wait_for(lambda: not preview_filter.compiling)
     first = preview_filter.apply(frame, wanted)
     assert first is preview_filter.apply(frame, wanted)
