@@ -143,6 +143,7 @@ def test_segments_that_are_too_large_are_refused(folder, tmp_path):
 # Whole batches, on Ray
 
 
+@pytest.mark.extended
 def test_every_frame_has_its_row_and_nothing_is_done_twice(ray_here, folder, tmp_path):
     (folder / "broken.mp4").write_bytes(b"not a video" * 100)
     out = tmp_path / "out"

@@ -51,6 +51,7 @@ def folder(tmp_path_factory):
     return write_coco(tmp_path_factory.mktemp("coco"), accuracy.truth_frames(20))
 
 
+@pytest.mark.extended
 def test_detectors_are_examined_on_the_photographs_with_their_own_weights(folder, in_process):
     outcome = run_benchmark(
         [rung("detr_opencv_cpu"), rung("combined_cpu")],

@@ -541,6 +541,7 @@ def test_unavailable_networks_are_reported_at_once(cluster_of_two, tmp_path):
         run_fleet(plan_of(["scenes"], tmp_path / "out", rung=rung("resnet_cuda"), open_net=None))
 
 
+@pytest.mark.extended
 def test_a_folder_that_cannot_be_written_costs_no_frame(cluster_of_two, tmp_path):
     (tmp_path / "out").write_text("a file")
     summary = run_fleet(plan_of([film(tmp_path / "a.avi", 10)], tmp_path / "out"))

@@ -140,6 +140,7 @@ def test_a_fleet_is_compared_with_a_single_process(cluster_of_two, tmp_path):  #
     assert done.single_process_fps[2] > 40  # at its own pace, not at the films'
 
 
+@pytest.mark.extended
 def test_streams_that_cannot_be_measured_are_reported(cluster_of_two, tmp_path):  # noqa: F811
     missing, reported = str(tmp_path / "missing.avi"), []
     done = run_rounds(

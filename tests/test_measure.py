@@ -44,7 +44,7 @@ from labkit.core.types import Detections, Preparation, Rung, Workload
 from labkit.pipelines.ladder import rung
 from labkit.results.records import Agreement
 
-from conftest import TINY, make_frame  # isort: skip
+from conftest import TINY, further, make_frame  # isort: skip
 
 
 class Simulated:
@@ -840,7 +840,7 @@ def test_a_process_that_cannot_be_started_is_told(frames, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
-@pytest.mark.parametrize("how", ["server", "owner"])
+@pytest.mark.parametrize("how", ["owner", *further("server")])
 def test_forked_workers_end_with_their_server_and_its_owner(how, importable):
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER_OF_WORKERS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

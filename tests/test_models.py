@@ -25,7 +25,7 @@ from labkit.models.third_party import enlarged
 from labkit.models.weights import Weights
 from labkit.pipelines.ladder import rung
 
-from conftest import TINY, make_frame  # isort: skip
+from conftest import TINY, further, make_frame  # isort: skip
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_folding_batch_norms_changes_nothing_but_the_work(which, norms, request,
 ENGINE_CASES = [
     ("eager", "fp32", {"fold_batch_norm": True, "channels_last": True}, 1e-4),
     ("openvino", "fp32", {}, 1e-3),
-    ("openvino", "bf16", {}, 0.1),
+    *further(("openvino", "bf16", {}, 0.1)),
     ("onnxruntime", "fp32", {}, 1e-3),
 ]
 

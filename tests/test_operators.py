@@ -8,11 +8,13 @@ from labkit.models.flops import gflop_per_frame
 from labkit.pipelines.ladder import rung
 from labkit.profiling.operators import KINDS, Kind, Operators, operators
 
+from conftest import further  # isort: skip
+
 LAB = Workload("lab")
 PEAKS = {"fp32": 1000.0, "bf16": 1000.0, "int8": 1000.0}
 
 
-@pytest.mark.parametrize("name", ["cpu_engine_fp32", "detr_engine_int8"])
+@pytest.mark.parametrize("name", ["cpu_engine_fp32", *further("detr_engine_int8")])
 def test_all_arithmetic_of_the_detector_is_found_in_some_kind(name):
     pytest.importorskip("openvino")
     found = operators(name, LAB, PEAKS)

@@ -737,6 +737,7 @@ def test_mistakes_on_the_command_line(arguments, code, words, capsys):
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.extended
 def test_profile_on_the_command_line():
     done = labkit(
         "profile", "baseline_combined_cpu", "--frames", "1", "--size", "160x128", "--source", "scenes",

@@ -179,6 +179,7 @@ def test_every_point_is_measured_once_and_one_at_a_time_per_node(two_nodes, stor
         assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
 
 
+@pytest.mark.extended
 def test_stored_points_are_not_measured_again(two_nodes, store, folder):
     grid = grid_of(folder, objects=(1, 2))
     first = sweep(grid, store=store, address=two_nodes.address, measure=fakes.without_source)
@@ -270,6 +271,7 @@ def test_another_cluster_than_the_connected_one_is_refused(two_nodes):
         pass
 
 
+@pytest.mark.extended
 def test_a_real_rung_is_measured_as_without_ray(two_nodes, store, tmp_path):
     grid = Grid(("resnet_linear_cpu",), sizes=((64, 48),), model_set="lab", seconds=0.2, quick=True)
     result = sweep(grid, store=store, address=two_nodes.address, measure=fakes.without_peaks)
