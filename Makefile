@@ -27,7 +27,8 @@ test: $(READY) ## every promise of the README once, before each commit
 	$(PYTEST) -m "not slow and not extended" -n 2 --dist loadfile
 
 test-all: test ## and further sizes, seeds, faults, browsers: before each release
-	$(PYTEST) -m "extended and not slow" -n 2 --dist loadfile
+	$(PYTEST) -m "extended and not slow" -n 2 --dist loadfile --ignore tests/browser
+	$(PYTEST) -m "not slow" tests/browser
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .
