@@ -28,25 +28,6 @@ from browser.looking import (  # noqa: E402
 pytestmark = MARKS
 
 
-def moves_while_a_cell_runs(sheet, interrupt):
-    """True if pictures come during a cell that was begun as soon as the view ran again.
-
-    Begun so soon after an interrupt, the kernel at times delivers nothing to or from the page until the
-    cell ends (all its threads are idle then); such a cell is interrupted.
-    """
-    press(sheet, "Start")
-    wait_until_running(sheet)
-    sheet.begin_cell(1)
-    try:
-        eventually(lambda: len(numbers_shown(sheet, 2)) > 5, 8.0)
-    except AssertionError:
-        interrupt()
-        eventually(lambda: "KeyboardInterrupt" in sheet.text_of(1))
-        eventually(lambda: sheet.view.get_by_role("button", name="Start").count() > 0)
-        return False
-    return True
-
-
 def test_the_camera_is_free_after_interrupt_reload_restart_and_closing(desk, lab, page, camera):
     sheet = desk(OPEN.format(source=camera.name), "import time\ntime.sleep(100)")
     sheet.run_cell()
@@ -60,11 +41,14 @@ def test_the_camera_is_free_after_interrupt_reload_restart_and_closing(desk, lab
     def free():
         return not holders(lab, camera)
 
-    freed_after(interrupt, free)
-    eventually(lambda: "interrupt" in message(sheet))
-    assert any(moves_while_a_cell_runs(sheet, interrupt) for _ in range(6)), "the picture stands still"
+    sheet.begin_cell(1)
+    eventually(lambda: len(numbers_shown(sheet, 2)) > 5, 30.0)  # pictures come while a cell runs
     freed_after(interrupt, free)
     eventually(lambda: "KeyboardInterrupt" in sheet.text_of(1))
+    eventually(lambda: "interrupt" in message(sheet))
+    press(sheet, "Start")
+    wait_until_running(sheet)
+    freed_after(interrupt, free)  # no cell runs now
     press(sheet, "Start")
     wait_until_running(sheet)
 

@@ -171,11 +171,12 @@ def test_sources_keys_classes_and_downloads(desk, lab, page, camera, tmp_path):
     assert page.locator(".jp-CodeCell").count() == cells  # JupyterLab took none of the keys for its own
     assert page.locator(".jp-Cell.jp-MarkdownCell").count() == 0
 
-    found = view.locator(".labkit-classes button").first
-    found.wait_for(timeout=30_000)
+    classes = view.locator(".labkit-classes")
+    name = classes.get_by_role("button").first.inner_text(timeout=30_000).strip()
+    found = classes.get_by_role("button", name=name, exact=True)  # others may be found, and stand before it
     found.click()
     eventually(lambda: found.get_attribute("aria-pressed") == "true")
-    assert settings(sheet)["classes"] == [found.inner_text().strip()]
+    assert settings(sheet)["classes"] == [name]
 
     with page.expect_download() as picture:
         press(sheet, "Download picture")
