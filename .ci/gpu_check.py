@@ -395,7 +395,7 @@ def check_step(step: str, out: Path, fake: bool, limit_s: float) -> dict[str, An
 
 
 def write_record(out: Path, checked: dict[str, Any]) -> Path:
-    """What goes under results/reference/: the export of the store, the kernels' times, and the check."""
+    """Content for results/reference/: the export of the store, the kernels' times, and the check."""
     record = out / "record"
     record.mkdir(exist_ok=True)
     shutil.copy(out / "gpu_check.json", record)

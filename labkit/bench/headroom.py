@@ -14,7 +14,7 @@ GIB = 2**30
 FIRST_NEEDS = {"cpu": int(1.8 * GIB), "cuda": int(1.5 * GIB)}
 """Bytes of a process of which nothing is known yet: the machine's, and the GPU's."""
 CONTEXT_BYTES = 600 * 2**20
-"""What CUDA and its libraries take beside torch, where the GPU cannot say."""
+"""Memory that CUDA and its libraries take beside torch, where the GPU cannot say."""
 SPARE_BYTES = 256 * 2**20
 
 

@@ -34,7 +34,7 @@ class LabError(Exception):
         return printable(super().__str__())
 
     def _render_traceback_(self) -> list[str]:
-        """What a notebook shows: the sentence. The lab's own source lines would tell a learner nothing."""
+        """The sentence, as a notebook shows it. The lab's own source lines would tell a learner nothing."""
         return [f"{type(self).__name__}: {self}"]
 
 

@@ -19,7 +19,7 @@ Size = tuple[int, int]
 """(width, height) in pixels."""
 
 Fit = Literal["letterbox", "crop", "stretch", "none"]
-"""How an image is brought to the size of the frames: whole with bars beside it, its centre, squeezed, not."""
+"""Ways to bring an image to the size of the frames: whole with bars beside it, its centre, squeezed, not."""
 FITS: tuple[Fit, ...] = ("letterbox", "crop", "stretch", "none")
 
 

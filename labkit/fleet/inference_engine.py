@@ -153,7 +153,7 @@ class Engine:
             self._post(EndOfRun(self._lost))
 
     def messages(self) -> list[Message]:
-        """What is new, once there is something; empty after a while without.
+        """News, once there are some; empty after a while without.
 
         Raises:
             LabError: the networks hang.

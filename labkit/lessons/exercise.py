@@ -105,7 +105,7 @@ def _put_back(tools: list[tuple[Any, str, Any]]) -> str:
 
 
 def answer_of(function: Callable[..., Any], *given: Any) -> Any:
-    """What a learner's function returns for these very inputs.
+    """A learner's function's result for these very inputs.
 
     Raises:
         Mistake: it is no function, raised an exception, returned nothing, or calls what holds the answers.
@@ -126,7 +126,7 @@ def answer_of(function: Callable[..., Any], *given: Any) -> Any:
 
 
 def _watched(function: Callable[..., Any], given: Iterable[Any]) -> tuple[Any, list[str]]:
-    """What a function returns, and which functions of the lessons it called that were not given to it."""
+    """Result of a function, and the lessons' functions that it called without having been given them."""
     used: list[str] = []
 
     def watch(frame: FrameType, event: str, _: Any) -> None:

@@ -277,7 +277,7 @@ def _with_corners(boxes: Any, size: tuple[int, int], shares: Any) -> Floats:
 
 
 def _wrong_rows(logits: Any, boxes: Any, size: tuple[int, int], k: int) -> dict[str, Floats]:
-    """What well-known mistakes give, by a sentence about each."""
+    """Results of well-known mistakes, by a sentence about each."""
     rows, right = partial(_rows, logits, boxes, size, k), _rows(logits, boxes, size, k)
     first = _with_corners(boxes[:k], size, _softmax(np.asarray(logits, np.float64))[:k, :-1])
     sides = np.array([*size, *size])

@@ -159,7 +159,7 @@ def run_ablation(
 def half_precision(
     models: Sequence[str] | None = None, *, scenes: int = 2, boxes: int = 20, weights: str = "auto"
 ) -> pd.DataFrame:
-    """What rounding to half precision does to detectors, in torch on the CPU, against float32.
+    """Effect of half precision on detectors, in torch on the CPU, against float32.
 
     Detectors that choose their queries among the places of the picture turn a small error into another
     choice: a place that comes out one rank lower meets another learnt query.

@@ -101,7 +101,7 @@ def check_name_best(name_best: Callable[..., Any], rng: Rng) -> str:
 
 
 def _check_named(name_best: Callable[..., Any], rng: Rng, queries: int, k: int) -> int:
-    """How often the classifier was called for the right names."""
+    """Number of calls of the classifier for the right names."""
     scores, numbers = rng.permutation(queries) / queries, rng.permutation(queries)
     scores[-1] = 1.0  # the best is the last one
     crops = [np.full((2, 2, 3), number, np.uint8) for number in numbers]
@@ -189,14 +189,14 @@ def _iou(a: Any, b: Any) -> float:
 
 
 def _timed(function: Callable[..., Any], *given: Any) -> tuple[Any, int]:
-    """What a function returns, and the CPU time of this process in ns; other programs do not count in it."""
+    """Result of a function, and the CPU time of this process in ns; other programs do not count in it."""
     begun = time.process_time_ns()
     got = call(function, *given)
     return got, max(time.process_time_ns() - begun, 1)
 
 
 def _gain(cost_ns: list[tuple[int, int]]) -> str:
-    """How much less CPU time the mended one of (slow, mended) needs, in words.
+    """Gain in CPU time of the mended one of (slow, mended), in words.
 
     Raises:
         Mistake: it is not `ENOUGH` times cheaper.

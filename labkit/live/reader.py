@@ -169,7 +169,7 @@ class Reader:
 
     @property
     def message(self) -> str:
-        """What is wrong, in words; empty while all is well."""
+        """Fault in words; empty while all is well."""
         asked_s, hangs = self._asked_s, ""
         if asked_s is not None and time.perf_counter() - asked_s > HANGS_S:
             does = "open" if self.state == "opening" else "give a picture"

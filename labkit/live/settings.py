@@ -155,7 +155,7 @@ class LiveSettings:
 # The quickest first; none filters, holds frames back, or takes minutes to prepare.
 LIVE_RUNGS = ("graph_cuda", "cpu_engine_bf16", "folded_cpu", "combined_cpu")
 WHOLE_FRAME_RUNGS = ("resnet_cuda", "resnet_opencv_cpu", "resnet_linear_cpu")
-"""Where only the classifier knows anything: it names the frame as a whole."""
+"""Rungs for weights of which only the classifier knows anything: it names the frame as a whole."""
 
 
 def _name_whole_frames(rungs: Iterable[str]) -> bool:

@@ -43,7 +43,7 @@ class LiveWidget(Placed):
 
     @property
     def sentence(self) -> str:
-        """What is said to who opens the notebook later."""
+        """Sentence for whoever opens the notebook later."""
         return f"A live view of {self.view.player.source_name} was shown here; run this cell to see it again."
 
     def stop(self) -> None:

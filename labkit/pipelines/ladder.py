@@ -425,7 +425,7 @@ STAGE_7 = (
         needs=("openvino",),
     ),
 )  # fmt: skip
-"""What helps a pipeline that naps between frames, each at a price in energy: see `bench(paced=...)`."""
+"""Remedies for a pipeline that naps between frames, each at a price in energy: see `bench(paced=...)`."""
 
 MEASURED_LAST = (*THIRD_PARTY, *STAGE_7)
 """Rungs that a benchmark short of time leaves for the end."""

@@ -272,7 +272,7 @@ def _texts(thing: Any, seen: set[int]) -> Iterator[str]:
 
 
 def _used(thing: Any) -> dict[str, Any]:
-    """What a function refers to outside itself, by name."""
+    """Values outside a function that it refers to, by name."""
     if not isinstance(thing, types.FunctionType):
         return {}
     names = set(_names(thing.__code__))

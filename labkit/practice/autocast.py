@@ -25,7 +25,7 @@ FULL = frozenset({
     "cross_entropy", "nll_loss",
     "mse_loss", "l1_loss", "smooth_l1_loss", "binary_cross_entropy_with_logits",
 })  # fmt: skip
-"""What needs the range or the digits of float32."""
+"""Operations that need the range or the digits of float32."""
 
 
 def cast(name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:

@@ -179,7 +179,7 @@ class Stream:
         return event
 
     def wait_event(self, event):
-        """What comes next here waits for the event."""
+        """Makes what comes next here wait for the event."""
         self._queue.wait_event(event._point)
 
     def synchronize(self):

@@ -88,11 +88,11 @@ class Waits(Log[Wait]):
     title, head = "waits of the host", ("times", "for", "where", "source")
 
     def by_what(self) -> Counter[str]:
-        """How often the host waited for what: {"a value": 100, "a copy to the host": 1}."""
+        """Number of waits of the host by what it waited for: {"a value": 100, "a copy to the host": 1}."""
         return Counter(wait.what for wait in self)
 
     def by_line(self) -> Counter[SourceLine]:
-        """How often the host waited at each line, the most frequent first."""
+        """Number of waits of the host at each line, the most frequent first."""
         return _most_first(wait.line for wait in self)
 
     def rows(self) -> list[Row]:
@@ -130,7 +130,7 @@ class Races(Log[RaceFound]):
 
 
 class GpuReport:
-    """What a GPU was asked for since it was switched on, or since `reset()`.
+    """Work that a GPU was asked for since it was switched on, or since `reset()`.
 
     Attributes:
         name: of the GPU.

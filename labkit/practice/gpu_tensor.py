@@ -174,7 +174,7 @@ class OnGpu(torch.Tensor):
 
 
 class Gpu(GpuReport):
-    """What the GPU does, and what it has done so far.
+    """A GPU: its work now, and all that it has done so far.
 
     Attributes:
         strict: a race is an error.
@@ -256,7 +256,7 @@ class Gpu(GpuReport):
         self.model.recorded(event, stream)
 
     def stream_waits(self, stream, event):
-        """What comes next on the stream waits for the event."""
+        """Makes what comes next on the stream wait for the event."""
         self.order.stream_waits(stream, event)
         self.model.stream_waits(stream, event)
 
@@ -342,7 +342,7 @@ class Gpu(GpuReport):
         return tensor
 
     def is_pinned(self, tensor):
-        """Whether a tensor's memory is page-locked."""
+        """True if a tensor's memory is page-locked."""
         return tensor.untyped_storage().data_ptr() in self._pinned
 
     def run(self, func, args, kwargs):
@@ -543,7 +543,7 @@ class InPython(TorchFunctionMode):
 
 
 def is_gpu(value):
-    """Whether a value names the GPU: "cuda", "cuda:0", 0 or such a `torch.device`.
+    """True if a value names the GPU: "cuda", "cuda:0", 0 or such a `torch.device`.
 
     Raises:
         GpuError: it names a second one.
@@ -559,7 +559,7 @@ def is_gpu(value):
 
 
 def _afterwards(func, args, kwargs):
-    """What can still be done with a tensor of a GPU that is switched off: to copy it to the host."""
+    """The one operation left for a tensor of a GPU that is switched off: to copy it to the host."""
     to_host = func is aten._to_copy.default and torch.device(kwargs.get("device") or CUDA).type == "cpu"
     if to_host or func is aten._local_scalar_dense.default:
         return func(args[0].held, **kwargs)

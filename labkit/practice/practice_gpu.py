@@ -193,7 +193,7 @@ class RealGpu(_Switch, GpuReport):
         return time.perf_counter() * 1000
 
     def notes(self) -> list[str]:
-        """What is not counted on a real GPU."""
+        """A sentence on what a real GPU does not count."""
         return [
             "On a real GPU waits are those that CUDA reports; launches, copies and races are not counted: "
             "fake_gpu(real=False) counts them."

@@ -1,4 +1,4 @@
-"""What was surely done before what, on streams that run at the same time.
+"""Order of operations on streams that run at the same time: which was surely done before which.
 
 Nothing really runs late here. Instead each piece of memory remembers who read and wrote it, and
 an access that nothing orders after an earlier one of another stream is a race, whether or not
@@ -23,7 +23,7 @@ NOT_ARRIVED = 0xA5
 
 
 class GpuError(RuntimeError):
-    """What a GPU would refuse, or sometimes get wrong without a word."""
+    """A fault that a GPU would refuse, or sometimes get wrong without a word."""
 
 
 class RaceWarning(UserWarning):
@@ -153,7 +153,7 @@ class Order:
         self.clocks.record_state(event, stream)
 
     def stream_waits(self, stream: int, event: int) -> None:
-        """What comes next on the stream waits for the event."""
+        """Makes what comes next on the stream wait for the event."""
         self.clocks.stream_wait_for_event(stream, event)
 
     def host_waits(
@@ -184,7 +184,7 @@ class Order:
         return int(self.clocks.current_sync_states.get(stream, {}).get(stream, -1))
 
     def host_knows(self, stream: int, number: int) -> bool:
-        """Whether the host has waited for an operation of a stream."""
+        """True if the host has waited for an operation of a stream."""
         return number < 0 or self.clocks.host_sync_state.get(stream, -1) >= number
 
     def under_way(self, copy: HostCopy) -> list[Race]:

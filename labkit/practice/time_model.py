@@ -87,7 +87,7 @@ class ModelClock:
         self._events[event] = max(self._streams[stream], self.host_us)
 
     def stream_waits(self, stream: int, event: int) -> None:
-        """What comes next on the stream begins after the event."""
+        """Makes what comes next on the stream begin after the event."""
         self._streams[stream] = max(self._streams[stream], self._events.get(event, 0.0))
 
     def host_waits(self, *, stream: int | None = None, event: int | None = None) -> None:

@@ -41,11 +41,11 @@ class Stream:
         Gpu.now.streams.pop()
 
     def wait_stream(self, stream):
-        """What comes next here waits for all that was asked of the other stream so far."""
+        """Makes what comes next here wait for all that was asked of the other stream so far."""
         self.wait_event(stream.record_event())
 
     def wait_event(self, event):
-        """What comes next here waits for the event."""
+        """Makes what comes next here wait for the event."""
         Gpu.now.stream_waits(self.cuda_stream, event.number)
 
     def record_event(self, event=None):
@@ -81,7 +81,7 @@ class Event:
         self._last_before = (on, Gpu.now.order.last(on))
 
     def wait(self, stream=None):
-        """What comes next on a stream, by default the current one, waits for the event."""
+        """Makes what comes next on a stream, by default the current one, wait for the event."""
         (Gpu.now.streams[-1] if stream is None else stream).wait_event(self)
 
     def query(self):

@@ -35,7 +35,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 
 
 def open_copy(path: Path) -> sqlite3.Connection:
-    """What a database file holds now, in memory; nothing is written beside it, not even by SQLite."""
+    """Copy in memory of a database file as it is now; nothing is written beside it, not even by SQLite."""
     copy = _prepared(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
     try:
         if path.exists():

@@ -40,7 +40,7 @@ MOST_FACTS_BYTES = 16 * 2**20
 MOST_FOLDERS = 1000
 Record = TypeVar("Record")
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
-"""What a spreadsheet may take for a formula; some take the wide characters too, and skip blanks."""
+"""Beginnings that spreadsheets take for a formula; some take the wide characters too, and skip blanks."""
 STEMS = ("runs", "samples", "comparisons")
 VERSION = 1
 """Of the form of an export; older labkits wrote none."""

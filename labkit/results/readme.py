@@ -173,7 +173,7 @@ def _details(title: str, lines: Sequence[str]) -> list[str]:
 
 
 def _read(path: Path) -> list[Any]:
-    """What a file of JSON holds, as a list of one; empty without the file."""
+    """Content of a JSON file, as a list of one; empty without the file."""
     return [read_json(path, object)] if path.is_file() else []
 
 

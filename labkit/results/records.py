@@ -353,7 +353,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """What interval and machine allow to say: faster, slower, same (+-2%) or cannot tell."""
+        """Verdict that interval and machine allow: faster, slower, same (+-2%) or cannot tell."""
         return "cannot tell" if self.refuted_by else stats.verdict(self.interval)
 
     @property
@@ -424,7 +424,7 @@ class Comparison:
 
 
 def describe_disturbances(records: Sequence[Run | Comparison]) -> str:
-    """What disturbed some of these results, each kind once by its highest figure; empty if nothing did."""
+    """Disturbances of these results, each kind once by its highest figure; empty if there were none."""
     doubted = [record for record in records if record.disturbances]
     worst: dict[str, str] = {}
     for reason in (each for record in doubted for each in record.disturbances):

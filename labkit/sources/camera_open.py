@@ -70,7 +70,7 @@ def connect_stream(address: str, open_timeout_s: float, read_timeout_s: float) -
 
 
 def connection_problem(address: str) -> str:
-    """What keeps a connection to a host from coming about, and what to do; empty if it can be made.
+    """Reason why no connection to a host comes about, and what to do; empty if it can be made.
 
     One deadline holds, for names that are looked up for ever too.
     """

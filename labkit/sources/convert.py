@@ -85,7 +85,7 @@ def fit_image(image: NDArray[np.uint8], size: Size, how: Fit) -> tuple[NDArray[n
 
 
 def placement(given: Size, size: Size, how: Fit) -> Placement:
-    """Where the pixels of an image of size `given` are in a frame of `size`.
+    """Place of the pixels of an image of size `given` in a frame of `size`.
 
     "letterbox" keeps the whole image and its shape, with bars of `PADDING` beside it; "crop" keeps the
     shape and cuts the centre out; "stretch" keeps the whole image, squeezed. "none" is for sources

@@ -386,7 +386,7 @@ def _words(error: Exception) -> str:
 
 
 def _duration_s(opened: Any) -> float | None:
-    """How long an animation shows the present picture; a viewer takes 0.1 s where it says less than 0.02."""
+    """Seconds that an animation shows its present picture; viewers take 0.1 where it says less than 0.02."""
     if not getattr(opened, "is_animated", False) or "duration" not in opened.info:
         return None
     seconds = float(opened.info["duration"]) / 1000
