@@ -312,7 +312,22 @@ def test_fresh_processes_are_given_up_where_later_rungs_need_the_time(monkeypatc
     rounds = replace(ROUNDS, processes=3)
     context = context_module.Context(None, WORK, {}, PLAN, rounds, {}, None, None, None, until_s=until_s)
     now[0] = 40.0
-    assert context.rounds_in_time(rounds, 10.0, n_measured=2, to_come=1).processes == processes
+    assert context.rounds_in_time(10.0, n_measured=2, to_come=1).processes == processes
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(("minutes", "processes"), [(10, 3), (1, 1)])
+def test_a_benchmark_gives_up_fresh_processes_where_later_rungs_need_the_time(
+    monkeypatch, minutes, processes
+):
+    now = [0.0]
+    monkeypatch.setattr(context_module.time, "perf_counter", lambda: now[0])
+    rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu"), rung("detr_pil_cpu")]
+    monkeypatch.setattr(run_module, "_check", lambda *_: now.__setitem__(0, now[0] + 20) or perfect())
+    rounds = replace(ROUNDS, processes=3)
+    result = run_benchmark(rungs, workload=WORK, plan=PLAN, rounds=rounds, minutes=minutes)
+    assert [comparison.processes for comparison in result.comparisons] == [processes]
+    assert [run.rung for run in result.runs] == [each.name for each in rungs]
 
 
 def test_the_expected_length_of_rounds_is_their_length():

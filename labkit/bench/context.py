@@ -88,20 +88,18 @@ class Context:
         now = lock_holder(besides=self.own_lock)
         return tuple(dict.fromkeys([*self.disturbances, *([f"{now} was running"] if now else [])]))
 
-    def rounds_in_time(
-        self, rounds: RoundPlan, expected_s: float, n_measured: int, to_come: int
-    ) -> RoundPlan:
+    def rounds_in_time(self, expected_s: float, n_measured: int, to_come: int) -> RoundPlan:
         """The rounds as planned, or in one process where as many rungs as are to come need the time.
 
         Args:
-            rounds: as planned.
-            expected_s: their length.
+            expected_s: length of the rounds as planned.
             n_measured: rungs measured so far; one to come is expected to take as long as their mean.
             to_come: rungs still to measure.
         """
         per_rung_s = (time.perf_counter() - self.began_s) / max(1, n_measured)
+        assert self.rounds is not None
         in_time = not self.out_of_time(expected_s + to_come * per_rung_s)
-        return rounds if in_time else replace(rounds, processes=1)
+        return self.rounds if in_time else replace(self.rounds, processes=1)
 
     def out_of_time(self, reserved_s: float = 0.0) -> bool:
         """True if less than `reserved_s` is left of the benchmark's time."""

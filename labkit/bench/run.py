@@ -459,7 +459,7 @@ def _measure_group(group: Sequence[Rung], context: Context, result_set: ResultSe
             result_set.skipped[f"comparing {names}"] = f"{TIME_IS_UP}: labkit compare A B"
             return
         expected_s = _comparing_s(result_set.runs, waiting.measured, context.rounds)
-        rounds = context.rounds_in_time(context.rounds, expected_s, len(result_set.runs), to_come)
+        rounds = context.rounds_in_time(expected_s, len(result_set.runs), to_come)
         if not waiting.closed:
             _compare(done, waiting.measured, pairs, rounds, agreements, scores, context, result_set, stack)
             return
