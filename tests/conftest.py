@@ -17,18 +17,13 @@ TINY = (160, 128)
 # What a browser shows. The same messages are tested without one in test_live.py.
 EXTENDED = {"browser"}
 
-# Files whose tests share one process: each of these starts a cluster, or a browser.
-TOGETHER = {
-    "test_batch": "clusters",
-    "test_fleet": "clusters",
-    "test_sweep": "clusters",
-    "browser": "browser",
-}
+# Each of these starts clusters; their tests share one process.
+CLUSTERS = {"test_batch", "test_fleet", "test_sweep"}
 
 # These take longest. They begin first, so that none of them is left to one process at the end.
 LONGEST = (
-    "browser", "test_batch", "test_fleet", "test_sweep", "test_notebooks", "test_measure", "test_live",
-    "test_fake_gpu", "test_pipelines", "test_kernels", "test_cli", "test_own_loop",
+    *sorted(CLUSTERS), "test_notebooks", "test_measure", "test_live", "test_fake_gpu",
+    "test_pipelines", "test_kernels", "test_cli", "test_own_loop",
 )  # fmt: skip
 
 
@@ -62,7 +57,7 @@ def pytest_xdist_make_scheduler(config, log):
             path = Path(nodeid.partition("::")[0])
             if path.stem == "test_notebooks":
                 return nodeid
-            return TOGETHER.get(path.parent.name) or TOGETHER.get(path.stem, path.stem)
+            return "clusters" if path.stem in CLUSTERS else path.stem
 
     config.option.loadscopereorder = False  # it would begin with many short tests
     return ByFile(config, log)

@@ -268,13 +268,11 @@ WAITS = {
     "filter_fused_cuda": {"a copy to the host": 1},
     "filter_graph_cuda": {"a copy to the host": 1},
 }  # fmt: skip
-ONCE = [name for name in WAITS if name not in ("grouped_graph_8_cuda", "filter_graph_cuda", "autotuned_cuda")]
-"""Rungs whose code no other of them runs."""
+TWINS = ("grouped_graph_8_cuda", "filter_graph_cuda", "autotuned_cuda")
+"""Rungs whose code others of them run, too."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ONCE else pytest.mark.extended) for name in WAITS]
-)
+@pytest.mark.parametrize("name", [*(name for name in WAITS if name not in TWINS), *further(*TWINS)])
 def test_how_often_the_host_waits_per_frame(name, fake_gpu):
     frames = [make_frame(i, SIZE) for i in range(2)]
     if "c++" in rung(name).needs:

@@ -68,10 +68,7 @@ def assert_close(file, found, expected):
 @pytest.mark.parametrize(
     "shape",
     # one pixel; smaller than the window; odd; several tiles in x, in y; 1 to 4 channels
-    [
-        pytest.param(shape, marks=() if shape in ((1, 1, 3), (37, 35, 3)) else pytest.mark.extended)
-        for shape in [(1, 1, 3), (3, 2, 1), (1, 35, 2), (37, 35, 3), (18, 130, 1), (33, 5, 4)]
-    ],
+    [(1, 1, 3), (37, 35, 3), *further(((3, 2, 1),), ((1, 35, 2),), ((18, 130, 1),), ((33, 5, 4),))],
     ids=str,
 )
 def test_kernel_equals_the_reference(file, shape):

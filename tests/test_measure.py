@@ -540,13 +540,18 @@ def test_quota_heat_and_a_clock_that_falls_are_noise(monkeypatch):
     assert (state["during"]["quota_stopped"], state["during"]["temperature_c"]) == (0.3, 97.0)
 
 
+def let_machine_be_busy(monkeypatch, busy_s, idle_s):
+    """The cores work for so long and idle for so long while a monitor watches, whatever else runs here."""
+    now = psutil.cpu_times()
+    nothing = now._replace(**dict.fromkeys(now._fields, 0.0))
+    times = iter([nothing, nothing._replace(user=busy_s, idle=idle_s)])
+    monkeypatch.setattr(noise_module.psutil, "cpu_times", lambda: next(times))
+
+
 @pytest.mark.parametrize(("own", "low", "high"), [(True, 0.0, 0.05), (False, 0.4, 0.8)])
 def test_processes_that_come_and_go_are_the_measurements_own(monkeypatch, own, low, high):
     """Two children work for 0.4 s each on a machine that does nothing else, and is idle for 0.2 s."""
-    idle = psutil.cpu_times()
-    nothing = idle._replace(**dict.fromkeys(idle._fields, 0.0))
-    times = iter([nothing, nothing._replace(user=0.8, idle=0.2)])
-    monkeypatch.setattr(noise_module.psutil, "cpu_times", lambda: next(times))
+    let_machine_be_busy(monkeypatch, busy_s=0.8, idle_s=0.2)
     code = "import time\nwhile time.process_time() < 0.4: pass"
     with NoiseMonitor() as watch:
         children = [subprocess.Popen([sys.executable, "-S", "-c", code]) for _ in range(2)]
@@ -567,10 +572,7 @@ def test_forked_processes_that_have_ended_are_the_measurements_own(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     environment = {**os.environ, **worker_module.worker_environment()}
     server = fork_server.fork_server(environment)
-    idle = psutil.cpu_times()
-    nothing = idle._replace(**dict.fromkeys(idle._fields, 0.0))
-    times = iter([nothing, nothing._replace(user=0.8, idle=0.8)])
-    monkeypatch.setattr(noise_module.psutil, "cpu_times", lambda: next(times))
+    let_machine_be_busy(monkeypatch, busy_s=0.8, idle_s=0.8)
     with NoiseMonitor() as watch, open(tmp_path / "said", "wb") as said:
         child = server.fork("burning", [], environment, said, said.fileno())
         assert child.wait(60) == 0
