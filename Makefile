@@ -18,7 +18,7 @@ $(READY): pyproject.toml .ci/constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[gpu,engines,accuracy,scale,offline,test,lint]'
 	@touch $(READY)
 
-bench: $(READY) ## measure every rung that this machine can run, quickly (under 10 minutes)
+bench: $(READY) ## measure the rungs that this machine can run, quickly (10 minutes at most)
 	$(BIN)/labkit bench --quick
 
 PYTEST := $(BIN)/python -m pytest --durations 15
