@@ -226,8 +226,12 @@ def _sizes(rng: Rng) -> list[tuple[int, int]]:
     ]
 
 
-def _block(rng: Rng) -> tuple[int, int]:
-    return ((32, 8), (16, 16), (8, 4), (64, 2), (5, 7))[rng.integers(5)]
+def _blocks(rng: Rng) -> list[tuple[int, int]]:
+    """A block for each of `_sizes`, all different: the ordinary image and the larger one have several."""
+    narrow = ((32, 8), (16, 16), (8, 4), (5, 7))
+    blocks = [narrow[i] for i in rng.permutation(len(narrow))]
+    blocks.insert(int(rng.integers(1, 5)), (64, 2))
+    return blocks
 
 
 def _grid(shape: Sequence[int], block: tuple[int, int]) -> tuple[int, ...]:
@@ -246,8 +250,8 @@ def _brightened(image: Image) -> tuple[Floats, dict[str, Floats]]:
 
 def _map_cases(rng: Rng) -> list[Case]:
     cases = []
-    for _ in range(4):
-        blocks, threads = int(rng.integers(2, 30)), int(rng.integers(2, 9)) * 32
+    for warps in rng.choice(np.arange(2, 9), 4, replace=False):
+        blocks, threads = int(rng.integers(2, 30)), int(warps) * 32
         image = _noise(rng, (blocks * threads,))
         right, mistakes = _brightened(image)
         first = np.arange(image.size) < threads
@@ -260,8 +264,9 @@ def _map_cases(rng: Rng) -> list[Case]:
 
 def _guard_cases(rng: Rng) -> list[Case]:
     cases = []
-    for n in (*rng.integers(1, 3000, 4), int(rng.integers(1, 30)) * 64 + 1):
-        threads = int(rng.integers(2, 9)) * 32
+    numbers = (*rng.integers(1, 3000, 4), int(rng.integers(1, 30)) * 64 + 1)
+    for n, warps in zip(numbers, rng.choice(np.arange(2, 9), 5, replace=False), strict=True):
+        threads = int(warps) * 32
         image = _noise(rng, (int(n),))
         right, mistakes = _brightened(image)
         cases.append(Case((image, None, int(n)), right, (-(-int(n) // threads),), (threads,), mistakes))
@@ -270,8 +275,8 @@ def _guard_cases(rng: Rng) -> list[Case]:
 
 def _flip_cases(rng: Rng) -> list[Case]:
     cases = []
-    for size in _sizes(rng):
-        image, block = _noise(rng, size), _block(rng)
+    for size, block in zip(_sizes(rng), _blocks(rng), strict=True):
+        image = _noise(rng, size)
         mistakes = {
             "this is the image itself": image,
             "it is turned upside down; left and right change places here": image[::-1],
@@ -316,7 +321,8 @@ def _edge_cases(rng: Rng) -> list[Case]:
 
 def _box_cases(rng: Rng) -> list[Case]:
     radii = [int(radius) for radius in rng.choice(np.arange(1, 7), 2, replace=False)]
-    return [_box_case(_noise(rng, size), radii[i % 2], _block(rng), {}) for i, size in enumerate(_sizes(rng))]
+    drawn = enumerate(zip(_sizes(rng), _blocks(rng), strict=True))
+    return [_box_case(_noise(rng, size), radii[i % 2], block, {}) for i, (size, block) in drawn]
 
 
 def _tiled_box_cases(rng: Rng) -> list[Case]:
@@ -361,8 +367,8 @@ def _guided_cases(rng: Rng) -> list[Case]:
     cases = []
     radii = [int(radius) for radius in rng.choice(np.arange(1, 7), 2, replace=False)]
     eps = (255 * rng.uniform(0.05, 0.3)) ** 2
-    for i, size in enumerate(_sizes(rng)):
-        image, block, radius = _noise(rng, (*size, (3, 1, 4)[i % 3])), _block(rng), radii[i % 2]
+    for i, (size, block) in enumerate(zip(_sizes(rng), _blocks(rng), strict=True)):
+        image, radius = _noise(rng, (*size, (3, 1, 4)[i % 3])), radii[i % 2]
         if size[0] > 80:  # flat parts at both ends of the range, wider than two windows
             image[:40, :40], image[-40:, -40:] = 255, 0
         p = image.astype(float)

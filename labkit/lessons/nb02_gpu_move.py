@@ -60,7 +60,7 @@ def check_device_time(device_time: Callable[[Any, Any], Any], rng: Rng) -> str:
                                 (4.0, "both by turns"), (4.0, "a single frame")):  # fmt: skip
         n = 1 if case == "a single frame" else frames
         asked = rng.uniform(0.5, 3) + np.cumsum(rng.uniform(0.5, 1.5, n) * asked_every_s)
-        done = asked + rng.uniform(2, 6, n)
+        done = asked + rng.uniform(2, 6, n) * (3 if n == 1 else 1)
         for k in range(1, n):
             done[k] = max(asked[k], done[k - 1]) + rng.uniform(2, 6)
         got = call(device_time, asked, done)

@@ -81,8 +81,9 @@ def check_paced_latency(latency: Callable[[Floats, Floats, float], Any], rng: Rn
     Frames fall due at `fps` per second, the first at 0; `began_s` (n,) s is when the loop took
     each up, `done_s` (n,) s when it was done. The loop keeps up, stands still once, and catches up.
     """
-    n, rates = int(rng.integers(20, 50)), rng.uniform(5, 40, 2).round(1).tolist()
-    for fps in (*rates, rates[0]):
+    few, many = np.sort(rng.choice(np.arange(20, 50), 2, replace=False)).tolist()
+    rates = rng.uniform(5, 40, 2).round(1).tolist()
+    for n, fps in ((many, rates[0]), (many, rates[1]), (few, rates[0])):
         due, began, done = np.arange(n) / fps, np.empty(n), np.empty(n)
         work_s, stall_at = rng.uniform(0.25, 0.5) / fps, rng.integers(3, 9)
         free = float(rng.uniform(0.003, 0.006))  # the loop was not ready at once
