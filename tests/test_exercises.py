@@ -470,6 +470,20 @@ def test_a_right_answer_passes_however_it_is_written(exercise, answer):
         assert str(result).startswith("Right: "), str(result)
 
 
+@pytest.mark.parametrize("seed", [7115, 14134])
+def test_no_order_hangs_on_the_rounding_of_equal_scores(seed):
+    outcome = CHECKS["best_boxes"](solved("best_boxes"), seed=seed)
+    assert outcome, outcome.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exercise", PYTHON)
+def test_a_right_answer_passes_whatever_is_drawn(exercise):
+    for _ in range(500):
+        outcome = CHECKS[exercise](solved(exercise))
+        assert outcome, outcome.reason
+
+
 @pytest.mark.parametrize(("exercise", "reason", "answer"), cases(WRONG))
 def test_a_plausible_mistake_is_rejected_with_its_reason(exercise, reason, answer, monkeypatch):
     if reason == re.escape("endless loop"):

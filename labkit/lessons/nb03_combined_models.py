@@ -179,9 +179,7 @@ def check_best_boxes(best_boxes: Callable[..., Any], rng: Rng) -> str:
         ((*other[:2], 1), (wide, high)),
     )
     for (queries, classes, k), size in drawn:
-        logits = rng.normal(0, 1.5, (queries, classes + 1)).astype(np.float32)
-        logits[rng.permutation(queries)[: queries // 2], -1] += 6  # queries that found nothing
-        logits[[-1, 0], [-2, 0]] = 15, 14  # the last query and class are among the best, and the first ones
+        logits = _drawn_logits(rng, queries, classes, k)
         boxes = rng.uniform((0.3, 0.3, 0.05, 0.05), (0.7, 0.7, 0.5, 0.5), (queries, 4)).astype(np.float32)
         given = torch.from_numpy(logits), torch.from_numpy(boxes)
         got, waits = on_practice_gpu(best_boxes, given, (size, k))
@@ -192,6 +190,17 @@ def check_best_boxes(best_boxes: Callable[..., Any], rng: Rng) -> str:
         compare(got, right, wrong, otherwise, shape="(k, 6): corners, score, label", rtol=1e-4, atol=1e-3)
         check_reads("the rows are right", waits)
     return "the rows are right, and the host waits once"
+
+
+def _drawn_logits(rng: Rng, queries: int, classes: int, k: int) -> Floats:
+    """(queries, classes + 1) float32 logits, whose k best scores float32 tells from their neighbours."""
+    while True:
+        logits = rng.normal(0, 1.5, (queries, classes + 1)).astype(np.float32)
+        logits[rng.permutation(queries)[: queries // 2], -1] += 6  # queries that found nothing
+        logits[[-1, 0], [-2, 0]] = 15, 14  # the last query and class are among the best, and the first ones
+        best = np.sort(_softmax(logits.astype(np.float64))[:, :-1].max(1))[-(k + 1) :]
+        if np.diff(best).min() > 2e-6:
+            return logits
 
 
 @exercise_check
