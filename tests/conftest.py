@@ -2,8 +2,11 @@
 
 import functools
 import os
+import random
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads; pools must not fight
 
@@ -67,6 +70,15 @@ def pytest_xdist_make_scheduler(config, log):
 def own_home(tmp_path, monkeypatch):
     """Results of a test land in its own folder."""
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "lab-home"))
+
+
+@pytest.fixture(autouse=True)
+def same_draws(request, monkeypatch):
+    """Checks of exercises draw the same inputs whenever a test is repeated; a soak draws new ones."""
+    exercise = sys.modules.get("labkit.lessons.exercise")
+    if exercise is not None and request.node.get_closest_marker("slow") is None:
+        draws = random.Random(request.node.nodeid)
+        monkeypatch.setattr(exercise, "secrets", SimpleNamespace(randbelow=draws.randrange))
 
 
 @pytest.fixture(scope="session")
