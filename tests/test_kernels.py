@@ -196,7 +196,7 @@ def test_without_its_barrier_a_kernel_is_wrong_once_a_thread_is_late(barrier):
     """The first thread of each block sleeps before it has filled its part of the tile."""
     made = launch_plan("edge_2_shared.cu", (20, 20, 1), 1)
     source = made.source if barrier else without_barrier(made.source, 0)
-    late = "if (threadIdx.x + threadIdx.y == 0) std::this_thread::sleep_for(std::chrono::milliseconds(30));"
+    late = "if (threadIdx.x + threadIdx.y == 0) { timespec wait{0, 30000000}; nanosleep(&wait, nullptr); }"
     begin = "int c = blockIdx.z;"
     assert begin in source
     image = structured_image((20, 20, 1))

@@ -24,7 +24,7 @@ NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ce
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """The database in a file, which is made if it is not there."""
-    db = _prepared(sqlite3.connect(path, BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False))
+    db = _prepared(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False))
     try:
         _write_ahead(db)
         db.execute("PRAGMA synchronous = FULL")
@@ -101,7 +101,7 @@ def _has_log(path: Path) -> bool:
 
 
 def _read_only(path: Path, option: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{option}", BUSY_TIMEOUT_S, uri=True)
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{option}", timeout=BUSY_TIMEOUT_S, uri=True)
 
 
 def _prepared(db: sqlite3.Connection) -> sqlite3.Connection:

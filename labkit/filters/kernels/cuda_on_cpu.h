@@ -1,4 +1,4 @@
-// Runs CUDA kernels on the CPU, one std::thread per CUDA thread, blocks one after the other.
+// Runs CUDA kernels on the CPU, one CPU thread per CUDA thread, blocks one after the other.
 //
 // Enough of CUDA for the kernels of this folder: indices, __shared__ arrays of fixed size,
 // __syncthreads, atomicAdd. No warp shuffles, no `extern __shared__`, no textures. Slow, and
@@ -7,20 +7,22 @@
 #pragma once
 #define CUDA_ON_CPU 1
 
-#include <atomic>
-#include <barrier>
+// C's headers where they do: C++'s threads, streams and containers take three times as long to compile.
+#include <climits>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <string>
-#include <thread>
+#include <pthread.h>
 #include <tuple>
 #include <type_traits>
 #include <utility>
-#include <vector>
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #define __global__
 #define __device__
@@ -36,15 +38,54 @@ struct dim3 {
 static thread_local dim3 threadIdx, blockIdx;
 static dim3 blockDim, gridDim;
 
-static std::barrier<> *block_barrier = nullptr;
-static inline void __syncthreads() { if (block_barrier) block_barrier->arrive_and_wait(); }
+namespace cuda_on_cpu {
+
+// Where the threads of a block wait for one another. It orders what comes before it with what comes
+// after it and nothing else: a mutex, locked anew by each thread that wakes, would hide some races.
+struct Barrier {
+    unsigned threads, missing, phase;
+
+    explicit Barrier(unsigned n) : threads(n), missing(n), phase(0) {}
+
+    void arrive(bool for_the_last_time)
+    {
+        unsigned mine = __atomic_load_n(&phase, __ATOMIC_ACQUIRE);
+        if (for_the_last_time) __atomic_sub_fetch(&threads, 1, __ATOMIC_ACQ_REL);
+        if (__atomic_sub_fetch(&missing, 1, __ATOMIC_ACQ_REL) == 0) {
+            __atomic_store_n(&missing, __atomic_load_n(&threads, __ATOMIC_ACQUIRE), __ATOMIC_RELEASE);
+            __atomic_store_n(&phase, mine + 1, __ATOMIC_RELEASE);
+            wake_all();
+        } else if (!for_the_last_time) {
+            while (__atomic_load_n(&phase, __ATOMIC_ACQUIRE) == mine) sleep_while(mine);
+        }
+    }
+
+#ifdef __linux__
+    void sleep_while(unsigned value) { syscall(SYS_futex, &phase, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0); }
+    void wake_all() { syscall(SYS_futex, &phase, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0); }
+#else
+    void sleep_while(unsigned) { sched_yield(); }
+    void wake_all() {}
+#endif
+};
+static Barrier *block_barrier = nullptr;
+
+}  // namespace cuda_on_cpu
+
+static inline void __syncthreads() { if (cuda_on_cpu::block_barrier) cuda_on_cpu::block_barrier->arrive(false); }
 
 template <class A, class B> static inline auto min(A a, B b) -> std::common_type_t<A, B> { return b < a ? b : a; }
 template <class A, class B> static inline auto max(A a, B b) -> std::common_type_t<A, B> { return a < b ? b : a; }
 template <class T> static inline T __ldg(const T *at) { return *at; }
 static inline float __fdividef(float a, float b) { return a / b; }
 static inline unsigned int __float_as_uint(float value) { unsigned int bits; std::memcpy(&bits, &value, 4); return bits; }
-template <class T> static inline T atomicAdd(T *at, T value) { return std::atomic_ref<T>(*at).fetch_add(value); }
+template <class T> static inline T atomicAdd(T *at, T value)
+{
+    T old, sum;
+    __atomic_load(at, &old, __ATOMIC_SEQ_CST);
+    do sum = old + value; while (!__atomic_compare_exchange(at, &old, &sum, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+    return old;
+}
 
 // The 16 bits of `value` in half precision, rounded to nearest even; what cvt.rn.f16.f32 gives.
 static inline unsigned short half_bits(float value)
@@ -66,29 +107,47 @@ static inline float half_value(unsigned short bits)
 namespace cuda_on_cpu {
 
 struct Argument {
-    std::vector<char> bytes;
+    uint64_t length;
+    char *bytes;
 };
 
-[[noreturn]] static void refuse(const std::string &why)
+template <class... V> [[noreturn]] static void refuse(const char *why, V... values)
 {
-    std::fprintf(stderr, "cuda_on_cpu: %s\n", why.c_str());
+    std::fprintf(stderr, "cuda_on_cpu: ");
+    std::fprintf(stderr, why, values...);
+    std::fprintf(stderr, "\n");
     std::exit(3);
 }
 
-template <class T> static T as(std::vector<Argument> &arguments, size_t i)
+template <class T> static T as(const Argument *arguments, size_t i)
 {
-    auto &bytes = arguments[i].bytes;
+    const Argument &argument = arguments[i];
     if constexpr (std::is_pointer_v<T>) {
-        return reinterpret_cast<T>(bytes.data());
+        return reinterpret_cast<T>(argument.bytes);
     } else {
-        if (bytes.size() != sizeof(T))
-            refuse("argument " + std::to_string(i) + " has " + std::to_string(bytes.size()) + " bytes, the kernel takes "
-                   + std::to_string(sizeof(T)));
+        if (argument.length != sizeof(T))
+            refuse("argument %zu has %zu bytes, the kernel takes %zu", i, (size_t)argument.length, sizeof(T));
         T value;
-        std::memcpy(&value, bytes.data(), sizeof(T));
+        std::memcpy(&value, argument.bytes, sizeof(T));
         return value;
     }
 }
+
+template <class Call> struct Thread {
+    const Call *call;
+    dim3 thread, block;
+    pthread_t handle;
+
+    static void *begin(void *given)
+    {
+        auto &self = *static_cast<Thread *>(given);
+        threadIdx = self.thread;
+        blockIdx = self.block;
+        (*self.call)();
+        block_barrier->arrive(true);  // a thread that returned is waited for no longer
+        return nullptr;
+    }
+};
 
 template <class Call> static void run_block(const Call &call, dim3 block)
 {
@@ -101,24 +160,23 @@ template <class Call> static void run_block(const Call &call, dim3 block)
                 call();
             }
 #else
-    std::barrier<> barrier(blockDim.x * blockDim.y * blockDim.z);
+    unsigned n = blockDim.x * blockDim.y * blockDim.z;
+    Barrier barrier{n};
     block_barrier = &barrier;
-    std::vector<std::thread> threads;
-    for (unsigned z = 0; z < blockDim.z; z++)
-        for (unsigned y = 0; y < blockDim.y; y++)
-            for (unsigned x = 0; x < blockDim.x; x++)
-                threads.emplace_back([&, x, y, z] {
-                    threadIdx = {x, y, z};
-                    blockIdx = block;
-                    call();
-                    block_barrier->arrive_and_drop();  // a thread that returned is waited for no longer
-                });
-    for (auto &thread : threads) thread.join();
+    auto *threads = static_cast<Thread<Call> *>(std::malloc(n * sizeof(Thread<Call>)));
+    for (unsigned i = 0; i < n; i++) {
+        dim3 thread{i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
+        threads[i] = {&call, thread, block, {}};
+        if (pthread_create(&threads[i].handle, nullptr, Thread<Call>::begin, &threads[i]) != 0)
+            refuse("this machine starts no more than %u threads; the block has %u", i, n);
+    }
+    for (unsigned i = 0; i < n; i++) pthread_join(threads[i].handle, nullptr);
+    std::free(threads);
 #endif
 }
 
 template <class... P, size_t... I>
-static void run(void (*kernel)(P...), std::vector<Argument> &arguments, std::index_sequence<I...>)
+static void run(void (*kernel)(P...), const Argument *arguments, std::index_sequence<I...>)
 {
     std::tuple<P...> values(as<P>(arguments, I)...);
     for (unsigned z = 0; z < gridDim.z; z++)
@@ -136,24 +194,28 @@ template <class... P> static int main_for(void (*kernel)(P...), char **argv)
     gridDim = {size[0], size[1], size[2]};
     blockDim = {size[3], size[4], size[5]};
 
-    std::vector<Argument> arguments;
-    std::ifstream in(argv[8], std::ios::binary);
-    for (uint64_t length; in.read(reinterpret_cast<char *>(&length), sizeof length);) {
-        arguments.push_back({std::vector<char>(length)});
-        in.read(arguments.back().bytes.data(), length);
+    Argument arguments[sizeof...(P) + 1];
+    size_t count = 0;
+    std::FILE *in = std::fopen(argv[8], "rb");
+    if (!in) return 4;
+    for (uint64_t length; std::fread(&length, sizeof length, 1, in) == 1; count++) {
+        Argument argument{length, static_cast<char *>(std::malloc(length))};
+        if (std::fread(argument.bytes, 1, length, in) != length) return 4;
+        if (count < sizeof...(P)) arguments[count] = argument;
     }
-    in.close();
-    if (arguments.size() != sizeof...(P))
-        refuse("the kernel takes " + std::to_string(sizeof...(P)) + " arguments, not " + std::to_string(arguments.size()));
+    std::fclose(in);
+    if (count != sizeof...(P)) refuse("the kernel takes %zu arguments, not %zu", sizeof...(P), count);
     run(kernel, arguments, std::index_sequence_for<P...>{});
 
-    std::ofstream out(argv[8], std::ios::binary);
-    for (auto &argument : arguments) {
-        uint64_t length = argument.bytes.size();
-        out.write(reinterpret_cast<const char *>(&length), sizeof length);
-        out.write(argument.bytes.data(), length);
+    std::FILE *out = std::fopen(argv[8], "wb");
+    if (!out) return 4;
+    bool good = true;
+    for (size_t i = 0; i < count; i++) {
+        good &= std::fwrite(&arguments[i].length, sizeof arguments[i].length, 1, out) == 1;
+        good &= std::fwrite(arguments[i].bytes, 1, arguments[i].length, out) == arguments[i].length;
+        std::free(arguments[i].bytes);
     }
-    return out.good() ? 0 : 4;
+    return std::fclose(out) == 0 && good ? 0 : 4;
 }
 
 }  // namespace cuda_on_cpu
