@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+EXTRAS := gpu,engines,accuracy,scale,offline,test,lint
 unexport PYTHONDONTWRITEBYTECODE  # some containers set it, and each process then compiles every module anew
 
-.PHONY: help setup bench test test-all lint lab soak gallery gpu-check clean
+.PHONY: help setup bench test test-quick test-all lint lab soak gallery gpu-check clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -15,7 +16,7 @@ $(READY): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else "labkit needs Python 3.11 to 3.13, and %s is %d.%d; try: make setup PYTHON=python3.12" % (sys.executable, v[0], v[1]))'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --upgrade pip setuptools
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[gpu,engines,accuracy,scale,offline,test,lint]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $(READY)
 
 bench: $(READY) ## measure the rungs that this machine can run, quickly (10 minutes at most)
@@ -25,6 +26,10 @@ PYTEST := $(BIN)/python -m pytest --durations 15
 
 test: $(READY) ## every promise of the README once, before each commit
 	$(PYTEST) -m "not slow and not extended" -n 2 --dist loadfile
+
+QUICK := structure types stats boxes trace preprocess filters practice exercises measure sources results reference
+test-quick: $(READY) ## three minutes of it; on another Python: make test-quick PYTHON=python3.13 VENV=.venv-3.13 EXTRAS=accuracy,test
+	$(PYTEST) -m "not slow and not extended" -n 2 --dist loadfile $(QUICK:%=tests/test_%.py)
 
 test-all: test ## and further sizes, seeds, faults, browsers: before each release
 	$(PYTEST) -m "extended and not slow" -n 2 --dist loadfile --ignore tests/browser
