@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads; pools must not fight
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes test side by side; each has its core
 
 import numpy as np
 import pytest

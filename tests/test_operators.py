@@ -23,7 +23,8 @@ def test_all_arithmetic_of_the_detector_is_found_in_some_kind(name):
     expected = gflop_per_frame(rung("detr_engine_bf16").prepare, LAB)
     assert sum(kind.gflop for kind in found.kinds) == pytest.approx(expected, rel=0.01)
     assert found.kinds[-1].gflop == 0
-    assert sum(kind.ms for kind in found.kinds) < 1.5 * found.frame_ms
+    # One unit and one frame; which is longer, a frame or its operators with their clocks, the load decides.
+    assert 0.1 < sum(kind.ms for kind in found.kinds) / found.frame_ms < 10
 
 
 def test_a_rung_whose_engine_does_not_tell_is_refused():
