@@ -24,7 +24,9 @@ NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ce
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """The database in a file, which is made if it is not there."""
-    db = _prepared(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False))
+    db = _prepared(
+        sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    )
     try:
         _write_ahead(db)
         db.execute("PRAGMA synchronous = FULL")
