@@ -313,13 +313,16 @@ def test_a_killed_batch_is_resumed(ray_here, folder, tmp_path, monkeypatch):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
 
 
-def test_batch_command(tmp_path, capsys):
+def test_batch_command_takes_names_of_any_bytes(tmp_path, capsys):
     from labkit.cli.main import main
 
     ray.shutdown()
     film(tmp_path / "a.avi", 20)
-    arguments = ["batch", str(tmp_path), "--rung", "resnet_linear_cpu", "--model-set", "lab"]
-    arguments += ["--size", "64x48", "--segment", "8", "--out", str(tmp_path / "out")]
+    videos = tmp_path / os.fsdecode(b"\xff")  # names that are no UTF-8
+    videos.mkdir()
+    (tmp_path / "a.avi").rename(videos / os.fsdecode(b"\xfe.avi"))
+    arguments = ["batch", str(videos), "--rung", "resnet_linear_cpu", "--model-set", "lab"]
+    arguments += ["--size", "64x48", "--segment", "8", "--out", str(videos / "out")]
     for new in (20, 0):
         with pytest.raises(SystemExit) as end:
             main(arguments)

@@ -481,6 +481,22 @@ def test_the_notebook_must_be_there(tmp_path, here):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no root")
+@pytest.mark.parametrize(("command", "package"), [("live", "tornado"), ("lab", "jupyterlab")])
+def test_a_command_names_the_package_that_it_lacks(command, package, tmp_path, monkeypatch, capsys):
+    from labkit.cli.main import main
+
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "labkit.live.page", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.ipynb").write_text("{}")
+    try:
+        code = main(["live", "--no-browser"] if command == "live" else ["lab", "a.ipynb", "--allow-root"])
+    except SystemExit as end:
+        code = end.code
+    assert code == 5
+    assert capsys.readouterr().err == f"labkit: this needs the package {package} (pip install {package})\n"
+
+
 @pytest.mark.parametrize(
     ("user", "contained", "options", "wanted", "unwanted"),
     [

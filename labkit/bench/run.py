@@ -364,7 +364,7 @@ def _runnable(rungs: Sequence[Rung], result: ResultSet, reporter: Reporter) -> l
         else:
             result.skipped[rung.name] = reason
     if result.skipped:
-        reporter.note(f"{len(result.skipped)} rungs cannot run here: {', '.join(result.skipped)}")
+        reporter.note(f"cannot run here: {', '.join(result.skipped)}")
     return runnable
 
 

@@ -17,7 +17,15 @@ import typer
 
 from labkit.cli.options import JsonOption
 from labkit.core.child import child_command
-from labkit.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, LabError, UsageError, WeightsError
+from labkit.core.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    LabError,
+    UnavailableError,
+    UsageError,
+    WeightsError,
+)
+from labkit.core.requirements import unmet_requirement
 from labkit.core.terminal import accept_any_text, print_text
 
 app = typer.Typer(
@@ -53,7 +61,6 @@ def doctor(as_json: JsonOption = False) -> None:
 @app.command()
 def rungs(as_json: JsonOption = False) -> None:
     """List the rungs of the ladder and whether this machine can run them."""
-    from labkit.core.requirements import unmet_requirement
     from labkit.pipelines.ladder import LADDER
 
     rows = [
@@ -134,6 +141,8 @@ def lab(
 
     if not notebook.is_file():
         raise UsageError(f"there is no notebook {notebook}; run this in the project's folder")
+    if reason := unmet_requirement(["jupyterlab"]):
+        raise UnavailableError(f"this {reason}")
     contained = in_container()
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     if root and not (allow_root or contained):
@@ -194,6 +203,12 @@ def main(arguments: list[str] | None = None) -> int:
         except LabError as error:
             print_text(f"labkit: {error}", file=sys.stderr)
             return error.exit_code
+        except ModuleNotFoundError as error:
+            reason = unmet_requirement([(error.name or "labkit").partition(".")[0]])
+            if reason is None:  # the package is there, and lacks a module
+                raise
+            print_text(f"labkit: this {reason}", file=sys.stderr)
+            return UnavailableError.exit_code
         except BrokenPipeError:  # the reader of a pipe has gone, which is its right
             sys.stderr.close()
         except SystemExit as end:

@@ -60,7 +60,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     try:
-        metadata = pq.read_metadata(path)
+        with path.open("rb") as file:  # Arrow's own paths are UTF-8
+            metadata = pq.read_metadata(file)
         return {**parse_json(metadata.metadata[METADATA_KEY], dict), "rows": metadata.num_rows}
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise ResultsError(

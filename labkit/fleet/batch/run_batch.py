@@ -9,6 +9,7 @@ batch started again continues.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -71,7 +72,7 @@ class _Progress:
         """
         if row["fatal"]:
             raise LabError(row["fatal"])
-        name, segment = row["video"], row["segment"]
+        name, segment = os.fsdecode(row["video"]), row["segment"]
         if row["fault"]:
             (self.unsaved if row["unsaved"] else self.faults).append(row["fault"])
             self.new_frames += row["n"] if row["unsaved"] else 0
@@ -124,7 +125,12 @@ def _results(batch: Batch, todo: Sequence[Video]) -> Iterator[dict[str, Any]]:
     check_capacity(batch.rung, batch.engines)
     _configure(ray.data.DataContext.get_current(), batch)
     items = [
-        {"video": video.name, "path": video.path, "stamp": list(video.stamp), "parts": list(video.parts)}
+        {
+            "video": os.fsencode(video.name),  # a file's name need not be the text that Arrow's strings are
+            "path": os.fsencode(video.path),
+            "stamp": list(video.stamp),
+            "parts": list(video.parts),
+        }
         for video in todo
     ]
     # An engine and a decoder have to fit beside each other, also on a machine with one core. With equal

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from labkit.core.errors import LabError, ResultsError
+from labkit.core.terminal import printable
 from labkit.core.types import Frame, Size
 from labkit.fleet.batch.videos import Batch, segment_path
 from labkit.fleet.rows import write_rows
@@ -20,7 +22,7 @@ def decode_segments(rows: Any, size: Size, segment: int, **opening: Any) -> Iter
     """Decode videos into tables of one row: each segment, and the end of each video.
 
     Args:
-        rows: table of video, path, stamp, parts (segments to leave out).
+        rows: table of video and path (in bytes), stamp, parts (segments to leave out).
         size: (width, height) px of the frames.
         segment: frames per segment.
         opening: further arguments of `open_source`: fit, open_timeout_s, read_timeout_s.
@@ -54,7 +56,7 @@ def _decode_video(video: dict[str, Any], size: Size, segment: int, opening: dict
         return pa.table({**columns, "frames": pa.array([b"".join(held)], pa.large_binary())})
 
     try:
-        with open_source(video["path"], size, **opening) as source:
+        with open_source(os.fsdecode(video["path"]), size, **opening) as source:
             expected = -(-(source.length or 0) // segment)
             for frame in source:
                 check_frame_size(frame.size, size)
@@ -70,7 +72,8 @@ def _decode_video(video: dict[str, Any], size: Size, segment: int, opening: dict
     except LabError as error:
         fault = str(error)
     except Exception as error:  # whatever a decoder raises concerns this video alone
-        fault = f"cannot read {video['video']}: {type(error).__name__}: {error}"
+        name = os.fsdecode(video["video"])
+        fault = printable(f"cannot read {name}: {type(error).__name__}: {error}")
     if held:
         yield row(n // segment, len(held))
         held, times_s, originals = [], [], []
@@ -106,7 +109,8 @@ class SegmentDetector:
                 try:
                     boxes = self._process(row, rows["frames"][i].as_buffer())
                 except Exception as error:  # reported as this segment's fault; the others go on
-                    row["fault"] = f"{row['video']}, segment {row['segment']}: {error}"
+                    name = os.fsdecode(row["video"])
+                    row["fault"] = printable(f"{name}, segment {row['segment']}: {error}")
                     unsaved = isinstance(error, ResultsError)
             kept = {key: row[key] for key in ("video", "segment", "n", "expected", "fault", "note")}
             results.append({**kept, "boxes": boxes, "unsaved": unsaved, "fatal": self._fatal})
@@ -123,12 +127,14 @@ class SegmentDetector:
             placement(original, size, fit).to_original(each)
             for original, each in zip(originals, found, strict=True)
         ]
+        video = os.fsdecode(row["video"])
         first = row["segment"] * self._batch.segment
         columns = {"frame": list(range(first, first + row["n"])), "time_s": row["times_s"]}
         boxes = sum(len(each) for each in found)
         kept = ("weights", "weights_sha256")
         facts = {
-            **{key: row[key] for key in ("video", "segment", "stamp")},
+            "video": video,
+            **{key: row[key] for key in ("segment", "stamp")},
             "boxes": boxes,
             "size": list(size),
             "fit": fit,
@@ -136,7 +142,7 @@ class SegmentDetector:
             "rung": self._batch.rung.name,
             **{key: self._facts[key] for key in kept if key in self._facts},
         }
-        write_rows(segment_path(self._batch, row["video"], row["segment"]), columns, found, facts)
+        write_rows(segment_path(self._batch, video, row["segment"]), columns, found, facts)
         return boxes
 
     def _frames(self, row: dict[str, Any], content: Any) -> list[Frame]:
