@@ -192,7 +192,7 @@ def check_best_boxes(best_boxes: Callable[..., Any], rng: Rng) -> str:
     return "the rows are right, and the host waits once"
 
 
-def _drawn_logits(rng: Rng, queries: int, classes: int, k: int) -> Floats:
+def _drawn_logits(rng: Rng, queries: int, classes: int, k: int) -> NDArray[np.float32]:
     """(queries, classes + 1) float32 logits, whose k best scores float32 tells from their neighbours."""
     while True:
         logits = rng.normal(0, 1.5, (queries, classes + 1)).astype(np.float32)
