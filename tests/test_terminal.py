@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import labkit
+from labkit.bench.doctor import Check, lines
 from labkit.bench.progress import OPTIONAL, ProgressBar, err, print_lines, print_table, rows_table, runs_table
 from labkit.cli import main as cli
 from labkit.core.errors import LabError, LoopError, ResultsError, SourceError, UsageError
@@ -179,6 +180,23 @@ def test_a_narrow_terminal_loses_columns_and_no_figure(width):
     assert len(figures.rstrip()) <= width
     assert "FPS" in heading and "peer_onnxruntime_fp32" in figures and "…" not in figures
     assert ("limit" in heading) == (width >= 80)
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 50, 60, 70, 80])
+def test_no_cell_is_cut_and_what_belongs_together_goes_together(width):
+    console, written = shown_on(width)
+    columns = ("rung", "when", "low", "high")
+    rows = [("baseline_combined_cuda", "2026-11-28 22:43", 123.4, 567.8)]
+    print_table(rows_table(columns, rows), ("when", ("low", "high")), console)
+    shown = written.getvalue()
+    assert "baseline_combined_cuda" in shown and "…" not in shown
+    assert ("low" in shown, "123" in shown) == ("high" in shown, "568" in shown) == (width >= 40,) * 2
+
+
+@pytest.mark.parametrize("width", [40, 60, 79])
+def test_the_doctor_keeps_to_the_width(width):
+    check = Check("weights", "missing", "none of detr_r50, resnet18 " * 3, "labkit weights --fetch " * 5)
+    assert all(len(line) <= width for line, _ in lines([check], width))
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])

@@ -94,15 +94,15 @@ def examine() -> list[Check]:
     return checks
 
 
-def lines(checks: Sequence[Check]) -> list[tuple[str, str]]:
-    """The examination as (line, style) pairs; advice stands under its line."""
+def lines(checks: Sequence[Check], width: int = WIDTH) -> list[tuple[str, str]]:
+    """The examination as (line, style) pairs of at most `width` characters; advice stands under its line."""
     shown = []
-    indent = " " * INDENT
+    indent = " " * min(INDENT, width // 3)
     for check in checks:
         mark, style = MARKS[check.state]
         head = f"{mark}  {check.what:<{NAME_WIDTH}} {check.found}"
-        shown += [(line, style) for line in textwrap.wrap(head, WIDTH, subsequent_indent=indent)]
-        advice = textwrap.wrap(check.advice, WIDTH, initial_indent=indent, subsequent_indent=indent)
+        shown += [(line, style) for line in textwrap.wrap(head, width, subsequent_indent=indent)]
+        advice = textwrap.wrap(check.advice, width, initial_indent=indent, subsequent_indent=indent)
         shown += [(line, "dim") for line in advice]
     return shown
 

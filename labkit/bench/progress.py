@@ -257,13 +257,17 @@ def print_lines(lines: Iterable[Any], *, style: str | None = None, console: Cons
         console.print(text, style=style, soft_wrap=not console.is_terminal)
 
 
-def print_table(table: Table, optional: Sequence[str] = (), console: Console = out) -> None:
+def print_table(
+    table: Table, optional: Sequence[str | tuple[str, ...]] = (), console: Console = out
+) -> None:
     """Prints a table with every figure whole.
 
     Args:
         table: whose columns do not wrap.
-        optional: headings of columns that a terminal which is too narrow does without, the first first.
-        console: where to; into a file or a pipe the table goes as wide as it is.
+        optional: headings of columns that a terminal which is too narrow does without, the first first;
+            those of a tuple go together.
+        console: where to; the table goes as wide as it is into a file or a pipe, and into a terminal
+            that has no room for what is left.
     """
     for column in table.columns:
         column._cells = [printable(cell) if isinstance(cell, str) else cell for cell in column._cells]
@@ -271,14 +275,13 @@ def print_table(table: Table, optional: Sequence[str] = (), console: Console = o
     def width() -> int:
         return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
 
-    if not console.is_terminal:
-        whole = Console(file=console.file, width=max(width(), console.width), highlight=False)
-        whole.print(table)
-        return
-    for heading in optional:
+    for headings in optional if console.is_terminal else ():
         if width() <= console.width:
             break
-        table.columns = [column for column in table.columns if column.header != heading]
+        gone = (headings,) if isinstance(headings, str) else headings
+        table.columns = [column for column in table.columns if column.header not in gone]
         for place, column in enumerate(table.columns):
             column._index = place
+    if width() > console.width or not console.is_terminal:
+        console = Console(file=console.file, width=max(width(), console.width), highlight=False)
     console.print(table)

@@ -62,7 +62,8 @@ def list_results(
              "~" if run.noisy else "", letters[id(run)] if len(there) > 1 else "")
             for run in runs
         ]  # fmt: skip
-        print_table(rows_table(("ID", "when (UTC)", "rung", "FPS", "", "", ""), rows), ("when (UTC)",))
+        columns = ("ID", "when (UTC)", "rung", "FPS", "fed", "", "")
+        print_table(rows_table(columns, rows), ("when (UTC)", "fed"))
     if len(there) > 1:
         print_lines(["", "Measured on different machines, whose speeds do not compare:"])
         print_lines([f"  {there[0].letter}: {there[0].name}"])
@@ -96,7 +97,7 @@ def history_command(
         raise ResultsError(f"{found}; run: labkit bench {rung}")
     columns = ["when", "version", "commit", "fps", "fps_lo", "fps_hi", "machine"]
     rows = found.table()[columns].itertuples(index=False)
-    print_table(rows_table(columns, rows), ("version", "machine", "fps_lo", "fps_hi", "commit"))
+    print_table(rows_table(columns, rows), ("version", "machine", ("fps_lo", "fps_hi"), "commit"))
     print_lines([str(found)])
     if plot is not None:
         found.plot().savefig(plot)
@@ -123,7 +124,7 @@ def trend_command(
         print(json.dumps(found.to_json()))
     else:
         table = found.table()
-        optional = ("noisy", "runs", "ratio_lo", "ratio_hi", "fps", "ratio")
+        optional = ("noisy", "runs", "when", "fps", ("ratio_lo", "ratio_hi"))
         print_table(rows_table(table.columns, table.itertuples(index=False)), optional)
         print_lines([str(found)])
     if plot is not None:

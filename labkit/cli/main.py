@@ -51,10 +51,10 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps([vars(check) for check in checks]))
         return
-    from labkit.bench.doctor import lines
-    from labkit.bench.progress import print_lines
+    from labkit.bench.doctor import WIDTH, lines
+    from labkit.bench.progress import out, print_lines
 
-    for text, style in lines(checks):
+    for text, style in lines(checks, min(WIDTH, out.width - 1)):
         print_lines([text], style=style)
 
 
