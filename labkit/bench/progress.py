@@ -257,9 +257,7 @@ def print_lines(lines: Iterable[Any], *, style: str | None = None, console: Cons
         console.print(text, style=style, soft_wrap=not console.is_terminal)
 
 
-def print_table(
-    table: Table, optional: Sequence[str | tuple[str, ...]] = (), console: Console = out
-) -> None:
+def print_table(table: Table, optional: Sequence[str | tuple[str, ...]] = (), console: Console = out) -> None:
     """Prints a table with every figure whole.
 
     Args:
