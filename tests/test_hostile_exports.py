@@ -152,6 +152,16 @@ def understated(folder: Path) -> None:
     rehash(folder)
 
 
+def never_empty(folder: Path) -> None:
+    """A column that is said to be never empty, against its own counts, at which pyarrow ended the process."""
+    path = folder / "samples.parquet"
+    content = path.read_bytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    optional, required = b"\x25\x02", b"\x25\x00"  # of a column's description
+    path.write_bytes(content[:footer] + content[footer:].replace(optional, required, 1))
+    rehash(folder)
+
+
 def many_rows(folder: Path) -> None:
     n = 1_000_000
     one = pq.read_table(folder / "runs.parquet").slice(0, 1).take(pa.array(np.zeros(n, int)))
@@ -228,6 +238,7 @@ HOSTILE: dict[str, tuple[Spoil, str]] = {
     "a small file of 360 GB": (bomb, "runs.parquet"),
     "a column of 600 MB": (zeros, "comparisons.parquet"),
     "a page of 600 MB that the metadata hides": (understated, "comparisons.parquet"),
+    "a column that is never empty, and is": (never_empty, "samples.parquet"),
     "texts that repeat the one before": (
         table("runs", lambda t: t, use_dictionary=False, column_encoding={"settings": "DELTA_BYTE_ARRAY"}),
         "runs.parquet",
@@ -363,3 +374,9 @@ def test_a_socket_in_place_of_a_file(copy: Path, monkeypatch: pytest.MonkeyPatch
         listening.bind("samples.parquet")
         with pytest.raises(ResultsError, match=r"samples\.parquet"):
             load_export(copy)
+
+
+def test_headers_nested_without_end_are_one_sentence() -> None:
+    lists = b"\x19" * 10_000  # each holds one list
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parquet_tables._thrift_struct(b"\x19" + lists, 0)

@@ -33,6 +33,9 @@ MOST_SAMPLES = 20_000_000
 MOST_TEXT_BYTES = 4 * 2**20
 """Of one cell: facts as JSON, or the times of a comparison's rounds."""
 MOST_COLUMNS = 1000
+MOST_FOOTER_BYTES = 16 * 2**20
+MOST_LEVELS = 16
+"""Of a header's structures and lists."""
 MOST_PAGES = 100_000
 """Of one column in a group of rows; pages have about a megabyte each."""
 
@@ -153,11 +156,7 @@ def _check_metadata(content: bytes, file: pq.ParquetFile, kinds: Mapping[str, st
         if about.num_rows and not _is_of(schema.field(there[0]).type, kind):  # without a row, of no kind
             shown = str(schema.field(there[0]).type)[:60]
             raise ValueError(f"the column {name} holds {kind}, not {shown}")
-    size = 0
-    for group in map(about.row_group, range(about.num_row_groups) if about.num_rows else ()):
-        for column in map(group.column, range(group.num_columns)):
-            if column.path_in_schema in kinds:
-                size += _pages_bytes(content, column)
+    size = sum(_pages_bytes(content, *chunk) for chunk in _column_chunks(content)) if about.num_rows else 0
     if size > MOST_BYTES:
         raise ValueError(
             f"its columns expand to {describe_bytes(size)}, more than the limit of "
@@ -165,32 +164,47 @@ def _check_metadata(content: bytes, file: pq.ParquetFile, kinds: Mapping[str, st
         )
 
 
-def _pages_bytes(content: bytes, column: pq.ColumnChunkMetaData) -> int:
+def _column_chunks(content: bytes) -> Iterator[tuple[str, int, int]]:
+    """Each column in each group of rows: its name, and where its pages start and end.
+
+    Read from the footer here, since what pyarrow shows of a column ends the process if it is damaged.
+    """
+    size = int.from_bytes(content[-8:-4], "little")
+    if size > min(MOST_FOOTER_BYTES, len(content) - 8):
+        raise ValueError(f"its footer has {describe_bytes(size)}")
+    footer, _ = _thrift_struct(content, len(content) - 8 - size)
+    for group in footer[4]:
+        for chunk in group[1]:
+            about = chunk[3]
+            name, length, start = b".".join(about[3]).decode(), about[7], about[9]
+            if 0 < about.get(11, 0) < start:  # the page of its dictionary
+                start = about[11]
+            if not 0 <= start <= start + length <= len(content):
+                raise ValueError(f"the pages of the column {describe(name)} lie outside the file")
+            yield name, start, start + length
+
+
+def _pages_bytes(content: bytes, name: str, start: int, end: int) -> int:
     """Bytes that the pages of a column expand to, by their own headers: as much as a reader makes room for.
 
     Raises:
         ValueError: a header is damaged, or a page is encoded in a way by which a few bytes stand for many.
     """
-    start, dictionary = column.data_page_offset, column.dictionary_page_offset
-    if column.has_dictionary_page and dictionary is not None and 0 < dictionary < start:
-        start = dictionary
-    end, size = start + column.total_compressed_size, 0
-    if not 0 <= start <= end <= len(content):
-        raise ValueError(f"the pages of the column {column.path_in_schema} lie outside the file")
+    size = 0
     for _ in range(MOST_PAGES):
         if start >= end:
             return size
         header, start = _thrift_struct(content, start)
         expanded, stored = header.get(2), header.get(3)
         if not (isinstance(expanded, int) and isinstance(stored, int) and min(expanded, stored) >= 0):
-            raise ValueError(f"a page of the column {column.path_in_schema} has no size")
+            raise ValueError(f"a page of the column {describe(name)} has no size")
         for about, encoding in ((5, 2), (7, 2), (8, 4)):  # data, a dictionary, data in version 2
             page = header.get(about, {encoding: 0})
             if not isinstance(page, dict) or page.get(encoding) not in ENCODINGS:
-                raise ValueError(f"a page of the column {column.path_in_schema} has an unknown encoding")
+                raise ValueError(f"a page of the column {describe(name)} has an unknown encoding")
         size += max(expanded, stored)
         start += stored
-    raise ValueError(f"the column {column.path_in_schema} has more than {MOST_PAGES} pages")
+    raise ValueError(f"the column {describe(name)} has more than {MOST_PAGES} pages")
 
 
 def _thrift_struct(content: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
@@ -198,8 +212,6 @@ def _thrift_struct(content: bytes, at: int, depth: int = 0) -> tuple[dict[int, A
 
     pyarrow shows no page headers, and believes them. Source: the protocol's specification by Apache Thrift.
     """
-    if depth > 4:
-        raise ValueError("a page header is nested too deeply")
     fields: dict[int, Any] = {}
     number = 0
     while (first := content[at]) != 0:
@@ -208,18 +220,37 @@ def _thrift_struct(content: bytes, at: int, depth: int = 0) -> tuple[dict[int, A
             number += first >> 4
         else:
             number, at = _zigzag(content, at)
-        if kind in (1, 2):
-            fields[number] = kind == 1
-        elif kind in (4, 5, 6):
-            fields[number], at = _zigzag(content, at)
-        elif kind == 8:  # bytes, such as a page's smallest value
-            length, at = _varint(content, at)
-            at += length
-        elif kind == 12:
-            fields[number], at = _thrift_struct(content, at, depth + 1)
-        else:
-            raise ValueError(f"a page header holds a field of the unknown kind {kind}")
+        if number in fields:
+            raise ValueError("a header holds a field twice")
+        fields[number], at = (kind == 1, at) if kind in (1, 2) else _thrift_value(content, at, kind, depth)
     return fields, at + 1
+
+
+def _thrift_value(content: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
+    """A value that takes room of its own, and where it ends."""
+    if depth > MOST_LEVELS:
+        raise ValueError("a header is nested too deeply")
+    if kind in (4, 5, 6):
+        return _zigzag(content, at)
+    if kind in (1, 2, 3):  # truths in a list, and numbers of 8 bits
+        return content[at], at + 1
+    if kind == 7:
+        return None, at + 8
+    if kind == 8:  # bytes, such as a page's smallest value
+        length, at = _varint(content, at)
+        return content[at : at + length], at + length
+    if kind in (9, 10):
+        count, inner, at = content[at] >> 4, content[at] & 15, at + 1
+        if count == 15:
+            count, at = _varint(content, at)
+        values = []
+        for _ in range(count):
+            value, at = _thrift_value(content, at, inner, depth + 1)
+            values.append(value)
+        return values, at
+    if kind == 12:
+        return _thrift_struct(content, at, depth + 1)
+    raise ValueError(f"a header holds a field of the unknown kind {kind}")
 
 
 def _zigzag(content: bytes, at: int) -> tuple[int, int]:
