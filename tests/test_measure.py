@@ -827,6 +827,59 @@ def test_a_fork_that_the_system_refuses_is_told_and_ends_no_server(monkeypatch):
         assert serving.result(5) is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+@pytest.mark.parametrize(
+    ("module", "code", "words"),
+    [
+        ("import no_such_module", 1, "No module named 'no_such_module'"),
+        ("", 1, "has no attribute 'main'"),
+        ("def main(*_): raise ValueError('a fault')", 1, "ValueError: a fault"),
+        ("def main(*_): raise SystemExit(7)", 7, ""),
+        ("import os, signal\ndef main(*_): os.kill(os.getpid(), signal.SIGABRT)", -6, ""),
+    ],
+)
+def test_what_ends_a_forked_child_is_told(module, code, words, tmp_path, monkeypatch):
+    (tmp_path / "faulty.py").write_text(module)
+    monkeypatch.chdir(tmp_path)
+    server = fork_server.fork_server({**os.environ, **worker_module.worker_environment()})
+    with open(tmp_path / "said", "w+b") as said:
+        child = server.fork("faulty", [], environment={}, output=said, handed=said.fileno())
+        assert child.wait(60) == child.poll() == code
+        child.kill()  # which has ended: nothing is to be done
+        said.seek(0)
+        assert words in said.read().decode()
+    assert server.alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+def test_a_fork_server_that_talks_nonsense_or_hangs_is_ended():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    killed = []
+    server = object.__new__(fork_server.ForkServer)
+    server._lock, server._channel = threading.Lock(), ours
+    server._process = SimpleNamespace(poll=lambda: None, kill=lambda: killed.append("killed"))
+    ours.settimeout(0.05)
+    theirs.send(b"nonsense")
+    with pytest.raises(WorkerError, match="does not answer"):
+        server._ask({"status": 1})
+    assert server.status(1) == -signal.SIGKILL  # it says nothing
+    assert killed == ["killed"] * 2
+    theirs.close()
+    with pytest.raises(WorkerError, match="takes no order"):
+        server._ask({"status": 1})
+
+
+def test_a_thread_that_cannot_be_started_is_told(monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Timer, "start", refuse)
+    worker = SimpleNamespace(_death=WorkerError, _end_overdue=lambda: None)
+    told = r"cannot be waited for \(can't start new thread; .* that ulimit -a shows"
+    with pytest.raises(WorkerError, match=told), Worker._ended_after(worker, 1.0):
+        pass
+
+
 def test_a_process_that_cannot_be_started_is_told(frames, monkeypatch):
     class Refusing:
         def fork(self, *_):

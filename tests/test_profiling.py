@@ -752,3 +752,11 @@ def test_profile_on_the_command_line():
         assert "torch.profiler watched" in done.stdout
     picture = done.stdout.split("timeline: ")[1].strip()
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_profile_whose_folder_cannot_be_made_is_kept_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(profiler.tempfile, "tempdir", str(tmp_path))
+    stem = profiler.report_stem("a_rung")
+    assert stem.parent.parent == tmp_path and stem.parent.is_dir() and stem.name.startswith("a_rung-")

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labkit.bench.progress import err, print_lines, print_table, rows_table
 from labkit.cli.options import JsonOption
 from labkit.core.errors import EXIT_CANNOT_TELL, EXIT_SLOWER, ResultsError, UsageError
-from labkit.core.files import results_folder
+from labkit.core.files import results_folder, write_atomic
 from labkit.core.terminal import print_text
 from labkit.results.checksums import describe_damage
 from labkit.results.exports import load_exports
 from labkit.results.records import Comparison, Run
 from labkit.results.store import Store, default_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 app = typer.Typer(help="List, show, export and delete stored results.", no_args_is_help=False)
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Numbers as listed, or 3-7.")]
@@ -100,7 +104,7 @@ def history_command(
     print_table(rows_table(columns, rows), ("version", "machine", ("fps_lo", "fps_hi"), "commit"))
     print_lines([str(found)])
     if plot is not None:
-        found.plot().savefig(plot)
+        _save_picture(found.plot(), plot)
 
 
 @app.command("trend")
@@ -128,8 +132,18 @@ def trend_command(
         print_table(rows_table(table.columns, table.itertuples(index=False)), optional)
         print_lines([str(found)])
     if plot is not None:
-        found.plot().savefig(plot)
+        _save_picture(found.plot(), plot)
     raise typer.Exit({"slower": EXIT_SLOWER, "cannot tell": EXIT_CANNOT_TELL}.get(found.verdict, 0))
+
+
+def _save_picture(figure: Figure, path: Path) -> None:
+    """Writes a figure in the format that the path's ending names."""
+    content = io.BytesIO()
+    try:
+        figure.savefig(content, format=path.suffix[1:] or "png")
+    except ValueError as error:
+        raise UsageError(f"{path} is no picture that can be written ({error}); use .png or .svg") from error
+    write_atomic(path, content.getvalue())
 
 
 @app.command()

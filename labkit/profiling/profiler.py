@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -125,9 +126,15 @@ def nsys_capture(found: nsys.Nsys, stem: Path, marked: Marked) -> Capture:
 
 
 def report_stem(name: str) -> Path:
-    """A new file name, without its ending, in the folder of profiles beside the results."""
+    """A new file name, without its ending, in the folder of profiles beside the results.
+
+    Where that cannot be made, it is one in a new folder of temporary files, so that no profile is lost.
+    """
     folder = results_folder() / "profiles"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="labkit-profiles-"))
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
     return (folder / f"{name}-{now}").absolute()
 
