@@ -40,7 +40,9 @@ from importlib import import_module
 sys.path.append({str(Path(__file__).parent)!r})
 import_module("in_process").measure_in_process(setattr)
 _plan, _run = import_module("labkit.bench.plan"), import_module("labkit.bench.run")
-_plan.QUICK = _run.QUICK = replace(_run.QUICK, seconds=0.3, min_frames=4, warm_frames=1, warm_s=0.0, warm_limit_s=1.0)
+_plan.QUICK = _run.QUICK = replace(
+    _run.QUICK, seconds=0.3, min_frames=4, warm_frames=1, warm_s=0.0, warm_limit_s=1.0
+)
 _run.QUICK_ROUNDS = _run.QUICK_PAIR = replace(_run.QUICK_ROUNDS, frames=1, processes=1)
 """
 """Runs after the parameters: that a notebook runs is asked here, not how fast anything is."""
