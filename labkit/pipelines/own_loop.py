@@ -296,6 +296,10 @@ def _form(loop: Callable[..., Any], name: str) -> str:
         parameters = []
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     needed = [p for p in positional if p.default is p.empty]
+    if inspect.isasyncgenfunction(loop) or inspect.iscoroutinefunction(loop):
+        raise UsageError(f"{name} is asynchronous; write it with def, not async def")
+    if inspect.isclass(loop):
+        raise UsageError(f"{name} is a class; hand over a function")
     if inspect.isgeneratorfunction(inspect.unwrap(loop)):
         if len(needed) in (1, 2):
             return "frames" if len(needed) == 1 else "networks"

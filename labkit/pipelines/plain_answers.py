@@ -96,7 +96,10 @@ def _spelled(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A tensor of any device as an array; everything else as it is."""
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
+    if not hasattr(value, "detach"):
+        return value
+    tensor = value.detach().cpu()
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
 
 
 def _boxes(value: Any, size: Size) -> NDArray[np.float32]:
@@ -148,7 +151,12 @@ def _labels(value: Any, n: int, names: Sequence[str]) -> tuple[NDArray[np.int64]
     if all(isinstance(each, str) for each in flat):
         numbers = {name: i for i, name in enumerate(names)}
         return np.array([numbers.get(name, -1) for name in flat], np.int64), tuple(map(str, flat))
-    if not all(float(each).is_integer() for each in flat):
+    try:
+        whole = all(float(each).is_integer() for each in flat)
+    except (TypeError, ValueError) as error:
+        kinds = ", ".join(sorted({describe_value(each) for each in flat}))
+        raise UsageError(f"labels are whole numbers or names, not {kinds}") from error
+    if not whole:
         raise UsageError("labels are whole numbers or names, not numbers with a fraction")
     if any(abs(int(each)) > _LARGEST_LABEL for each in flat):
         raise UsageError(f"labels are numbers of classes, up to {_LARGEST_LABEL}, not {max(map(int, flat))}")
