@@ -59,6 +59,7 @@ BOX = np.array([[1, 2, 30, 40]], np.float32)
         {"xyxy": BOX.tolist(), "score": 0.5, "names": ["cat"]},
         {"boxes": torch.tensor(BOX, dtype=torch.bfloat16), "scores": [0.5], "labels": [1]},
         (BOX, [0.5], ["cat"]),
+        [{"box": {"xmin": 1, "ymin": 2, "xmax": 30, "ymax": 40}, "score": 0.5, "label": "cat"}],
         (BOX.astype(np.float64), np.array([0.5], np.float16), np.array([1], np.int8)),
         SimpleNamespace(xyxy=BOX, confidence=np.array([0.5]), class_id=np.array([1])),
         Detections(BOX, np.array([0.5], np.float32), np.array([1]), ("cat",), SIZE),
@@ -89,15 +90,22 @@ def test_boxes_may_come_with_labels_alone_with_fine_names_or_with_nothing() -> N
     [
         (np.zeros((5, 5), np.float32), r"boxes are \(N, 4\).*\(5, 5\)"),
         (np.zeros(4, np.float32), r"boxes are \(N, 4\)"),
+        ((1, 2, 30, 40), r"boxes are \(N, 4\)"),
+        (([[1, 2, 30, 40], [1, 2]], [0.5, 0.5], [1, 1]), r"boxes are \(N, 4\)"),
+        (torch.zeros(1, 4, device="meta"), "meta device"),
         (BOX / 64, "multiply them by the frame's width"),
         (BOX[:, [2, 3, 0, 1]], "centre, width and height"),
         (BOX * np.nan, "NaN"),
         ((BOX, [7.5], [1]), "before softmax"),
+        ((BOX, [np.nan], [1]), "scores are .* NaN"),
         ((BOX, [0.5, 0.5], [1]), "1 boxes but 2 scores"),
         ((BOX, [0.5], [1, 2]), "1 boxes but 2 labels"),
         ((BOX, [0.5], [1.5]), "whole numbers or names"),
         ((BOX, [0.5], [None]), "whole numbers or names, not NoneType"),
         ({"logits": BOX}, "boxes, scores and labels, not 'logits'"),
+        ({}, "not nothing"),
+        ([{"boxes": BOX, "scores": [0.5], "labels": [1]}], r"found\[0\]"),
+        (iter([BOX]), "with yield in it"),
         (None, "the answer is None"),
         (object(), r"boxes are \(N, 4\)"),
     ],
@@ -247,7 +255,7 @@ def test_the_version_is_that_of_the_source_and_of_what_it_uses() -> None:
 @pytest.mark.parametrize(
     ("loop", "words"),
     [
-        (lambda image: image, "write it with def"),
+        (typed("def loop():\n    yield 1", "loop"), r"not 0 parameters: def loop\(frames\)"),
         (typed("def detr_opencv_cpu(image): pass", "detr_opencv_cpu"), "the name of a rung of the lab"),
         (typed("def loop(frames, net):\n    yield 1", "loop"), "against="),
         (typed("def loop(a, b, c):\n    yield 1", "loop"), "not 3 parameters"),
@@ -261,6 +269,19 @@ def test_the_version_is_that_of_the_source_and_of_what_it_uses() -> None:
 def test_what_is_no_loop_is_told(loop: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         as_rung(loop)
+
+
+class Named:
+    """A loop that keeps something from frame to frame."""
+
+    def __call__(self, frames: Any) -> Any:
+        for frame in frames:
+            yield frame, "cat"
+
+
+@pytest.mark.parametrize("loop", [lambda image: "cat", Named()])
+def test_any_callable_is_a_loop(loop: Any) -> None:
+    assert [found.name for _, found in own_rung(loop).run(frames(), None)] == [("cat",)] * len(frames())
 
 
 @pytest.mark.parametrize("answer", ["frame.image", "frame, 7.5, 3", "(3, frame)"])

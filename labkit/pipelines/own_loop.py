@@ -158,7 +158,7 @@ def own_rung(loop: Callable[..., Any], against: str | Rung | None = None) -> Run
     Raises:
         UsageError: it cannot be a loop, or has the name of one of the lab's rungs.
     """
-    name = getattr(loop, "__name__", type(loop).__name__)
+    name = getattr(loop, "__name__", type(loop).__name__).replace("<lambda>", "unnamed")
     if not name.isidentifier():
         raise UsageError(f"a loop needs a name: write it with def, not as {name}")
     if any(name == rung.name for rung in LADDER):
@@ -300,10 +300,12 @@ def _form(loop: Callable[..., Any], name: str) -> str:
         raise UsageError(f"{name} is asynchronous; write it with def, not async def")
     if inspect.isclass(loop):
         raise UsageError(f"{name} is a class; hand over a function")
-    if inspect.isgeneratorfunction(inspect.unwrap(loop)):
+    if any(map(inspect.isgeneratorfunction, (inspect.unwrap(loop), type(loop).__call__))):
         if len(needed) in (1, 2):
             return "frames" if len(needed) == 1 else "networks"
-        raise UsageError(f"{name} takes frames, or frames and networks, not {len(needed)} parameters")
+        raise UsageError(
+            f"{name} takes frames, or frames and networks, not {len(needed)} parameters: def {name}(frames)"
+        )
     if parameters and len(needed) > 1:
         raise UsageError(
             f"{name} is neither a generator (with yield) of frames nor a function of one image: "

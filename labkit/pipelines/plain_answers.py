@@ -4,6 +4,7 @@
 |---|---|
 | `Detections` | the lab's own |
 | a dictionary | `{"boxes": ..., "scores": ..., "labels": ...}`, as torchvision and transformers give |
+| a list of these | `[{"box": {"xmin": ...}, "score": ..., "label": ...}]`, as transformers' pipeline gives |
 | boxes and more | `(boxes, scores, labels)`, `(boxes, labels)`, or boxes alone |
 | a name | `"dog"`, or `(label, score)`: a classifier's answer for the whole frame |
 | another library's | anything with `xyxy`, `confidence` and `class_id` |
@@ -14,7 +15,7 @@ Arrays, tensors of any device and lists are taken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,14 +74,24 @@ def _parts(answer: Any) -> dict[str, Any]:
         return _spelled(answer)
     if all(hasattr(answer, name) for name in ("xyxy", "confidence", "class_id")):
         return _spelled({name: getattr(answer, name) for name in ("xyxy", "confidence", "class_id")})
-    if isinstance(answer, tuple) and answer and np.ndim(_plain(answer[0])) == 0:
+    if isinstance(answer, list) and answer and all(isinstance(each, Mapping) for each in answer):
+        return _listed(answer)
+    if isinstance(answer, tuple) and len(answer) in (1, 2) and _is_single(answer[0]):
         return dict(zip(("labels", "scores"), answer, strict=False))
-    if isinstance(answer, tuple) and len(answer) in (2, 3) and np.ndim(_plain(answer[0])) == 2:
+    if isinstance(answer, tuple) and len(answer) in (2, 3) and _numbers(answer[0], _CORNERS).ndim == 2:
         return dict(zip(("boxes", "scores", "labels")[:: 1 if len(answer) == 3 else 2], answer, strict=True))
     if isinstance(answer, int | np.integer):
         return {"labels": answer}
     if answer is None:
-        raise UsageError("the answer is None; yield frame, found (for no boxes: an array of shape (0, 4))")
+        raise UsageError(
+            "the answer is None; a loop of frames yields frame, found, and a function of one image returns "
+            "found (for no boxes: an array of shape (0, 4))"
+        )
+    if isinstance(answer, Iterator):
+        raise UsageError(
+            f"the answer is a {type(answer).__name__}; for a loop of frames hand over the generator function "
+            "itself, with yield in it"
+        )
     return {"boxes": answer}
 
 
@@ -88,16 +99,37 @@ def _spelled(answer: Mapping[str, Any]) -> dict[str, Any]:
     known = {spelling: part for part, spellings in _SPELLINGS.items() for spelling in spellings}
     parts = {known[key]: value for key, value in answer.items() if key in known and value is not None}
     if not parts:
-        raise UsageError(
-            f"a dictionary of detections has boxes, scores and labels, not {', '.join(map(repr, answer))}"
-        )
+        found = ", ".join(map(repr, answer)) or "nothing"
+        raise UsageError(f"a dictionary of detections has boxes, scores and labels, not {found}")
     return parts
+
+
+def _listed(answer: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """One dictionary per box, as transformers' pipeline answers."""
+    try:
+        return {
+            "boxes": [[each["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for each in answer],
+            "scores": [each["score"] for each in answer],
+            "labels": [each["label"] for each in answer],
+        }
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            "a list of dictionaries has a box (xmin, ymin, xmax, ymax), a score and a label in each; where "
+            "there is one dictionary for each picture of a batch, yield that of this frame, e.g. found[0]"
+        ) from error
+
+
+def _is_single(value: Any) -> bool:
+    """Whether it is one number or name; a list of whatever lengths is none."""
+    return not isinstance(value, list | tuple | Mapping) and np.ndim(_plain(value)) == 0
 
 
 def _plain(value: Any) -> Any:
     """A tensor of any device as an array; everything else as it is."""
     if not hasattr(value, "detach"):
         return value
+    if value.is_meta:
+        raise UsageError("a tensor on the meta device has a shape and no numbers")
     tensor = value.detach().cpu()
     return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
 
@@ -126,6 +158,8 @@ def _scores(value: Any, n: int) -> NDArray[np.float32]:
     scores = _numbers(value, "scores are numbers from 0 to 1").reshape(-1)
     if len(scores) != n:
         raise UsageError(f"{n} boxes but {len(scores)} scores")
+    if np.isnan(scores).any():
+        raise UsageError("scores are numbers from 0 to 1; these hold NaN")
     if not ((scores >= 0) & (scores <= 1 + 1e-6)).all():
         raise UsageError(
             f"scores are from 0 to 1, not {scores.min():.3g} to {scores.max():.3g}; "
@@ -157,7 +191,7 @@ def _labels(value: Any, n: int, names: Sequence[str]) -> tuple[NDArray[np.int64]
         kinds = ", ".join(sorted({describe_value(each) for each in flat}))
         raise UsageError(f"labels are whole numbers or names, not {kinds}") from error
     if not whole:
-        raise UsageError("labels are whole numbers or names, not numbers with a fraction")
+        raise UsageError("labels are whole numbers or names, not numbers with a fraction, or NaN")
     if any(abs(int(each)) > _LARGEST_LABEL for each in flat):
         raise UsageError(f"labels are numbers of classes, up to {_LARGEST_LABEL}, not {max(map(int, flat))}")
     label = np.array(flat, np.int64).reshape(n)
