@@ -123,14 +123,17 @@ def test_detections_go_to_supervision_and_back(n, supervision):
         name=tuple(f"thing {i}" for i in range(n)),
         frame_size=(64, 48),
         track_id=np.arange(n) + 7,
+        fine_label=np.arange(n) + 3,
+        fine_score=np.linspace(0.5, 0.25, n).astype(np.float32),
+        fine_name=tuple(f"kind {i}" for i in range(n)),
     )
     theirs = found.to_supervision()
     assert isinstance(theirs, supervision.Detections)
     assert list(theirs.data["class_name"]) == list(found.name)
     back = Detections.from_supervision(theirs, (64, 48))
-    for name in ("xyxy", "score", "label", "track_id"):
+    for name in ("xyxy", "score", "label", "track_id", "fine_label", "fine_score"):
         np.testing.assert_array_equal(getattr(back, name), getattr(found, name))
-    assert back.name == found.name
+    assert (back.name, back.fine_name) == (found.name, found.fine_name)
 
 
 def test_what_supervision_leaves_out_is_filled_in_and_boxes_are_clipped(supervision):
@@ -139,6 +142,21 @@ def test_what_supervision_leaves_out_is_filled_in_and_boxes_are_clipped(supervis
     assert (found.name, found.score.tolist(), found.track_id) == (("dog",), [1.0], None)
     assert found.xyxy.tolist() == [[0, 2, 64, 40]]
     assert Detections.from_supervision(theirs, (64, 48)).name == ("class 1",)
+    assert Detections.from_supervision(theirs, (64, 48), names={7: "dog"}).name == ("class 1",)
+    assert Detections.from_supervision(theirs, (64, 48), names={1: "dog"}).name == ("dog",)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"xyxy": np.array([[30.0, 2, 5, 40]])}, "here x_max < x_min"),
+        ({"xyxy": np.array([[1.0, 2, 5, 40]]), "tracker_id": np.array([None])}, "no tracker_id"),
+        ({"xyxy": np.array([[1.0, 2, np.nan, 40]])}, "finite"),
+    ],
+)
+def test_what_is_wrong_in_supervisions_detections_is_told(given, words):
+    with pytest.raises(UsageError, match=words):
+        Detections.from_supervision(LikeSupervision(**given), (64, 48))
 
 
 def test_a_missing_supervision_is_told(monkeypatch):

@@ -6,7 +6,7 @@ of the original frame, `t_s` is seconds on `time.perf_counter`, sizes are (width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict
 
@@ -158,15 +158,16 @@ class Detections:
     def to_supervision(self) -> Any:
         """The same as `supervision.Detections`, to draw, count and track with that package.
 
-        Names are in its `data["class_name"]`; a classifier's in `data["fine_name"]` and
-        `data["fine_score"]`; `track_id` is its `tracker_id`.
+        Names are in its `data["class_name"]`; a classifier's answers in `data["fine_label"]`,
+        `data["fine_score"]` and `data["fine_name"]`; `track_id` is its `tracker_id`.
 
         Raises:
             UnavailableError: the package is not installed.
         """
         data: dict[str, Any] = {"class_name": np.array(self.name, dtype=str)}
-        if self.fine_name is not None:
-            data |= {"fine_name": np.array(self.fine_name, dtype=str), "fine_score": self.fine_score}
+        if self.fine_label is not None and self.fine_score is not None:
+            data |= {"fine_label": self.fine_label.copy(), "fine_score": self.fine_score.copy()}
+            data["fine_name"] = np.array(self.fine_name, dtype=str)
         return _supervision().Detections(
             xyxy=self.xyxy.copy(),
             confidence=self.score.copy(),
@@ -176,33 +177,49 @@ class Detections:
         )
 
     @classmethod
-    def from_supervision(cls, found: Any, frame_size: Size, names: Sequence[str] = ()) -> Detections:
+    def from_supervision(
+        cls, found: Any, frame_size: Size, names: Sequence[str] | Mapping[int, str] = ()
+    ) -> Detections:
         """Detections of a `supervision.Detections`; boxes are clipped to the frame.
 
         Args:
-            found: what a model or tracker of that package gave.
+            found: what a model or tracker of that package gave, or `to_supervision`.
             frame_size: (width, height) px of the frame, which it does not know.
             names: of its class ids, where its `data["class_name"]` does not hold them.
 
         A missing score is 1, a missing class id 0; a class without a name is "class 3". Masks are left out.
+
+        Raises:
+            UsageError: its boxes are no corners, or a tracker has not numbered all of them.
         """
         n = len(found.xyxy)
+        corners = np.asarray(found.xyxy, np.float32).reshape(n, 4)
+        if (corners[:, 2:] < corners[:, :2]).any():
+            raise UsageError("boxes are x_min, y_min, x_max, y_max; here x_max < x_min or y_max < y_min")
+        ids = found.tracker_id
+        if ids is not None and any(each is None or each != each for each in ids):
+            raise UsageError("some boxes have no tracker_id; keep those that have one: found[numbered]")
         label = np.zeros(n, np.int64) if found.class_id is None else np.asarray(found.class_id, np.int64)
         named = found.data.get("class_name")
         if named is None:
-            named = [names[i] if 0 <= i < len(names) else f"class {i}" for i in label]
-        ids = found.tracker_id
+            known = names if isinstance(names, Mapping) else dict(enumerate(names))
+            named = [known.get(int(i), f"class {i}") for i in label]
+        fine: dict[str, Any] = {}
+        if {"fine_label", "fine_score", "fine_name"} <= found.data.keys():
+            fine = {
+                "fine_label": np.asarray(found.data["fine_label"], np.int64),
+                "fine_score": np.asarray(found.data["fine_score"], np.float32),
+                "fine_name": tuple(map(str, found.data["fine_name"])),
+            }
+        score = np.ones(n) if found.confidence is None else np.asarray(found.confidence)
         return cls(
-            xyxy=np.clip(np.asarray(found.xyxy), 0, [*frame_size, *frame_size])
-            .astype(np.float32)
-            .reshape(n, 4),
-            score=np.ones(n, np.float32)
-            if found.confidence is None
-            else np.asarray(found.confidence, np.float32),
+            xyxy=np.clip(corners, 0, np.array([*frame_size, *frame_size], np.float32)),
+            score=score.astype(np.float32),
             label=label,
             name=tuple(str(name) for name in named),
             frame_size=frame_size,
             track_id=None if ids is None else np.asarray(ids, np.int64),
+            **fine,
         )
 
     @classmethod
