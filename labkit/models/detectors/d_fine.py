@@ -36,6 +36,7 @@ ROWS = (
         classes=80,
         input=InputSpec(exact=(640, 640), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
         rule=SIGMOID,
+        millions=10,
         processor="RTDetrImageProcessor",
         repo="ustc-community/dfine-small-coco",
         revision="f79e65b5fbb33ceb9d3ebba042955d7410c608f8",

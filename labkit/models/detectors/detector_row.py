@@ -28,6 +28,7 @@ class DetectorRow:
         classes: number of class ids.
         input: what a frame is turned into.
         rule: how logits become scores and labels.
+        millions: of parameters, as published.
         processor: transformers' image processor, whose decoding is the reference.
         repo, revision: the hub's repository and commit.
         bytes: size of its files, for the time that fetching them may take.
@@ -43,6 +44,7 @@ class DetectorRow:
     classes: int
     input: InputSpec
     rule: DecodingRule
+    millions: float
     processor: str
     repo: str
     revision: str

@@ -27,6 +27,7 @@ ROWS = (
         classes=91,
         input=InputSpec(exact=(384, 384)),
         rule=SIGMOID,
+        millions=30.5,
         processor="RfDetrImageProcessor",
         repo="Roboflow/rf-detr-nano",
         revision="9f201577d9415f0378084748d27e68586e6b3600",

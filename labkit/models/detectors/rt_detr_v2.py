@@ -31,6 +31,7 @@ ROWS = (
         classes=80,
         input=_RAW_640,
         rule=SIGMOID,
+        millions=20,
         processor="RTDetrImageProcessor",
         repo="PekingU/rtdetr_v2_r18vd",
         revision="5650961749fa93567c0d46fc7f43ea4f9e914107",
