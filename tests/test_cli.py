@@ -1,5 +1,6 @@
 """The command line as a user meets it: output, exit codes, one sentence per error."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -193,7 +194,7 @@ def test_commands_are_there_once_however_often_the_program_starts(monkeypatch, c
     assert capsys.readouterr().out.count("Train the small DETR") == 2
 
 
-def test_the_report_of_a_benchmark_tells_the_forecasts_too(tmp_path, monkeypatch):
+def test_the_report_of_a_benchmark_tells_the_forecasts_too(tmp_path, monkeypatch, capsys):
     from records_made_up import made_up_run
 
     from labkit.cli.show_bench import leave_pictures
@@ -204,7 +205,10 @@ def test_the_report_of_a_benchmark_tells_the_forecasts_too(tmp_path, monkeypatch
     with Store(default_path()) as store:
         note = store.add_prediction(Prediction("How much faster?", ("number",), 2.0))
         store.settle_prediction(note.id, {"ratio": 1.9, "ci": [1.8, 2.1]})
-    leave_pictures(ResultSet([made_up_run()]), default_path())
+    leave_pictures(ResultSet([replace(made_up_run(), id=None)]), default_path())
+    assert "report:" in (told := capsys.readouterr().out) and "rows:" not in told, "no row was saved"
+    leave_pictures(ResultSet([replace(made_up_run(), id=1)]), default_path())
+    assert "rows:" in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
     assert "How much faster?" in page
     assert "inside the interval" in page
@@ -364,8 +368,11 @@ def test_commands_that_read_leave_the_store_as_it_is(tmp_path, here):
     assert not (tmp_path / "none").exists()
 
 
-def test_bench_shows_a_table_of_80_columns_and_leaves_rows_plots_and_a_report(tmp_path, here):
+@pytest.mark.usefixtures("networks_once")
+def test_bench_shows_a_table_of_80_columns_and_leaves_rows_plots_and_a_report(tmp_path, here, monkeypatch):
     home = tmp_path / "home"
+    run = importlib.import_module("labkit.bench.run")
+    monkeypatch.setattr(run, "QUICK_ROUNDS", replace(run.QUICK_ROUNDS, frames=1))
     done = here("bench", "--stage", "1", *TINY, env={"LABKIT_HOME": str(home)})
     assert done.returncode == 0, done.stderr
     table = done.stdout.partition("Measured in interleaved rounds")[0].splitlines()

@@ -151,6 +151,5 @@ def leave_pictures(result: ResultSet, store_path: Path) -> None:
     with Store(default_path(), read_only=True) as store:
         predictions = store.predictions()
     page = write_report(result.runs, result.comparisons, folder / "report.html", predictions)
-    print_lines(
-        ["", f"rows: {store_path}", f"plots: {folder / 'plots'} ({len(saved)} files)", f"report: {page}"]
-    )
+    rows = [f"rows: {store_path}"] if any(run.id is not None for run in result.runs) else []
+    print_lines(["", *rows, f"plots: {folder / 'plots'} ({len(saved)} files)", f"report: {page}"])
