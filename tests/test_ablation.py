@@ -111,6 +111,23 @@ def test_each_change_is_evaluated(ablation):
         assert row.lost_map.low <= row.lost_map.value <= row.lost_map.high
 
 
+def test_half_precision_is_set_against_float32():
+    table = nb06_accuracy.half_precision(["lab_detr"], scenes=1, boxes=5)
+    assert [key[2] for key in table.index] == ["bfloat16", "float16"]
+    assert (table["found again"] == 1).all()
+    bfloat16, float16 = table["error of logits"]
+    assert 0 < float16 < bfloat16 < 0.05
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"scenes": 0}, "one scene"), ({"boxes": 0}, "one box"), ({"models": ["resnet18"]}, "is a classifier")],
+)
+def test_half_precision_needs_a_detector_a_scene_and_a_box(given, words):
+    with pytest.raises(UsageError, match=words):
+        nb06_accuracy.half_precision(**{"models": ["lab_detr"], "scenes": 1, "weights": "random"} | given)
+
+
 def test_boxes_are_scaled_with_their_frame():
     frame = accuracy.truth_frames(1)[0]
     small = nb06_accuracy._resized(frame, (160, 120))

@@ -49,9 +49,12 @@ detector has fewer than either."""
 Names = Sequence[Sequence[str]]
 
 
-def truth_frames(n: int, size: tuple[int, int] = (640, 480), noise: float = 0.0) -> list[Frame]:
-    """`n` unrelated scenes of the world that training never saw (seed 0), with their truth."""
-    return [replace(scene_frame(i * SHOT, size=size, seed=0, noise=noise), index=i) for i in range(n)]
+def truth_frames(
+    n: int, size: tuple[int, int] = (640, 480), noise: float = 0.0, first: int = 0
+) -> list[Frame]:
+    """`n` unrelated scenes from the `first` on, of the world that training never saw (seed 0), and truth."""
+    scenes = range(first, first + n)
+    return [replace(scene_frame(i * SHOT, size=size, seed=0, noise=noise), index=i - first) for i in scenes]
 
 
 def single_objects(frames: Sequence[Frame]) -> list[Frame]:

@@ -113,12 +113,18 @@ INT8_PARTS = (
 )
 """One part of DETR each that int8 leaves alone, for `run_ablation`: where it hurts."""
 
+MIXED = Change(
+    "int8, mixed", "cpu_engine_int8_mixed: decoder and heads in bfloat16", rung("cpu_engine_int8_mixed")
+)
+"""What came of it. To confirm a choice, ask for scenes on which it was not made: `first=100`."""
+
 
 def run_ablation(
     names: Sequence[str | Change] | None = None,
     *,
     scenes: int = 24,
     noises: Sequence[float] = NOISES,
+    first: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[AblationRow]:
     """Evaluate changes with the lab's small models on scenes that training never saw.
@@ -128,6 +134,7 @@ def run_ablation(
             all of `CHANGES`.
         scenes: number of scenes per strength of noise; 16 and more give intervals.
         noises: standard deviations in grey levels.
+        first: number of the first scene; none of them was seen in training.
         progress: called with one line per change, and for each that cannot run here.
 
     Raises:
@@ -141,7 +148,7 @@ def run_ablation(
     if unknown := [name for name in names or () if name not in known]:
         raise UsageError(f"there is no change {unknown[0]!r}; there are {', '.join(known)}")
     wanted = known if names is None else (UNCHANGED, *names)
-    frames = {noise: accuracy.truth_frames(scenes, SIZE, noise) for noise in map(float, noises)}
+    frames = {noise: accuracy.truth_frames(scenes, SIZE, noise, first) for noise in map(float, noises)}
     rows: list[AblationRow] = []
     plain: dict[float, Answers] = {}
     for change in (change for change in known.values() if change.name in wanted):
@@ -174,14 +181,20 @@ def half_precision(
         Per detector and format: the weights, the relative error of a picture's logits (median, NaN where a
         sum or product left the format's range), and the share of the best boxes that are found again, with
         the same label at an IoU of 0.5.
+
+    Raises:
+        UsageError: a model is no detector, or there is no scene or no box.
     """
     import torch
 
+    if min(scenes, boxes) < 1:
+        raise UsageError(f"one scene and one box or more are needed, not {scenes} and {boxes}")
     frames = accuracy.truth_frames(scenes)
     rows = []
     for model in models or ("lab_detr", "detr_r50", *detectors()):
         network = load_network(model, weights)
-        assert network.rule is not None, "a detector has a rule"
+        if network.rule is None:
+            raise UsageError(f"{model} is a classifier; what is looked at here are a detector's boxes")
         decode = DetrDecoder(network.labels, boxes, 0.0, network.rule)
         inputs = [preprocessor("opencv", network.input)(frame.image) for frame in frames]
 
