@@ -119,6 +119,17 @@ def test_half_precision_is_set_against_float32():
     assert 0 < float16 < bfloat16 < 0.05
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize("model", ["d_fine_s", "rf_detr_n"])
+def test_a_detector_that_samples_survives_half_precision_if_it_samples_in_float32(model):
+    table = nb06_accuracy.half_precision([model], scenes=1, boxes=5, weights="random")
+    assert [key[2] for key in table.index][2:] == [
+        "bfloat16, sampling in float32", "float16, sampling in float32",
+    ]  # fmt: skip
+    errors = table["error of logits"].to_numpy()[2:]
+    assert (errors < 0.5).all() and (errors > 0).all()
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [({"scenes": 0}, "one scene"), ({"boxes": 0}, "one box"), ({"models": ["resnet18"]}, "is a classifier")],
