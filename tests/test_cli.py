@@ -487,7 +487,6 @@ def test_the_notebook_must_be_there(tmp_path, here):
     assert str(Path("notebooks/00_start_here.ipynb")) in done.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no root")
 @pytest.mark.parametrize(("command", "package"), [("live", "tornado"), ("lab", "jupyterlab")])
 def test_a_command_names_the_package_that_it_lacks(command, package, tmp_path, monkeypatch, capsys):
     from labkit.cli.main import main
@@ -504,6 +503,7 @@ def test_a_command_names_the_package_that_it_lacks(command, package, tmp_path, m
     assert capsys.readouterr().err == f"labkit: this needs the package {package} (pip install {package})\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no root")
 @pytest.mark.parametrize(
     ("user", "contained", "options", "wanted", "unwanted"),
     [
