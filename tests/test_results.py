@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -386,6 +387,28 @@ def test_eight_processes_write_into_one_new_store(tmp_path: Path, rows: int) -> 
         runs = lab.runs()
     assert len(runs) == 8 * rows == len({run.id for run in runs})
     assert {sum(run.rung.startswith(f"writer{k}-") for run in runs) for k in range(8)} == {rows}
+
+
+@pytest.mark.parametrize("logged", [True, False], ids=["with a log", "without"])
+@pytest.mark.parametrize("after", range(3))
+def test_a_store_may_be_made_while_another_process_looks(tmp_path: Path, after: int, logged: bool) -> None:
+    path = tmp_path / "lab.sqlite"
+    with closing(database.open_for_writing(path)) as first:  # its header is there, its tables are not
+        statements: list[str] = []
+
+        def look(db: sqlite3.Connection) -> int:
+            def made_by_another(statement: str) -> None:
+                statements.append(statement)
+                if len(statements) == after + 1:
+                    Store(path).close()
+
+            db.set_trace_callback(made_by_another)
+            return schema._version(db, path)
+
+        if not logged:
+            first.close()
+        assert database.read_untouched(path, look) in (0, schema.VERSION)
+        assert len(statements) >= 3
 
 
 def test_threads_share_a_store(lab: Store) -> None:

@@ -11,10 +11,15 @@ import shutil
 import sqlite3
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
+from labkit.core.errors import ResultsError
 from labkit.results.checksums import primary_code
+
+T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 30.0
 HEADER_BYTES = 100  # of SQLite's file format; its magic text first, the application id at its end
@@ -60,25 +65,31 @@ def application_id(path: Path) -> int | None:
     return int.from_bytes(header[APPLICATION_ID_AT : APPLICATION_ID_AT + 4], "big")
 
 
-def open_untouched(path: Path) -> sqlite3.Connection:
-    """An existing file for a short look, without locks: it has no changes in a log beside it.
+def read_untouched(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
+    """Result of `read` on an existing file, to which nothing is changed.
 
-    Where it has some, SQLite needs its index of the log, which it may make.
+    Without a log beside it, the file is read without locks, for which SQLite would make files; if
+    it changes meanwhile, it is read again with them. With a log SQLite needs its index of the log,
+    which it may make.
     """
-    return _read_only(path, "mode=ro" if _has_log(path) else "immutable=1")
+    before = _state(path)
+    if not before.has_log:
+        with closing(_read_only(path, "immutable=1")) as db:
+            try:
+                result = read(db)
+            except (sqlite3.Error, ResultsError):
+                if _state(path) == before:
+                    raise
+            else:
+                if _state(path) == before:
+                    return result
+    with closing(_read_only(path, "mode=ro")) as db:
+        return read(db)
 
 
 def _copy_into(copy: sqlite3.Connection, path: Path) -> None:
-    if not _has_log(path):
-        before = path.stat()
-        with closing(open_untouched(path)) as source:
-            source.backup(copy)
-        after = path.stat()
-        if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
-            return
     try:
-        with closing(_read_only(path, "mode=ro")) as source:
-            source.backup(copy)
+        read_untouched(path, lambda source: source.backup(copy))
     except sqlite3.OperationalError as error:
         if primary_code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise
@@ -95,11 +106,19 @@ def _log_of(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
-def _has_log(path: Path) -> bool:
+class _State(NamedTuple):
+    has_log: bool
+    modified_ns: int
+    size: int
+
+
+def _state(path: Path) -> _State:
     try:
-        return _log_of(path).stat().st_size > 0
+        has_log = _log_of(path).stat().st_size > 0
     except FileNotFoundError:
-        return False
+        has_log = False
+    file = path.stat()
+    return _State(has_log, file.st_mtime_ns, file.st_size)
 
 
 def _read_only(path: Path, option: str) -> sqlite3.Connection:

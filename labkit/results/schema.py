@@ -9,13 +9,12 @@ that changes rows sets their checksum to NULL, and they get a new one.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 from labkit.core.errors import ResultsError
 from labkit.pipelines.former_names import with_current_names
 from labkit.results.checksums import TABLES, seal_unsealed
-from labkit.results.database import application_id, open_untouched
+from labkit.results.database import application_id, read_untouched
 
 APPLICATION_ID = 0x4C41424B  # "LABK"
 
@@ -98,14 +97,15 @@ def refuse_foreign(path: Path) -> None:
         ResultsError: it is a database of another program.
     """
     if application_id(path) not in (None, APPLICATION_ID):
-        with closing(open_untouched(path)) as db:
-            _version(db, path)
+        read_untouched(path, lambda db: _version(db, path))
 
 
 def _version(db: sqlite3.Connection, path: object) -> int:
-    version = int(db.execute("PRAGMA user_version").fetchone()[0])
-    application = int(db.execute("PRAGMA application_id").fetchone()[0])
-    occupied = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
+    # One statement, one state of the file: another process may make the store between two of them.
+    version, application, occupied = db.execute(
+        "SELECT user_version, application_id, EXISTS (SELECT 1 FROM sqlite_master) "
+        "FROM pragma_user_version, pragma_application_id"
+    ).fetchone()
     if application != APPLICATION_ID and (occupied or application or version):
         raise ResultsError(f"{path} is a database of another program; name another file for the results")
     if version > VERSION:
