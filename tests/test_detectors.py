@@ -27,7 +27,7 @@ from labkit.models.prepare import prepare
 from labkit.models.preprocess import preprocessor
 from labkit.pipelines.ladder import rung
 
-from conftest import make_frame  # isort: skip
+from conftest import further, make_frame  # isort: skip
 from test_structure import PACKAGE  # isort: skip
 
 NAMES = sorted(catalogue.detectors())
@@ -165,6 +165,7 @@ def smallest_gap(module, x):
 
 
 @pytest.mark.skipif(unmet_requirement(["openvino"]) is not None, reason="needs OpenVINO")
+@pytest.mark.parametrize("network", [NAMES[0], *further(*NAMES[1:])], indirect=True)
 def test_openvino_agrees_where_no_two_scores_are_as_near_as_rounding(network, tmp_path, monkeypatch):
     """Elsewhere two queries change places: nothing that a conversion does wrong.
 

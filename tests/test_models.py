@@ -164,7 +164,7 @@ ENGINE_CASES = [
 
 
 @pytest.mark.parametrize(("engine", "precision", "options", "tolerance"), ENGINE_CASES)
-@pytest.mark.parametrize("which", ["detr", "resnet"])
+@pytest.mark.parametrize("which", ["resnet", *further("detr")])
 def test_an_engine_agrees_with_the_module(
     which, engine, precision, options, tolerance, request, tmp_path, monkeypatch
 ):
