@@ -28,7 +28,7 @@ from labkit.bench.noise import NoiseMonitor
 from labkit.bench.peaks import PEAK_TRIES, cached_peaks
 from labkit.bench.plan import FULL, QUICK, Plan
 from labkit.bench.progress import Reporter, shown_progress
-from labkit.bench.worker import Worker
+from labkit.bench.worker import Worker, restless
 from labkit.core.errors import LabError, UnavailableError, UsageError
 from labkit.core.lock import lock_holder, machine_lock
 from labkit.core.machine import fingerprint
@@ -658,12 +658,13 @@ def _compare(
 ) -> None:
     """Compares rungs in interleaved rounds; new processes are ended with the stack."""
     step = f"comparing {len(rungs)} rungs in interleaved rounds"
-    alive = dict(workers)
+    alive, every = dict(workers), list(workers.values())
 
     def renew() -> Mapping[str, Worker]:
         for worker in alive.values():
             worker.close()
         alive.update(_start_all(rungs, context, stack))
+        every.extend(alive.values())
         monitor.include(tuple(worker.pid for worker in alive.values()))
         context.reporter.step(step)
         return alive
@@ -696,7 +697,7 @@ def _compare(
             settings={**settings, **load},
             source=context.frames.source,
             fingerprint=state,
-            disturbances=(*monitor.disturbances(), *context.disturbed_by()),
+            disturbances=(*monitor.disturbances(), *restless(every), *context.disturbed_by()),
         )
         for a, b in pairs
     ]

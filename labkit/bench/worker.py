@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe, connection
 from typing import Any
@@ -35,7 +35,7 @@ from labkit.bench.timing import Timing
 from labkit.core.child import child_command
 from labkit.core.errors import LabError, WorkerError
 from labkit.core.fork_server import ForkedChild, fork_server
-from labkit.core.threads import worker_environment
+from labkit.core.threads import end_spinning_threads, worker_environment
 from labkit.core.types import Frame, Rung, Workload
 from labkit.models.weights import Weights
 
@@ -48,13 +48,21 @@ QUOTED_LINES = 3
 WARNING = re.compile(r"warn(ing)?\b", re.IGNORECASE)
 """Of lines that tell of something else than the end of a process."""
 
+RESTLESS, RESTLESS_S = 0.05, 0.05
+"""Share of a core, and time in s, that a process uses while it waits for its turn, from which on it is told."""
+
 START_ADVICE = "end other programs, or raise the limits that ulimit -a shows, and try again"
 
 Report = Callable[[str], None]
 
 
 class Worker:
-    """The parent's end: a context manager whose methods mirror `Session`."""
+    """The parent's end: a context manager whose methods mirror `Session`.
+
+    Attributes:
+        restless: most of a core that the child used while it waited for an order; 0 if that is nothing
+            to speak of.
+    """
 
     def __init__(
         self,
@@ -66,6 +74,7 @@ class Worker:
         report: Report = lambda line: None,
     ) -> None:
         self.rung = rung
+        self.restless = 0.0
         self._report = report
         self._timed_out = False
         _check_picklable(rung)
@@ -165,6 +174,8 @@ class Worker:
                 return value
             if kind == "report":
                 self._report(value)
+            elif kind == "restless":
+                self.restless = max(self.restless, value)
             elif kind == "progress" and progress is not None:
                 progress(value)
             elif kind == "error":
@@ -247,6 +258,18 @@ class Worker:
             return True
 
 
+def restless(workers: Iterable[Worker]) -> tuple[str, ...]:
+    """A sentence for each rung whose process worked while it waited, and so took time from the others."""
+    most: dict[str, float] = {}
+    for worker in workers:
+        most[worker.rung.name] = max(worker.restless, most.get(worker.rung.name, 0.0))
+    return tuple(
+        f"{name} used {100 * share:.0f}% of a core while others had their turn"
+        for name, share in most.items()
+        if share
+    )
+
+
 def last_words(printed: str) -> str:
     """The lines of a process's output that explain its end.
 
@@ -313,6 +336,7 @@ def _serve(parent: Any, started_s: float) -> None:
     faulthandler.enable()
 
     session: Session | None = None
+    spins = False
     begun_s: float | None = started_s
     sent = 0.0
 
@@ -328,12 +352,20 @@ def _serve(parent: Any, started_s: float) -> None:
     try:
         send("connected")
         while True:
+            if spins:
+                end_spinning_threads()
+            begun_waiting_s, before_s = time.perf_counter(), time.process_time()
             try:
                 what, arguments = parent.recv()
             except EOFError:  # the parent has closed the pipe
                 return
+            used_s = time.process_time() - before_s
+            share = used_s / (time.perf_counter() - begun_waiting_s)
+            if share > RESTLESS and used_s > RESTLESS_S:
+                send("restless", share)
             if what == "ready":
                 session = None  # the networks before make room first
+                spins = "spin" in arguments[0].prepare.options
                 session = Session(*arguments, report=lambda line: send("report", line), started_s=begun_s)
                 begun_s = None
                 send("ready", session.ready)

@@ -8,6 +8,7 @@ an environment has to stand before torch is loaded.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from math import inf
 
 from labkit.core.cgroup import quota_cores
@@ -16,6 +17,7 @@ PASSIVE_WAIT = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKT
 """Environment in which waiting threads do not spin; else torch, OpenCV and engines fight for cores."""
 ACTIVE_WAIT = {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "infinity", "KMP_BLOCKTIME": "infinite"}
 """Environment in which the threads of OpenMP spin until there is work: no wake-up, and no rest."""
+OMP_PAUSE_SOFT = 1
 THREAD_COUNTS = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS",
     "OPENCV_FOR_THREADS_NUM",
@@ -42,6 +44,25 @@ def worker_environment(spin: bool = False) -> dict[str, str]:
     bound = THREAD_COUNTS if cores < affinity_cores() else ()
     counts = {name: str(cores) for name in bound if name not in os.environ}
     return (ACTIVE_WAIT if spin else PASSIVE_WAIT) | counts
+
+
+def end_spinning_threads() -> None:
+    """Ends the threads of OpenMP that this thread has used; its next parallel work starts new ones.
+
+    Threads in `ACTIVE_WAIT` spin for good: between two turns they would take the cores of the process whose
+    turn it is.
+    """
+    import ctypes
+    from pathlib import Path
+
+    import torch
+
+    libraries = [] if os.name == "nt" else [None]  # what this process has loaded for all
+    libraries += sorted(Path(torch.__file__).with_name("lib").glob("lib*omp*"))
+    for library in libraries:
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None if library is None else str(library)).omp_pause_resource_all(OMP_PAUSE_SOFT)
+            return
 
 
 def bound_threads() -> None:
