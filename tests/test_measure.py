@@ -1,6 +1,7 @@
 """Measuring itself: simulated pipelines of known truth, and real child processes."""
 
 import ctypes
+import hashlib
 import json
 import os
 import signal
@@ -32,7 +33,7 @@ from labkit.bench.interleave import (
 from labkit.bench.noise import NoiseMonitor
 from labkit.bench.plan import QUICK, Plan
 from labkit.bench.timing import Clock, measure
-from labkit.bench.worker import Worker
+from labkit.bench.worker import Worker, restless
 from labkit.core import fork_server
 from labkit.core import gpu as gpu_module
 from labkit.core.child import lives
@@ -955,7 +956,7 @@ time.sleep(100)
 OWNER_OF_WORKERS = """
 import psutil
 from labkit.bench.frames import collect
-from labkit.bench.worker import Worker
+from labkit.bench.worker import Worker, restless
 from labkit.core.types import Workload
 from labkit.pipelines.ladder import rung
 work = Workload(weights="random", size=(160, 128))
@@ -1013,6 +1014,38 @@ def test_what_a_worker_prints_is_no_message(frames, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with Worker(rung("resnet_opencv_cpu"), TINY_WORK, frames) as worker:
         assert len(worker.answers(frames[:1]).found) == 1
+
+
+def working_on(frames, net):
+    block = bytes(2**20)
+
+    def work():
+        while True:
+            hashlib.sha256(block)
+
+    threading.Thread(target=work, daemon=True).start()
+    for frame in frames:
+        yield frame, Detections.empty(frame.size)
+
+
+def test_a_process_that_works_while_it_waits_is_told(frames, importable):
+    with Worker(bad(working_on), TINY_WORK, frames) as worker:
+        assert worker.restless == 0  # networks and frames that are taken in are no work of a waiting one
+        time.sleep(1.0)
+        worker.footprint()
+        (sentence,) = restless([worker])
+    assert sentence.startswith(f"{worker.rung.name} used ")
+    assert sentence.endswith("% of a core while others had their turn")
+
+
+@pytest.mark.extended
+def test_threads_that_spin_for_their_next_work_rest_while_others_have_their_turn(frames, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with Worker(rung("spin_cpu"), TINY_WORK, frames) as worker:
+        worker.time_frames(2)
+        time.sleep(1.0)
+        worker.footprint()
+        assert worker.restless == 0
 
 
 def test_a_fault_in_a_schedule_reaches_the_caller(frames, importable):

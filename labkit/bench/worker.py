@@ -49,7 +49,7 @@ WARNING = re.compile(r"warn(ing)?\b", re.IGNORECASE)
 """Of lines that tell of something else than the end of a process."""
 
 RESTLESS, RESTLESS_S = 0.05, 0.05
-"""Share of a core, and time in s, that a process uses while it waits for its turn, from which on it is told."""
+"""Share of a core, and time in s, from which on it is told that a process works while it waits."""
 
 START_ADVICE = "end other programs, or raise the limits that ulimit -a shows, and try again"
 
@@ -356,11 +356,12 @@ def _serve(parent: Any, started_s: float) -> None:
                 end_spinning_threads()
             begun_waiting_s, before_s = time.perf_counter(), time.process_time()
             try:
+                parent.poll(None)
+                used_s = time.process_time() - before_s
+                share = used_s / (time.perf_counter() - begun_waiting_s)
                 what, arguments = parent.recv()
-            except EOFError:  # the parent has closed the pipe
+            except (EOFError, BrokenPipeError):  # the parent has closed the pipe
                 return
-            used_s = time.process_time() - before_s
-            share = used_s / (time.perf_counter() - begun_waiting_s)
             if share > RESTLESS and used_s > RESTLESS_S:
                 send("restless", share)
             if what == "ready":

@@ -57,11 +57,11 @@ def end_spinning_threads() -> None:
 
     import torch
 
-    libraries = [] if os.name == "nt" else [None]  # what this process has loaded for all
-    libraries += sorted(Path(torch.__file__).with_name("lib").glob("lib*omp*"))
-    for library in libraries:
+    own = sorted(map(str, Path(torch.__file__).with_name("lib").glob("lib*omp*")))
+    loaded_for_all = [] if os.name == "nt" else [None]
+    for library in (*loaded_for_all, *own):
         with suppress(OSError, AttributeError):
-            ctypes.CDLL(None if library is None else str(library)).omp_pause_resource_all(OMP_PAUSE_SOFT)
+            ctypes.CDLL(library).omp_pause_resource_all(OMP_PAUSE_SOFT)
             return
 
 
