@@ -47,7 +47,7 @@ class FaultyCamera:
 
     Attributes:
         mode: "stream", "stall" (nothing more is sent), "refuse" (connections are closed at once),
-            "silent" (accepts, answers nothing), "drip" (its header comes a byte at a time), "chunks"
+            "silent" (accepts, answers nothing), "drip" (its header comes byte by byte), "chunks"
             (so does the size of a chunk), "404", "lies" (about sizes), "corrupt" (every third picture
             is damaged), "truncated" (one picture and a half, then the end).
         size: of pictures from the next connection on.
@@ -119,6 +119,8 @@ class FaultyCamera:
                 self._wait_while("silent")
                 if self.mode == "chunks":
                     connection.sendall(HEAD.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n"))
+                if self.mode == "drip":
+                    connection.sendall(HEAD[:-2] + b"X: ")
                 while self.mode in ("drip", "chunks") and not self._closing:
                     connection.sendall(b"0")
                     time.sleep(0.05)  # what is simulated is a camera that never gets to the end of a line

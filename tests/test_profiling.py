@@ -525,6 +525,8 @@ def test_an_nsys_that_fails_is_one_sentence(tmp_path, monkeypatch):
         profile_rung(job, "nsys")
     seen = profile_rung(job, "auto")
     assert seen.profiler.startswith("torch") and "nsys profile failed (3)" in seen.notes[0]
+    with pytest.raises(UnavailableError, match="may hold a password; --engine torch"):
+        profile_rung(replace(job, source="rtsp://joe:s3cret@camera/1"), "nsys")
     stand_in(tmp_path, 'echo "labkit: there is no webcam 7" >&2; exit 3')
     with pytest.raises(SourceError, match=r"^there is no webcam 7$"):
         profile_rung(ProfileTarget("combined_cpu", TINY, "webcam:7", 1), "nsys")

@@ -9,6 +9,7 @@ import http.server
 import itertools
 import os
 import signal
+import socket
 import socketserver
 import struct
 import subprocess
@@ -879,6 +880,29 @@ def test_a_recording_behind_an_address_is_read_whole(tmp_path, path):
             assert not source.live
             assert levels(source) == list(range(12))
         server.shutdown()
+
+
+@pytest.mark.parametrize("sent", ["", "HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n    ftypisom"])
+def test_a_film_that_stalls_is_told_with_its_deadlines_and_no_password(sent):
+    import traceback
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        kept = []
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    kept.append(server.accept()[0])
+                    kept[-1].sendall(sent.encode())
+
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"http://joe:s3cret@127.0.0.1:{server.getsockname()[1]}/clip.mp4"
+        with pytest.raises(SourceError, match=r"the host stalled.* --open-timeout \(0\.3 s\)") as caught:
+            open_source(address, open_timeout_s=0.3, read_timeout_s=0.3)
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in kept:
+        connection.close()
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
 # Soaks

@@ -27,6 +27,7 @@ from labkit.core.errors import EXIT_INTERRUPTED, LabError, ResultsError, Unavail
 from labkit.results.records import Comparison
 from labkit.results.result_set import ResultSet
 from labkit.results.store import Store, default_path
+from labkit.sources.spec import redact
 
 
 @contextmanager
@@ -135,7 +136,8 @@ def _show_disturbances(result: ResultSet) -> None:
     """The first line of a disturbed result, with the command that repeats it."""
     program, *arguments = sys.argv
     called = Path(program).stem in ("labkit", "__main__")  # else from Python, which has no command
-    if doubt := result.disturbed(shlex.join(["labkit", *arguments]) if called else None):
+    command = shlex.join(["labkit", *map(redact, arguments)]) if called else None
+    if doubt := result.disturbed(command):
         print_lines([doubt], style=NOTE_STYLE)
 
 

@@ -209,6 +209,9 @@ class JpegStream:
         with self._cut_after(self._open_s) as too_late:
             try:
                 response = self._opener.open(self._url, timeout=self._open_s)
+                if too_late.is_set():  # it was cut off within its header, which counts as its end
+                    response.close()
+                    raise TimeoutError
             except urllib.error.HTTPError as error:
                 error.close()
                 said = _refusal(error, bool(self._user))

@@ -118,7 +118,10 @@ def absolute_spec(spec: str | os.PathLike[str]) -> str:
     name = _name(spec)
     if scheme_of(name) is not None or webcam_index(name) is not None or name in EMBEDDED:
         return name
-    return str(next(filter(os.path.exists, _spellings(name)), Path(name)).absolute())
+    path = next(filter(os.path.exists, _spellings(name)), None)
+    if path is None and redact(name) != name:  # as a path it would not look like an address any more
+        return name
+    return str((path or Path(name)).absolute())
 
 
 def first_frame(spec: str | os.PathLike[str], size: Size | None = DEFAULT_SIZE, *, seed: int = 0) -> Frame:

@@ -146,10 +146,12 @@ class Video:
             from av.video.reformatter import VideoReformatter
         except ImportError as error:
             raise UnavailableError(f"{self._shown} is read by the package av: pip install av") from error
+        began_s = time.perf_counter()
         try:
             container = av.open(self._source(), timeout=self._timeouts_s, metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
-            raise SourceError(f"{self._shown} {self._why_not(error)}") from error
+            why = self._why_not(error, time.perf_counter() - began_s)
+            raise SourceError(f"{self._shown} {why}") from None  # its own text holds the whole address
         streams = _films(container)
         if not streams:
             container.close()
@@ -179,15 +181,20 @@ class Video:
             return open(self._address, "rb")  # closed with the container
         return self._address
 
-    def _why_not(self, error: Exception) -> str:
+    def _why_not(self, error: Exception, spent_s: float) -> str:
         import av
 
         if scheme_of(self._address) is not None:
-            why = f"the host answers, but not with a video ({error}); check path, user and password"
-            if isinstance(error, av.ExitError):
-                why = f"no answer in {self._timeouts_s[0]:g} s; raise the open time-out (--open-timeout)"
-            elif isinstance(error, av.FFmpegError):
-                why = why.replace(str(error), error.strerror or "")
+            words = error.strerror if isinstance(error, av.FFmpegError) else str(error)
+            why = f"the host answers, but not with a video ({words}); check path, user and password"
+            # FFmpeg that was interrupted in a wait finds fault with what had come until then.
+            open_s, read_s = self._timeouts_s
+            cut_off = isinstance(error, av.InvalidDataError | av.EOFError) and spent_s >= min(open_s, read_s)
+            if cut_off or isinstance(error, av.ExitError):
+                why = (
+                    f"the host stalled, and its beginning did not come within {spent_s:.1f} s; try again, or "
+                    f"raise --open-timeout ({open_s:g} s) or --read-timeout ({read_s:g} s)"
+                )
             return f"cannot be opened: {connection_problem(self._address) or why}"
         if isinstance(error, OSError):
             return f"cannot be opened ({error.strerror}); check the file and its permissions"
@@ -240,11 +247,11 @@ class Video:
                     if cut_off is None:
                         yield packet
                 return
-            except av.ExitError as error:
+            except av.ExitError:
                 raise SourceError(
                     f"{self._shown} has sent nothing for {self._timeouts_s[1]:g} s after {self._in_pass} "
                     "frames; check the connection, or raise the read time-out (--read-timeout)"
-                ) from error
+                ) from None
             except (av.InvalidDataError, av.EOFError):  # an unreadable place: what follows may be whole
                 gaps += 1
                 self.damaged_packets += gaps == 1 and not self._seen_whole
@@ -252,7 +259,7 @@ class Video:
                 raise SourceError(
                     f"{self._shown} cannot be read on after {self._in_pass} frames ({error.strerror}); "
                     "check the file or the connection"
-                ) from error
+                ) from None
 
     def _read(self) -> tuple[NDArray[np.uint8], float] | None:
         """(H, W, 3) RGB and its time in s, None at the end."""
