@@ -270,8 +270,8 @@ def test_a_rung_without_its_device_exits_with_the_reason(here):
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may write anywhere")
 def test_a_results_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
-    done = labkit("bench", "resnet_pil_cpu", *TINY, env={"LABKIT_HOME": str(tmp_path / "locked")})
-    assert done.returncode == 7
+    home = {"LABKIT_HOME": str(tmp_path / "locked"), "TMPDIR": str(tmp_path)}
+    assert labkit("bench", "resnet_pil_cpu", *TINY, env=home).returncode == 7
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a folder in use cannot be deleted there")
@@ -294,9 +294,11 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch):
 
 def test_a_results_folder_that_is_a_file(tmp_path, here):
     (tmp_path / "file").write_text("")
-    done = here("bench", "resnet_pil_cpu", *TINY, env={"LABKIT_HOME": str(tmp_path / "file")})
+    home = {"LABKIT_HOME": str(tmp_path / "file"), "TMPDIR": str(tmp_path)}
+    done = here("bench", "resnet_pil_cpu", *TINY, env=home)
     assert done.returncode == 7
     assert "Traceback" not in done.stderr
+    assert done.stderr.count("could not be saved") == 1
     assert "resnet_pil_cpu" in done.stdout  # measured and shown all the same
     home = {"LABKIT_HOME": str(tmp_path / "home")}
     command = re.search(r"labkit (results add \S+/lab\.sqlite)", done.stderr.splitlines()[-1])[1]
@@ -341,6 +343,8 @@ def test_damaged_rows_are_named_and_deleted(tmp_path, here):
         assert done.returncode == 0
         assert "labkit results delete 2" in " ".join(done.stderr.split())
         assert "labkit results delete --table comparisons 1" in " ".join(done.stderr.split())
+    for command in ("history", "trend"):
+        assert "labkit results delete 2" in here("results", command, "whole", env=home).stdout
     assert "whole" in here("results", env=home).stdout
     assert here("results", "show", "2", env=home).returncode == 7
     assert here("results", "delete", "2-9", env=home).stdout == "1 runs deleted\n"

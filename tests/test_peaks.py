@@ -88,9 +88,10 @@ def test_another_start_of_the_machine_or_other_software_measures_again(monkeypat
         json.dumps({"unix_s": time.time() - CACHE_S - 60, "doubted": False, "peaks": {"fp32": 1.0}}),
         json.dumps({"unix_s": time.time() - NOISY_CACHE_S - 60, "doubted": True, "peaks": {"fp32": 1.0}}),
         json.dumps({"unix_s": time.time() + 3600, "doubted": False, "peaks": {"fp32": 1.0}}),
+        json.dumps({"unix_s": time.time(), "doubted": False, "peaks": [1.0]}),
         json.dumps({"peaks": {"fp32": 1.0}}), json.dumps([1]), "{half", "",
     ],
-    ids=["old", "old and doubted", "from the future", "no time", "not ours", "half", "empty"],
+    ids=["old", "old and doubted", "from the future", "no peaks", "no time", "not ours", "half", "empty"],
 )  # fmt: skip
 def test_what_is_old_or_broken_does_not_count(cache, measure, left):
     cached_peaks("cpu")

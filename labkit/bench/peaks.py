@@ -257,7 +257,7 @@ def cached_peaks(
     """Peaks of a device from the cache, or measured now; see `measure_peaks`."""
     key = hashlib.sha256(json.dumps(_machine(device), sort_keys=True).encode()).hexdigest()[:32]
     path = user_cache() / "peaks" / f"{key}.json"
-    with suppress(LabError, ValueError, KeyError, TypeError):  # no file, or not one of ours
+    with suppress(LabError, ValueError, LookupError, TypeError, AttributeError):  # none, or not one of ours
         kept = read_json(path)
         if 0 <= time.time() - kept["unix_s"] <= (NOISY_CACHE_S if kept["doubted"] else CACHE_S):
             return {name: float(value) for name, value in kept["peaks"].items()}

@@ -176,6 +176,8 @@ def bench(
             images=images,
         )
     result.notes += store.notes
+    for note in store.notes if progress is None else ():
+        reporter.note(note)
     return result
 
 
@@ -210,10 +212,13 @@ def compare(
     plan, rungs = _round_plan(quick, 2, rounds), _with_own([a, b], None)
     source, workload, timeouts = read_work(work)
     with shown_progress(progress) as reporter, Saving(report=reporter.note) as store:
-        return run_comparison(
+        comparison = run_comparison(
             rungs[0], rungs[-1], source=source, workload=workload, rounds=plan, store=store,
             reporter=reporter, opening=timeouts,
         )  # fmt: skip
+    for note in store.notes:
+        reporter.note(note)
+    return comparison
 
 
 def _with_own(rungs: Sequence[str | Rung | Callable[..., Any]], against: str | None) -> list[Rung]:

@@ -96,8 +96,10 @@ def _copy_into(copy: sqlite3.Connection, path: Path) -> None:
         # The log of a writer that was killed, in a folder where SQLite may not make its index of it.
         with tempfile.TemporaryDirectory() as folder:
             own = Path(folder) / "copy.sqlite"
-            for file, to in ((path, own), (_log_of(path), _log_of(own))):
-                shutil.copyfile(file, to)
+            before = None
+            while before != (before := _state(path)):  # a writer may begin between the two files
+                for file, to in ((path, own), (_log_of(path), _log_of(own))):
+                    shutil.copyfile(file, to)
             with closing(sqlite3.connect(own)) as source:
                 source.backup(copy)
 

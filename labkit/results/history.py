@@ -27,10 +27,12 @@ class History:
     Attributes:
         rung: its name; for a loop of your own all its versions.
         runs: oldest first.
+        notes: sentences on stored rows that are damaged, and left out.
     """
 
     rung: str
     runs: tuple[Run, ...]
+    notes: tuple[str, ...] = ()
 
     def table(self) -> pd.DataFrame:
         """One row per run: when (UTC), version of an own loop, commit (+ if changed since), figures."""
@@ -52,7 +54,10 @@ class History:
         return next((run for run in earlier if comparable(run, self.runs[-1])), None)
 
     def __str__(self) -> str:
-        """The newest run against the one before it."""
+        """The newest run against the one before it, and the notes."""
+        return "; ".join([self._sentence(), *self.notes])
+
+    def _sentence(self) -> str:
         if not self.runs:
             return f"{self.rung} has not been measured yet"
         now, before = self.runs[-1], self.previous()
@@ -109,8 +114,9 @@ def history(rung: str | Callable[..., Any], *, recorded: bool = False) -> Histor
         no_such_rung has not been measured yet
     """
     name = rung if isinstance(rung, str) else getattr(rung, "__name__", str(rung))
-    found = [run for run in results(recorded=recorded).runs if name in (run.rung, run.rung.partition("@")[0])]
-    return History(name, tuple(sorted(found, key=lambda run: run.created)))
+    stored = results(recorded=recorded)
+    found = [run for run in stored.runs if name in (run.rung, run.rung.partition("@")[0])]
+    return History(name, tuple(sorted(found, key=lambda run: run.created)), tuple(stored.notes))
 
 
 def _same_work(a: Run, b: Run) -> bool:

@@ -50,8 +50,8 @@ class Saving:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Tries once more to save what was refused, and says what could not be saved."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Tries once more to save what was refused; `notes` say what could not be."""
         for store in (self._store, self._spare):
             if store is not None:
                 store.close()
@@ -63,7 +63,8 @@ class Saving:
                     save(store)
         except ResultsError as error:
             self.notes = [self._what_is_lost(error)]
-            self._report(self.notes[0])
+            if kind is not None:  # there will be no result to show the notes with
+                self._report(self.notes[0])
         else:
             if self._spare is not None:
                 shutil.rmtree(self._spare.path.parent, ignore_errors=True)
@@ -117,7 +118,12 @@ def spare_store(path: Path) -> Store:
         ResultsError: it cannot be written.
         OSError: there is no such folder.
     """
-    return Store(Path(tempfile.mkdtemp(prefix="labkit-unsaved-")) / path.name)
+    folder = Path(tempfile.mkdtemp(prefix="labkit-unsaved-"))
+    try:
+        return Store(folder / path.name)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def add_all(store: Store, results: Iterable[Run | Comparison]) -> int:

@@ -76,11 +76,13 @@ class Trend:
         rung: its name.
         steps: oldest first, each judged by those before it.
         left_out: runs that did other work or ran on another machine than the newest one.
+        notes: sentences on stored rows that are damaged, and left out.
     """
 
     rung: str
     steps: tuple[Step, ...]
     left_out: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -110,7 +112,9 @@ class Trend:
         left_out = (
             f"; {self.left_out} runs of other work or other machines are left out" if self.left_out else ""
         )
-        return f"{self.rung} at {newest.commit}: {newest.verdict} ({basis}){left_out}"
+        return "; ".join(
+            [f"{self.rung} at {newest.commit}: {newest.verdict} ({basis}){left_out}", *self.notes]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -162,7 +166,7 @@ def trend(rung: str | Callable[..., object], *, good: str | None = None, recorde
         groups = groups[places[0] :]
     judged = judge([_level(runs) for _, runs in groups], [len(runs) for _, runs in groups])
     steps = tuple(Step(name, runs, *each) for (name, runs), each in zip(groups, judged, strict=True))
-    return Trend(found.rung, steps, len(found.runs) - len(alike))
+    return Trend(found.rung, steps, len(found.runs) - len(alike), found.notes)
 
 
 def judge(levels: Sequence[float], counts: Sequence[int]) -> list[tuple[Verdict, float, stats.Interval]]:
