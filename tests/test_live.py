@@ -9,6 +9,8 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -342,13 +344,16 @@ def test_a_view_beside_a_benchmark_says_what_it_does(page):
     assert page.states[-1]["note"] == ""
 
 
-def test_notes_of_dead_processes_count_as_none(tmp_path):
+def test_notes_of_dead_processes_count_as_none(tmp_path, monkeypatch):
     folder = tmp_path / "cache" / "labkit" / "busy"
     folder.mkdir(parents=True)
     began_s = psutil.Process().create_time()
     (folder / "1.json").write_text(json.dumps({"purpose": "x", "pid": 2**22 + 1, "began_s": 1.0}))
     (folder / "2.json").write_text(json.dumps({"purpose": "x", "pid": os.getpid(), "began_s": began_s - 99}))
     (folder / "3.json").write_text("{half")
+    with monkeypatch.context() as patch:  # a folder that became another user's
+        patch.setattr(Path, "unlink", Mock(side_effect=PermissionError))
+        assert lock.lock_holder() is None
     assert lock.lock_holder() is None
     assert [path.name for path in folder.iterdir()] == ["3.json"]
 

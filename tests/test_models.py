@@ -16,6 +16,7 @@ from labkit.models.callables import Combined, cut
 from labkit.models.decode import DetrCore, DetrDecoder
 from labkit.models.engines.build import ENGINES, Request, build_engine
 from labkit.models.engines.eager import fold_batch_norms
+from labkit.models.engines.engine_cache import cached_file
 from labkit.models.flops import gflop, gflop_per_frame
 from labkit.models.inputs import with_bytes
 from labkit.models.networks import build
@@ -289,3 +290,16 @@ def test_enlarging_costs_arithmetic():
     assert plain.work != enlarging.work
     assert gflop_per_frame(plain, Workload()) == pytest.approx(58.1, abs=0.1)
     assert gflop_per_frame(enlarging, Workload()) == pytest.approx(162.3, abs=0.1)
+
+
+def test_a_cached_engine_of_which_a_part_is_gone_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def write(path):
+        path.write_text("graph")
+        path.with_suffix(".bin").write_text("weights")
+
+    cached_file("key", "model.xml", write).unlink()
+    made = cached_file("key", "model.xml", write)
+    assert made.read_text() == "graph" and made.with_suffix(".bin").is_file()
+    assert len(list(made.parents[1].iterdir())) == 1

@@ -1,6 +1,7 @@
 """Choosing weights: local caches, a hub on localhost, and no network at all."""
 
 import contextlib
+import errno
 import hashlib
 import http.server
 import json
@@ -9,6 +10,7 @@ import shutil
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import psutil
@@ -366,13 +368,28 @@ def test_resnet_is_fetched_checked_and_cached(hub, monkeypatch):
     monkeypatch.setattr(weights, "RESNET18_URL", f"{hub}/models/{name}")
     Hub.files[f"/models/{name}"] = content
     assert weights.cached("resnet18") is None
+    another = weights._torch_hub() / "checkpoints" / f"{name}.0123.partial"  # which another process fetches
+    another.parent.mkdir(parents=True)
+    another.touch()
     fetched = weights.resolve("resnet18", "pretrained")
     assert fetched.revision == hashlib.sha256(content).hexdigest()
+    assert sorted(another.parent.iterdir()) == sorted([another, fetched.path])
     assert build(fetched).labels[281] == "tabby"
     assert weights.cached("resnet18").path == fetched.path
     fetched.path.write_bytes(content[:-1] + b"?")
     with pytest.raises(WeightsError, match="is damaged"):
         weights.cached("resnet18")
+
+
+def test_a_cache_of_another_user_costs_the_names_alone(hub, monkeypatch):
+    def refuse(self, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(weights, "RESNET18_URL", f"{hub}/models/resnet18-00000000.pth")
+    for name in ("is_file", "mkdir"):
+        monkeypatch.setattr(Path, name, refuse)
+    chosen = weights.resolve("resnet18", "auto")
+    assert chosen.kind == "random" and "cannot be used ([Errno 13]" in chosen.note
 
 
 def test_a_wrong_file_from_the_hub_is_not_kept(hub, monkeypatch):

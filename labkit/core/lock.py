@@ -13,7 +13,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from labkit.core.errors import ResultsError
@@ -47,7 +47,8 @@ def machine_lock(purpose: str) -> Iterator[Path | None]:
         yield path
     finally:
         if path is not None:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
 
 
 def _folder() -> Path:
@@ -81,5 +82,6 @@ def _holder_in(path: Path) -> str | None:
         pass
     except psutil.Error:
         return f"{purpose} (process {pid})"
-    path.unlink(missing_ok=True)
+    with suppress(OSError):  # the folder may be another user's by now; a file that stays does no harm
+        path.unlink()
     return None

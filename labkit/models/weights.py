@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import socket
 import sys
 import threading
@@ -128,7 +129,10 @@ def resolve(
 
 def cached(model: str) -> Weights | None:
     """Pretrained weights from the local caches of torch and the hub, or None."""
-    return _cached_on_hub(model) if _is_detector(model) else _cached_of_torchvision(model)
+    try:
+        return _cached_on_hub(model) if _is_detector(model) else _cached_of_torchvision(model)
+    except PermissionError:  # a cache of another user, as a command with sudo leaves it
+        return None
 
 
 def fetch(model: str, *, progress: bool = True, timeout_s: float = TIMEOUT_S, slow: bool = False) -> Weights:
@@ -145,7 +149,12 @@ def fetch(model: str, *, progress: bool = True, timeout_s: float = TIMEOUT_S, sl
             came is not what was pinned.
     """
     fetch_from = _fetch_from_hub if _is_detector(model) else _fetch_of_torchvision
-    return fetch_from(model, progress, timeout_s, slow)
+    try:
+        return fetch_from(model, progress, timeout_s, slow)
+    except OSError as error:
+        raise WeightsError(
+            f"the cache for {model} cannot be used ({error}); make it writable and readable for you"
+        ) from error
 
 
 def lab_weights(model: str) -> Weights:
@@ -289,13 +298,15 @@ def _fetch_of_torchvision(model: str, progress: bool, timeout_s: float, slow: bo
     url, size, path = _torchvision_file(model)
     _require_answer(url, timeout_s)
     path.parent.mkdir(parents=True, exist_ok=True)
-    job = {"url": url, "dst": str(path), "hash_prefix": path.stem.rsplit("-", 1)[1]}
+    own = path.with_name(f".{secrets.token_hex(8)}-{path.name}")  # another process may fetch the same
+    job = {"url": url, "dst": str(own), "hash_prefix": path.stem.rsplit("-", 1)[1]}
     try:
-        download(job, lambda: folder_bytes(path.parent, f"{path.name}*"), size, progress=progress, slow=slow)
+        download(job, lambda: folder_bytes(path.parent, f"{own.name}*"), size, progress=progress, slow=slow)
+        own.replace(path)
     except WeightsError as error:
         raise WeightsError(f"fetching {url} failed: {error}") from error
     finally:
-        for partial in path.parent.glob(f"{path.name}.*.partial"):  # of a client that was ended
+        for partial in path.parent.glob(f"{own.name}*"):  # of a client that was ended
             partial.unlink(missing_ok=True)
     return Weights(model, "pretrained", path, _check_name(path), "pretrained, fetched just now")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import os
 import secrets
 import shutil
 import tempfile
@@ -29,7 +30,7 @@ def cached_file(key: str, name: str, write: Callable[[Path], None]) -> Path:
     """
     name_of_folder = f"{key[:60]}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     folder = cache_folder() / name_of_folder
-    if (folder / name).is_file():
+    if os.path.isfile(folder / name):  # False too for a cache that only another user may look into
         return folder / name
     try:
         scratch = _new_folder(folder.parent)
@@ -42,8 +43,10 @@ def cached_file(key: str, name: str, write: Callable[[Path], None]) -> Path:
             scratch.rename(folder)
         except OSError:
             if not (folder / name).is_file():  # otherwise another process was quicker
-                raise
+                folder.rename(folder.with_name(f"{scratch.name}-damaged"))
+                scratch.rename(folder)
     finally:
+        shutil.rmtree(folder.with_name(f"{scratch.name}-damaged"), ignore_errors=True)
         shutil.rmtree(scratch, ignore_errors=True)
     return folder / name
 
