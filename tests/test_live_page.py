@@ -83,6 +83,19 @@ def test_frames_and_commands_pass_through_the_socket(visit):
     visit(visitor)
 
 
+def test_the_end_says_what_became_of_a_recording(visit, capsys):
+    async def visitor(address):
+        ours = await tornado.websocket.websocket_connect(socket_request(address))
+        for message in ({"type": "hello", "visible": True}, {"type": "record", "on": True}):
+            await ours.write_message(packed({**message, "page": "p"}), binary=True)
+        while b'"recording": true' not in await ours.read_message():
+            pass
+        ours.close()
+
+    visit(visitor)
+    assert "recorded" in capsys.readouterr().out
+
+
 def test_without_the_token_nothing_is_shown(visit):
     async def visitor(address):
         root = address.split("?")[0]

@@ -62,7 +62,7 @@ def live(
             if browser and screen():  # else Python might start a browser in this very terminal
                 webbrowser.open(until_the_end.enter_context(forwarding_page(address)))
 
-        serve(work["source"], settings, port=port, ready=ready, opening=opening)
+        serve(work["source"], settings, port=port, ready=ready, saved=print_text, opening=opening)
 
 
 @contextmanager

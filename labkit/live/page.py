@@ -125,6 +125,7 @@ def serve(
     *,
     port: int = 0,
     ready: Callable[[str], None] = print,
+    saved: Callable[[str], None] = print,
     opening: Mapping[str, Any] | None = None,
 ) -> None:
     """Shows a source on a page of this machine until interrupted.
@@ -134,13 +135,14 @@ def serve(
         settings: the settings to begin with.
         port: of the server; 0 takes a free one.
         ready: called with the page's address, which holds the token.
+        saved: called at the end with what became of a recording that was under way.
         opening: further arguments of `open_source`: fit, open_timeout_s, read_timeout_s.
 
     Raises:
         UsageError: the port cannot be had.
     """
     with suppress(KeyboardInterrupt):  # that is how a person ends it
-        asyncio.run(_serve(source, settings, port, ready, opening))
+        asyncio.run(_serve(source, settings, port, ready, opening, saved=saved))
 
 
 async def _serve(
@@ -150,6 +152,7 @@ async def _serve(
     ready: Callable[[str], None],
     opening: Mapping[str, Any] | None = None,
     stop: asyncio.Event | None = None,
+    saved: Callable[[str], None] = print,
 ) -> None:
     if not 0 <= port <= 65535:
         raise UsageError(f"a port is a number from 0 (any that is free) to 65535, not {port}")
@@ -171,6 +174,8 @@ async def _serve(
     finally:
         server.stop()
         replace_current(None)
+        if hub.view.note:
+            saved(hub.view.note)
 
 
 def _application(hub: Hub, token: str) -> tornado.web.Application:
