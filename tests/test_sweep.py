@@ -132,10 +132,10 @@ def test_a_source_of_a_sweep_is_a_path_only_where_it_is_one(tmp_path, monkeypatc
 
 
 def test_stored_addresses_have_no_credentials():
-    hidden = Grid((RUNG,), source="rtsp://user:secret@camera/1?key=secret").points[0]
-    assert "secret" not in json.dumps(hidden.describe())
-    other = Grid((RUNG,), source="rtsp://user:secret@camera/1?key=other").points[0]
-    assert hidden.key != other.key
+    sources = [f"rtsp://user:secret@camera/1?key={key}" for key in ("secret", "other")]
+    points = [Grid((RUNG,), source=each).points[0] for each in [*sources, "token secret http://camera/1"]]
+    assert "secret" not in json.dumps([point.describe() for point in points])
+    assert points[0].key != points[1].key
 
 
 @pytest.mark.parametrize(
@@ -369,6 +369,25 @@ def test_ctrl_c_is_deferred_and_a_second_one_is_not():
             interrupted(times)
         assert went_on == [0] * times
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is kept")
+def test_a_library_cannot_take_over_a_termination_signal():
+    import ctypes
+
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(1))
+    try:
+        with defer_interrupt():
+            ctypes.CDLL(None).signal(
+                signal.SIGTERM, ctypes.c_void_p(1)
+            )  # ignored from now on, beneath Python
+            limit = time.monotonic() + PATIENCE_S
+            while not received and time.monotonic() < limit:
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received
 
 
 @pytest.mark.extended

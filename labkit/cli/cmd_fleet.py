@@ -80,7 +80,11 @@ def fleet(
         timeouts_s=(work["open_timeout_s"], work["read_timeout_s"]),
     )
     plan.streams()  # raises if a rate or time is out of range, before anything starts
-    summary, interrupted = _run(plan, address)
+    try:
+        summary, interrupted = _run(plan, address)
+    except KeyboardInterrupt:
+        print_lines(["labkit: stopped; no stream was running"], console=err)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if as_json:
         figures = {"fps": summary.fps, "counts": asdict(summary.counts)}
         print(json.dumps({**asdict(summary), **figures}, default=str))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -42,7 +43,7 @@ def defer_interrupt() -> Iterator[None]:
     if not in_main or None in before.values():
         yield
         return
-    interrupted = False
+    interrupted = terminated = False
 
     def handle(number: int, frame: object) -> None:
         nonlocal interrupted
@@ -53,14 +54,42 @@ def defer_interrupt() -> Iterator[None]:
     if before[signal.SIGINT] != signal.SIG_IGN:
         signal.signal(signal.SIGINT, handle)
     try:
-        yield
+        with _handler_kept(signal.SIGTERM):
+            yield
     except SystemExit:  # what Ray makes of a termination signal while it starts
-        interrupted = True
+        terminated = interrupted = True
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if terminated and callable(before[signal.SIGTERM]):
+        signal.raise_signal(signal.SIGTERM)  # whoever tells it from Ctrl-C is to hear of it
     if interrupted:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def _handler_kept(number: int) -> Iterator[None]:
+    """Keep Python's handling of a signal, over which Ray's library sets a function that prints a stack.
+
+    Ray goes on starting for seconds after that, in which the signal may come.
+    """
+    if sys.platform != "linux" or not callable(signal.getsignal(number)):
+        yield
+        return
+    libc, own, over = ctypes.CDLL(None), ctypes.create_string_buffer(256), threading.Event()
+    libc.sigaction(number, None, own)
+
+    def keep() -> None:
+        while not over.wait(0.005):
+            libc.sigaction(number, own, None)
+
+    keeper = threading.Thread(target=keep, name="labkit keeps a signal handler", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
 
 
 @contextmanager
