@@ -14,6 +14,7 @@ import pytest
 
 from labkit.core.errors import LabError, SourceError, UnavailableError, UsageError, WeightsError
 from labkit.core.types import Workload
+from labkit.fleet.batch import videos
 from labkit.fleet.batch.segments import END_OF_VIDEO, decode_segments
 from labkit.fleet.batch.videos import Batch, scan_folder
 from labkit.pipelines.ladder import rung
@@ -200,6 +201,25 @@ def test_boxes_are_in_pixels_of_the_original(ray_here, tmp_path):
         row = rows_of(out, "a.mp4")[0]
         corners[fit] = [row[name][0] for name in ("x_min", "y_min", "x_max", "y_max")]
     assert corners == {"letterbox": [0, 0, 128, 96], "crop": [16, 0, 112, 96]}, "the whole frame is its box"
+
+
+def test_a_scan_leaves_alone_what_others_write_and_misses_nothing_that_went(tmp_path, monkeypatch):
+    for name in ("a.avi", "b.avi", "gone.avi"):
+        (tmp_path / name).write_bytes(b"x")
+    batch = batch_of(tmp_path, tmp_path / "out")
+    scan_folder(batch)
+    for name, age_s in (("young", 0), ("old", 2 * videos.ABANDONED_S)):
+        partial = tmp_path / "out" / "a.avi" / f".segment-000000.parquet.{name}"
+        partial.parent.mkdir(exist_ok=True)
+        partial.write_bytes(b"")
+        os.utime(partial, (time.time() - age_s,) * 2)
+    (tmp_path / "out" / "a.avi" / "video.json").write_text('{"stamp": 5}')
+    listed = videos._list_videos(tmp_path)
+    monkeypatch.setattr(videos, "_list_videos", lambda folder: listed)
+    (tmp_path / "gone.avi").unlink()  # between the list and the look, as a recorder does
+    found = {video.name: video.finished for video in scan_folder(batch)}
+    assert found == {"a.avi": False, "b.avi": False}
+    assert [path.name.rpartition(".")[2] for path in tmp_path.rglob(".segment-*")] == ["young"]
 
 
 def test_exit_codes_of_child_processes_are_still_known(ray_here):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from labkit.sources.video import is_film
 
 SEGMENT = 32
 MAX_SEGMENT_BYTES = 100_000_000
+ABANDONED_S = 60.0
+"""Age of a partial file from which the process that wrote it was killed; a younger one may be another's."""
 _SETTINGS_FILE = "batch.json"
 _FINISHED_FILE = "video.json"
 
@@ -137,9 +141,11 @@ def scan_folder(batch: Batch) -> list[Video]:
         kinds = " ".join(sorted(VIDEO_SUFFIXES))
         raise SourceError(f"there is no video in {batch.folder} ({kinds}); name another folder")
     _check_settings(batch)
-    for partial in batch.out.rglob(".segment-*"):  # of a process that was killed while writing
-        partial.unlink(missing_ok=True)
-    return [_scan_video(batch, path) for path in paths]
+    for partial in batch.out.rglob(".segment-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - partial.stat().st_mtime > ABANDONED_S:
+                partial.unlink()
+    return [video for path in paths if (video := _scan_video(batch, path)) is not None]
 
 
 def mark_finished(batch: Batch, video: Video, frames: int) -> None:
@@ -165,22 +171,25 @@ def _holds_film(path: Path) -> bool:
     return not count_pictures(path) and is_film(path)
 
 
-def _scan_video(batch: Batch, path: Path) -> Video:
-    """Find a video's finished segments; removes those of another file of that name."""
-    stat = path.stat()
+def _scan_video(batch: Batch, path: Path) -> Video | None:
+    """Find a video's finished segments; removes those of another file of that name. None if it is gone."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:  # a recorder deletes its oldest files at any time
+        return None
     stamp = (stat.st_size, int(stat.st_mtime))
     video = Video(path.relative_to(batch.folder).as_posix(), str(path.absolute()), stamp)
     folder = batch.out / video.name
     known = _read_json(folder / _FINISHED_FILE)
-    if known is not None and tuple(known.get("stamp", ())) == stamp:
+    if known is not None and known.get("stamp") == list(stamp):
         return replace(video, finished=True)
     parts = []
     for part in sorted(folder.glob("segment-*.parquet")):
         facts = read_metadata(part)
-        if tuple(facts.get("stamp", ())) == video.stamp:
-            parts.append(int(facts["segment"]))
+        if facts.get("stamp") == list(video.stamp) and isinstance(facts.get("segment"), int):
+            parts.append(facts["segment"])
         else:
-            part.unlink()
+            part.unlink(missing_ok=True)
     return replace(video, parts=tuple(parts))
 
 
