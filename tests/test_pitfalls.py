@@ -318,15 +318,14 @@ def test_a_result_without_figures_says_why_and_one_with_nonsense_is_refused():
         Setup([])
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_plot_shows_each_pitfall_and_names_what_is_missing(theme):
+def test_the_plot_shows_each_pitfall_and_names_what_is_missing():
     results = [
         result("high", machine="here"),
         result("low", (0.1,) * 6, machine="here"),
         result("far", (9e6,) * 3, (1.0,) * 3, machine="here"),
         result("absent", (), (), skipped="no GPU"),
     ]
-    chart = plot_pitfalls(results, theme=theme)
+    chart = plot_pitfalls(results)
     for part in ("high: 20.0% too high", "low: 100 times too low"):
         assert part in chart.alt_text
     text = " ".join(text.get_text() for text in chart.texts)

@@ -264,7 +264,7 @@ def test_a_waterfall_with_ceilings_is_legible(n: int) -> None:
             )
             for k in range(n + 1)
         ]
-        assert_legible(waterfall(steps(n), runs=runs, theme="dark"))
+        assert_legible(waterfall(steps(n), runs=runs))
 
 
 def test_speed_accuracy_marks_the_front_and_takes_one_measure_for_all() -> None:
@@ -380,8 +380,6 @@ def test_speed_accuracy_and_share_of_peak_refuse_what_they_cannot_draw() -> None
         share_of_peak([bare])
     with pytest.raises(UsageError, match="no results were given"):
         throughput([])
-    with pytest.raises(UsageError, match="theme"):
-        throughput([bare], theme="pink")
     assert [name for name, _ in overview([bare], [])] == ["throughput", "latency", "where_time_goes"]
 
 
@@ -426,28 +424,26 @@ def test_latency_explains_what_it_draws_and_nothing_else() -> None:
     assert told == ["how many frames", "fastest to slowest", "median", "p90"]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_data_colours_are_told_apart(theme: str) -> None:
-    rgb = np.array([mpl.colors.to_rgb(colour) for colour in style.THEMES[theme].colours])
+def test_data_colours_are_told_apart() -> None:
+    rgb = np.array([mpl.colors.to_rgb(colour) for colour in style.COLOURS])
     apart = np.linalg.norm(rgb[:, None] - rgb[None], axis=2)
     assert apart[~np.eye(len(rgb), dtype=bool)].min() > 0.25
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_time_against_boxes_has_its_key_outside_the_plot(theme: str) -> None:
+def test_time_against_boxes_has_its_key_outside_the_plot() -> None:
     settings = made_up_run().settings
     runs = [
         made_up_run(rung, period_s=0.02 + 0.004 * k * boxes, settings={**settings, "objects": boxes})
         for k, rung in enumerate(("one by one", "together"))
         for boxes in (1, 5, 15)
     ]
-    chart = cost_of_boxes(runs, theme=theme)
+    chart = cost_of_boxes(runs)
     axes = axes_of(chart)
     assert_legible(chart)
     assert axes.get_legend().get_window_extent().y0 >= axes.bbox.y1 - 1
     assert lines_hollow(axes) == []
     runs[2] = made_up_run("one by one", settings={**settings, "objects": 15}, disturbances=("loud",))
-    assert lines_hollow(axes_of(cost_of_boxes(runs, theme=theme))) == [[15, 1e3 / runs[2].fps]]
+    assert lines_hollow(axes_of(cost_of_boxes(runs))) == [[15, 1e3 / runs[2].fps]]
     assert list(axes.get_xticks()) == [0, 1, 5, 15]
     assert axes.get_xlim()[0] == 0
     assert "together" in chart.alt_text and "ms at 15" in chart.alt_text
@@ -463,10 +459,9 @@ def test_a_bar_is_as_long_as_the_share_of_the_peak() -> None:
     assert interval[:, 0] == pytest.approx([bound * 10 / 1000 * 100 for bound in run.fps_interval])
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_figure_has_units_words_and_where_it_comes_from(theme: str) -> None:
+def test_every_figure_has_units_words_and_where_it_comes_from() -> None:
     runs = [*ladder(2), made_up_run("restless", spread=0.3, quick=True)]
-    charts = [chart for _, chart in overview(runs, steps(2), theme=theme)]
+    charts = [chart for _, chart in overview(runs, steps(2))]
     assert len(charts) == 6
     for chart in charts:
         assert re.search(r"\(.+\)$", axes_of(chart).get_xlabel()), chart.title
@@ -474,7 +469,7 @@ def test_every_figure_has_units_words_and_where_it_comes_from(theme: str) -> Non
         caption = chart.texts[1].get_text().replace("\n", " ")
         assert "random weights (names mean nothing)" in caption
         assert "Example CPU 3000, 8 cores" in caption
-        assert mpl.colors.to_hex(chart.get_facecolor()) == style.THEMES[theme].paper.lower()
+        assert mpl.colors.to_hex(chart.get_facecolor()) == style.PAPER.lower()
     assert "quick" in charts[0].texts[1].get_text()
     assert "noisy" in charts[0].texts[1].get_text()
 
@@ -491,17 +486,15 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_inks_stand_out_from_the_paper(theme: str) -> None:
-    look = style.THEMES[theme]
-    assert contrast(look.ink, look.paper) > 7
-    assert contrast(look.faint, look.paper) > 4.5
+def test_inks_stand_out_from_the_paper() -> None:
+    assert contrast(style.INK, style.PAPER) > 7
+    assert contrast(style.FAINT, style.PAPER) > 4.5
 
 
 def test_the_settings_of_others_are_left_alone() -> None:
     names = [name for name in mpl.rcParams if name != "backend"]
     before = {name: mpl.rcParams[name] for name in names}
-    throughput(ladder(1), theme="dark")
+    throughput(ladder(1))
     assert {name: mpl.rcParams[name] for name in names} == before
 
 
@@ -511,10 +504,12 @@ def test_a_notebook_shows_a_figure_with_its_words() -> None:
     assert "&lt;b&gt; 33" in shown
 
 
-def test_a_light_chart_turns_dark_with_the_notebook_and_a_dark_one_stays() -> None:
-    light = throughput([made_up_run()])._repr_html_()
-    assert 'class="labkit-chart"' in light and '[data-jp-theme-light="false"] .labkit-chart' in light
-    assert "invert" not in throughput([made_up_run()], theme="dark")._repr_html_()
+def test_a_chart_turns_dark_with_the_notebook_and_photographs_stay() -> None:
+    chart = throughput([made_up_run()])
+    shown = chart._repr_html_()
+    assert 'class="labkit-chart"' in shown and '[data-jp-theme-light="false"] .labkit-chart' in shown
+    axes_of(chart).imshow(np.zeros((2, 2, 3)))
+    assert "invert" not in chart._repr_html_()
 
 
 def test_names_are_shown_as_they_stand_or_lose_their_middle() -> None:
@@ -567,10 +562,9 @@ FLEET = [
 ]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("age", [False, True])
-def test_a_fleet_is_drawn_beside_its_simulation(theme, age):
-    chart = fleet_chart(FLEET, single_fps=97.0, age=age, about=["made up"], theme=theme)
+def test_a_fleet_is_drawn_beside_its_simulation(age):
+    chart = fleet_chart(FLEET, single_fps=97.0, age=age, about=["made up"])
     axes = chart.axes[0]
     seen = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
     assert seen["simulated"] == ([40.0, 45.0, 90.0] if age else [30.0, 60.0, 95.0])

@@ -466,7 +466,7 @@ def test_the_timeline_shows_streams_and_says_in_words_what_it_shows(gpu_export):
 
 
 def test_a_timeline_of_one_range_or_of_nothing():
-    assert "Inside the first infer" in timeline(made_up(), around="infer", theme="dark").title
+    assert "Inside the first infer" in timeline(made_up(), around="infer").title
     with pytest.raises(UsageError, match="preprocess, infer, layer"):
         timeline(made_up(), around="nosuch")
     with pytest.raises(UsageError, match="no range"):

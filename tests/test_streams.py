@@ -347,13 +347,12 @@ def test_in_order_lanes_do_nothing():
 # The picture.
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_timeline_has_a_bar_per_span_and_says_so(theme):
+def test_a_timeline_has_a_bar_per_span_and_says_so():
     from labkit.core.errors import UsageError
     from labkit.results.plots.timeline import timeline
 
     result = simulate(launch, 3)
-    chart = timeline(result.spans, result.rows, title="Simulated", about=("simulated",), theme=theme)
+    chart = timeline(result.spans, result.rows, title="Simulated", about=("simulated",))
     assert len(chart.axes[0].patches) == 12
     assert [label.get_text() for label in chart.axes[0].get_yticklabels()] == [
         "stream upload", "stream filter", "stream infer", "stream back"

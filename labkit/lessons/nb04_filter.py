@@ -41,16 +41,15 @@ MEMORY_BYTES_PER_S = 4.8e12
 """Memory bandwidth of an H200, as its maker states it."""
 
 
-def edge_profile(radius: int = 4, eps: float = 0.01, noise: float = 8.0, *, theme: str = "light") -> Chart:
+def edge_profile(radius: int = 4, eps: float = 0.01, noise: float = 8.0) -> Chart:
     """Plot one row across a noisy edge: input, box blur, guided filter, and the origin's filter.
 
     Args:
         radius: of all three filters, px.
         eps: of the guided filter; the origin's takes 0.2 on its own scale.
         noise: standard deviation in grey levels.
-        theme: "light" or "dark".
     """
-    from labkit.results.plots.style import as_caption, legend_above, sheet
+    from labkit.results.plots.style import FAINT, as_caption, legend_above, sheet
 
     image = _noisy_edge(noise)
     lines = {
@@ -61,10 +60,10 @@ def edge_profile(radius: int = 4, eps: float = 0.01, noise: float = 8.0, *, them
     }
     about = (f"radius {radius} px", f"eps {eps:g} (origin's: {ORIGIN_EPS:g} on 0-255 values)",
              f"noise of {noise:g} grey levels", "drawn edge from 70 to 180")  # fmt: skip
-    with sheet("One row of pixels across an edge", 7, theme, as_caption(about)) as (chart, axes, look):
+    with sheet("One row of pixels across an edge", 7, as_caption(about)) as (chart, axes):
         for i, (name, picture) in enumerate(lines.items()):
             values = picture[len(picture) // 2, :, 0]
-            style = {"color": look.faint, "linewidth": 1.0} if i == 0 else {"linewidth": 1.8}
+            style = {"color": FAINT, "linewidth": 1.0} if i == 0 else {"linewidth": 1.8}
             axes.plot(values, label=name, linestyle=("-", "-", "-", "--")[i], **style)
         axes.set_xlabel("column (px)")
         axes.set_ylabel("grey level")

@@ -71,7 +71,6 @@ def timeline(
     size: Size = (640, 480),
     objects: int = 5,
     seed: int = 0,
-    theme: str = "light",
 ) -> Chart | str:
     """Plot when each step of a rung ran, for a few frames in this process.
 
@@ -79,7 +78,6 @@ def timeline(
         rung_name: which rung.
         source, size, objects, seed: of the frames.
         frames: number of frames to plot, after two that warm up.
-        theme: "light" or "dark".
 
     Returns:
         A chart; a sentence where the machine lacks what the rung needs.
@@ -95,7 +93,7 @@ def timeline(
     session = Session(row, Workload(size=size, objects=objects, seed=seed), pictures)
     about = f"{session.prepared.settings['weights']} weights"
     spans = _spans(row.run(pictures, session.prepared.net))
-    return _drawn(spans, stream_of_step(row), rung_name, about, theme)
+    return _drawn(spans, stream_of_step(row), rung_name, about)
 
 
 def loop_timeline(
@@ -106,7 +104,6 @@ def loop_timeline(
     frames: int = 4,
     size: Size = (640, 480),
     seed: int = 0,
-    theme: str = "light",
 ) -> Chart:
     """Plot when each step of a loop of your own ran, for a few frames in this process.
 
@@ -115,13 +112,12 @@ def loop_timeline(
         rows: name of a span -> the thread or stream on which it runs.
         source, size, seed: of the frames.
         frames: number of frames to plot, after two that warm up.
-        theme: "light" or "dark".
 
     Raises:
         UsageError: no span of the loop is named in `rows`.
     """
     spans = _spans(loop(_pictures(source, size, frames, seed)))
-    return _drawn(spans, rows, loop.__name__, "", theme)
+    return _drawn(spans, rows, loop.__name__, "")
 
 
 def _pictures(source: str, size: Size, frames: int, seed: int) -> Any:
@@ -139,15 +135,13 @@ def _spans(answers: Iterator[Any]) -> list[SpanRecord]:
     return [span for span in record.spans() if span.index in kept]
 
 
-def _drawn(
-    spans: Sequence[SpanRecord], rows: Mapping[str, str], name: str, weights: str, theme: str
-) -> Chart:
+def _drawn(spans: Sequence[SpanRecord], rows: Mapping[str, str], name: str, weights: str) -> Chart:
     from labkit.results.plots.timeline import timeline
 
     share = hidden_share(spans, PREPARATION, NETWORKS)
     hidden = "" if share is None else f"{share:.0%} of preparation beside a network"
     about = [part for part in (name, "measured in this process", weights, hidden) if part]
-    return timeline(spans, rows, title=f"When each step ran: {name}", about=about, theme=theme)
+    return timeline(spans, rows, title=f"When each step ran: {name}", about=about)
 
 
 def stream_of_step(row: Rung) -> dict[str, str]:
@@ -166,7 +160,6 @@ def simulated(
     late_ms: float = 3.0,
     frames: int = 4,
     depth: int = 2,
-    theme: str = "light",
 ) -> Chart:
     """Plot a schedule on the simulated GPU, and print whose answer each frame got.
 
@@ -175,7 +168,6 @@ def simulated(
         late: "upload", "filter", "infer" or "copy back": the step that comes `late_ms` late.
         late_ms: by how much.
         frames, depth: number of frames, and of those in flight at once.
-        theme: "light" or "dark".
     """
     from labkit.results.plots.timeline import timeline
 
@@ -189,7 +181,7 @@ def simulated(
     print_text(*(wrong or [f"All {len(result.answers)} frames got their own answer."]), sep="\n")
     about = ["simulated", "made-up times", f"{depth} in flight"]
     about += [f"{late} {late_ms:g} ms late"] if late else []
-    return timeline(result.spans, result.rows, title=f"Simulated: {schedule}", about=about, theme=theme)
+    return timeline(result.spans, result.rows, title=f"Simulated: {schedule}", about=about)
 
 
 def depths(depths: Sequence[int] = (1, 2, 3, 4), frames: int = 40) -> pd.DataFrame:

@@ -238,12 +238,11 @@ def plot_fleet(
     done: Rounds | None = None,
     *,
     age: bool = False,
-    theme: str = "light",
 ) -> Any:
     """Plot simulated and measured rate, or age of results, against the number of streams."""
     about = [measured.rung, f"{measured.weights} weights", measured.source, measured.machine, "quick"]
     points = _points(predicted, done)
-    return fleet_chart(points, single_fps=measured.single_fps, age=age, about=about, theme=theme)
+    return fleet_chart(points, single_fps=measured.single_fps, age=age, about=about)
 
 
 def many_cameras(

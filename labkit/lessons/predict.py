@@ -119,7 +119,7 @@ def predict(question: str, answer: float | None = None) -> Question:
     return asked
 
 
-def show_calibration(theme: str = "light") -> Any:
+def show_calibration() -> Any:
     """Print a summary of all predictions in the store, display them in a table, and plot them."""
     from IPython.display import display
 
@@ -131,7 +131,7 @@ def show_calibration(theme: str = "light") -> Any:
     if not known.outcomes:
         return None
     display(calibration_table(known))
-    return prediction_chart(known, theme=theme)
+    return prediction_chart(known)
 
 
 def calibration_table(known: Calibration) -> pd.DataFrame:

@@ -35,9 +35,9 @@ class Profile:
         """One row per source line that makes the host read a tensor."""
         return read_table(self.capture)
 
-    def timeline(self, frames: int = 2, around: str | None = None, theme: str = "light") -> Chart:
+    def timeline(self, frames: int = 2, around: str | None = None) -> Chart:
         """The first frames, or the first range named `around`, as a picture."""
-        return timeline(self.capture, frames=frames, around=around, theme=theme)
+        return timeline(self.capture, frames=frames, around=around)
 
     def perfetto(self) -> PerfettoTrace:
         """The trace with a button that opens it in Perfetto, and a link to download it."""

@@ -12,7 +12,7 @@ from labkit.profiling.capture import Capture, GpuWork, Range
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from labkit.results.plots.style import Chart, Theme
+    from labkit.results.plots.style import Chart
 
 LABEL_SHARE = 0.012  # of the axis per character: a bar narrower than its name stays without it
 BAR = 0.76
@@ -28,29 +28,34 @@ class Lane:
     moments: list[int] = field(default_factory=list)
 
 
-def timeline(capture: Capture, *, frames: int = 2, around: str | None = None, theme: str = "light") -> Chart:
+def timeline(capture: Capture, *, frames: int = 2, around: str | None = None) -> Chart:
     """Draws the first frames of a capture, or one range of it.
 
     Args:
         capture: what was seen.
         frames: how many frames from the first.
         around: draw only the first range of this name instead, from its start to its end.
-        theme: "light" or "dark".
 
     Raises:
         UsageError: there is no range to draw.
     """
     from matplotlib.patches import Patch
 
-    from labkit.results.plots.style import as_caption, legend_above, set_rows, sheet, shortened
+    from labkit.results.plots.style import (
+        as_caption,
+        legend_above,
+        set_rows,
+        sheet,
+        shortened,
+    )
 
     start, stop = _window(capture, frames, around)
     lanes = lanes_of(capture, start, stop)
     title = f"Inside the first {around}" if around else f"Timeline of {_frames(capture, frames)}"
-    with sheet(title, 1.1 * len(lanes) + 0.5, theme, as_caption(_caption(capture))) as (chart, axes, look):
-        colours = _colours(lanes, look)
+    with sheet(title, 1.1 * len(lanes) + 0.5, as_caption(_caption(capture))) as (chart, axes):
+        colours = _colours(lanes)
         for row, lane in enumerate(lanes):
-            _draw(axes, row, lane, colours, look, start, stop)
+            _draw(axes, row, lane, colours, start, stop)
         set_rows(axes, [shortened(lane.label, 26) for lane in lanes])
         axes.set_xlim(0, (stop - start) / 1e6)
         axes.set_xlabel("time (ms)")
@@ -137,19 +142,21 @@ def _group(work: GpuWork) -> str:
     return "copy to GPU" if "host to" in name else "copy to host" if "to host" in name else "copy on GPU"
 
 
-def _colours(lanes: Sequence[Lane], look: Theme) -> dict[str, str]:
+def _colours(lanes: Sequence[Lane]) -> dict[str, str]:
+    from labkit.results.plots.style import COLOURS
+
     names = dict.fromkeys(name for lane in lanes for _, _, name in lane.bars)
-    return {name: look.colours[i % len(look.colours)] for i, name in enumerate(names)}
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
 
-def _draw(
-    axes: Axes, row: int, lane: Lane, colours: dict[str, str], look: Theme, start_ns: int, stop_ns: int
-) -> None:
+def _draw(axes: Axes, row: int, lane: Lane, colours: dict[str, str], start_ns: int, stop_ns: int) -> None:
+    from labkit.results.plots.style import INK, PAPER
+
     whole_ms = (stop_ns - start_ns) / 1e6
     for name, colour in colours.items():
         spans = [((a - start_ns) / 1e6, (b - a) / 1e6) for a, b, n in lane.bars if n == name]
         # An edge of paper parts neighbours; around the narrowest bars it would leave nothing of them.
-        edges = [look.paper if width > EDGE_SHARE * whole_ms else colour for _, width in spans]
+        edges = [PAPER if width > EDGE_SHARE * whole_ms else colour for _, width in spans]
         if spans:
             axes.broken_barh(
                 spans, (row - BAR / 2, BAR), facecolor=colour, edgecolors=edges, linewidth=EDGE_PT
@@ -160,7 +167,7 @@ def _draw(
             middle = ((left + right) / 2 - start_ns) / 1e6
             axes.text(middle, row, name, ha="center", va="center", fontsize=8.5, color=_ink(colours[name]))
     moments_ms = [(at - start_ns) / 1e6 for at in lane.moments]
-    axes.vlines(moments_ms, row - BAR / 2, row + BAR / 2, color=look.ink, linewidth=0.6)
+    axes.vlines(moments_ms, row - BAR / 2, row + BAR / 2, color=INK, linewidth=0.6)
 
 
 def _ink(colour: str) -> str:

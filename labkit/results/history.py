@@ -83,7 +83,7 @@ class History:
                 return f"; where it was last done, on {run.created[:10]}: {'; '.join(there)}"
         return ""
 
-    def plot(self, theme: str = "light") -> Chart:
+    def plot(self) -> Chart:
         """FPS with 95% intervals over time.
 
         Raises:
@@ -91,7 +91,7 @@ class History:
         """
         from labkit.results.plots.over_time import over_time
 
-        return over_time(self.rung, self.runs, theme=theme, label=_version)
+        return over_time(self.rung, self.runs, label=_version)
 
     def _repr_html_(self) -> str:
         table = table_html(self.table()) if self.runs else ""

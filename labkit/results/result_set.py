@@ -157,14 +157,13 @@ class ResultSet:
         ]
         return pd.DataFrame(rows, columns=columns).replace([np.inf, -np.inf], np.nan).round(3)
 
-    def plot(self, kind: str = "throughput", theme: str = "light") -> Chart:
+    def plot(self, kind: str = "throughput") -> Chart:
         """One figure with a caption and a text for those who cannot see it.
 
         Args:
             kind: "throughput", "latency", "where_time_goes", "share_of_peak", "roofline",
                 "speed_accuracy", "by_boxes" (the same rungs with different numbers of boxes), "gains"
                 (each rung's gain over the one that it changes), or "paced" (latency at each rate).
-            theme: "light" or "dark".
 
         Raises:
             UsageError: there is no such plot, or nothing in these results to draw it from.
@@ -185,7 +184,7 @@ class ResultSet:
             raise UsageError(f"no plot named {kind!r}; there are {', '.join(charts)}")
         if not {"gains": steps, "paced": self._fed()}.get(kind, self.runs):
             raise UsageError(f"nothing to plot: no rung was {'compared' if kind == 'gains' else 'measured'}")
-        return charts[kind](theme=theme)
+        return charts[kind]()
 
     def steps(self) -> list[Comparison]:
         """The comparisons of a rung with the one that it changes one thing of."""

@@ -125,7 +125,7 @@ class Trend:
         ]  # fmt: skip
         return {"rung": self.rung, "verdict": self.verdict, "sentence": str(self), "commits": steps}
 
-    def plot(self, theme: str = "light") -> Chart:
+    def plot(self) -> Chart:
         """FPS of all runs over time, by machine."""
         from labkit.results.plots.over_time import over_time
 
@@ -134,7 +134,7 @@ class Trend:
             if step.verdict in ("slower", "faster"):
                 labels[id(step.runs[-1])] += f"\n{step.verdict}"
         runs = [run for step in self.steps for run in step.runs]
-        return over_time(self.rung, runs, theme=theme, label=lambda run: labels[id(run)])
+        return over_time(self.rung, runs, label=lambda run: labels[id(run)])
 
     def _repr_html_(self) -> str:
         return f"{table_html(self.table())}<p>{escape(str(self))}</p>"

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from labkit.core.errors import UsageError
 from labkit.lessons.pitfalls.pitfall import PitfallResult, size_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from labkit.results.plots.style import Chart, Theme
+from labkit.results.plots.style import (
+    COLOURS,
+    FAINT,
+    INK,
+    Chart,
+    as_caption,
+    plain_log_ticks,
+    set_rows,
+    sheet,
+    wrapped,
+)
 
 TOO_WIDE = 1e6
 
 
-def plot_pitfalls(results: Sequence[PitfallResult], *, theme: str = "light") -> Chart:
+def plot_pitfalls(results: Sequence[PitfallResult]) -> Chart:
     """One row per pitfall that has figures, on a logarithmic axis around 1.
 
     Raises:
         UsageError: none of them has figures.
     """
-    from labkit.results.plots.style import as_caption, set_rows, sheet, wrapped
-
     shown = [result for result in results if result.skipped is None]
     skipped = [result.name for result in results if result.skipped is not None]
     if not shown:
@@ -31,11 +36,11 @@ def plot_pitfalls(results: Sequence[PitfallResult], *, theme: str = "light") -> 
     notes = [shown[0].machine, "lines: 95% intervals of the ratio, from 5 rounds on"]
     notes += [f"not measured here: {', '.join(skipped)}"] if skipped else []
     title = "Error of each wrong way of measuring"
-    with sheet(title, len(shown), theme, as_caption(notes)) as (chart, axes, look):
+    with sheet(title, len(shown), as_caption(notes)) as (chart, axes):
         axes.set_xscale("log")
         for row, result in enumerate(shown):
-            _row(axes, row, result, look)
-        axes.axvline(1, color=look.faint, linewidth=1.2)
+            _row(axes, row, result)
+        axes.axvline(1, color=FAINT, linewidth=1.2)
         _set_axis(axes, [result.ratio for result in shown])
         set_rows(axes, [wrapped(result.name) for result in shown])
         axes.set_xlabel("wrong figure / right figure (times)")
@@ -44,13 +49,13 @@ def plot_pitfalls(results: Sequence[PitfallResult], *, theme: str = "light") -> 
     return chart
 
 
-def _row(axes: Axes, row: int, result: PitfallResult, look: Theme) -> None:
+def _row(axes: Axes, row: int, result: PitfallResult) -> None:
     too_high = result.ratio >= 1
-    colour = look.colours[5] if too_high else look.colours[0]
+    colour = COLOURS[5] if too_high else COLOURS[0]
     low, high = result.interval
     axes.plot([1, result.ratio], [row, row], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
     if high < TOO_WIDE and low > 0:
-        axes.plot([low, high], [row, row], color=look.ink, linewidth=1.3, marker="|", markersize=7)
+        axes.plot([low, high], [row, row], color=INK, linewidth=1.3, marker="|", markersize=7)
     axes.plot(result.ratio, row, "o", color=colour, markersize=6.5)
     ends = [result.ratio, *(bound for bound in (low, high) if 0 < bound < TOO_WIDE)]
     end = max(ends) if too_high else min(ends)
@@ -61,8 +66,6 @@ def _row(axes: Axes, row: int, result: PitfallResult, look: Theme) -> None:
 
 
 def _set_axis(axes: Axes, ratios: Sequence[float]) -> None:
-    from labkit.results.plots.style import plain_log_ticks
-
     low, high = min(0.8, *ratios), max(1.25, *ratios)
     room = (high / low) ** 0.42
     axes.set_xlim(low / (room if low < 0.79 else 1.3), high * room)

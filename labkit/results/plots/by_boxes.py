@@ -23,12 +23,12 @@ def lines(runs: Sequence[Run]) -> dict[str, Line]:
     return found
 
 
-def cost_of_boxes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
+def cost_of_boxes(runs: Sequence[Run]) -> Chart:
     """Milliseconds per frame against the number of boxes that are named, and each rung's fitted line.
 
     The lines begin at no boxes: there they say what the detector takes alone.
     """
-    with drawing("Time per frame against boxes per frame", 6, theme, runs) as (chart, axes, look):
+    with drawing("Time per frame against boxes per frame", 6, runs) as (chart, axes):
         words, fitted = [], lines(runs)
         most = max(*(run.settings["objects"] for run in runs), 1)
         for i, rung in enumerate(dict.fromkeys(run.rung for run in runs)):
@@ -39,7 +39,7 @@ def cost_of_boxes(runs: Sequence[Run], *, theme: str = "light") -> Chart:
                       for t, run in zip(ms, own, strict=True)]  # fmt: skip
             slope = _slope(fitted[rung]) if rung in fitted else ""
             label = f"{rung}: {slope}" if slope else rung
-            colour = draw_series(axes, i, boxes, ms, bounds, [run.noisy for run in own], look, label)
+            colour = draw_series(axes, i, boxes, ms, bounds, [run.noisy for run in own], label)
             if slope:
                 ends = np.array([0, most])
                 axes.plot(ends, fitted[rung].start + fitted[rung].slope * ends, color=colour, linewidth=1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.results.format import format_number
-from labkit.results.plots.style import Chart, as_caption, legend_above, sheet
+from labkit.results.plots.style import FAINT, Chart, as_caption, legend_above, sheet
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,6 @@ def fleet_chart(
     single_fps: float,
     age: bool = False,
     about: Sequence[str] = (),
-    theme: str = "light",
 ) -> Chart:
     """Results per second, or their age, against the number of streams.
 
@@ -44,19 +43,14 @@ def fleet_chart(
         single_fps: of the best single process, drawn as a line where no point has an `single_process_fps`.
         age: draw the p90 of the results' age instead of the rate.
         about: parts of the caption: rung, weights, machine.
-        theme: "light" or "dark".
     """
     what = "Age of a result (p90)" if age else "Results per second of all streams"
-    with sheet(f"{what} against the number of streams", 6, theme, as_caption(list(about))) as (
-        chart,
-        axes,
-        look,
-    ):
+    with sheet(f"{what} against the number of streams", 6, as_caption(list(about))) as (chart, axes):
         unit = "ms" if age else "per second"
         simulated = [(p.streams, p.predicted_age_ms if age else p.predicted_fps) for p in points]
         measured = [(p.streams, p.measured_age_ms if age else p.measured_fps) for p in points]
         alone = [(p.streams, None if age else p.single_process_fps) for p in points]
-        dotted: dict[str, Any] = {"color": look.faint, "linestyle": ":"}
+        dotted: dict[str, Any] = {"color": FAINT, "linestyle": ":"}
         words: list[str] = []
         highest: list[float] = []
         for name, label, found, style in (

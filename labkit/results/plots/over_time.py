@@ -11,9 +11,7 @@ from labkit.results.plots.style import Chart, draw_series, drawing, legend_above
 from labkit.results.records import Run
 
 
-def over_time(
-    rung: str, runs: Sequence[Run], *, theme: str = "light", label: Callable[[Run], str] = lambda run: ""
-) -> Chart:
+def over_time(rung: str, runs: Sequence[Run], *, label: Callable[[Run], str] = lambda run: "") -> Chart:
     """FPS with its interval for each run in the order of time, one colour per machine.
 
     Args:
@@ -21,14 +19,14 @@ def over_time(
         runs: oldest first.
         label: what is written under a run's time, such as the version of its source.
     """
-    with drawing(f"{rung}: all runs", 6, theme, runs) as (chart, axes, look):
+    with drawing(f"{rung}: all runs", 6, runs) as (chart, axes):
         machines = list(dict.fromkeys(run.machine for run in runs))
         for i, machine in enumerate(machines):
             places = [x for x, run in enumerate(runs) if run.machine == machine]
             own = [runs[x] for x in places]
             fps = [run.fps for run in own]
             bounds = [r.fps_interval if np.isfinite(r.fps_interval[1]) else (r.fps, r.fps) for r in own]
-            draw_series(axes, i, places, fps, bounds, [run.noisy for run in own], look, machine, ls=":")
+            draw_series(axes, i, places, fps, bounds, [run.noisy for run in own], machine, ls=":")
         axes.set_xticks(range(len(runs)))
         axes.set_xticklabels([_tick(run, label) for run in runs], fontsize=7)
         axes.set_ylabel("throughput (frames per second)")

@@ -12,8 +12,11 @@ from matplotlib.lines import Line2D
 from labkit.core.errors import UsageError
 from labkit.results.format import format_number
 from labkit.results.plots.style import (
+    COLOURS,
+    FAINT,
+    INK,
+    PAPER,
     Chart,
-    Theme,
     as_caption,
     draw_interval,
     legend_above,
@@ -27,9 +30,13 @@ from labkit.results.plots.style import (
 from labkit.results.predictions import Calibration, Outcome
 
 LABEL_CHARACTERS = 38
+MARKS: dict[str, dict[str, Any]] = {
+    "prediction": {"marker": "D", "ls": "", "markersize": 6.5, "color": COLOURS[5], "markerfacecolor": PAPER},
+    "measured": {"marker": "o", "ls": "", "markersize": 7, "color": COLOURS[0]},
+}
 
 
-def prediction_chart(calibration: Calibration, *, theme: str = "light") -> Chart:
+def prediction_chart(calibration: Calibration) -> Chart:
     """One row per question: the prediction, and what was measured with its 95% interval.
 
     Raises:
@@ -39,15 +46,11 @@ def prediction_chart(calibration: Calibration, *, theme: str = "light") -> Chart
     if not outcomes:
         raise UsageError("no question has been asked yet; a notebook's Predict step asks one")
     caption = as_caption([calibration.sentence.rstrip("."), "lines: 95% intervals"])
-    with sheet("Predictions against what was measured", 1.15 * len(outcomes) + 0.6, theme, caption) as (
-        chart,
-        axes,
-        look,
-    ):
+    with sheet("Predictions against what was measured", 1.15 * len(outcomes) + 0.6, caption) as (chart, axes):
         axes.set_xscale("log")
         for row, outcome in enumerate(outcomes):
-            _row(axes, row, outcome, look)
-        axes.axvline(1, color=look.faint, linewidth=1)
+            _row(axes, row, outcome)
+        axes.axvline(1, color=FAINT, linewidth=1)
         values = [1.0, *(value for one in outcomes for value in _drawn(one))]
         low, high = min(values) / 1.25, max(values) * 1.25
         axes.set_xlim(low, high * (high / low) ** 0.3)
@@ -55,7 +58,7 @@ def prediction_chart(calibration: Calibration, *, theme: str = "light") -> Chart
         set_rows(axes, [_label(one.question) for one in outcomes])
         axes.tick_params(axis="y", labelsize=8)
         axes.set_xlabel("ratio (times, logarithmic)")
-        legend_above(axes, [Line2D([], [], label=name, **mark) for name, mark in _marks(look).items()])
+        legend_above(axes, [Line2D([], [], label=name, **mark) for name, mark in MARKS.items()])
         chart.alt_text = f"{calibration.sentence} {listed(map(_words, outcomes))}"
     return chart
 
@@ -70,23 +73,15 @@ def _drawn(outcome: Outcome) -> list[float]:
     return [value for value in values if value is not None and value > 0 and np.isfinite(value)]
 
 
-def _row(axes: Axes, row: int, outcome: Outcome, look: Theme) -> None:
+def _row(axes: Axes, row: int, outcome: Outcome) -> None:
     if outcome.measured is not None and outcome.interval is not None:
         if outcome.interval[0] > 0:
-            draw_interval(axes, outcome.interval, row, look)
-        axes.plot(outcome.measured, row, **_marks(look)["measured"])
+            draw_interval(axes, outcome.interval, row)
+        axes.plot(outcome.measured, row, **MARKS["measured"])
     if outcome.expected is not None:
-        axes.plot(outcome.expected, row, **_marks(look)["prediction"])
-    colour = look.faint if outcome.skipped else look.ink
+        axes.plot(outcome.expected, row, **MARKS["prediction"])
+    colour = FAINT if outcome.skipped else INK
     write_beside(axes, outcome.verdict, (max([1.0, *_drawn(outcome)]), row), 9, color=colour)
-
-
-def _marks(look: Theme) -> dict[str, dict[str, Any]]:
-    prediction = {"color": look.colours[5], "markerfacecolor": look.paper}
-    return {
-        "prediction": {"marker": "D", "ls": "", "markersize": 6.5, **prediction},
-        "measured": {"marker": "o", "ls": "", "markersize": 7, "color": look.colours[0]},
-    }
 
 
 def _words(outcome: Outcome) -> str:

@@ -8,15 +8,22 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from labkit.core.errors import UsageError
 from labkit.results.ablation import NAMES, POINT, AblationRow, Loss
-from labkit.results.plots.style import Chart, as_caption, legend_above, set_rows, sheet, wrapped
+from labkit.results.plots.style import (
+    COLOURS,
+    FAINT,
+    Chart,
+    as_caption,
+    legend_above,
+    set_rows,
+    sheet,
+    wrapped,
+)
 
 MARKERS = "osD^v"
 TICKS = (-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50, 100)
 
 
-def robustness(
-    rows: Sequence[AblationRow], *, metric: Loss = "map", about: str = "", theme: str = "light"
-) -> Chart:
+def robustness(rows: Sequence[AblationRow], *, metric: Loss = "map", about: str = "") -> Chart:
     """Points lost by each change, with their intervals; one marker per strength of noise.
 
     The axis is even up to two points, where most changes lie, and logarithmic beyond.
@@ -25,7 +32,6 @@ def robustness(
         rows: the unchanged network first; it is the zero of the axis.
         metric: which accuracy.
         about: machine, for the caption.
-        theme: "light" or "dark".
 
     Raises:
         UsageError: there is no change to draw.
@@ -43,11 +49,11 @@ def robustness(
     caption += [about] if about else []
     known = any(row.lost(metric).low is not None for row in rows)
     title = "What a change costs in accuracy" + (", with 95% intervals" if known else "")
-    with sheet(title, 1.3 * len(changes), theme, as_caption(caption)) as (chart, axes, look):
+    with sheet(title, 1.3 * len(changes), as_caption(caption)) as (chart, axes):
         axes.set_xscale("symlog", linthresh=2, linscale=1.2)
-        axes.axvline(0, color=look.faint, linewidth=1)
+        axes.axvline(0, color=FAINT, linewidth=1)
         for k, noise in enumerate(noises):
-            colour, shift = look.colours[k % 6], 0.24 * (k - (len(noises) - 1) / 2)
+            colour, shift = COLOURS[k % 6], 0.24 * (k - (len(noises) - 1) / 2)
             for row in (row for row in rows if row.noise == noise and row.change in changes):
                 y, lost = changes.index(row.change) + shift, row.lost(metric)
                 if lost.low is not None and lost.high is not None:

@@ -10,7 +10,17 @@ from matplotlib.lines import Line2D
 
 from labkit.core.errors import UsageError
 from labkit.results.format import format_number
-from labkit.results.plots.style import Chart, Theme, drawing, listed, plain_log_ticks, row_labels
+from labkit.results.plots.style import (
+    COLOURS,
+    FAINT,
+    INK,
+    PAPER,
+    Chart,
+    drawing,
+    listed,
+    plain_log_ticks,
+    row_labels,
+)
 from labkit.results.records import Run
 
 PRECISIONS = {"fp32": "o", "bf16": "s", "fp16": "D", "int8": "^"}
@@ -34,7 +44,7 @@ def _reached(run: Run) -> float:
     return run.fps * float(run.limit["gflop_per_frame"])
 
 
-def roofline(runs: Sequence[Run], *, theme: str = "light") -> Chart:
+def roofline(runs: Sequence[Run]) -> Chart:
     """Arithmetic per second against arithmetic per byte, under the roofs of the machine.
 
     The slanted roof is what memory allows, a level one what arithmetic in a precision allows. Bytes
@@ -49,15 +59,15 @@ def roofline(runs: Sequence[Run], *, theme: str = "light") -> Chart:
         raise UsageError(f"none of the {len(runs)} runs knows its work, its bytes and the machine's peaks")
     notes = ["bytes: every weight once per pass, and the frame; what passes between layers is left out"]
     title = "Roofline of this machine"
-    with drawing(title, max(9.0, 0.62 * len(known) + 3), theme, known, notes) as (chart, axes, look):
+    with drawing(title, max(9.0, 0.62 * len(known) + 3), known, notes) as (chart, axes):
         peaks = {k: max(run.limit["peaks"].get(k, 0.0) for run in known) for k in (*PRECISIONS, "copy_gb_s")}
         roofs = {precision: peaks[precision] for precision in PRECISIONS if peaks[precision]}
         reached = [_reached(run) for run in known]
         low = min([intensity(run) for run in known] + [peak / peaks["copy_gb_s"] for peak in roofs.values()])
         right = ROOM * max(intensity(run) for run in known)
-        _roofs(axes, roofs, peaks["copy_gb_s"], (low / ROOM, right), look)
+        _roofs(axes, roofs, peaks["copy_gb_s"], (low / ROOM, right))
         for k, (run, label) in enumerate(zip(known, row_labels(known), strict=True)):
-            _point(axes, k, run, label.replace("\n", " "), look)
+            _point(axes, k, run, label.replace("\n", " "))
         axes.set_xscale("log")
         axes.set_yscale("log")
         limits = (low / ROOM, right), (min(reached) / ROOM, ROOM * max(roofs.values()))
@@ -68,7 +78,7 @@ def roofline(runs: Sequence[Run], *, theme: str = "light") -> Chart:
         axes.set_ylabel("arithmetic (GFLOP per second, logarithmic)")
         axes.grid()
         shapes = [
-            Line2D([], [], ls="", marker=PRECISIONS[p], color=look.faint, label=f"computes in {p}")
+            Line2D([], [], ls="", marker=PRECISIONS[p], color=FAINT, label=f"computes in {p}")
             for p in dict.fromkeys(run.limit["precision"] for run in known)
         ]
         handles = [*axes.get_legend_handles_labels()[0], *shapes]
@@ -84,31 +94,29 @@ def roofline(runs: Sequence[Run], *, theme: str = "light") -> Chart:
     return chart
 
 
-def _roofs(
-    axes: Axes, roofs: dict[str, float], copy_gb_s: float, span: tuple[float, float], look: Theme
-) -> None:
+def _roofs(axes: Axes, roofs: dict[str, float], copy_gb_s: float, span: tuple[float, float]) -> None:
     top = max(roofs.values())
     slope = np.array([span[0], top / copy_gb_s])
-    axes.plot(slope, slope * copy_gb_s, color=look.ink, linewidth=1.4)
+    axes.plot(slope, slope * copy_gb_s, color=INK, linewidth=1.4)
     axes.annotate(
         f"memory: {format_number(copy_gb_s)} GB/s", (slope[1], top), (8, 8), textcoords="offset points",
-        fontsize=8.5, color=look.faint, ha="left",
+        fontsize=8.5, color=FAINT, ha="left",
     )  # fmt: skip
     for precision, peak in roofs.items():
-        axes.plot([peak / copy_gb_s, span[1]], [peak, peak], color=look.ink, linewidth=1.4)
+        axes.plot([peak / copy_gb_s, span[1]], [peak, peak], color=INK, linewidth=1.4)
         axes.annotate(
             f"{precision}: {format_number(peak)}", (span[1], peak), (-4, 4), textcoords="offset points",
             fontsize=8.5, ha="right",
         )  # fmt: skip
 
 
-def _point(axes: Axes, k: int, run: Run, label: str, look: Theme) -> None:
-    colour, x, work = look.colours[k % 6], intensity(run), run.limit["gflop_per_frame"]
+def _point(axes: Axes, k: int, run: Run, label: str) -> None:
+    colour, x, work = COLOURS[k % 6], intensity(run), run.limit["gflop_per_frame"]
     low, high = run.fps_interval
     if np.isfinite(high):
         axes.plot([x, x], [low * work, high * work], color=colour, linewidth=1.6, alpha=0.8)
     axes.plot(
         x, _reached(run), PRECISIONS.get(run.limit["precision"], "x"), color=colour, markersize=8, ls="",
-        markerfacecolor=look.paper if run.noisy else colour,
+        markerfacecolor=PAPER if run.noisy else colour,
         label=f"{label}  {format_number(100 * (run.share_of_limit or 0))}%",
     )  # fmt: skip

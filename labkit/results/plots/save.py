@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
+from labkit.core.errors import UsageError
 from labkit.core.files import write_atomic
 from labkit.results.plots.breakdown import latency, throughput, where_time_goes
 from labkit.results.plots.roofline import has_roof, roofline
@@ -32,10 +33,19 @@ CHARTS: dict[str, Callable[..., Chart]] = {
 def save(chart: Chart, path_stem: Path | str) -> list[Path]:
     """Writes `<stem>.svg` and `<stem>.png`, each whole; returns both paths."""
     stem = Path(path_stem)
-    return [
-        write_atomic(stem.with_name(stem.name + ".svg"), svg_text(chart)),
-        write_atomic(stem.with_name(stem.name + ".png"), chart.png()),
-    ]
+    return [save_picture(chart, stem.with_name(stem.name + ending)) for ending in (".svg", ".png")]
+
+
+def save_picture(chart: Chart, path: Path) -> Path:
+    """Writes a chart in the format that the path's ending names, whole; returns the path.
+
+    Raises:
+        UsageError: the ending is neither .png nor .svg.
+        ResultsError: the file cannot be written.
+    """
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise UsageError(f"a picture is .png or .svg, not {path}; name one of these endings")
+    return write_atomic(path, chart.png() if path.suffix.lower() == ".png" else svg_text(chart))
 
 
 def svg_text(chart: Chart) -> str:
@@ -53,17 +63,13 @@ def svg_text(chart: Chart) -> str:
     )
 
 
-def save_all(
-    runs: Sequence[Run], comparisons: Sequence[Comparison], folder: Path | str, *, theme: str = "light"
-) -> list[Path]:
+def save_all(runs: Sequence[Run], comparisons: Sequence[Comparison], folder: Path | str) -> list[Path]:
     """Draws and saves whatever these results allow; returns the files written."""
-    charts = overview(runs, comparisons, theme=theme)
+    charts = overview(runs, comparisons)
     return [path for name, chart in charts for path in save(chart, Path(folder) / name)]
 
 
-def overview(
-    runs: Sequence[Run], comparisons: Sequence[Comparison], *, theme: str = "light"
-) -> list[tuple[str, Chart]]:
+def overview(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[tuple[str, Chart]]:
     """The charts over all results that these allow, each with a name fit for a file."""
     timed = [run for run in runs if run.n_frames]
     timed = [run for run in timed if run.scenario == "closed"] or timed
@@ -76,11 +82,11 @@ def overview(
         "share_of_peak": any(run.share_of_limit for run in timed),
         "roofline": any(map(has_roof, timed)),
     }
-    drawn = {name: CHARTS[name](timed, theme=theme) for name, possible in wanted.items() if possible}
+    drawn = {name: CHARTS[name](timed) for name, possible in wanted.items() if possible}
     if comparisons:
-        drawn["gains"] = waterfall(steps, runs=timed, theme=theme)
+        drawn["gains"] = waterfall(steps, runs=timed)
     for work, alike in _by_work(timed).items():
-        drawn[f"speed_accuracy_{work}"] = speed_accuracy(alike, theme=theme)
+        drawn[f"speed_accuracy_{work}"] = speed_accuracy(alike)
     order = ("throughput", "gains", "latency", "where_time_goes", "speed", "share_of_peak", "roofline")
     return sorted(drawn.items(), key=lambda each: [each[0].startswith(name) for name in order].index(True))
 

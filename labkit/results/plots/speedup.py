@@ -14,8 +14,11 @@ from matplotlib.patches import Patch
 from labkit.results.ceilings import with_ceilings
 from labkit.results.format import format_bounds, format_number
 from labkit.results.plots.style import (
+    COLOURS,
+    FAINT,
+    INK,
+    PAPER,
     Chart,
-    Theme,
     drawing,
     legend_above,
     plain,
@@ -29,6 +32,7 @@ from labkit.results.records import Comparison, Run
 
 FURTHEST = 2.5
 """A ceiling beyond the axis by more than this factor is given in words; drawn, it would squeeze the bars."""
+CEILING: dict[str, Any] = {"color": INK, "linewidth": 1.1, "linestyle": (0, (2, 1.5))}
 
 
 @dataclass(frozen=True)
@@ -76,25 +80,24 @@ class _Bar:
         )
 
 
-def waterfall(comparisons: Sequence[Comparison], *, runs: Sequence[Run] = (), theme: str = "light") -> Chart:
+def waterfall(comparisons: Sequence[Comparison], *, runs: Sequence[Run] = ()) -> Chart:
     """The gain of each change with its interval; a change of the one above starts where that ended.
 
     Args:
         comparisons: one row each.
         runs: of the same rungs, where there are any: from the parts of the rung before, a thin mark
             says how far the change could have led at most.
-        theme: "light" or "dark".
     """
     comparisons = with_ceilings(comparisons, runs)
     bars = [_Bar(*parts) for parts in zip(comparisons, _starts(comparisons), strict=True)]
     rows = 1.25 * len(bars) + 0.8
-    with drawing("Gain of each change, with 95% intervals", rows, theme, comparisons) as (chart, axes, look):
+    with drawing("Gain of each change, with 95% intervals", rows, comparisons) as (chart, axes):
         axes.set_xscale("log")
         extent = [1.0, *(x for bar in bars for x in (bar.start, *bar.bounds))]
         furthest = max(extent) * FURTHEST
         for row, bar in enumerate(bars):
-            _step(axes, row, bar, furthest, look)
-        axes.axvline(1, color=look.faint, linewidth=1)
+            _step(axes, row, bar, furthest)
+        axes.axvline(1, color=FAINT, linewidth=1)
         low, high = min(extent), max([*extent, *(bar.mark(furthest) or 1 for bar in bars)])
         room = (
             0.85 if any(each.ceiling for each in comparisons) else 0.36
@@ -104,13 +107,9 @@ def waterfall(comparisons: Sequence[Comparison], *, runs: Sequence[Run] = (), th
         set_rows(axes, [wrapped(c.b) + "\n" + shortened("vs " + c.a, 34) for c in comparisons])
         axes.tick_params(axis="y", labelsize=8)
         axes.set_xlabel("speed, relative to the first rung of a chain (times, logarithmic)")
-        legend_above(axes, _legend(look, comparisons, any(bar.mark(furthest) for bar in bars)), columns=3)
+        legend_above(axes, _legend(comparisons, any(bar.mark(furthest) for bar in bars)), columns=3)
         chart.alt_text = "Gains: " + ". ".join(bar.sentence for bar in bars) + "."
     return chart
-
-
-def _ceiling_look(look: Theme) -> dict[str, Any]:
-    return {"color": look.ink, "linewidth": 1.1, "linestyle": (0, (2, 1.5))}
 
 
 def _starts(comparisons: Sequence[Comparison]) -> list[float]:
@@ -124,34 +123,32 @@ def _starts(comparisons: Sequence[Comparison]) -> list[float]:
     return starts
 
 
-def _step(axes: Axes, row: int, bar: _Bar, furthest: float, look: Theme) -> None:
+def _step(axes: Axes, row: int, bar: _Bar, furthest: float) -> None:
     end, low, high = bar.bounds
     axes.barh(
-        row, end - bar.start, 0.5, bar.start, color=_colour(bar.comparison, look), linewidth=0,
+        row, end - bar.start, 0.5, bar.start, color=_colour(bar.comparison), linewidth=0,
         hatch=None if bar.comparison.agrees else "///",
     )  # fmt: skip
-    axes.plot((low, high), (row, row), color=look.ink, linewidth=1.4, marker="|", markersize=7)
+    axes.plot((low, high), (row, row), color=INK, linewidth=1.4, marker="|", markersize=7)
     mark = bar.mark(furthest)
     if mark is not None:
-        axes.plot([mark, mark], [row - 0.36, row + 0.36], **_ceiling_look(look))
+        axes.plot([mark, mark], [row - 0.36, row + 0.36], **CEILING)
     words_at = max(bar.start, high, mark or 0.0)
-    paper = {"facecolor": look.paper, "edgecolor": "none", "pad": 0.8}  # the grid does not cross figures
+    paper = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # the grid does not cross figures
     write_beside(axes, bar.words(furthest), (words_at, row), bbox=paper)
 
 
-def _colour(comparison: Comparison, look: Theme) -> str:
+def _colour(comparison: Comparison) -> str:
     place = {"faster": 2, "slower": 5, "same": 0, "cannot tell": 1}
-    return look.colours[place[comparison.verdict]]
+    return COLOURS[place[comparison.verdict]]
 
 
-def _legend(look: Theme, comparisons: Sequence[Comparison], ceilings: bool) -> list[Patch | Line2D]:
+def _legend(comparisons: Sequence[Comparison], ceilings: bool) -> list[Patch | Line2D]:
     shown: dict[str, Patch | Line2D] = {}
     for comparison in comparisons:
-        shown.setdefault(comparison.verdict, Patch(color=_colour(comparison, look), label=comparison.verdict))
+        shown.setdefault(comparison.verdict, Patch(color=_colour(comparison), label=comparison.verdict))
     if not all(comparison.agrees for comparison in comparisons):
-        shown["differs"] = Patch(
-            facecolor=look.faint, hatch="///", label="answers differ: no like-for-like gain"
-        )
+        shown["differs"] = Patch(facecolor=FAINT, hatch="///", label="answers differ: no like-for-like gain")
     if ceilings:
-        shown["ceiling"] = Line2D([], [], label="ceiling: the changed part at no cost", **_ceiling_look(look))
+        shown["ceiling"] = Line2D([], [], label="ceiling: the changed part at no cost", **CEILING)
     return list(shown.values())

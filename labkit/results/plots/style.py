@@ -1,4 +1,4 @@
-"""One look for all figures: readable in print and on screen, light or dark, for all eyes."""
+"""One look for all figures: readable in print and on screen, on light and dark pages, for all eyes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from html import escape
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -18,7 +17,6 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -26,9 +24,9 @@ from labkit.core.errors import UsageError
 from labkit.results.plots.labels import LOSES, LOSES_WORDS, loses
 from labkit.results.records import Comparison, Run, describe_disturbances
 
-ThemeName = Literal["light", "dark"]
+PAPER, INK, FAINT, GRID = "#FFFFFF", "#1A1A1A", "#5F6368", "#DADCE0"
 
-OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 """Colours that people with any kind of colour vision tell apart (M. Okabe and K. Ito, 2008)."""
 
 WIDTH_IN = 8.0
@@ -37,34 +35,13 @@ LABEL_CHARACTERS = 26
 CAPTION_CHARACTERS = 105
 
 
-@dataclass(frozen=True)
-class Theme:
-    """Colours of paper, ink and grid, and the order in which data colours are used."""
-
-    paper: str
-    ink: str
-    faint: str
-    grid: str
-    colours: tuple[str, ...]
-
-
-THEMES = {
-    "light": Theme("#FFFFFF", "#1A1A1A", "#5F6368", "#DADCE0", OKABE_ITO),
-    "dark": Theme(
-        "#16181C",
-        "#E8EAED",
-        "#A6ABB2",
-        "#3C4043",
-        (OKABE_ITO[4], *OKABE_ITO[1:4], OKABE_ITO[0], *OKABE_ITO[5:]),
-    ),
-}
-
-
-ON_DARK_PAGES = """<style>
+DARK = "filter: invert(.93) hue-rotate(180deg);"
+"""Style that makes a chart on white a chart on black, hues kept."""
+IN_DARK_NOTEBOOKS = f"""<style>
 [data-jp-theme-light="false"] .labkit-chart, .vscode-dark .labkit-chart, html[theme="dark"] .labkit-chart
-{ filter: invert(.93) hue-rotate(180deg); }
+{{ {DARK} }}
 </style>"""
-"""Makes a chart on white a chart on black, hues kept, where JupyterLab, VS Code or Colab is dark."""
+"""The same where JupyterLab, VS Code or Colab is dark."""
 
 
 class Chart(Figure):
@@ -89,51 +66,43 @@ class Chart(Figure):
         """HTML for a notebook: a picture with its alt text, dark where the notebook is."""
         picture = base64.b64encode(self.png()).decode()
         alt = escape(self.alt_text)
-        on_white = min(to_rgba(self.get_facecolor())) == 1 and not any(axes.images for axes in self.axes)
-        kind, style = ('class="labkit-chart" ', ON_DARK_PAGES) if on_white else ("", "")
+        photographs = any(axes.images for axes in self.axes)
+        kind, style = ("", "") if photographs else ('class="labkit-chart" ', IN_DARK_NOTEBOOKS)
         return (
             f'<img src="data:image/png;base64,{picture}" alt="{alt}" {kind}'
             f'style="width: min(100%, 50rem)">{style}'
         )
 
 
-def theme_named(name: str) -> Theme:
-    """The theme of that name; UsageError for any other than "light" and "dark"."""
-    if name not in THEMES:
-        raise UsageError(f"theme is 'light' or 'dark', not {name!r}")
-    return THEMES[name]
-
-
 @contextmanager
 def drawing(
-    title: str, rows: float, theme: str, records: Sequence[Run | Comparison], notes: Sequence[str] = ()
-) -> Iterator[tuple[Chart, Axes, Theme]]:
+    title: str, rows: float, records: Sequence[Run | Comparison], notes: Sequence[str] = ()
+) -> Iterator[tuple[Chart, Axes]]:
     """A sheet about some results, with what they were measured on in its caption, and notes after it."""
     if not records:
         raise UsageError(f"there is nothing to draw for {title!r}: no results were given")
-    with sheet(title, rows, theme, caption_of(records, notes)) as parts:
+    with sheet(title, rows, caption_of(records, notes)) as parts:
         yield parts
 
 
 @contextmanager
-def sheet(title: str, rows: float, theme: str, caption: str) -> Iterator[tuple[Chart, Axes, Theme]]:
+def sheet(title: str, rows: float, caption: str) -> Iterator[tuple[Chart, Axes]]:
     """A chart with one pair of axes, `rows` lines high, under a title and above a caption.
 
     The settings of matplotlib hold inside only; figures of others keep theirs.
     """
-    look = theme_named(theme)
     heading = "\n".join(textwrap.wrap(title, 78))
     head_in, foot_in = 0.3 + 0.22 * heading.count("\n"), 0.28 + 0.15 * caption.count("\n")
     height_in = head_in + foot_in + 1.05 + ROW_IN * max(rows, 2)
-    with mpl.rc_context(_settings(look)):
+    with mpl.rc_context(SETTINGS):
         chart = Chart(figsize=(WIDTH_IN, height_in), layout="constrained")
         FigureCanvasAgg(chart)
         chart.title = title
         engine: Any = chart.get_layout_engine()
         engine.set(rect=(0.01, foot_in / height_in, 0.98, 1 - (head_in + foot_in) / height_in))
         chart.text(0.015, 1 - 0.1 / height_in, heading, fontsize=12, weight="bold", va="top")
-        chart.text(0.015, 0.08 / height_in, caption, fontsize=7.5, color=look.faint, va="bottom")
-        yield chart, chart.add_subplot(), look
+        chart.text(0.015, 0.08 / height_in, caption, fontsize=7.5, color=FAINT, va="bottom")
+        yield chart, chart.add_subplot()
         chart.canvas.draw()  # the layout is found now, under these settings, and then kept
         chart.set_layout_engine("none")
 
@@ -183,8 +152,9 @@ def row_labels(runs: Sequence[Run]) -> list[str]:
     return labels
 
 
-def wrapped(text: str, width: int = LABEL_CHARACTERS) -> str:
-    """Text in one line of `width` characters or two; what is too long loses its middle."""
+def wrapped(text: str) -> str:
+    """Text in one line of `LABEL_CHARACTERS` or two; what is too long loses its middle."""
+    width = LABEL_CHARACTERS
     text = shortened(text, 2 * width - 4)
     if len(text) <= width:
         return text
@@ -201,10 +171,10 @@ def shortened(text: str, most: int) -> str:
     return text[: most // 2] + "…" + text[len(text) - (most - 1 - most // 2) :]
 
 
-def draw_interval(axes: Axes, interval: tuple[float, float], row: float, look: Theme) -> None:
+def draw_interval(axes: Axes, interval: tuple[float, float], row: float) -> None:
     """An interval as a line with ends; nothing where it has no upper bound."""
     if np.isfinite(interval[1]):
-        axes.plot(interval, [row, row], color=look.ink, linewidth=1.4, marker="|", markersize=8)
+        axes.plot(interval, [row, row], color=INK, linewidth=1.4, marker="|", markersize=8)
 
 
 MARKERS = "os^Dv*"
@@ -217,16 +187,15 @@ def draw_series(
     y: Sequence[float],
     bounds: Sequence[tuple[float, ...]],
     noisy: Sequence[bool],
-    look: Theme,
     label: str,
     ls: str = "none",
 ) -> str:
     """The k-th series of points with their intervals, noisy ones hollow; returns its colour."""
-    marker, colour = MARKERS[k % len(MARKERS)], look.colours[k % len(look.colours)]
+    marker, colour = MARKERS[k % len(MARKERS)], COLOURS[k % len(COLOURS)]
     errors = np.abs(np.transpose(bounds) - np.asarray(y))
     axes.errorbar(x, y, errors, marker=marker, color=colour, capsize=3, label=label, ls=ls)
     hollow = np.flatnonzero(noisy)
-    face = {"markerfacecolor": look.paper, "zorder": 3}
+    face = {"markerfacecolor": PAPER, "zorder": 3}
     axes.plot(np.take(x, hollow), np.take(y, hollow), marker, color=colour, **face)  # type: ignore[arg-type]
     return colour
 
@@ -281,29 +250,29 @@ def legend_above(axes: Axes, handles: Sequence[Any] | None = None, columns: int 
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, borderaxespad=0.2, **given)
 
 
-def _settings(look: Theme) -> Any:
-    return {
-        "figure.facecolor": look.paper,
-        "savefig.facecolor": look.paper,
-        "axes.facecolor": look.paper,
-        "axes.edgecolor": look.faint,
-        "axes.labelcolor": look.ink,
-        "axes.prop_cycle": cycler(color=look.colours),
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "axes.labelsize": 9.5,
-        "text.color": look.ink,
-        "xtick.color": look.ink,
-        "ytick.color": look.ink,
-        "xtick.labelsize": 9,
-        "ytick.labelsize": 9,
-        "grid.color": look.grid,
-        "grid.linewidth": 0.7,
-        "legend.frameon": False,
-        "legend.fontsize": 8.5,
-        "font.family": ["DejaVu Sans"],
-        "hatch.color": look.paper,
-        "hatch.linewidth": 1.2,
-        "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    }
+SETTINGS: Any = {
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.labelsize": 9.5,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "font.family": ["DejaVu Sans"],
+    "hatch.color": PAPER,
+    "hatch.linewidth": 1.2,
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+}
+"""Of matplotlib, while a chart is drawn."""

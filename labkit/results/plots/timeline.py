@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from labkit.core.errors import UsageError
 from labkit.core.trace import Interval, SpanRecord, span_interval_ms
 from labkit.results.format import format_bounds
-from labkit.results.plots.style import Chart, as_caption, legend_above, set_rows, sheet
+from labkit.results.plots.style import COLOURS, PAPER, Chart, as_caption, legend_above, set_rows, sheet
 
 LETTERS_PER_CHART = 110  # of the font that steps are written in, across the plot
 THINNEST = 300  # a step is drawn at least as wide as this part of the plot, or it would not be seen
@@ -22,7 +22,6 @@ def timeline(
     *,
     title: str = "When each step ran",
     about: Sequence[str] = (),
-    theme: str = "light",
 ) -> Chart:
     """Draws spans as bars over time.
 
@@ -30,7 +29,6 @@ def timeline(
         spans: of a few frames; those whose name has no row are left out.
         rows: span name -> name of its row (a thread, a stream); rows stand in this order.
         title, about: what is shown, and parts of the caption.
-        theme: "light" or "dark".
 
     Raises:
         UsageError: no span belongs to a row.
@@ -42,12 +40,12 @@ def timeline(
     frames = sorted({span.index for span, _ in drawn})
     zero = min(start for _, (start, _) in drawn)
     length = max(stop for _, (_, stop) in drawn) - zero
-    with sheet(title, 1.3 * len(names), theme, as_caption(about)) as (chart, axes, look):
+    with sheet(title, 1.3 * len(names), as_caption(about)) as (chart, axes):
         thin = length / THINNEST
         for span, (start, stop) in drawn:
-            colour = look.colours[frames.index(span.index) % len(look.colours)]
+            colour = COLOURS[frames.index(span.index) % len(COLOURS)]
             row, width = names.index(rows[span.name]), stop - start
-            edge = {"edgecolor": look.paper, "linewidth": 0.8} if width > 3 * thin else {"linewidth": 0}
+            edge = {"edgecolor": PAPER, "linewidth": 0.8} if width > 3 * thin else {"linewidth": 0}
             axes.barh(row, max(width, thin), 0.7, start - zero, align="center", color=colour, **edge)
             label = f"{span.name} {span.index}"
             if width * LETTERS_PER_CHART > len(label) * length:
@@ -58,8 +56,8 @@ def timeline(
         set_rows(axes, names)
         axes.set_xlabel("time (ms)")
         colours = [
-            Patch(color=look.colours[i % len(look.colours)], label=f"frame {index}")
-            for i, index in enumerate(frames[: len(look.colours)])
+            Patch(color=COLOURS[i % len(COLOURS)], label=f"frame {index}")
+            for i, index in enumerate(frames[: len(COLOURS)])
         ]
         legend_above(axes, colours, columns=min(6, len(colours)))
         chart.alt_text = _in_words(

@@ -23,8 +23,11 @@ from labkit.results.plots.labels import (
     loses,
 )
 from labkit.results.plots.style import (
+    COLOURS,
+    FAINT,
+    INK,
+    PAPER,
     Chart,
-    Theme,
     draw_interval,
     drawing,
     listed,
@@ -43,6 +46,9 @@ TASKS = {
     "combined": "finding boxes and naming each",
 }
 LEAST_SPAN = 0.02  # of the accuracy axis: a point of loss is then seen, and noise is not blown up
+RING: dict[str, Any] = {
+    "marker": "o", "markersize": 15, "ls": "", "fillstyle": "none", "color": INK, "markeredgewidth": 1.5,
+}  # fmt: skip
 SPREAD = 4.0  # of speeds, from which a logarithmic axis tells neighbours apart
 
 
@@ -77,30 +83,28 @@ class _Point:
         return f"{line}\nloses {format_loss(self.run)}" if loses(self.run) else line
 
 
-def speed_accuracy(runs: Sequence[Run], *, metric: str | None = None, theme: str = "light") -> Chart:
+def speed_accuracy(runs: Sequence[Run]) -> Chart:
     """Throughput against accuracy with intervals, and the front of rungs that no other one beats.
 
-    The same measure of accuracy is used for all runs: the one asked for, or the strictest that all of
-    them have; runs without it are left out. Who loses too much against its reference is ringed.
+    The same measure of accuracy is used for all runs, the strictest that all of them have; without one,
+    their agreement with their references. Who loses too much against its reference is ringed.
 
     Raises:
         UsageError: no run has that measure.
     """
-    metric = metric or next(
-        (key for key in METRICS if runs and all(key in run.accuracy for run in runs)), None
-    )
+    metric = next((key for key in METRICS if runs and all(key in run.accuracy for run in runs)), None)
     points = _points(runs, metric)
     if not points:
-        raise UsageError(f"none of the {len(runs)} runs has {metric or 'an agreement or accuracy'} to draw")
+        raise UsageError(f"none of the {len(runs)} runs has an agreement or accuracy to draw")
     shown = [point.run for point in points]
-    name = METRICS.get(metric, metric) if metric else AGREEMENT
+    name = METRICS[metric] if metric else AGREEMENT
     on = evaluated_on(shown) if metric else ""
     notes = [f"accuracy: {on}"] if on else []
     rows = max(7.0, 0.62 * len(points) + 0.4 * sum(map(loses, shown)) + 1)
-    with drawing(_title(shown), rows, theme, shown, notes) as (chart, axes, look):
+    with drawing(_title(shown), rows, shown, notes) as (chart, axes):
         for k, point in enumerate(points):
-            _draw(axes, k, point, look)
-        key = _front(axes, points, look)
+            _draw(axes, k, point)
+        key = _front(axes, points)
         _speed_axis(axes, [run.fps for run in shown])
         _accuracy_axis(axes, points)
         axes.set_ylabel(f"{name} (0 to 1)")
@@ -111,7 +115,7 @@ def speed_accuracy(runs: Sequence[Run], *, metric: str | None = None, theme: str
     return chart
 
 
-def share_of_peak(runs: Sequence[Run], *, theme: str = "light") -> Chart:
+def share_of_peak(runs: Sequence[Run]) -> Chart:
     """Each run's arithmetic per second as a share of the machine's measured peak, with interval.
 
     What a run's own speed refutes is not drawn: a share above 100%, and the part of an interval there.
@@ -129,18 +133,18 @@ def share_of_peak(runs: Sequence[Run], *, theme: str = "light") -> Chart:
     notes = ["peak: the fastest large product or convolution measured in the rung's precision"]
     left_out = [run.rung for run in runs if run.beats_peak]
     notes += [f"left out, since they beat the measured peak: {', '.join(left_out)}"] if left_out else []
-    with drawing("Share of what this machine can do", len(known), theme, known, notes) as (chart, axes, look):
+    with drawing("Share of what this machine can do", len(known), known, notes) as (chart, axes):
         words = []
         for row, run in enumerate(known):
             share = 100 * (run.share_of_limit or 0)
             low, high = (bound / run.fps * share for bound in run.fps_interval)
-            axes.barh(row, share, 0.55, color=look.colours[0], alpha=0.45 if run.noisy else 1, linewidth=0)
-            draw_interval(axes, (low, min(high, 100.0) if np.isfinite(high) else high), row, look)
+            axes.barh(row, share, 0.55, color=COLOURS[0], alpha=0.45 if run.noisy else 1, linewidth=0)
+            draw_interval(axes, (low, min(high, 100.0) if np.isfinite(high) else high), row)
             text = f"{format_number(share)}%" + (f" of {_peak(run)}" if _peak(run) else "")
             # Beside the plot, where neither the bars nor the line of the peak run through the figures.
             write_beside(axes, text, (1, row), xycoords=axes.get_yaxis_transform(), annotation_clip=False)
             words.append(f"{run.rung} {text}")
-        axes.axvline(100, color=look.faint, linewidth=1.2, linestyle="--")
+        axes.axvline(100, color=FAINT, linewidth=1.2, linestyle="--")
         axes.set_xlim(0, 103)
         set_rows(axes, row_labels(known))
         axes.set_xlabel("share of the measured peak, the best of matrix products and convolutions (%)")
@@ -166,9 +170,9 @@ def _title(runs: Sequence[Run]) -> str:
     return "Speed and accuracy" + (f": {task}" if task else "")
 
 
-def _draw(axes: Axes, k: int, point: _Point, look: Theme) -> None:
+def _draw(axes: Axes, k: int, point: _Point) -> None:
     run, value = point.run, point.value
-    colour = look.colours[k % 6]
+    colour = COLOURS[k % 6]
     low, high = run.fps_interval
     if np.isfinite(high):
         axes.plot([low, high], [value, value], color=colour, linewidth=1.6, alpha=0.8)
@@ -176,24 +180,17 @@ def _draw(axes: Axes, k: int, point: _Point, look: Theme) -> None:
         axes.plot([run.fps, run.fps], point.bounds, color=colour, linewidth=1.6, alpha=0.8)
     axes.plot(
         run.fps, value, MARKERS[(k // 6 + k) % len(MARKERS)], color=colour, markersize=8, ls="",
-        markerfacecolor=look.paper if run.noisy else colour, label=point.legend,
+        markerfacecolor=PAPER if run.noisy else colour, label=point.legend,
     )  # fmt: skip
     if loses(run):
-        axes.plot(run.fps, value, **_ring(look))
+        axes.plot(run.fps, value, **RING)
         axes.annotate(LOSES, (run.fps, value), (9, 6), textcoords="offset points", fontsize=13, weight="bold")
 
 
-def _ring(look: Theme) -> dict[str, Any]:
-    return {
-        "marker": "o", "markersize": 15, "ls": "", "fillstyle": "none", "color": look.ink,
-        "markeredgewidth": 1.5,
-    }  # fmt: skip
-
-
-def _front(axes: Axes, points: Sequence[_Point], look: Theme) -> list[Line2D]:
+def _front(axes: Axes, points: Sequence[_Point]) -> list[Line2D]:
     """Draws the line of what nothing beats; legend of it, and of the ring."""
     best = sorted((point for point in points if point.front), key=lambda point: point.run.fps)
-    style: dict[str, Any] = {"color": look.faint, "linestyle": "--", "linewidth": 1.2}
+    style: dict[str, Any] = {"color": FAINT, "linestyle": "--", "linewidth": 1.2}
     fps, value = [point.run.fps for point in best], [point.value for point in best]
     axes.step(fps, value, where="pre", zorder=1, **style)
     key = [Line2D([], [], label="front: nothing is faster\nand as accurate", **style)]
@@ -201,7 +198,7 @@ def _front(axes: Axes, points: Sequence[_Point], look: Theme) -> list[Line2D]:
         words = (
             f"ring and {LOSES}: loses over 1 point\nof mAP or changes over 1%\nof names against its reference"
         )
-        key.append(Line2D([], [], label=words, **{**_ring(look), "markersize": 11}))
+        key.append(Line2D([], [], label=words, **{**RING, "markersize": 11}))
     return key
 
 

@@ -17,7 +17,7 @@ from labkit.results.ceilings import with_ceilings
 from labkit.results.plots.by_boxes import cost_of_boxes
 from labkit.results.plots.predicted import prediction_chart
 from labkit.results.plots.save import overview, svg_text
-from labkit.results.plots.style import THEMES, Chart
+from labkit.results.plots.style import DARK, Chart
 from labkit.results.predictions import Calibration, calibration
 from labkit.results.records import Comparison, Run
 from labkit.results.report.groups import by_boxes, groups
@@ -84,6 +84,7 @@ def _page(
         disturbed=ResultSet([*runs], [*comparisons]).disturbed(),
         lead=_lead(runs, comparisons, weights),
         random="random" in weights,
+        dark=DARK,
         version=__version__,
     )
 
@@ -108,8 +109,7 @@ def _sections_of(machine: Machine, shown: set[int], *, alone: bool) -> list[Sect
         sections.append((f"Doubts{where}", "doubts", _doubts(runs, comparisons)))
         sections.append((f"Plots{where}", "plots", _plots(runs, comparisons)))
     for work, alike in by_boxes([run for run in machine.runs if id(run) in shown]):
-        figure = _figure(*(cost_of_boxes(alike, theme=theme) for theme in THEMES))
-        sections.append((f"Number of boxes{on}: {work.words}", "plots", [figure]))
+        sections.append((f"Number of boxes{on}: {work.words}", "plots", [_figure(cost_of_boxes(alike))]))
     return sections
 
 
@@ -137,15 +137,13 @@ def _doubts(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[tupl
 
 
 def _plots(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[dict[str, str]]:
-    light, dark = (overview(runs, comparisons, theme=theme) for theme in THEMES)
-    return [_figure(chart, night) for (_, chart), (_, night) in zip(light, dark, strict=True)]
+    return [_figure(chart) for _, chart in overview(runs, comparisons)]
 
 
-def _figure(*charts: Chart) -> dict[str, str]:
-    """A chart in each theme, as data of the page."""
-    pictures = (b64encode(svg_text(chart).encode()).decode() for chart in charts)
-    data = {theme: f"data:image/svg+xml;base64,{text}" for theme, text in zip(THEMES, pictures, strict=True)}
-    return {**data, "words": charts[0].alt_text}
+def _figure(chart: Chart) -> dict[str, str]:
+    """A chart as data of the page."""
+    picture = b64encode(svg_text(chart).encode()).decode()
+    return {"picture": f"data:image/svg+xml;base64,{picture}", "words": chart.alt_text}
 
 
 def _predictions(known: Calibration) -> dict[str, Any]:
@@ -153,7 +151,7 @@ def _predictions(known: Calibration) -> dict[str, Any]:
     return {
         "sentence": known.sentence,
         "outcomes": [(outcome.question, outcome.verdict) for outcome in known.outcomes],
-        "figure": _figure(*(prediction_chart(known, theme=theme) for theme in THEMES)),
+        "figure": _figure(prediction_chart(known)),
     }
 
 
