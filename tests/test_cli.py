@@ -609,15 +609,14 @@ def test_filters_are_timed_and_what_needs_a_gpu_is_named(tmp_path, here):
 
 @pytest.mark.parametrize(("name", "code"), [("file/a.png", 7), ("a.xyz", 2), ("a.svg", None)])
 def test_a_picture_that_cannot_be_written_is_one_sentence(name, code, tmp_path):
-    from matplotlib.figure import Figure
-
-    from labkit.cli.cmd_results import _save_picture
+    from labkit.results.plots.save import save_picture
+    from labkit.results.plots.style import Chart
 
     (tmp_path / "file").touch()
     if code is None:
-        _save_picture(Figure(), tmp_path / name)
+        save_picture(Chart(), tmp_path / name)
         assert b"<svg" in (tmp_path / name).read_bytes()
         return
     with pytest.raises((ResultsError, UsageError), match=re.escape(str(tmp_path / name))) as caught:
-        _save_picture(Figure(), tmp_path / name)
+        save_picture(Chart(), tmp_path / name)
     assert caught.value.exit_code == code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import typer
 from labkit.bench.progress import err, print_lines, print_table, rows_table
 from labkit.cli.options import JsonOption
 from labkit.core.errors import EXIT_CANNOT_TELL, EXIT_SLOWER, ResultsError, UsageError
-from labkit.core.files import results_folder, write_atomic
+from labkit.core.files import results_folder
 from labkit.core.terminal import print_text
 from labkit.results.checksums import describe_damage
 from labkit.results.exports import load_exports
@@ -23,7 +22,8 @@ from labkit.results.records import Comparison, Run
 from labkit.results.store import Store, default_path
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from labkit.results.history import History
+    from labkit.results.trend import Trend
 
 app = typer.Typer(help="List, show, export and delete stored results.", no_args_is_help=False)
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Numbers as listed, or 3-7.")]
@@ -103,8 +103,7 @@ def history_command(
     rows = found.table()[columns].itertuples(index=False)
     print_table(rows_table(columns, rows), ("version", "machine", ("fps_lo", "fps_hi"), "commit"))
     print_lines([str(found)])
-    if plot is not None:
-        _save_picture(found.plot(), plot)
+    _save_plot(found, plot)
 
 
 @app.command("trend")
@@ -131,19 +130,15 @@ def trend_command(
         optional = ("noisy", "runs", "when", "fps", ("ratio_lo", "ratio_hi"))
         print_table(rows_table(table.columns, table.itertuples(index=False)), optional)
         print_lines([str(found)])
-    if plot is not None:
-        _save_picture(found.plot(), plot)
+    _save_plot(found, plot)
     raise typer.Exit({"slower": EXIT_SLOWER, "cannot tell": EXIT_CANNOT_TELL}.get(found.verdict, 0))
 
 
-def _save_picture(figure: Figure, path: Path) -> None:
-    """Writes a figure in the format that the path's ending names."""
-    content = io.BytesIO()
-    try:
-        figure.savefig(content, format=path.suffix[1:] or "png")
-    except ValueError as error:
-        raise UsageError(f"{path} is no picture that can be written ({error}); use .png or .svg") from error
-    write_atomic(path, content.getvalue())
+def _save_plot(found: History | Trend, path: Path | None) -> None:
+    if path is not None:
+        from labkit.results.plots.save import save_picture
+
+        save_picture(found.plot(), path)
 
 
 @app.command()
