@@ -43,21 +43,21 @@ def test_frame_size_is_width_by_height():
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "words"),
     [
-        {"xyxy": np.array([[1, 2, 3, 11], [1, 2, 3, 4]], np.float32)},  # outside
-        {"xyxy": np.array([[5, 2, 3, 4], [1, 2, 3, 4]], np.float32)},  # turned round
-        {"xyxy": np.array([[np.nan, 2, 3, 4], [1, 2, 3, 4]], np.float32)},
-        {"score": np.array([0.5, np.nan], np.float32)},
-        {"xyxy": np.zeros((2, 4))},  # float64
-        {"score": np.zeros(3, np.float32)},
-        {"label": np.zeros(2, np.int32)},
-        {"name": ("one",)},
-        {"fine_name": ("a", "b")},  # without label and score
+        ({"xyxy": np.array([[1, 2, 3, 11], [1, 2, 3, 4]], np.float32)}, "clip them first"),
+        ({"xyxy": np.array([[5, 2, 3, 4], [1, 2, 3, 4]], np.float32)}, "here x_max < x_min"),
+        ({"xyxy": np.array([[np.nan, 2, 3, 4], [1, 2, 3, 4]], np.float32)}, "finite"),
+        ({"score": np.array([0.5, np.nan], np.float32)}, "finite"),
+        ({"xyxy": np.zeros((2, 4))}, "float64"),
+        ({"score": np.zeros(3, np.float32)}, "score is"),
+        ({"label": np.zeros(2, np.int32)}, "int32"),
+        ({"name": ("one",)}, "xyxy is"),
+        ({"fine_name": ("a", "b")}, "come together"),
     ],
 )
-def test_detections_refuse_what_does_not_fit(changes):
-    with pytest.raises(UsageError):
+def test_detections_refuse_what_does_not_fit(changes, words):
+    with pytest.raises(UsageError, match=words):
         boxes(**changes)
 
 

@@ -123,7 +123,9 @@ class Detections:
         width, height = self.frame_size
         x_min, y_min, x_max, y_max = self.xyxy.T
         inside = (x_min >= 0) & (y_min >= 0) & (x_max <= width) & (y_max <= height)
-        if not (inside & (x_min <= x_max) & (y_min <= y_max)).all():
+        if ((x_min > x_max) | (y_min > y_max)).any():
+            raise UsageError(SWAPPED)
+        if not inside.all():
             raise UsageError(f"boxes lie inside the {width}x{height} frame; clip them first")
 
     def __len__(self) -> int:
@@ -193,17 +195,12 @@ class Detections:
             UsageError: its boxes are no corners, or a tracker has not numbered all of them.
         """
         n = len(found.xyxy)
-        corners = np.asarray(found.xyxy, np.float32).reshape(n, 4)
-        if (corners[:, 2:] < corners[:, :2]).any():
-            raise UsageError("boxes are x_min, y_min, x_max, y_max; here x_max < x_min or y_max < y_min")
         ids = found.tracker_id
         if ids is not None and any(each is None or each != each for each in ids):
             raise UsageError("some boxes have no tracker_id; keep those that have one: found[numbered]")
         label = np.zeros(n, np.int64) if found.class_id is None else np.asarray(found.class_id, np.int64)
         named = found.data.get("class_name")
-        if named is None:
-            known = names if isinstance(names, Mapping) else dict(enumerate(names))
-            named = [known.get(int(i), f"class {i}") for i in label]
+        named = class_names(label, names) if named is None else named
         fine: dict[str, Any] = {}
         if {"fine_label", "fine_score", "fine_name"} <= found.data.keys():
             fine = {
@@ -213,7 +210,7 @@ class Detections:
             }
         score = np.ones(n) if found.confidence is None else np.asarray(found.confidence)
         return cls(
-            xyxy=np.clip(corners, 0, np.array([*frame_size, *frame_size], np.float32)),
+            xyxy=clip_boxes(np.asarray(found.xyxy, np.float32).reshape(n, 4), frame_size),
             score=score.astype(np.float32),
             label=label,
             name=tuple(str(name) for name in named),
@@ -228,6 +225,29 @@ class Detections:
         return cls(
             np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64), (), frame_size
         )
+
+
+SWAPPED = (
+    "boxes are (N, 4) corners x_min, y_min, x_max, y_max; here x_max < x_min or y_max < y_min: "
+    "centre, width and height?"
+)
+
+
+def clip_boxes(xyxy: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+    """(N, 4) corners in px, cut off at the edges of a frame of `size`.
+
+    Raises:
+        UsageError: some are no corners: their minimum lies above their maximum.
+    """
+    if (xyxy[:, 2:] < xyxy[:, :2]).any():
+        raise UsageError(SWAPPED)
+    return np.clip(xyxy, 0, np.array([*size, *size], np.float32))
+
+
+def class_names(label: NDArray[np.int64], names: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
+    """Names of (N,) labels; "class 3" for a number that has none."""
+    known = names if isinstance(names, Mapping) else range(len(names))
+    return tuple(names[i] if i in known else f"class {i}" for i in label.tolist())
 
 
 def _supervision() -> Any:

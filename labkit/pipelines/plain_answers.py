@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import UsageError
-from labkit.core.types import Detections, Size, describe_value
+from labkit.core.types import Detections, Size, class_names, clip_boxes, describe_value
 
 _SPELLINGS = {
     "boxes": ("boxes", "xyxy"),
@@ -147,9 +147,7 @@ def _boxes(value: Any, size: Size) -> NDArray[np.float32]:
             f"{_CORNERS}; these lie between {boxes.min():.2f} and {boxes.max():.2f}: "
             "multiply them by the frame's width and height"
         )
-    if (boxes[:, 2:] < boxes[:, :2]).any():
-        raise UsageError(f"{_CORNERS}; here x_max < x_min or y_max < y_min: centre, width and height?")
-    return np.clip(boxes, 0, np.array([*size, *size], np.float32))
+    return clip_boxes(boxes, size)
 
 
 def _scores(value: Any, n: int) -> NDArray[np.float32]:
@@ -195,4 +193,4 @@ def _labels(value: Any, n: int, names: Sequence[str]) -> tuple[NDArray[np.int64]
     if any(abs(int(each)) > _LARGEST_LABEL for each in flat):
         raise UsageError(f"labels are numbers of classes, up to {_LARGEST_LABEL}, not {max(map(int, flat))}")
     label = np.array(flat, np.int64).reshape(n)
-    return label, tuple(names[i] if 0 <= i < len(names) else f"class {i}" for i in label)
+    return label, class_names(label, names)
