@@ -292,6 +292,10 @@ Task = Literal["classify", "detect", "combined"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
+MAX_RADIUS = 16
+"""Of a filter's window, px: up to here whole-number sums fit 32 bits and a tile fits shared memory."""
+
+
 @dataclass(frozen=True)
 class FilterStep:
     """A guided filter over every frame before the networks see it.
@@ -311,8 +315,10 @@ class FilterStep:
     where: Literal["host", "round_trip", "device", "input", "graph"] = "host"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.radius <= 16:
-            raise UsageError(f"a filter's radius is a whole number from 1 to 16 px, not {self.radius!r}")
+        if not 1 <= self.radius <= MAX_RADIUS:
+            raise UsageError(
+                f"a filter's radius is a whole number from 1 to {MAX_RADIUS} px, not {self.radius!r}"
+            )
         if not self.eps > 0:
             raise UsageError(f"a filter's eps is above 0, e.g. 0.01; not {self.eps!r}")
 

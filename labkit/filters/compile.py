@@ -25,7 +25,7 @@ from typing import Any
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.terminal import print_text
 from labkit.filters.kernel_source import nvrtc_options
-from labkit.filters.launch_config import PLANNERS, LaunchPlan, Shape, launch_plan
+from labkit.filters.launch_config import PLANNERS, LaunchPlan, launch_plan
 
 CUPY_ADDS = ("--device-as-default-execution-space", "-ftz=true")
 """Options that CuPy gives NVRTC for every kernel that it builds: what is examined here is what will run."""
@@ -97,31 +97,22 @@ class CompiledKernel:
     @property
     def blocks_per_sm(self) -> int:
         """Blocks that one multiprocessor holds at once. Worked out."""
-        return min(self._limits().values())
-
-    @property
-    def limited_by(self) -> str:
-        """The resource that runs out first: registers, shared memory, threads or blocks. Worked out."""
-        limits = self._limits()
-        return min(limits, key=lambda name: limits[name])
+        sm = MULTIPROCESSORS[self.arch]
+        warps = -(-self.threads // 32)
+        per_warp = -(-self.registers * 32 // 256) * 256  # registers are handed out in units of 256 per warp
+        shared = self.shared_bytes + sm.shared_reserved_bytes
+        return min(
+            sm.threads // (warps * 32),
+            sm.blocks,
+            # Each quarter of a multiprocessor has its own quarter of the registers and of the warps.
+            4 * (sm.registers // 4 // max(per_warp, 1)) // warps,
+            sm.shared_bytes // shared if shared else sm.blocks,
+        )
 
     @property
     def occupancy(self) -> float:
         """Resident threads / the most that a multiprocessor holds, in [0, 1]. Worked out."""
         return self.blocks_per_sm * self.threads / MULTIPROCESSORS[self.arch].threads
-
-    def _limits(self) -> dict[str, int]:
-        sm = MULTIPROCESSORS[self.arch]
-        warps = -(-self.threads // 32)
-        per_warp = -(-self.registers * 32 // 256) * 256  # registers are handed out in units of 256 per warp
-        shared = self.shared_bytes + sm.shared_reserved_bytes
-        return {
-            "threads": sm.threads // (warps * 32),
-            "blocks": sm.blocks,
-            # Each quarter of a multiprocessor has its own quarter of the registers and of the warps.
-            "registers": 4 * (sm.registers // 4 // max(per_warp, 1)) // warps,
-            "shared memory": sm.shared_bytes // shared if shared else sm.blocks,
-        }
 
 
 def compile_source(source: str, defines: Mapping[str, int | str], arch: int) -> dict[str, dict[str, int]]:
@@ -227,16 +218,10 @@ def compile_plan(made: LaunchPlan, arch: int) -> tuple[CompiledKernel, ...]:
     )
 
 
-def compile_all(
-    architectures: Sequence[int] = ARCHITECTURES, *, shape: Shape = (480, 640, 3), radius: int = 4
-) -> tuple[CompiledKernel, ...]:
-    """Compile every kernel file for each architecture; raises as `compile_source`."""
-    return tuple(
-        row
-        for file in PLANNERS
-        for arch in architectures
-        for row in compile_plan(launch_plan(file, shape, radius), arch)
-    )
+def compile_all(architectures: Sequence[int] = ARCHITECTURES) -> tuple[CompiledKernel, ...]:
+    """Compile every kernel file for each architecture, radius 4; raises as `compile_source`."""
+    plans = [launch_plan(file, (480, 640, 3)) for file in PLANNERS]
+    return tuple(row for plan in plans for arch in architectures for row in compile_plan(plan, arch))
 
 
 def format_table(rows: Sequence[CompiledKernel]) -> str:

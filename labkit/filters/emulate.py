@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.filters.kernel_source import KERNELS, kernel_names
-from labkit.filters.launch_config import IMAGE, OUT, Dim3, LaunchPlan
+from labkit.filters.launch_config import Dim3
 
 Sanitizer = Literal["thread", "address"]
 Defines = Mapping[str, int | str]
@@ -105,35 +104,6 @@ def diagnose(
     raise UnavailableError(
         f"the {sanitizer} sanitizer does not run here ({_how(finished.returncode)}): {report.strip()[:300]}"
     )
-
-
-def emulate_plan(
-    plan: LaunchPlan, image: NDArray[np.uint8], eps: float = 0.01, *, source: str | None = None
-) -> NDArray[Any]:
-    """Run all launches of a plan on the CPU.
-
-    Args:
-        image: of the plan's shape, uint8.
-        eps: in squared intensity of [0, 1] images.
-        source: a text to use in place of the plan's file, e.g. with a body that a learner wrote.
-
-    Returns:
-        The plan's result, of its `out` array's shape and type.
-    """
-    if image.shape != plan.shape or image.dtype != np.uint8:
-        raise UsageError(f"this plan is for uint8 {plan.shape}, not {image.dtype} {image.shape}")
-    # Random bytes where the GPU would have leftovers: a kernel must write what it reads.
-    leftovers = np.random.default_rng(0)
-    arrays: dict[str, NDArray[Any]] = {
-        name: np.frombuffer(bytearray(leftovers.bytes(array.nbytes)), array.dtype).reshape(array.shape)
-        for name, array in plan.arrays.items()
-    }
-    arrays[IMAGE] = image.copy(order="C")
-    named = {**arrays, **plan.scalars(eps)}
-    for launch in plan.launches:
-        args = [named[name] for name in launch.args]
-        emulate_launch(source or plan.source, launch.kernel, args, launch.grid, launch.block, plan.defines)
-    return arrays[OUT]
 
 
 def _run(

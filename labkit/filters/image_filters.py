@@ -8,11 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import FrameError, UsageError
-from labkit.core.types import describe_value
+from labkit.core.types import MAX_RADIUS, describe_value
 from labkit.filters.versions import VERSIONS, find_version
-
-MAX_RADIUS = 16
-"""px; up to here whole-number sums of a window fit 32 bits and a tile fits shared memory."""
 
 Image = NDArray[np.uint8]
 

@@ -14,12 +14,12 @@ from math import prod
 import numpy as np
 
 from labkit.core.errors import UsageError
+from labkit.core.types import MAX_RADIUS
 from labkit.filters.kernel_source import kernel_source
 
 Dim3 = tuple[int, int, int]
 Shape = tuple[int, int, int]
 
-GUIDED_MAX_RADIUS = 16
 MAX_GRID_HEIGHT = 65535
 IMAGE, OUT = "image", "out"  # names of a plan's input and output arrays
 SIZE = ("width", "height", "channels")
@@ -89,11 +89,6 @@ class LaunchPlan:
         """
         return sum(self.arrays[name].nbytes for name in launch.args if name in self.arrays)
 
-    @property
-    def bytes_per_value(self) -> float:
-        """Global memory traffic of all launches per pixel and channel, worked out."""
-        return sum(map(self.bytes_moved, self.launches)) / prod(self.shape)
-
     def scalars(self, eps: float) -> dict[str, np.generic]:
         """Arguments that are no arrays; eps comes in squared intensity of [0, 1] images."""
         height, width, channels = self.shape
@@ -125,8 +120,8 @@ def launch_plan(file: str, shape: Shape, radius: int = 4, *, half: bool = False)
         raise UsageError(f"kernels index with 32 bits; an image of shape {tuple(shape)} is too large")
     if shape[0] > MAX_GRID_HEIGHT:
         raise UsageError(f"a grid has at most {MAX_GRID_HEIGHT} rows; an image {shape[0]} px high has more")
-    if not 1 <= radius <= GUIDED_MAX_RADIUS:
-        raise UsageError(f"radius is 1 to {GUIDED_MAX_RADIUS} px, not {radius}")
+    if not 1 <= radius <= MAX_RADIUS:
+        raise UsageError(f"radius is 1 to {MAX_RADIUS} px, not {radius}")
     if half and file not in NETWORK_INPUT:
         raise UsageError(f"{file} writes bytes; half precision is for {' and '.join(NETWORK_INPUT)}")
     made = PLANNERS[file](file, shape, radius)

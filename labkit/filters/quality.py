@@ -85,8 +85,6 @@ def quality_sweep(
     noisy: Image,
     radii: Sequence[int] = (2, 4, 8),
     eps_values: Sequence[float] = (0.0001, 0.001, 0.01, 0.1),
-    *,
-    version: str = "numba",
 ) -> tuple[FilteredQuality, ...]:
     """Quality for every radius and eps, after a first row for the noisy image as it is.
 
@@ -94,7 +92,6 @@ def quality_sweep(
         clean, noisy: (H, W, C) uint8, of one shape.
         radii: px.
         eps_values: in squared intensity of [0, 1] images.
-        version: of the guided filter.
 
     Raises:
         FrameError: see `measure_quality`.
@@ -102,12 +99,7 @@ def quality_sweep(
     """
     before = FilteredQuality("none", 0, 0.0, measure_quality(clean, noisy))
     after = tuple(
-        FilteredQuality(
-            version,
-            radius,
-            eps,
-            measure_quality(clean, guided_filter(noisy, radius, eps, version=version)),
-        )
+        FilteredQuality("numba", radius, eps, measure_quality(clean, guided_filter(noisy, radius, eps)))
         for radius in radii
         for eps in eps_values
     )
