@@ -189,11 +189,6 @@ def test_an_interval_of_a_share_is_wilsons():
     assert (low, high) == pytest.approx((0.490, 0.943), abs=0.002)
 
 
-def test_an_interval_over_folds_is_students():
-    folds = np.arange(8.0)
-    assert accuracy._half_width(folds) == pytest.approx(2.365 * folds.std(ddof=1) / 8**0.5, rel=1e-3)
-
-
 def test_what_was_measured_is_remembered_for_the_same_preparation_only(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     mark = {"versions": {}, "cpu": "x", "gpu": None, "commit": "abc", "dirty": False}

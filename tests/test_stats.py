@@ -182,6 +182,11 @@ def test_smoothed_bootstrap_equals_one_drawn_at_random() -> None:
     assert np.log(stats.rounds_interval(np.exp(samples))) == pytest.approx(expected, abs=0.002)
 
 
+def test_an_interval_of_a_mean_is_students() -> None:
+    folds = np.arange(8.0)
+    assert stats.half_width(folds) == pytest.approx(2.365 * folds.std(ddof=1) / 8**0.5, rel=1e-3)
+
+
 def test_quantile_of_the_medians_rank() -> None:
     """Beta(1, 1) is uniform; Beta(2, 2) has the distribution function 3 x^2 - 2 x^3."""
     assert stats._median_rank(1, 0.025) == pytest.approx(0.025)

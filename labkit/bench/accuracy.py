@@ -19,7 +19,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from labkit.bench.agreement import Answers, match
 from labkit.bench.coco import Photographs
@@ -29,6 +28,7 @@ from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, UnavailableError
 from labkit.core.files import write_atomic
 from labkit.core.read_json import read_json
+from labkit.core.stats import half_width
 from labkit.core.types import Detections, Frame, Rung, Workload
 from labkit.models.engines.engine_cache import cache_folder
 from labkit.models.prepare import resolve_all
@@ -246,7 +246,7 @@ def map_loss(reference: Answers, own: Answers, frames: Sequence[Frame]) -> dict[
     for key in wholes[0]:
         loss = wholes[0][key] - wholes[1][key]
         losses = np.array([a[key] - b[key] for a, b in folds if min(a[key], b[key]) >= 0])
-        half = _half_width(losses) if len(losses) > 1 else None
+        half = half_width(losses) if len(losses) > 1 else None
         result[key] = [loss, None, None] if half is None else [loss, loss - half, loss + half]
     return result
 
@@ -320,7 +320,7 @@ def _average_precision(
     for key in whole:
         values = np.array([fold[key] for fold in folds if fold[key] >= 0])  # -1: no object in the fold
         if len(values) > 1:
-            half = _half_width(values)
+            half = half_width(values)
             result[f"{key}_interval"] = [max(0.0, whole[key] - half), min(1.0, whole[key] + half)]
     return result
 
@@ -332,13 +332,6 @@ def _folds(
     if len(found) < 2 * FOLDS:
         return []
     return [_map(found[k::FOLDS], truths[k::FOLDS], crowds[k::FOLDS]) for k in range(FOLDS)]
-
-
-def _half_width(values: NDArray[np.float64]) -> float:
-    """Half of the 95% interval of a mean over folds (Student's t)."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / len(values) ** 0.5)
 
 
 def _map(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from labkit.bench import accuracy
 from labkit.bench.agreement import Answers
 from labkit.core.errors import UsageError
-from labkit.core.stats import t_value
+from labkit.core.stats import half_width
 from labkit.core.trace import recording
 from labkit.core.types import Detections, Frame, Rung, Workload
 from labkit.models.prepare import prepare
@@ -138,5 +138,5 @@ def _mean(values: NDArray[np.float64]) -> Estimate:
     mean = float(values.mean())
     if len(values) < 2:
         return Estimate(mean)
-    half = t_value(len(values) - 1) * float(values.std(ddof=1)) / len(values) ** 0.5
+    half = half_width(values)
     return Estimate(mean, mean - half, mean + half)

@@ -119,7 +119,7 @@ def ratio_interval(ratios: ArrayLike, process: ArrayLike = ()) -> Interval:
     medians = _process_medians(logs, number)
     n, centre = len(medians), float(np.mean(medians)) if len(medians) else 0.0
     if n >= MIN_PROCESSES:
-        width = t_value(n - 1) * float(medians.std(ddof=1)) / sqrt(n)
+        width = half_width(medians)
         return float(np.exp(centre - width)), float(np.exp(centre + width))
     if len(logs) < 5:
         return UNBOUNDED
@@ -294,13 +294,13 @@ def fit_line(x: ArrayLike, y: ArrayLike) -> Line:
     Args:
         x, y: (n,), n of 2 or more, not all x the same.
     """
-    from scipy.stats import linregress, t
+    from scipy.stats import linregress
 
     across, up = _samples("x", x), _samples("y", y)
     if across.shape != up.shape or len(np.unique(across)) < 2:
         raise UsageError("a line goes through two or more points at different x")
     found, n = linregress(across, up), len(across)
-    width = float(t.ppf((1 + LEVEL) / 2, n - 2)) if n > 2 else float("inf")
+    width = t_value(n - 2) if n > 2 else float("inf")
     slope, start = float(found.slope), float(found.intercept)
 
     def around(value: float, error: float) -> Interval:
@@ -322,6 +322,12 @@ def is_pareto(speed: ArrayLike, accuracy: ArrayLike) -> NDArray[np.bool_]:
     at_least = (x[None] >= x[:, None]) & (y[None] >= y[:, None])
     better = (x[None] > x[:, None]) | (y[None] > y[:, None])
     return ~(at_least & better).any(axis=1) & np.isfinite(x) & np.isfinite(y)
+
+
+def half_width(values: ArrayLike) -> float:
+    """Half of the 95% interval of a mean (Student's t) over two or more independent values."""
+    samples = _samples("values", values)
+    return t_value(len(samples) - 1) * float(samples.std(ddof=1)) / sqrt(len(samples))
 
 
 @cache
