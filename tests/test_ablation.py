@@ -66,7 +66,7 @@ def test_a_table_reads_back_and_another_file_is_refused():
 
 
 def test_the_picture_is_legible_and_says_what_it_shows():
-    chart = robustness(ROWS, about="Example CPU 3000, 8 cores")
+    chart = robustness(ROWS)
     assert_legible(chart)
     drawn = [line.get_xydata()[0, 0] for line in axes_of(chart).lines if line.get_marker() in ("o", "s")]
     assert sorted(drawn) == pytest.approx(

@@ -167,14 +167,6 @@ def test_different_names_look_different():
     assert len(set(drawn)) == 5
 
 
-def test_low_scores_are_left_out():
-    image = np.zeros((60, 80, 3), np.uint8)
-    both = found([[5, 20, 30, 50], [45, 20, 70, 50]], (80, 60), scores=[0.3, 0.8])
-    only = draw_detections(image, both, min_score=0.5)
-    assert np.array_equal(only, draw_detections(image, both.take([1])))
-    assert np.array_equal(draw_detections(image, both, min_score=0.9), image)
-
-
 def test_the_best_lies_on_top():
     image = np.zeros((100, 100, 3), np.uint8)
     same = [[10, 40, 90, 90], [10, 40, 90, 90]]

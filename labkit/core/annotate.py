@@ -39,7 +39,7 @@ Box = tuple[int, int, int, int]
 
 
 def draw_detections(
-    image: NDArray[np.uint8], detections: Detections, *, min_score: float = 0.0, text_px: int | None = None
+    image: NDArray[np.uint8], detections: Detections, *, text_px: int | None = None
 ) -> NDArray[np.uint8]:
     """Draw a box and a name for each detection onto a copy of the image.
 
@@ -50,7 +50,6 @@ def draw_detections(
     Args:
         image: (H, W, 3) uint8 RGB, of any memory layout; never changed.
         detections: of this image; a fine name follows the name.
-        min_score: detections that score less are left out.
         text_px: height of the letters; larger for a picture that is shown smaller than it is.
 
     Returns:
@@ -69,20 +68,19 @@ def draw_detections(
             f"but the image has {(width, height)}; draw on the frame that they were found in"
         )
     by_score = np.argsort(detections.score, kind="stable").tolist()
-    shown = [i for i in by_score if detections.score[i] >= min_score]
-    if not shown:
+    if not by_score:
         return image.copy(order="C")
     from PIL import Image, ImageDraw
 
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
-    boxes = {i: _pixels(detections.xyxy[i], width, height) for i in shown}
+    boxes = {i: _pixels(detections.xyxy[i], width, height) for i in by_score}
     for i, box in boxes.items():
         _draw_box(pen, box, label_colour(int(detections.label[i])), max(1, round(min(width, height) / 240)))
     # Names come last, so that no line runs through one, and the best-scoring one chooses its place first.
     font = _font(text_px or max(10, round(height / 36)))
     taken: list[Box] = []
-    for i in reversed(shown):
+    for i in reversed(by_score):
         placed = _place_name(_captions(detections, i), font, boxes[i], taken, (width, height))
         if placed is not None:
             text, plate = placed

@@ -55,11 +55,11 @@ class PerfettoTrace:
         return page
 
 
-def perfetto_trace(capture: Capture, name: str = "labkit-trace.json.gz") -> PerfettoTrace:
+def perfetto_trace(capture: Capture) -> PerfettoTrace:
     """The capture for Perfetto, with torch's operators where torch.profiler recorded them."""
     events = [*_names(), *_ranges(capture), *_reads(capture), *_gpu(capture), *_operators(capture)]
     text = json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
-    return PerfettoTrace(name, gzip.compress(text.encode(), mtime=0))
+    return PerfettoTrace("labkit-trace.json.gz", gzip.compress(text.encode(), mtime=0))
 
 
 def _names() -> list[dict[str, Any]]:
