@@ -21,6 +21,7 @@ import torch
 
 from labkit.cli.main import main
 from labkit.core.errors import ResultsError, SourceError, UnavailableError, UsageError
+from labkit.core.gpu import reported_waits
 from labkit.core.trace import span
 from labkit.core.types import Workload
 from labkit.profiling import kernel, nsys, profiler
@@ -32,7 +33,7 @@ from labkit.profiling.perfetto import perfetto_trace
 from labkit.profiling.profile import Profile
 from labkit.profiling.profile_timeline import lanes_of, timeline
 from labkit.profiling.range_table import range_table, read_table, short_path, side_by_side
-from labkit.profiling.reads import Reads, noting_reads, warnings_as_reads
+from labkit.profiling.reads import Reads, noting_reads
 from labkit.profiling.torch_trace import read_trace
 from labkit.profiling.variant import ProfileTarget, profile_rung
 
@@ -324,7 +325,7 @@ def test_tensors_are_as_they_were_afterwards():
 
 def test_cuda_warnings_of_a_wait_become_reads_and_others_stay():
     reads = Reads()
-    with warnings.catch_warnings(record=True) as others, warnings_as_reads(reads):
+    with warnings.catch_warnings(record=True) as others, reported_waits(lambda: reads.add("waits", "cuda")):
         warnings.simplefilter("always")
         for _ in range(3):
             warnings.warn("called a synchronizing CUDA operation", UserWarning, stacklevel=1)

@@ -11,7 +11,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -190,10 +189,10 @@ def _torch_for(cuda_driver: int | None) -> str:
 
 
 def _cupy() -> Check:
-    version = None
-    for package in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            version = version or f"{package} {importlib.metadata.version(package)}"
+    from labkit.core.requirements import installed_version
+
+    versions = ((each, installed_version(each)) for each in ("cupy-cuda13x", "cupy-cuda12x", "cupy"))
+    version = next((f"{package} {found}" for package, found in versions if found), None)
     if version is None:
         return Check("cupy", "missing", "not installed", "gives CUDA kernels: pip install 'labkit[gpu]'")
     from labkit.core.gpu import gpu_state

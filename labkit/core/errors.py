@@ -79,15 +79,17 @@ class LoopError(LabError):
     @staticmethod
     def _place(file: str, line: int, function: str) -> str:
         source = linecache.getline(file, line).strip()
-        return f"  {_shown_file(file)}, line {line}, in {function}" + (f"\n    {source}" if source else "")
+        cell = cell_name(file)
+        shown = f"File {file}" if cell is None else f"Cell {cell}"
+        return f"  {shown}, line {line}, in {function}" + (f"\n    {source}" if source else "")
 
 
-def _shown_file(file: str) -> str:
-    """A file as IPython names it: "Cell In[3]" for a cell."""
+def cell_name(file: str) -> str | None:
+    """Name of the notebook cell that a file name stands for, "In[3]"; None for any other file."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
-    named = shell.compile.format_code_name(file) if shell is not None else None
-    return " ".join(named) if named is not None else f"File {file}"
+    named = None if shell is None else shell.compile.format_code_name(file)
+    return None if named is None else named[1].removeprefix("Cell ")
 
 
 class WeightsError(LabError):

@@ -7,7 +7,8 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from statistics import quantiles
@@ -17,6 +18,7 @@ CLOCK_VARIES = 0.10
 """Share of its median by which a clock may vary, from the lowest fifth to the highest, before it is noise."""
 FOREIGN_LIMIT = 15
 """Percent of a GPU's time that other programs may take before it is noise."""
+SYNC_WARNING = "called a synchronizing CUDA operation"
 POWER_CAP = 0x4
 SLOWED = {0x8: "a hardware limit", 0x20: "heat", 0x40: "heat", 0x80: "the power supply"}
 """NVML's bits for what slows a clock down; the power cap is a setting, and slows all runs alike."""
@@ -87,6 +89,23 @@ def gpu_energy_j() -> float | None:
         with suppress(pynvml.NVMLError):
             return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(_device(pynvml))) / 1e3
     return None
+
+
+@contextmanager
+def reported_waits(note: Callable[[], object]) -> Iterator[None]:
+    """Calls `note` at each wait of the host that CUDA warns of; every other warning is shown as ever."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def noted(message: Any, *about: Any) -> None:
+            if SYNC_WARNING in str(message):
+                note()
+            else:
+                show(message, *about)
+
+        warnings.showwarning = noted  # type: ignore[assignment]
+        warnings.filterwarnings("always", message=f".*{SYNC_WARNING}")
+        yield
 
 
 def _device(pynvml: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -20,6 +19,7 @@ import labkit
 from labkit.core.cgroup import memory_left, memory_limit, quota_cores
 from labkit.core.cpu import clock_settings, cpu_model, cpu_name, instruction_sets, power_settings
 from labkit.core.gpu import gpu_state
+from labkit.core.requirements import installed_version
 from labkit.core.threads import THREAD_COUNTS, affinity_cores, available_cores
 
 PACKAGES = (
@@ -211,19 +211,13 @@ def _fixed() -> dict[str, Any]:
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "labkit")),
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": {name: version for name in PACKAGES if (version := installed_version(name))},
         "math": _math_libraries(),
         "tf32": _tf32(),
         "container": in_container(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "virtual": _virtual(),
     }
-
-
-def _version(package: str) -> str | None:
-    with suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-    return None
 
 
 def _git(*arguments: str) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
 import sysconfig
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -52,6 +54,13 @@ def _no_package(name: str) -> str | None:
     if importlib.util.find_spec(name) is not None:
         return None
     return f"needs the package {name} ({INSTALL.get(name, 'pip install ' + name)})"
+
+
+def installed_version(package: str) -> str | None:
+    """Version of an installed distribution ("torch"); None without it."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return None
 
 
 _CHECKS: dict[str, Callable[[], str | None]] = {

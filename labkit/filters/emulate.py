@@ -127,7 +127,7 @@ def _run(
     program = _build(text, tuple(sorted((defines or {}).items())), sanitizer)
     with tempfile.TemporaryDirectory(prefix="labkit-emulate-") as folder:
         data = Path(folder) / "args"
-        data.write_bytes(b"".join(len(raw).to_bytes(8, "little") + raw for raw in map(_raw, values)))
+        data.write_bytes(b"".join(v.nbytes.to_bytes(8, "little") + v.tobytes() for v in values))
         command = [str(program), kernel, *map(str, sizes), str(data)]
         finished = _call(command, timeout_s, f"{kernel} did not end within {timeout_s:g} s: an endless loop?")
         if finished.returncode == 0:
@@ -153,10 +153,6 @@ def _value(i: int, arg: Any) -> Any:
     if isinstance(arg, np.generic):
         return arg
     return np.int32(arg) if isinstance(arg, int) else np.float32(arg)
-
-
-def _raw(value: Any) -> bytes:
-    return bytes(value.tobytes())
 
 
 def _read_back(data: bytes, values: list[Any]) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 from unittest.mock import patch
 
@@ -14,14 +12,13 @@ import torch
 
 from labkit.core import requirements
 from labkit.core.errors import UsageError
+from labkit.core.gpu import reported_waits
 from labkit.practice import fake_cupy, torch_cuda
 from labkit.practice.gpu_report import GpuReport, Wait
 from labkit.practice.gpu_tensor import Gpu
 from labkit.practice.source_line import learner_line
 from labkit.practice.stream_order import GpuError
 from labkit.practice.time_model import SENTENCE, ModelledMs
-
-_SYNC_WARNING = ".*called a synchronizing CUDA operation"
 
 
 def fake_gpu(*, strict: bool = False, real: bool | None = None) -> PracticeGpu | RealGpu:
@@ -59,13 +56,9 @@ def fake_gpu(*, strict: bool = False, real: bool | None = None) -> PracticeGpu |
     """
     if real and not torch.cuda.is_available():
         raise UsageError("real=True needs an NVIDIA GPU and torch sees none; leave it out to practise")
-    if real is not False and torch.cuda.is_available() and not isinstance(_running(), PracticeGpu):
+    if real is not False and torch.cuda.is_available() and not isinstance(_Switch.on, PracticeGpu):
         return RealGpu()
     return PracticeGpu(strict=strict)
-
-
-def _running() -> GpuReport | None:
-    return _Switch.on
 
 
 class _Switch:
@@ -163,7 +156,7 @@ class RealGpu(_Switch, GpuReport):
 
     def _switched_on(self, stack: ExitStack) -> None:
         stack.callback(torch.cuda.set_sync_debug_mode, torch.cuda.get_sync_debug_mode())
-        stack.enter_context(self._noting_warnings())
+        stack.enter_context(reported_waits(lambda: self.waits.append(Wait("the GPU", learner_line()))))
         torch.cuda.set_sync_debug_mode("warn")
         synchronize = torch.cuda.synchronize
 
@@ -172,21 +165,6 @@ class RealGpu(_Switch, GpuReport):
             synchronize(device)
 
         stack.enter_context(patch.object(torch.cuda, "synchronize", noted))
-
-    @contextmanager
-    def _noting_warnings(self) -> Iterator[None]:
-        with warnings.catch_warnings():
-            show: Any = warnings.showwarning
-
-            def note(message: Any, category: Any, filename: str, lineno: int, *rest: Any) -> None:
-                if "called a synchronizing CUDA operation" in str(message):
-                    self.waits.append(Wait("the GPU", learner_line()))
-                else:
-                    show(message, category, filename, lineno, *rest)
-
-            warnings.showwarning = note  # type: ignore[assignment]
-            warnings.filterwarnings("always", message=_SYNC_WARNING)
-            yield
 
     def clock(self) -> float:
         """Milliseconds of `time.perf_counter`."""

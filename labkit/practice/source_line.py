@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import labkit
+from labkit.core.errors import cell_name
 
 _LIBRARIES = tuple(
     {
@@ -48,7 +49,7 @@ class SourceLine:
         """The cell or file name, and the line number: "In[5] line 3", "loops.py line 12"."""
         if not self.number:
             return "an unknown line"
-        return f"{_cell(self.file) or os.path.basename(self.file)} line {self.number}"
+        return f"{cell_name(self.file) or os.path.basename(self.file)} line {self.number}"
 
     def __str__(self) -> str:
         return f"{self.where} ({self.text})" if self.text else self.where
@@ -86,13 +87,3 @@ def _in_library(file: str) -> bool:
         return not file.startswith(("<ipython-input", "<stdin>", "<string>"))
     path = os.path.realpath(file)
     return path.startswith(_LIBRARIES)
-
-
-def _cell(file: str) -> str | None:
-    """Name of the notebook cell that a file name stands for: "In[5]"."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    try:
-        named = None if shell is None else shell.compile.format_code_name(file)
-    except AttributeError:  # an IPython before 8
-        named = None
-    return None if named is None else named[1].removeprefix("Cell ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from glob import glob
 from pathlib import Path
 
 from labkit.core.errors import SourceError, UnavailableError, UsageError, WeightsError
+from labkit.core.requirements import installed_version
 from labkit.profiling.capture import ANCHOR, ANCHOR_DOMAIN
 
 TRACES = "cuda,nvtx" if sys.platform == "win32" else "cuda,nvtx,osrt"
@@ -137,7 +137,7 @@ def invisible(version: Version, nvtx: str | None = None) -> str | None:
         version: of nsys.
         nvtx: version of the nvtx package; default: the installed one.
     """
-    installed = nvtx or _installed_nvtx()
+    installed = nvtx or installed_version("nvtx")
     if installed is None:
         return "the package nvtx is not installed, so no ranges are sent: pip install nvtx==0.2.11"
     if numbers(installed) >= (0, 2, 12) and version < (2024,):
@@ -179,10 +179,3 @@ def _version_of(path: str) -> Version | None:
         return None
     found = re.search(r"version (\d+(?:\.\d+)+)", said.stdout)
     return numbers(found[1]) if found else None
-
-
-def _installed_nvtx() -> str | None:
-    try:
-        return importlib.metadata.version("nvtx")
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -41,13 +41,7 @@ def timeline(capture: Capture, *, frames: int = 2, around: str | None = None) ->
     """
     from matplotlib.patches import Patch
 
-    from labkit.results.plots.style import (
-        as_caption,
-        legend_above,
-        set_rows,
-        sheet,
-        shortened,
-    )
+    from labkit.results.plots.style import as_caption, legend_above, set_rows, sheet, shortened
 
     start, stop = _window(capture, frames, around)
     lanes = lanes_of(capture, start, stop)
@@ -150,7 +144,7 @@ def _colours(lanes: Sequence[Lane]) -> dict[str, str]:
 
 
 def _draw(axes: Axes, row: int, lane: Lane, colours: dict[str, str], start_ns: int, stop_ns: int) -> None:
-    from labkit.results.plots.style import INK, PAPER
+    from labkit.results.plots.style import INK, PAPER, ink_on
 
     whole_ms = (stop_ns - start_ns) / 1e6
     for name, colour in colours.items():
@@ -165,15 +159,9 @@ def _draw(axes: Axes, row: int, lane: Lane, colours: dict[str, str], start_ns: i
         left, right = max(a, start_ns), min(b, stop_ns)
         if (right - left) / 1e6 > LABEL_SHARE * whole_ms * (len(name) + 1):
             middle = ((left + right) / 2 - start_ns) / 1e6
-            axes.text(middle, row, name, ha="center", va="center", fontsize=8.5, color=_ink(colours[name]))
+            axes.text(middle, row, name, ha="center", va="center", fontsize=8.5, color=ink_on(colours[name]))
     moments_ms = [(at - start_ns) / 1e6 for at in lane.moments]
     axes.vlines(moments_ms, row - BAR / 2, row + BAR / 2, color=INK, linewidth=0.6)
-
-
-def _ink(colour: str) -> str:
-    """Black or white, whichever stands out more on the colour."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else "#FFFFFF"
 
 
 def _frames(capture: Capture, frames: int) -> str:

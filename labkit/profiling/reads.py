@@ -19,6 +19,7 @@ from functools import wraps
 from types import FrameType
 from typing import Any
 
+from labkit.core import gpu
 from labkit.profiling.capture import Read
 
 READERS = {
@@ -26,8 +27,6 @@ READERS = {
     "__bool__": "bool", "__index__": "index",
 }  # fmt: skip
 """Methods of a tensor that hand its value to Python or its data to the host."""
-
-_SYNC_WARNING = "called a synchronizing CUDA operation"
 
 
 @dataclass
@@ -96,7 +95,7 @@ def _watched_cuda(reads: Reads) -> Iterator[None]:
     import torch
 
     before = torch.cuda.get_sync_debug_mode()
-    with warnings_as_reads(reads):
+    with gpu.reported_waits(lambda: reads.add("waits", "cuda")):
         torch.cuda.set_sync_debug_mode("warn")
         try:
             yield
@@ -104,35 +103,16 @@ def _watched_cuda(reads: Reads) -> Iterator[None]:
             torch.cuda.set_sync_debug_mode(before)
 
 
-@contextmanager
-def warnings_as_reads(reads: Reads) -> Iterator[None]:
-    """Takes CUDA's warnings of a wait as reads; every other warning is shown as ever."""
-    with warnings.catch_warnings():
-        show = warnings.showwarning
-
-        def note(message: Any, category: Any, filename: str, lineno: int, *rest: Any) -> None:
-            if _SYNC_WARNING in str(message):
-                reads.add("waits", "cuda")
-            else:
-                show(message, category, filename, lineno, *rest)
-
-        warnings.showwarning = note  # type: ignore[assignment]
-        warnings.filterwarnings("always", message=f".*{_SYNC_WARNING}")
-        yield
-
-
 def _outside_torch(frame: FrameType | None) -> FrameType | None:
-    while frame is not None and _is_torch_or_here(frame.f_code.co_filename):
+    here = (
+        __file__,
+        gpu.__file__,
+        warnings.__file__,
+        os.path.dirname(sys.modules["torch"].__file__ or "") + os.sep,
+    )
+    while frame is not None and frame.f_code.co_filename.startswith(here):
         frame = frame.f_back
     return frame
-
-
-def _is_torch_or_here(path: str) -> bool:
-    return path == __file__ or path == warnings.__file__ or path.startswith(_torch_folder())
-
-
-def _torch_folder() -> str:
-    return os.path.dirname(sys.modules["torch"].__file__ or "") + os.sep
 
 
 def _cuda_in_use() -> bool:

@@ -15,7 +15,7 @@ from labkit.core.files import write_atomic
 from labkit.results.plots.breakdown import latency, throughput, where_time_goes
 from labkit.results.plots.roofline import has_roof, roofline
 from labkit.results.plots.speedup import waterfall
-from labkit.results.plots.style import Chart
+from labkit.results.plots.style import Chart, plain
 from labkit.results.plots.tradeoffs import share_of_peak, speed_accuracy
 from labkit.results.records import Comparison, Run
 
@@ -53,7 +53,7 @@ def svg_text(chart: Chart) -> str:
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": chart.title, "svg.fonttype": "path"}):
         chart.savefig(buffer, format="svg", facecolor=chart.get_facecolor(), metadata={"Date": None})
-    title, description = (escape(_xml_safe(text)) for text in (chart.title, chart.alt_text))
+    title, description = (escape(plain(text)) for text in (chart.title, chart.alt_text))
     words = f'<title id="title">{title}</title><desc id="desc">{description}</desc>'
     return re.sub(
         r"<svg ([^>]*)>",
@@ -100,7 +100,3 @@ def _by_work(runs: Sequence[Run]) -> dict[str, list[Run]]:
             on = "_photographs" if run.accuracy.get("on") == "photographs" else ""
             works.setdefault(f"{task}{on}", []).append(run)
     return {work: alike for work, alike in works.items() if len(alike) > 1}
-
-
-def _xml_safe(text: str) -> str:
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -17,6 +17,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -204,6 +205,12 @@ def write_beside(axes: Axes, text: str, at: tuple[float, float], right: float = 
     """A text to the right of a point."""
     options = {"va": "center", "fontsize": 8.5, "textcoords": "offset points", **options}
     axes.annotate(text, at, (right, 0), **options)
+
+
+def ink_on(colour: str) -> str:
+    """The paper's colour or the ink's, whichever stands out more on a colour."""
+    red, green, blue = to_rgb(colour)
+    return PAPER if 0.299 * red + 0.587 * green + 0.114 * blue < 0.46 else INK
 
 
 def listed(parts: Iterable[str]) -> str:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
 from labkit.core.errors import UsageError
 from labkit.core.trace import Interval, SpanRecord, span_interval_ms
 from labkit.results.format import format_bounds
-from labkit.results.plots.style import COLOURS, PAPER, Chart, as_caption, legend_above, set_rows, sheet
+from labkit.results.plots.style import (
+    COLOURS,
+    PAPER,
+    Chart,
+    as_caption,
+    ink_on,
+    legend_above,
+    set_rows,
+    sheet,
+)
 
 LETTERS_PER_CHART = 110  # of the font that steps are written in, across the plot
 THINNEST = 300  # a step is drawn at least as wide as this part of the plot, or it would not be seen
@@ -49,9 +57,8 @@ def timeline(
             axes.barh(row, max(width, thin), 0.7, start - zero, align="center", color=colour, **edge)
             label = f"{span.name} {span.index}"
             if width * LETTERS_PER_CHART > len(label) * length:
-                ink = "#FFFFFF" if _dark(colour) else "#1A1A1A"
                 middle = start + width / 2 - zero
-                axes.text(middle, row, label, ha="center", va="center", fontsize=7.5, color=ink)
+                axes.text(middle, row, label, ha="center", va="center", fontsize=7.5, color=ink_on(colour))
         axes.set_xlim(0, length * 1.01 or 1)
         set_rows(axes, names)
         axes.set_xlabel("time (ms)")
@@ -64,11 +71,6 @@ def timeline(
             [(span.name, span.index, interval) for span, interval in drawn], rows, zero
         )
     return chart
-
-
-def _dark(colour: str) -> bool:
-    red, green, blue = to_rgb(colour)
-    return 0.3 * red + 0.59 * green + 0.11 * blue < 0.45
 
 
 def _in_words(drawn: Sequence[tuple[str, int, Interval]], rows: Mapping[str, str], zero: float) -> str:

@@ -107,7 +107,8 @@ def _sections_of(machine: Machine, shown: set[int], *, alone: bool) -> list[Sect
         if runs:
             sections.append((f"Runs{where}", "runs", runs_table(runs)))
         sections.append((f"Doubts{where}", "doubts", _doubts(runs, comparisons)))
-        sections.append((f"Plots{where}", "plots", _plots(runs, comparisons)))
+        figures = [_figure(chart) for _, chart in overview(runs, comparisons)]
+        sections.append((f"Plots{where}", "plots", figures))
     for work, alike in by_boxes([run for run in machine.runs if id(run) in shown]):
         sections.append((f"Number of boxes{on}: {work.words}", "plots", [_figure(cost_of_boxes(alike))]))
     return sections
@@ -134,10 +135,6 @@ def _doubts(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[tupl
     for name, noise in named:
         by_reasons.setdefault("; ".join(noise), []).append(name)
     return [(", ".join(names), reasons) for reasons, names in by_reasons.items() if reasons]
-
-
-def _plots(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[dict[str, str]]:
-    return [_figure(chart) for _, chart in overview(runs, comparisons)]
 
 
 def _figure(chart: Chart) -> dict[str, str]:
