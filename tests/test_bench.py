@@ -190,11 +190,6 @@ def test_comparing_two_by_name():
     assert result.agreement.reference == "resnet_pil_cpu"
 
 
-def test_different_work_is_not_compared():
-    with pytest.raises(UnavailableError, match="different work"):
-        run_comparison("resnet_pil_cpu", "detr_pil_cpu", workload=WORK, rounds=ROUNDS)
-
-
 def test_bad_requests_are_said_before_anything_runs():
     with pytest.raises(UsageError, match="no rung"):
         run_benchmark([])
@@ -203,10 +198,8 @@ def test_bad_requests_are_said_before_anything_runs():
 
 
 def test_families_share_their_work_filter_included():
-    from labkit.bench.run import _groups
-
     names = ["folded_cpu", "filter_opencv_cpu", "filter_numba_cpu", "detr_pil_cpu", "batched_cpu"]
-    groups = [[row.name for row in family] for family in _groups([rung(name) for name in names])]
+    groups = [[row.name for row in family] for family in run_module._groups([rung(name) for name in names])]
     assert groups == [
         ["folded_cpu", "batched_cpu"], ["filter_opencv_cpu", "filter_numba_cpu"], ["detr_pil_cpu"]
     ]  # fmt: skip
@@ -214,29 +207,27 @@ def test_families_share_their_work_filter_included():
         run_comparison("folded_cpu", "filter_opencv_cpu", workload=WORK, rounds=ROUNDS)
 
 
-def test_where_time_is_short_peers_come_last_beside_what_they_are_compared_with():
-    from labkit.bench.run import _groups
-
-    names = ["detr_pil_cpu", "detr_opencv_cpu", "baseline_combined_cpu", "lut_cpu", "folded_cpu"]
-    peers = ["peer_onnxruntime_fp32", "peer_pipeline_cpu", "peer_shipped_cpu"]
-    groups = _groups([rung(name) for name in names + peers], short_of_time=True)
-    assert [[row.name for row in family] for family in groups] == [
-        names[:2], names[2:], ["baseline_combined_cpu", "folded_cpu", "peer_onnxruntime_fp32"],
-        ["detr_pil_cpu", "peer_pipeline_cpu"], ["peer_shipped_cpu"],
-    ]  # fmt: skip
+FIRST = ["detr_pil_cpu", "detr_opencv_cpu", "baseline_combined_cpu", "lut_cpu", "folded_cpu"]
+ON_GPU = ["baseline_combined_cuda", "half_cuda", "graph_cuda"]
 
 
-def test_where_time_is_short_what_compiles_for_minutes_comes_last():
-    from labkit.bench.run import _groups
-
-    names = ["baseline_combined_cuda", "half_cuda", "graph_cuda"]
-    names += ["compiled_cuda", "ahead_cuda", "filter_device_cuda"]
-    groups = _groups([rung(name) for name in names], short_of_time=True)
-    assert [[row.name for row in family] for family in groups] == [
-        names[:3],
-        ["filter_device_cuda"],
-        ["baseline_combined_cuda", "graph_cuda", "compiled_cuda", "ahead_cuda"],
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("soon", "late", "groups"),
+    [
+        (FIRST, ["peer_onnxruntime_fp32", "peer_pipeline_cpu", "peer_shipped_cpu"], [
+            FIRST[:2], FIRST[2:], ["baseline_combined_cpu", "folded_cpu", "peer_onnxruntime_fp32"],
+            ["detr_pil_cpu", "peer_pipeline_cpu"], ["peer_shipped_cpu"],
+        ]),
+        (ON_GPU, ["compiled_cuda", "ahead_cuda", "filter_device_cuda"], [
+            ON_GPU, ["filter_device_cuda"],
+            ["baseline_combined_cuda", "graph_cuda", "compiled_cuda", "ahead_cuda"],
+        ]),
+    ],
+    ids=["peers", "what compiles for minutes"],
+)  # fmt: skip
+def test_where_time_is_short_some_come_last_beside_what_they_are_compared_with(soon, late, groups):
+    found = run_module._groups([rung(name) for name in soon + late], short_of_time=True)
+    assert [[row.name for row in group] for group in found] == groups
 
 
 def test_a_rung_that_was_measured_before_is_only_compared(monkeypatch):
@@ -315,21 +306,6 @@ def test_fresh_processes_are_given_up_where_later_rungs_need_the_time(monkeypatc
     assert context.rounds_in_time(10.0, n_measured=2, to_come=1).processes == processes
 
 
-@pytest.mark.extended
-@pytest.mark.parametrize(("minutes", "processes"), [(10, 3), (1, 1)])
-def test_a_benchmark_gives_up_fresh_processes_where_later_rungs_need_the_time(
-    monkeypatch, minutes, processes
-):
-    now = [0.0]
-    monkeypatch.setattr(context_module.time, "perf_counter", lambda: now[0])
-    rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu"), rung("detr_pil_cpu")]
-    monkeypatch.setattr(run_module, "_check", lambda *_: now.__setitem__(0, now[0] + 20) or perfect())
-    rounds = replace(ROUNDS, processes=3)
-    result = run_benchmark(rungs, workload=WORK, plan=PLAN, rounds=rounds, minutes=minutes)
-    assert [comparison.processes for comparison in result.comparisons] == [processes]
-    assert [run.rung for run in result.runs] == [each.name for each in rungs]
-
-
 def test_the_expected_length_of_rounds_is_their_length():
     class Steady:
         def __init__(self, pace_s):
@@ -383,12 +359,3 @@ def test_from_the_command_to_the_timed_run_are_eight_functions_in_four_files(mon
 
 def perfect():
     return Agreement("resnet_pil_cpu", 1, 1.0, None, 0.0, 0)
-
-
-def test_rates_are_added_to_the_closed_scenario_only(monkeypatch):
-    monkeypatch.setattr(run_module, "select_rungs", lambda *_: 1 / 0)
-    with pytest.raises(UsageError, match="paced adds rates to the closed scenario"):
-        bench("resnet_opencv_cpu", scenario="paced", paced=(10,))
-    for asked in ({"paced": (10,)}, {"scenario": "paced", "fps": 5}):
-        with pytest.raises(ZeroDivisionError):  # the rungs come next
-            bench("resnet_opencv_cpu", **asked)

@@ -23,7 +23,7 @@ from labkit.filters import baseline_formula, numba_bands, quality, reference
 from labkit.filters.filter_benchmark import FilterTimes
 from labkit.filters.image_filters import edge_filter, guided_filter
 from labkit.filters.torch_filter import edges_tensor, guided_tensor
-from labkit.filters.versions import VERSIONS, find_version
+from labkit.filters.versions import VERSIONS
 
 ROOT = Path(__file__).parents[1]
 CONTRIB = ROOT / ".venv" / "contrib"
@@ -210,24 +210,6 @@ def test_cpu_versions_agree_on_any_image(image, radius, eps):
 
 
 @pytest.mark.parametrize("version", FAST_CPU)
-def test_a_flat_image_stays(version):
-    flat = np.full((40, 30, 3), (0, 128, 255), np.uint8)
-    assert (guided_filter(flat, 5, 1e-3, version=version) == flat).all()
-
-
-@pytest.mark.parametrize("version", FAST_CPU)
-def test_a_huge_eps_is_a_mean_of_means(version, photo):
-    expected = reference.to_bytes(reference.box_mean(reference.box_mean(photo / 255, 3), 3))
-    assert levels_apart(guided_filter(photo, 3, 1e6, version=version), expected) <= 1
-
-
-@pytest.mark.parametrize("version", FAST_CPU)
-def test_a_tiny_eps_keeps_strong_texture(version):
-    image = noise_image((40, 50, 3))
-    assert levels_apart(guided_filter(image, 4, 1e-5, version=version), image) <= 1
-
-
-@pytest.mark.parametrize("version", FAST_CPU)
 def test_layout_does_not_matter_and_input_stays(version, photo):
     expected = guided_filter(photo[::-2, 3::3].copy(), 3, version=version)
     assert (guided_filter(photo[::-2, 3::3], 3, version=version) == expected).all()
@@ -255,14 +237,6 @@ def test_the_number_of_cores_changes_no_byte(monkeypatch):
         results.append(guided_filter(image))
     assert (results[0] == results[1]).all()
     assert (results[0] == results[2]).all()
-
-
-def test_bands_cover_every_row_once():
-    for height in (1, 63, 64, 239, 240, 481, 1080):
-        limits = numba_bands.band_limits(height)
-        assert limits[0] == 0
-        assert limits[-1] == height
-        assert (np.diff(limits) > 0).all()
 
 
 @pytest.mark.parametrize("cores", [1, 3, 16])
@@ -454,14 +428,6 @@ def test_without_a_gpu_its_versions_say_so(version, photo):
         version.function(*args)
 
 
-def test_registry_names_are_its_keys():
-    for name, version in VERSIONS.items():
-        assert name == version.name
-        assert callable(version.function)
-        assert find_version(version.filter, version.short) is version
-        assert find_version(version.filter, name) is version
-
-
 # The exhibit
 
 
@@ -488,7 +454,8 @@ def test_exhibit_is_a_box_blur_on_a_photograph(photo):
     found = guided_filter(photo, 2, 0.1, version="baseline").astype(float)
     box = 255 * reference.box_mean(photo / 255, 2)
     filtered = 255 * reference.guided_float(photo, 2, 0.01)
-    assert np.abs(found - box).mean() < 0.8  # of which 0.5 is the cut to whole levels
+    assert np.abs(found - box).mean() < 0.8
+    assert (found - box).mean() == pytest.approx(-0.5, abs=0.1)  # cut to whole levels
     assert np.abs(found - filtered).mean() > 2
 
 
@@ -501,19 +468,7 @@ def test_exhibit_hardly_knows_its_eps(photo):
     assert change("numba", 0.001, 0.004) > 5 * change("baseline", 0.1, 0.4)
 
 
-def test_exhibit_is_half_a_level_dark(photo):
-    found = guided_filter(photo, 2, 0.1, version="baseline").astype(float)
-    box = 255 * reference.box_mean(photo / 255, 2)
-    assert (found - box).mean() == pytest.approx(-0.5, abs=0.1)
-
-
 # Does it help?
-
-
-def test_psnr_is_that_of_scikit_image(photo):
-    noisy = quality.add_noise(photo, 12)
-    expected = skimage.metrics.peak_signal_noise_ratio(photo, noisy)
-    assert quality.measure_quality(photo, noisy).psnr_db == pytest.approx(expected)
 
 
 def test_the_clean_image_is_perfect(photo):

@@ -270,6 +270,7 @@ def test_two_devices_are_refused_in_torchs_words(code, gpu):
     with pytest.raises(RuntimeError) as caught:
         eval(code, {"torch": torch, "nn": nn, **names})
     assert MISMATCHES[code] in str(caught.value)
+    assert (names["x"] + torch.tensor(1.0)).tolist() == [[2] * 3] * 2, "a number may come from the host"
 
 
 @pytest.mark.parametrize("take", [
@@ -335,16 +336,6 @@ def test_memory_that_another_stream_still_reads_is_freed(gpu):
     with pytest.warns(RaceWarning, match="freed while side may still use it"):
         half_done(keep=False)
     assert "record_stream(side)" in gpu.races[0].remedy
-
-
-def test_what_is_read_before_it_has_arrived_is_wrong(gpu):
-    x = torch.full((4,), 7.0, device="cuda")
-    y = x.to("cpu", non_blocking=True)
-    with pytest.warns(RaceWarning, match="a copy may not have reached"):
-        early = (y * 1).numpy()
-    torch.cuda.synchronize()
-    assert (early != 7).all() and (y == 7).all()
-    assert len(gpu.races) == 1
 
 
 def test_a_copy_of_nothing_is_no_race(gpu):

@@ -187,13 +187,6 @@ def test_an_interval_of_a_mean_is_students() -> None:
     assert stats.half_width(folds) == pytest.approx(2.365 * folds.std(ddof=1) / 8**0.5, rel=1e-3)
 
 
-def test_quantile_of_the_medians_rank() -> None:
-    """Beta(1, 1) is uniform; Beta(2, 2) has the distribution function 3 x^2 - 2 x^3."""
-    assert stats._median_rank(1, 0.025) == pytest.approx(0.025)
-    x = stats._median_rank(3, 0.025)
-    assert 3 * x**2 - 2 * x**3 == pytest.approx(0.025)
-
-
 def test_ratio_interval_is_deterministic_and_turns_over_with_the_question() -> None:
     ratios = np.array([1.1, 1.2, 1.15, 1.3, 1.05, 1.22, 1.18, 1.12, 1.25])
     low, high = stats.ratio_interval(ratios)
@@ -275,10 +268,6 @@ def test_throughput_interval_holds_the_estimate_and_says_nothing_of_few() -> Non
     assert stats.throughput_interval([0.0] * 20) == stats.UNBOUNDED
     with pytest.raises(UsageError, match="falls"):
         stats.throughput_interval(done_s[::-1])
-
-
-def test_throughput_interval_of_a_metronome_is_a_point() -> None:
-    assert stats.throughput_interval(np.arange(1, 201) / 25) == pytest.approx((25, 25))
 
 
 @pytest.mark.parametrize(("q", "n"), [(90, 64), (99, 662), (10, 64)])
