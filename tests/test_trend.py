@@ -10,7 +10,7 @@ import pytest
 from labkit.cli.main import main
 from labkit.core.errors import UsageError
 from labkit.results.store import Store
-from labkit.results.trend import Trend, judge, trend
+from labkit.results.trend import Trend, evaluate_commits, trend
 from tests.records_made_up import MACHINE, made_up_run
 
 REGRESSION = -np.log(1.05)
@@ -21,7 +21,7 @@ def judged(rng, *, offset, runs=3, commits=20, slower_from=None):
     levels = rng.normal(0, np.hypot(offset, 0.01) / np.sqrt(runs), commits)
     if slower_from is not None:
         levels[slower_from:] += REGRESSION
-    return [verdict for verdict, *_ in judge(levels, [runs] * commits)]
+    return [verdict for verdict, *_ in evaluate_commits(levels, [runs] * commits)]
 
 
 @pytest.mark.parametrize("offset", [0.005, 0.01, 0.02])
@@ -42,7 +42,7 @@ def test_a_regression_of_5_percent_is_found_in_90_percent():
 
 def test_a_slow_stretch_stays_slower_and_a_gain_becomes_the_known_good():
     levels = np.array([0.0, 0.004, -0.004, 0.003, -0.003, 0.002, -0.1, -0.1, 0.2, 0.203, 0.0])
-    words = [verdict for verdict, *_ in judge(levels, [1] * len(levels))]
+    words = [verdict for verdict, *_ in evaluate_commits(levels, [1] * len(levels))]
     assert words[:4] == ["cannot tell"] * 4
     assert words[6:] == ["slower", "slower", "faster", "same", "slower"]
 

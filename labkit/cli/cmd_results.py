@@ -116,7 +116,7 @@ def trend_command(
     plot: Annotated[Path | None, typer.Option(help="Picture to write, .png or .svg.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge a rung's newest commit by those before it: exit code 0 same or faster, 8 slower, 9 cannot tell.
+    """Compare a rung's newest commit with those before: exit code 0 same or faster, 8 slower, 9 cannot tell.
 
     Three runs per commit find a slowdown of 5%: labkit bench RUNG, three times.
     """

@@ -41,14 +41,14 @@ def train(
     with ProgressBar() as screen:
         screen.step("drawing scenes")
 
-        def told(now: Progress) -> None:
+        def show(now: Progress) -> None:
             figures = {**now.losses, **now.scores}
             words = ", ".join(f"{name} {format_number(value)}" for name, value in list(figures.items())[-3:])
             screen.step(f"{now.what} step {now.step}: {words}")
             screen.progress(now.spent)
 
         try:
-            plan = Plan(out, Budget(steps, minutes), seed, scenes, resume, device, told)
+            plan = Plan(out, Budget(steps, minutes), seed, scenes, resume, device, show)
             folders = run_training(which, World(scene_frame, COARSE, FINE), plan)  # type: ignore[arg-type]
         except KeyboardInterrupt:
             folders = None

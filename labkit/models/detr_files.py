@@ -49,7 +49,7 @@ def load_detr(folder: Path) -> Any:
     shows_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # a bar for what takes a blink
     try:
-        detr, told = DetrForObjectDetection.from_pretrained(
+        detr, loading = DetrForObjectDetection.from_pretrained(
             None,
             config=config,
             state_dict=renamed(load_file(folder / "model.safetensors")),
@@ -59,9 +59,11 @@ def load_detr(folder: Path) -> Any:
     finally:
         if shows_bars:
             logging.enable_progress_bar()
-    wrong = [f"{name} is missing" for name in sorted(told["missing_keys"])]
-    wrong += [f"{each[0]} has another shape" for each in sorted(told["mismatched_keys"])]
-    wrong += [f"{name} is unknown" for name in sorted(told["unexpected_keys"]) if not name.endswith(COUNTER)]
+    wrong = [f"{name} is missing" for name in sorted(loading["missing_keys"])]
+    wrong += [f"{each[0]} has another shape" for each in sorted(loading["mismatched_keys"])]
+    wrong += [
+        f"{name} is unknown" for name in sorted(loading["unexpected_keys"]) if not name.endswith(COUNTER)
+    ]
     if wrong:
         raise WeightsError(f"{folder / 'model.safetensors'} is not DETR's ({len(wrong)} tensors: {wrong[0]})")
     return detr

@@ -125,8 +125,8 @@ def _sentence(noise: float, rows: Sequence[AblationRow], metric: Loss) -> str:
         some = [row for row in changed if row.verdict(metric) == verdict]
         if some:
             figures = [row.lost(metric).negative if verdict == "gains" else row.lost(metric) for row in some]
-            told = (f"{row.change} ({figure.points})" for row, figure in zip(some, figures, strict=True))
-            text += f" {head}: {'; '.join(told)}."
+            changes = (f"{row.change} ({figure.points})" for row, figure in zip(some, figures, strict=True))
+            text += f" {head}: {'; '.join(changes)}."
     return text
 
 

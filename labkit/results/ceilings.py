@@ -52,8 +52,8 @@ def ceiling(comparison: Comparison, known: Mapping[str, Sequence[Run]]) -> Ceili
     """
     path = _path(comparison, known)
     steps = list(pairwise(path))
-    told = [_meant(*step) for step in steps]
-    meant = [parts or _guess(*step) for parts, step in zip(told, steps, strict=True)]
+    named = [_meant(*step) for step in steps]
+    meant = [parts or _guess(*step) for parts, step in zip(named, steps, strict=True)]
     if not steps or not all(meant) or _overlap(path[0]) or _overlap(path[-1]):
         return None
     parts_s = _parts_s(path[0])
@@ -62,7 +62,7 @@ def ceiling(comparison: Comparison, known: Mapping[str, Sequence[Run]]) -> Ceili
     if not parts or share >= 1:
         return None
     gain = 1 / (1 - share)
-    return None if not all(told) and comparison.interval[0] > gain else Ceiling(parts, gain)
+    return None if not all(named) and comparison.interval[0] > gain else Ceiling(parts, gain)
 
 
 def _path(comparison: Comparison, known: Mapping[str, Sequence[Run]]) -> list[Run]:

@@ -111,8 +111,8 @@ class Calibration:
         if not self.settled:
             return f"No prediction has been measured yet{rest}."
         hits, ways = sum(bool(one.hit) for one in self.settled), [one.right_way for one in self.settled]
-        told = [way for way in ways if way is not None]
-        way = f"; the right side of 1 was predicted in {sum(told)} of {len(told)}" if told else ""
+        sides = [way for way in ways if way is not None]
+        way = f"; the right side of 1 was predicted in {sum(sides)} of {len(sides)}" if sides else ""
         lean = self.tendency or 1.0
         tends = "" if 0.95 <= lean <= 1.05 else f", and lean {'high' if lean > 1 else 'low'}"
         return (

@@ -66,15 +66,15 @@ def block(folder: Path) -> str:
         title = f"Interleaved comparisons, {each.name.partition('-')[0]} boxes per frame"
         lines += _folded(title, _climbs(load_export(each).comparisons))
     lines += _elsewhere(folder, export)
-    for title, told in (
+    for title, sentences in (
         ("What keeps the engines from the peak", [*_engine_time(folder), *_around_engines(export.runs)]),
         ("The small models, which ship with the lab", _small_models(folder)),
         ("The guided filter by itself", _filters(folder)),
         ("The live view", _live_view(folder.parent / "live")),
         ("Many streams on this machine", _fleets(folder.parent / "fleet" / "figures.json")),
-        ("What measuring costs", [told["sentence"] for told in _read(folder / "span_cost.json")]),
+        ("What measuring costs", [cost["sentence"] for cost in _read(folder / "span_cost.json")]),
     ):
-        lines += _folded(title, told)
+        lines += _folded(title, sentences)
     return "\n".join(lines)
 
 
@@ -179,29 +179,29 @@ def _read(path: Path) -> list[Any]:
 
 def _climbs(comparisons: Sequence[Comparison]) -> list[str]:
     """Each rung against the first of its family, after what disturbed them."""
-    told = [c for c in comparisons if c.a == c.settings.get("baseline")]
-    return [*filter(None, [describe_disturbances(told)]), *(c.finding for c in told)]
+    climbs = [c for c in comparisons if c.a == c.settings.get("baseline")]
+    return [*filter(None, [describe_disturbances(climbs)]), *(c.finding for c in climbs)]
 
 
 def _live_view(folder: Path) -> list[str]:
     """Sentences on the recorded live view, without and with a browser."""
     lines = []
-    for told in _read(folder / "figures.json"):
-        slow = [100 * share for share in told["slowdown_per_round"]]
+    for view in _read(folder / "figures.json"):
+        slow = [100 * share for share in view["slowdown_per_round"]]
         lines.append(
-            f"{told['rung']} with the {told['model_set']} models: {told['display_fps']:.1f} pictures "
-            f"shown per second (p99 of the interval {told['interval_p99_ms']:.0f} ms) to a client that "
-            f"costs nothing; detections slowed by {100 * told['slowdown']:.1f}% ({min(slow):.1f} to "
-            f"{max(slow):.1f} over {told['rounds']} rounds); a result is "
-            f"{told['result_age_in_detections']:.2f} detections and a frame old (p99); stopped within "
-            f"{told['stop_p99_ms']:.0f} ms (p99 of {told['stops']})."
+            f"{view['rung']} with the {view['model_set']} models: {view['display_fps']:.1f} pictures "
+            f"shown per second (p99 of the interval {view['interval_p99_ms']:.0f} ms) to a client that "
+            f"costs nothing; detections slowed by {100 * view['slowdown']:.1f}% ({min(slow):.1f} to "
+            f"{max(slow):.1f} over {view['rounds']} rounds); a result is "
+            f"{view['result_age_in_detections']:.2f} detections and a frame old (p99); stopped within "
+            f"{view['stop_p99_ms']:.0f} ms (p99 of {view['stops']})."
         )
-    for told in (each for beside in _read(folder / "browser.json") for each in beside["figures"]):
-        source = {"browser": "the browser's camera"}.get(told["source"], f"`{told['source']}`")
+    for view in (each for beside in _read(folder / "browser.json") for each in beside["figures"]):
+        source = {"browser": "the browser's camera"}.get(view["source"], f"`{view['source']}`")
         lines.append(
-            f"{told['rung']} with the {told['models']} models and Chromium on the same cores, "
-            f"{source}: {told['displayed_fps']:.1f} shown and {told['detections_per_s']:.1f} detections "
-            f"per second, a picture {told['picture_age_p50_ms']:.0f} ms old (p50) when it is painted."
+            f"{view['rung']} with the {view['models']} models and Chromium on the same cores, "
+            f"{source}: {view['displayed_fps']:.1f} shown and {view['detections_per_s']:.1f} detections "
+            f"per second, a picture {view['picture_age_p50_ms']:.0f} ms old (p50) when it is painted."
         )
     return lines
 
@@ -233,39 +233,39 @@ def _around_engines(runs: Sequence[Run]) -> list[str]:
 
 def _filters(folder: Path) -> list[str]:
     """Sentences on the benchmarks of the guided filter, on the CPU and on a GPU."""
-    told = [each for name in ("filters.json", "filters_cuda.json") for each in _read(folder / name)]
-    return [line for each in told for line in FilterTimes.from_json(each).sentences()]
+    times = [each for name in ("filters.json", "filters_cuda.json") for each in _read(folder / name)]
+    return [line for each in times for line in FilterTimes.from_json(each).sentences()]
 
 
 def _engine_time(folder: Path) -> list[str]:
     """Sentences on the engines' time by operator."""
-    told = [each for all_of_them in _read(folder / "operators.json") for each in all_of_them]
-    return [line for each in told for line in Operators.from_json(each).sentences()]
+    found = [each for all_of_them in _read(folder / "operators.json") for each in all_of_them]
+    return [line for each in found for line in Operators.from_json(each).sentences()]
 
 
-def _fleets(figures: Path) -> list[str]:
+def _fleets(file: Path) -> list[str]:
     """Sentences on a recorded fleet benchmark: its throughput beside a single process."""
     lines = []
-    for told in _read(figures):
+    for kept in _read(file):
         lines += [
-            f"{each['streams']} {'stream' if each['streams'] == 1 else 'streams'} of {told['rung']} through "
+            f"{each['streams']} {'stream' if each['streams'] == 1 else 'streams'} of {kept['rung']} through "
             f"Ray: {each['fps']:.2f} frames per second together, {_share(each)} of the "
             f"{each['single_fps']:.2f} that one process reaches which reads, finds and writes the same by "
             "itself."
-            for each in told["fleets"]
+            for each in kept["fleets"]
         ]
-        most = told["fleets"][-1]
+        most = kept["fleets"][-1]
         used = {who: cores for who, cores in most.get("cores_used", {}).items() if who != "engines"}
         if used:
             parts = (f"{who} {cores:.2f}" for who, cores in sorted(used.items(), key=lambda one: -one[1]))
             lines.append(
                 f"Beside the engine, {most['streams']} streams use {sum(used.values()):.2f} of "
-                f"{told['fingerprint']['cores']} cores ({', '.join(parts)}); where the engine wants all of "
+                f"{kept['fingerprint']['cores']} cores ({', '.join(parts)}); where the engine wants all of "
                 "them, that is what a fleet costs."
             )
         lines.append(
-            f"Overhead of a fleet: {told['overhead_ms']:.1f} ms per frame; it recovers "
-            f"{told['recovery_s']:.1f} s after an engine crash."
+            f"Overhead of a fleet: {kept['overhead_ms']:.1f} ms per frame; it recovers "
+            f"{kept['recovery_s']:.1f} s after an engine crash."
         )
     return lines
 
@@ -288,12 +288,12 @@ def _elsewhere(folder: Path, here: Export) -> list[str]:
     if not others or not table:
         return []
     for other, export in others:
-        told = [
+        sentences = [
             *_engine_time(other), *_around_engines(export.runs), *_small_models(other), *_filters(other),
             *_fleets(other / "fleet.json"),
         ]  # fmt: skip
-        if told:
-            table += ["", f"Also on {export.runs[0].machine}:", "", *(f"- {line}" for line in told)]
+        if sentences:
+            table += ["", f"Also on {export.runs[0].machine}:", "", *(f"- {line}" for line in sentences)]
     which = "another machine" if len(others) == 1 else "other machines"
     return _details(f"The same gains on {which}", table)
 

@@ -1,6 +1,6 @@
 """The speed of one rung from commit to commit on one machine, and a verdict on the newest one.
 
-Each commit is judged once, against the last known good: the commits before it that were neither
+Each commit is evaluated once, against the last known good: the commits before it that were neither
 slower nor under suspicion. A history of many commits raises no alarm by their mere number: "slower"
 and "faster" need more than a 95% interval. By simulation (runs that scatter by 0.5 to 2% from process
 to process and by 1% besides) 20 commits without a change raise any alarm in at most 5% of histories,
@@ -53,7 +53,7 @@ class Step:
         runs: its runs, oldest first.
         verdict: against the last known good.
         ratio, interval: how many times as fast as that, with 95% interval; commits under suspicion are
-            judged together with the next one.
+            evaluated together with the next one.
     """
 
     commit: str
@@ -74,7 +74,7 @@ class Trend:
 
     Attributes:
         rung: its name.
-        steps: oldest first, each judged by those before it.
+        steps: oldest first, each against those before it.
         left_out: runs that did other work or ran on another machine than the newest one.
         notes: sentences on stored rows that are damaged, and left out.
     """
@@ -141,7 +141,7 @@ class Trend:
 
 
 def trend(rung: str | Callable[..., object], *, good: str | None = None, recorded: bool = False) -> Trend:
-    """Judges each commit of a rung by the last known good one before it.
+    """Evaluates each commit of a rung against the last known good one before it.
 
     Args:
         rung: name, or a loop of your own.
@@ -164,17 +164,19 @@ def trend(rung: str | Callable[..., object], *, good: str | None = None, recorde
                 f"no run of {found.rung} at commit {good}; there are {', '.join(n for n, _ in groups)}"
             )
         groups = groups[places[0] :]
-    judged = judge([_level(runs) for _, runs in groups], [len(runs) for _, runs in groups])
-    steps = tuple(Step(name, runs, *each) for (name, runs), each in zip(groups, judged, strict=True))
+    verdicts = evaluate_commits([_level(runs) for _, runs in groups], [len(runs) for _, runs in groups])
+    steps = tuple(Step(name, runs, *each) for (name, runs), each in zip(groups, verdicts, strict=True))
     return Trend(found.rung, steps, len(found.runs) - len(alike), found.notes)
 
 
-def judge(levels: Sequence[float], counts: Sequence[int]) -> list[tuple[Verdict, float, stats.Interval]]:
-    """Judges each of a series of commits by the last known good ones before it.
+def evaluate_commits(
+    levels: Sequence[float], counts: Sequence[int]
+) -> list[tuple[Verdict, float, stats.Interval]]:
+    """Evaluates each of a series of commits by the last known good ones before it.
 
     Scatter is that of commits around the mean of their stretch, so that days and processes are in it.
     A commit outside the 95% interval is under suspicion: it does not count as good yet, and the next is
-    judged both alone and together with it. One that is faster for sure begins a new good stretch.
+    evaluated both alone and together with it. One that is faster for sure begins a new good stretch.
 
     Args:
         levels: log frames per second of each commit, the mean of its runs.
@@ -187,12 +189,12 @@ def judge(levels: Sequence[float], counts: Sequence[int]) -> list[tuple[Verdict,
     before: list[list[int]] = []  # stretches of known good commits that have ended
     good: list[int] = []
     suspects: list[int] = []
-    judged: list[tuple[Verdict, float, stats.Interval]] = []
+    verdicts: list[tuple[Verdict, float, stats.Interval]] = []
     for i in range(len(x)):
         freedom = sum(len(stretch) - 1 for stretch in (*before, good) if stretch)
         if freedom < MIN_FREEDOM:
             ratio = float(np.exp(x[i] - np.average(x[good], weights=runs[good]))) if good else 1.0
-            judged.append(("cannot tell", ratio, stats.UNBOUNDED))
+            verdicts.append(("cannot tell", ratio, stats.UNBOUNDED))
             good.append(i)
             continue
         scatter = np.sqrt(sum(_squares(x[each], runs[each]) for each in (*before, good)) / freedom)
@@ -205,16 +207,16 @@ def judge(levels: Sequence[float], counts: Sequence[int]) -> list[tuple[Verdict,
         verdict: Verdict = "same" if SAME[0] <= interval[0] and interval[1] <= SAME[1] else "cannot tell"
         if abs(change) > stats.t_value(freedom, 1 - ALARM) * error:
             verdict = "faster" if change > 0 else "slower"
-        judged.append((verdict, float(np.exp(change)), interval))
+        verdicts.append((verdict, float(np.exp(change)), interval))
         if verdict == "faster":
             before.append(good)
             good, suspects = now, []
         elif abs(change) > width:
             suspects = now
         else:
-            good = [*good, *(each for each in suspects if judged[each][0] != "slower"), i]
+            good = [*good, *(each for each in suspects if verdicts[each][0] != "slower"), i]
             suspects = []
-    return judged
+    return verdicts
 
 
 def _change(

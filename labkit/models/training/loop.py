@@ -168,7 +168,7 @@ def _resumed(path: Path, parts: Mapping[str, Any], plan: Plan) -> tuple[int, flo
     """Reads a checkpoint into model, averaged weights and optimizer; its step, time and log."""
     try:
         state = torch.load(path, map_location=plan.device, weights_only=True)
-        seed, told = state["seed"], (int(state["step"]), float(state["elapsed_s"]), list(state["rows"]))
+        seed, reached = state["seed"], (int(state["step"]), float(state["elapsed_s"]), list(state["rows"]))
     except Exception as error:  # damage shows in as many kinds of error as the format has layers
         raise WeightsError(f"{path} is damaged ({error}); move it away to start anew") from error
     if seed != plan.seed:
@@ -178,4 +178,4 @@ def _resumed(path: Path, parts: Mapping[str, Any], plan: Plan) -> tuple[int, flo
             part.load_state_dict(state[name])
     except (RuntimeError, ValueError, KeyError) as error:
         raise WeightsError(f"{path} is of another model ({error}); move it away") from error
-    return told
+    return reached

@@ -140,11 +140,11 @@ def _coloured(names: Sequence[str]) -> list[tuple[str, int]]:
 
 def _latency_key(runs: Sequence[Run]) -> list[Line2D | Patch]:
     """Legend of ridge and line, and of the percentiles that at least one run has."""
-    told = [one for one in PERCENTILES if any(run.percentile_ms(one[0]) is not None for run in runs)]
+    shown = [one for one in PERCENTILES if any(run.percentile_ms(one[0]) is not None for run in runs)]
     return [
         Patch(color=COLOURS[0], alpha=0.45, linewidth=0, label="how many frames"),
         Line2D([], [], color=COLOURS[0], linewidth=1, label="fastest to slowest"),
-        *(Line2D([], [], ls="", marker=marker, color=INK, label=name) for _, marker, name in told),
+        *(Line2D([], [], ls="", marker=marker, color=INK, label=name) for _, marker, name in shown),
     ]
 
 

@@ -87,8 +87,8 @@ def evaluated_on(runs: Iterable[Run]) -> str:
 
 def describe_losses(runs: Sequence[Run]) -> str:
     """The mark's meaning and which rungs bear it, with what each loses; empty if none does."""
-    told = [f"{run.rung} {format_loss(run)}".rstrip() for run in runs if loses(run)]
-    return f"{LOSES}: {LOSES_WORDS} ({'; '.join(dict.fromkeys(told))})" if told else ""
+    lost = [f"{run.rung} {format_loss(run)}".rstrip() for run in runs if loses(run)]
+    return f"{LOSES}: {LOSES_WORDS} ({'; '.join(dict.fromkeys(lost))})" if lost else ""
 
 
 def _format(run: Run, metric: str, *, mark: bool) -> str:
