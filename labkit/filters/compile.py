@@ -1,37 +1,23 @@
 """The CUDA kernels compiled by NVRTC, with no GPU and no driver: registers, memory, occupancy.
 
-Registers, shared memory and stack come from the compiler's own report, the size of the code and the
-instructions of loops from the compiled file. What follows from them by arithmetic alone, such as
-occupancy, is marked "worked out".
-
-    python -m labkit.filters.compile
-
-prints a table of every kernel for every architecture.
+Registers, shared memory and stack come from the compiler's own report, the size of the code from the
+compiled file. What follows from them by arithmetic alone, such as occupancy, is marked "worked out".
 """
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from labkit.core.errors import UnavailableError, UsageError
-from labkit.core.terminal import print_text
 from labkit.filters.kernel_source import nvrtc_options
-from labkit.filters.launch_config import PLANNERS, LaunchPlan, launch_plan
+from labkit.filters.launch_config import LaunchPlan
 
 CUPY_ADDS = ("--device-as-default-execution-space", "-ftz=true")
 """Options that CuPy gives NVRTC for every kernel that it builds: what is examined here is what will run."""
-
-ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
-"""Compute capabilities x 10: Turing, Ampere (A100, RTX 30), Ada, Hopper, Blackwell (B200, RTX 50)."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +38,6 @@ _PTXAS_ENTRY = re.compile(
 )
 """One kernel in the report of `ptxas -v`."""
 
-_LABEL = re.compile(r"(\.L_\w+):")
-_INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s")
-_BRANCH = re.compile(r"\bBRA\b.*?`\((\.L_\w+)\)")
-"""Lines of nvdisasm."""
-
 MULTIPROCESSORS: dict[int, Multiprocessor] = {
     75: Multiprocessor(1024, 16, 64 * 1024, shared_reserved_bytes=0),
     80: Multiprocessor(2048, 32, 164 * 1024),
@@ -66,6 +47,7 @@ MULTIPROCESSORS: dict[int, Multiprocessor] = {
     100: Multiprocessor(2048, 32, 228 * 1024),
     120: Multiprocessor(1536, 24, 100 * 1024),
 }
+"""By compute capability x 10: Turing, Ampere (A100, RTX 30), Ada, Hopper, Blackwell (B200, RTX 50)."""
 
 
 @dataclass(frozen=True)
@@ -162,45 +144,6 @@ def _compiled(source: str, defines: Mapping[str, int | str], arch: int) -> tuple
         nvrtc.destroyProgram(program)
 
 
-def main_loop(made: LaunchPlan, arch: int) -> int:
-    """Instructions of the longest loop of a plan's kernels, as the compiler wrote it.
-
-    An inner loop's instructions count once. Raises as `compile_source`, and:
-
-    Raises:
-        UnavailableError: there is no disassembler (nvdisasm, which CUDA's toolkit and Triton bring).
-    """
-    _, cubin = _compiled(made.source, made.defines, arch)
-    beside = importlib.util.find_spec("triton")
-    places = [Path(beside.origin).parent / "backends/nvidia/bin/nvdisasm"] if beside and beside.origin else []
-    program = shutil.which("nvdisasm") or next((str(place) for place in places if place.is_file()), None)
-    if program is None:
-        raise UnavailableError("counting instructions needs nvdisasm; it comes with CUDA's toolkit or triton")
-    with tempfile.TemporaryDirectory(prefix="labkit-cubin-") as folder:
-        file = Path(folder) / "kernel.cubin"
-        file.write_bytes(cubin)
-        done = subprocess.run([program, "-c", file], capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode:
-        raise UnavailableError(f"{program} cannot read a kernel for sm_{arch}: {done.stderr.strip()}")
-    begins: dict[str, int] = {}
-    instructions, longest = 0, 0
-    for line in done.stdout.splitlines():
-        if label := _LABEL.match(line):
-            begins[label[1]] = instructions
-        elif _INSTRUCTION.match(line):
-            instructions += 1
-            back = _BRANCH.search(line)
-            if back and begins.get(back[1], instructions) < instructions - 1:  # behind its end a kernel spins
-                longest = max(longest, instructions - begins[back[1]])
-    return longest
-
-
-def values_per_pass(made: LaunchPlan) -> int | None:
-    """Values that a thread works out in one pass of the longest loop; None where it is less than one."""
-    columns = made.defines.get("COLUMNS")  # of a kernel that marches down them, a window's rows at a time
-    return None if columns is None else columns * (2 * made.defines["R"] + 1)
-
-
 def compile_plan(made: LaunchPlan, arch: int) -> tuple[CompiledKernel, ...]:
     """Compile the kernels of a plan for one architecture, in launch order; raises as `compile_source`."""
     resources = compile_source(made.source, made.defines, arch)
@@ -218,24 +161,6 @@ def compile_plan(made: LaunchPlan, arch: int) -> tuple[CompiledKernel, ...]:
     )
 
 
-def compile_all(architectures: Sequence[int] = ARCHITECTURES) -> tuple[CompiledKernel, ...]:
-    """Compile every kernel file for each architecture, radius 4; raises as `compile_source`."""
-    plans = [launch_plan(file, (480, 640, 3)) for file in PLANNERS]
-    return tuple(row for plan in plans for arch in architectures for row in compile_plan(plan, arch))
-
-
-def format_table(rows: Sequence[CompiledKernel]) -> str:
-    """Format compiled kernels as a table of at most 80 columns."""
-    head = f"{'file':<19}{'kernel':<21}{'sm':>4}{'regs':>5}{'shared B':>9}{'spilled':>8}{'code B':>7}"
-    head += f"{'occup.':>7}"
-    lines = [
-        f"{row.file.removesuffix('.cu'):<19}{row.kernel:<21}{row.arch:>4}{row.registers:>5}"
-        f"{row.shared_bytes:>9}{row.stack_bytes:>8}{row.code_bytes:>7}{row.occupancy:>7.0%}"
-        for row in rows
-    ]
-    return "\n".join([head, *lines, "As the compiler reports, for radius 4; occupancy is worked out."])
-
-
 @cache
 def _nvrtc() -> Any:
     try:
@@ -247,19 +172,3 @@ def _nvrtc() -> Any:
             f"compiling CUDA kernels needs CuPy with NVRTC ({error}); install labkit[gpu]"
         ) from error
     return nvrtc
-
-
-def main() -> None:
-    """Print the table and the instructions per value, or why there are none."""
-    try:
-        print_text(format_table(compile_all()))
-        for made in (launch_plan(file, (480, 640, 3)) for file in PLANNERS):
-            if values := values_per_pass(made):
-                counts = ", ".join(f"sm_{a} {main_loop(made, a) / values:.0f}" for a in ARCHITECTURES)
-                print_text(f"{made.file}, instructions per value in its loop:\n  {counts}")
-    except UnavailableError as error:
-        raise SystemExit(f"labkit: {error}") from error
-
-
-if __name__ == "__main__":
-    main()
