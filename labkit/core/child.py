@@ -16,8 +16,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 from labkit.core.errors import WorkerError
@@ -31,6 +31,18 @@ def child_command(module: str, *arguments: str) -> list[str]:
     # Linux kills a child with the thread that started it, so only the main thread may ask for that.
     kind = "process" if threading.current_thread() is threading.main_thread() else "thread"
     return [sys.executable, "-m", "labkit.core.child", f"{os.getpid()}", kind, module, *arguments]
+
+
+@contextmanager
+def environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for processes started in the block; those the user has set win."""
+    added = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 class SpawnedProcess:

@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labkit.core.child import environment
 from labkit.core.errors import LabError, UnavailableError, UsageError, first_line
 from labkit.core.threads import PASSIVE_WAIT, available_cores
-from labkit.fleet.guards import defer_interrupt, ended_with_owner, environment
+from labkit.fleet.guards import defer_interrupt, ended_with_owner
 
 MEASURING = "measuring"
 """Resource of which a measuring node has one, so that it measures one thing at a time."""

@@ -1,4 +1,4 @@
-"""Guards around a Ray that is started here: environment, a deferred Ctrl-C, and an end with its owner."""
+"""Guards around a Ray that is started here: a deferred Ctrl-C, and an end with its owner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,18 +18,6 @@ from labkit.core.child import LOOK_EVERY_S, lives
 
 LONGEST_PAUSE_S = 30.0
 """Between two looks at which processes Ray has; a look takes some milliseconds."""
-
-
-@contextmanager
-def environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for processes started in the block; those the user has set win."""
-    added = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 @contextmanager

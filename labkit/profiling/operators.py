@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from labkit.bench.peaks import measure_peaks
-from labkit.core.child import child_command
-from labkit.core.errors import LabError, UnavailableError, WorkerError
+from labkit.core.child import SpawnedProcess, environment
+from labkit.core.errors import LabError, UnavailableError
 from labkit.core.files import write_atomic
 from labkit.core.terminal import print_text
 from labkit.core.threads import PASSIVE_WAIT
@@ -54,21 +52,8 @@ def operators(
         raise UnavailableError(
             f"{rung} runs on {chosen.prepare.engine}; only OpenVINO's rungs tell how long operators take"
         )
-    try:
-        done = subprocess.run(
-            child_command(
-                "labkit.profiling.operators", rung, "--in-this-process", json.dumps(asdict(workload))
-            ),
-            capture_output=True,
-            text=True,
-            timeout=LONGEST_S,
-            env={**os.environ, **PASSIVE_WAIT},
-        )
-    except subprocess.TimeoutExpired:
-        raise WorkerError(f"the process counting {rung}'s operators took longer than {LONGEST_S} s") from None
-    if done.returncode:
-        raise WorkerError((done.stderr.strip().splitlines() or ["no word from it"])[-1])
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    with SpawnedProcess() as process, environment(PASSIVE_WAIT):  # read as the process starts
+        found = process.call(LONGEST_S, _measure, rung, workload)
     kinds = tuple(Kind(name, *found["kinds"][name]) for name in KINDS)
     peak = (peaks if peaks is not None else measure_peaks("cpu")).get(chosen.prepare.precision)
     return Operators(rung, chosen.prepare.precision, kinds, found["frame_ms"], peak)
@@ -154,13 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m labkit.profiling.operators", description=__doc__)
     parser.add_argument("rung", nargs="+", help="rungs that run on OpenVINO")
     parser.add_argument("--out", type=Path, help="JSON file for what was found")
-    parser.add_argument("--in-this-process", metavar="WORKLOAD", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     try:
-        if options.in_this_process:
-            given = json.loads(options.in_this_process)
-            print(json.dumps(_measure(options.rung[0], Workload(**{**given, "size": tuple(given["size"])}))))
-            return 0
         peaks = measure_peaks("cpu")
         found = [operators(rung, peaks=peaks) for rung in options.rung]
         print_text("\n".join(line for each in found for line in each.sentences()))

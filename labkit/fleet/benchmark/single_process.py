@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.core.child import SpawnedProcess
+from labkit.core.child import SpawnedProcess, environment
 from labkit.core.threads import PASSIVE_WAIT
 from labkit.core.types import Frame
 from labkit.fleet.benchmark.steady_state import rate
 from labkit.fleet.fleet_plan import Plan
-from labkit.fleet.guards import environment
 from labkit.fleet.run_fleet import READY_S
 from labkit.fleet.stream_recorder import Recorder, folder_name
 from labkit.fleet.streams import EndOfStream, FrameResult
