@@ -264,6 +264,8 @@ def test_the_version_is_that_of_the_source_and_of_what_it_uses() -> None:
         (typed("async def loop(frames):\n    yield 1", "loop"), "not async def"),
         (typed("class Loop: pass", "Loop"), "is a class"),
         (7, "a name or a loop of yours"),
+        (torch.nn.Identity(), "Identity is a network, not a loop: it takes a tensor"),
+        (SimpleNamespace(module=torch.nn.Identity()), "write a function around it"),  # as load_network's
     ],
 )
 def test_what_is_no_loop_is_told(loop: Any, words: str) -> None:
@@ -289,6 +291,15 @@ def test_a_loop_yields_pairs(answer: str) -> None:
     loop = typed(f"def loop(frames):\n    for frame in frames:\n        yield {answer}", "loop")
     with pytest.raises(UsageError, match="yield frame, found"):
         list(own_rung(loop).run(frames(), None))
+
+
+def test_a_loop_that_draws_on_its_frames_is_told_and_spoils_them_for_nobody() -> None:
+    loop = typed("def loop(image):\n    image[:4] = 255\n    return 'cat'", "loop")
+    given = frames()
+    session = Session(own_rung(loop), LAB, given)
+    with pytest.raises(UsageError, match=r"loop writes into frame.image \(frame 0\).*image.copy\(\)"):
+        session.answers(given)
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(given, frames(), strict=True))
 
 
 def test_a_loop_from_a_file_sees_its_neighbours(tmp_path: Path) -> None:

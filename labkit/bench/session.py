@@ -10,21 +10,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from labkit.bench.agreement import Answers
 from labkit.bench.headroom import Footprint
 from labkit.bench.plan import Plan
 from labkit.bench.timing import Clock, LoadGenerator, Timing, measure
 from labkit.core.energy import EnergyMeter
-from labkit.core.errors import LabError
+from labkit.core.errors import LabError, UsageError
 from labkit.core.trace import recording
 from labkit.core.types import Detections, Frame, Rung, Workload
 from labkit.models.callables import Prepared
 from labkit.models.cuda_errors import explain_cuda_errors
 from labkit.models.prepare import prepare
 from labkit.models.weights import Weights
+from labkit.pipelines.own_loop import own_loop
 
 GPU_RAMP_S = 0.1
 """Work without a clock before each turn on a GPU, so that its frequency is up when the turn begins."""
@@ -62,18 +65,35 @@ class Session:
         self.frames = list(frames)
         with self._guard():
             self.prepared: Prepared = prepare(rung.prepare, workload, weights, report)
-            next(rung.run([self.frames[0]], self.prepared.net))
+            next(rung.run(self._lent(self.frames[:1]), self.prepared.net))
         self._synchronize()
         self.ready = Ready(time.perf_counter() - begun, self.prepared.settings)
         self._rounds: Iterator[tuple[Frame, Detections]] | None = None
 
     def answers(self, frames: Sequence[Frame]) -> Answers:
-        """Detections in `frames`, with the networks' raw outputs."""
+        """Detections in `frames`, with the networks' raw outputs.
+
+        Raises:
+            UsageError: a user's loop writes into the frames, which others are measured on, too.
+        """
+        lent = self._lent(frames)
         with recording(taps=True) as record, self._guard():
-            found = [result for _, result in self.rung.run(list(frames), self.prepared.net)]
+            found = [result for _, result in self.rung.run(lent, self.prepared.net)]
+        for frame, after in zip(frames, lent, strict=True):
+            if frame is not after and not np.array_equal(frame.image, after.image):
+                raise UsageError(
+                    f"{self.rung.name} writes into frame.image (frame {frame.index}); every round and every "
+                    "rung gets the same pictures, so draw on a copy: frame.image.copy()"
+                )
         if len(found) != len(frames):
             raise LabError(f"{self.rung.name} answered {len(found)} of {len(frames)} frames")
         return Answers(self.rung.name, found, record.taps)
+
+    def _lent(self, frames: Sequence[Frame]) -> list[Frame]:
+        """The frames; copies of them for a user's loop, which may write into them."""
+        if own_loop(self.rung) is None:
+            return list(frames)
+        return [replace(frame, image=frame.image.copy()) for frame in frames]
 
     def run(self, plan: Plan, progress: Callable[[float], None] = lambda share: None) -> Timing:
         """One timed run of the plan's scenario."""

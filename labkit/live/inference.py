@@ -17,6 +17,7 @@ from labkit.core.trace import Recording, recording
 from labkit.core.types import Detections, Frame, Rung, Schedule, Workload
 from labkit.live.reader import Handover, LatestFrame
 from labkit.live.settings import LiveSettings
+from labkit.pipelines.own_loop import own_loop
 
 Take = Callable[[Frame], Frame]
 """Step applied to a frame before the rungs see it (the filter)."""
@@ -102,6 +103,11 @@ class Tape:
             for queue in self._left:
                 queue.append(frame)
         return mine.popleft()
+
+
+def _copy(frame: Frame) -> Frame:
+    """A frame that a user's loop may draw on, while the original is shown and given to others."""
+    return replace(frame, image=frame.image.copy())
 
 
 class _Run:
@@ -278,7 +284,7 @@ class Inference:
     def _answer(self, ready: Ready) -> None:
         tape = Tape(self._take, len(ready.rungs))
         runs = [
-            _Run(rung, net, tape.frames(i))
+            _Run(rung, net, tape.frames(i) if own_loop(rung) is None else map(_copy, tape.frames(i)))
             for i, (rung, net) in enumerate(zip(ready.rungs, ready.nets, strict=True))
         ]
         while not self._over():

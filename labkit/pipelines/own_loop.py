@@ -158,6 +158,7 @@ def own_rung(loop: Callable[..., Any], against: str | Rung | None = None) -> Run
     Raises:
         UsageError: it cannot be a loop, or has the name of one of the lab's rungs.
     """
+    _refuse_network(loop)
     name = getattr(loop, "__name__", type(loop).__name__).replace("<lambda>", "unnamed")
     if not name.isidentifier():
         raise UsageError(f"a loop needs a name: write it with def, not as {name}")
@@ -202,6 +203,7 @@ def as_rung(rung: str | Rung | Callable[..., Any], against: str | Rung | None = 
         name = rung.__name__
         raise UsageError(f"hand over the function {name} itself, not what it returns: {name}, without ()")
     if not callable(rung):
+        _refuse_network(rung)
         raise UsageError(f"a rung is a name or a loop of yours, not {_shown(rung)}")
     return own_rung(rung, against)
 
@@ -287,6 +289,16 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for each in code.co_consts:
         if isinstance(each, types.CodeType):
             yield from _names(each)
+
+
+def _refuse_network(loop: Any) -> None:
+    torch, network = sys.modules.get("torch"), getattr(loop, "module", loop)  # as load_network gives it
+    if torch is not None and isinstance(network, torch.nn.Module):
+        raise UsageError(
+            f"{type(network).__name__} is a network, not a loop: it takes a tensor, not a picture; write a "
+            "function around it: def my_loop(frames): for frame in frames: prepare frame.image, call the "
+            "network, read its answer, yield frame, found"
+        )
 
 
 def _form(loop: Callable[..., Any], name: str) -> str:
