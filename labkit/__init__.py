@@ -83,7 +83,16 @@ class _Face(ModuleType):
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'labkit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"labkit.{_MODULES[name]}"), name)
+    from labkit.core.errors import LabError
+    from labkit.core.interrupt import interrupt_after
+
+    try:
+        with interrupt_after():
+            value = getattr(importlib.import_module(f"labkit.{_MODULES[name]}"), name)
+    except ImportError as error:
+        if "only be initialized once" in str(error):
+            raise LabError("torch was interrupted while it was imported: restart the kernel") from None
+        raise
     globals()[name] = value
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import pickle
+import signal
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -300,6 +301,33 @@ def test_a_loop_that_draws_on_its_frames_is_told_and_spoils_them_for_nobody() ->
     with pytest.raises(UsageError, match=r"loop writes into frame.image \(frame 0\).*image.copy\(\)"):
         session.answers(given)
     assert all(np.array_equal(a.image, b.image) for a, b in zip(given, frames(), strict=True))
+
+
+def test_an_interrupt_waits_until_the_lab_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+
+    def import_module(name: str) -> SimpleNamespace:
+        signal.raise_signal(signal.SIGINT)
+        done.append(name)
+        return SimpleNamespace(bench=7)
+
+    monkeypatch.setattr(labkit, "importlib", SimpleNamespace(import_module=import_module))
+    monkeypatch.setitem(vars(labkit), "bench", None)
+    monkeypatch.delitem(vars(labkit), "bench")
+    with pytest.raises(KeyboardInterrupt):
+        labkit.bench  # noqa: B018
+    assert done == ["labkit.bench.run"]
+
+
+def test_a_torch_that_was_half_imported_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def import_module(name: str) -> None:
+        raise ImportError("`torch` can only be initialized once per process, so this module cannot ...")
+
+    monkeypatch.setattr(labkit, "importlib", SimpleNamespace(import_module=import_module))
+    monkeypatch.setitem(vars(labkit), "bench", None)
+    monkeypatch.delitem(vars(labkit), "bench")
+    with pytest.raises(LabError, match="restart the kernel"):
+        labkit.bench  # noqa: B018
 
 
 def test_a_loop_from_a_file_sees_its_neighbours(tmp_path: Path) -> None:
