@@ -1,9 +1,13 @@
 """The work of the combined rungs as plain scripts: a measure of the lab's own overhead, and its peers.
 
 labkit compare baseline_combined_cpu tests/direct_loops.py:direct
+labkit compare cpu_engine_fp32 tests/direct_loops.py:openvino_fp32
 labkit compare cpu_engine_bf16 tests/direct_loops.py:openvino_bf16
+labkit compare cpu_engine_int8 tests/direct_loops.py:openvino_int8
 labkit compare peer_onnxruntime_fp32 tests/direct_loops.py:onnxruntime_fp32
 labkit bench cpu_engine_bf16 tests/direct_loops.py:openvino_bf16 tests/direct_loops.py:compiled_bf16
+
+ONNX Runtime multiplies no bfloat16 on x86, and torch.compile no int8 without torchao.
 """
 
 import copy
@@ -14,6 +18,7 @@ import numpy as np
 import torch
 
 import labkit
+from labkit.models.inputs import calibration_frames
 from labkit.models.trimmed import trimmed
 
 BOXES = 5
@@ -70,31 +75,82 @@ class FromBytes(torch.nn.Module):
         return self.module(pixels.to(self.dtype).contiguous(memory_format=torch.channels_last))
 
 
-def openvino_network(module, example):
+def pictures(shape):
+    """The lab's 32 inputs for quantisation, as bytes (n, h, w, 3)."""
+    n, height, width, _ = shape
+    resized = calibration_frames(
+        lambda image: cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), (640, 480)
+    )
+    return [np.stack([resized[(i + k) % len(resized)] for k in range(n)]) for i in range(len(resized))]
+
+
+def openvino_network(module, example, precision):
     import openvino as ov
 
     model = ov.convert_model(FromBytes(module), example_input=example)
     model.reshape(list(example.shape))
-    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16"}
+    if precision == "int8":
+        import nncf
+
+        attends = any("attn" in name for name, _ in module.named_modules())
+        model = nncf.quantize(
+            model,
+            nncf.Dataset(pictures(example.shape)),
+            subset_size=32,
+            preset=nncf.QuantizationPreset.MIXED,
+            model_type=nncf.ModelType.TRANSFORMER if attends else None,
+        )
+    hint = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}[precision]
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
     request = ov.compile_model(model, "CPU", options).create_infer_request()
     return lambda pixels: list(request.infer([pixels], share_inputs=True).values())
 
 
-def onnxruntime_network(module, example):
+def onnxruntime_network(module, example, precision):
     import onnxruntime
 
-    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-        torch.onnx.export(FromBytes(module), (example,), file.name, dynamo=True, external_data=False)
-        session = onnxruntime.InferenceSession(file.name, providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/network.onnx"
+        torch.onnx.export(FromBytes(module), (example,), path, dynamo=True, external_data=False)
+        if precision == "int8":
+            path = quantised(path, pictures(example.shape))
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda pixels: session.run(None, {name: pixels})
 
 
-def compiled_network(module, example):
+def quantised(path, inputs):
+    """ONNX Runtime's own quantisation of convolutions and matrix products, per channel."""
+    from onnxruntime import InferenceSession, quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self, name):
+            self.left = iter([{name: pixels} for pixels in inputs])
+
+        def get_next(self):
+            return next(self.left, None)
+
+    ready, int8 = path.replace(".onnx", "-ready.onnx"), path.replace(".onnx", "-int8.onnx")
+    quant_pre_process(path, ready, skip_symbolic_shape=True)
+    name = InferenceSession(ready, providers=["CPUExecutionProvider"]).get_inputs()[0].name
+    quantization.quantize_static(
+        ready,
+        int8,
+        Reader(name),
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        op_types_to_quantize=["Conv", "MatMul", "Gemm", "Add"],
+    )
+    return int8
+
+
+def compiled_network(module, example, precision):
     import torch._inductor.config
 
     torch._inductor.config.freezing = True
-    network = FromBytes(copy.deepcopy(module), torch.bfloat16).to(memory_format=torch.channels_last).eval()
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    network = FromBytes(copy.deepcopy(module), dtype).to(memory_format=torch.channels_last).eval()
     run = torch.compile(network, mode="max-autotune-no-cudagraphs", dynamic=False)
 
     def call(pixels):
@@ -105,16 +161,17 @@ def compiled_network(module, example):
 
 
 READY = {}
-"""Compiled networks by library and size: a measurement calls its loop several times."""
+"""Compiled networks by library, precision and size: a measurement calls its loop several times."""
 
 
-def peer(frames, build):
+def peer(frames, build, precision):
     """The best boxes and their names by networks that `build` has compiled for one size of frames."""
     for frame in frames:
         height, width = frame.image.shape[:2]
-        if (build.__name__, width, height) not in READY:
-            READY[build.__name__, width, height] = networks(build, width, height)
-        detect, detector_size, classify, side = READY[build.__name__, width, height]
+        key = (build.__name__, precision, width, height)
+        if key not in READY:
+            READY[key] = networks(build, precision, width, height)
+        detect, detector_size, classify, side = READY[key]
         image = frame.image if detector_size is None else cv2.resize(
             frame.image, detector_size, interpolation=cv2.INTER_AREA
         )  # fmt: skip
@@ -133,14 +190,14 @@ def peer(frames, build):
         }  # fmt: skip
 
 
-def networks(build, width, height):
+def networks(build, precision, width, height):
     detector, classifier = (labkit.load_network(model) for model in MODELS)
     size = detector.input.exact
     module = trimmed(detector.module, size or (width, height)).eval()  # no padding, so no mask
     side = classifier.input.exact or (224, 224)
     shapes = ((1, *(size or (width, height))[::-1], 3), (BOXES, *side[::-1], 3))
     parts = [
-        build(network, torch.zeros(shape, dtype=torch.uint8))
+        build(network, torch.zeros(shape, dtype=torch.uint8), precision)
         for network, shape in zip((module, classifier.module), shapes, strict=True)
     ]
     return parts[0], size, parts[1], side
@@ -159,16 +216,36 @@ def softmax(logits):
     return powers / powers.sum(-1, keepdims=True)
 
 
+def openvino_fp32(frames):
+    """OpenVINO: both networks with their normalisation, all crops of a frame in one batch."""
+    yield from peer(frames, openvino_network, "fp32")
+
+
 def openvino_bf16(frames):
-    """OpenVINO: both networks with their normalisation in bfloat16, all crops of a frame in one batch."""
-    yield from peer(frames, openvino_network)
+    """The same in bfloat16."""
+    yield from peer(frames, openvino_network, "bf16")
+
+
+def openvino_int8(frames):
+    """The same, quantised by NNCF on the lab's inputs for it, the rest in bfloat16."""
+    yield from peer(frames, openvino_network, "int8")
 
 
 def onnxruntime_fp32(frames):
     """ONNX Runtime with its own settings, whose threads spin; all crops of a frame in one batch."""
-    yield from peer(frames, onnxruntime_network)
+    yield from peer(frames, onnxruntime_network, "fp32")
+
+
+def onnxruntime_int8(frames):
+    """The same, quantised by ONNX Runtime on the lab's inputs for it."""
+    yield from peer(frames, onnxruntime_network, "int8")
+
+
+def compiled_fp32(frames):
+    """torch.compile: frozen weights, channels last, kernels timed, no padding mask."""
+    yield from peer(frames, compiled_network, "fp32")
 
 
 def compiled_bf16(frames):
-    """torch.compile: bfloat16, frozen weights, channels last, kernels timed, no padding mask."""
-    yield from peer(frames, compiled_network)
+    """The same in bfloat16."""
+    yield from peer(frames, compiled_network, "bf16")

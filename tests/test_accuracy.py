@@ -1,6 +1,7 @@
 """Accuracy: perfect answers score 1, each kind of mistake costs what it should."""
 
 import importlib
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from labkit.bench import tracking as tracking_module
 from labkit.bench.agreement import Answers
 from labkit.bench.session import Session
 from labkit.bench.tracking import measure_tracking
+from labkit.cli.main import main
 from labkit.core.errors import UsageError
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Detections, Workload
@@ -222,6 +224,18 @@ def test_tracking_is_measured_against_a_detection_on_every_frame(tmp_path, monke
         measure_tracking(rung("cpu_engine_bf16"), Workload(model_set="lab"))
     with pytest.raises(UsageError, match="k is 1 or more"):
         measure_tracking(rung("tracked_bf16_cpu"), Workload(model_set="lab"), [0])
+
+
+def test_the_command_writes_what_tracking_costs(tmp_path, monkeypatch, capsys):
+    found = Estimate(0.02, 0.01, 0.03)
+    row = tracking_module.TrackingRow(4, 0.25, found, found, found, found)
+    monkeypatch.setattr(tracking_module, "measure_tracking", lambda *_, **__: [row])
+    assert main(["tracking", "--every", "4", "--out", str(tmp_path)]) == 0
+    assert "every 4" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "tracking.json").read_text())
+    assert kept["rows"][0]["lost"] == {"value": 0.02, "low": 0.01, "high": 0.03}
+    assert (kept["rung"], kept["workload"]["model_set"], kept["shots"]) == ("tracked_bf16_cpu", "lab", 16)
+    assert "cpu" in kept["fingerprint"]
 
 
 def test_a_detection_on_every_frame_is_the_closest(monkeypatch):

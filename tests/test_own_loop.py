@@ -206,9 +206,13 @@ def test_a_loop_goes_to_a_process_of_its_own_with_what_it_uses() -> None:
 @pytest.mark.parametrize(
     ("script", "needs", "share"),
     [
+        ("openvino_fp32", "openvino", 1.0),
         ("openvino_bf16", "openvino", 0.9),
+        ("openvino_int8", "nncf", 0.8),
         ("onnxruntime_fp32", "onnxscript", 1.0),
-        pytest.param("compiled_bf16", "torch", 0.9, marks=pytest.mark.extended),
+        ("onnxruntime_int8", "onnxscript", 0.6),
+        ("compiled_fp32", "torch", 1.0),
+        ("compiled_bf16", "torch", 0.9),
     ],
 )
 @pytest.mark.extended

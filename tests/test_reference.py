@@ -89,6 +89,15 @@ def test_what_lies_beside_the_runs_is_told_in_folded_lists(tmp_path):
     told = {"rung": "grouped_bf16_cpu", "fleets": fleets, "overhead_ms": 2.5, "recovery_s": 7.0}
     (tmp_path / "fleet").mkdir()
     (tmp_path / "fleet" / "figures.json").write_text(json.dumps(told))
+    rows = [
+        {"every": k, "detected": 1 / k, "fps": {"value": 9.0 * k}, "map": None,
+         "times": {"value": k, "low": 3.5, "high": 4.5}, "lost": {"value": 0.01, "low": 0.004, "high": 0.016}}
+        for k in (1, 4)
+    ]  # fmt: skip
+    tracked = {"rung": "tracked", "shots": 16, "frames": 32, "workload": {"model_set": "full"}, "rows": rows}
+    for place in ("accuracy", "a machine"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "tracking.json").write_text(json.dumps(tracked))
     with Store(tmp_path / "small.sqlite") as store:
         store.add(made_up_run("detr_opencv_cpu", period_s=0.02))
         store.export(tmp_path / "a machine" / "lab")
@@ -103,7 +112,11 @@ def test_what_lies_beside_the_runs_is_told_in_folded_lists(tmp_path):
         in text
     )
     assert "- reference: 62.50 ms, 0.16 times as fast (0.15 to 0.17)." in text
-    assert text.count("<details>") == text.count("</details>") == 4
+    assert "- tracked on 16 moving scenes, a detection due every 4 frames and made on 25% of them" in text
+    assert ": 1.0, 0.4 to 1.6 points of mAP@[.5:.95] lost against one on every frame." in text
+    assert "every 4 frames: 36.0 FPS, 4.000 (3.500 to 4.500) times one on every frame." in text
+    assert "every 1 frames" not in text
+    assert text.count("<details>") == text.count("</details>") == 5
     assert "The live view" not in text
 
 

@@ -19,9 +19,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchvision.models import resnet50
 
+from labkit.cli.main import main
 from labkit.core.errors import WeightsError
 from labkit.models import download as download_module
 from labkit.models import weights
+from labkit.models.detectors.catalogue import detectors
 from labkit.models.detr_files import load_detr
 from labkit.models.networks import build
 
@@ -347,6 +349,24 @@ def test_detr_that_is_not_what_was_pinned_is_refused(hub, detr_files):
         weights.fetch("detr_r50", progress=False)
     with pytest.raises(WeightsError, match="delete it"):
         weights.cached("detr_r50")
+
+
+@pytest.mark.parametrize("model", [row.name for row in detectors().values() if not row.sha256])
+def test_what_no_row_pins_is_recorded_at_the_first_fetch_and_told(hub, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    row = detectors()[model]
+    monkeypatch.setattr(Hub, "commit", row.revision)
+    where = f"/{row.repo}/resolve/{row.revision}/"
+    Hub.files.update({where + name: name.encode() for name in weights.DETR_SHA256})
+    assert main(["weights", model, "--fetch"]) == 0
+    told = capsys.readouterr().out
+    assert f"{model}: pretrained, fetched just now; no checksum was known for config.json, " in told
+    assert "model.safetensors: recorded now, and compared from now on; " + row.revision[:12] in told
+    assert weights.cached(model).note == "pretrained, from the local cache"
+    shutil.rmtree(tmp_path / "hub")
+    Hub.files[where + "model.safetensors"] += b"other"
+    with pytest.raises(WeightsError, match=r"model\.safetensors is damaged"):
+        weights.fetch(model, progress=False)
 
 
 def test_a_hub_without_the_files_is_an_error_of_one_line(hub):

@@ -136,6 +136,9 @@ def tracking(
     shots: Annotated[int, typer.Option(help="Moving scenes; a multiple of 8 gives intervals.")] = 16,
     frames: Annotated[int, typer.Option(help="Of each shot.")] = 32,
     model_set: Annotated[str, typer.Option(help="lab, or full: speed alone.")] = "lab",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also write tracking.json there.")
+    ] = None,
     as_json: JsonOption = False,
     **work: Any,
 ) -> None:
@@ -144,6 +147,8 @@ def tracking(
 
     from labkit.bench.progress import ProgressBar, print_lines
     from labkit.bench.tracking import EVERY, measure_tracking
+    from labkit.core.files import write_atomic
+    from labkit.core.machine import fingerprint
     from labkit.core.types import Workload
     from labkit.pipelines.ladder import rung as rung_named
 
@@ -154,7 +159,12 @@ def tracking(
         rows = measure_tracking(
             chosen, workload, every or EVERY, shots=shots, frames=frames, progress=screen.progress
         )
-    print(json.dumps([asdict(row) for row in rows])) if as_json else print_lines(map(str, rows))
+    figures = [asdict(row) for row in rows]
+    print(json.dumps(figures)) if as_json else print_lines(map(str, rows))
+    if out is not None:
+        told = {"rung": rung, "workload": asdict(workload), "shots": shots, "frames": frames, "rows": figures}
+        content = {**told, "fingerprint": fingerprint()}
+        write_atomic(out / "tracking.json", json.dumps(content, indent=1, default=str) + "\n")
 
 
 def filters(

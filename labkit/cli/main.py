@@ -116,7 +116,7 @@ def weights(
         if found is None:
             print_text(f"{name}: not on this machine; to fetch it: labkit weights {name} --fetch")
         else:
-            print_text(f"{name}: {found.kind}, {found.revision[:12]}, {found.path}")
+            print_text(f"{name}: {found.note}; {found.revision[:12]}, {found.path}")
     raise typer.Exit(code)
 
 

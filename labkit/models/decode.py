@@ -35,6 +35,19 @@ class DetrCore(nn.Module):
         out = self.detr(pixel_values=pixels)
         return out.logits, out.pred_boxes
 
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Names of the modules of each part: "backbone", "encoder" where there is one, and "decoder".
+
+        Backbone and encoder look at places of the picture; the decoder is all that comes after them, which
+        chooses queries, refines them and ends in the heads.
+        """
+        base, prefix = self.detr.base_model, self.detr.base_model_prefix
+        inner = [name for name, _ in base.named_children()]
+        heads = [name for name, module in self.detr.named_children() if module is not base]
+        parts = {name: (f"detr.{prefix}.{name}",) for name in ("backbone", "encoder") if name in inner}
+        after = inner[inner.index(list(parts)[-1]) + 1 :]
+        return {**parts, "decoder": (*(f"detr.{prefix}.{n}" for n in after), *(f"detr.{n}" for n in heads))}
+
 
 Candidates = tuple[Tensor, Tensor, Tensor]
 """Score (..., k), label (..., k) int64 and query (..., k) int64."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from labkit.core.types import Preparation, Size, Workload
 from labkit.models.box_rows import BoxRowKernels, BoxRows
 from labkit.models.callables import Classifier, Combined, Detector, Net, OwnLabels, Prepared
 from labkit.models.cuda_streams import streams_for
-from labkit.models.decode import DetrDecoder
+from labkit.models.decode import DetrCore, DetrDecoder
 from labkit.models.engines.build import Engine, Request, build_engine
 from labkit.models.filter_stage import AS_KERNEL, DeviceSmoothing, Filtered, host_smoothing
 from labkit.models.fused import (
@@ -256,6 +256,7 @@ def _request(
     preparation: Preparation,
     report: Report,
     batches: tuple[int, ...],
+    unquantised: Sequence[str] = (),
 ) -> Request:
     width, height = spec.output_size(size)
     module, example = network.module, torch.zeros(1, 3, height, width)
@@ -268,7 +269,7 @@ def _request(
         device=preparation.device,
         precision=preparation.precision,
         batches=batches,
-        options=preparation.options,
+        options={**preparation.options, "unquantised": unquantised},
         calibration=lambda: calibration_frames(_input(preparation, spec), size),
         report=report,
     )
@@ -278,11 +279,18 @@ def _detector(network: Network, preparation: Preparation, workload: Workload, re
     if preparation.options.get("lean"):
         network = replace(network, module=_lean_detr(network, preparation, workload))
     batches = tuple(range(1, preparation.group + 1))
-    request = _request(network, network.input, workload.size, preparation, report, batches)
+    left = _modules_of(preparation.options.get("unquantised", ()), network)
+    request = _request(network, network.input, workload.size, preparation, report, batches, left)
     engine = build_engine(preparation.engine, request)
     assert network.rule is not None
     decoder = DetrDecoder(network.labels, workload.objects, workload.threshold, network.rule)
     return Detector(network, _input(preparation, network.input), engine, decoder)
+
+
+def _modules_of(parts: Sequence[str], network: Network) -> list[str]:
+    """Names of a detector's modules, given by their part of it, or by their own names."""
+    known = network.module.parts() if isinstance(network.module, DetrCore) else {}
+    return [name for part in parts for name in known.get(part, (part,))]
 
 
 def _lean_detr(network: Network, preparation: Preparation, workload: Workload) -> nn.Module:

@@ -23,6 +23,7 @@ from labkit.core.stats import format_interval
 from labkit.core.terminal import print_text
 from labkit.filters.filter_benchmark import FilterTimes
 from labkit.pipelines.ladder import rung
+from labkit.results.ablation import Estimate
 from labkit.results.exports import Export, load_export
 from labkit.results.format import format_bounds, format_number, format_percent
 from labkit.results.operator_times import Operators
@@ -72,6 +73,7 @@ def block(folder: Path) -> str:
         ("The guided filter by itself", _filters(folder)),
         ("The live view", _live_view(folder.parent / "live")),
         ("Many streams on this machine", _fleets(folder.parent / "fleet" / "figures.json")),
+        ("Boxes followed between detections", _tracking(folder)),
         ("What measuring costs", [cost["sentence"] for cost in _read(folder / "span_cost.json")]),
     ):
         lines += _folded(title, sentences)
@@ -203,6 +205,28 @@ def _live_view(folder: Path) -> list[str]:
             f"{source}: {view['displayed_fps']:.1f} shown and {view['detections_per_s']:.1f} detections "
             f"per second, a picture {view['picture_age_p50_ms']:.0f} ms old (p50) when it is painted."
         )
+    return lines
+
+
+def _tracking(folder: Path) -> list[str]:
+    """Sentences on following boxes: accuracy lost, recorded beside the folder, and speed, recorded in it."""
+    lines = []
+    for told in _read(folder.parent / "accuracy" / "tracking.json"):
+        lines += [
+            f"{told['rung']} on {told['shots']} moving scenes, a detection due every {row['every']} frames "
+            f"and made on {row['detected']:.0%} of them: {Estimate(**row['lost']).points} points of "
+            f"{PRECISION} lost against one on every frame."
+            for row in told["rows"]
+            if row["every"] > 1
+        ]
+    for told in _read(folder / "tracking.json"):
+        lines += [
+            f"{told['rung']} with the {told['workload']['model_set']} models, a detection every "
+            f"{row['every']} frames: {row['fps']['value']:.1f} FPS, {Estimate(**row['times'])} times one on "
+            "every frame."
+            for row in told["rows"]
+            if row["every"] > 1
+        ]
     return lines
 
 

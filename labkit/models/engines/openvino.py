@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from labkit.core.errors import UnavailableError
+from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.telemetry import switch_off_telemetry
 from labkit.models.engines.build import Request, as_module_output
 from labkit.models.engines.engine_cache import cached_file
@@ -41,11 +43,12 @@ def build(request: Request) -> OpenVinoEngine:
     """Converts (cached on disk), optionally quantises, and compiles.
 
     Options: rest_precision, the format of what int8 leaves unquantised ("fp32" or "bf16"); unquantised,
-    regular expressions for the names of operators that int8 leaves alone; count_operators, to let every
-    request tell how long each operator took.
+    names of modules that int8 leaves alone; count_operators, to let every request tell how long each
+    operator took.
 
     Raises:
         UnavailableError: the device is not the CPU, or this CPU cannot do bf16.
+        UsageError: int8 is to leave modules alone that there are not.
     """
     if request.device != "cpu":
         raise UnavailableError("the OpenVINO engine of labkit runs on the CPU; use device 'cpu'")
@@ -99,14 +102,35 @@ def _quantise(model: Any, request: Request) -> Any:
     if request.calibration is None:
         raise UnavailableError("int8 needs calibration inputs, and this network was given none")
     inputs = [x.numpy() for x in request.calibration()]
-    left = nncf.IgnoredScope(patterns=list(request.options.get("unquantised", ())), validate=False)
+    names = operators_of(request.options.get("unquantised", ()), model, request.module)
     request.report(f"quantising to int8 with {len(inputs)} calibration inputs, once (about a minute)")
-    transformer = any("attn" in name for name, _ in request.module.named_modules())
+    transformer = any(re.search("attn|attention", name) for name, _ in request.module.named_modules())
     return nncf.quantize(
         model,
         nncf.Dataset(inputs),
         subset_size=len(inputs),
         preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-        ignored_scope=left,
+        ignored_scope=nncf.IgnoredScope(names=names),
     )
+
+
+def operators_of(modules: Sequence[str], graph: Any, network: nn.Module) -> list[str]:
+    """Names of a graph's operators that came of modules of the network, or of modules inside them.
+
+    Raises:
+        UsageError: there is no such module, or no operator came of any of them.
+    """
+    if not modules:
+        return []
+    known = [f".{name}" for name, _ in network.named_modules(remove_duplicate=False)]
+    absent = [name for name in modules if not any(each.endswith(f".{name}") for each in known)]
+    inside = re.compile(rf"__module\.(.*\.)?({'|'.join(map(re.escape, modules))})[./]")
+    operators = [op.get_friendly_name() for op in graph.get_ops() if op.get_type_name() != "Constant"]
+    found = [name for name in operators if inside.match(name)]
+    if absent or not found:
+        raise UsageError(
+            f"int8 is to leave {', '.join(absent or modules)} alone, and no operator of the network came of "
+            "a module so called; network.module.named_modules() lists them"
+        )
+    return found
