@@ -230,7 +230,8 @@ def test_the_command_writes_what_tracking_costs(tmp_path, monkeypatch, capsys):
     found = Estimate(0.02, 0.01, 0.03)
     row = tracking_module.TrackingRow(4, 0.25, found, found, found, found)
     monkeypatch.setattr(tracking_module, "measure_tracking", lambda *_, **__: [row])
-    assert main(["tracking", "--every", "4", "--out", str(tmp_path)]) == 0
+    with pytest.raises(SystemExit, match="0"):
+        main(["tracking", "--every", "4", "--out", str(tmp_path)])
     assert "every 4" in capsys.readouterr().out
     kept = json.loads((tmp_path / "tracking.json").read_text())
     assert kept["rows"][0]["lost"] == {"value": 0.02, "low": 0.01, "high": 0.03}

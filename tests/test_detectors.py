@@ -219,23 +219,34 @@ def products_before(ends):
     return found
 
 
+def test_parts_are_modules_and_an_encoders_convolutions_are_none(network):
+    modules = dict(network.module.named_modules(remove_duplicate=False))
+    backbone, encoder, decoder = network.module.parts().values()
+    assert set(backbone) | set(encoder) | set(decoder) <= modules.keys()
+    inside = [part for name in encoder for part in modules[name].modules()]
+    assert not any(isinstance(part, nn.Conv2d) for part in inside)
+    attends = any("attn" in name for name in modules if name.startswith("detr.model.encoder"))
+    assert attends == any(isinstance(part, nn.Linear) for part in inside)
+
+
 @pytest.mark.skipif(unmet_requirement(["openvino", "nncf"]) is not None, reason="needs OpenVINO and NNCF")
 @pytest.mark.parametrize(
     "which", [*NAMES[:1], *(pytest.param(n, marks=pytest.mark.extended) for n in NAMES[1:])]
 )
-def test_mixed_int8_leaves_the_decoder_of_every_family_alone(which, tmp_path, monkeypatch):
+def test_mixed_int8_leaves_what_attends_after_the_backbone_alone(which, tmp_path, monkeypatch):
     from labkit.models.engines.openvino import operators_of
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     network = load_network(which, "random")
     x = picture(network)
-    decoder = network.module.parts()["decoder"]
+    parts = network.module.parts()
+    after_backbone = (*parts["encoder"], *parts["decoder"])
     request = Request(
-        network.module, x, f"mixed-{which}", precision="int8", options={"unquantised": decoder},
+        network.module, x, f"mixed-{which}", precision="int8", options={"unquantised": after_backbone},
         calibration=lambda: [x],
     )  # fmt: skip
     graph = build_engine("openvino", request).graph
-    left = set(operators_of(decoder, graph, network.module))
+    left = set(operators_of(after_backbone, graph, network.module))
     after = {
         target.get_node().get_friendly_name()
         for quantised in operators(graph, "FakeQuantize")

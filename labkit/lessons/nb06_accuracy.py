@@ -115,7 +115,9 @@ INT8_PARTS = (
 """One part of DETR each that int8 leaves alone, for `run_ablation`: where it hurts."""
 
 MIXED = Change(
-    "int8, mixed", "cpu_engine_int8_mixed: decoder and heads in bfloat16", rung("cpu_engine_int8_mixed")
+    "int8, mixed",
+    "cpu_engine_int8_mixed: encoder, decoder and heads in bfloat16",
+    rung("cpu_engine_int8_mixed"),
 )
 """What came of it. To confirm a choice, ask for scenes on which it was not made: `first=100`."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,17 +36,32 @@ class DetrCore(nn.Module):
         return out.logits, out.pred_boxes
 
     def parts(self) -> dict[str, tuple[str, ...]]:
-        """Names of the modules of each part: "backbone", "encoder" where there is one, and "decoder".
+        """Names of the modules of each part: "backbone", "encoder" and "decoder".
 
-        Backbone and encoder look at places of the picture; the decoder is all that comes after them, which
-        chooses queries, refines them and ends in the heads.
+        Of an encoder that also convolves, as RT-DETR's, these are the layers that do not; it is empty where
+        the backbone is the encoder. The decoder is all that comes after both, which chooses queries, refines
+        them and ends in the heads.
         """
-        base, prefix = self.detr.base_model, self.detr.base_model_prefix
-        inner = [name for name, _ in base.named_children()]
-        heads = [name for name, module in self.detr.named_children() if module is not base]
-        parts = {name: (f"detr.{prefix}.{name}",) for name in ("backbone", "encoder") if name in inner}
-        after = inner[inner.index(list(parts)[-1]) + 1 :]
-        return {**parts, "decoder": (*(f"detr.{prefix}.{n}" for n in after), *(f"detr.{n}" for n in heads))}
+        base, prefix = self.detr.base_model, f"detr.{self.detr.base_model_prefix}"
+        inner = dict(base.named_children())
+        heads = [f"detr.{name}" for name, module in self.detr.named_children() if module is not base]
+        last = "encoder" if "encoder" in inner else "backbone"
+        after = list(inner)[list(inner).index(last) + 1 :]
+        attends = _without_convolutions(inner["encoder"], f"{prefix}.encoder") if last == "encoder" else ()
+        return {
+            "backbone": (f"{prefix}.backbone",),
+            "encoder": tuple(attends),
+            "decoder": (*(f"{prefix}.{name}" for name in after), *heads),
+        }
+
+
+def _without_convolutions(module: nn.Module, name: str) -> Iterator[str]:
+    """Names of the largest parts of a module in which nothing convolves."""
+    if not any(isinstance(part, nn.Conv2d) for part in module.modules()):
+        yield name
+        return
+    for child, part in module.named_children():
+        yield from _without_convolutions(part, f"{name}.{child}")
 
 
 Candidates = tuple[Tensor, Tensor, Tensor]

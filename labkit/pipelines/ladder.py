@@ -136,9 +136,9 @@ STAGE_6_CPU = (
     Rung(
         "cpu_engine_int8_mixed", 6, batched_crops,
         Preparation("combined", "bytes", engine="openvino", precision="int8",
-                    options={"rest_precision": "bf16", "unquantised": ("decoder",)}),
+                    options={"rest_precision": "bf16", "unquantised": ("encoder", "decoder")}),
         changes="cpu_engine_int8", reference="baseline_combined_cpu",
-        about="the decoder with its heads stays in bfloat16, where 8 bits cost accuracy",
+        about="encoder, decoder and heads stay in bfloat16, where 8 bits cost accuracy",
         needs=("openvino", "nncf"),
     ),
     Rung(
