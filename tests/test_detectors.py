@@ -178,8 +178,6 @@ def test_openvino_agrees_where_no_two_scores_are_as_near_as_rounding(network, tm
     RF-DETR gives each place a learnt query by its rank, so that a swap of two places, 6e-7 apart in one of
     these pictures, changes logits by 1.6%, with the graph reshaped and static alike.
     """
-    from labkit.models.engines.openvino import operators_of
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     x = max((picture(network, i) for i in range(10)), key=lambda x: smallest_gap(network.module, x))
     with torch.inference_mode():
@@ -187,36 +185,10 @@ def test_openvino_agrees_where_no_two_scores_are_as_near_as_rounding(network, tm
     engine = build_engine("openvino", Request(network.module, x, f"test-{network.model}"))
     for a, b in zip(engine(x), wanted, strict=True):
         assert (a - b).norm() / b.norm() < 1e-5
-    decides = products_before([*engine.graph.get_results(), *operators(engine.graph, "TopK")])
-    left = set(operators_of(network.module.parts()["decoder"], engine.graph, network.module))
-    sees = set(operators_of(network.module.parts()["backbone"], engine.graph, network.module))
-    assert decides <= left  # the heads, and what chooses queries
-    assert len(sees & names(operators(engine.graph, *PRODUCTS))) > 10 and not sees & left
-
-
-PRODUCTS = ("MatMul", "Convolution")
 
 
 def operators(graph, *kinds):
     return [op for op in graph.get_ops() if op.get_type_name() in kinds]
-
-
-def names(operators):
-    return {op.get_friendly_name() for op in operators}
-
-
-def products_before(ends):
-    """The products nearest before operators, on every path to them."""
-    found, seen, ahead = set(), set(), list(ends)
-    while ahead:
-        for value in ahead.pop().input_values():
-            op = value.get_node()
-            if op.get_type_name() in PRODUCTS:
-                found |= names([op])
-            elif op.get_friendly_name() not in seen:
-                seen.add(op.get_friendly_name())
-                ahead.append(op)
-    return found
 
 
 def test_parts_are_modules_and_an_encoders_convolutions_are_none(network):

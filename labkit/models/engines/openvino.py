@@ -126,11 +126,16 @@ def operators_of(modules: Sequence[str], graph: Any, network: nn.Module) -> list
     known = [f".{name}" for name, _ in network.named_modules(remove_duplicate=False)]
     absent = [name for name in modules if not any(each.endswith(f".{name}") for each in known)]
     inside = re.compile(rf"__module\.(.*\.)?({'|'.join(map(re.escape, modules))})[./]")
-    operators = [op.get_friendly_name() for op in graph.get_ops() if op.get_type_name() != "Constant"]
-    found = [name for name in operators if inside.match(name)]
+    found: set[str] = set()
+    for op in reversed(graph.get_ordered_ops()):  # what was fused lost its name, and counts to what it feeds
+        name = op.get_friendly_name()
+        fed = {end.get_node().get_friendly_name() for out in op.outputs() for end in out.get_target_inputs()}
+        fused = not name.startswith("__module.") and fed and fed <= found
+        if op.get_type_name() != "Constant" and (inside.match(name) or fused):
+            found.add(name)
     if absent or not found:
         raise UsageError(
             f"int8 is to leave {', '.join(absent or modules)} alone, and no operator of the network came of "
             "a module so called; network.module.named_modules() lists them"
         )
-    return found
+    return sorted(found)
