@@ -28,6 +28,7 @@ SMALL = {
     "NOISES": "(0,)",
     "CHANGES": '("frame 160x120",)',
     "LAST": '"batched_cpu"',
+    "HALF": '("lab_detr",)',
     "MY_RESNET_PREDICTION": "1.1",
 }
 
