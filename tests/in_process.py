@@ -19,6 +19,7 @@ class InProcessWorker(Worker):
 
     def __init__(self, rung, workload, frames, weights=None, *, report=lambda line: None):
         self._report = report
+        self.restless = 0.0
         self.become(rung, workload, frames, weights)
 
     def __exit__(self, *_):
