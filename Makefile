@@ -23,16 +23,17 @@ bench: $(READY) ## measure the rungs that this machine can run, quickly (10 minu
 	$(BIN)/labkit bench --quick
 
 PYTEST := $(BIN)/python -m pytest --durations 15
+TWO := -n 2 --dist loadfile --max-worker-restart 0  # else a test that killed its process is run again
 
 test: $(READY) ## every promise of the README once, before each commit
-	$(PYTEST) -m "not slow and not extended" -n 2 --dist loadfile
+	$(PYTEST) -m "not slow and not extended" $(TWO)
 
 QUICK := structure types stats boxes trace preprocess filters practice exercises measure sources results reference
 test-quick: $(READY) ## three minutes of it; on another Python: make test-quick PYTHON=python3.13 VENV=.venv-3.13 EXTRAS=accuracy,test
-	$(PYTEST) -m "not slow and not extended" -n 2 --dist loadfile $(QUICK:%=tests/test_%.py)
+	$(PYTEST) -m "not slow and not extended" $(TWO) $(QUICK:%=tests/test_%.py)
 
 test-all: test ## and further sizes, seeds, faults, browsers: before each release
-	$(PYTEST) -m "extended and not slow" -n 2 --dist loadfile --ignore tests/browser
+	$(PYTEST) -m "extended and not slow" $(TWO) --ignore tests/browser
 	$(PYTEST) -m "not slow" tests/browser
 
 lint: $(READY) ## check style and types

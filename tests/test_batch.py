@@ -349,5 +349,6 @@ def test_batch_command_takes_names_of_any_bytes(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "20 frames with 20 boxes in 3 parts; 1 videos finished" in out
     assert "20 of these frames now" in out
-    batch = Batch(videos, videos / "out", rung("resnet_linear_cpu"), WORKLOAD, segment=8)
+    work = replace(WORKLOAD, objects=10, threshold=0.5)
+    batch = Batch(videos, videos / "out", rung("resnet_linear_cpu"), work, segment=8)
     assert [video.finished for video in scan_folder(batch)] == [True]

@@ -307,6 +307,15 @@ def test_a_loop_that_draws_on_its_frames_is_told_and_spoils_them_for_nobody() ->
     assert all(np.array_equal(a.image, b.image) for a, b in zip(given, frames(), strict=True))
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, whatever a library of an earlier test has set."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before or signal.default_int_handler)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_waits_until_the_lab_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     done = []
 
