@@ -1,12 +1,15 @@
 """What the tests share: small frames, small work, and no disturbance of the user's own files."""
 
 import functools
+import importlib.util
 import os
 import random
 import signal
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from unittest.mock import MagicMock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads; pools must not fight
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -25,6 +28,14 @@ EXTENDED = {"browser"}
 # Each of these starts clusters; their tests share one process.
 CLUSTERS = {"test_batch", "test_fleet", "test_sweep"}
 
+# What an image for GPUs often lacks; everything else is torch and what it stands on.
+MAY_BE_MISSING = {
+    "nvtx", "ipywidgets", "anywidget", "nbclient", "nbformat", "nbconvert", "tornado", "jupyterlab",
+    "IPython", "ipykernel", "traitlets", "openvino", "nncf", "onnxruntime", "onnx", "onnxscript", "ray",
+    "pycocotools", "torchmetrics", "av", "pillow_heif", "playwright", "hypothesis", "supervision",
+    "cloudpickle", "pytest_timeout", "pytest_xdist", "xdist",
+}  # fmt: skip
+
 # These take longest. They begin first, so that none of them is left to one process at the end.
 LONGEST = (
     *sorted(CLUSTERS), "test_notebooks", "test_measure", "test_live", "test_fake_gpu",
@@ -35,6 +46,35 @@ LONGEST = (
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background by a shell: children would inherit that nobody can interrupt them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def without_hypothesis():
+    """Stands in for hypothesis on an image without it: its tests skip, all others of a file run."""
+    skipped = pytest.mark.skip(reason="needs hypothesis")
+    hypothesis = ModuleType("hypothesis")
+    hypothesis.__spec__ = ModuleSpec("hypothesis", None)  # torch asks where modules lie
+    hypothesis.given = lambda *_, **__: skipped
+    hypothesis.settings = lambda *_, **__: lambda test: test
+    hypothesis.strategies = MagicMock()
+    hypothesis.extra = SimpleNamespace(numpy=MagicMock())
+    sys.modules["hypothesis"] = hypothesis
+    sys.modules["hypothesis.strategies"] = hypothesis.strategies
+    sys.modules["hypothesis.extra"] = hypothesis.extra
+
+
+if importlib.util.find_spec("hypothesis") is None:
+    without_hypothesis()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """Skips a file that imports a package which an image for GPUs may lack, and says which."""
+    report = yield
+    error = report.call.excinfo and report.call.excinfo.value.__cause__
+    if isinstance(error, ModuleNotFoundError) and error.name.partition(".")[0] in MAY_BE_MISSING:
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 0, f"Skipped: needs {error.name}")
+    return report
 
 
 @pytest.hookimpl(tryfirst=True)

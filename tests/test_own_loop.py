@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import linecache
 import pickle
-import signal
+import subprocess
+import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -307,29 +308,30 @@ def test_a_loop_that_draws_on_its_frames_is_told_and_spoils_them_for_nobody() ->
     assert all(np.array_equal(a.image, b.image) for a, b in zip(given, frames(), strict=True))
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, whatever a library of an earlier test has set."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before or signal.default_int_handler)
+INTERRUPTED_IMPORT = """
+import signal, types, labkit
+signal.signal(signal.SIGINT, signal.default_int_handler)
+done = []
+
+def import_module(name):
+    signal.raise_signal(signal.SIGINT)
+    done.append(name)
+    return types.SimpleNamespace(bench=7)
+
+labkit.importlib = types.SimpleNamespace(import_module=import_module)
+try:
+    labkit.bench
+except KeyboardInterrupt:
+    print("interrupted after", *done)
+"""
 
 
-@pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_waits_until_the_lab_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    done = []
-
-    def import_module(name: str) -> SimpleNamespace:
-        signal.raise_signal(signal.SIGINT)
-        done.append(name)
-        return SimpleNamespace(bench=7)
-
-    monkeypatch.setattr(labkit, "importlib", SimpleNamespace(import_module=import_module))
-    monkeypatch.setitem(vars(labkit), "bench", None)
-    monkeypatch.delitem(vars(labkit), "bench")
-    with pytest.raises(KeyboardInterrupt):
-        labkit.bench  # noqa: B018
-    assert done == ["labkit.bench.run"]
+def test_an_interrupt_waits_until_the_lab_is_imported() -> None:
+    # in a process of its own: xdist's dies of an interrupt
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "interrupted after labkit.bench.run\n", done.stderr
 
 
 def test_a_torch_that_was_half_imported_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

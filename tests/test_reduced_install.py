@@ -7,15 +7,9 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from conftest import MAY_BE_MISSING
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = (
-    "nvtx", "ipywidgets", "anywidget", "nbclient", "nbformat", "nbconvert", "tornado", "jupyterlab",
-    "IPython", "ipykernel", "traitlets", "openvino", "nncf", "onnxruntime", "onnx", "onnxscript", "ray",
-    "pycocotools", "torchmetrics", "av", "pillow_heif", "playwright", "hypothesis", "supervision",
-)  # fmt: skip
-"""What an image for GPUs often lacks; everything else is torch and what it stands on."""
-
 OWN = ("fleet", "live.fallback", "live.page", "live.placed", "live.widget", "models.engines")
 """Modules that exist for one of these packages alone, and are imported where it is there."""
 
@@ -29,7 +23,7 @@ for module in pkgutil.walk_packages(labkit.__path__, "labkit."):
         importlib.import_module(module.name)
     except ModuleNotFoundError as error:
         left = error.name.split(".")[0]
-        if left not in {LEFT_OUT!r} + ("tensorrt",) or not module.name.startswith({MODULES!r}):
+        if left not in {MAY_BE_MISSING!r} | {{'tensorrt'}} or not module.name.startswith({MODULES!r}):
             print(module.name, error)
 """
 
@@ -46,7 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Installed packages without the optional ones, as links."""
     folder = tmp_path_factory.mktemp("site")
     for each in Path(sysconfig.get_path("purelib")).iterdir():
-        if each.name.split(".")[0].split("-")[0] not in LEFT_OUT and each.suffix != ".pth":
+        if each.name.split(".")[0].split("-")[0] not in MAY_BE_MISSING and each.suffix != ".pth":
             (folder / each.name).symlink_to(each)
     return folder
 
@@ -55,13 +49,24 @@ def python(site: Path, code: str, home: Path) -> subprocess.CompletedProcess[str
     paths = os.pathsep.join([str(ROOT), str(site)])
     environment = {**os.environ, "PYTHONPATH": paths, "LABKIT_HOME": str(home)}
     command = [sys.executable, "-S", "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=280, cwd=ROOT, check=False
+    )
 
 
 @pytest.mark.extended
 def test_every_module_imports_or_exists_for_what_is_missing(site: Path, tmp_path: Path) -> None:
     done = python(site, IMPORT_ALL, tmp_path)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.extended
+def test_every_file_of_tests_is_collected_or_says_what_it_needs(site: Path, tmp_path: Path) -> None:
+    options = ["-q", "-o", "addopts=-rs --strict-markers", "-p", "no:cacheprovider", "--collect-only"]
+    done = python(site, f"import pytest; raise SystemExit(pytest.main({[*options, 'tests']!r}))", tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "tests/test_filters.py::test_" in done.stdout
+    assert "tests/test_live.py:0: needs ipywidgets" in done.stdout
 
 
 @pytest.mark.extended
