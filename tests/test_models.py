@@ -1,6 +1,8 @@
 """Networks, decoding, engines: against torchvision, transformers and the plain module."""
 
 import copy
+import os
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -307,3 +309,14 @@ def test_a_cached_engine_of_which_a_part_is_gone_is_made_again(tmp_path, monkeyp
     made = cached_file("key", "model.xml", write)
     assert made.read_text() == "graph" and made.with_suffix(".bin").is_file()
     assert len(list(made.parents[1].iterdir())) == 1
+
+
+def test_what_a_killed_process_left_half_made_in_the_cache_goes_a_day_later(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    write = lambda path: path.write_text("graph")  # noqa: E731
+    engines = cached_file("key", "model.xml", write).parents[1]
+    for name, age_s in ((".making-old", 2 * 24 * 3600.0), (".making-new", 60.0)):
+        (engines / name).mkdir()
+        os.utime(engines / name, (time.time() - age_s,) * 2)
+    cached_file("another", "model.xml", write)
+    assert [each.name for each in engines.glob(".making-*")] == [".making-new"]

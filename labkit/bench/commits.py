@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 
 from labkit.bench.run import compare
 from labkit.core.errors import UsageError
+from labkit.core.scratch import scratch_folder
 from labkit.core.types import Rung
 from labkit.pipelines.own_loop import again, as_rung, own_loop
 from labkit.results.records import Comparison
@@ -53,8 +53,8 @@ def rung_at(loop: str, revision: str, against: str | None = None) -> Iterator[Ru
         raise UsageError(f"--commits compares a loop of your own, FILE.py:FUNCTION, not {loop!r}")
     top = Path(_git(path.parent, "rev-parse", "--show-toplevel")).resolve()
     commit = _git(top, "rev-parse", "--verify", "--short=7", f"{revision}^{{commit}}")
-    with tempfile.TemporaryDirectory(prefix="labkit-") as folder:
-        place = Path(folder).resolve() / commit
+    with scratch_folder("commits") as folder:
+        place = folder.resolve() / commit
         _git(top, "worktree", "add", "--detach", str(place), commit)
         try:
             there = place / path.relative_to(top)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import html
-import tempfile
 import webbrowser
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
 from labkit.cli.options import as_keywords, work_options
+from labkit.core.scratch import scratch_folder
 from labkit.core.terminal import print_text
 from labkit.core.types import Workload
 
@@ -71,7 +70,7 @@ def forwarding_page(address: str) -> Iterator[str]:
 
     Command lines can be read by everyone on a machine, and a browser is handed its page on one.
     """
-    with tempfile.TemporaryDirectory(prefix="labkit-live-") as folder:  # readable by its owner alone
-        page = Path(folder) / "open.html"
+    with scratch_folder("live") as folder:
+        page = folder / "open.html"
         page.write_text(f'<meta http-equiv="refresh" content="0; url={html.escape(address)}">\n')
         yield page.as_uri()

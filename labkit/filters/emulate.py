@@ -10,7 +10,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from math import prod
@@ -20,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from labkit.core.errors import UnavailableError, UsageError
+from labkit.core.scratch import kept_scratch_folder, scratch_folder
 from labkit.filters.kernel_source import KERNELS, kernel_names
 from labkit.filters.launch_config import Dim3
 
@@ -125,8 +125,8 @@ def _run(
         raise UsageError(f"a block has at most 1024 threads, not {prod(sizes[3:])} ({sizes[3:]})")
     values = [_value(i, arg) for i, arg in enumerate(args)]
     program = _build(text, tuple(sorted((defines or {}).items())), sanitizer)
-    with tempfile.TemporaryDirectory(prefix="labkit-emulate-") as folder:
-        data = Path(folder) / "args"
+    with scratch_folder("emulate") as folder:
+        data = folder / "args"
         data.write_bytes(b"".join(v.nbytes.to_bytes(8, "little") + v.tobytes() for v in values))
         command = [str(program), kernel, *map(str, sizes), str(data)]
         finished = _call(command, timeout_s, f"{kernel} did not end within {timeout_s:g} s: an endless loop?")
@@ -206,14 +206,9 @@ def _program(text: str) -> str:
     )
 
 
-def _folder() -> Path:
-    return Path(_holder().name)
-
-
 @cache
-def _holder() -> tempfile.TemporaryDirectory[str]:
-    # Lives in the cache until the process ends, then removes the folder.
-    return tempfile.TemporaryDirectory(prefix="labkit-kernels-")
+def _folder() -> Path:
+    return kept_scratch_folder("kernels")
 
 
 def _call(command: list[str], timeout_s: float, late: str) -> subprocess.CompletedProcess[str]:

@@ -25,6 +25,7 @@ from typing import Any
 
 from labkit.core.child import environment
 from labkit.core.errors import LabError, UnavailableError, UsageError, first_line
+from labkit.core.scratch import new_scratch_folder
 from labkit.core.threads import PASSIVE_WAIT, available_cores
 from labkit.fleet.guards import defer_interrupt, ended_with_owner
 
@@ -39,7 +40,6 @@ HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 256 * 2**20
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 20.0
-FOLDER_PREFIX = "labkit-ray-"
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_task_oom_retries": "2",  # Ray's default is to retry for ever
@@ -259,17 +259,8 @@ def _check_address(address: str) -> None:
 
 
 def _make_folder() -> Path:
-    """Create a folder for Ray's sockets and logs; removes those of killed processes.
-
-    Its path is short, since that of a socket has at most 107 characters.
-    """
-    import psutil
-
+    """A folder for Ray's sockets and logs, with a short path: that of a socket has at most 107 characters."""
     root = Path(tempfile.gettempdir())
     if len(str(root)) > 11 and Path("/tmp").is_dir():
         root = Path("/tmp")
-    for left in root.glob(f"{FOLDER_PREFIX}*"):
-        owner = left.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=root))
+    return new_scratch_folder("ray", root)

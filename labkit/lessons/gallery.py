@@ -16,7 +16,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +33,7 @@ from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.files import results_folder, write_atomic
 from labkit.core.machine import fingerprint, machine_name
 from labkit.core.read_json import read_json
+from labkit.core.scratch import scratch_folder
 
 MINUTES = 15.0
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -150,7 +150,7 @@ async def _run(notebook: Any, path: Path, limit_s: float) -> str | None:
     from nbclient import NotebookClient
     from nbclient.exceptions import DeadKernelError
 
-    with tempfile.TemporaryDirectory(prefix="labkit-gallery-") as home:
+    with scratch_folder("gallery") as home:
         client = NotebookClient(
             notebook,
             timeout=None,
@@ -160,7 +160,9 @@ async def _run(notebook: Any, path: Path, limit_s: float) -> str | None:
         )
         deadline_s = time.perf_counter() + limit_s
         try:
-            await asyncio.wait_for(client.async_execute(env={**os.environ, "LABKIT_HOME": home}), limit_s)
+            await asyncio.wait_for(
+                client.async_execute(env={**os.environ, "LABKIT_HOME": str(home)}), limit_s
+            )
         except (TimeoutError, DeadKernelError):
             # Stopped while it waits for a cell, the client takes the kernel for dead: the time tells which.
             if time.perf_counter() >= deadline_s:
@@ -254,7 +256,7 @@ def copy_with_outputs(executed: Executed) -> str:
     return SCRATCH.sub(lambda found: "results" if found[1] else "cell", text)
 
 
-SCRATCH = re.compile(r"/[\w./-]*/(?:(labkit-gallery-\w+)|ipykernel_\d+/\d+)")
+SCRATCH = re.compile(r"/[\w./-]*/(?:(labkit-gallery-[\w-]+)|ipykernel_\d+/\d+)")
 """A folder that is gone: that of the results, or that in which a cell pretends to be a file."""
 PICTURE = re.compile(r'(<img\b[^>]*\bsrc="data:image/\w+;base64,[^"]+"[^>]*>)')
 

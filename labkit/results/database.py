@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from labkit.core.errors import ResultsError
+from labkit.core.scratch import scratch_folder
 from labkit.results.checksums import primary_code
 
 T = TypeVar("T")
@@ -94,8 +94,8 @@ def _copy_into(copy: sqlite3.Connection, path: Path) -> None:
         if primary_code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise
         # The log of a writer that was killed, in a folder where SQLite may not make its index of it.
-        with tempfile.TemporaryDirectory() as folder:
-            own = Path(folder) / "copy.sqlite"
+        with scratch_folder("copy") as folder:
+            own = folder / "copy.sqlite"
             before = None
             while before != (before := _state(path)):  # a writer may begin between the two files
                 for file, to in ((path, own), (_log_of(path), _log_of(own))):

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +28,7 @@ import psutil
 
 from labkit.core.errors import LabError, ResultsError
 from labkit.core.files import write_atomic
+from labkit.core.scratch import scratch_folder
 from labkit.core.stats import ratio_interval
 from labkit.core.types import Detections, Frame, Preparation, Rung, Workload
 from labkit.fleet.benchmark.steady_state import FleetResults
@@ -285,8 +285,8 @@ def _test_video(workload: Workload, n: int) -> Iterator[str]:
 
     from labkit.sources.openers import open_source
 
-    with tempfile.TemporaryDirectory() as folder, open_source("photos", workload.size, limit=n) as photos:
-        path = str(Path(folder) / "video.avi")
+    with scratch_folder("video") as folder, open_source("photos", workload.size, limit=n) as photos:
+        path = str(folder / "video.avi")
         writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 30.0, workload.size)
         for frame in photos:
             writer.write(np.ascontiguousarray(frame.image[..., ::-1]))

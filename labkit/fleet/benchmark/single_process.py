@@ -7,7 +7,6 @@ and it has all cores.
 from __future__ import annotations
 
 import io
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, redirect_stderr
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.child import SpawnedProcess, environment
+from labkit.core.scratch import scratch_folder
 from labkit.core.threads import PASSIVE_WAIT
 from labkit.core.types import Frame
 from labkit.fleet.benchmark.steady_state import rate
@@ -70,8 +70,8 @@ class SingleProcess:
             LabError: a source cannot be read.
             WorkerError: the process died, or gave no result in time.
         """
-        with tempfile.TemporaryDirectory() as out:
-            plan = replace(plan, out=Path(out))
+        with scratch_folder("fleet") as out:
+            plan = replace(plan, out=out)
             return rate(self._process.call(seconds + REPLY_S, _process_streams, plan, seconds))
 
 

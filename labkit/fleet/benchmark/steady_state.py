@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import LabError
+from labkit.core.scratch import scratch_folder
 from labkit.fleet.fleet_plan import Plan, Summary
 from labkit.fleet.run_fleet import Fleet
 from labkit.fleet.streams import StreamState
@@ -96,8 +96,8 @@ def run_to_end(
     Raises:
         LabError: there were fewer than two results; the message says how the streams ended.
     """
-    with tempfile.TemporaryDirectory() as out:
-        with Fleet(replace(plan, out=Path(out))) as fleet:
+    with scratch_folder("fleet") as out:
+        with Fleet(replace(plan, out=out)) as fleet:
             for states in fleet.states(every_s):
                 on_states(fleet, states)
             summary = fleet.summary()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import os
 import secrets
 import shutil
-import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from labkit.core.files import user_cache
+from labkit.core.scratch import kept_scratch_folder
+
+UNFINISHED = ".making-"
+LEFT_BEHIND_S = 24 * 3600.0
 
 
 def cache_folder() -> Path:
@@ -52,14 +56,19 @@ def cached_file(key: str, name: str, write: Callable[[Path], None]) -> Path:
 
 
 def _new_folder(parent: Path) -> Path:
-    """A new folder that the umask decides on; those of `tempfile` are for one user alone."""
-    folder = parent / f".making-{secrets.token_hex(8)}"
+    """A new folder that the umask decides on; those of `tempfile` are for one user alone.
+
+    What a killed process left half made is removed a day later.
+    """
+    for left in parent.glob(f"{UNFINISHED}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > LEFT_BEHIND_S:
+                shutil.rmtree(left, ignore_errors=True)
+    folder = parent / f"{UNFINISHED}{secrets.token_hex(8)}"
     folder.mkdir(parents=True)
     return folder
 
 
 @cache
 def _own_folder() -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="labkit-engines-")
-    atexit.register(folder.cleanup)
-    return Path(folder.name)
+    return kept_scratch_folder("engines")
