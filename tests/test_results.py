@@ -848,6 +848,22 @@ def test_what_a_store_never_takes_is_kept_and_told(tmp_path: Path, monkeypatch: 
     spare = here.notes[0].split()[-1]
     assert f"labkit results add {spare}" in here.notes[0]
     assert len(Store(spare).runs()) == 1
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_spare_store_without_runs_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    monkeypatch.setattr(saving.tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "file").write_text("")
+    with saving.store_or_spare(tmp_path / "file" / "lab.sqlite") as (store, refusal):
+        assert refusal is not None and store.path.parent.name.startswith("labkit-unsaved-")
+        for _ in range(kept):
+            store.add(made_up_run())
+    assert len(list(tmp_path.glob("labkit-unsaved-*"))) == kept
+    with saving.store_or_spare(tmp_path / "lab.sqlite") as (store, refusal):
+        assert refusal is None
+    assert (tmp_path / "lab.sqlite").is_file()
     (tmp_path / "full" / "lab.sqlite").mkdir(parents=True)
     monkeypatch.setattr(saving.tempfile, "mkdtemp", lambda **_: str(tmp_path / "full"))
     with saving.Saving(tmp_path / "file" / "lab.sqlite") as here:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from labkit.fleet.sweep.point import Point
     from labkit.fleet.sweep.run_sweep import SweepResult
     from labkit.results.records import Run
+    from labkit.results.store import Store
     from labkit.results.sweeps import SweepPoint
 
 OPTIONAL = ("agrees", "95% interval", "boxes", "scenario", "n", "size")
@@ -170,33 +171,34 @@ def _measured(
     from labkit.bench.progress import err, print_lines
     from labkit.fleet.sweep.run_sweep import sweep as run_sweep
     from labkit.fleet.sweep.run_sweep import unused_name
-    from labkit.results.saving import spare_store
-    from labkit.results.store import Store, default_path
+    from labkit.results.saving import store_or_spare
+    from labkit.results.store import default_path
 
-    path = default_path()
-    unsaved = ""
-    try:
-        opened = Store(path)
-    except ResultsError as error:
-        opened = spare_store(path)
-        unsaved = (
-            f"the sweep could not be saved: {error}. It is in {opened.path}; "
-            f"to save its runs: labkit results add {opened.path}"
-        )
-        path = opened.path
-    with opened as store, _Bar() as bar:
+    with store_or_spare(default_path()) as (store, refusal), _Bar() as bar:
         name = unused_name(store, name or grid.name) if again else name or grid.name
         try:
             result = run_sweep(
                 grid, store=store, name=name, address=address, retry_failed=retry_failed,
                 dashboard=dashboard, progress=bar,
             )  # fmt: skip
-            return replace(result, notes=(*result.notes, unsaved)) if unsaved else result
+            if refusal is None:
+                return result
+            return replace(result, notes=(*result.notes, _unsaved(store, refusal)))
         except KeyboardInterrupt:
+            kept = f"{bar.kept} of {bar.total} points are kept in {store.path}"
             way = f"the same command with --name {name}, without --again," if again else "the same command"
-            stopped = f"labkit: stopped; {bar.kept} of {bar.total} points are kept in {path}; {way} resumes"
+            stopped = f"labkit: stopped; {kept}; {way} resumes"
+            if refusal is not None:
+                stopped = f"labkit: stopped; {_unsaved(store, refusal)}"
     print_lines([stopped], console=err)
     raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _unsaved(spare: Store, refusal: ResultsError) -> str:
+    note = f"the sweep could not be saved: {refusal}"
+    if not spare.runs():
+        return note
+    return f"{note}. It is in {spare.path}; to save its runs: labkit results add {spare.path}"
 
 
 def _table(result: SweepResult) -> Table:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -124,6 +124,32 @@ def spare_store(path: Path) -> Store:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+@contextmanager
+def store_or_spare(path: Path) -> Iterator[tuple[Store, ResultsError | None]]:
+    """The store at `path`, or a spare one and why; a spare one that no run was added to is removed.
+
+    Raises:
+        ResultsError: neither can be written.
+        OSError: there is no folder for the spare one.
+    """
+    refusal = None
+    try:
+        opened = Store(path)
+    except ResultsError as error:
+        opened, refusal = spare_store(path), error
+    with ExitStack() as at_the_end:
+        if refusal is not None:
+            at_the_end.callback(_remove_if_empty, opened.path)
+        yield at_the_end.enter_context(opened), refusal
+
+
+def _remove_if_empty(spare: Path) -> None:
+    with Store(spare) as store:
+        empty = not store.runs()
+    if empty:
+        shutil.rmtree(spare.parent, ignore_errors=True)
 
 
 def add_all(store: Store, results: Iterable[Run | Comparison]) -> int:
