@@ -347,7 +347,9 @@ def test_damaged_rows_are_named_and_deleted(tmp_path, here):
         assert "labkit results delete 2" in here("results", command, "whole", env=home).stdout
     assert "whole" in here("results", env=home).stdout
     assert here("results", "show", "2", env=home).returncode == 7
-    assert here("results", "delete", "2-9", env=home).stdout == "1 runs deleted\n"
+    for impossible in ("9" * 5000, "²", "7-"):
+        assert here("results", "delete", impossible, env=home).returncode == 2
+    assert here("results", "delete", "2-9", "9" * 20, env=home).stdout == "1 runs deleted\n"
     assert here("results", "delete", "--table", "comparisons", "1", env=home).returncode == 0
     assert not here("results", env=home).stderr
     assert here("results", "delete", "x", env=home).returncode == 2

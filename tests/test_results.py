@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -138,8 +139,11 @@ def test_runs_are_listed_and_deleted_and_their_ids_are_not_given_again(lab: Stor
     assert lab.delete([1, 2, 99]) == 2
     assert [run.id for run in lab.runs()] == [3, 4, 5, 6]
     assert lab.add(made_up_run()).id == 7
-    with pytest.raises(UsageError, match="no row 1 among the runs"):
-        lab.run(1)
+    for absent in (1, 2**63, -(2**70)):
+        with pytest.raises(UsageError, match=f"no row {absent} among the runs"):
+            lab.run(absent)
+    assert lab.delete([2**63, -(2**70)]) == 0
+    assert lab.delete(range(6, 10**30)) == 2
 
 
 def test_predictions(lab: Store) -> None:
@@ -899,6 +903,23 @@ def test_points_that_a_store_does_not_take_are_kept_and_told(
         with Store(path) as spare:
             assert add_all(lab, spare.runs()) == 1
     assert len(list(tmp_path.glob("labkit-unsaved-*"))) == 1
+
+
+def test_results_that_two_processes_add_at_once_are_there_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    run = made_up_run()
+
+    def while_another_adds(other: Store) -> Iterator[Run]:
+        with pytest.raises(ResultsError, match="another process has held"):
+            add_all(other, [run])
+        yield run
+
+    with Store(tmp_path / "lab.sqlite") as lab, Store(tmp_path / "lab.sqlite") as other:
+        assert add_all(lab, while_another_adds(other)) == 1
+        assert add_all(other, [run]) == 0
+        assert len(lab.runs()) == 1
 
 
 def test_a_file_name_that_is_no_utf8_is_stored_in_readable_form(lab: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -147,8 +148,8 @@ def delete(
     table: Annotated[Table, typer.Option(help="Where these rows are.")] = Table.runs,
 ) -> None:
     """Delete runs, or rows of another table, damaged ones too."""
-    with Store(default_path()) as store:
-        count = store.delete([number for text in ids for number in _numbers(text)], table.value)
+    with Store(default_path()) as store, store.transaction():
+        count = sum(store.delete(_numbers(text), table.value) for text in ids)
     print_text(f"{count} {table.value.replace('_', ' ')} deleted")
 
 
@@ -227,10 +228,12 @@ def _stored() -> Iterator[Store]:
 
 def _numbers(text: str) -> range:
     """The ids of a row, such as 3, or of several, such as 3-7."""
-    first, _, last = text.partition("-")
-    if not (first.isdigit() and (last or first).isdigit()):
-        raise UsageError(f"an ID is a number as listed, such as 3, or several, such as 3-7; not {text!r}")
-    return range(int(first), int(last or first) + 1)
+    named = re.fullmatch(r"([0-9]{1,20})(?:-([0-9]{1,20}))?", text)
+    if named is None:
+        raise UsageError(
+            f"an ID is a number as listed, such as 3, or several, such as 3-7; not {text[:50]!r}"
+        )
+    return range(int(named[1]), int(named[2] or named[1]) + 1)
 
 
 def _exported(folders: Sequence[Path]) -> tuple[list[Run], list[Comparison]]:

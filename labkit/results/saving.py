@@ -153,16 +153,17 @@ def _remove_if_empty(spare: Path) -> None:
 
 
 def add_all(store: Store, results: Iterable[Run | Comparison]) -> int:
-    """Adds results that a store does not have yet; returns how many those were.
+    """Adds results that a store does not have yet, all or none; returns how many those were.
 
     Raises:
         ResultsError: the store cannot be written.
     """
-    stored: list[Run | Comparison] = [*store.runs(), *store.comparisons()]
-    there = {_identity(each) for each in stored}
-    new = [each for each in results if _identity(each) not in there]
-    for each in new:
-        store.add(replace(each, id=None))
+    with store.transaction():  # from here on no other process adds any
+        stored: list[Run | Comparison] = [*store.runs(), *store.comparisons()]
+        there = {_identity(each) for each in stored}
+        new = [each for each in results if _identity(each) not in there]
+        for each in new:
+            store.add(replace(each, id=None))
     return len(new)
 
 

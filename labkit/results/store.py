@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,9 +18,19 @@ from typing import Any, Self, TypeVar
 from labkit.core.errors import ResultsError, UsageError
 from labkit.core.files import results_folder
 from labkit.results import codec, database, schema
-from labkit.results.checksums import Damage, describe_damage, insert_row, read_row, read_rows, seal_row
+from labkit.results.checksums import (
+    Damage,
+    describe_damage,
+    insert_row,
+    read_row,
+    read_rows,
+    row_ids,
+    seal_row,
+)
 from labkit.results.exports import export
 from labkit.results.records import Comparison, Run
+
+TOO_LARGE_AN_ID = 2**63  # for SQLite
 
 Record = TypeVar("Record")
 Result = TypeVar("Result", bound=Run | Comparison)
@@ -120,10 +130,11 @@ class Store:
         """All comparisons, oldest first."""
         return self._all("comparisons", codec.build_comparison)
 
-    def delete(self, ids: Iterable[int], table: str = "runs") -> int:
+    def delete(self, ids: Container[int], table: str = "runs") -> int:
         """Deletes rows of a table by their ids, damaged ones too; returns how many there were."""
         with self.transaction() as db:
-            return db.executemany(f"DELETE FROM {table} WHERE rowid = ?", [(int(i),) for i in ids]).rowcount
+            there = [(row_id,) for row_id in row_ids(db, table) if row_id in ids]
+            return db.executemany(f"DELETE FROM {table} WHERE rowid = ?", there).rowcount
 
     def export(self, folder: Path | str) -> list[Path]:
         """Writes all runs and comparisons into a folder; see `labkit.results.exports.export`."""
@@ -160,7 +171,7 @@ class Store:
 
     def _one(self, table: str, row_id: int, build: Callable[[codec.Row], Record]) -> Record:
         with self._explained():
-            found = read_row(self._db, table, row_id, build)
+            found = read_row(self._db, table, row_id, build) if abs(row_id) < TOO_LARGE_AN_ID else None
         if found is None:
             raise UsageError(f"there is no row {row_id} among the {table} of {self.path}")
         if isinstance(found, Damage):
@@ -175,8 +186,14 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """The database for a group of statements that take effect together or not at all."""
+        """The database for a group of statements that take effect together or not at all.
+
+        A transaction within another is a part of it.
+        """
         with self._explained():
+            if self._db.in_transaction:
+                yield self._db
+                return
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
