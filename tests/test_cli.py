@@ -570,6 +570,30 @@ def test_a_note_is_shown_once_however_often_it_comes():
     assert console.export_text().split() == ["no", "weights", "here", "[b]", "is", "no", "markup"]
 
 
+def test_an_interrupt_in_a_notebook_is_one_sentence_that_says_what_is_kept(monkeypatch):
+    import IPython.display
+    from records_made_up import made_up_comparison, made_up_run
+
+    from labkit.bench.progress import Interrupted, NotebookProgress
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda *_, **__: SimpleNamespace(update=shown.append))
+
+    def interrupted(*finished):
+        with NotebookProgress() as progress:
+            for each in finished:
+                progress.finished(each)
+            progress.step("b: measuring")
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match=r"stopped at 'b: measuring'; kept .*: a$") as stopped:
+        interrupted(made_up_run("a", id=7), made_up_comparison("a", "unsaved"))
+    assert stopped.value._render_traceback_() == [f"Interrupted: {stopped.value}"]
+    assert shown[-1].data == "" and isinstance(stopped.value, KeyboardInterrupt)
+    with pytest.raises(Interrupted, match="nothing was measured"):
+        interrupted()
+
+
 def test_the_browser_is_not_handed_the_token_of_the_live_view(monkeypatch):
     """Its command line names a file that only this user can read, which leads to the page."""
     from urllib.request import url2pathname

@@ -153,6 +153,15 @@ def test_readme_links_each_notebook_and_its_copy():
         assert f"](notebooks/{path.name})" in readme and f"](results/gallery/{path.name})" in readme
 
 
+@pytest.mark.parametrize("folder", ["notebooks", "results/gallery"])
+def test_links_between_notebooks_lead_somewhere(folder):
+    for path in (ROOT / folder).glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        links = re.findall(r"\]\(([^):]+)\)", "\n".join(texts))
+        assert links and not [link for link in links if not (path.parent / link).is_file()], path.name
+
+
 COPIES = sorted((ROOT / "results" / "gallery").glob("*.ipynb"))
 
 

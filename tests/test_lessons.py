@@ -181,6 +181,8 @@ def test_published_figures_stand_beside_the_runs_of_their_rung():
     assert table.loc["resnet_pil_cpu", "FPS here"] == "not measured"
     assert table.loc["detr_pil_cpu", "FPS here"] not in ("", "not measured")
     assert {figure.rung for figure in PUBLISHED} <= {each.name for each in LADDER}
+    shown = published_beside([], stage=6)._repr_html_()
+    assert "not measured" in shown and "None" not in shown and "<th>0</th>" not in shown
 
 
 def test_launches_and_waits_are_counted_without_a_gpu():

@@ -191,6 +191,8 @@ def test_the_ceiling_of_several_steps_is_that_of_all_their_parts_and_a_guess_giv
     scheduled = [parted("a", infer=0.2, decode=0.1), parted("b", infer=0.1, decode=0.1)]
     assert ceiling_of(made_up_comparison("a", "b", ratio=1.2), scheduled) == (("infer",), pytest.approx(1.25))
     assert ceiling_of(made_up_comparison("a", "b", ratio=1.5), scheduled) is None
+    both = [parted("a", infer=0.2, decode=0.2), parted("b", infer=0.1, decode=0.12)]
+    assert ceiling_of(made_up_comparison("a", "b"), both) is None  # no part is the change by itself
 
 
 def test_what_beats_the_peak_is_named_and_not_drawn() -> None:

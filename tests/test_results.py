@@ -25,9 +25,11 @@ from records_made_up import made_up_comparison, made_up_run
 
 from labkit.core.errors import ResultsError, UsageError
 from labkit.core.files import recorded_folder, write_atomic
+from labkit.core.types import Frame
 from labkit.results import checksums, codec, database, result_set, saving, schema
 from labkit.results.ceilings import with_ceilings
 from labkit.results.exports import export, load_export, load_exports
+from labkit.results.history import History
 from labkit.results.record_checks import check_seconds, describe
 from labkit.results.records import Comparison, Run
 from labkit.results.result_set import ResultSet
@@ -522,6 +524,23 @@ def test_amdahls_ceiling_of_each_span():
     assert table["share of the frame"].to_dict() == {"preprocess": 0.12, "infer": 0.75, "decode": 0.08}
     assert table["ceiling"].to_dict() == {"preprocess": 1.14, "infer": 4.0, "decode": 1.09}
     assert table["ms per frame"].to_dict() == {"preprocess": 3.6, "infer": 22.5, "decode": 2.4}
+    ahead = replace(run, spans_s={name: 1.2 * seconds for name, seconds in run.spans_s.items()})
+    assert ResultSet([ahead]).ceilings()["ceiling"].isna().all()  # its parts overlap
+
+
+def test_records_show_their_words_and_no_samples():
+    run, fed = made_up_run("a"), made_up_run("a", scenario="paced", settings={"paced_fps": 30})
+    assert repr(run).startswith("a: ") and "FPS" in repr(run) and "median latency" in repr(fed)
+    assert repr(made_up_comparison("a", "b")) == made_up_comparison("a", "b").sentence
+    assert repr(Frame(np.zeros((48, 64, 3), np.uint8), 3, 1.5)) == "Frame(index=3, 64x48 px, t_s=1.500)"
+
+
+def test_a_history_of_two_runs_has_a_plot_and_one_without_runs_its_comparison():
+    then, now = (made_up_run("a", created=f"2026-11-2{day}T10:00:00") for day in (1, 2))
+    alone, both = History("a", (now,))._repr_html_(), History("a", (then, now))._repr_html_()
+    assert "the day before" in both and "<img" in both and "<img" not in alone
+    compared = made_up_comparison("slow", "a")
+    assert str(History("a", (), (), (compared,))).endswith(f"by itself; {compared.finding}")
 
 
 def test_a_verdict_beyond_what_is_possible_is_none() -> None:

@@ -163,7 +163,7 @@ def _gpu() -> Check:
 
     state = gpu_state()
     if state is None:
-        advice = "GPU rungs show recorded runs instead; all else works on the CPU"
+        advice = "rungs for a GPU are left out; all else works on the CPU"
         return Check("gpu", "missing", "no NVIDIA GPU", advice)
     import torch  # takes a second or more, so only where there is a GPU that it may be able to use
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from labkit.core.terminal import print_text, printable
-from labkit.results.format import format_bounds, format_number, format_percent
+from labkit.results.format import format_number, format_percent
 from labkit.results.records import Comparison, Run
 
 NOTE_STYLE = "#c75000"
@@ -83,7 +83,19 @@ class ProgressBar(Reporter):
         """A line with the result's main figure."""
         self.saved += result.id is not None
         if isinstance(result, Run):
-            print_lines([_result_line(result)], console=self._progress.console)
+            print_lines([str(result)], console=self._progress.console)
+
+
+class Interrupted(KeyboardInterrupt):
+    """An interrupt of a measurement in a notebook, shown as one sentence that says what is kept."""
+
+    def __init__(self, step: str, kept: Sequence[str]) -> None:
+        stored = ", ".join(dict.fromkeys(kept))
+        rest = f"kept (labkit.results() shows them): {stored}" if stored else "nothing was measured yet"
+        super().__init__(f"stopped at {step!r}; {rest}")
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {printable(str(self))}"]
 
 
 class NotebookProgress(Reporter):
@@ -95,11 +107,14 @@ class NotebookProgress(Reporter):
         self._html = HTML
         self._step, self._share = "starting", 0.0
         self._notes: set[str] = set()
+        self._kept: list[str] = []
         self._line = display(HTML(""), display_id=True)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._line.update(self._html(""))
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            raise Interrupted(self._step, self._kept) from None
 
     def step(self, text: str) -> None:
         """A new step, with an empty bar."""
@@ -120,8 +135,10 @@ class NotebookProgress(Reporter):
 
     def finished(self, result: Run | Comparison) -> None:
         """A line that stays, with the run's main figure."""
+        if result.id is not None:
+            self._kept.append(result.rung if isinstance(result, Run) else f"{result.b} vs {result.a}")
         if isinstance(result, Run):
-            print_text(_result_line(result))
+            print_text(str(result))
 
     def _show(self) -> None:
         bar = f'<progress value="{self._share:.2f}" max="1"></progress>'
@@ -135,13 +152,6 @@ def shown_progress(given: Reporter | None = None) -> AbstractContextManager[Repo
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return NotebookProgress() if hasattr(shell, "kernel") else ProgressBar()
-
-
-def _result_line(run: Run) -> str:
-    if run.scenario == "paced":
-        lost = f", {run.dropped} of {run.offered} frames dropped" if run.dropped else ""
-        return f"{run.rung} at {run.fed}: median latency {format_number(run.percentile_ms(50))} ms{lost}"
-    return f"{run.rung}: {format_number(run.fps)} FPS ({format_bounds(run.fps_interval)})"
 
 
 COLUMNS = (

@@ -63,6 +63,11 @@ class Frame:
             raise FrameError("a frame's image is C-contiguous; use numpy.ascontiguousarray")
         object.__setattr__(self, "size", (image.shape[1], image.shape[0]))
 
+    def __repr__(self) -> str:
+        """Its number, size and time: the pixels would fill a page."""
+        width, height = self.size
+        return f"Frame(index={self.index}, {width}x{height} px, t_s={self.t_s:.3f})"
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Detections:

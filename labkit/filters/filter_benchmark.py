@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from labkit.core import stats
 from labkit.core.errors import UnavailableError, UsageError
+from labkit.core.shown_table import shown_table
 from labkit.core.types import Size
 from labkit.filters import reference
 from labkit.filters.image_filters import guided_filter
@@ -96,8 +97,6 @@ class FilterTimes:
 
     def table(self) -> pd.DataFrame:
         """One row per version: ms, times faster than the first one with interval, difference from float64."""
-        import pandas as pd
-
         rows = []
         for one in self.versions:
             ratio, interval = self.ratio(one.version, self.versions[0].version)
@@ -110,7 +109,7 @@ class FilterTimes:
                     "largest difference": one.largest_difference,
                 }
             )
-        return pd.DataFrame(rows)
+        return shown_table(rows)
 
     def sentences(self) -> list[str]:
         """Each version compared with the one that is made of a library's calls, one sentence each."""

@@ -212,6 +212,7 @@ def _say_whence(notebook: Any, name: str) -> None:
     )
     for cell in notebook.cells:
         cell.source = cell.source.replace(f"[Read it with results](../results/gallery/{name}).", whence)
+        cell.source = cell.source.replace("](glossary.md)", "](../../notebooks/glossary.md)")  # no copy of it
 
 
 def _is_progress(output: Any) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import UnavailableError
+from labkit.core.shown_table import shown_table
 from labkit.core.terminal import print_text
 from labkit.core.types import Size
 from labkit.filters.image_filters import guided_filter
@@ -135,8 +136,6 @@ def kernel_table(arch: int = 90, radius: int = 4, size: Size = (640, 480)) -> pd
     bytes take at an H200's stated 4.8 TB/s, machine instructions in the code, registers per
     thread, shared memory per block, and resident threads over the most possible.
     """
-    import pandas as pd
-
     from labkit.filters.compile import compile_plan
     from labkit.filters.launch_config import PLANNERS
 
@@ -160,7 +159,7 @@ def kernel_table(arch: int = 90, radius: int = 4, size: Size = (640, 480)) -> pd
             }
         )
     print_text(f"Computed from the code compiled for sm_{arch}, for {size[0]}x{size[1]} and radius {radius}.")
-    return pd.DataFrame(rows)
+    return shown_table(rows)
 
 
 def detection_table(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labkit.core.shown_table import shown_table
 from labkit.core.terminal import print_text
 from labkit.core.trace import hidden_share
 from labkit.core.types import Rung, Size, Workload
@@ -189,8 +190,6 @@ def depths(depths: Sequence[int] = (1, 2, 3, 4), frames: int = 40) -> pd.DataFra
 
     Times are simulated, so they show what depends on what and say nothing about any machine.
     """
-    import pandas as pd
-
     rows = []
     for depth in depths:
         result = simulate(launch, frames, depth=depth)
@@ -203,7 +202,7 @@ def depths(depths: Sequence[int] = (1, 2, 3, 4), frames: int = 40) -> pd.DataFra
                 "upload and filter hidden": f"{_hidden(result):.0%}",
             }
         )
-    return pd.DataFrame(rows)
+    return shown_table(rows)
 
 
 def _hidden(result: Simulation) -> float:

@@ -17,6 +17,7 @@ from labkit.bench.plan import QUICK
 from labkit.bench.worker import Worker
 from labkit.core.errors import UnavailableError
 from labkit.core.machine import fingerprint, machine_name
+from labkit.core.shown_table import shown_table
 from labkit.core.terminal import print_text
 from labkit.core.types import Detections, Size, Workload
 from labkit.fleet.benchmark.rounds import Rounds, run_rounds
@@ -132,8 +133,6 @@ def service_times(
 
 def service_table(measured: Measured) -> pd.DataFrame:
     """Group size against time per pass, per frame, and throughput, as measured."""
-    import pandas as pd
-
     rows = []
     for n, times in measured.batch_s.items():
         low, middle, high = np.percentile(times, [25, 50, 75])
@@ -146,7 +145,7 @@ def service_table(measured: Measured) -> pd.DataFrame:
                 "frames per s": round(n / float(np.mean(times)), 1),
             }
         )
-    return pd.DataFrame(rows)
+    return shown_table(rows)
 
 
 def simulated_fleets(
@@ -196,8 +195,6 @@ def simulated_beside_measured(
     predicted: dict[int, SimulationResult], done: Rounds | None = None
 ) -> pd.DataFrame:
     """Simulated and, where fleets ran, measured figures, with the difference."""
-    import pandas as pd
-
     rows = []
     for point in _points(predicted, done):
         row: dict[str, Any] = {"streams": point.streams, "simulated FPS": round(point.predicted_fps, 1)}
@@ -211,7 +208,7 @@ def simulated_beside_measured(
         if point.measured_age_ms is not None:
             row["measured age p90 ms"] = round(point.measured_age_ms)
         rows.append(row)
-    return pd.DataFrame(rows)
+    return shown_table(rows)
 
 
 def simulation_error(measured: Measured, predicted: dict[int, SimulationResult], done: Rounds) -> str:
@@ -263,8 +260,6 @@ def many_cameras(
         group: maximum of frames per pass.
         moving: share of the frames in which something moves.
     """
-    import pandas as pd
-
     fit = max_streams(
         FleetModel(1, fps=fps, batch=group, transfer_s=TRANSFER_S), measured.service, age_ms=age_ms, fps=fps
     )
@@ -275,14 +270,14 @@ def many_cameras(
     )
     if fit < 1:
         print_text("Not even one camera fits such a machine within these limits; loosen them.")
-        return pd.DataFrame()
+        return shown_table([])
     sizes = {"jpeg_bytes": measured.jpeg_bytes, "result_bytes": measured.result_bytes}
     rows = [
         (n, where, engines, round(mbit_s, 2))
         for n in cameras
         for where, engines, mbit_s in deployments(n, fit, fps=fps, motion_share=moving, **sizes)
     ]
-    return pd.DataFrame(rows, columns=["cameras", "where", "machines", "network Mbit/s"])
+    return shown_table(rows, columns=["cameras", "where", "machines", "network Mbit/s"])
 
 
 def _points(predicted: dict[int, SimulationResult], done: Rounds | None) -> list[FleetPoint]:

@@ -12,6 +12,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from labkit.core.errors import LabError, UsageError
+from labkit.core.shown_table import shown_table
 from labkit.core.stats import format_interval
 from labkit.core.terminal import print_text
 from labkit.results.predictions import Calibration, Outcome, calibration
@@ -136,8 +137,6 @@ def show_calibration() -> Any:
 
 def calibration_table(known: Calibration) -> pd.DataFrame:
     """One row per question: prediction, measured ratio with its interval, and the outcome."""
-    import pandas as pd
-
     rows = [
         {
             "question": one.question,
@@ -148,7 +147,7 @@ def calibration_table(known: Calibration) -> pd.DataFrame:
         }
         for one in known.outcomes
     ]
-    return pd.DataFrame(rows)
+    return shown_table(rows)
 
 
 def form(asked: Question) -> Any:

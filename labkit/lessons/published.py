@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from labkit.core.shown_table import shown_table
 from labkit.core.stats import format_interval
 from labkit.results.records import Run
 from labkit.results.result_set import ResultSet, results
@@ -52,8 +53,6 @@ PUBLISHED = (
 
 def published_beside(runs: Iterable[Run], stage: int) -> pd.DataFrame:
     """Published figures of a stage beside the runs of the same rungs on this machine."""
-    import pandas as pd
-
     by_rung = {run.rung: run for run in runs}
     rows = []
     for figure in (figure for figure in PUBLISHED if figure.stage == stage):
@@ -67,7 +66,7 @@ def published_beside(runs: Iterable[Run], stage: int) -> pd.DataFrame:
                 "agreement": run.agreement.share if run and run.agreement else None,
             }
         )
-    return pd.DataFrame(rows)
+    return shown_table(rows)
 
 
 def recorded_gpu() -> ResultSet | str:

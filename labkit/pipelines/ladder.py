@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.core.errors import UsageError
 from labkit.core.requirements import unmet_requirement
+from labkit.core.shown_table import shown_table, table_html
 from labkit.core.types import FilterStep, Preparation, Rung
 from labkit.pipelines.baseline import baseline_combined
 from labkit.pipelines.combined import awake_crops, batched_crops, one_by_one
@@ -436,17 +437,15 @@ class Ladder(tuple[Rung, ...]):
 
     def table(self) -> pd.DataFrame:
         """One row per rung: stage, what it changes, and why this machine cannot run it, if so."""
-        import pandas as pd
-
         columns = ["rung", "stage", "changes", "about", "unavailable"]
         by_stage = sorted(self, key=lambda rung: rung.stage)
         rows = [
             (r.name, r.stage, r.changes or "", r.about, unmet_requirement(r.needs) or "") for r in by_stage
         ]
-        return pd.DataFrame(rows, columns=columns)
+        return shown_table(rows, columns)
 
     def _repr_html_(self) -> str:
-        return self.table().to_html(index=False, border=0)
+        return table_html(self.table())
 
     def __str__(self) -> str:
         return "\n".join(f"{rung.name:<24} {rung.about}" for rung in self)

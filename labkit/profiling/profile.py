@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from labkit.core.shown_table import table_html
 from labkit.profiling.capture import Capture
 from labkit.profiling.perfetto import PerfettoTrace, perfetto_trace
 from labkit.profiling.profile_timeline import timeline
@@ -55,12 +56,11 @@ class Profile:
         return [*lines, f"{reads}. Without a GPU nothing waits for them; on one, each is a wait."]
 
     def _repr_html_(self) -> str:
-        shown: Any = {"index": False, "na_rep": "", "border": 0}
         parts = ["<br>".join(map(escape, self.words()))]
         if self.capture.ranges:
-            parts += [self.table().round(2).to_html(**shown), self.timeline()._repr_html_()]
+            parts += [table_html(self.table().round(2)), self.timeline()._repr_html_()]
         if self.capture.reads:
-            reads = self.reads().round(2).to_html(**shown)
+            reads = table_html(self.reads().round(2))
             parts += ["<b>Lines that make the host read a tensor</b>", reads]
         return "\n".join(parts)
 

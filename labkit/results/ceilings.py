@@ -11,8 +11,8 @@ import numpy as np
 
 from labkit.results.records import SAME_WORK, Ceiling, Comparison, Run, Samples
 
-SMALL = 0.001
-"""A part with less of the frame is noise, when it is asked which part changed."""
+MOST = 0.8
+"""A part with more than this share of what changed is taken to be the change."""
 
 
 def with_ceilings(comparisons: Iterable[Comparison], runs: Iterable[Run]) -> list[Comparison]:
@@ -40,7 +40,7 @@ def ceiling(comparison: Comparison, known: Mapping[str, Sequence[Run]]) -> Ceili
 
     The parts are those of each step from a to b, where every rung changes one thing of another. They are
     known from the two preparations. Where these are alike and only the schedule differs, it is the part
-    whose time changed most, relative to itself: a guess, which is dropped where the comparison refutes it.
+    that makes up most of what changed: a guess, which is dropped where the comparison refutes it.
 
     Args:
         comparison: of two rungs.
@@ -54,7 +54,7 @@ def ceiling(comparison: Comparison, known: Mapping[str, Sequence[Run]]) -> Ceili
     steps = list(pairwise(path))
     named = [_meant(*step) for step in steps]
     meant = [parts or _guess(*step) for parts, step in zip(named, steps, strict=True)]
-    if not steps or not all(meant) or _overlap(path[0]) or _overlap(path[-1]):
+    if not steps or not all(meant) or spans_overlap(path[0]) or spans_overlap(path[-1]):
         return None
     parts_s = _parts_s(path[0])
     parts = tuple(name for name in parts_s if any(name in each for each in meant))
@@ -100,14 +100,15 @@ def _meant(before: Run, after: Run) -> tuple[str, ...]:
 
 
 def _guess(before: Run, after: Run) -> tuple[str, ...]:
-    """The span that changed most, where the two are prepared alike."""
+    """The span that makes up most of what changed, where the two are prepared alike."""
     if before.settings.get("preparation", {}) != after.settings.get("preparation", {}):
         return ()
     earlier, later = _parts_s(before), _parts_s(after)
     if earlier.keys() != later.keys():
         return ()
-    large = [name for name in earlier if earlier[name] > SMALL * _frame_s(before) and later[name] > 0]
-    return (max(large, key=lambda name: abs(np.log(earlier[name] / later[name]))),) if large else ()
+    change_s = {name: abs(earlier[name] - later[name]) for name in earlier}
+    least_s = MOST * sum(change_s.values())
+    return tuple(name for name, seconds in change_s.items() if seconds > least_s)
 
 
 def _parts_of(key: str) -> tuple[str, ...]:
@@ -127,7 +128,7 @@ def _parts_s(run: Run) -> dict[str, float]:
     return {name: float(np.nansum(seconds)) / run.n_frames for name, seconds in _spans(run).items()}
 
 
-def _overlap(run: Run) -> bool:
+def spans_overlap(run: Run) -> bool:
     """True if its spans overlap: together they last longer than the frame."""
     return sum(_parts_s(run).values()) > _frame_s(run)
 

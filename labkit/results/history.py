@@ -9,10 +9,11 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from labkit.core.machine import fingerprint_differences, fingerprint_unknowns
+from labkit.core.shown_table import shown_table, table_html
 from labkit.results.format import format_bounds, format_number
 from labkit.results.records import SAME_WORK, Comparison, Run, models_in
 from labkit.results.result_set import results
-from labkit.results.table import bounds, shown_table, table_html
+from labkit.results.table import bounds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,17 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class History:
-    """Runs of one rung, oldest first; shows itself as a table with a sentence.
+    """Runs of one rung, oldest first; shows itself as a table, a sentence and, from two runs on, a plot.
 
     Attributes:
         rung: its name; for a loop of your own all its versions.
         runs: oldest first.
         notes: sentences on stored rows that are damaged, and left out.
+        comparisons: that it took part in, the newest last.
     """
 
     rung: str
     runs: tuple[Run, ...]
     notes: tuple[str, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
 
     def table(self) -> pd.DataFrame:
         """One row per run: when (UTC), version of an own loop, commit (+ if changed since), figures."""
@@ -48,10 +51,11 @@ class History:
 
     def previous(self) -> Run | None:
         """The last run before the newest one that did the same work on the same kind of machine."""
-        if not self.runs:
-            return None
-        earlier = reversed(self.runs[:-1])
-        return next((run for run in earlier if comparable(run, self.runs[-1])), None)
+        return next(iter(self._alike()[-2:-1]), None)
+
+    def _alike(self) -> list[Run]:
+        """The newest run, and before it those that did the same work on the same kind of machine."""
+        return [run for run in self.runs if comparable(run, self.runs[-1])]
 
     def __str__(self) -> str:
         """The newest run against the one before it, and the notes."""
@@ -59,7 +63,8 @@ class History:
 
     def _sentence(self) -> str:
         if not self.runs:
-            return f"{self.rung} has not been measured yet"
+            compared = f" by itself; {self.comparisons[-1].finding}" if self.comparisons else ""
+            return f"{self.rung} has not been measured yet{compared}"
         now, before = self.runs[-1], self.previous()
         text = f"{self.rung}{_named_version(now)}: {_figures(now)}"
         if before is None:
@@ -95,7 +100,9 @@ class History:
 
     def _repr_html_(self) -> str:
         table = table_html(self.table()) if self.runs else ""
-        return f"{table}<p>{escape(str(self))}</p>"
+        alike = History(self.rung, tuple(self._alike()))
+        chart = alike.plot()._repr_html_() if len(alike.runs) > 1 else ""
+        return f"{table}<p>{escape(str(self))}</p>{chart}"
 
 
 def history(rung: str | Callable[..., Any], *, recorded: bool = False) -> History:
@@ -116,7 +123,9 @@ def history(rung: str | Callable[..., Any], *, recorded: bool = False) -> Histor
     name = rung if isinstance(rung, str) else getattr(rung, "__name__", str(rung))
     stored = results(recorded=recorded)
     found = [run for run in stored.runs if name in (run.rung, run.rung.partition("@")[0])]
-    return History(name, tuple(sorted(found, key=lambda run: run.created)), tuple(stored.notes))
+    pairs = [c for c in stored.comparisons if name in (c.a.partition("@")[0], c.b.partition("@")[0])]
+    by_time = sorted(found, key=lambda run: run.created)
+    return History(name, tuple(by_time), tuple(stored.notes), tuple(pairs))
 
 
 def _same_work(a: Run, b: Run) -> bool:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from labkit.core import stats
 from labkit.core.errors import UsageError
 from labkit.core.machine import machine_name
+from labkit.core.terminal import printable
+from labkit.results.format import format_bounds, format_number
 
 
 def finite(interval: tuple[float, float]) -> list[float | None]:
@@ -71,8 +73,15 @@ BUSY = 0.3
 """Share of the CPU's time taken by others above which a comparison cannot tell anything."""
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
+class _Worded:
+    """Shows itself by its words: samples and fingerprint would fill pages."""
+
+    def __repr__(self) -> str:
+        return printable(str(self))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run(_Worded):
     """One measurement of one rung.
 
     Attributes:
@@ -129,6 +138,15 @@ class Run:
             raise UsageError(
                 f"offered {self.offered} != processed {n} + dropped {self.dropped} + failed {self.failed}"
             )
+
+    def __str__(self) -> str:
+        """The run's main figure: its rate, or its latency where frames fell due."""
+        if self.scenario == "paced":
+            lost = f", {self.dropped} of {self.offered} frames dropped" if self.dropped else ""
+            return (
+                f"{self.rung} at {self.fed}: median latency {format_number(self.percentile_ms(50))} ms{lost}"
+            )
+        return f"{self.rung}: {format_number(self.fps)} FPS ({format_bounds(self.fps_interval)})"
 
     @property
     def n_frames(self) -> int:
@@ -289,8 +307,8 @@ class Ceiling:
     gain: float
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(_Worded):
     """Two rungs measured in interleaved rounds on the same frames.
 
     Attributes:
@@ -325,6 +343,10 @@ class Comparison:
             raise UsageError("a comparison has one time per rung and round")
         if len(self.process) not in (0, len(self.a_s)):
             raise UsageError(f"process has one number per round, {len(self.a_s)}, not {len(self.process)}")
+
+    def __str__(self) -> str:
+        """The result in words."""
+        return self.sentence
 
     @property
     def rounds(self) -> int:

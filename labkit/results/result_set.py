@@ -12,13 +12,14 @@ import numpy as np
 
 from labkit.core.errors import UsageError
 from labkit.core.files import recorded_folder
+from labkit.core.shown_table import shown_table, table_html
 from labkit.core.terminal import printable
-from labkit.results.ceilings import with_ceilings
+from labkit.results.ceilings import spans_overlap, with_ceilings
 from labkit.results.checksums import describe_damage
 from labkit.results.exports import load_exports
 from labkit.results.records import Comparison, Run, describe_disturbances
 from labkit.results.store import Store, default_path
-from labkit.results.table import bounds, shown_table, table, table_html
+from labkit.results.table import bounds, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,14 +131,19 @@ class ResultSet:
         ]
 
     def ceilings(self) -> pd.DataFrame:
-        """Amdahl's ceiling of each span of each run: the speed-up if that span took no time at all."""
+        """Amdahl's ceiling of each span of each run: the speed-up if that span took no time at all.
+
+        Empty where spans overlap: what runs beside another part is no share of the frame.
+        """
         columns = ["rung", "part", "ms per frame", "share of the frame", "ceiling"]
         rows = []
         for run in self._closed:
+            overlap = spans_overlap(run)
             for name, seconds in run.spans_s.items():
                 spent_s = float(np.nansum(seconds))
                 share = spent_s / run.wall_s
-                rows.append((run.rung, name, 1e3 * spent_s / run.n_frames, share, 1 / max(1e-9, 1 - share)))
+                ceiling = None if overlap else 1 / max(1e-9, 1 - share)
+                rows.append((run.rung, name, 1e3 * spent_s / run.n_frames, share, ceiling))
         return shown_table(rows, columns).round({columns[2]: 2, columns[3]: 3, columns[4]: 2})
 
     def cost_per_box(self) -> pd.DataFrame:
@@ -146,8 +152,6 @@ class ResultSet:
         `ms_per_box` is what each further box adds to a frame, `ms_at_0` what is left without boxes;
         bounds are empty for fewer than three runs.
         """
-        import pandas as pd
-
         from labkit.results.plots.by_boxes import lines
 
         columns = ["rung", "ms_per_box", "lo", "hi", "ms_at_0", "ms_at_0_lo", "ms_at_0_hi"]
@@ -155,7 +159,7 @@ class ResultSet:
             (rung, line.slope, *line.slope_interval, line.start, *line.start_interval)
             for rung, line in lines(self.runs).items()
         ]
-        return pd.DataFrame(rows, columns=columns).replace([np.inf, -np.inf], np.nan).round(3)
+        return shown_table(rows, columns).replace([np.inf, -np.inf], np.nan).round(3)
 
     def plot(self, kind: str = "throughput") -> Chart:
         """One figure with a caption and a text for those who cannot see it.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from labkit.core.shown_table import shown_table
 from labkit.results.records import Run
 
 if TYPE_CHECKING:
@@ -22,34 +22,6 @@ COLUMNS = (
 def table(runs: Iterable[Run]) -> pd.DataFrame:
     """One row per run with its main figures; left empty where there are too few frames for one."""
     return shown_table([_row(run) for run in runs], COLUMNS)
-
-
-def shown_table(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
-    """A data frame that a notebook shows without row numbers, and with blanks for what is not known."""
-    frame: pd.DataFrame = _table_class()(rows, columns=list(columns))
-    for name in frame.columns[frame.isna().all()]:
-        frame[name] = math.nan  # a column of nothing but None would show that word
-    return frame
-
-
-def table_html(frame: pd.DataFrame) -> str:
-    """HTML of a table: no row numbers, blanks for what is not known."""
-    return str(frame.to_html(index=False, na_rep="", border=0))
-
-
-@cache
-def _table_class() -> Any:
-    import pandas as pd
-
-    class Table(pd.DataFrame):
-        @property
-        def _constructor(self) -> Any:
-            return Table
-
-        def _repr_html_(self) -> str:
-            return table_html(self)
-
-    return Table
 
 
 def bounds(interval: tuple[float, float]) -> tuple[float, float] | tuple[None, None]:

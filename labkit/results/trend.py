@@ -25,9 +25,10 @@ import numpy as np
 
 from labkit.core import stats
 from labkit.core.errors import UsageError
+from labkit.core.shown_table import shown_table, table_html
 from labkit.results.history import commit_of, comparable, history, when
 from labkit.results.records import Run, Verdict, finite
-from labkit.results.table import bounds, shown_table, table_html
+from labkit.results.table import bounds
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -104,7 +104,8 @@ def run_to_end(
         assert summary.folder is not None
         results = _read_results(summary.folder)
     if len(results) < 2:
-        raise LabError("; ".join(str(state.ended) for state in summary.streams))
+        why = "; ".join(dict.fromkeys(str(state.ended) for state in summary.streams))
+        raise LabError(f"too few results ({len(results)}): {why}")
     return summary, results
 
 
