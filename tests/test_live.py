@@ -1273,6 +1273,7 @@ def test_only_the_chosen_classes_are_drawn_and_described():
     assert (annotate_shot(shot, only) != annotate_shot(shot, LiveSettings())).any()
     assert describe_detections(shot, LiveSettings()) == ["cup 0.90, dog 0.90"]
     assert describe_detections(shot, LiveSettings(threshold=0.95)) == [""]
+    assert describe_detections(replace(shot, answers=(None,)), LiveSettings()) == ["no answer yet"]
 
 
 def test_each_filter_of_the_menu_filters():

@@ -71,7 +71,7 @@ def describe_detections(shot: Shot, settings: LiveSettings) -> list[str]:
     lines = []
     for answer in shot.answers:
         if answer is None:
-            lines.append("")
+            lines.append("no answer yet")
             continue
         found = shown_detections(answer.found, settings)
         order = np.argsort(-found.score, kind="stable").tolist()
