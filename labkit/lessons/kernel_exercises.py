@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,14 @@ OUTSIDE = (
 RACE = (
     "a thread reads shared memory that another one may not have written yet: __syncthreads() belongs "
     "between writing and reading, where every thread of the block comes by"
+)
+COMMON = (
+    "threads write to the same variable at the same time: what is __shared__, static or declared outside "
+    "the kernel is there once for all of them; give each thread a variable of its own"
+)
+ALONE = (
+    "the result is right although no thread reads what another one has put into shared memory: load each "
+    "value into it once, and let all threads of the block read it there"
 )
 
 
@@ -116,7 +124,8 @@ def _check(answer: tuple[str, Any], rng: Rng) -> str:
         cases = exercise.cases(rng)
         for case in cases:
             run_case(exercise, exercise.before + code, exercise.kernel, case)
-        check_memory(exercise, exercise.before + code, exercise.kernel, cases[-1])
+        common = _has_common_memory(code)
+        check_memory(exercise, exercise.before + code, exercise.kernel, cases[-1], common=common)
     except UsageError as error:
         raise Mistake(OUTSIDE if "crashed" in str(error) else str(error)) from error
     except UnavailableError as error:
@@ -152,11 +161,25 @@ def run_case(exercise: KernelExercise, source: str, kernel: str, case: Case) -> 
         raise Mistake(OUTSIDE)
 
 
-def check_memory(exercise: KernelExercise, source: str, kernel: str, case: Case) -> None:
-    """Run one launch under a sanitizer of the compiler; a machine without one passes.
+def _has_common_memory(code: str) -> bool:
+    """True where variables exist once for several threads: shared, static, or declared outside braces."""
+    outside, inner = code, ""
+    while outside != inner:
+        inner, outside = outside, re.sub(r"\{[^{}]*\}", "", outside)
+    return ";" in outside or re.search(r"__shared__|\bstatic\b", code) is not None
+
+
+def check_memory(
+    exercise: KernelExercise, source: str, kernel: str, case: Case, *, common: bool = False
+) -> None:
+    """Run one launch under sanitizers of the compiler; a machine without one passes.
+
+    Args:
+        common: threads have variables in common, as in exercises with shared memory: races are looked for.
 
     Raises:
-        Mistake: a thread leaves the arrays, or threads race for shared memory.
+        Mistake: a thread leaves the arrays, threads race for variables that they have in common, or
+            shared memory is to be used and none of them reads from it what another one wrote.
     """
     out = _leftovers(case.right.size, exercise.dtype)
     args = [out if arg is None else arg for arg in case.args]
@@ -165,8 +188,19 @@ def check_memory(exercise: KernelExercise, source: str, kernel: str, case: Case)
         if diagnose(*launch, sanitizer="address"):
             raise Mistake(OUTSIDE)
     with suppress(UnavailableError):
-        if exercise.shared and diagnose(*launch, sanitizer="thread"):
-            raise Mistake(RACE)
+        if (exercise.shared or common) and diagnose(*launch, sanitizer="thread"):
+            raise Mistake(RACE if exercise.shared else COMMON)
+    if exercise.shared and _is_right_alone(exercise, source, kernel, case):
+        raise Mistake(ALONE)
+
+
+def _is_right_alone(exercise: KernelExercise, source: str, kernel: str, case: Case) -> bool:
+    """True if the result is right also where each thread has shared memory of its own."""
+    alone = replace(case, defines={**case.defines, "__shared__": "static thread_local"})
+    with suppress(Mistake, UsageError):
+        run_case(exercise, source, kernel, alone)
+        return True
+    return False
 
 
 def _leftovers(size: int, dtype: str) -> NDArray[Any]:
@@ -215,19 +249,19 @@ def _noise(rng: Rng, shape: Sequence[int]) -> Image:
 
 
 def _sizes(rng: Rng) -> list[tuple[int, int]]:
-    """(height, width) px: an ordinary one, one below a window, a row or a column, and a larger one."""
+    """(height, width) px: an ordinary one, one below a window, a row or a column, and a whole picture."""
     thin = (1, int(rng.integers(2, 90)))
     return [
         (int(rng.integers(17, 40)), int(rng.integers(41, 70))),
         (int(rng.integers(1, 4)), int(rng.integers(1, 5))),
         thin if rng.random() < 0.5 else thin[::-1],
-        (int(rng.integers(90, 140)), int(rng.integers(131, 200))),
+        (int(rng.integers(200, 400)), int(rng.integers(641, 800))),
         (int(rng.integers(9, 30)), int(rng.integers(9, 50))),
     ]
 
 
 def _blocks(rng: Rng) -> list[tuple[int, int]]:
-    """A block for each of `_sizes`, all different: the ordinary image and the larger one have several."""
+    """A block for each of `_sizes`, all different: the ordinary image and the whole picture have several."""
     narrow = ((32, 8), (16, 16), (8, 4), (5, 7))
     blocks = [narrow[i] for i in rng.permutation(len(narrow))]
     blocks.insert(int(rng.integers(1, 5)), (64, 2))
@@ -250,8 +284,8 @@ def _brightened(image: Image) -> tuple[Floats, dict[str, Floats]]:
 
 def _map_cases(rng: Rng) -> list[Case]:
     cases = []
-    for warps in rng.choice(np.arange(2, 9), 4, replace=False):
-        blocks, threads = int(rng.integers(2, 30)), int(warps) * 32
+    for warps, least in zip(rng.choice(np.arange(2, 9), 4, replace=False), (2, 5000, 2, 2), strict=True):
+        blocks, threads = int(rng.integers(least, least + 28)), int(warps) * 32
         image = _noise(rng, (blocks * threads,))
         right, mistakes = _brightened(image)
         first = np.arange(image.size) < threads
@@ -264,7 +298,7 @@ def _map_cases(rng: Rng) -> list[Case]:
 
 def _guard_cases(rng: Rng) -> list[Case]:
     cases = []
-    numbers = (*rng.integers(1, 3000, 4), int(rng.integers(1, 30)) * 64 + 1)
+    numbers = (*rng.integers(1, 3000, 3), rng.integers(10**5, 10**6), int(rng.integers(1, 30)) * 64 + 1)
     for n, warps in zip(numbers, rng.choice(np.arange(2, 9), 5, replace=False), strict=True):
         threads = int(warps) * 32
         image = _noise(rng, (int(n),))
@@ -299,7 +333,7 @@ def _edge_cases(rng: Rng) -> list[Case]:
             int(tile),
             int(rng.integers(1, 9)),
         ):
-            image = _noise(rng, (int(rng.integers(2, 6)), width))
+            image = _noise(rng, (int(rng.integers(2, 10)), width))
             padded = np.pad(image.astype(float), ((0, 0), (1, 1)), mode="edge")
             right = np.abs(padded[:, 2:] - padded[:, :-2])
             columns = np.arange(width)
@@ -320,15 +354,16 @@ def _edge_cases(rng: Rng) -> list[Case]:
 
 
 def _box_cases(rng: Rng) -> list[Case]:
-    radii = [int(radius) for radius in rng.choice(np.arange(1, 7), 2, replace=False)]
+    radii = [int(rng.integers(7, 10)), int(rng.integers(1, 7))]
     drawn = enumerate(zip(_sizes(rng), _blocks(rng), strict=True))
     return [_box_case(_noise(rng, size), radii[i % 2], block, {}) for i, (size, block) in drawn]
 
 
 def _tiled_box_cases(rng: Rng) -> list[Case]:
     cases = []
-    for tile in rng.choice((8, 12, 16), 2, replace=False):
-        radius, block = int(rng.integers(1, 6)), (int(tile), int(tile))
+    radii = rng.choice(np.arange(1, 6), 2, replace=False).tolist()
+    for tile, radius in zip(rng.choice((8, 12, 16), 2, replace=False), radii, strict=True):
+        block = (int(tile), int(tile))
         for size in (rng.integers(tile + 1, 3 * tile, 2), rng.integers(1, 6, 2)):
             cases.append(_box_case(_noise(rng, tuple(size)), radius, block, {"TILE": int(tile)}))
     return [*cases[1:], cases[0]]
@@ -365,7 +400,7 @@ def _window_mistakes(right: Floats, short: Floats, image: Floats, radius: int) -
 
 def _guided_cases(rng: Rng) -> list[Case]:
     cases = []
-    radii = [int(radius) for radius in rng.choice(np.arange(1, 7), 2, replace=False)]
+    radii = [int(rng.integers(7, 10)), int(rng.integers(1, 7))]
     eps = (255 * rng.uniform(0.05, 0.3)) ** 2
     for i, (size, block) in enumerate(zip(_sizes(rng), _blocks(rng), strict=True)):
         image, radius = _noise(rng, (*size, (3, 1, 4)[i % 3])), radii[i % 2]

@@ -170,13 +170,15 @@ def check_best_boxes(best_boxes: Callable[..., Any], rng: Rng) -> str:
     logits (Q, C + 1), whose last class is "no object", and relative centre boxes (Q, 4) become (k, 6)
     rows on the host, best first: x_min, y_min, x_max, y_max in px, score, label.
     """
-    first, other = (tuple(map(int, rng.integers((least, 3, 3), (120, 40, 12)))) for least in (20, 100))
+    first = tuple(map(int, rng.integers((20, 3, 3), (120, 40, 12))))
+    queries, classes = (int(n) for n in rng.integers((100, 60), (120, 95)))
+    other = queries, classes, queries // 2 + first[2]  # some of these found nothing, and stay
     wide, high = sorted(map(int, rng.integers(50, 2000, 2)), reverse=True)
     drawn = (
         (first, (wide, high)),
         (first, (wide, high)),
         (other, (high, wide)),
-        ((*other[:2], 1), (wide, high)),
+        ((queries, classes, 1), (wide, high)),
     )
     for (queries, classes, k), size in drawn:
         logits = _drawn_logits(rng, queries, classes, k)

@@ -219,8 +219,8 @@ def check_launch(launch: Launch, rng: Rng) -> str:
     """
     if not callable(launch):
         answer_of(launch)
-    late_ms, frames = round(float(rng.uniform(5, 9)), 1), int(rng.integers(8, 13))
-    for depth in (2, 1, 3, 5):
+    late_ms, few = round(float(rng.uniform(5, 9)), 1), int(rng.integers(8, 13))
+    for depth, frames in ((2, few), (1, few), (3, 4 * few), (5, few)):
         for late in (None, *STEPS_MS):
             delays = {} if late is None else {late: late_ms}
             result = answer_of(partial(simulate, depth=depth, delays_ms=delays), launch, frames)
@@ -229,7 +229,7 @@ def check_launch(launch: Launch, rng: Rng) -> str:
                 when = f"when {late} is {late_ms:g} ms late" if late else "even when nothing is late"
                 raise Mistake(f"{when}, {_wrong_answer(result, late, depth)}")
     # Right answers are not enough: waiting for everything is right and gains nothing.
-    result, plain = (simulate(each, frames, depth=2) for each in (launch, one_stream))
+    result, plain = (simulate(each, few, depth=2) for each in (launch, one_stream))
     hidden = f"{_hidden(result):.0%} of upload and filter run behind the network"
     if _hidden(result) < HIDDEN_AT_LEAST:
         raise Mistake(
@@ -237,7 +237,7 @@ def check_launch(launch: Launch, rng: Rng) -> str:
             "own, and wait for no more than needed"
         )
     return (
-        f"right whatever is late, and {hidden}: {frames} frames take {result.total_ms:.1f} ms of "
+        f"right whatever is late, and {hidden}: {few} frames take {result.total_ms:.1f} ms of "
         f"simulated time instead of {plain.total_ms:.1f}"
     )
 
@@ -308,7 +308,7 @@ def _check_beside(answer: Callable[..., Any], rng: Rng, wanted: tuple[str, ...])
             network = deepcopy(same).to("cuda")
             filtering, inferring = torch.cuda.Stream(), torch.cuda.Stream()
             torch.cuda.synchronize()
-            picture = torch.from_numpy(rng.random(shape, np.float32)).pin_memory()
+            picture = torch.from_numpy(rng.normal(size=shape).astype(np.float32)).pin_memory()
             untouched = picture.clone()
             x = picture.to("cuda", non_blocking=True)
             got = _called(gpu, answer, x, network, filtering, inferring)

@@ -78,7 +78,7 @@ def _check_folded(fold: Callable[..., Any], rng: Rng, shape: tuple[int, ...]) ->
     import torch
 
     weight = torch.from_numpy(rng.normal(size=shape).astype(np.float32))
-    drawn = *rng.normal(size=(3, shape[0])), rng.uniform(0.1, 1.1, shape[0])
+    drawn = *rng.normal(size=(3, shape[0])), rng.uniform(0.1, 4, shape[0])
     mean, beta, gamma, var = (torch.from_numpy(values.astype(np.float32)) for values in drawn)
     eps = float(rng.uniform(0.03, 0.1))
     got = call(fold, weight, mean, var, gamma, beta, eps)

@@ -28,7 +28,9 @@
 #define __device__
 #define __host__
 #define __constant__ static const
+#ifndef __shared__
 #define __shared__ static  // one block at a time, so its shared memory is simply static
+#endif
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
@@ -149,16 +151,26 @@ template <class Call> struct Thread {
     }
 };
 
+static uint64_t divisor(uint64_t a, uint64_t b) { return b ? divisor(b, a % b) : a; }
+
+// Calls `visit` for each index below `size`, in no order that a kernel could rely on: a thread that reads
+// what the one before it has written finds it unwritten.
+template <class Visit> static void out_of_order(dim3 size, const Visit &visit)
+{
+    uint64_t n = (uint64_t)size.x * size.y * size.z, step = n * 5 / 8 + 1;
+    while (divisor(step, n) > 1) step++;
+    for (uint64_t k = 0, i = n / 2; k < n; k++, i = (i + step) % n)
+        visit(dim3{unsigned(i % size.x), unsigned(i / size.x % size.y), unsigned(i / size.x / size.y)});
+}
+
 template <class Call> static void run_block(const Call &call, dim3 block)
 {
 #ifdef SERIAL  // a kernel that never waits needs no threads
-    for (unsigned z = 0; z < blockDim.z; z++)
-        for (unsigned y = 0; y < blockDim.y; y++)
-            for (unsigned x = 0; x < blockDim.x; x++) {
-                threadIdx = {x, y, z};
-                blockIdx = block;
-                call();
-            }
+    out_of_order(blockDim, [&](dim3 thread) {
+        threadIdx = thread;
+        blockIdx = block;
+        call();
+    });
 #else
     unsigned n = blockDim.x * blockDim.y * blockDim.z;
     Barrier barrier{n};
@@ -179,10 +191,7 @@ template <class... P, size_t... I>
 static void run(void (*kernel)(P...), const Argument *arguments, std::index_sequence<I...>)
 {
     std::tuple<P...> values(as<P>(arguments, I)...);
-    for (unsigned z = 0; z < gridDim.z; z++)
-        for (unsigned y = 0; y < gridDim.y; y++)
-            for (unsigned x = 0; x < gridDim.x; x++)
-                run_block([&] { std::apply(kernel, values); }, dim3{x, y, z});
+    out_of_order(gridDim, [&](dim3 block) { run_block([&] { std::apply(kernel, values); }, block); });
 }
 
 // argv: program, kernel, grid x y z, block x y z, file. The file holds, for each argument, its
