@@ -327,9 +327,9 @@ def _flip_cases(rng: Rng) -> list[Case]:
 
 def _edge_cases(rng: Rng) -> list[Case]:
     cases = []
-    for tile in rng.choice((32, 48, 64, 96), 2, replace=False):
+    for tile, most in zip(rng.choice((32, 48, 64, 96), 2, replace=False), (3, 24), strict=True):
         for width in (
-            int(tile * rng.integers(1, 3)) + int(rng.integers(1, tile)),
+            int(tile * rng.integers(most - 2, most)) + int(rng.integers(1, tile)),
             int(tile),
             int(rng.integers(1, 9)),
         ):
@@ -354,9 +354,13 @@ def _edge_cases(rng: Rng) -> list[Case]:
 
 
 def _box_cases(rng: Rng) -> list[Case]:
-    radii = [int(rng.integers(7, 10)), int(rng.integers(1, 7))]
-    drawn = enumerate(zip(_sizes(rng), _blocks(rng), strict=True))
-    return [_box_case(_noise(rng, size), radii[i % 2], block, {}) for i, (size, block) in drawn]
+    cases, radii = [], [int(rng.integers(1, 7)), int(rng.integers(8, 11))]
+    for i, (size, block) in enumerate(zip(_sizes(rng), _blocks(rng), strict=True)):
+        image = _noise(rng, size)
+        if size[0] > 80:  # the largest sum of a window
+            image[:40, :40] = 255
+        cases.append(_box_case(image, radii[i % 2], block, {}))
+    return cases
 
 
 def _tiled_box_cases(rng: Rng) -> list[Case]:

@@ -45,9 +45,9 @@ namespace cuda_on_cpu {
 // Where the threads of a block wait for one another. It orders what comes before it with what comes
 // after it and nothing else: a mutex, locked anew by each thread that wakes, would hide some races.
 struct Barrier {
-    unsigned threads, missing, phase;
+    unsigned threads, missing, phase, waits;  // waits: of each thread that has returned
 
-    explicit Barrier(unsigned n) : threads(n), missing(n), phase(0) {}
+    explicit Barrier(unsigned n) : threads(n), missing(n), phase(0), waits(UINT_MAX) {}
 
     void arrive(bool for_the_last_time)
     {
@@ -71,10 +71,15 @@ struct Barrier {
 #endif
 };
 static Barrier *block_barrier = nullptr;
+static thread_local unsigned own_waits = 0;
 
 }  // namespace cuda_on_cpu
 
-static inline void __syncthreads() { if (cuda_on_cpu::block_barrier) cuda_on_cpu::block_barrier->arrive(false); }
+static inline void __syncthreads()
+{
+    cuda_on_cpu::own_waits++;
+    if (cuda_on_cpu::block_barrier) cuda_on_cpu::block_barrier->arrive(false);
+}
 
 template <class A, class B> static inline auto min(A a, B b) -> std::common_type_t<A, B> { return b < a ? b : a; }
 template <class A, class B> static inline auto max(A a, B b) -> std::common_type_t<A, B> { return a < b ? b : a; }
@@ -146,6 +151,12 @@ template <class Call> struct Thread {
         threadIdx = self.thread;
         blockIdx = self.block;
         (*self.call)();
+        unsigned others = UINT_MAX;  // of the first thread that returned
+        bool first = __atomic_compare_exchange_n(
+            &block_barrier->waits, &others, own_waits, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+        if (!first && others != own_waits)
+            refuse("one thread comes by __syncthreads() %u times, another one of its block %u times; every "
+                   "thread must come by, also one that has no pixel", others, own_waits);
         block_barrier->arrive(true);  // a thread that returned is waited for no longer
         return nullptr;
     }
