@@ -151,7 +151,16 @@ def on_cpu():
     return of
 
 
-@pytest.mark.parametrize("row", [r for r in LADDER if "cuda" in r.needs], ids=lambda r: r.name)
+SAME_ON_A_CPU = ("tensorrt_cuda", "graph_cuda")  # as on_device_cuda and autotuned_cuda, but for the engine
+TWINS = ("grouped_graph_8_cuda", "filter_graph_cuda")
+"""Rungs whose code others of them run, too."""
+ON_CPU = [r for r in LADDER if "cuda" in r.needs and r.name not in SAME_ON_A_CPU]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(r, id=r.name, marks=pytest.mark.extended if r.name in TWINS else ()) for r in ON_CPU],
+)
 def test_gpu_rungs_give_their_references_answers_on_the_cpu(row, on_cpu, answers):
     """Shapes, schedule and decoding do not depend on the device, so they can be tested here."""
     frames = [make_frame(i) for i in range(3)]
