@@ -63,7 +63,7 @@ class Case:
     grid: tuple[int, ...]
     block: tuple[int, ...]
     mistakes: Mapping[str, Floats]
-    defines: Mapping[str, int] = field(default_factory=dict)
+    defines: Mapping[str, int | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
