@@ -164,3 +164,14 @@ def test_a_webcam_on_windows_has_the_time_that_media_foundation_takes(monkeypatc
     monkeypatch.setattr(camera, "Camera", lambda connect, shown, **how: given.update(how))
     camera.open_camera("webcam:0", None, None, open_timeout_s=0.1, read_timeout_s=0.1)
     assert given["start_timeout_s"] == pytest.approx(patience_s)
+
+
+def test_triton_on_windows_is_a_package_that_brings_its_compiler(monkeypatch):
+    from labkit.core import requirements
+
+    monkeypatch.setattr(requirements.sys, "platform", "win32")
+    monkeypatch.setattr(requirements.shutil, "which", lambda _: None)
+    monkeypatch.setattr(requirements.importlib.util, "find_spec", lambda _: None)
+    assert "pip install triton-windows" in requirements._no_triton()
+    monkeypatch.setattr(requirements.importlib.util, "find_spec", lambda name: name)
+    assert requirements._no_triton() is None

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+import sys
 import sysconfig
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -39,10 +40,12 @@ def _no_compiler() -> str | None:
 
 
 def _no_triton() -> str | None:
+    windows = sys.platform == "win32"
     if importlib.util.find_spec("triton") is None:
-        return (
-            "needs the package triton, in which torch.compile writes kernels (it comes with torch on Linux)"
-        )
+        whence = "on Windows: pip install triton-windows" if windows else "it comes with torch on Linux"
+        return f"needs the package triton, in which torch.compile writes kernels ({whence})"
+    if windows:  # triton-windows brings a compiler and Python's headers
+        return None
     if not any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "gcc", "clang")):
         return "needs a C compiler (on Debian: apt-get install gcc), with which triton builds its launcher"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
