@@ -998,6 +998,25 @@ def test_a_child_ends_with_its_parent(busy):
     assert orphans_after(signal.SIGKILL, busy, 3) == []
 
 
+STARTS_BY_SHELL = """
+import subprocess
+from labkit.core.child import child_command
+subprocess.run(["sh", "-c", '"$@" & echo $!; wait', "sh", *child_command("sleeps", direct=False)])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no sh")
+def test_a_child_that_another_program_started_ends_with_its_owner(tmp_path):
+    (tmp_path / "sleeps.py").write_text("import time\nprint('at work', flush=True)\ntime.sleep(90)\n")
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTS_BY_SHELL], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as owner:
+        child = int(owner.stdout.readline())
+        assert owner.stdout.readline() == "at work\n" and lives(child)
+        owner.kill()
+    until(lambda: not lives(child), seconds=2.0)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread looks")
 def test_sixty_children_end_with_their_parents(capsys):

@@ -26,10 +26,17 @@ LOOK_EVERY_S = 0.3
 PR_SET_PDEATHSIG = 1
 
 
-def child_command(module: str, *arguments: str) -> list[str]:
-    """The command of a child of this process that runs a module."""
+def child_command(module: str, *arguments: str, direct: bool = True) -> list[str]:
+    """The command of a child of this process that runs a module.
+
+    Args:
+        module: run as `python -m` does.
+        arguments: for the module.
+        direct: False if another program that this process starts is to start the child.
+    """
     # Linux kills a child with the thread that started it, so only the main thread may ask for that.
-    kind = "process" if threading.current_thread() is threading.main_thread() else "thread"
+    direct = direct and threading.current_thread() is threading.main_thread()
+    kind = "process" if direct else "thread"
     return [sys.executable, "-m", "labkit.core.child", f"{os.getpid()}", kind, module, *arguments]
 
 

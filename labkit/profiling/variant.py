@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Unpack
 
+from labkit.core.child import child_command
 from labkit.core.errors import SourceError, UnavailableError, UsageError
 from labkit.core.files import write_atomic
 from labkit.core.read_json import read_json
@@ -51,7 +52,14 @@ class ProfileTarget:
 
     def command(self, notes: Path) -> list[str]:
         """The command line that runs the job alone, for a profiler to watch."""
-        return [sys.executable, "-m", "labkit.profiling", json.dumps(asdict(self)), str(notes)]
+        return [sys.executable, "-m", *self._run(notes)]
+
+    def child_command(self, notes: Path) -> list[str]:
+        """The same for a profiler that this process starts: the job ends with this process."""
+        return child_command(*self._run(notes), direct=False)
+
+    def _run(self, notes: Path) -> tuple[str, str, str]:
+        return "labkit.profiling", json.dumps(asdict(self)), str(notes)
 
     @staticmethod
     def from_json(text: str) -> ProfileTarget:
@@ -209,13 +217,14 @@ def _with_torch(job: ProfileTarget, notes: tuple[str, ...]) -> Capture:
 def _with_nsys(job: ProfileTarget, found: nsys.Nsys) -> Capture:
     stem = profiler.report_stem(job.rung)
     notes = stem.with_suffix(".json")
-    command = found.profile(stem, job.command(notes))
-    nsys.run(command)
+    nsys.run(found.profile(stem, job.child_command(notes)))
     try:
         marked = _read_notes(notes)
     finally:
         notes.unlink(missing_ok=True)
-    return replace(profiler.nsys_capture(found, stem, marked), command=tuple(command))
+    return replace(
+        profiler.nsys_capture(found, stem, marked), command=tuple(found.profile(stem, job.command(notes)))
+    )
 
 
 def _read_notes(path: Path) -> profiler.Marked:
