@@ -574,7 +574,8 @@ def test_an_interrupt_in_a_notebook_is_one_sentence_that_says_what_is_kept(monke
     import IPython.display
     from records_made_up import made_up_comparison, made_up_run
 
-    from labkit.bench.progress import Interrupted, NotebookProgress
+    from labkit.bench.progress import NotebookProgress
+    from labkit.core.interrupt import Interrupted
 
     shown = []
     monkeypatch.setattr(IPython.display, "display", lambda *_, **__: SimpleNamespace(update=shown.append))

@@ -15,6 +15,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from labkit.core.interrupt import Interrupted
 from labkit.core.terminal import print_text, printable
 from labkit.results.format import format_number, format_percent
 from labkit.results.records import Comparison, Run
@@ -86,18 +87,6 @@ class ProgressBar(Reporter):
             print_lines([str(result)], console=self._progress.console)
 
 
-class Interrupted(KeyboardInterrupt):
-    """An interrupt of a measurement in a notebook, shown as one sentence that says what is kept."""
-
-    def __init__(self, step: str, kept: Sequence[str]) -> None:
-        stored = ", ".join(dict.fromkeys(kept))
-        rest = f"kept (labkit.results() shows them): {stored}" if stored else "nothing was measured yet"
-        super().__init__(f"stopped at {step!r}; {rest}")
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"{type(self).__name__}: {printable(str(self))}"]
-
-
 class NotebookProgress(Reporter):
     """One line of progress under a notebook's cell; notes and results stay above it."""
 
@@ -114,7 +103,9 @@ class NotebookProgress(Reporter):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._line.update(self._html(""))
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            raise Interrupted(self._step, self._kept) from None
+            kept = ", ".join(dict.fromkeys(self._kept))
+            rest = f"kept (labkit.results() shows them): {kept}" if kept else "nothing was measured yet"
+            raise Interrupted(f"stopped at {self._step!r}; {rest}") from None
 
     def step(self, text: str) -> None:
         """A new step, with an empty bar."""

@@ -7,6 +7,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from labkit.core.terminal import printable
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with what was under way in a sentence; a notebook shows that and no traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {printable(str(self))}"]
+
 
 @contextmanager
 def interrupt_after() -> Iterator[None]:
@@ -33,4 +42,4 @@ def interrupt_after() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
     if interrupted:
-        raise KeyboardInterrupt
+        raise Interrupted("stopped while the lab was loading")
