@@ -220,10 +220,14 @@ def test_tracking_is_measured_against_a_detection_on_every_frame(tmp_path, monke
     assert every.lost == Estimate(0, 0, 0) and every.times == Estimate(1, 1, 1)
     assert third.lost.low <= third.lost.value <= third.lost.high < 0.2
     assert third.map.value == pytest.approx(every.map.value - third.lost.value)
+    assert third.fps.low < third.fps.value < third.fps.high
     with pytest.raises(UsageError, match="looks for boxes in every frame"):
         measure_tracking(rung("cpu_engine_bf16"), Workload(model_set="lab"))
     with pytest.raises(UsageError, match="k is 1 or more"):
         measure_tracking(rung("tracked_bf16_cpu"), Workload(model_set="lab"), [0])
+    for shots, frames in ((0, 4), (1, 0), (1, tracking_module.SHOT_FRAMES + 1)):
+        with pytest.raises(UsageError, match="1 shot or more"):
+            tracking_module.moving_shots(shots, frames)
 
 
 def test_the_command_writes_what_tracking_costs(tmp_path, monkeypatch, capsys):

@@ -116,6 +116,14 @@ def test_points_of_one_machine_share_its_peak(in_process, measure):
     assert measure.devices == ["cpu"]
 
 
+def test_the_best_time_is_that_of_one_call(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(peaks.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(peaks, "SECONDS", 1.0)
+    took = iter((9.0, 0.5, 0.25, 0.5))  # the first one warms up
+    assert peaks._best_on_cpu(lambda: now.__setitem__(0, now[0] + next(took))) == 0.25
+
+
 # On a GPU
 
 

@@ -318,6 +318,7 @@ def test_like_runs_stand_as_their_median_and_unlike_ones_never() -> None:
     like = [made_up_run("plain", period_s=period_s, fingerprint=mark) for period_s in (0.01, 0.04, 0.02)]
     unlike = made_up_run("plain", period_s=0.5, fingerprint=MACHINE | {"versions": {"torch": "2.1"}})
     there = machines([*like, unlike])
+    assert [machine.has(unlike) for machine in there].count(True) == 1
     assert [(machine.letter, len(machine.runs)) for machine in there] == [("A", 3), ("B", 1)]
     ((work, cells),) = side_by_side(there)
     assert work.rung == "plain"

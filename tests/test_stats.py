@@ -122,6 +122,8 @@ def test_each_process_counts_once_however_many_rounds_it_has() -> None:
     )
     with pytest.raises(UsageError, match="one number per round"):
         stats.ratio_interval(ratios, [0, 1])
+    with pytest.raises(UsageError, match="ratios are above 0, not 0"):
+        stats.speed_ratio([1.0, 0.0, 1.2])
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
