@@ -6,6 +6,7 @@ import base64
 import re
 import shutil
 import subprocess
+import unicodedata
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,12 +16,14 @@ from records_made_up import MACHINE, made_up_run
 from records_made_up import made_up_comparison as bare_comparison
 
 from labkit.core.errors import ResultsError, UsageError
+from labkit.core.terminal import HIDDEN
 from labkit.results.plots.labels import LOSES_WORDS
 from labkit.results.records import Comparison, Run
 from labkit.results.report.groups import groups, newest
 from labkit.results.report.machines import figure, machines, side_by_side
 from labkit.results.report.report_page import write_report
 from labkit.results.report.tables import _cells, runs_table
+from labkit.results.result_set import ResultSet
 from labkit.results.store import Prediction, Store, default_path
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=http://example.org/x onerror=alert(2)>"
@@ -95,6 +98,16 @@ def test_nothing_in_it_runs_or_loads_from_elsewhere(page: Page) -> None:
 def test_every_name_is_shown_as_it_stands(page: Page) -> None:
     assert page.text.count(HOSTILE) >= 4
     assert "the host <took> 9%" in page.text
+
+
+def test_nobodys_name_turns_the_writing_round_or_steers_a_terminal(tmp_path: Path) -> None:
+    name = "r\u202eung\x1b[31m\x07\u2066\x9b"
+    runs, comparisons = [made_up_run(name)], [made_up_comparison(name, "tuned")]
+    page = write_report(runs, comparisons, tmp_path / "report.html").read_text(encoding="utf-8")
+    shown = ResultSet(runs, comparisons)._repr_html_()
+    for text in (page, shown):
+        assert r"r\u202eung\x1b[31m\x07\u2066\x9b" in text
+        assert all(letter in "\n\t" or unicodedata.category(letter) not in HIDDEN for letter in text)
 
 
 def test_every_sentence_and_doubt_is_there(page: Page) -> None:

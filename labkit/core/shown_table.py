@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from labkit.core.terminal import printable
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -26,7 +28,7 @@ def shown_table(rows: Sequence[Any], columns: Sequence[str] | None = None) -> pd
 
 def table_html(frame: pd.DataFrame) -> str:
     """HTML of a table: no row numbers, blanks for what is not known."""
-    return str(frame.to_html(index=False, na_rep="", border=0))
+    return printable(str(frame.to_html(index=False, na_rep="", border=0)))
 
 
 @cache

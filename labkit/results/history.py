@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.core.machine import fingerprint_differences, fingerprint_unknowns
 from labkit.core.shown_table import shown_table, table_html
+from labkit.core.terminal import printable
 from labkit.results.format import format_bounds, format_number
 from labkit.results.records import SAME_WORK, Comparison, Run, models_in
 from labkit.results.result_set import results
@@ -102,7 +103,7 @@ class History:
         table = table_html(self.table()) if self.runs else ""
         alike = History(self.rung, tuple(self._alike()))
         chart = alike.plot()._repr_html_() if len(alike.runs) > 1 else ""
-        return f"{table}<p>{escape(str(self))}</p>{chart}"
+        return f"{table}<p>{escape(printable(str(self)))}</p>{chart}"
 
 
 def history(rung: str | Callable[..., Any], *, recorded: bool = False) -> History:

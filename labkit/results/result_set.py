@@ -237,8 +237,8 @@ class ResultSet:
 
     def _repr_html_(self) -> str:
         figures = table_html(self.table()) if self.runs else "<p>no runs</p>"
-        sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.sentences())
-        first = f"<p>{escape(self.disturbed())}</p>" if self.disturbed() else ""
+        sentences = "".join(f"<li>{escape(printable(sentence))}</li>" for sentence in self.sentences())
+        first = f"<p>{escape(printable(self.disturbed()))}</p>" if self.disturbed() else ""
         return f"{first}{figures}<ul>{sentences}</ul>" if sentences else f"{first}{figures}"
 
 

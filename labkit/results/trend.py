@@ -26,6 +26,7 @@ import numpy as np
 from labkit.core import stats
 from labkit.core.errors import UsageError
 from labkit.core.shown_table import shown_table, table_html
+from labkit.core.terminal import printable
 from labkit.results.history import commit_of, comparable, history, when
 from labkit.results.records import Run, Verdict, finite
 from labkit.results.table import bounds
@@ -138,7 +139,7 @@ class Trend:
         return over_time(self.rung, runs, label=lambda run: labels[id(run)])
 
     def _repr_html_(self) -> str:
-        return f"{table_html(self.table())}<p>{escape(str(self))}</p>"
+        return f"{table_html(self.table())}<p>{escape(printable(str(self)))}</p>"
 
 
 def trend(rung: str | Callable[..., object], *, good: str | None = None, recorded: bool = False) -> Trend:

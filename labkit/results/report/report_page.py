@@ -13,6 +13,7 @@ from jinja2 import Environment
 from labkit import __version__
 from labkit.core.errors import UsageError
 from labkit.core.files import write_atomic
+from labkit.core.terminal import printable
 from labkit.results.ceilings import with_ceilings
 from labkit.results.plots.by_boxes import cost_of_boxes
 from labkit.results.plots.predicted import prediction_chart
@@ -79,7 +80,7 @@ def _page(
     sections.append(("Machine and software", "fingerprints", _fingerprints(fitting)))
     weights = sorted({str(record.settings.get("weights", "unknown")) for record in records})
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    page = template.render(
         sections=sections,
         disturbed=ResultSet([*runs], [*comparisons]).disturbed(),
         lead=_lead(runs, comparisons, weights),
@@ -87,6 +88,7 @@ def _page(
         dark=DARK,
         version=__version__,
     )
+    return printable(page)  # what is in anybody's names steers no browser and no terminal
 
 
 def _newest(machine: Machine) -> str:
