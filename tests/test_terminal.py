@@ -171,6 +171,14 @@ def test_lines_for_a_pipe_are_whole():
     assert "a_rung_of_a_long_name" * 4 in written.getvalue() and "limit" in written.getvalue()
 
 
+def test_a_path_that_the_doctor_names_is_broken_nowhere():
+    check = Check(
+        "disk", "good", "63 GiB free for results in /home/somebody/my-lab-of-webcams/results", "/a-path " * 20
+    )
+    assert "/home/somebody/my-lab-of-webcams/results" in "\n".join(line for line, _ in lines([check], 50))
+    assert sum(line.count("/a-path") for line, _ in lines([check], 50)) == 20
+
+
 @pytest.mark.parametrize("width", [40, 50, 60, 70, 80])
 def test_a_narrow_terminal_loses_columns_and_no_figure(width):
     console, written = shown_on(width)

@@ -97,12 +97,12 @@ def lines(checks: Sequence[Check], width: int = WIDTH) -> list[tuple[str, str]]:
     """The examination as (line, style) pairs of at most `width` characters; advice stands under its line."""
     shown = []
     indent = " " * min(INDENT, width // 3)
+    wrap = partial(textwrap.wrap, width=width, subsequent_indent=indent, break_on_hyphens=False)  # of a path
     for check in checks:
         mark, style = MARKS[check.state]
         head = f"{mark}  {check.what:<{NAME_WIDTH}} {check.found}"
-        shown += [(line, style) for line in textwrap.wrap(head, width, subsequent_indent=indent)]
-        advice = textwrap.wrap(check.advice, width, initial_indent=indent, subsequent_indent=indent)
-        shown += [(line, "dim") for line in advice]
+        shown += [(line, style) for line in wrap(head)]
+        shown += [(line, "dim") for line in wrap(check.advice, initial_indent=indent)]
     return shown
 
 
