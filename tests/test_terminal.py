@@ -175,8 +175,8 @@ def test_a_path_that_the_doctor_names_is_broken_nowhere():
     check = Check(
         "disk", "good", "63 GiB free for results in /home/somebody/my-lab-of-webcams/results", "/a-path " * 20
     )
-    assert "/home/somebody/my-lab-of-webcams/results" in "\n".join(line for line, _ in lines([check], 50))
-    assert sum(line.count("/a-path") for line, _ in lines([check], 50)) == 20
+    assert "/home/somebody/my-lab-of-webcams/results" in "\n".join(line for line, _ in lines([check], 70))
+    assert sum(line.count("/a-path") for line, _ in lines([check], 70)) == 20
 
 
 @pytest.mark.parametrize("width", [40, 50, 60, 70, 80])
