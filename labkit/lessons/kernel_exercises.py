@@ -155,10 +155,10 @@ def run_case(exercise: KernelExercise, source: str, kernel: str, case: Case) -> 
         if isinstance(given, np.ndarray) and not np.array_equal(given, arg):
             raise Mistake("your kernel writes into its input, which other threads still read")
     got = memory[: case.right.size].reshape(case.right.shape)
-    if not _agrees(got, case.right):
-        raise Mistake(_cause(got, before[: got.size].reshape(got.shape), case))
     if not np.array_equal(memory[got.size :], before[got.size :]):
         raise Mistake(OUTSIDE)
+    if not _agrees(got, case.right):
+        raise Mistake(_cause(got, before[: got.size].reshape(got.shape), case))
 
 
 def _has_common_memory(code: str) -> bool:
