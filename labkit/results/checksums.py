@@ -106,7 +106,10 @@ def read_row(
 ) -> Record | Damage | None:
     """The record or the damage of one row; None if there is no such row."""
     try:
-        found = db.execute(f"SELECT * FROM {table} WHERE rowid = ?", (row_id,)).fetchone()
+        query = f"SELECT * FROM {table} WHERE"
+        found = db.execute(f"{query} rowid = ?", (row_id,)).fetchone()
+        if found is None:  # beside a damaged id, rows are out of order: a scan finds them
+            found = db.execute(f"{query} +rowid = ?", (row_id,)).fetchone()
         if found is None:
             return None
         row = dict(found)
