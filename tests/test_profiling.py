@@ -281,6 +281,14 @@ def test_a_trace_without_the_mark_is_refused(tmp_path):
         read_trace(broken)
 
 
+def test_clocks_are_compared_by_all_ranges_so_that_one_late_reading_moves_none():
+    own = [Range("detect", 10, 20), Range("decode", 30, 40), Range("detect", 110, 120)]
+    theirs = [Range("else", 0, 900), *(replace(r, start_ns=r.start_ns + 5) for r in own)]
+    assert profiler.clock_difference(own, theirs) == 5
+    assert profiler.clock_difference(own, [*theirs[:-1], replace(theirs[-1], start_ns=5000)]) == 5
+    assert profiler.clock_difference([], theirs) == 0
+
+
 def test_reads_are_noted_with_their_lines():
     x = torch.arange(4.0)
     with noting_reads() as reads:

@@ -6,11 +6,12 @@ import datetime
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.files import results_folder
@@ -69,6 +70,19 @@ def marking() -> Iterator[Marked]:
     marked.reads = tuple(read for read in reads.since(began) if read.at_ns >= 0)
 
 
+def clock_difference(own: Sequence[Range], theirs: Sequence[Range]) -> int:
+    """How much later, in ns, a profiler's clock shows what this process's clock shows: a median over ranges.
+
+    One moment would not do: between two readings of it another program may have the core.
+    """
+    starts: list[dict[str, list[int]]] = [defaultdict(list), defaultdict(list)]
+    for ranges, found in zip((own, theirs), starts, strict=True):
+        for each in sorted(ranges, key=lambda r: r.start_ns):
+            found[each.name].append(each.start_ns)
+    late = [b - a for name in starts[0] for a, b in zip(starts[0][name], starts[1][name], strict=False)]
+    return round(median(late)) if late else 0
+
+
 @contextmanager
 def watching(name: str, engine: str = "auto") -> Iterator[Watched]:
     """Profiles the block.
@@ -120,7 +134,8 @@ def nsys_capture(found: nsys.Nsys, stem: Path, marked: Marked) -> Capture:
     capture = replace(read_export(export), reads=marked.reads, file=file)
     missing = nsys.lost(marked.counts(), capture.counts(), found.version)
     if missing is None:
-        return capture
+        late_ns = clock_difference(marked.ranges, capture.ranges)
+        return replace(capture, reads=tuple(replace(r, at_ns=r.at_ns + late_ns) for r in marked.reads))
     notes = (*capture.notes, missing, "the ranges shown are those that labkit noted itself")
     return replace(capture, ranges=marked.ranges, notes=notes)
 
