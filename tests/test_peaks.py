@@ -124,6 +124,21 @@ def test_the_best_time_is_that_of_one_call(monkeypatch):
     assert peaks._best_on_cpu(lambda: now.__setitem__(0, now[0] + next(took))) == 0.25
 
 
+@pytest.mark.parametrize(("gflops", "sides"), [(100.0, [32, 256]), (0.001, [32])], ids=["fast", "slow"])
+def test_a_product_that_would_take_a_minute_is_measured_smaller(monkeypatch, gflops, sides):
+    multiplied = []
+
+    def rate_of(dtype, n, device):
+        multiplied.append(n)
+        return gflops
+
+    monkeypatch.setitem(peaks.SIDES, "cpu", {"fp32": 256, "bf16": 256, "int8": 256})
+    monkeypatch.setattr(peaks, "_product_rate", rate_of)
+    monkeypatch.setattr(peaks, "_convolution_rate", lambda dtype, device: 7.0)
+    assert peaks._measurements("cpu")["bf16"]() == max(gflops, 7.0)
+    assert multiplied == sides
+
+
 # On a GPU
 
 
@@ -142,7 +157,7 @@ def test_a_gpus_peaks_are_timed_with_events_over_many_launches(fake_gpu, monkeyp
 
 
 def test_a_gpus_peaks_fit_into_1_gib(fake_gpu, monkeypatch):
-    monkeypatch.setattr(peaks, "_best", lambda work, device: 1.0)
+    monkeypatch.setattr(peaks, "_best", lambda work, device: 1e-3)
     fake_gpu.reset_peak_memory_stats()
     assert len(dict(peaks._peaks("cuda"))) == 4
     assert 2**28 < fake_gpu.max_memory_allocated() < 2**30

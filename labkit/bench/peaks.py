@@ -34,6 +34,8 @@ from labkit.core.threads import worker_environment
 SECONDS = 0.6
 PEAK_TRIES = 3
 TIMEOUT_S = 120
+LONG_S = 5.0
+"""A matrix product that would take longer is measured smaller: no library here multiplies its type."""
 EVENT_MS = 20.0
 """GPU time between two events, of as many launches as it takes: a launch then costs nothing beside it."""
 
@@ -127,8 +129,9 @@ def _measurements(device: str) -> dict[str, Callable[[], float]]:
     sides = SIDES[device]
 
     def rate(dtype: Any, n: int) -> float:
-        a, b, out = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(3))
-        products = 2 * n**3 / _best(partial(torch.mm, a, b, out=out), device) / 1e9
+        products = _product_rate(dtype, n // 8, device)
+        if 2 * n**3 / products / 1e9 < LONG_S:
+            products = _product_rate(dtype, n, device)
         return max(products, _convolution_rate(dtype, device))
 
     work: dict[str, Callable[[], float]] = {
@@ -137,6 +140,14 @@ def _measurements(device: str) -> dict[str, Callable[[], float]]:
     if device == "cpu":
         work["int8"] = partial(_int8_peak, sides["int8"])
     return {**work, "copy_gb_s": partial(_copy_rate, COPIED_BYTES[device], device)}
+
+
+def _product_rate(dtype: Any, n: int, device: str) -> float:
+    """GFLOP/s of the product of two matrices of n x n."""
+    import torch
+
+    a, b, out = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(3))
+    return 2 * n**3 / _best(partial(torch.mm, a, b, out=out), device) / 1e9
 
 
 def _copy_rate(nbytes: int, device: str) -> float:
