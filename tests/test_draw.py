@@ -139,6 +139,14 @@ def test_boxes_on_one_another_have_names_apart(plates):
     assert plates[0][3] == 99, "the best one stands above its box"
 
 
+def test_names_leave_the_corner_free_on_which_the_page_writes(plates):
+    image, one = np.zeros((240, 320, 3), np.uint8), found([[200, 20, 318, 200]], (320, 240))
+    draw_detections(image, one)
+    draw_detections(image, one, corner=(120, 20))
+    before, after = plates
+    assert before[1] < 20 <= after[1]
+
+
 def test_letters_grow_for_a_picture_that_is_shown_small():
     image = np.zeros((480, 640, 3), np.uint8)
     one = found([[100, 200, 500, 400]], (640, 480))

@@ -372,8 +372,10 @@ def test_a_frame_is_filtered_once_for_picture_and_detection():
     preview_filter, frame = PreviewFilter(smooth), make_frame(1)
     wanted = LiveSettings(filter="guided", radius=3, eps=0.1)
     assert preview_filter.apply(frame, wanted) is frame  # it passes while the filter is compiled
+    assert preview_filter.compiling("guided")
+    assert not preview_filter.compiling("none"), "who has left it need not wait for it"
     compiled.set()
-    assert wait_for(lambda: not preview_filter.compiling)
+    assert wait_for(lambda: not preview_filter.compiling("guided"))
     first = preview_filter.apply(frame, wanted)
     assert first is preview_filter.apply(frame, wanted)
     assert (first.image == 7).all()
@@ -388,8 +390,9 @@ def test_a_filter_that_does_not_work_is_named():
 
     preview_filter = PreviewFilter(smooth)
     preview_filter.apply(make_frame(0), LiveSettings(filter="guided"))
-    assert wait_for(lambda: "no compiler" in preview_filter.message)
-    assert not preview_filter.compiling
+    assert wait_for(lambda: "no compiler" in preview_filter.trouble("guided"))
+    assert not preview_filter.compiling("guided")
+    assert not preview_filter.trouble("edges"), "another one may work"
 
 
 # Settings.

@@ -39,7 +39,11 @@ Box = tuple[int, int, int, int]
 
 
 def draw_detections(
-    image: NDArray[np.uint8], detections: Detections, *, text_px: int | None = None
+    image: NDArray[np.uint8],
+    detections: Detections,
+    *,
+    text_px: int | None = None,
+    corner: tuple[int, int] = (0, 0),
 ) -> NDArray[np.uint8]:
     """Draw a box and a name for each detection onto a copy of the image.
 
@@ -51,6 +55,7 @@ def draw_detections(
         image: (H, W, 3) uint8 RGB, of any memory layout; never changed.
         detections: of this image; a fine name follows the name.
         text_px: height of the letters; larger for a picture that is shown smaller than it is.
+        corner: (width, height) px at the top right that names leave free.
 
     Returns:
         (H, W, 3) uint8 RGB, a new C-contiguous array.
@@ -79,7 +84,7 @@ def draw_detections(
         _draw_box(pen, box, label_colour(int(detections.label[i])), max(1, round(min(width, height) / 240)))
     # Names come last, so that no line runs through one, and the best-scoring one chooses its place first.
     font = _font(text_px or max(10, round(height / 36)))
-    taken: list[Box] = []
+    taken: list[Box] = [(width - corner[0], 0, width - 1, corner[1] - 1)] if all(corner) else []
     for i in reversed(by_score):
         placed = _place_name(_captions(detections, i), font, boxes[i], taken, (width, height))
         if placed is not None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from labkit.core.annotate import draw_detections
 from labkit.core.errors import ResultsError
 from labkit.core.files import results_folder, write_atomic
-from labkit.core.types import Detections
+from labkit.core.types import Detections, Size
 from labkit.live.player import Shot
 from labkit.live.settings import LiveSettings
 
@@ -35,14 +35,24 @@ def annotate_shot(shot: Shot, settings: LiveSettings) -> NDArray[np.uint8]:
     """
     parts = []
     image = np.ascontiguousarray(shot.frame.image[:, ::-1]) if settings.mirror else shot.frame.image
-    for answer in shot.answers:
+    rates_px = _rates_px(shot.frame.size, len(shot.answers))
+    for place, answer in enumerate(shot.answers, 1):
         # Right after a change of size the last answer may refer to frames of another size.
         if answer is None or tuple(answer.found.frame_size) != shot.frame.size:
             parts.append(image)
         else:
             found = shown_detections(answer.found, settings)
-            parts.append(draw_detections(image, mirrored(found) if settings.mirror else found))
+            found = mirrored(found) if settings.mirror else found
+            corner = rates_px if place == len(shot.answers) else (0, 0)
+            parts.append(draw_detections(image, found, corner=corner))
     return parts[0] if len(parts) == 1 else np.hstack(parts)
+
+
+def _rates_px(size: Size, rungs: int) -> tuple[int, int]:
+    """(width, height) px of the plate at the top right on which the page writes each rung's FPS."""
+    px = max(11, round(size[1] / 30))  # as in live.js
+    width = round((1 + 5.5 * rungs) * px)
+    return (width, round(1.5 * px)) if 2 * width <= size[0] else (0, 0)  # or names had no place
 
 
 def jpeg(image: NDArray[np.uint8]) -> bytes:

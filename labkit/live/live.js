@@ -527,6 +527,7 @@ class Panel {
   fullScreen() {
     if (document.fullscreenElement) document.exitFullscreen();
     else this.stage.requestFullscreen?.().catch(() => {});
+    this.stage.focus({ preventScroll: true }); // so that the keys work there
   }
 
   showFps(on) {

@@ -54,9 +54,6 @@ class PreviewFilter:
 
     A filter is compiled when it is first chosen; until it is ready, frames pass as they
     are and `compiling` is true, so that the picture never stands still.
-
-    Attributes:
-        message: why there is no filter, in words.
     """
 
     def __init__(self, filter_image: Filter = filter_image) -> None:
@@ -64,12 +61,15 @@ class PreviewFilter:
         self._lock = threading.Lock()
         self._last: tuple[tuple[object, ...], Frame] | None = None
         self._ready: dict[str, bool] = {}  # by name: False while it is compiled
-        self.message = ""
+        self._troubles: dict[str, str] = {}
 
-    @property
-    def compiling(self) -> bool:
-        """True if a filter was asked for and is not ready yet."""
-        return not all(self._ready.values()) and not self.message
+    def compiling(self, name: str) -> bool:
+        """True if the filter of this name was asked for and is not ready yet."""
+        return self._ready.get(name) is False and name not in self._troubles
+
+    def trouble(self, name: str) -> str:
+        """Why there is no filter of this name, in words; empty if there is one."""
+        return self._troubles.get(name, "")
 
     def apply(self, frame: Frame, settings: LiveSettings) -> Frame:
         """The frame, filtered if a filter is chosen and ready."""
@@ -94,7 +94,7 @@ class PreviewFilter:
             self._filter(np.zeros((32, 32, 3), np.uint8), settings)
             self._ready[settings.filter] = True
         except Exception as error:  # the picture goes on without the filter, and says so
-            self.message = f"the filter does not work here: {error}"
+            self._troubles[settings.filter] = f"the filter does not work here: {error}"
 
 
 class Player:
@@ -261,12 +261,13 @@ class Player:
         reader, inference = self._reader, self._inference
         if reader is None or inference is None:
             return {"state": "stopped", "message": "", "doing": "", "fault": "", "weights": []}
-        doing = "compiling the filter" if self._preview_filter.compiling else inference.doing
+        chosen = self.settings.filter
+        compiling = self._preview_filter.compiling(chosen)
         return {
             "state": "paused" if self.paused and reader.state == "running" else reader.state,
             "message": reader.message,
-            "doing": doing,
-            "fault": inference.fault or self._preview_filter.message,
+            "doing": "compiling the filter" if compiling else inference.doing,
+            "fault": inference.fault or self._preview_filter.trouble(chosen),
             "weights": list(inference.weights),
         }
 

@@ -157,7 +157,12 @@ def test_sources_keys_classes_and_downloads(desk, lab, page, camera, tmp_path):
     page.keyboard.press("m")
     eventually(lambda: settings(sheet)["mirror"])
     eventually(lambda: view.get_by_role("button", name="Mirror").get_attribute("aria-pressed") == "true")
+    press(sheet, "Full screen")
+    eventually(lambda: page.evaluate("document.fullscreenElement?.className") == "labkit-stage")
     page.keyboard.press("m")
+    eventually(lambda: not settings(sheet)["mirror"])
+    page.keyboard.press("f")
+    eventually(lambda: page.evaluate("document.fullscreenElement === null"))
     page.keyboard.press("i")  # no rate on the picture, so that only frames change it
     page.keyboard.press(" ")
     eventually(lambda: "paused" in message(sheet))
