@@ -170,21 +170,55 @@ def smallest_gap(module, x):
     return -float(seen[0].values[0].diff().max())
 
 
-@pytest.mark.skipif(unmet_requirement(["openvino"]) is not None, reason="needs OpenVINO")
-@pytest.mark.parametrize("network", [NAMES[0], *further(*NAMES[1:])], indirect=True)
-def test_openvino_agrees_where_no_two_scores_are_as_near_as_rounding(network, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def seen_by_openvino(network, tmp_path_factory):
+    """The picture without near ties, and an engine for it."""
+    x = max((picture(network, i) for i in range(10)), key=lambda x: smallest_gap(network.module, x))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return x, build_engine("openvino", Request(network.module, x, f"test-{network.model}"))
+
+
+needs_openvino = pytest.mark.skipif(unmet_requirement(["openvino"]) is not None, reason="needs OpenVINO")
+one_or_all = pytest.mark.parametrize("network", [NAMES[0], *further(*NAMES[1:])], indirect=True)
+
+
+@needs_openvino
+@one_or_all
+def test_openvino_agrees_where_no_two_scores_are_as_near_as_rounding(network, seen_by_openvino):
     """Elsewhere two queries change places: nothing that a conversion does wrong.
 
     RF-DETR gives each place a learnt query by its rank, so that a swap of two places, 6e-7 apart in one of
     these pictures, changes logits by 1.6%, with the graph reshaped and static alike.
     """
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    x = max((picture(network, i) for i in range(10)), key=lambda x: smallest_gap(network.module, x))
+    x, engine = seen_by_openvino
     with torch.inference_mode():
         wanted = network.module(x)
-    engine = build_engine("openvino", Request(network.module, x, f"test-{network.model}"))
     for a, b in zip(engine(x), wanted, strict=True):
         assert (a - b).norm() / b.norm() < 1e-5
+
+
+@needs_openvino
+@one_or_all
+def test_what_int8_leaves_alone_are_all_products_of_its_modules_and_no_other(network, seen_by_openvino):
+    """By their number: names are what an engine that fuses may change."""
+    from labkit.models.engines.openvino import operators_of
+
+    parts = network.module.parts()
+    chosen = (*parts["encoder"], *parts["decoder"])
+    modules = {
+        part: any(f"{name}.".startswith(f"{each}.") for each in chosen)
+        for name, part in network.module.named_modules()
+        if isinstance(part, nn.Conv2d | nn.Linear)
+    }
+    graph = seen_by_openvino[1].graph
+    left = set(operators_of(chosen, graph, network.module))
+    convolutions = operators(graph, "Convolution", "GroupConvolution")
+    others = [op for op in [*convolutions, *operators(graph, "MatMul")] if op.get_friendly_name() not in left]
+    assert len(others) == sum(not inside for inside in modules.values())
+    assert sum(op.get_friendly_name() in left for op in convolutions) == sum(
+        inside and isinstance(part, nn.Conv2d) for part, inside in modules.items()
+    )
 
 
 def operators(graph, *kinds):

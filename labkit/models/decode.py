@@ -38,16 +38,16 @@ class DetrCore(nn.Module):
     def parts(self) -> dict[str, tuple[str, ...]]:
         """Names of the modules of each part: "backbone", "encoder" and "decoder".
 
-        Of an encoder that also convolves, as RT-DETR's, these are the layers that do not; it is empty where
-        the backbone is the encoder. The decoder is all that comes after both, which chooses queries, refines
-        them and ends in the heads.
+        Of an encoder that also convolves, as RT-DETR's, these are the layers of matrix products; it is empty
+        where the backbone is the encoder. The decoder is all that comes after both, which chooses queries,
+        refines them and ends in the heads.
         """
         base, prefix = self.detr.base_model, f"detr.{self.detr.base_model_prefix}"
         inner = dict(base.named_children())
         heads = [f"detr.{name}" for name, module in self.detr.named_children() if module is not base]
         last = "encoder" if "encoder" in inner else "backbone"
         after = list(inner)[list(inner).index(last) + 1 :]
-        attends = _without_convolutions(inner["encoder"], f"{prefix}.encoder") if last == "encoder" else ()
+        attends = _of_products(inner["encoder"], f"{prefix}.encoder") if last == "encoder" else ()
         return {
             "backbone": (f"{prefix}.backbone",),
             "encoder": tuple(attends),
@@ -55,13 +55,17 @@ class DetrCore(nn.Module):
         }
 
 
-def _without_convolutions(module: nn.Module, name: str) -> Iterator[str]:
-    """Names of the largest parts of a module in which nothing convolves."""
+def _of_products(module: nn.Module, name: str) -> Iterator[str]:
+    """Names of the largest parts of a module with matrix products and no convolution.
+
+    Norms and activations of convolutions are none: an engine fuses them with what they follow.
+    """
     if not any(isinstance(part, nn.Conv2d) for part in module.modules()):
-        yield name
+        if any(isinstance(part, nn.Linear) for part in module.modules()):
+            yield name
         return
     for child, part in module.named_children():
-        yield from _without_convolutions(part, f"{name}.{child}")
+        yield from _of_products(part, f"{name}.{child}")
 
 
 Candidates = tuple[Tensor, Tensor, Tensor]

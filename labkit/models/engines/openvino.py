@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 import warnings
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.telemetry import switch_off_telemetry
 from labkit.models.engines.build import Request, as_module_output
+from labkit.models.engines.eager import fold_batch_norms
 from labkit.models.engines.engine_cache import cached_file
 
 switch_off_telemetry()
@@ -83,12 +85,17 @@ def _converted(request: Request) -> Path:
 
 
 def _convert(request: Request) -> Any:
-    """The module as a graph; a batch that never varies is fixed, so that shapes fold into constants."""
+    """The module as a graph; a batch that never varies is fixed, so that shapes fold into constants.
+
+    Batch norms are folded before, not by OpenVINO, which gives the convolution another name then.
+    """
+    module = copy.deepcopy(request.module)
+    fold_batch_norms(module)
     batch = -1 if len(request.batches) > 1 else request.batches[0]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing fixes the frame size, which is what is wanted here
         shape = ov.PartialShape([batch, *request.example.shape[1:]])
-        return ov.convert_model(request.module, example_input=request.example, input=[shape])
+        return ov.convert_model(module, example_input=request.example, input=[shape])
 
 
 def _quantise(model: Any, request: Request) -> Any:
@@ -126,13 +133,8 @@ def operators_of(modules: Sequence[str], graph: Any, network: nn.Module) -> list
     known = [f".{name}" for name, _ in network.named_modules(remove_duplicate=False)]
     absent = [name for name in modules if not any(each.endswith(f".{name}") for each in known)]
     inside = re.compile(rf"__module\.(.*\.)?({'|'.join(map(re.escape, modules))})[./]")
-    found: set[str] = set()
-    for op in reversed(graph.get_ordered_ops()):  # what was fused lost its name, and counts to what it feeds
-        name = op.get_friendly_name()
-        fed = {end.get_node().get_friendly_name() for out in op.outputs() for end in out.get_target_inputs()}
-        fused = not name.startswith("__module.") and fed and fed <= found
-        if op.get_type_name() != "Constant" and (inside.match(name) or fused):
-            found.add(name)
+    operators = (op for op in graph.get_ordered_ops() if op.get_type_name() != "Constant")
+    found = [name for op in operators if inside.match(name := op.get_friendly_name())]
     if absent or not found:
         raise UsageError(
             f"int8 is to leave {', '.join(absent or modules)} alone, and no operator of the network came of "
