@@ -26,6 +26,7 @@ from labkit.bench.frames import collect
 from labkit.bench.session import Session
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, LoopError, UsageError
+from labkit.core.requirements import unmet_requirement
 from labkit.core.trace import recording
 from labkit.core.types import Detections, Frame, Workload
 from labkit.models.prepare import resolve_all
@@ -213,14 +214,15 @@ def test_a_loop_goes_to_a_process_of_its_own_with_what_it_uses() -> None:
         ("onnxruntime_fp32", "onnxscript", 1.0),
         ("onnxruntime_int8", "onnxscript", 0.6),
         ("compiled_fp32", "torch", 1.0),
-        ("compiled_bf16", "torch", 0.9),
+        ("compiled_bf16", "bf16", 0.9),
     ],
 )
 @pytest.mark.extended
 def test_the_scripts_of_peers_do_the_same_work(
     script: str, needs: str, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip(needs)
+    if reason := unmet_requirement([needs]):
+        pytest.skip(reason)
     monkeypatch.setattr(direct_loops, "MODELS", ("lab_detr", "lab_resnet"))
     found = labkit.check(getattr(direct_loops, script), "batched_cpu", size=(320, 240))
     assert found.agreement.share >= share and found.agreement.same_name >= 2 * share - 1

@@ -15,20 +15,22 @@ import torch
 import labkit
 from labkit.bench.agreement import Answers, measure_agreement
 from labkit.bench.plan import Plan
+from labkit.bench.run import _limit
 from labkit.bench.session import Session
 from labkit.bench.timing import Clock, measure
+from labkit.core import requirements
 from labkit.core.boxes import box_iou
 from labkit.core.errors import UsageError
-from labkit.core.requirements import unmet_requirement
+from labkit.core.requirements import precision_here, unmet_requirement
 from labkit.core.types import Detections, Frame, Workload
 from labkit.models.callables import Combined
-from labkit.models.engines.build import ENGINES
+from labkit.models.engines.build import ENGINES, Request, build_engine
 from labkit.models.prepare import prepare
 from labkit.models.preprocess import IMPLEMENTATIONS
 from labkit.pipelines import tracked as tracked_module
 from labkit.pipelines.combined import kept_awake
 from labkit.pipelines.former_names import FORMER_NAMES
-from labkit.pipelines.ladder import LADDER, ladder, rung
+from labkit.pipelines.ladder import LADDER, about_here, ladder, rung
 from labkit.pipelines.tracked import flow_boxes, tracked
 from labkit.sources.synthetic.scene import scene_frame
 
@@ -99,6 +101,34 @@ def test_unknown_names_get_a_hint():
     assert set(FORMER_NAMES.values()) <= set(NAMES)
     with pytest.raises(UsageError, match="origin_combined_cpu is called baseline_combined_cpu now"):
         rung("origin_combined_cpu")
+
+
+@pytest.mark.skipif(unmet_requirement(["openvino"]) is not None, reason="needs OpenVINO")
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_a_cpu_without_bfloat16_is_told(has_bf16, monkeypatch):
+    monkeypatch.setattr(requirements, "_openvino_has_bf16", lambda: has_bf16)
+    words = {
+        name: about_here(rung(name)) for name in ("cpu_engine_fp32", "cpu_engine_bf16", "cpu_engine_int8")
+    }
+    assert "(here" not in words["cpu_engine_fp32"]
+    assert ("(here float32: " in words["cpu_engine_bf16"]) is not has_bf16
+    assert ("(here what is not int8 is float32: " in words["cpu_engine_int8"]) is not has_bf16
+    prepared = prepare(rung("resnet_opencv_cpu").prepare, Workload("lab"))
+    assert prepared.settings["fallback"] is None
+    context = types.SimpleNamespace(
+        peaks={"cpu": {"fp32": 2.0, "bf16": 1.0}}, workload=Workload("lab"), counted={}
+    )
+    limit = _limit(rung("cpu_engine_bf16"), context)
+    assert (limit["precision"], limit["peak_gflops"]) == (("bf16", 1.0) if has_bf16 else ("fp32", 2.0))
+
+
+@pytest.mark.skipif(unmet_requirement(["openvino"]) is not None, reason="needs OpenVINO")
+def test_the_precision_that_is_told_is_the_one_that_openvino_took(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    net = torch.nn.Linear(8, 8).eval()
+    engine = build_engine("openvino", Request(net, torch.zeros(1, 8), "tiny", precision="bf16"))
+    taken = engine.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    assert taken == {"fp32": "f32", "bf16": "bf16"}[precision_here(rung("cpu_engine_bf16").prepare)]
 
 
 def able(row):

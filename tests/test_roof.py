@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from records_made_up import made_up_run
 
+from labkit.core import requirements
 from labkit.core.errors import UsageError
 from labkit.core.types import Workload
 from labkit.models.flops import mb_per_frame, parameters
@@ -59,12 +60,15 @@ def test_runs_without_bytes_have_no_place():
         roofline([made_up_run()])
 
 
-def test_the_least_bytes_of_a_frame_by_hand():
+def test_the_least_bytes_of_a_frame_by_hand(monkeypatch):
+    monkeypatch.setattr(requirements, "_openvino_has_bf16", lambda: True)
     work, lab = Workload("lab"), ("lab_detr", "lab_resnet")
     frame = 3 * 640 * 480
     both = sum(map(parameters, lab))
     assert mb_per_frame(rung("combined_cpu").prepare, work) == pytest.approx((4 * both + frame) / 1e6)
     assert mb_per_frame(rung("cpu_engine_bf16").prepare, work) == pytest.approx((2 * both + frame) / 1e6)
+    monkeypatch.setattr(requirements, "_openvino_has_bf16", lambda: False)
+    assert mb_per_frame(rung("cpu_engine_bf16").prepare, work) == pytest.approx((4 * both + frame) / 1e6)
     assert mb_per_frame(rung("grouped_cpu").prepare, work) == pytest.approx((both + frame) / 1e6)
     detector = 4 * parameters("lab_detr")
     assert mb_per_frame(rung("detr_pil_cpu").prepare, work) == pytest.approx((detector + frame) / 1e6)

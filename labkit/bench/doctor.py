@@ -126,6 +126,8 @@ def _cpu() -> Check:
 
     from labkit.core.cpu import clock_settings, power_settings
     from labkit.core.machine import cpu_facts
+    from labkit.core.requirements import fallback
+    from labkit.core.types import Preparation
 
     facts, load = cpu_facts(), psutil.getloadavg()[0]
     quota = f", {facts['quota_cores']:g} by quota" if facts["quota_cores"] else ""
@@ -139,6 +141,8 @@ def _cpu() -> Check:
     if load > 0.5 * facts["cores"]:
         advice = f"load is {load:.2f}: measurements will be noisy until other programs are done"
         return Check("cpu", "note", found, advice)
+    if instead := fallback(Preparation("detect", engine="openvino", precision="bf16")):
+        return Check("cpu", "note", found, f"rungs of the bfloat16 engine run in {instead}")
     return Check("cpu", "good", found)
 
 

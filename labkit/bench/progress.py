@@ -219,6 +219,7 @@ def legend(runs: Sequence[Run]) -> list[str]:
         "!: loses over a point of mAP or changes over 1% of names against its reference.",
         *_photographs(runs),
         "limit: share of this machine's measured peak. -: too few frames, or not asked.",
+        *(f"{run.rung}: {run.settings['fallback']}" for run in runs if run.settings.get("fallback")),
     ]
 
 

@@ -32,7 +32,7 @@ from labkit.bench.worker import Worker, restless
 from labkit.core.errors import LabError, UnavailableError, UsageError
 from labkit.core.lock import lock_holder, machine_lock
 from labkit.core.machine import fingerprint
-from labkit.core.requirements import unmet_requirement
+from labkit.core.requirements import fallback, precision_here, unmet_requirement
 from labkit.core.stats import frames_needed
 from labkit.core.types import Fit, Rung, Size, Workload, WorkOptions, read_work
 from labkit.models.flops import gflop_per_frame, mb_per_frame
@@ -366,6 +366,8 @@ def _runnable(rungs: Sequence[Rung], result: ResultSet, reporter: Reporter) -> l
         reason = unmet_requirement(rung.needs)
         if reason is None:
             runnable.append(rung)
+            if instead := fallback(rung.prepare):
+                reporter.note(f"{rung.name}: {instead}")
         else:
             result.skipped[rung.name] = reason
     if result.skipped:
@@ -640,12 +642,12 @@ def _run(rung: Rung, worker: Worker, agreement: Agreement, plan: Plan, context: 
 
 
 def _limit(rung: Rung, context: Context) -> dict[str, Any]:
-    peaks = context.peaks[rung.prepare.device]
+    peaks, precision = context.peaks[rung.prepare.device], precision_here(rung.prepare)
     return {
         "gflop_per_frame": gflop_per_frame(rung.prepare, context.workload) or context.counted.get(rung.name),
         "mb_per_frame": mb_per_frame(rung.prepare, context.workload),
-        "precision": rung.prepare.precision,
-        "peak_gflops": peaks.get(rung.prepare.precision),
+        "precision": precision,
+        "peak_gflops": peaks.get(precision),
         "peaks": dict(peaks),
     }
 

@@ -61,12 +61,13 @@ def doctor(as_json: JsonOption = False) -> None:
 @app.command()
 def rungs(as_json: JsonOption = False) -> None:
     """List the rungs of the ladder and whether this machine can run them."""
-    from labkit.pipelines.ladder import LADDER
+    from labkit.pipelines.ladder import LADDER, about_here
 
     rows = [
         {
             "rung": rung.name, "stage": rung.stage, "changes": rung.changes, "reference": rung.reference,
-            "about": rung.about, "unavailable": unmet_requirement(rung.needs), **rung.prepare.describe(),
+            "about": about_here(rung), "unavailable": unmet_requirement(rung.needs),
+            **rung.prepare.describe(),
         }
         for rung in sorted(LADDER, key=lambda rung: rung.stage)
     ]  # fmt: skip

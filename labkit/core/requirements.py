@@ -12,6 +12,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labkit.core.telemetry import switch_off_telemetry
+
+if TYPE_CHECKING:
+    from labkit.core.types import Precision, Preparation
 
 INSTALL = {
     "openvino": "pip install 'labkit[engines]'",
@@ -53,6 +59,42 @@ def _no_triton() -> str | None:
     return None
 
 
+def _no_bf16() -> str | None:
+    import torch
+
+    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    return "needs a CPU with bfloat16 arithmetic (AVX-512, AMX or ARM's BF16); torch is far slower without"
+
+
+@lru_cache(maxsize=1)
+def _openvino_has_bf16() -> bool:
+    switch_off_telemetry()
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def fallback(preparation: Preparation) -> str | None:
+    """What runs in float32 on this CPU though asked for in bfloat16, in words; None if nothing does.
+
+    OpenVINO falls back by itself and says nothing, so that such a rung has the speed and the answers of
+    float32.
+    """
+    formats = (preparation.precision, preparation.options.get("rest_precision"))
+    if preparation.engine != "openvino" or "bf16" not in formats or unmet_requirement(["openvino"]):
+        return None
+    if _openvino_has_bf16():
+        return None
+    rest = "" if preparation.precision == "bf16" else "what is not int8 is "
+    return f"{rest}float32: OpenVINO has no bfloat16 on this CPU"
+
+
+def precision_here(preparation: Preparation) -> Precision:
+    """The precision of a rung's products on this machine; see `fallback`."""
+    return "fp32" if preparation.precision == "bf16" and fallback(preparation) else preparation.precision
+
+
 def _no_package(name: str) -> str | None:
     if importlib.util.find_spec(name) is not None:
         return None
@@ -68,6 +110,7 @@ def installed_version(package: str) -> str | None:
 
 _CHECKS: dict[str, Callable[[], str | None]] = {
     "cuda": _no_cuda,
+    "bf16": _no_bf16,
     "c++": _no_compiler,
     "triton": _no_triton,
 }

@@ -29,7 +29,7 @@ from labkit.core.errors import LabError, ResultsError, UsageError
 from labkit.core.files import recorded_folder, results_folder, write_atomic
 from labkit.core.machine import fingerprint, machine_name
 from labkit.core.read_json import read_bytes, read_json
-from labkit.core.requirements import unmet_requirement
+from labkit.core.requirements import fallback, unmet_requirement
 from labkit.core.terminal import print_text
 from labkit.core.types import Detections, Frame, Rung, Size, Workload
 from labkit.models.decode import DetrDecoder
@@ -98,22 +98,6 @@ def _changes() -> Iterator[Change]:
 CHANGES = tuple(_changes())
 
 
-def _unquantised(part: str, *modules: str) -> Change:
-    plain = rung("cpu_engine_int8")
-    options = {**plain.prepare.options, "unquantised": modules}
-    about = f"cpu_engine_int8, with {part} in bfloat16"
-    return Change(f"int8 but {part}", about, replace(plain, prepare=replace(plain.prepare, options=options)))
-
-
-INT8_PARTS = (
-    _unquantised("the stem", "backbone.model.embedder"),
-    _unquantised("the backbone", "backbone"),
-    _unquantised("the encoder", "encoder"),
-    _unquantised("the decoder", "model.decoder"),
-    _unquantised("the heads", "class_labels_classifier", "bbox_predictor"),
-)
-"""One part of DETR each that int8 leaves alone, for `run_ablation`: where it hurts."""
-
 MIXED = Change(
     "int8, mixed",
     "cpu_engine_int8_mixed: encoder, decoder and heads in bfloat16",
@@ -177,6 +161,8 @@ def run_ablation(
         if reason is not None:
             progress(f"{change.name} cannot run here: {reason}")
             continue
+        if instead := fallback(change.rung.prepare):
+            change = replace(change, about=f"{change.about} (here {instead})")
         progress(change.name)
         answers = _answers(change, frames)
         plain = plain or answers

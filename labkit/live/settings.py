@@ -255,9 +255,9 @@ def _row(
 @lru_cache(maxsize=1)
 def _ladder() -> list[dict[str, Any]]:
     from labkit.core.requirements import unmet_requirement
-    from labkit.pipelines.ladder import LADDER
+    from labkit.pipelines.ladder import LADDER, about_here
 
-    return [_row(r.name, r.about, r.stage, unmet_requirement(r.needs)) for r in LADDER]
+    return [_row(r.name, about_here(r), r.stage, unmet_requirement(r.needs)) for r in LADDER]
 
 
 class _Cameras:

@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from labkit.core.requirements import precision_here
 from labkit.core.types import Preparation, Size, Workload
 from labkit.models.networks import build
 from labkit.models.third_party import enlarged
@@ -47,7 +48,7 @@ def mb_per_frame(preparation: Preparation, workload: Workload) -> float | None:
     width, height = workload.size
     models = models_of(workload)
     wanted = {"detect": models[:1], "classify": models[1:], "combined": models}[preparation.task]
-    weights = sum(parameters(model) for model in wanted) * BYTES[preparation.precision]
+    weights = sum(parameters(model) for model in wanted) * BYTES[precision_here(preparation)]
     return (weights / preparation.group + 3 * width * height) / 1e6
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from labkit.core.errors import UnavailableError, UsageError
+from labkit.core.requirements import fallback
 from labkit.core.threads import bound_threads
 from labkit.core.types import Preparation, Size, Workload
 from labkit.models.box_rows import BoxRowKernels, BoxRows
@@ -332,4 +333,5 @@ def _settings(
         "threshold": workload.threshold,
         "seed": workload.seed,
         "preparation": preparation.describe(),
+        "fallback": fallback(preparation),
     }

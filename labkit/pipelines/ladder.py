@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from labkit.core.errors import UsageError
-from labkit.core.requirements import unmet_requirement
+from labkit.core.requirements import fallback, unmet_requirement
 from labkit.core.shown_table import shown_table, table_html
 from labkit.core.types import FilterStep, Preparation, Rung
 from labkit.pipelines.baseline import baseline_combined
@@ -380,7 +380,7 @@ THIRD_PARTY = (
                     options={**_FOLDED, "lean": True, "mode": "max-autotune-no-cudagraphs"}),
         changes="detr_opencv_cpu", reference="detr_pil_cpu",
         about="torch.compile at its best: bfloat16, weights frozen, no padding mask, kernels timed",
-        needs=("c++",),
+        needs=("c++", "bf16"),
     ),
     Rung(
         "peer_openvino_bf16", 6, sequential,
@@ -430,6 +430,12 @@ MEASURED_LAST = (*THIRD_PARTY, *STAGE_7)
 """Rungs that a benchmark short of time leaves for the end."""
 
 
+def about_here(rung: Rung) -> str:
+    """What a rung is about, with what this machine does instead of it."""
+    instead = fallback(rung.prepare)
+    return rung.about if instead is None else f"{rung.about} (here {instead})"
+
+
 class Ladder(tuple[Rung, ...]):
     """Rungs in order; shows itself as a table."""
 
@@ -440,7 +446,8 @@ class Ladder(tuple[Rung, ...]):
         columns = ["rung", "stage", "changes", "about", "unavailable"]
         by_stage = sorted(self, key=lambda rung: rung.stage)
         rows = [
-            (r.name, r.stage, r.changes or "", r.about, unmet_requirement(r.needs) or "") for r in by_stage
+            (r.name, r.stage, r.changes or "", about_here(r), unmet_requirement(r.needs) or "")
+            for r in by_stage
         ]
         return shown_table(rows, columns)
 

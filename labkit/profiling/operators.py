@@ -22,6 +22,7 @@ from labkit.bench.peaks import measure_peaks
 from labkit.core.child import SpawnedProcess, environment
 from labkit.core.errors import LabError, UnavailableError
 from labkit.core.files import write_atomic
+from labkit.core.requirements import precision_here
 from labkit.core.terminal import print_text
 from labkit.core.threads import PASSIVE_WAIT
 from labkit.core.types import Workload
@@ -55,8 +56,9 @@ def operators(
     with SpawnedProcess() as process, environment(PASSIVE_WAIT):  # read as the process starts
         found = process.call(LONGEST_S, _measure, rung, workload)
     kinds = tuple(Kind(name, *found["kinds"][name]) for name in KINDS)
-    peak = (peaks if peaks is not None else measure_peaks("cpu")).get(chosen.prepare.precision)
-    return Operators(rung, chosen.prepare.precision, kinds, found["frame_ms"], peak)
+    precision = precision_here(chosen.prepare)
+    peak = (peaks if peaks is not None else measure_peaks("cpu")).get(precision)
+    return Operators(rung, precision, kinds, found["frame_ms"], peak)
 
 
 def _measure(rung: str, workload: Workload) -> dict[str, Any]:

@@ -109,6 +109,7 @@ WITHIN: dict[str, dict[str, Kind]] = {
     "settings": {
         "size": SIZE, "objects": COUNT | NONE, "device": NAME, "model_set": NAME, "weights": NAME,
         "weights_sha256": OBJECT | NONE, "preparation": OBJECT, "changes": NAME | NONE,
+        "fallback": NAME | NONE,
         "paced_fps": NUMBER | NONE, "gpu_peak_bytes": NUMBER | NONE, "foreign_cpu": NUMBER | NONE,
         "steal": NUMBER | NONE, "baseline": NAME | NONE, "loop_sha256": NAME, "cpu_s": NOT_NEGATIVE,
         "energy_j": FIGURES, "no_energy": OBJECT,

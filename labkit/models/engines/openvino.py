@@ -49,7 +49,7 @@ def build(request: Request) -> OpenVinoEngine:
     operator took.
 
     Raises:
-        UnavailableError: the device is not the CPU, or this CPU cannot do bf16.
+        UnavailableError: the device is not the CPU.
         UsageError: int8 is to leave modules alone that there are not.
     """
     if request.device != "cpu":

@@ -93,6 +93,7 @@ class Cell:
 def _facts(run: Run) -> list[str]:
     """Qualifications of a speed: noise, agreement, accuracy."""
     facts = [run.scenario, f"{run.settings.get('weights', 'unknown')} weights"]
+    facts += [str(run.settings["fallback"])] if run.settings.get("fallback") else []
     return [*facts, "quick"] if run.quick else facts
 
 
