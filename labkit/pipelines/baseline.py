@@ -12,6 +12,7 @@ names): those are lessons of their own, and mending a fault is not a speed-up.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from torch import Tensor
 
 from labkit.core.trace import span, tap
 from labkit.core.types import Detections, Frame, Size
-from labkit.models.callables import Combined
+
+if TYPE_CHECKING:
+    from labkit.models.callables import Combined
 
 
 def baseline_combined(frames: Iterable[Frame], net: Combined) -> Iterator[tuple[Frame, Detections]]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from labkit.core.trace import span
 from labkit.core.types import Detections, Frame
-from labkit.models.callables import Combined
+
+if TYPE_CHECKING:
+    from labkit.models.callables import Combined
 
 
 def one_by_one(frames: Iterable[Frame], net: Combined) -> Iterator[tuple[Frame, Detections]]:

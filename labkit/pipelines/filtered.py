@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from labkit.core.trace import span
 from labkit.core.types import Detections, Frame
-from labkit.models.filter_stage import Filtered
 from labkit.pipelines.baseline import baseline_combined
 from labkit.pipelines.combined import batched_crops
+
+if TYPE_CHECKING:
+    from labkit.models.filter_stage import Filtered
 
 
 def smoothed(frames: Iterable[Frame], net: Filtered) -> Iterator[Frame]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
 from labkit.core.trace import span
 from labkit.core.types import Detections, Frame
-from labkit.models.callables import Combined
-from labkit.models.fused import FusedNet
+
+if TYPE_CHECKING:
+    from labkit.models.callables import Combined
+    from labkit.models.fused import FusedNet
 
 
 def grouped(frames: Iterable[Frame | None], net: Combined) -> Iterator[tuple[Frame, Detections]]:

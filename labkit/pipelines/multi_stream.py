@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeVar
 
 from labkit.core.trace import span
 from labkit.core.types import Detections, Frame
-from labkit.models.filter_stage import Filtered
-from labkit.models.fused import CopyBack, FusedNet
-from labkit.models.streamed import FrameRing, StagedNet, StreamedNet
 from labkit.pipelines.baseline import name_one_by_one, read_queries_one_by_one
 from labkit.pipelines.filtered import smoothed
 from labkit.pipelines.prefetch import ReadAhead
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from labkit.models.filter_stage import Filtered
+    from labkit.models.fused import CopyBack, FusedNet
+    from labkit.models.streamed import FrameRing, StagedNet, StreamedNet
+
 AHEAD = 1
 DEPTH = 2
-Ring = TypeVar("Ring", bound=FrameRing)
+Ring = TypeVar("Ring", bound="FrameRing")
 
 
 def threaded(frames: Iterable[Frame], net: Filtered) -> Iterator[tuple[Frame, Detections]]:

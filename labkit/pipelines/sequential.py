@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from labkit.core.trace import span
 from labkit.core.types import Detections, Frame
-from labkit.models.callables import Classifier, Detector
+
+if TYPE_CHECKING:
+    from labkit.models.callables import Classifier, Detector
 
 
 def sequential(frames: Iterable[Frame], net: Classifier | Detector) -> Iterator[tuple[Frame, Detections]]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import pdist
 
 from labkit.core.boxes import box_iou
 from labkit.core.trace import span
 from labkit.core.types import Detections, Frame
-from labkit.models.callables import Combined
 from labkit.pipelines.combined import batched_crops
+
+if TYPE_CHECKING:
+    from labkit.models.callables import Combined
 
 GRID = np.stack(np.meshgrid(*[np.linspace(0.15, 0.85, 7)] * 2), -1).reshape(-1, 2)
 """Points of a box that are followed, as shares of its width and height, (P, 2)."""
@@ -79,6 +80,8 @@ class FlowTracker:
         self._next_id += len(found)
         last = self._found
         if last is not None and last.track_id is not None:
+            from scipy.optimize import linear_sum_assignment
+
             overlap = box_iou(last.xyxy, found.xyxy) * (last.label[:, None] == found.label)
             for i, j in zip(*linear_sum_assignment(-overlap), strict=True):
                 if overlap[i, j] >= SAME_IOU:
@@ -99,6 +102,8 @@ def flow_boxes(
     Returns:
         (N, 4) px in `now`, inside it, and (N,) True where a box could be followed.
     """
+    from scipy.spatial.distance import pdist
+
     corner, extent = xyxy[:, None, :2], xyxy[:, None, 2:] - xyxy[:, None, :2]
     points = (corner + GRID * extent).astype(np.float32)  # (N, P, 2) px
     flat = points.reshape(-1, 1, 2)
