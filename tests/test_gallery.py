@@ -13,7 +13,15 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from labkit.cli.main import main
 from labkit.core.errors import UsageError
-from labkit.lessons.gallery import cells_sha256, execute, question_of, title_of, write_gallery
+from labkit.lessons.gallery import (
+    add_badge,
+    cells_sha256,
+    execute,
+    question_of,
+    repository,
+    title_of,
+    write_gallery,
+)
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "</main><script>alert(1)</script>&\"'"
@@ -145,6 +153,32 @@ def test_copies_hold_their_outputs_and_the_hash_of_their_cells(gallery):
     assert {"text/html": "<p>seen</p>", "text/plain": "seen"} in shown
     changed = written(folder / "changed.ipynb", "print(4)")
     assert cells_sha256(changed) != cells_sha256(folder / "01_first.ipynb")
+
+
+def test_a_copy_has_a_badge_for_a_hosted_gpu_once_the_project_has_an_address(tmp_path, capsys):
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    path = tmp_path / "notebooks" / "01_first.ipynb"
+    for text in ("", "[project]\nname = 'x'", "[project.urls]\nrepository = 'https://example.org/a'", "["):
+        (tmp_path / "pyproject.toml").write_text(text)
+        plain = new_notebook(cells=cells("1"))
+        add_badge(plain, path)
+        assert len(plain.cells) == len(cells("1")), "no badge that leads nowhere"
+    (tmp_path / "pyproject.toml").write_text("[project.urls]\nrepository = 'https://github.com/a-b/c.d'")
+    notebook = new_notebook(cells=cells("1"))
+    add_badge(notebook, path)
+    nbformat.validate(notebook)
+    badge, install = notebook.cells[:2]
+    assert "/github/a-b/c.d/blob/main/results/gallery/01_first.ipynb)" in badge.source
+    assert '@ git+https://github.com/a-b/c.d"' in install.source
+    exec(TransformerManager().transform_cell(install.source), {})  # where the lab is there: a word on the GPU
+    assert capsys.readouterr().out
+
+
+def test_copies_in_the_repository_have_a_badge_if_it_has_an_address():
+    for path in COPIES:
+        first = json.loads(path.read_text())["cells"][0]
+        assert (first["id"] == "hosted-badge") == (repository(ROOT) is not None), "run: make gallery"
 
 
 def test_readme_links_each_notebook_and_its_copy():

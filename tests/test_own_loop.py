@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import logging
 import pickle
 import subprocess
 import sys
@@ -394,3 +395,10 @@ def test_what_is_unsure_is_counted_below_the_picture():
 
     assert f"; 1 below {SURE}" in caption([0.9, 0.1])
     assert "below" not in caption([0.9, 0.8])
+
+
+def test_a_loop_that_compiles_is_not_warned_of_a_missing_gpu() -> None:
+    from torch.utils import cpp_extension
+
+    torch._logging._internal._init_logs()  # as the first compilation does
+    assert not logging.getLogger(cpp_extension.__name__).isEnabledFor(logging.WARNING)

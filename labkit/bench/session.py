@@ -6,6 +6,7 @@ measured; in the same process it serves tests and quick looks.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from labkit.models.cuda_errors import explain_cuda_errors
 from labkit.models.prepare import prepare
 from labkit.models.weights import Weights
 from labkit.pipelines.own_loop import own_loop
+
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no GPU is no news
 
 GPU_RAMP_S = 0.1
 """Work without a clock before each turn on a GPU, so that its frequency is up when the turn begins."""

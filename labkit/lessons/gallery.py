@@ -1,7 +1,8 @@
 """Gallery of executed notebooks: pages that can be read anywhere, and copies for the repository.
 
 A page has no script and needs no network; a copy is the notebook with its outputs, pictures small,
-and the hash of the cells that it was made from.
+and the hash of the cells that it was made from. Once the project has a public address, a copy also has
+a badge that opens it on a hosted notebook service, and a cell that installs the lab there.
 
 Each notebook runs in a kernel of its own, one after the other, for a bounded time. What it
 stores lands in a scratch folder, so that a gallery leaves no predictions or runs behind.
@@ -17,6 +18,7 @@ import os
 import re
 import sys
 import time
+import tomllib
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -247,6 +249,7 @@ def copy_with_outputs(executed: Executed) -> str:
         "source_sha256": cells_sha256(executed.path),
         "machine": machine_name(fingerprint()),
     }
+    add_badge(notebook, executed.path)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of each cell: they would change with every run
         if cell.cell_type == "code":
@@ -255,6 +258,49 @@ def copy_with_outputs(executed: Executed) -> str:
     for folder, name in ((sys.prefix, ".venv"), (str(executed.path.resolve().parent.parent), ".")):
         text = text.replace(folder, name)
     return SCRATCH.sub(lambda found: "results" if found[1] else "cell", text)
+
+
+INSTALL = """# On a hosted notebook service: installs the lab there, and says whether there is a GPU.
+from importlib.util import find_spec
+
+if find_spec("labkit") is None:
+    %pip install --quiet "labkit[engines,scale] @ git+{address}"
+
+import torch
+
+if torch.cuda.is_available():
+    print(torch.cuda.get_device_name())
+else:
+    print("No GPU here: choose one in the menu (Runtime, Change runtime type), or go on without.")"""
+
+
+def add_badge(notebook: Any, path: Path) -> None:
+    """Put a badge and a cell that installs the lab before all others, if the project has an address.
+
+    Args:
+        notebook: cells with their outputs, as nbformat has them; changed in place.
+        path: of the notebook, in a folder of the project.
+    """
+    from nbformat.v4 import new_code_cell, new_markdown_cell
+
+    address = repository(path.resolve().parent.parent)
+    if address is None:
+        return
+    here = f"{address.removeprefix('https://github.com/')}/blob/main/results/gallery/{path.name}"
+    service = "https://colab.research.google.com"
+    badge = f"[![Open in Colab]({service}/assets/colab-badge.svg)]({service}/github/{here})"
+    install = new_code_cell(INSTALL.format(address=address), id="hosted-install")
+    notebook.cells[:0] = [new_markdown_cell(badge, id="hosted-badge"), install]
+
+
+def repository(project: Path) -> str | None:
+    """The project's public address on GitHub as pyproject.toml has it; None as long as there is none."""
+    try:
+        told = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    address = str(told.get("project", {}).get("urls", {}).get("repository", ""))
+    return address if re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address) else None
 
 
 SCRATCH = re.compile(r"/[\w./-]*/(?:(labkit-gallery-[\w-]+)|ipykernel_\d+/\d+)")
