@@ -87,7 +87,7 @@ def __getattr__(name: str) -> Any:
     from labkit.core.interrupt import interrupt_after
 
     try:
-        with interrupt_after():
+        with interrupt_after("the lab was loading"):
             value = getattr(importlib.import_module(f"labkit.{_MODULES[name]}"), name)
     except ImportError as error:
         if "only be initialized once" in str(error):

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -25,10 +26,11 @@ from records_made_up import made_up_run  # noqa: E402
 
 from labkit.cli.main import main  # noqa: E402
 from labkit.core.errors import UnavailableError, UsageError  # noqa: E402
+from labkit.core.interrupt import interrupt_after  # noqa: E402
 from labkit.core.machine import fingerprint  # noqa: E402
 from labkit.fleet import cluster as cluster_module  # noqa: E402
+from labkit.fleet import guards  # noqa: E402
 from labkit.fleet.cluster import Node, cluster, measuring_nodes, nodes  # noqa: E402
-from labkit.fleet.guards import defer_interrupt  # noqa: E402
 from labkit.fleet.sweep import run_sweep as sweep_module  # noqa: E402
 from labkit.fleet.sweep.grid import Grid  # noqa: E402
 from labkit.fleet.sweep.point import SweepProgress  # noqa: E402
@@ -359,7 +361,7 @@ def test_ctrl_c_is_deferred_and_a_second_one_is_not():
     went_on = []
 
     def interrupted(times):
-        with defer_interrupt():
+        with interrupt_after("it was tried"):
             for number in range(times):
                 signal.raise_signal(signal.SIGINT)
                 went_on.append(number)
@@ -376,18 +378,48 @@ def test_a_library_cannot_take_over_a_termination_signal():
     import ctypes
 
     received = []
-    before = signal.signal(signal.SIGTERM, lambda *_: received.append(1))
+
+    def takes_over(*_, **__):
+        ignored = ctypes.c_void_p(1)
+        ctypes.CDLL(None).signal(signal.SIGTERM, ignored)  # beneath Python
+        limit = time.monotonic() + PATIENCE_S
+        while not received and time.monotonic() < limit:
+            signal.raise_signal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def own(*_):
+        received.append(1)
+
+    before = signal.signal(signal.SIGTERM, own)
     try:
-        with defer_interrupt():
-            ctypes.CDLL(None).signal(
-                signal.SIGTERM, ctypes.c_void_p(1)
-            )  # ignored from now on, beneath Python
-            limit = time.monotonic() + PATIENCE_S
-            while not received and time.monotonic() < limit:
-                signal.raise_signal(signal.SIGTERM)
+        guards.init(SimpleNamespace(init=takes_over), "local")
+        assert received and signal.getsignal(signal.SIGTERM) is own
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert received
+
+
+STARTS_RAY = """
+import ctypes, threading
+from types import SimpleNamespace
+from labkit.cli import main as cli
+from labkit.fleet import guards
+def init(*_, **__):
+    print("starting", flush=True)
+    ctypes.CDLL(None).sleep(60)
+threading.Thread(target=ctypes.CDLL(None).sleep, args=(60,)).start()
+cli._add_commands()
+cli.app = lambda _: guards.init(SimpleNamespace(init=init, shutdown=None), "local")
+raise SystemExit(cli.main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_ends_at_once_while_ray_starts(number, code):
+    with subprocess.Popen([sys.executable, "-c", STARTS_RAY], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout.readline() == "starting\n"
+        command.send_signal(number)
+        assert command.wait(20) == code
 
 
 @pytest.mark.extended

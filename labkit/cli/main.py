@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from labkit.cli.options import JsonOption
+from labkit.core import interrupt
 from labkit.core.child import child_command
 from labkit.core.errors import (
     EXIT_INTERRUPTED,
@@ -194,11 +195,30 @@ def _add_commands() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; errors become one sentence on standard error and an exit code."""
+    """Runs a command; errors become one sentence on standard error and an exit code.
+
+    Args:
+        arguments: of the command; by default those of this process, which then ends where it is stopped.
+    """
+    if arguments is not None:
+        return _run(arguments)
+    interrupt.ends_process = True
+    try:
+        code = _run(None)
+    except SystemExit as end:
+        if end.code not in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+            raise
+        code = end.code
+    if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+        interrupt.leave(code)
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
     accept_any_text()
-    _add_commands()
     with _terminated_as_interrupted() as terminated:
         try:
+            _add_commands()
             _check_folder()
             app(arguments)  # ends the process itself, with the command's exit code
         except LabError as error:
@@ -212,6 +232,8 @@ def main(arguments: list[str] | None = None) -> int:
             return UnavailableError.exit_code
         except BrokenPipeError:  # the reader of a pipe has gone, which is its right
             sys.stderr.close()
+        except KeyboardInterrupt:  # outside of a command
+            return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
         except SystemExit as end:
             if terminated and end.code == EXIT_INTERRUPTED:
                 return EXIT_TERMINATED
@@ -235,7 +257,7 @@ def _terminated_as_interrupted() -> Iterator[list[int]]:
     """
     received: list[int] = []
 
-    def interrupt(number: int, _: object) -> None:
+    def handle(number: int, _: object) -> None:
         received.append(number)
         signal.signal(number, signal.SIG_DFL)
         raise KeyboardInterrupt
@@ -243,7 +265,7 @@ def _terminated_as_interrupted() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, handle)
     try:
         yield received
     finally:

@@ -1,13 +1,20 @@
-"""Ctrl-C, deferred where it would leave something half done."""
+"""Ctrl-C, deferred where it would leave something half done, and the end of a command that it stopped."""
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 from labkit.core.terminal import printable
+
+ends_process = False
+"""True in a process that ends with its first Ctrl-C, and with it whatever is half done."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -18,14 +25,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def interrupt_after() -> Iterator[None]:
-    """Defer Ctrl-C to the end of the block; a second one acts at once.
+def interrupt_after(work: str) -> Iterator[None]:
+    """Defer Ctrl-C to the end of the block, except where it ends the process; a second one acts at once.
 
-    A torch that is half imported cannot be imported again in the same process.
+    A torch that is half imported cannot be imported again in the same process; a half-started Ray crashes.
+
+    Args:
+        work: what is under way, such as "the lab was loading".
     """
     before = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or before in (None, signal.SIG_IGN):
+    if ends_process or not in_main or before in (None, signal.SIG_IGN):
         yield
         return
     interrupted = False
@@ -42,4 +52,35 @@ def interrupt_after() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
     if interrupted:
-        raise Interrupted("stopped while the lab was loading")
+        raise Interrupted(f"stopped while {work}")
+
+
+def abandonable(function: Callable[[], Any]) -> None:
+    """Call a function in a thread, which Ctrl-C leaves behind; for a process that ends then.
+
+    Raises:
+        Exception: what the function raises.
+    """
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            function()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="labkit may be left behind", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)  # Windows lets no signal in while a wait has no end
+    if raised:
+        raise raised[0]
+
+
+def leave(code: int) -> NoReturn:
+    """End this process without taking its libraries down: that takes seconds, and may hang or crash."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it has gone
+            stream.flush()
+    atexit._run_exitfuncs()
+    os._exit(code)

@@ -9,13 +9,10 @@ and is shut down at the end of the block.
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
-import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.core.child import environment
+from labkit.core.child import child_command, environment
 from labkit.core.errors import LabError, UnavailableError, UsageError, first_line
 from labkit.core.scratch import new_scratch_folder
 from labkit.core.threads import PASSIVE_WAIT, available_cores
-from labkit.fleet.guards import defer_interrupt, ended_with_owner
+from labkit.fleet.guards import ended_with_owner, init
 
 MEASURING = "measuring"
 """Resource of which a measuring node has one, so that it measures one thing at a time."""
@@ -117,13 +114,9 @@ def cluster(
                 ray.shutdown()
             return
         folder = _make_folder()
-        try:
-            with ended_with_owner(folder):
-                _start(ray, folder, dashboard, object_store_bytes)
-                yield ray
-        finally:
-            ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+        with ended_with_owner(folder, ray.shutdown):
+            _start(ray, folder, dashboard, object_store_bytes)
+            yield ray
 
 
 def nodes() -> list[Node]:
@@ -183,16 +176,15 @@ def _start(ray: Any, folder: Path, dashboard: bool, object_store_bytes: int) -> 
     if dashboard:
         _check_dashboard()
     advice = "free some memory and disk, end programs that keep all cores busy, then try again"
-    with _unavailable_if_failed("cannot start Ray on this machine", advice), defer_interrupt():
-        ray.init(
+    with _unavailable_if_failed("cannot start Ray on this machine", advice):
+        init(
+            ray,
             "local",
             num_cpus=available_cores(),
             resources={MEASURING: 1},
             object_store_memory=object_store_bytes,
             include_dashboard=dashboard,
             dashboard_host=HOST,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
             _node_ip_address=HOST,
             _temp_dir=str(folder / "r"),  # which Ray opens to everybody; what it lies in stays private
         )
@@ -204,13 +196,12 @@ def _connect(ray: Any, address: str) -> None:
             host, port = address.rsplit(":", 1)
             socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
         _check_health(address)
-        with defer_interrupt():
-            ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+        init(ray, address)
 
 
 def _check_health(address: str) -> None:
     """Check in another process that Ray answers, since `ray.init` waits minutes if something else does."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    command = child_command("ray.scripts.scripts", "health-check", "--address", address)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S)
     except subprocess.TimeoutExpired:

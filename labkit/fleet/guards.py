@@ -1,8 +1,10 @@
-"""Guards around a Ray that is started here: a deferred Ctrl-C, and an end with its owner."""
+"""Guards around a Ray that is started here: Ctrl-C while it starts, and an end with its owner."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import logging
 import os
 import shutil
 import signal
@@ -10,58 +12,49 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from labkit.core import interrupt
 from labkit.core.child import LOOK_EVERY_S, lives
 
 LONGEST_PAUSE_S = 30.0
 """Between two looks at which processes Ray has; a look takes some milliseconds."""
+ROUNDS = 10
+"""Of ending what is left."""
 
 
-@contextmanager
-def defer_interrupt() -> Iterator[None]:
-    """Defer Ctrl-C to the end of the block, as a half-started Ray may crash; a second one acts at once.
+def init(ray: Any, address: str, **settings: Any) -> None:
+    """Call `ray.init`, quietly, where Ctrl-C may come.
 
-    A termination signal means afterwards what it meant before: Ray would print a stack of C++ at one.
+    A command ends at once, and a thread with a half-started Ray ends with it. Elsewhere Ctrl-C is
+    deferred. What a termination signal means stays what it was.
     """
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or None in before.values():
-        yield
-        return
-    interrupted = terminated = False
-
-    def handle(number: int, frame: object) -> None:
-        nonlocal interrupted
-        if interrupted:
-            raise KeyboardInterrupt
-        interrupted = True
-
-    if before[signal.SIGINT] != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, handle)
-    try:
-        with _handler_kept(signal.SIGTERM):
-            yield
-    except SystemExit:  # what Ray makes of a termination signal while it starts
-        terminated = interrupted = True
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if terminated and callable(before[signal.SIGTERM]):
-        signal.raise_signal(signal.SIGTERM)  # whoever tells it from Ctrl-C is to hear of it
-    if interrupted:
-        raise KeyboardInterrupt
+    settings = {"logging_level": logging.ERROR, "log_to_driver": False, **settings}
+    call = partial(ray.init, address, **settings)
+    with _handler_kept(signal.SIGTERM), interrupt.interrupt_after("Ray was starting"):
+        if not interrupt.ends_process:
+            call()
+            return
+        try:
+            interrupt.abandonable(call)
+        except KeyboardInterrupt:
+            atexit.unregister(ray.shutdown)
+            raise
 
 
 @contextmanager
 def _handler_kept(number: int) -> Iterator[None]:
     """Keep Python's handling of a signal, over which Ray's library sets a function that prints a stack.
 
-    Ray goes on starting for seconds after that, in which the signal may come.
+    Ray goes on starting for seconds after that, in which the signal may come. Ray's handler in Python,
+    set in the main thread alone, goes at the end of the block.
     """
-    if sys.platform != "linux" or not callable(signal.getsignal(number)):
+    before = signal.getsignal(number)
+    if sys.platform != "linux" or not callable(before):
         yield
         return
     libc, own, over = ctypes.CDLL(None), ctypes.create_string_buffer(256), threading.Event()
@@ -78,21 +71,37 @@ def _handler_kept(number: int) -> Iterator[None]:
     finally:
         over.set()
         keeper.join()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(number, before)
 
 
 @contextmanager
-def ended_with_owner(folder: Path) -> Iterator[None]:
-    """See that Ray's processes end, and its folder goes, even if this process is killed in the block.
+def ended_with_owner(folder: Path, shutdown: Callable[..., None]) -> Iterator[None]:
+    """End Ray and remove its folder after the block, even if this process is killed in it.
 
-    Ray's own agents outlive a process that was killed; a small process of its own ends them then.
+    Ray's own agents outlive a process that was killed; a small process of its own ends them then. It
+    also does where Ctrl-C ends a command, since Ray takes seconds to do so and may not have started yet.
+
+    Args:
+        folder: Ray's.
+        shutdown: Ray's function, which Ray also calls at the end of a process.
     """
     command = [sys.executable, "-m", "labkit.fleet.guards", str(os.getpid()), str(folder)]
     guard = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    left_to_guard = False
     try:
         yield
+    except KeyboardInterrupt:
+        left_to_guard = interrupt.ends_process
+        raise
     finally:
-        guard.kill()
-        guard.wait()
+        if left_to_guard:
+            atexit.unregister(shutdown)
+        else:
+            shutdown()
+            guard.kill()
+            guard.wait()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def end_after(owner: int, folder: Path) -> None:
@@ -108,14 +117,26 @@ def end_after(owner: int, folder: Path) -> None:
                 started |= set(psutil.Process(owner).children(recursive=True))
             next_look_s = now_s + min(LONGEST_PAUSE_S, 0.5 * (now_s - began_s))
         time.sleep(LOOK_EVERY_S)
+    for _ in range(ROUNDS):  # a process that is just starting another one
+        for process in (started := {*started, *_processes_of(folder)}):
+            with suppress(psutil.Error):
+                process.kill()  # psutil refuses where the process id is another's by now
+        _, remaining = psutil.wait_procs(started, LOOK_EVERY_S)
+        if not remaining and not _processes_of(folder):
+            break
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _processes_of(folder: Path) -> set[Any]:
+    """The other processes whose command names the folder."""
+    import psutil
+
+    found = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if str(folder) in " ".join(process.cmdline()):
-                started.add(process)
-    for process in started - {psutil.Process()}:
-        with suppress(psutil.Error):
-            process.kill()  # psutil refuses where the process id is another's by now
-    shutil.rmtree(folder, ignore_errors=True)
+            if str(folder) in " ".join(process.cmdline()) and process.pid != os.getpid():
+                found.add(process)
+    return found
 
 
 if __name__ == "__main__":
