@@ -31,7 +31,7 @@ from labkit.profiling.export import read_export
 from labkit.profiling.nsys import Nsys, invisible, lost, numbers
 from labkit.profiling.perfetto import perfetto_trace
 from labkit.profiling.profile import Profile
-from labkit.profiling.profile_timeline import lanes_of, timeline
+from labkit.profiling.profile_timeline import timeline, tracks_of
 from labkit.profiling.range_table import range_table, read_table, short_path, side_by_side
 from labkit.profiling.reads import Reads, noting_reads
 from labkit.profiling.torch_trace import read_trace
@@ -458,12 +458,12 @@ def test_source_files_have_short_names():
 
 def test_rows_of_the_timeline_hold_what_happened_and_never_overlap():
     capture = made_up()
-    lanes = lanes_of(capture, *capture.first_frames(1))
-    assert [lane.label for lane in lanes] == ["host", "host, within or beside 1", "host reads (3)"]
-    assert [name for _, _, name in lanes[0].bars] == ["preprocess", "infer"]
-    assert [name for _, _, name in lanes[1].bars] == ["layer"]
-    for lane in lanes:
-        assert all(a[1] <= b[0] for a, b in zip(lane.bars, lane.bars[1:], strict=False))
+    tracks = tracks_of(capture, *capture.first_frames(1))
+    assert [track.label for track in tracks] == ["host", "host, within or beside 1", "host reads (3)"]
+    assert [name for _, _, name in tracks[0].bars] == ["preprocess", "infer"]
+    assert [name for _, _, name in tracks[1].bars] == ["layer"]
+    for track in tracks:
+        assert all(a[1] <= b[0] for a, b in zip(track.bars, track.bars[1:], strict=False))
 
 
 def test_the_timeline_shows_streams_and_says_in_words_what_it_shows(gpu_export):

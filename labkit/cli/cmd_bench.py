@@ -162,8 +162,8 @@ def tracking(
     figures = [asdict(row) for row in rows]
     print(json.dumps(figures)) if as_json else print_lines(map(str, rows))
     if out is not None:
-        told = {"rung": rung, "workload": asdict(workload), "shots": shots, "frames": frames, "rows": figures}
-        content = {**told, "fingerprint": fingerprint()}
+        work = {"rung": rung, "workload": asdict(workload), "shots": shots, "frames": frames}
+        content = {**work, "rows": figures, "fingerprint": fingerprint()}
         write_atomic(out / "tracking.json", json.dumps(content, indent=1, default=str) + "\n")
 
 

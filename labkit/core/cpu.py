@@ -129,8 +129,8 @@ def _flags_elsewhere() -> set[str]:
     else:
         import torch
 
-        tell = getattr(torch.cpu, "get_capabilities", dict)  # not in older versions
-        names = {name for name, value in tell().items() if value is True}
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)  # not in older versions
+        names = {name for name, value in capabilities().items() if value is True}
     return {OTHER_NAMES.get(name, name) for name in names}
 
 

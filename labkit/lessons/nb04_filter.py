@@ -35,7 +35,7 @@ __all__ = [
 
 Image = NDArray[np.uint8]
 
-ORIGIN_EPS = 0.2
+BASELINE_EPS = 0.2
 """Value in the origin's code, where it is compared with variances of 0-255 values."""
 
 MEMORY_BYTES_PER_S = 4.8e12
@@ -57,9 +57,9 @@ def edge_profile(radius: int = 4, eps: float = 0.01, noise: float = 8.0) -> Char
         "input": image,
         "box blur": _box_blur(image, radius),
         "guided filter": guided_filter(image, radius, eps),
-        "the origin's": guided_filter(image, radius, ORIGIN_EPS, version="baseline"),
+        "the origin's": guided_filter(image, radius, BASELINE_EPS, version="baseline"),
     }
-    about = (f"radius {radius} px", f"eps {eps:g} (origin's: {ORIGIN_EPS:g} on 0-255 values)",
+    about = (f"radius {radius} px", f"eps {eps:g} (origin's: {BASELINE_EPS:g} on 0-255 values)",
              f"noise of {noise:g} grey levels", "drawn edge from 70 to 180")  # fmt: skip
     with sheet("One row of pixels across an edge", 7, as_caption(about)) as (chart, axes):
         for i, (name, picture) in enumerate(lines.items()):
@@ -91,7 +91,7 @@ def smooth_pictures(
         f"with noise of {noise:g} grey levels": image,
         f"box blur, radius {radius}": _box_blur(image, radius),
         f"guided, eps {eps:g}": guided_filter(image, radius, eps),
-        f"the origin's, eps {ORIGIN_EPS:g}": guided_filter(image, radius, ORIGIN_EPS, version="baseline"),
+        f"the origin's, eps {BASELINE_EPS:g}": guided_filter(image, radius, BASELINE_EPS, version="baseline"),
     }
     height, width = image.shape[:2]
     middle = np.s_[height * 3 // 8 : height * 5 // 8, width * 3 // 8 : width * 5 // 8]

@@ -52,7 +52,7 @@ STREAMS = {
     "upload": "upload stream", "preprocess": "upload stream", "filter": "filter stream",
     "infer": "infer stream", "copy back": "copy stream",
 }  # fmt: skip
-ORIGIN_STREAMS = {"filter": "host and default stream", "preprocess": "first stream"} | dict.fromkeys(
+BASELINE_STREAMS = {"filter": "host and default stream", "preprocess": "first stream"} | dict.fromkeys(
     NETWORK_STEPS, "second stream"
 )
 SCHEDULES = {
@@ -148,7 +148,7 @@ def _drawn(spans: Sequence[SpanRecord], rows: Mapping[str, str], name: str, weig
 def stream_of_step(row: Rung) -> dict[str, str]:
     """Step -> the thread or stream on which a rung runs it."""
     if row.run.__name__ == "baseline_streams":
-        return ORIGIN_STREAMS
+        return BASELINE_STREAMS
     if row.prepare.device == "cuda":
         return STREAMS
     return THREADS if row.run.__name__ == "threaded" else dict.fromkeys(THREADS, "one thread")

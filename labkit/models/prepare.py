@@ -137,7 +137,7 @@ def _parts_of_frame(networks: Mapping[str, Network], preparation: Preparation, w
     assert classifier.crop_input is not None and detector.rule is not None
     rows = BoxRowKernels if preparation.options.get("box_kernels") else BoxRows
     return (
-        _lean_detr(detector, preparation, workload),
+        _trimmed_detr(detector, preparation, workload),
         classifier.module,
         detector.input,
         classifier.crop_input,
@@ -278,7 +278,7 @@ def _request(
 
 def _detector(network: Network, preparation: Preparation, workload: Workload, report: Report) -> Detector:
     if preparation.options.get("lean"):
-        network = replace(network, module=_lean_detr(network, preparation, workload))
+        network = replace(network, module=_trimmed_detr(network, preparation, workload))
     batches = tuple(range(1, preparation.group + 1))
     left = _modules_of(preparation.options.get("unquantised", ()), network)
     request = _request(network, network.input, workload.size, preparation, report, batches, left)
@@ -294,7 +294,7 @@ def _modules_of(parts: Sequence[str], network: Network) -> list[str]:
     return [name for part in parts for name in known.get(part, (part,))]
 
 
-def _lean_detr(network: Network, preparation: Preparation, workload: Workload) -> nn.Module:
+def _trimmed_detr(network: Network, preparation: Preparation, workload: Workload) -> nn.Module:
     """DETR without what a fixed frame size makes superfluous, or (precomputed) constant."""
     lean = trimmed(network.module, network.input.output_size(workload.size))
     if preparation.options.get("precomputed") and isinstance(lean, TrimmedDetr):

@@ -71,7 +71,7 @@ def _known(name: str, kind: str, names: Iterable[str]) -> str:
     return name
 
 
-Origin = Literal["pretrained", "random", "lab"]
+WeightsKind = Literal["pretrained", "random", "lab"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Weights:
     """
 
     model: str
-    kind: Origin
+    kind: WeightsKind
     path: Path | None
     revision: str
     note: str

@@ -292,15 +292,15 @@ class Gpu(GpuReport):
             GpuError: there is one, and the GPU is strict.
         """
         for race in races:
-            told = describe(race)
-            self.races.append(told)
+            described = describe(race)
+            self.races.append(described)
             if self.strict and race.kind != "freed early":
-                raise GpuError(str(told))
+                raise GpuError(str(described))
             if self.strict:  # nothing can be raised where memory is freed
-                self.freed_early.append(str(told))
+                self.freed_early.append(str(described))
             else:
-                line = told.lines[1]
-                warnings.warn_explicit(str(told), RaceWarning, line.file or "unknown", line.number)
+                line = described.lines[1]
+                warnings.warn_explicit(str(described), RaceWarning, line.file or "unknown", line.number)
 
     def memory_of(self, held):
         """The piece of memory that a tensor's values lie in."""

@@ -20,7 +20,7 @@ EDGE_PT, EDGE_SHARE = 0.4, 0.006
 
 
 @dataclass
-class Lane:
+class Track:
     """One row of the picture: bars with names, or moments."""
 
     label: str
@@ -44,43 +44,43 @@ def timeline(capture: Capture, *, frames: int = 2, around: str | None = None) ->
     from labkit.results.plots.style import as_caption, legend_above, set_rows, sheet, shortened
 
     start, stop = _window(capture, frames, around)
-    lanes = lanes_of(capture, start, stop)
+    tracks = tracks_of(capture, start, stop)
     title = f"Inside the first {around}" if around else f"Timeline of {_frames(capture, frames)}"
-    with sheet(title, 1.1 * len(lanes) + 0.5, as_caption(_caption(capture))) as (chart, axes):
-        colours = _colours(lanes)
-        for row, lane in enumerate(lanes):
-            _draw(axes, row, lane, colours, start, stop)
-        set_rows(axes, [shortened(lane.label, 26) for lane in lanes])
+    with sheet(title, 1.1 * len(tracks) + 0.5, as_caption(_caption(capture))) as (chart, axes):
+        colours = _colours(tracks)
+        for row, track in enumerate(tracks):
+            _draw(axes, row, track, colours, start, stop)
+        set_rows(axes, [shortened(track.label, 26) for track in tracks])
         axes.set_xlim(0, (stop - start) / 1e6)
         axes.set_xlabel("time (ms)")
         handles: list[Any] = [Patch(color=colour, label=name) for name, colour in colours.items()]
         legend_above(axes, handles[:8], columns=min(8, len(handles)))
-        chart.alt_text = alt_text(capture, lanes, start, stop)
+        chart.alt_text = alt_text(capture, tracks, start, stop)
     return chart
 
 
-def lanes_of(capture: Capture, start_ns: int, stop_ns: int) -> list[Lane]:
+def tracks_of(capture: Capture, start_ns: int, stop_ns: int) -> list[Track]:
     """Rows of the picture with what lies between two moments, cut off at them."""
-    lanes = _host_lanes(_cut(capture.ranges, start_ns, stop_ns))
+    tracks = _host_tracks(_cut(capture.ranges, start_ns, stop_ns))
     reads = [r.at_ns for r in capture.reads if start_ns <= r.at_ns <= stop_ns]
-    lanes.append(Lane(f"host reads ({len(reads)})", moments=reads))
+    tracks.append(Track(f"host reads ({len(reads)})", moments=reads))
     if not capture.has_gpu:
-        return lanes
+        return tracks
     waits = _cut(capture.waits, start_ns, stop_ns)
-    lanes.append(Lane("host waits", [(w.start_ns, w.stop_ns, "waiting") for w in waits]))
-    return lanes + _gpu_lanes(_cut(capture.gpu, start_ns, stop_ns))
+    tracks.append(Track("host waits", [(w.start_ns, w.stop_ns, "waiting") for w in waits]))
+    return tracks + _gpu_tracks(_cut(capture.gpu, start_ns, stop_ns))
 
 
-def alt_text(capture: Capture, lanes: Sequence[Lane], start_ns: int, stop_ns: int) -> str:
+def alt_text(capture: Capture, tracks: Sequence[Track], start_ns: int, stop_ns: int) -> str:
     """The picture in words: each row with its names, how often, and their time."""
     parts = []
-    for lane in lanes:
+    for track in tracks:
         sums: dict[str, tuple[int, int]] = {}
-        for start, stop, name in lane.bars:
+        for start, stop, name in track.bars:
             count, total = sums.get(name, (0, 0))
             sums[name] = (count + 1, total + stop - start)
         words = [f"{name} {count} times, {total / 1e6:.3g} ms" for name, (count, total) in sums.items()]
-        parts.append(f"{lane.label}: {', '.join(words)}" if words else lane.label)
+        parts.append(f"{track.label}: {', '.join(words)}" if words else track.label)
     return f"{(stop_ns - start_ns) / 1e6:.3g} ms seen by {capture.profiler}. " + "; ".join(parts) + "."
 
 
@@ -101,26 +101,26 @@ def _cut(things: Sequence[Any], start_ns: int, stop_ns: int) -> list[Any]:
     return [t for t in things if t.stop_ns > start_ns and t.start_ns < stop_ns]
 
 
-def _host_lanes(ranges: Sequence[Range]) -> list[Lane]:
+def _host_tracks(ranges: Sequence[Range]) -> list[Track]:
     """Ranges below one another where they nest or run at the same time; none overlap in a row."""
-    lanes: list[Lane] = []
+    tracks: list[Track] = []
     for each in sorted(ranges, key=lambda r: (r.start_ns, -r.stop_ns)):
-        free = next((lane for lane in lanes if lane.bars[-1][1] <= each.start_ns), None)
+        free = next((track for track in tracks if track.bars[-1][1] <= each.start_ns), None)
         if free is None:
-            free = Lane("host" if not lanes else f"host, within or beside {len(lanes)}")
-            lanes.append(free)
+            free = Track("host" if not tracks else f"host, within or beside {len(tracks)}")
+            tracks.append(free)
         free.bars.append((each.start_ns, each.stop_ns, each.name))
-    return lanes
+    return tracks
 
 
-def _gpu_lanes(work: Sequence[GpuWork]) -> list[Lane]:
-    lanes: dict[tuple[int, bool], Lane] = {}
+def _gpu_tracks(work: Sequence[GpuWork]) -> list[Track]:
+    tracks: dict[tuple[int, bool], Track] = {}
     for each in work:
         computing = each.kind == "kernel"
         label = f"stream {each.stream} {'kernels' if computing else 'copies'}"
-        lane = lanes.setdefault((each.stream, computing), Lane(label))
-        lane.bars.append((each.start_ns, each.stop_ns, _group(each)))
-    return [lanes[key] for key in sorted(lanes, key=lambda k: (k[0], not k[1]))]
+        track = tracks.setdefault((each.stream, computing), Track(label))
+        track.bars.append((each.start_ns, each.stop_ns, _group(each)))
+    return [tracks[key] for key in sorted(tracks, key=lambda k: (k[0], not k[1]))]
 
 
 def _group(work: GpuWork) -> str:
@@ -136,31 +136,31 @@ def _group(work: GpuWork) -> str:
     return "copy to GPU" if "host to" in name else "copy to host" if "to host" in name else "copy on GPU"
 
 
-def _colours(lanes: Sequence[Lane]) -> dict[str, str]:
+def _colours(tracks: Sequence[Track]) -> dict[str, str]:
     from labkit.results.plots.style import COLOURS
 
-    names = dict.fromkeys(name for lane in lanes for _, _, name in lane.bars)
+    names = dict.fromkeys(name for track in tracks for _, _, name in track.bars)
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
 
-def _draw(axes: Axes, row: int, lane: Lane, colours: dict[str, str], start_ns: int, stop_ns: int) -> None:
+def _draw(axes: Axes, row: int, track: Track, colours: dict[str, str], start_ns: int, stop_ns: int) -> None:
     from labkit.results.plots.style import INK, PAPER, ink_on
 
     whole_ms = (stop_ns - start_ns) / 1e6
     for name, colour in colours.items():
-        spans = [((a - start_ns) / 1e6, (b - a) / 1e6) for a, b, n in lane.bars if n == name]
+        spans = [((a - start_ns) / 1e6, (b - a) / 1e6) for a, b, n in track.bars if n == name]
         # An edge of paper parts neighbours; around the narrowest bars it would leave nothing of them.
         edges = [PAPER if width > EDGE_SHARE * whole_ms else colour for _, width in spans]
         if spans:
             axes.broken_barh(
                 spans, (row - BAR / 2, BAR), facecolor=colour, edgecolors=edges, linewidth=EDGE_PT
             )
-    for a, b, name in lane.bars:
+    for a, b, name in track.bars:
         left, right = max(a, start_ns), min(b, stop_ns)
         if (right - left) / 1e6 > LABEL_SHARE * whole_ms * (len(name) + 1):
             middle = ((left + right) / 2 - start_ns) / 1e6
             axes.text(middle, row, name, ha="center", va="center", fontsize=8.5, color=ink_on(colours[name]))
-    moments_ms = [(at - start_ns) / 1e6 for at in lane.moments]
+    moments_ms = [(at - start_ns) / 1e6 for at in track.moments]
     axes.vlines(moments_ms, row - BAR / 2, row + BAR / 2, color=INK, linewidth=0.6)
 
 

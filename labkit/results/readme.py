@@ -211,20 +211,20 @@ def _live_view(folder: Path) -> list[str]:
 def _tracking(folder: Path) -> list[str]:
     """Sentences on following boxes: accuracy lost, recorded beside the folder, and speed, recorded in it."""
     lines = []
-    for told in _read(folder.parent / "accuracy" / "tracking.json"):
+    for kept in _read(folder.parent / "accuracy" / "tracking.json"):
         lines += [
-            f"{told['rung']} on {told['shots']} moving scenes, a detection due every {row['every']} frames "
+            f"{kept['rung']} on {kept['shots']} moving scenes, a detection due every {row['every']} frames "
             f"and made on {row['detected']:.0%} of them: {Estimate(**row['lost']).points} points of "
             f"{PRECISION} lost against one on every frame."
-            for row in told["rows"]
+            for row in kept["rows"]
             if row["every"] > 1
         ]
-    for told in _read(folder / "tracking.json"):
+    for kept in _read(folder / "tracking.json"):
         lines += [
-            f"{told['rung']} with the {told['workload']['model_set']} models, a detection every "
+            f"{kept['rung']} with the {kept['workload']['model_set']} models, a detection every "
             f"{row['every']} frames: {row['fps']['value']:.1f} FPS, {Estimate(**row['times'])} times one on "
             "every frame."
-            for row in told["rows"]
+            for row in kept["rows"]
             if row["every"] > 1
         ]
     return lines

@@ -396,8 +396,8 @@ class Comparison(_Worded):
     @property
     def ceiling(self) -> Ceiling | None:
         """The most that b can gain; None where it is not known, see `labkit.results.ceilings`."""
-        told = self.settings.get("ceiling")
-        return None if told is None else Ceiling(tuple(told["parts"]), told["gain"])
+        noted = self.settings.get("ceiling")
+        return None if noted is None else Ceiling(tuple(noted["parts"]), noted["gain"])
 
     @property
     def machine(self) -> str:

@@ -110,7 +110,7 @@ class ResultSet:
             command: that measured these results; by default one that measures the disturbed rungs again.
         """
         records: list[Run | Comparison] = [*self.runs, *self.comparisons]
-        if not (told := describe_disturbances(records)):
+        if not (disturbed := describe_disturbances(records)):
             return ""
         if command is None:
             doubted = [record for record in records if record.disturbances]
@@ -118,7 +118,7 @@ class ResultSet:
             names = list(dict.fromkeys(named))
             quick = " --quick" if all(record.quick for record in doubted) else ""
             command = f"labkit bench {' '.join(names) if len(names) <= MOST_NAMED else ''}".strip() + quick
-        return f"{told}. To repeat: {command}"
+        return f"{disturbed}. To repeat: {command}"
 
     def sentences(self) -> list[str]:
         """Each comparison in words with its interval, what was not measured, and the notes."""

@@ -27,7 +27,7 @@ PRECISIONS = {"fp32": "o", "bf16": "s", "fp16": "D", "int8": "^"}
 ROOM = 1.6  # factor that the axes go beyond what is drawn
 
 
-def has_roof(run: Run) -> bool:
+def has_ceiling(run: Run) -> bool:
     """True if a run has its work, its bytes and the peaks of its machine, which it does not beat."""
     wanted = ("gflop_per_frame", "mb_per_frame", "peak_gflops")
     known = all(run.limit.get(key) for key in wanted) and run.limit.get("peaks", {}).get("copy_gb_s")
@@ -54,7 +54,7 @@ def roofline(runs: Sequence[Run]) -> Chart:
     Raises:
         UsageError: no run knows its work, its bytes and the machine's peaks.
     """
-    known = sorted((run for run in runs if has_roof(run)), key=_reached, reverse=True)
+    known = sorted((run for run in runs if has_ceiling(run)), key=_reached, reverse=True)
     if not known:
         raise UsageError(f"none of the {len(runs)} runs knows its work, its bytes and the machine's peaks")
     notes = ["bytes: every weight once per pass, and the frame; what passes between layers is left out"]

@@ -13,7 +13,7 @@ import matplotlib as mpl
 from labkit.core.errors import UsageError
 from labkit.core.files import write_atomic
 from labkit.results.plots.breakdown import latency, throughput, where_time_goes
-from labkit.results.plots.roofline import has_roof, roofline
+from labkit.results.plots.roofline import has_ceiling, roofline
 from labkit.results.plots.speedup import waterfall
 from labkit.results.plots.style import Chart, plain
 from labkit.results.plots.tradeoffs import share_of_peak, speed_accuracy
@@ -80,7 +80,7 @@ def overview(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[tup
         "latency": bool(timed),
         "where_time_goes": any(run.spans_s for run in timed),
         "share_of_peak": any(run.share_of_limit for run in timed),
-        "roofline": any(map(has_roof, timed)),
+        "roofline": any(map(has_ceiling, timed)),
     }
     drawn = {name: CHARTS[name](timed) for name, possible in wanted.items() if possible}
     if comparisons:

@@ -104,8 +104,8 @@ def _sections_of(machine: Machine, shown: set[int], *, alone: bool) -> list[Sect
     for work, runs, comparisons in found:
         where = on if len(found) == 1 else f"{on}: {work.words}"
         if comparisons:
-            told = [each.finding for each in with_ceilings(comparisons, runs)]
-            sections.append((f"Gains{where}", "gains", told))
+            findings = [each.finding for each in with_ceilings(comparisons, runs)]
+            sections.append((f"Gains{where}", "gains", findings))
         if runs:
             sections.append((f"Runs{where}", "runs", runs_table(runs)))
         sections.append((f"Doubts{where}", "doubts", _doubts(runs, comparisons)))
