@@ -543,6 +543,16 @@ def test_a_history_of_two_runs_has_a_plot_and_one_without_runs_its_comparison():
     assert str(History("a", (), (), (compared,))).endswith(f"by itself; {compared.finding}")
 
 
+def test_a_noisy_run_is_doubted_wherever_its_rate_is_said():
+    then, now = (made_up_run("a", created=f"2026-11-2{day}T10:00:00") for day in (1, 2))
+    noisy = replace(now, disturbances=("other programs used 81% of the CPU",))
+    assert "~" not in str(now) and "~ FPS" in str(noisy)
+    assert "~ ms" in str(replace(noisy, scenario="paced", settings={**now.settings, "paced_fps": 30}))
+    assert "~" not in str(History("a", (then, now)))
+    for runs in ((noisy,), (then, noisy), (noisy, replace(now, created="2026-11-23T10:00:00"))):
+        assert str(History("a", runs)).endswith("~: noisy, so doubt it")
+
+
 def test_a_verdict_beyond_what_is_possible_is_none() -> None:
     shares = {"preprocess": 0.1, "infer": 0.8}
     latency_s = np.full(100, 0.03)

@@ -187,7 +187,7 @@ def _cells(run: Run) -> list[str]:
     return [
         run.rung,
         run.fed if run.scenario == "paced" else "-",
-        format_number(run.fps) + ("~" if run.noisy else ""),
+        format_number(run.fps) + run.doubt,
         f"{format_number(low)}-{format_number(high)}" if np.isfinite(high) else "too few",
         *(format_number(run.percentile_ms(q)) for q in (50, 90, 99)),
         format_number(run.joules_per_frame),

@@ -64,7 +64,7 @@ def list_results(
     if runs:
         rows = [
             (run.id, when(run), run.rung, run.fps, f"{run.fed}{' quick' if run.quick else ''}",
-             "~" if run.noisy else "", letters[id(run)] if len(there) > 1 else "")
+             run.doubt, letters[id(run)] if len(there) > 1 else "")
             for run in runs
         ]  # fmt: skip
         columns = ("ID", "when (UTC)", "rung", "FPS", "fed", "", "")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from labkit.core.machine import fingerprint_differences, fingerprint_unknowns
 from labkit.core.shown_table import shown_table, table_html
 from labkit.core.terminal import printable
-from labkit.results.format import format_bounds, format_number
 from labkit.results.records import SAME_WORK, Comparison, Run, models_in
 from labkit.results.result_set import results
 from labkit.results.table import bounds
@@ -60,22 +59,23 @@ class History:
 
     def __str__(self) -> str:
         """The newest run against the one before it, and the notes."""
-        return "; ".join([self._sentence(), *self.notes])
+        text = self._sentence()
+        return "; ".join([text, *(["~: noisy, so doubt it"] if "~" in text else []), *self.notes])
 
     def _sentence(self) -> str:
         if not self.runs:
             compared = f" by itself; {self.comparisons[-1].finding}" if self.comparisons else ""
             return f"{self.rung} has not been measured yet{compared}"
         now, before = self.runs[-1], self.previous()
-        text = f"{self.rung}{_named_version(now)}: {_figures(now)}"
+        text = f"{self.rung}{_named_version(now)}: {now.rate}"
         if before is None:
             return f"{text}; no earlier run did the same work on this kind of machine{self._elsewhere()}"
         then = f"{_ago(before, now)}, {when(before)} UTC{_named_version(before)}"
-        doubt = " (~ a noisy run)" if now.noisy or before.noisy else ""
         facts = fingerprint_unknowns(before.fingerprint, now.fingerprint)
         unknown = f"; only one of them says: {', '.join(facts)}" if facts else ""
         return (
-            f"{text}; {then}: {_figures(before)}: {now.fps / before.fps:.2f} times as fast{doubt}. "
+            f"{text}; {then}: {before.rate}: "
+            f"{now.fps / before.fps:.2f}{now.doubt or before.doubt} times as fast. "
             "Two runs at two times differ by what the machine did meanwhile; labkit.compare measures in turns"
             f"{unknown}"
         )
@@ -137,10 +137,6 @@ def _same_work(a: Run, b: Run) -> bool:
 def comparable(a: Run, b: Run) -> bool:
     """True if two runs did the same work on the same kind of machine."""
     return _same_work(a, b) and not fingerprint_differences(a.fingerprint, b.fingerprint)
-
-
-def _figures(run: Run) -> str:
-    return f"{format_number(run.fps)} FPS ({format_bounds(run.fps_interval)})"
 
 
 def _version(run: Run) -> str:

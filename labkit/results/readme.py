@@ -151,7 +151,7 @@ def _cells(run: Run) -> list[str]:
 
 
 def _fps(run: Run) -> str:
-    return format_number(run.fps) + ("~" if run.noisy else "")
+    return format_number(run.fps) + run.doubt
 
 
 def _precision(run: Run) -> str:
@@ -234,7 +234,7 @@ def _small_models(folder: Path) -> list[str]:
     """Sentences on the speed of the lab's small models, from the runs in the folder `lab`."""
     runs = load_export(folder / "lab").runs if (folder / "lab" / "runs.parquet").is_file() else ()
     return [
-        f"{run.rung}{'~' if run.noisy else ''} on frames of {'x'.join(map(str, run.settings['size']))}: "
+        f"{run.rung}{run.doubt} on frames of {'x'.join(map(str, run.settings['size']))}: "
         f"{format_number(run.percentile_ms(50))} ms per frame (p50), "
         f"{format_number(run.fps)} FPS ({format_bounds(run.fps_interval)})."
         for run in runs

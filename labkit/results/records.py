@@ -140,13 +140,24 @@ class Run(_Worded):
             )
 
     def __str__(self) -> str:
-        """The run's main figure: its rate, or its latency where frames fell due."""
+        """The run's main figure: its rate, or its latency where frames fell due; ~ if it is noisy."""
         if self.scenario == "paced":
             lost = f", {self.dropped} of {self.offered} frames dropped" if self.dropped else ""
             return (
-                f"{self.rung} at {self.fed}: median latency {format_number(self.percentile_ms(50))} ms{lost}"
+                f"{self.rung} at {self.fed}: median latency {format_number(self.percentile_ms(50))}"
+                f"{self.doubt} ms{lost}"
             )
-        return f"{self.rung}: {format_number(self.fps)} FPS ({format_bounds(self.fps_interval)})"
+        return f"{self.rung}: {self.rate}"
+
+    @property
+    def rate(self) -> str:
+        """Throughput in words, with its interval; ~ if it is noisy."""
+        return f"{format_number(self.fps)}{self.doubt} FPS ({format_bounds(self.fps_interval)})"
+
+    @property
+    def doubt(self) -> str:
+        """The mark ~ behind the figures of a noisy run; empty for others."""
+        return "~" if self.noisy else ""
 
     @property
     def n_frames(self) -> int:
