@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 
 import labkit
-from labkit.core.scratch import new_scratch_folder, scratch_folder
+from labkit.core import scratch
+from labkit.core.scratch import scratch_folder
 
 MAKES_TWO = """
 import os, signal, sys
-from labkit.core.scratch import kept_scratch_folder, new_scratch_folder
-print(new_scratch_folder("gallery"), kept_scratch_folder("kernels"), flush=True)
-os.kill(os.getpid(), getattr(signal, sys.argv[1])) if len(sys.argv) > 1 else None
+from labkit.core.scratch import kept_scratch_folder, scratch_folder
+with scratch_folder("gallery") as folder:
+    print(folder, kept_scratch_folder("kernels"), flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), getattr(signal, sys.argv[1])) if len(sys.argv) > 1 else None
 """
 
 
@@ -42,14 +45,27 @@ def test_what_a_killed_process_left_goes_when_the_next_folder_is_made(temporary)
     for folder in kept:  # results that a full disk refused, and what is not ours
         folder.mkdir()
     command = [sys.executable, "-c", MAKES_TWO]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert [Path(name).exists() for name in ended.stdout.split()] == [True, False]
-    killed = subprocess.run([*command, "SIGKILL"], capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, input="", capture_output=True, text=True, check=True)
+    assert [Path(name).exists() for name in ended.stdout.split()] == [False, False]
+    killed = subprocess.run([*command, "SIGKILL"], input="", capture_output=True, text=True, check=False)
     left = [Path(name) for name in killed.stdout.split()]
     assert len(left) == 2 and all(folder.is_dir() for folder in left)
-    running = new_scratch_folder("gallery")
-    last = new_scratch_folder("ray", temporary)
-    assert sorted(temporary.iterdir()) == sorted([*kept, running, last])
+    with scratch_folder("gallery") as running, scratch_folder("ray", temporary) as last:
+        assert sorted(temporary.iterdir()) == sorted([*kept, running, last])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="containers there share no folder")
+def test_another_containers_folders_stay(temporary, monkeypatch):
+    """Containers that share a folder of temporary files cannot see one another's processes."""
+    monkeypatch.setattr(scratch, "lives", lambda _: False)
+    command = [sys.executable, "-c", MAKES_TWO]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        running = [Path(name) for name in other.stdout.readline().split()]
+        with scratch_folder("gallery"):
+            assert len(running) == 2 and all(folder.is_dir() for folder in running)
+        other.kill()
+    with scratch_folder("gallery") as mine:
+        assert list(temporary.iterdir()) == [mine]
 
 
 def test_every_temporary_folder_is_a_scratch_folder_or_one_to_be_kept():

@@ -22,7 +22,7 @@ from typing import Any
 
 from labkit.core.child import child_command, environment
 from labkit.core.errors import LabError, UnavailableError, UsageError, first_line
-from labkit.core.scratch import new_scratch_folder
+from labkit.core.scratch import scratch_folder
 from labkit.core.threads import PASSIVE_WAIT, available_cores
 from labkit.fleet.guards import ended_with_owner, init
 
@@ -113,8 +113,7 @@ def cluster(
             finally:
                 ray.shutdown()
             return
-        folder = _make_folder()
-        with ended_with_owner(folder, ray.shutdown):
+        with scratch_folder("ray", _root()) as folder, ended_with_owner(folder, ray.shutdown):
             _start(ray, folder, dashboard, object_store_bytes)
             yield ray
 
@@ -249,9 +248,9 @@ def _check_address(address: str) -> None:
         raise UsageError(f"--address must be HOST:PORT, such as 192.0.2.7:6379, or auto; not {address!r}")
 
 
-def _make_folder() -> Path:
-    """A folder for Ray's sockets and logs, with a short path: that of a socket has at most 107 characters."""
+def _root() -> Path:
+    """A folder with a short path: that of one of Ray's sockets has at most 107 characters."""
     root = Path(tempfile.gettempdir())
     if len(str(root)) > 11 and Path("/tmp").is_dir():
         root = Path("/tmp")
-    return new_scratch_folder("ray", root)
+    return root

@@ -77,10 +77,10 @@ def _handler_kept(number: int) -> Iterator[None]:
 
 @contextmanager
 def ended_with_owner(folder: Path, shutdown: Callable[..., None]) -> Iterator[None]:
-    """End Ray and remove its folder after the block, even if this process is killed in it.
+    """End Ray after the block, even if this process is killed in it.
 
-    Ray's own agents outlive a process that was killed; a small process of its own ends them then. It
-    also does where Ctrl-C ends a command, since Ray takes seconds to do so and may not have started yet.
+    Ray's own agents outlive a process that was killed; a small process of its own ends them then, and
+    removes the folder. It also does where Ctrl-C ends a command, since Ray itself takes seconds for that.
 
     Args:
         folder: Ray's.
@@ -101,7 +101,6 @@ def ended_with_owner(folder: Path, shutdown: Callable[..., None]) -> Iterator[No
             shutdown()
             guard.kill()
             guard.wait()
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def end_after(owner: int, folder: Path) -> None:

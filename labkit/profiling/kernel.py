@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from labkit.core.child import end_with
+from labkit.core.child import end_with, lives
 from labkit.core.errors import UnavailableError
 from labkit.profiling import nsys
 
@@ -69,12 +69,10 @@ def end_abandoned(found: nsys.Nsys) -> list[str]:
     Returns:
         The names of the sessions ended.
     """
-    import psutil
-
     ended = []
     for session in found.sessions():
         owner = session.removeprefix(PREFIX)
-        if session.startswith(PREFIX) and owner.isdigit() and not psutil.pid_exists(int(owner)):
+        if session.startswith(PREFIX) and owner.isdigit() and not lives(int(owner)):
             found.shut_down(session)
             ended.append(session)
     return ended
