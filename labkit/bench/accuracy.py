@@ -73,9 +73,9 @@ def single_objects(frames: Sequence[Frame]) -> list[Frame]:
     return crops
 
 
-def frames_for(task: str, n: int, noise: float = 0.0) -> list[Frame]:
+def frames_for(task: str, n: int) -> list[Frame]:
     """Test frames of a task: scenes, or single objects for a classifier."""
-    frames = truth_frames(n, noise=noise)
+    frames = truth_frames(n)
     return single_objects(frames) if task == "classify" else frames
 
 

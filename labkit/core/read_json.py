@@ -61,7 +61,6 @@ def read_json(
     kind: type = dict,
     *,
     most_bytes: int = MOST_JSON_BYTES,
-    constants: bool = False,
     error: type[LabError] = ResultsError,
 ) -> Any:
     """The value in a JSON file; see `parse_json`.
@@ -70,7 +69,7 @@ def read_json(
         error: the file cannot be read, or `parse_json` refuses it; the message names it.
     """
     try:
-        return parse_json(read_bytes(path, most_bytes), kind, most_bytes=most_bytes, constants=constants)
+        return parse_json(read_bytes(path, most_bytes), kind, most_bytes=most_bytes)
     except FileNotFoundError:
         raise error(f"{path} is missing; restore it, or make it again") from None
     except (OSError, ValueError) as problem:

@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from labkit.core.errors import UsageError
 
+MOST_STREAMS, TRIAL_S = 4096, 10.0
+"""Of one engine, and simulated for each number of streams that is tried."""
+
 
 @dataclass(frozen=True)
 class ServiceTime:
@@ -201,8 +204,6 @@ def max_streams(
     *,
     age_ms: float,
     fps: float,
-    most: int = 4096,
-    seconds: float = 10.0,
 ) -> int:
     """The largest number of streams for which the p90 age and the slowest stream's rate meet limits.
 
@@ -211,18 +212,16 @@ def max_streams(
         service: of one engine.
         age_ms: upper limit of the p90 of results' ages.
         fps: lower limit of any stream's results per second, with 5% of tolerance.
-        most: upper end of the search.
-        seconds: of simulated time per trial.
 
     Returns:
         0 if not even one stream fits.
     """
 
     def too_many(streams: int) -> bool:
-        out = simulate(replace(fleet, streams=streams), service, seconds=seconds)
+        out = simulate(replace(fleet, streams=streams), service, seconds=TRIAL_S)
         return not (out.fps_per_stream.min() >= 0.95 * fps and out.age_ms(90) <= age_ms)
 
-    return bisect_left(range(1, most + 1), True, key=too_many)
+    return bisect_left(range(1, MOST_STREAMS + 1), True, key=too_many)
 
 
 def deployments(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from labkit.bench.frames import collect
@@ -47,6 +48,7 @@ __all__ = [
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
+over_classes = partial(softmax, axis=-1)
 
 
 def box_costs(
@@ -200,7 +202,7 @@ def _drawn_logits(rng: Rng, queries: int, classes: int, k: int) -> NDArray[np.fl
         logits = rng.normal(0, 1.5, (queries, classes + 1)).astype(np.float32)
         logits[rng.permutation(queries)[: queries // 2], -1] += 6  # queries that found nothing
         logits[[-1, 0], [-2, 0]] = 15, 14  # the last query and class are among the best, and the first ones
-        best = np.sort(_softmax(logits.astype(np.float64))[:, :-1].max(1))[-(k + 1) :]
+        best = np.sort(over_classes(logits.astype(np.float64))[:, :-1].max(1))[-(k + 1) :]
         if np.diff(best).min() > 2e-6:
             return logits
 
@@ -226,8 +228,8 @@ def check_name_crops(name_crops: Callable[..., Any], rng: Rng) -> str:
         logits = torch.stack(crops).flatten(1).double().numpy() @ weight.T.astype(float)  # (n, classes)
         if not isinstance(got, tuple | list) or len(got) != 2:
             raise Mistake("two results are expected: return labels, scores")
-        label, over_crops = logits.argmax(-1), _softmax(logits, 0)
-        right = np.stack([label, _softmax(logits).max(-1)])
+        label, over_crops = logits.argmax(-1), softmax(logits, 0)
+        right = np.stack([label, over_classes(logits).max(-1)])
         mistakes = {
             "the scores are logits, not probabilities: softmax is missing": np.stack([label, logits.max(-1)]),
             "softmax went over the crops; the classes are the last axis": np.stack(
@@ -268,13 +270,12 @@ class _Classifier(nn.Module):
         return x.flatten(1) @ self.weight.T
 
 
-def _softmax(logits: Any, axis: int = -1) -> Floats:
-    shares = np.exp(logits - logits.max(axis, keepdims=True))
-    return shares / shares.sum(axis, keepdims=True)
-
-
 def _rows(
-    logits: Any, boxes: Any, size: tuple[int, int], k: int, share: Callable[[Any], Any] = _softmax
+    logits: Any,
+    boxes: Any,
+    size: tuple[int, int],
+    k: int,
+    share: Callable[[Any], Any] = over_classes,
 ) -> Floats:
     """(k, 6) rows of the best queries, best first; `share` gives probabilities of logits."""
     shares = share(np.asarray(logits, np.float64))[:, : logits.shape[1] - 1]  # (Q, C)
@@ -290,7 +291,7 @@ def _with_corners(boxes: Any, size: tuple[int, int], shares: Any) -> Floats:
 def _wrong_rows(logits: Any, boxes: Any, size: tuple[int, int], k: int) -> dict[str, Floats]:
     """Results of well-known mistakes, by a sentence about each."""
     rows, right = partial(_rows, logits, boxes, size, k), _rows(logits, boxes, size, k)
-    first = _with_corners(boxes[:k], size, _softmax(np.asarray(logits, np.float64))[:k, :-1])
+    first = _with_corners(boxes[:k], size, over_classes(np.asarray(logits, np.float64))[:k, :-1])
     sides = np.array([*size, *size])
     corner, score, label = right[:, :4], right[:, 4:5], right[:, 5:]
     centre, extent = (corner[:, :2] + corner[:, 2:]) / 2, corner[:, 2:] - corner[:, :2]
@@ -309,11 +310,11 @@ def _wrong_rows(logits: Any, boxes: Any, size: tuple[int, int], k: int) -> dict[
             np.hstack([logits, never]), boxes, size, k
         ),
         '"no object" is left out before softmax; it belongs into it, and is left out afterwards': rows(
-            lambda x: _softmax(x[:, :-1])
+            lambda x: over_classes(x[:, :-1])
         ),
         "a sigmoid is no softmax: DETR's classes share one probability": rows(lambda x: 1 / (1 + np.exp(-x))),
         "the scores are logits, not probabilities: softmax is missing": rows(lambda x: x),
-        "softmax went over the queries; the classes are the last axis": rows(lambda x: _softmax(x, 0)),
+        "softmax went over the queries; the classes are the last axis": rows(lambda x: softmax(x, 0)),
         "these are the first k queries, not the best": first,
         "the labels are those of the first k queries": np.hstack([corner, score, first[:, 5:]]),
         "the rows stand worst first": right[::-1],

