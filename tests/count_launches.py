@@ -1,12 +1,15 @@
 """What a rung asks of a GPU for each frame, counted: `python tests/count_launches.py`.
 
 Writes `labkit/lessons/launch_counts.json`, which notebook 06 shows. The frames are small, and products
-and convolutions are computed once: what is launched and waited for depends on neither size nor values.
+and convolutions give zeros: what is launched and waited for depends on neither size nor values.
+
+    python tests/count_launches.py box_kernels_cuda    # prints what one frame of 640x480 would take a GPU
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from importlib.metadata import version
 from itertools import cycle
 from unittest.mock import patch
@@ -17,8 +20,8 @@ from labkit.bench.session import Session
 from labkit.core.files import write_atomic
 from labkit.core.types import Rung, Workload
 from labkit.lessons.nb06_optimizations import LAUNCH_COUNTS
-from labkit.pipelines.ladder import LADDER
-from labkit.practice import fake_gpu, gpu_tensor
+from labkit.pipelines.ladder import LADDER, rung
+from labkit.practice import fake_gpu, gpu_tensor, time_model
 
 from conftest import TINY, make_frame  # isort: skip
 
@@ -37,26 +40,29 @@ def rungs():
     ]
 
 
-def computed_once(func):
-    """An operation that gives what it gave the first time for inputs of the same shapes."""
-    made = {}
+def shaped(func):
+    """An operation that gives zeros, of the shape that its results would have."""
 
-    def again(*args):
-        shapes = tuple(
-            (x.dtype, x.shape, x.stride()) if isinstance(x, torch.Tensor) else str(x) for x in args
-        )
-        if shapes not in made:
-            made[shapes] = func(*args)
-        return made[shapes].clone()
+    def zeros(*args):
+        on_meta = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in args]
+        return torch.zeros_like(func(*on_meta), device="cpu")
 
-    return again
+    return zeros
+
+
+def convolution_relu(x, weight, bias, stride, padding, dilation, groups):
+    return aten.convolution.default(x, weight, bias, stride, padding, dilation, False, [0, 0], groups)
+
+
+def convolution_add_relu(x, weight, _residual, _alpha, *more):
+    return convolution_relu(x, weight, *more)
 
 
 aten = torch.ops.aten
 SLOW = (aten.convolution, aten.addmm, aten.mm, aten.bmm, aten._addmm_activation)
-ARITHMETIC = {func.default: computed_once(func.default) for func in SLOW} | {
-    func: computed_once(gpu_tensor.ON_GPU[func])
-    for func in (aten.cudnn_convolution_relu.default, aten.cudnn_convolution_add_relu.default)
+ARITHMETIC = {func.default: shaped(func.default) for func in SLOW} | {
+    aten.cudnn_convolution_relu.default: shaped(convolution_relu),
+    aten.cudnn_convolution_add_relu.default: shaped(convolution_add_relu),
 }
 
 
@@ -79,7 +85,41 @@ def counted(row: Rung, boxes: int) -> dict[str, float]:
     return {**each, **{what: n / FRAMES for what, n in sorted(waits.items())}}
 
 
-if __name__ == "__main__":
+# A GPU of the size of an H100: half of its published arithmetic and memory traffic, as few kernels of
+# a single frame fill it, and what the start and end of a kernel cost in a CUDA graph.
+HALF_FLOP_PER_US, BYTES_PER_US, KERNEL_US = 500e6, 1.7e6, 4.0
+
+
+def worked_out_ms(row: Rung, boxes: int = 5) -> tuple[float, int]:
+    """Time of the longest CUDA graph of a rung in half precision, by arithmetic, and its kernels."""
+    work = Workload(weights="random", size=(640, 480), objects=boxes)
+    frames = [make_frame(i, work.size) for i in range(2)]
+    graphs = []
+    done = gpu_tensor.Gpu.done
+
+    def noted(gpu, what, reads, writes, us, engine="compute", kernels=1):
+        graphs.append((us / 1e3 + kernels * KERNEL_US / 1e3, kernels))
+        return done(gpu, what, reads, writes, us, engine, kernels)
+
+    figures = {"FLOP_PER_US": HALF_FLOP_PER_US / 2, "BYTES_PER_US": BYTES_PER_US, "SHORTEST_US": 0.0}
+    with (
+        fake_gpu(strict=True, real=False),
+        patch.dict(gpu_tensor.ON_GPU, ARITHMETIC),
+        patch.multiple(time_model, **figures),
+    ):
+        schedule = row.run(cycle(frames), Session(row, work, frames).prepared.net)
+        with patch.object(gpu_tensor.Gpu, "done", noted):
+            for _ in range(3):
+                next(schedule)
+        schedule.close()
+    return max(graphs, key=lambda graph: graph[1])
+
+
+if __name__ == "__main__" and sys.argv[1:]:
+    for name in sys.argv[1:]:
+        ms, kernels = worked_out_ms(rung(name))
+        print(f"{name}: {ms:.2f} ms in a graph of {kernels} kernels (worked out, not measured)")
+elif __name__ == "__main__":
     told = {str(boxes): {row.name: counted(row, boxes) for row in rungs()} for boxes in BOXES}
     versions = {name: version(name) for name in ("torch", "torchvision", "transformers")}
     print(write_atomic(LAUNCH_COUNTS, json.dumps({"versions": versions, "boxes": told}, indent=1) + "\n"))

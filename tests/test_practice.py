@@ -196,6 +196,14 @@ def test_events_tell_what_the_model_works_out(gpu):
     assert "a model, not a measurement" in str(gpu) and "a model, not a measurement" in gpu._repr_html_()
 
 
+def test_a_fused_convolution_counts_its_arithmetic_as_a_plain_one(gpu):
+    x, weight = torch.rand(1, 64, 48, 48, device="cuda"), torch.rand(64, 64, 3, 3, device="cuda")
+    bias, how = torch.zeros(64, device="cuda"), ((1, 1), (1, 1), (1, 1), 1)
+    plain = ms_of(lambda: torch.conv2d(x, weight, padding=1))
+    assert float(plain) == pytest.approx((5 + 2 * 64 * 48**2 * 64 * 9 / 10e6) / 1000)
+    assert float(ms_of(lambda: torch.cudnn_convolution_relu(x, weight, bias, *how))) == float(plain)
+
+
 def test_a_clock_without_synchronize_sees_only_launches(gpu):
     a = torch.rand(500, 500, device="cuda")
     begin = gpu.clock()

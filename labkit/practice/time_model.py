@@ -28,6 +28,8 @@ BYTES_PER_US = 300e3
 PINNED_BYTES_PER_US = 12e3
 PAGEABLE_BYTES_PER_US = 6e3
 
+_CONVOLUTIONS = (torch.ops.aten.cudnn_convolution_relu, torch.ops.aten.cudnn_convolution_add_relu)
+
 SENTENCE = (
     "Times are a model, not a measurement: 5 us of the host per launch; an operation takes the longer of its "
     "arithmetic at 10 TFLOP/s (half precision 20) and its memory traffic at 300 GB/s, at least 2 us; a copy "
@@ -107,8 +109,12 @@ class ModelClock:
 
 def operation_us(func: Any, args: Any, kwargs: Any, result: Any, tensors: list[torch.Tensor]) -> float:
     """Microseconds of an operation on these tensors, its results among them."""
-    count = flop_registry.get(getattr(func, "overloadpacket", None))
-    flops = count(*args, **kwargs, out_val=result) if count is not None else 0
+    packet = getattr(func, "overloadpacket", None)
+    count = flop_registry.get(packet)
+    if packet in _CONVOLUTIONS:
+        flops = 2 * result.numel() * args[1][0].numel()
+    else:
+        flops = count(*args, **kwargs, out_val=result) if count is not None else 0
     half = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors)
     return max(flops / (FLOP_PER_US * (2 if half else 1)), traffic_us(tensors))
 
