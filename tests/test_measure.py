@@ -99,6 +99,14 @@ def test_closed_throughput_and_latency_of_a_steady_pipeline():
     assert (timed.offered, timed.dropped, timed.failed) == (100, 0, 0)
 
 
+def test_progress_comes_in_steps_and_not_with_each_frame():
+    simulated, shares = Simulated(), []
+    pipeline, plan = worker_of(simulated, lambda i: 0.001), Plan(seconds=1.0, min_frames=10, **WARM_FOR)
+    timed = measure(pipeline, None, [make_frame(0)], plan, clock=simulated.clock, progress=shares.append)
+    assert len(timed.done_s) == 1000 and 40 < len(shares) <= 52
+    assert shares == sorted(shares) and shares[-1] == 1
+
+
 def test_warm_up_is_kept_apart_and_ends_when_times_settle():
     timed = measured(
         lambda i: 0.5 if i == 0 else 0.05 if i < 30 else 0.01,

@@ -26,6 +26,7 @@ from labkit.core.types import Frame, Schedule
 from labkit.results.records import Samples
 
 MAX_FAILURES = 3
+PROGRESS_STEP = 0.02  # of the whole; a call per frame would cost the pipeline
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def measure(
             else results that were ready before would count as made in no time.
         synchronize: waits for the device; called once at each edge of the timed part.
         guard: entered around the schedule, to turn its errors into typed ones.
-        progress: called with the finished share, from 0 to 1.
+        progress: called with the finished share, from 0 to 1, in steps of `PROGRESS_STEP`.
         meter: of the energy that the timed part takes.
 
     Raises:
@@ -190,6 +191,7 @@ class _Measurement:
     start: float | None = None
     cpu_start: float = 0.0
     first_timed: int = 0
+    shown: float = 0.0
 
     def run(self) -> Timing:
         begun = self.clock.now()
@@ -209,7 +211,9 @@ class _Measurement:
                         share = min(share, len(self.index) / self.plan.min_frames)
                         if share >= 1:
                             self.load.is_open = False
-                    self.progress(min(share, 1.0))
+                    if share - self.shown >= PROGRESS_STEP:
+                        self.shown = min(share, 1.0)
+                        self.progress(self.shown)
             self.synchronize()
             cpu_s = time.process_time() - self.cpu_start
             joules = self.meter.joules() if self.start is not None else {}

@@ -24,6 +24,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import Pipe, connection
 from typing import Any
 
@@ -338,16 +339,9 @@ def _serve(parent: Any, started_s: float) -> None:
     session: Session | None = None
     spins = False
     begun_s: float | None = started_s
-    sent = 0.0
 
     def send(kind: str, value: Any = None) -> None:
         parent.send((kind, value))
-
-    def progress(share: float) -> None:
-        nonlocal sent
-        if share - sent >= 0.02 or share >= 1 > sent:  # a message per frame would cost the pipeline
-            sent = share
-            send("progress", share)
 
     try:
         send("connected")
@@ -372,8 +366,7 @@ def _serve(parent: Any, started_s: float) -> None:
                 send("ready", session.ready)
                 continue
             if what == "run":
-                sent = 0.0
-                arguments = (*arguments, progress)
+                arguments = (*arguments, partial(send, "progress"))
             send(what, getattr(session, what)(*arguments))
     except LabError as error:
         send("error", error)
