@@ -27,10 +27,17 @@ MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
+def resized(image, size):
+    """(h, w, 3) bytes, in (width, height): shrunk by averaging areas, enlarged linearly."""
+    height, width = image.shape[:2]
+    smaller = cv2.resize(image, (min(width, size[0]), min(height, size[1])), interpolation=cv2.INTER_AREA)
+    return cv2.resize(smaller, size, interpolation=cv2.INTER_LINEAR)
+
+
 def as_input(image, size=None):
     """(h, w, 3) bytes -> (1, 3, h, w) float32, resized to (width, height) if asked for."""
     if size is not None:
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        image = resized(image, size)
     pixels = torch.from_numpy(image).permute(2, 0, 1).float() / 255
     return ((pixels - MEAN) / STD).unsqueeze(0)
 
@@ -78,10 +85,8 @@ class FromBytes(torch.nn.Module):
 def pictures(shape):
     """The lab's 32 inputs for quantisation, as bytes (n, h, w, 3)."""
     n, height, width, _ = shape
-    resized = calibration_frames(
-        lambda image: cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), (640, 480)
-    )
-    return [np.stack([resized[(i + k) % len(resized)] for k in range(n)]) for i in range(len(resized))]
+    inputs = calibration_frames(lambda image: resized(image, (width, height)), (640, 480))
+    return [np.stack([inputs[(i + k) % len(inputs)] for k in range(n)]) for i in range(len(inputs))]
 
 
 def openvino_network(module, example, precision):
@@ -172,9 +177,7 @@ def peer(frames, build, precision):
         if key not in READY:
             READY[key] = networks(build, precision, width, height)
         detect, detector_size, classify, side = READY[key]
-        image = frame.image if detector_size is None else cv2.resize(
-            frame.image, detector_size, interpolation=cv2.INTER_AREA
-        )  # fmt: skip
+        image = frame.image if detector_size is None else resized(frame.image, detector_size)
         with torch.no_grad():
             logits, places = (part[0] for part in detect(image[None]))
             chances = softmax(logits)[:, :-1]
@@ -208,7 +211,7 @@ def crop(image, corner, side):
     height, width = image.shape[:2]
     left, top = min(int(corner[0]), width - 1), min(int(corner[1]), height - 1)
     right, bottom = max(int(np.ceil(corner[2])), left + 1), max(int(np.ceil(corner[3])), top + 1)
-    return cv2.resize(image[top:bottom, left:right], side, interpolation=cv2.INTER_AREA)
+    return resized(image[top:bottom, left:right], side)
 
 
 def softmax(logits):

@@ -303,21 +303,32 @@ def test_unknown_names_are_told():
 
 FAMILY = """
 from labkit.models.decode import SIGMOID
-from labkit.models.detectors.d_fine import ROWS as OTHERS
+from labkit.models.detectors.lw_detr import ROWS as OTHERS
 from dataclasses import replace
 ROWS = (replace(OTHERS[0], name="new_one"),)
 """
 
 
-def test_adding_a_detector_is_one_file_and_touches_no_other(tmp_path, monkeypatch):
+def test_adding_a_detector_is_one_file_and_touches_no_other(tmp_path, monkeypatch, capsys):
+    """Weights, labels, decoding, folding, an engine, and the command line know it then."""
+    from labkit.cli.main import main
+
     (tmp_path / "new_family.py").write_text(FAMILY)
     monkeypatch.setattr(catalogue.folder, "__path__", [*catalogue.folder.__path__, str(tmp_path)])
     catalogue.detectors.cache_clear()
     try:
         workload = Workload(weights="random", detector="new_one")
         assert weights.models_of(workload) == ("new_one", "resnet18")
-        assert prepare(Preparation("detect"), workload).settings["weights_sha256"].keys() == {"new_one"}
-        assert len(load_network("new_one", "random").labels) == 80
+        prepared = prepare(
+            Preparation("detect", options={"fold_batch_norm": True, "channels_last": True}), workload
+        )
+        assert prepared.settings["weights_sha256"].keys() == {"new_one"}
+        assert any(is_batch_norm(part) for part in prepared.net.network.module.modules())
+        assert not any(is_batch_norm(part) for part in prepared.net.infer.module.modules())
+        (_, found), *_ = rung("detr_opencv_cpu").run([make_frame(0)], prepared.net)
+        assert len(found) == workload.objects and set(found.name) <= set(prepared.net.network.labels)
+        main(["bench", "detr_pil_cpu", "--detector", "yolo"])
+        assert "new_one" in capsys.readouterr().err
     finally:
         catalogue.detectors.cache_clear()
 

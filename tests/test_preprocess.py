@@ -65,6 +65,19 @@ def test_opencv_differs_from_pillow_and_aliasing_is_the_reason(photo):
     assert area < linear
 
 
+@pytest.mark.parametrize("size", [(640, 640), (600, 320), (96, 700)])  # of 451x300: one side may shrink
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_what_grows_grows_as_by_pillow(name, size):
+    """As a webcam's 480 rows do for a detector that wants 640."""
+    spec = InputSpec(exact=size)
+    image = PHOTOS["chelsea"]
+    difference = (preprocessor(name, spec)(image) - preprocessor("pil", spec)(image)).abs()
+    if size[0] > image.shape[1] and size[1] > image.shape[0]:
+        assert difference.max() <= 1.5 / 255 / 0.224  # a grey level
+    else:
+        assert name == "opencv_linear" or difference.mean() < 0.03
+
+
 def test_an_input_spec_gives_pillows_geometry():
     assert RESNET_INPUT.resized((640, 480)) == (341, 256)
     assert RESNET_INPUT.resized((480, 640)) == (256, 341)

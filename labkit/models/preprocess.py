@@ -7,9 +7,9 @@ The geometry (`InputSpec`) is the network's; only the arithmetic's owner differs
 | name            | resize                         | normalise                    |
 |-----------------|--------------------------------|------------------------------|
 | `pil`           | Pillow bilinear (antialiased)  | torch, after Pillow          |
-| `opencv`        | `cv2.resize` INTER_AREA        | NumPy                        |
+| `opencv`        | INTER_AREA, else INTER_LINEAR  | NumPy                        |
 | `opencv_linear` | `cv2.resize` INTER_LINEAR      | NumPy; aliases when shrinking|
-| `opencv_lut`    | `cv2.resize` INTER_AREA        | one table look-up per value  |
+| `opencv_lut`    | as `opencv`                    | one table look-up per value  |
 | `torch`         | torch antialiased bilinear     | torch, on the input's device |
 """
 
@@ -171,13 +171,22 @@ _kept = cache(scale_and_shift)  # graphs hold these addresses
 
 
 def resize_opencv(image: NDArray[np.uint8], spec: InputSpec, interpolation: int) -> NDArray[np.uint8]:
-    """Resizes and crops an (H, W, 3) image as `spec` says."""
+    """Resizes and crops an (H, W, 3) image as `spec` says.
+
+    INTER_AREA only shrinks: where it is to enlarge one side, OpenCV repeats pixels instead, and samples the
+    other side without averaging. What is to grow does so by INTER_LINEAR, as with Pillow and torch.
+    """
     if spec.exact is None and spec.shorter is None and spec.crop is None:
         return image
     size = spec.resized((image.shape[1], image.shape[0]))
     resized: Any = image
-    if size != (image.shape[1], image.shape[0]):
-        resized = cv2.resize(image, size, interpolation=interpolation)
+    if interpolation == cv2.INTER_AREA:
+        smaller = min(size[0], image.shape[1]), min(size[1], image.shape[0])
+        if smaller != (image.shape[1], image.shape[0]):
+            resized = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+        interpolation = cv2.INTER_LINEAR
+    if size != (resized.shape[1], resized.shape[0]):
+        resized = cv2.resize(resized, size, interpolation=interpolation)
     if spec.crop is not None:
         left, top = spec.crop_corner(size)
         resized = resized[top : top + spec.crop[1], left : left + spec.crop[0]]
