@@ -29,6 +29,7 @@ from torch import Tensor
 
 from labkit.core.errors import FrameError, UsageError
 from labkit.core.types import Size
+from labkit.sources.convert import resize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -171,22 +172,15 @@ _kept = cache(scale_and_shift)  # graphs hold these addresses
 
 
 def resize_opencv(image: NDArray[np.uint8], spec: InputSpec, interpolation: int) -> NDArray[np.uint8]:
-    """Resizes and crops an (H, W, 3) image as `spec` says.
-
-    INTER_AREA only shrinks: where it is to enlarge one side, OpenCV repeats pixels instead, and samples the
-    other side without averaging. What is to grow does so by INTER_LINEAR, as with Pillow and torch.
-    """
+    """Resizes and crops an (H, W, 3) image as `spec` says; INTER_AREA stands for `convert.resize`."""
     if spec.exact is None and spec.shorter is None and spec.crop is None:
         return image
     size = spec.resized((image.shape[1], image.shape[0]))
     resized: Any = image
     if interpolation == cv2.INTER_AREA:
-        smaller = min(size[0], image.shape[1]), min(size[1], image.shape[0])
-        if smaller != (image.shape[1], image.shape[0]):
-            resized = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
-        interpolation = cv2.INTER_LINEAR
-    if size != (resized.shape[1], resized.shape[0]):
-        resized = cv2.resize(resized, size, interpolation=interpolation)
+        resized = resize(image, size)
+    elif size != (image.shape[1], image.shape[0]):
+        resized = cv2.resize(image, size, interpolation=interpolation)
     if spec.crop is not None:
         left, top = spec.crop_corner(size)
         resized = resized[top : top + spec.crop[1], left : left + spec.crop[0]]

@@ -72,9 +72,9 @@ def fit_image(image: NDArray[np.uint8], size: Size, how: Fit) -> tuple[NDArray[n
         return image, placed
     if how == "crop":
         x, y, width, height = centre_crop(given, size)
-        return _resize(image[y : y + height, x : x + width], size), placed
+        return resize(image[y : y + height, x : x + width], size), placed
     width, height = (round(side * scale) for side, scale in zip(given, placed.scale, strict=True))
-    inner = image if (width, height) == given else _resize(image, (width, height))
+    inner = image if (width, height) == given else resize(image, (width, height))
     if (width, height) == size:
         return inner, placed
     left, top = (round(side) for side in placed.corner)
@@ -101,13 +101,19 @@ def placement(given: Size, size: Size, how: Fit) -> Placement:
     return Placement(given, size, (width / given[0], height / given[1]), corner)
 
 
-def _resize(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+def resize(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Resizes (H, W, 3) bytes to (width, height): areas are averaged along a side that shrinks.
+
+    Linear interpolation would skip pixels there, and alias. A side that grows is interpolated linearly:
+    OpenCV's INTER_AREA repeats pixels there, and then skips some along the other side.
+    """
     import cv2
 
-    shrinks = size[0] < image.shape[1] or size[1] < image.shape[0]
-    # Area averaging when shrinking: linear interpolation would skip pixels and alias.
-    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return np.ascontiguousarray(resized.reshape(size[1], size[0], 3))
+    smaller = min(size[0], image.shape[1]), min(size[1], image.shape[0])
+    for step, interpolation in ((smaller, cv2.INTER_AREA), (size, cv2.INTER_LINEAR)):
+        if step != (image.shape[1], image.shape[0]):
+            image = np.asarray(cv2.resize(image, step, interpolation=interpolation), np.uint8)
+    return np.ascontiguousarray(image)
 
 
 def centre_crop(given: Size, wanted: Size) -> tuple[int, int, int, int]:
