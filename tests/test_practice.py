@@ -167,6 +167,17 @@ def test_memory_in_use(gpu):
     assert torch.cuda.max_memory_allocated() == before + 4096
 
 
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_single_precision_and_not_mixed(gpu, half):
+    a, b = (torch.rand(64, 4096, device="cuda").to(half) for _ in range(2))
+    exact = a.cpu().double() @ b.cpu().double().t()
+    torch.testing.assert_close((a @ b.t()).cpu().double(), exact, rtol=torch.finfo(half).eps, atol=0)
+    with pytest.raises(RuntimeError, match="same dtype"):
+        a @ b.float().t()
+    with pytest.raises(RuntimeError, match="should be the same"):
+        torch.conv2d(torch.rand(1, 3, 8, 8, device="cuda"), torch.rand(4, 3, 3, 3, device="cuda").to(half))
+
+
 # Time, by a model
 
 

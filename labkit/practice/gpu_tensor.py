@@ -31,6 +31,7 @@ from labkit.practice.time_model import ModelClock, copy_us, operation_us, traffi
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
 INERT = torch.device("meta")  # torch's core sees this: of a "cuda" tensor's device it would ask the driver
+HALF = {torch.float16, torch.bfloat16}
 BLOCK_BYTES = 512  # memory is handed out in multiples of it, as torch does
 READ_BY_HOST = {
     aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.default, aten.nonzero.default,
@@ -45,11 +46,12 @@ def _wide(compute: Callable[..., Any]) -> Callable[..., Any]:
 
     def summed(*args: Any, **kwargs: Any) -> Any:
         flat, spec = tree_flatten((args, kwargs))
-        if not any(isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float16 for leaf in flat):
+        dtypes = {leaf.dtype for leaf in flat if isinstance(leaf, torch.Tensor)}
+        if len(dtypes) > 1 or not dtypes <= HALF:  # mixed ones are refused in torch's own words
             return compute(*args, **kwargs)
         wide = [leaf.float() if isinstance(leaf, torch.Tensor) else leaf for leaf in flat]
         args, kwargs = tree_unflatten(wide, spec)
-        return compute(*args, **kwargs).half()
+        return compute(*args, **kwargs).to(dtypes.pop())
 
     return summed
 
