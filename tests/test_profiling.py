@@ -602,16 +602,12 @@ def test_a_profile_without_a_gpu_says_so():
     assert "wait for it" in " ".join(Profile(made_up(has_gpu=True)).words())
 
 
+OF_TWO_FRAMES = {"preprocess": 2, "detect": 2, "decode": 2, "crop": 4, "classify": 4, "name": 2}
+
+
 def test_a_rung_under_torch_profiler_shows_the_origins_reads():
     capture = profile_rung(ProfileTarget("baseline_combined_cpu", TINY, "scenes", 2), "torch")
-    assert capture.counts() == {
-        "preprocess": 2,
-        "detect": 2,
-        "decode": 2,
-        "crop": 4,
-        "classify": 4,
-        "name": 2,
-    }
+    assert capture.counts() == OF_TWO_FRAMES
     decode = range_table(capture).set_index("range").loc["decode"]
     assert decode["reads"] == 2 * (100 + 2 * 6), "a score of each query; corners, score, label of two objects"
     lines = read_table(capture)
@@ -624,14 +620,7 @@ def test_a_rung_under_torch_profiler_shows_the_origins_reads():
 def test_a_real_nsys_holds_the_ranges_that_labkit_sent():
     capture = profile_rung(ProfileTarget("combined_cpu", TINY, "scenes", 2), "nsys")
     assert capture.profiler.startswith("nsys ")
-    assert capture.counts() == {
-        "preprocess": 2,
-        "detect": 2,
-        "decode": 2,
-        "crop": 4,
-        "classify": 4,
-        "name": 2,
-    }
+    assert capture.counts() == OF_TWO_FRAMES
     assert capture.notes == ()
     assert capture.file.suffix == ".nsys-rep" and capture.file.is_file()
     assert range_table(capture).set_index("range").loc["decode", "reads"] == 2, "one clock for both"
