@@ -1061,6 +1061,15 @@ SPELLINGS = [
     "user=joe password=s3cret host=camera",
     "camera/live;pwd=s3cret",
     "srt://camera:9000?passphrase=s3cret",
+    "joe:s3cret\uff20camera/live",
+    "joe@camera:s3cret",
+    "joe;s3cret@camera",
+    "10.0.0.5 s3cret",
+    "10.0.0.5\\s3cret",
+    "[fe80::1]:554/s3cret",
+    "localhost/s3cret",
+    "camera.local/s3cret",
+    "password:s3cret",
 ]
 
 

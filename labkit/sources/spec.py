@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from unicodedata import normalize
 
 from labkit.core.errors import SourceError, UsageError
 from labkit.core.types import Size
@@ -41,7 +42,10 @@ _PARTS = re.compile(
     r"^[A-Za-z][A-Za-z0-9+.-]*://(?:(?P<user>[^/?#\s]*)@)?"
     r"(?P<place>(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)(?P<behind>(?:[/?#].*)?)$"
 )
-HOST = re.compile(r"^(www\.|\d{1,3}(\.\d{1,3}){3}([:/]|$)|[A-Za-z0-9.-]+:\d{2,5}(/|$))")
+HOST = re.compile(
+    r"^(www\.|localhost\b|\[[0-9A-Fa-f:.]+\]|\d{1,3}(\.\d{1,3}){3}(?![\w.])|[A-Za-z0-9.-]+:\d{2,5}(/|$)"
+    r"|[A-Za-z0-9-]+\.(local|lan|home)(/|$))"
+)
 """Beginnings of names that look like an address without its scheme."""
 _SCHEMES = "http https rtsp rtsps rtmp rtp udp tcp srt ftp file gopher"
 _DOUBTFUL = re.compile(  # credentials, a query, an address that is misspelt or encoded
@@ -49,6 +53,8 @@ _DOUBTFUL = re.compile(  # credentials, a query, an address that is misspelt or 
     rf"|^\W*({_SCHEMES.replace(' ', '|')})([:;]|\W?[/\\]{{2}})",
     re.DOTALL | re.IGNORECASE,
 )
+_NO_FILE = re.compile(r"^(?![A-Za-z]:[/\\]|webcam:|/dev/).*[:@]", re.DOTALL)
+"""A sign between user, password and host, in names that do not end as those of films and pictures."""
 _SHOWN_SCHEMES = frozenset(_SCHEMES.split())
 _PAGE_SUFFIXES = frozenset({".cgi", ".sdp", ".m3u8", ".asp", ".php", ".html", ".htm", ".jsp"})
 _WORDS = """
@@ -92,11 +98,11 @@ def redact(spec: str) -> str:
     bare = clean_spec(spec)
     found = _ADDRESS.match(bare)
     if found is None:
-        shown = bare
+        shown, plain = bare, normalize("NFKC", bare)  # which makes an @ of each of its wider forms
         if "\0" in spec or not os.path.lexists(os.path.expanduser(spec)):
             if HOST.match(bare):
                 shown = redact(f"http://{bare}").removeprefix("http://")
-            elif _DOUBTFUL.search(spec):
+            elif _DOUBTFUL.search(plain) or (_NO_FILE.search(plain) and not _media(plain)):
                 shown = _HIDDEN
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
     scheme = found.group(1).lower()
@@ -120,6 +126,10 @@ def split_address(address: str) -> tuple[str, str, str, str] | None:
         return None
     path, _, query = found["behind"].partition("#")[0].partition("?")
     return found["user"] or "", found["place"], path, query or found["behind"].partition("#")[2]
+
+
+def _media(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 
 def _shown_segment(segment: str) -> str:
