@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from labkit.cli.main import main
+from labkit.core.child import lives
 from labkit.core.errors import ResultsError, SourceError, UnavailableError, UsageError
 from labkit.core.gpu import reported_waits
 from labkit.core.trace import span
@@ -674,6 +675,15 @@ def test_the_kernel_is_described_for_this_python(tmp_path, monkeypatch):
     monkeypatch.setattr(nsys, "find", lambda: None)
     with pytest.raises(UnavailableError, match="Python 3"):
         kernel.command([])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no sh")
+def test_what_nsys_started_ends_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(nsys, "_LONGEST_S", 0.3)
+    note = tmp_path / "started"
+    with pytest.raises(UnavailableError, match="nsys -c did not end within"):
+        nsys.run(["sh", "-c", f"sleep 60 & echo $! >{note}; wait"])
+    assert not lives(int(note.read_text()))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")

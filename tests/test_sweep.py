@@ -25,6 +25,8 @@ import measuring_fakes as fakes  # noqa: E402
 from records_made_up import made_up_run  # noqa: E402
 
 from labkit.cli.main import main  # noqa: E402
+from labkit.core import interrupt  # noqa: E402
+from labkit.core.child import PR_SET_PDEATHSIG  # noqa: E402
 from labkit.core.errors import UnavailableError, UsageError  # noqa: E402
 from labkit.core.interrupt import interrupt_after  # noqa: E402
 from labkit.core.machine import fingerprint  # noqa: E402
@@ -399,7 +401,8 @@ def test_a_library_cannot_take_over_a_termination_signal():
 
 
 STARTS_RAY = """
-import ctypes, threading
+import ctypes, sys, threading
+from contextlib import suppress
 from types import SimpleNamespace
 from labkit.cli import main as cli
 from labkit.fleet import guards
@@ -407,19 +410,43 @@ def init(*_, **__):
     print("starting", flush=True)
     ctypes.CDLL(None).sleep(60)
 threading.Thread(target=ctypes.CDLL(None).sleep, args=(60,)).start()
+def app(_):
+    with suppress(*[KeyboardInterrupt] * (sys.argv[1] == "0")):
+        guards.init(SimpleNamespace(init=init, shutdown=None), "local")
 cli._add_commands()
-cli.app = lambda _: guards.init(SimpleNamespace(init=init, shutdown=None), "local")
+cli.app = app
 raise SystemExit(cli.main())
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGTERM, 0)]
+)
 def test_a_command_ends_at_once_while_ray_starts(number, code):
-    with subprocess.Popen([sys.executable, "-c", STARTS_RAY], stdout=subprocess.PIPE, text=True) as command:
+    arguments = [sys.executable, "-c", STARTS_RAY, str(code)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as command:
         assert command.stdout.readline() == "starting\n"
         command.send_signal(number)
         assert command.wait(20) == code
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody asks for that")
+def test_what_an_abandonable_call_starts_outlives_it():
+    """Ray asks Linux to end its processes with the thread that started them."""
+    started = []
+
+    def starts():
+        asking = f"import ctypes, time; ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, 9); "
+        command = [sys.executable, "-c", f"{asking}print('up', flush=True); time.sleep(60)"]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        assert started[0].stdout.readline() == "up\n"
+
+    interrupt.abandonable(starts)
+    with started[0] as process:
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.kill()
 
 
 @pytest.mark.extended

@@ -200,23 +200,24 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: of the command; by default those of this process, which then ends where it is stopped.
     """
+    stopped: list[int] = []
     if arguments is not None:
-        return _run(arguments)
+        return _run(arguments, stopped)
     interrupt.ends_process = True
     try:
-        code = _run(None)
+        code = _run(None, stopped)
     except SystemExit as end:
-        if end.code not in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+        if not stopped or not isinstance(end.code, int):
             raise
         code = end.code
-    if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+    if stopped:
         interrupt.leave(code)
     return code
 
 
-def _run(arguments: list[str] | None) -> int:
+def _run(arguments: list[str] | None, stopped: list[int]) -> int:
     accept_any_text()
-    with _terminated_as_interrupted() as terminated:
+    with _terminated_as_interrupted(stopped):
         try:
             _add_commands()
             _check_folder()
@@ -233,9 +234,9 @@ def _run(arguments: list[str] | None) -> int:
         except BrokenPipeError:  # the reader of a pipe has gone, which is its right
             sys.stderr.close()
         except KeyboardInterrupt:  # outside of a command
-            return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
+            return EXIT_TERMINATED if signal.SIGTERM in stopped else EXIT_INTERRUPTED
         except SystemExit as end:
-            if terminated and end.code == EXIT_INTERRUPTED:
+            if signal.SIGTERM in stopped and end.code == EXIT_INTERRUPTED:
                 return EXIT_TERMINATED
             raise
     return 0
@@ -249,24 +250,28 @@ def _check_folder() -> None:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[list[int]]:
+def _terminated_as_interrupted(stopped: list[int]) -> Iterator[None]:
     """A termination signal ends a command as Ctrl-C does; a second one ends it at once.
 
-    Yields:
-        A list that is empty until the signal came.
+    Args:
+        stopped: receives the numbers of both signals when they come.
     """
-    received: list[int] = []
 
     def handle(number: int, _: object) -> None:
-        received.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        stopped.append(number)
+        if number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_DFL)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
-        yield received
+        yield
         return
-    before = signal.signal(signal.SIGTERM, handle)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, handle)
     try:
-        yield received
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)

@@ -117,6 +117,17 @@ def _watch(owner: int) -> None:
     os._exit(1)  # at once, whatever the other threads are busy with
 
 
+def end_tree(process: int) -> None:
+    """Ends a process and all that it has started."""
+    import psutil
+
+    with suppress(psutil.Error):
+        started = psutil.Process(process)
+        for each in (*started.children(recursive=True), started):
+            with suppress(psutil.Error):
+                each.kill()
+
+
 def lives(process: int) -> bool:
     """True while a process runs; one that has ended and was not yet asked how is over."""
     import psutil

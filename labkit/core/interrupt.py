@@ -62,17 +62,19 @@ def abandonable(function: Callable[[], Any]) -> None:
         Exception: what the function raises.
     """
     raised: list[Exception] = []
+    done = threading.Event()
 
     def run() -> None:
         try:
             function()
         except Exception as error:
             raised.append(error)
+        done.set()
+        threading.Event().wait()  # for ever, as Linux may end processes with the thread that started them
 
-    thread = threading.Thread(target=run, name="labkit may be left behind", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.1)  # Windows lets no signal in while a wait has no end
+    threading.Thread(target=run, name="labkit may be left behind", daemon=True).start()
+    while not done.wait(0.1):  # Windows lets no signal in while a wait has no end
+        pass
     if raised:
         raise raised[0]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
+from labkit.core.child import end_tree
 from labkit.core.errors import SourceError, UnavailableError, UsageError, WeightsError
 from labkit.core.requirements import installed_version
 from labkit.profiling.capture import ANCHOR, ANCHOR_DOMAIN
@@ -97,22 +98,26 @@ def run(command: list[str]) -> str:
         UnavailableError: it failed, with its own last words, or did not end.
         LabError: what it watched could not be run, in its own words.
     """
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_LONGEST_S, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise UnavailableError(f"nsys {command[1]} did not end within {_LONGEST_S} s") from None
-    if done.returncode:
-        words = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, errors="replace"
+    ) as running:
+        try:
+            printed, complained = running.communicate(timeout=_LONGEST_S)
+        except subprocess.TimeoutExpired:
+            end_tree(running.pid)
+            raise UnavailableError(f"nsys {command[1]} did not end within {_LONGEST_S} s") from None
+        except KeyboardInterrupt:
+            end_tree(running.pid)  # nsys alone would leave its own agent at work on a report
+            raise
+    if running.returncode:
+        words = (complained.strip() or printed.strip() or "it said nothing").splitlines()
         if words[-1].startswith("labkit: "):  # the watched process's own sentence: nsys did not fail
             kinds = {kind.exit_code: kind for kind in (UsageError, SourceError, WeightsError)}
-            raise kinds.get(done.returncode, UnavailableError)(words[-1].removeprefix("labkit: "))
-        raise UnavailableError(
-            f"nsys {command[1]} failed ({done.returncode}): {words[-1]}; --engine torch profiles without nsys"
-        )
-    return done.stdout
+            raise kinds.get(running.returncode, UnavailableError)(words[-1].removeprefix("labkit: "))
+        failed = f"nsys {command[1]} failed ({running.returncode})"
+        raise UnavailableError(f"{failed}: {words[-1]}; --engine torch profiles without nsys")
+    return printed
 
 
 def find() -> Nsys | None:
