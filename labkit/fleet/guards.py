@@ -116,13 +116,11 @@ def end_after(owner: int, folder: Path) -> None:
                 started |= set(psutil.Process(owner).children(recursive=True))
             next_look_s = now_s + min(LONGEST_PAUSE_S, 0.5 * (now_s - began_s))
         time.sleep(LOOK_EVERY_S)
-    for _ in range(ROUNDS):  # a process that is just starting another one
+    for _ in range(ROUNDS):  # a process that is just starting has no command yet
         for process in (started := {*started, *_processes_of(folder)}):
             with suppress(psutil.Error):
                 process.kill()  # psutil refuses where the process id is another's by now
-        _, remaining = psutil.wait_procs(started, LOOK_EVERY_S)
-        if not remaining and not _processes_of(folder):
-            break
+        time.sleep(LOOK_EVERY_S)
     shutil.rmtree(folder, ignore_errors=True)
 
 
