@@ -208,6 +208,14 @@ def compare(
     Raises:
         UsageError: a rung does not exist.
         UnavailableError: the two do different work, or one of them cannot run here.
+
+    Example:
+        >>> import labkit
+        >>> pair = labkit.compare(
+        ...     "resnet_pil_cpu", "resnet_opencv_cpu", size=(160, 128), model_set="lab", quick=True
+        ... )
+        >>> pair.verdict in ("faster", "slower", "same", "cannot tell")
+        True
     """
     plan, rungs = _round_plan(quick, 2, rounds), _with_own([a, b], None)
     source, workload, timeouts = read_work(work)

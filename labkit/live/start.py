@@ -71,6 +71,11 @@ def live(
         SourceError: (without a browser) the source cannot be opened; a widget says so itself.
 
     Example:
+        >>> import labkit
+        >>> shown = labkit.live("scenes", size=(160, 128), stills=2)  # in a notebook: a moving picture
+        >>> len(shown.captions)
+        2
+
         `labkit.live("webcam:0", "folded_cpu", compare="cpu_engine_bf16")` in a cell shows two rungs
         side by side on the frames of the first camera.
     """

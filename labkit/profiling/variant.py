@@ -92,6 +92,14 @@ def profile(
     Raises:
         UsageError: there is no such rung or engine.
         UnavailableError: the rung needs what this machine lacks, or nsys was asked for and failed.
+
+    Example:
+        >>> import labkit
+        >>> seen = labkit.profile(
+        ...     "resnet_opencv_cpu", 2, engine="torch", size=(160, 128), model_set="lab"
+        ... )
+        >>> list(seen.table()["range"])
+        ['preprocess', 'infer', 'decode']
     """
     target = _target(rung, frames, work)
     return Profile(profile_rung(target, engine))
