@@ -432,6 +432,15 @@ def test_a_command_ends_at_once_while_ray_starts(number, code):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody asks for that")
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3)])
+def test_what_an_abandonable_call_raises_is_raised(error):
+    def fails():
+        raise error
+
+    with pytest.raises(type(error)):
+        interrupt.abandonable(fails)
+
+
 def test_what_an_abandonable_call_starts_outlives_it():
     """Ray asks Linux to end its processes with the thread that started them."""
     started = []

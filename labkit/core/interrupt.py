@@ -59,15 +59,15 @@ def abandonable(function: Callable[[], Any]) -> None:
     """Call a function in a thread, which Ctrl-C leaves behind; for a process that ends then.
 
     Raises:
-        Exception: what the function raises.
+        BaseException: what the function raises.
     """
-    raised: list[Exception] = []
+    raised: list[BaseException] = []
     done = threading.Event()
 
     def run() -> None:
         try:
             function()
-        except Exception as error:
+        except BaseException as error:  # an exit would else end the thread alone
             raised.append(error)
         done.set()
         threading.Event().wait()  # for ever, as Linux may end processes with the thread that started them
