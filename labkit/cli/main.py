@@ -200,46 +200,34 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: of the command; by default those of this process, which then ends where it is stopped.
     """
-    stopped: list[int] = []
-    if arguments is not None:
-        return _run(arguments, stopped)
-    interrupt.ends_process = True
-    try:
-        code = _run(None, stopped)
-    except SystemExit as end:
-        if not stopped or not isinstance(end.code, int):
-            raise
-        code = end.code
-    if stopped:
-        interrupt.leave(code)
-    return code
-
-
-def _run(arguments: list[str] | None, stopped: list[int]) -> int:
+    interrupt.ends_process = arguments is None
     accept_any_text()
-    with _terminated_as_interrupted(stopped):
+    code = 0
+    with _stoppable() as stopped:
         try:
             _add_commands()
             _check_folder()
             app(arguments)  # ends the process itself, with the command's exit code
         except LabError as error:
             print_text(f"labkit: {error}", file=sys.stderr)
-            return error.exit_code
+            code = error.exit_code
         except ModuleNotFoundError as error:
             reason = unmet_requirement([(error.name or "labkit").partition(".")[0]])
             if reason is None:  # the package is there, and lacks a module
                 raise
             print_text(f"labkit: this {reason}", file=sys.stderr)
-            return UnavailableError.exit_code
+            code = UnavailableError.exit_code
         except BrokenPipeError:  # the reader of a pipe has gone, which is its right
             sys.stderr.close()
         except KeyboardInterrupt:  # outside of a command
-            return EXIT_TERMINATED if signal.SIGTERM in stopped else EXIT_INTERRUPTED
+            code = EXIT_TERMINATED if signal.SIGTERM in stopped else EXIT_INTERRUPTED
         except SystemExit as end:
             if signal.SIGTERM in stopped and end.code == EXIT_INTERRUPTED:
-                return EXIT_TERMINATED
+                raise SystemExit(EXIT_TERMINATED) from None
             raise
-    return 0
+    if stopped and interrupt.ends_process:
+        interrupt.leave(code)
+    return code
 
 
 def _check_folder() -> None:
@@ -250,12 +238,14 @@ def _check_folder() -> None:
 
 
 @contextmanager
-def _terminated_as_interrupted(stopped: list[int]) -> Iterator[None]:
+def _stoppable() -> Iterator[list[int]]:
     """A termination signal ends a command as Ctrl-C does; a second one ends it at once.
 
-    Args:
-        stopped: receives the numbers of both signals when they come.
+    Yields:
+        The numbers of both signals, as they come. A process that is the command's own then ends without
+        taking its libraries down.
     """
+    stopped: list[int] = []
 
     def handle(number: int, _: object) -> None:
         stopped.append(number)
@@ -264,14 +254,18 @@ def _terminated_as_interrupted(stopped: list[int]) -> Iterator[None]:
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stopped
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number, handler in before.items():
         if handler != signal.SIG_IGN:
             signal.signal(number, handle)
     try:
-        yield
+        yield stopped
+    except SystemExit as end:
+        if interrupt.ends_process and stopped and isinstance(end.code, int):
+            interrupt.leave(end.code)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
