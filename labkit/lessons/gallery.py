@@ -296,10 +296,10 @@ def add_badge(notebook: Any, path: Path) -> None:
 def repository(project: Path) -> str | None:
     """The project's public address on GitHub as pyproject.toml has it; None as long as there is none."""
     try:
-        told = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+        settings = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    address = str(told.get("project", {}).get("urls", {}).get("repository", ""))
+    address = str(settings.get("project", {}).get("urls", {}).get("repository", ""))
     return address if re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address) else None
 
 

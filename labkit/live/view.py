@@ -185,7 +185,7 @@ class View:
             _check_message(message, buffers)
             kind, page = message.get("type"), message["page"][:64]
             if self.connection.listens_to(page, hello=kind == "hello"):
-                self._obey(page, kind, message, buffers)
+                self._handle_message(page, kind, message, buffers)
         except LabError as error:
             if self.note != (note := str(error)[:MOST_NOTE]):  # told once, however often it is said
                 self.note = note
@@ -202,7 +202,7 @@ class View:
         self._last_state = self._state()
         self._send(self._last_state, [])
 
-    def _obey(self, page: str, kind: Any, message: Mapping[str, Any], buffers: Sequence[Any]) -> None:
+    def _handle_message(self, page: str, kind: Any, message: Mapping[str, Any], buffers: Sequence[Any]) -> None:
         if kind == "bye":
             self.connection.left(page)
             return
