@@ -202,7 +202,9 @@ class View:
         self._last_state = self._state()
         self._send(self._last_state, [])
 
-    def _handle_message(self, page: str, kind: Any, message: Mapping[str, Any], buffers: Sequence[Any]) -> None:
+    def _handle_message(
+        self, page: str, kind: Any, message: Mapping[str, Any], buffers: Sequence[Any]
+    ) -> None:
         if kind == "bye":
             self.connection.left(page)
             return
