@@ -1,5 +1,6 @@
 """What the tests share: small frames, small work, and no disturbance of the user's own files."""
 
+import faulthandler
 import functools
 import importlib.util
 import os
@@ -17,6 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import numpy as np
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 from labkit.core.types import Frame, Workload
 
@@ -112,6 +114,15 @@ def pytest_xdist_make_scheduler(config, log):
 def own_home(tmp_path, monkeypatch):
     """Results of a test land in its own folder."""
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "lab-home"))
+
+
+@pytest.fixture(autouse=True)
+def crashes_are_told(pytestconfig):
+    """Ray takes over what tells of a crash, and a worker that used it would die without a word."""
+    told_to = pytestconfig.stash.get(fault_handler_stderr_fd_key, None)
+    if told_to is not None:
+        faulthandler.disable()
+        faulthandler.enable(file=told_to)
 
 
 @pytest.fixture(autouse=True)
