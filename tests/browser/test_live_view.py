@@ -318,7 +318,7 @@ widget"""
         ".labkit-figures",
         ".labkit-classes",
     ):
-        assert evil in sheet.view.locator(part).inner_text()
+        eventually(lambda part=part: evil in sheet.view.locator(part).inner_text())
     assert page.evaluate("window.hacked") is None
     assert page.locator(".labkit-live img, .labkit-live script").count() == 0
     keep(page, "hostile-names")
