@@ -211,7 +211,7 @@ class _Measurement:
                         share = min(share, len(self.index) / self.plan.min_frames)
                         if share >= 1:
                             self.load.is_open = False
-                    if share - self.shown >= PROGRESS_STEP:
+                    if share - self.shown >= PROGRESS_STEP or share >= 1 > self.shown:
                         self.shown = min(share, 1.0)
                         self.progress(self.shown)
             self.synchronize()

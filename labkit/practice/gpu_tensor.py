@@ -26,12 +26,11 @@ from labkit.practice.gpu_report import Copy, GpuReport, Wait
 from labkit.practice.race_text import describe
 from labkit.practice.source_line import learner_line
 from labkit.practice.stream_order import HOST, GpuError, HostCopy, Memory, Order, Race, RaceWarning, Use
-from labkit.practice.time_model import ModelClock, copy_us, operation_us, traffic_us
+from labkit.practice.time_model import HALF, ModelClock, copy_us, operation_us, traffic_us
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
 INERT = torch.device("meta")  # torch's core sees this: of a "cuda" tensor's device it would ask the driver
-HALF = {torch.float16, torch.bfloat16}
 BLOCK_BYTES = 512  # memory is handed out in multiples of it, as torch does
 READ_BY_HOST = {
     aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.default, aten.nonzero.default,

@@ -28,12 +28,21 @@ BYTES_PER_US = 300e3
 PINNED_BYTES_PER_US = 12e3
 PAGEABLE_BYTES_PER_US = 6e3
 
-_CONVOLUTIONS = (torch.ops.aten.cudnn_convolution_relu, torch.ops.aten.cudnn_convolution_add_relu)
+HALF = {torch.float16, torch.bfloat16}
 
 SENTENCE = (
     "Times are a model, not a measurement: 5 us of the host per launch; an operation takes the longer of its "
     "arithmetic at 10 TFLOP/s (half precision 20) and its memory traffic at 300 GB/s, at least 2 us; a copy "
     "takes 10 us and its bytes at 12 GB/s, or 6 GB/s from or to pageable memory."
+)
+
+
+def _fused_convolution(_x: Any, weight: torch.Tensor, *_: Any, out_val: torch.Tensor) -> int:
+    return 2 * out_val.numel() * weight[0].numel()
+
+
+_FLOPS = flop_registry | dict.fromkeys(
+    (torch.ops.aten.cudnn_convolution_relu, torch.ops.aten.cudnn_convolution_add_relu), _fused_convolution
 )
 
 
@@ -109,13 +118,9 @@ class ModelClock:
 
 def operation_us(func: Any, args: Any, kwargs: Any, result: Any, tensors: list[torch.Tensor]) -> float:
     """Microseconds of an operation on these tensors, its results among them."""
-    packet = getattr(func, "overloadpacket", None)
-    count = flop_registry.get(packet)
-    if packet in _CONVOLUTIONS:
-        flops = 2 * result.numel() * args[1][0].numel()
-    else:
-        flops = count(*args, **kwargs, out_val=result) if count is not None else 0
-    half = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors)
+    count = _FLOPS.get(getattr(func, "overloadpacket", None))
+    flops = count(*args, **kwargs, out_val=result) if count is not None else 0
+    half = any(tensor.dtype in HALF for tensor in tensors)
     return max(flops / (FLOP_PER_US * (2 if half else 1)), traffic_us(tensors))
 
 
