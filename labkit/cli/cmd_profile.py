@@ -12,7 +12,6 @@ from labkit.bench.progress import err, out, plain_table, print_lines, print_tabl
 from labkit.cli.options import as_keywords, work_options
 from labkit.core.errors import UsageError
 from labkit.results.format import format_number, format_percent
-from labkit.sources.spec import redact
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,8 +44,7 @@ def profile(
     print_lines([f"profiling {frames} frames of {rung}, after a warm-up"], console=err)
     found = profile_rung(rung, frames, engine=engine, **as_keywords(work))
     if found.capture.command:
-        shown = [redact(part) for part in found.capture.command]
-        print_lines([shlex.join(shown)])
+        print_lines([shlex.join(found.capture.command)])
     _show(found)
     if found.capture.ranges and found.capture.file is not None:
         stem = found.capture.file.with_name(found.capture.file.name.split(".")[0])

@@ -136,9 +136,14 @@ def _show_disturbances(result: ResultSet) -> None:
     """The first line of a disturbed result, with the command that repeats it."""
     program, *arguments = sys.argv
     called = Path(program).stem in ("labkit", "__main__")  # else from Python, which has no command
-    command = shlex.join(["labkit", *map(redact, arguments)]) if called else None
+    command = shlex.join(["labkit", *map(_shown_argument, arguments)]) if called else None
     if doubt := result.disturbed(command):
         print_lines([doubt], style=NOTE_STYLE)
+
+
+def _shown_argument(argument: str) -> str:
+    option, given, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + given + redact(value)
 
 
 def leave_pictures(result: ResultSet, store_path: Path) -> None:

@@ -23,7 +23,7 @@ from labkit.profiling import nsys, profiler
 from labkit.profiling.capture import Capture, Range, Read
 from labkit.profiling.profile import Profile
 from labkit.sources.openers import open_source
-from labkit.sources.spec import redact, scheme_of
+from labkit.sources.spec import redact
 
 WARM_UP_FRAMES = 2
 
@@ -160,7 +160,7 @@ def profile_rung(job: ProfileTarget, engine: str = "auto") -> Capture:
     why = profiler.why_not_nsys()
     if own_loop(chosen):
         why = "a loop of your own runs in this process, where nsys cannot look (%%profile NAME can)"
-    if scheme_of(job.source) is not None and redact(job.source) != job.source:
+    if redact(job.source) != job.source:
         why = "nsys keeps the command line in its report, and this address may hold a password"
     found = nsys.find()
     asked = engine == "nsys" and found is not None and sys.platform == "win32" and not own_loop(chosen)

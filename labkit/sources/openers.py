@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ from labkit.sources.source import FrameReader, Picture, Source
 from labkit.sources.spec import (
     ADDRESS_SCHEMES,
     EMBEDDED,
+    HIDDEN,
     HOST,
     KNOWN_SOURCES,
     RECORDED_SUFFIXES,
@@ -26,6 +26,7 @@ from labkit.sources.spec import (
     clean_spec,
     redact,
     scheme_of,
+    spellings,
     split_address,
     webcam_index,
 )
@@ -118,7 +119,7 @@ def absolute_spec(spec: str | os.PathLike[str]) -> str:
     name = _name(spec)
     if scheme_of(name) is not None or webcam_index(name) is not None or name in EMBEDDED:
         return name
-    path = next(filter(os.path.exists, _spellings(name)), None)
+    path = next(filter(os.path.exists, spellings(name)), None)
     if path is None and redact(name) != name:  # as a path it would not look like an address any more
         return name
     return str((path or Path(name)).absolute())
@@ -205,7 +206,7 @@ def _existing(name: str) -> Path:
     Raises:
         SourceError: There is none.
     """
-    path = next(filter(os.path.exists, _spellings(name)), None)
+    path = next(filter(os.path.exists, spellings(name)), None)
     if path is None:
         raise SourceError(_why_not_there(name))
     if not (path.is_dir() or path.is_file()):
@@ -213,31 +214,17 @@ def _existing(name: str) -> Path:
     return path
 
 
-def _spellings(name: str) -> Iterator[Path]:
-    """Paths that a name may stand for: itself first, then as shells and file managers write it."""
-    if not name:
-        return
-    yield Path(name)
-    bare = name.strip().strip("\"'")  # as a file manager copies it
-    with suppress(ValueError):
-        yield Path(os.path.expanduser(name))
-        yield Path(os.path.expanduser(bare))
-    # macOS writes letters and their accents apart, keyboards as one.
-    for form in ("NFC", "NFD"):
-        yield Path(unicodedata.normalize(form, bare))
-        yield Path(bare).parent / unicodedata.normalize(form, Path(bare).name)
-
-
 def _why_not_there(name: str) -> str:
     shown = redact(name)
     shown = shown if len(shown) <= 200 else f"{shown[:100]}...{shown[-60:]}"
+    hint = f" ({HIDDEN} stands for what may be a password)" if HIDDEN in shown else ""
     if os.path.islink(name):
         return f"{shown} is a link that leads nowhere; name the file itself"
     if name.isascii() and name.isdigit() and len(name) < 4:
         return f'there is no file or folder {shown!r}; the camera of that number is "webcam:{name}"'
     if HOST.match(name):
-        return f'there is no file or folder {shown!r}; an address begins with "http://" or "rtsp://"'
-    return f"there is no file or folder {shown!r}; a source is {KNOWN_SOURCES}"
+        return f'there is no file or folder {shown!r}{hint}; an address begins with "http://" or "rtsp://"'
+    return f"there is no file or folder {shown!r}{hint}; a source is {KNOWN_SOURCES}"
 
 
 def _check(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from unicodedata import normalize
 
@@ -35,7 +37,8 @@ ANY_WEBCAM = -1
 """Index of "webcam" alone: the first camera that delivers a picture."""
 _WEBCAM = re.compile(r"^(?:webcam(?:(?P<colon>:)(?P<number>.*))?|/dev/video(?P<device>\d{1,3}))$", re.DOTALL)
 EMBEDDED = ("photos", "scenes", "browser")
-_HIDDEN = "***"
+HIDDEN = "***"
+"""Shown in place of what may be a secret."""
 _AROUND = " \t\r\n\f\v\"'<>\u00a0\u201c\u201d\u2018\u2019`"
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f]")
 _PARTS = re.compile(
@@ -43,19 +46,14 @@ _PARTS = re.compile(
     r"(?P<place>(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)(?P<behind>(?:[/?#].*)?)$"
 )
 HOST = re.compile(
-    r"^(www\.|localhost\b|\[[0-9A-Fa-f:.]+\]|\d{1,3}(\.\d{1,3}){3}(?![\w.])|[A-Za-z0-9.-]+:\d{2,5}(/|$)"
-    r"|[A-Za-z0-9-]+\.(local|lan|home)(/|$))"
+    r"^(www\.|localhost\b|\[[0-9A-Fa-f:.]+\]|\d{1,3}(\.\d{1,3}){3}(?![\w.])"
+    r"|[A-Za-z0-9.-]+:\d{2,5}/|([A-Za-z0-9-]+\.)+((local|lan|home)(/|$)|[A-Za-z]{2,}(/|:\d{2,5}(/|$))))"
 )
 """Beginnings of names that look like an address without its scheme."""
-_SCHEMES = "http https rtsp rtsps rtmp rtp udp tcp srt ftp file gopher"
-_DOUBTFUL = re.compile(  # credentials, a query, an address that is misspelt or encoded
-    r":.*@|\?|://|//.*@|%3a|%40|(pass|pwd|pw|token|key|secret|auth|sig)\w*\s*="
-    rf"|^\W*({_SCHEMES.replace(' ', '|')})([:;]|\W?[/\\]{{2}})",
-    re.DOTALL | re.IGNORECASE,
-)
-_NO_FILE = re.compile(r"^(?![A-Za-z]:[/\\]|webcam:|/dev/).*[:@]", re.DOTALL)
-"""A sign between user, password and host, in names that do not end as those of films and pictures."""
-_SHOWN_SCHEMES = frozenset(_SCHEMES.split())
+_PLAIN = re.compile(r"[\w.,+-]*$")
+_PLAIN_FILE = re.compile(r"[\w.,+() -]*$")
+"""Names without any sign that takes an address apart."""
+_SHOWN_SCHEMES = frozenset({*ADDRESS_SCHEMES, "rtsps", "rtmp", "rtp", "udp", "tcp", "srt", "ftp", "file"})
 _PAGE_SUFFIXES = frozenset({".cgi", ".sdp", ".m3u8", ".asp", ".php", ".html", ".htm", ".jsp"})
 _WORDS = """
 live stream streams streaming video videos videostream cam cams camera cameras channel channels ch media
@@ -92,28 +90,23 @@ def redact(spec: str) -> str:
 
     Of an address these are scheme, host and port, and such parts of the path as are known to be no
     secret (`SHOWN_WORDS`, short numbers, usual suffixes); of one that cannot be taken apart without
-    doubt, its scheme. Names of files and cameras are returned as they are, unless credentials or a
-    query are in what is no file; what cannot be printed (line breaks, bytes that are no text) is escaped.
+    doubt, its scheme. Names of cameras, files and folders that are there are returned as they are. Of
+    one that is not there, the folders that are, and a plain name in them; what cannot be printed (line
+    breaks, bytes that are no text) is escaped.
     """
     bare = clean_spec(spec)
-    found = _ADDRESS.match(bare)
-    if found is None:
-        shown, plain = bare, normalize("NFKC", bare)  # which makes an @ of each of its wider forms
-        if "\0" in spec or not os.path.lexists(os.path.expanduser(spec)):
-            if HOST.match(bare):
-                shown = redact(f"http://{bare}").removeprefix("http://")
-            elif _DOUBTFUL.search(plain) or (_NO_FILE.search(plain) and not _media(plain)):
-                shown = _HIDDEN
+    scheme = scheme_of(bare)
+    if scheme is None:
+        shown = _shown_name(bare)
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
-    scheme = found.group(1).lower()
     if scheme not in _SHOWN_SCHEMES:
-        return f"{_HIDDEN}://{_HIDDEN}"
+        return f"{HIDDEN}://{HIDDEN}"
     parts = split_address(bare)
     if parts is None:
-        return f"{scheme}://{_HIDDEN}"
+        return f"{scheme}://{HIDDEN}"
     user, place, path, query = parts
     shown_path = "/".join(_shown_segment(segment) for segment in path.split("/"))
-    return f"{scheme}://{f'{_HIDDEN}@' if user else ''}{place}{shown_path}{f'?{_HIDDEN}' if query else ''}"
+    return f"{scheme}://{f'{HIDDEN}@' if user else ''}{place}{shown_path}{f'?{HIDDEN}' if query else ''}"
 
 
 def split_address(address: str) -> tuple[str, str, str, str] | None:
@@ -128,8 +121,37 @@ def split_address(address: str) -> tuple[str, str, str, str] | None:
     return found["user"] or "", found["place"], path, query or found["behind"].partition("#")[2]
 
 
-def _media(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+def spellings(name: str) -> Iterator[Path]:
+    """Paths that a name may stand for: itself first, then as shells and file managers write it."""
+    if not name:
+        return
+    yield Path(name)
+    bare = name.strip().strip("\"'")  # as a file manager copies it
+    with suppress(ValueError):
+        yield Path(os.path.expanduser(name))
+        yield Path(os.path.expanduser(bare))
+    # macOS writes letters and their accents apart, keyboards as one.
+    for form in ("NFC", "NFD"):
+        yield Path(normalize(form, bare))
+        yield Path(bare).parent / normalize(form, Path(bare).name)
+
+
+def _shown_name(name: str) -> str:
+    """A name without scheme: what is neither a camera nor there, nor taken apart, is hidden."""
+    camera = _WEBCAM.match(name)
+    if camera and camera["colon"] and not re.fullmatch(r"[0-9]{0,3}", camera["number"]):
+        return f"webcam:{HIDDEN}"
+    if camera or name in EMBEDDED or any(map(os.path.lexists, spellings(name))):
+        return name
+    if HOST.match(name):
+        return redact(f"http://{name}").removeprefix("http://")
+    path = Path(name)
+    there = next((parent for parent in path.parents if os.path.lexists(parent)), Path())
+    *above, last = path.relative_to(there).parts or ("",)
+    media = os.path.splitext(last)[1].lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    if not above and (media or path.name == name) and (_PLAIN_FILE if media else _PLAIN).match(last):
+        return name
+    return str(there.joinpath(*map(_shown_segment, (*above, last))))
 
 
 def _shown_segment(segment: str) -> str:
@@ -138,7 +160,7 @@ def _shown_segment(segment: str) -> str:
     name, tail = (stem, f".{suffix}") if known else (segment, "")
     words = [word for word in re.split(r"[-_]|(?<=[A-Za-z])(?=[0-9])", name) if word]
     harmless = all(word.lower() in SHOWN_WORDS or (word.isdigit() and len(word) <= 3) for word in words)
-    return (name if harmless else _HIDDEN) + tail
+    return (name if harmless else HIDDEN) + tail
 
 
 def webcam_index(spec: str) -> int | None:
