@@ -66,6 +66,11 @@ def without_hypothesis():
 
 if importlib.util.find_spec("hypothesis") is None:
     without_hypothesis()
+else:
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -147,24 +152,11 @@ def peaks_once():
 
 @pytest.fixture(scope="session")
 def networks_once():
-    """The random DETR is drawn once per seed; whoever wants one gets a copy."""
-    import copy
-
-    from labkit.models import networks
-
-    drawn = {}
-    draw = networks._BUILDERS["detr_r50"]
-
-    def copied(weights):
-        if weights.path is not None:
-            return draw(weights)
-        if weights not in drawn:
-            drawn[weights] = draw(weights)
-        module, *rest = drawn[weights]
-        return copy.deepcopy(module), *rest
+    """The two DETRs are built once per weights; whoever wants one gets a copy."""
+    import in_process
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks._BUILDERS, "detr_r50", copied)
+        in_process.build_once(patch.setattr)
         yield
 
 

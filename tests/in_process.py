@@ -4,6 +4,8 @@ A process imports its libraries for ten seconds of CPU time before it measures a
 what `Session` does, and how it dies, is tested in test_measure.py.
 """
 
+import copy
+import functools
 import os
 import pickle
 from importlib import import_module
@@ -12,6 +14,7 @@ from labkit.bench import peaks
 from labkit.bench.session import Session
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, WorkerError
+from labkit.models import networks
 
 
 class InProcessWorker(Worker):
@@ -58,7 +61,7 @@ class InProcessWorker(Worker):
 
 
 def measure_in_process(patch):
-    """From now on rungs and peaks are measured in this process.
+    """From now on rungs and peaks are measured in this process, with networks that it has once built.
 
     Args:
         patch: called with an object, the name of an attribute and its new value, as
@@ -70,3 +73,21 @@ def measure_in_process(patch):
         patch(import_module(f"labkit.lessons.{name}"), "Worker", InProcessWorker)
     patch(peaks, "SECONDS", 0.05)
     patch(peaks, "_in_fresh_process", lambda device: (dict(peaks._peaks(device)), ""))
+    build_once(patch)
+
+
+def build_once(patch):
+    """The two DETRs are built once per weights; whoever wants one gets a copy. For `patch` see above."""
+    builders = dict(networks._BUILDERS)
+    for model in ("detr_r50", "lab_detr"):
+        builders[model] = functools.partial(_copied, builders[model], {})
+    patch(networks, "_BUILDERS", builders)
+
+
+def _copied(build, built, weights):
+    if weights.path is not None and weights.kind != "lab":
+        return build(weights)  # a test's own file may have changed
+    if weights not in built:
+        built[weights] = build(weights)
+    module, *rest = built[weights]
+    return copy.deepcopy(module), *rest

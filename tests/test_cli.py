@@ -377,17 +377,16 @@ def test_commands_that_read_leave_the_store_as_it_is(tmp_path, here):
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.usefixtures("networks_once")
 def test_bench_shows_a_table_of_80_columns_and_leaves_rows_plots_and_a_report(tmp_path, here, monkeypatch):
     home = tmp_path / "home"
     run = importlib.import_module("labkit.bench.run")
     monkeypatch.setattr(run, "QUICK_ROUNDS", replace(run.QUICK_ROUNDS, frames=1))
-    done = here("bench", "--stage", "1", *TINY, env={"LABKIT_HOME": str(home)})
+    done = here("bench", "--stage", "1", *TINY, "--model-set", "lab", env={"LABKIT_HOME": str(home)})
     assert done.returncode == 0, done.stderr
     table = done.stdout.partition("Measured in interleaved rounds")[0].splitlines()
     sentences = ("/", "disturbed")  # in a pipe they are not wrapped
     assert all(len(line) <= 80 for line in table if not any(word in line for word in sentences))
-    for words in ("resnet_pil_cpu", "detr_opencv_cpu", "random weights", "quick", "Measured in interleaved"):
+    for words in ("resnet_pil_cpu", "detr_opencv_cpu", "lab weights", "quick", "Measured in interleaved"):
         assert words in done.stdout
     with sqlite3.connect(home / "lab.sqlite") as db:
         assert db.execute("select count(*) from runs").fetchone()[0] == 5

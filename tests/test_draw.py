@@ -230,7 +230,7 @@ def frames_with_boxes(draw_value):
     return found(boxes, (width, height), names=names, fine=fine)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(frames_with_boxes())
 def test_any_boxes_and_any_names_can_be_drawn(detections):
     width, height = detections.frame_size

@@ -193,7 +193,7 @@ def test_tritons_kernels_compile_for_a_gpu_with_none(tmp_path, monkeypatch):
         assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     image=hnp.arrays(
         np.uint8,

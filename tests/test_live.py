@@ -669,7 +669,7 @@ def fuzzed_view(tmp_path_factory):
 
 
 @given(messages, st.lists(st.binary(max_size=50), max_size=2))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_no_message_raises_or_leaves_nonsense(fuzzed_view, message, buffers):
     view, page = fuzzed_view
     view.receive(message, buffers)

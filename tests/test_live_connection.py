@@ -117,7 +117,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(actions)
 def test_whatever_pages_do_there_are_never_more_than_two_in_flight(steps):
     clock = Clock()

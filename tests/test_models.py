@@ -75,7 +75,7 @@ def test_decoding_is_that_of_transformers(threshold):
 
 
 @given(st.integers(0, 100), st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_objects_keeps_the_best(objects, seed):
     logits, boxes = fake_outputs(seed=seed)
     found = DetrDecoder(["x"] * 91, objects)((logits[None], boxes[None]), (64, 48))

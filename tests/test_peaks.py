@@ -134,7 +134,7 @@ def test_a_product_that_would_take_a_minute_is_measured_smaller(monkeypatch, gfl
 
     monkeypatch.setitem(peaks.SIDES, "cpu", {"fp32": 256, "bf16": 256, "int8": 256})
     monkeypatch.setattr(peaks, "_product_rate", rate_of)
-    monkeypatch.setattr(peaks, "_convolution_rate", lambda dtype, device: 7.0)
+    monkeypatch.setattr(peaks, "_convolution_rate", lambda dtype, device, **_: 7.0)
     assert peaks._measurements("cpu")["bf16"]() == max(gflops, 7.0)
     assert multiplied == sides
 
@@ -147,7 +147,7 @@ def test_a_gpus_peaks_are_timed_with_events_over_many_launches(fake_gpu, monkeyp
     monkeypatch.setitem(peaks.COPIED_BYTES, "cuda", 4096)
     monkeypatch.setattr(peaks, "EVENT_MS", 0.2)
     monkeypatch.setattr(peaks, "SECONDS", 0.001)
-    monkeypatch.setattr(peaks, "_convolution_rate", lambda dtype, device: 0.0)
+    monkeypatch.setattr(peaks, "_convolution_rate", lambda dtype, device, **_: 0.0)
     found = dict(peaks._peaks("cuda"))
     assert list(found) == ["fp32", "bf16", "fp16", "copy_gb_s"]
     assert all(rate > 0 for rate in found.values())

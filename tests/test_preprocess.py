@@ -101,7 +101,7 @@ def test_input_is_not_changed_and_may_be_a_view(name):
     torch.testing.assert_close(got, preprocessor(name, DETR_INPUT)(np.ascontiguousarray(image)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_normalising_is_the_textbook_formula(width, height, seed):
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -179,7 +179,7 @@ class TestWorld:
 
 class TestRasteriser:
     @given(st.lists(st.tuples(st.integers(-200, 900), st.integers(-200, 700)), min_size=3, max_size=3))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_coverage_of_triangles_is_their_area(self, corners):
         polygon = np.array(corners, dtype=np.int64)
         cover = on_canvas(polygon, 40, 30)

@@ -107,6 +107,31 @@ def test_photos_do_not_end_and_show_every_photograph():
         assert np.array_equal([frame.image for frame in source][600], first), "it starts over"
 
 
+@pytest.mark.parametrize("spec", ["photos", "scenes"])
+def test_what_is_skipped_is_not_drawn(spec, monkeypatch):
+    with open_source(spec, (64, 48), limit=30) as source:
+        every = list(source)
+    drawn = []
+    with open_source(spec, (64, 48), limit=30) as source:
+        take = source._reader.take
+        monkeypatch.setattr(source._reader, "take", lambda: drawn.append(1) or take())
+        kept = []
+        for frame in source:
+            kept.append(frame)
+            source.skip(9)
+        assert (source.captured, source.delivered, source.dropped, len(drawn)) == (30, 30, 0, 3)
+    for frame, same in zip(kept, every[::10], strict=True):
+        assert (frame.index, frame.image.tobytes()) == (same.index, same.image.tobytes())
+
+
+def test_a_film_is_read_past_what_is_skipped(tmp_path):
+    with open_source(str(film(tmp_path / "a.mp4", range(9)))) as source:
+        source.skip(7)
+        assert [frame.index for frame in source] == [7, 8]
+        source.skip(3)
+        assert source.delivered == 9
+
+
 def test_a_caller_may_change_its_frames():
     with open_source("photos", (32, 24)) as source:
         frame = next(source)

@@ -91,11 +91,11 @@ def _read(source: Source, n: int, length: int | None = None) -> tuple[Frame, ...
     else:
         stride = STRIDE
     kept: list[Frame] = []
-    for i, frame in enumerate(source):
-        if i % stride == 0:
-            kept.append(replace(frame, index=len(kept)))
+    for frame in source:
+        kept.append(replace(frame, index=len(kept)))
         if len(kept) == n:
             break
+        source.skip(stride - 1)
     if not kept:
         raise SourceError(f"{source.spec} gave no frame")
     return tuple(kept)

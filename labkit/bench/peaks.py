@@ -35,7 +35,7 @@ SECONDS = 0.6
 PEAK_TRIES = 3
 TIMEOUT_S = 120
 LONG_S = 5.0
-"""A matrix product that would take longer is measured smaller: no library here multiplies its type."""
+"""Where a matrix product would take longer, all is measured smaller: no library here multiplies its type."""
 EVENT_MS = 20.0
 """GPU time between two events, of as many launches as it takes: a launch then costs nothing beside it."""
 
@@ -129,10 +129,10 @@ def _measurements(device: str) -> dict[str, Callable[[], float]]:
     sides = SIDES[device]
 
     def rate(dtype: Any, n: int) -> float:
-        products = _product_rate(dtype, n // 8, device)
-        if 2 * n**3 / products / 1e9 < LONG_S:
-            products = _product_rate(dtype, n, device)
-        return max(products, _convolution_rate(dtype, device))
+        slow = _product_rate(dtype, n // 8, device)
+        if 2 * n**3 / slow / 1e9 > LONG_S:
+            return max(slow, _convolution_rate(dtype, device, side=16))
+        return max(_product_rate(dtype, n, device), _convolution_rate(dtype, device))
 
     work: dict[str, Callable[[], float]] = {
         name: partial(rate, dtype, sides[name]) for name, dtype in dtypes.items()
@@ -159,11 +159,11 @@ def _copy_rate(nbytes: int, device: str) -> float:
     return 2 * nbytes / _best(lambda: target.copy_(block), device) / 1e9
 
 
-def _convolution_rate(dtype: Any, device: str) -> float:
+def _convolution_rate(dtype: Any, device: str, side: int = 64) -> float:
     """GFLOP/s of a large convolution: on some processors its library beats that of products."""
     import torch
 
-    images, channels, side = 4, 256, 64
+    images, channels = 4, 256
     x = torch.randn(images, channels, side, side, device=device).to(dtype)
     weight = torch.randn(channels, channels, 3, 3, device=device).to(dtype)
     x, weight = (t.to(memory_format=torch.channels_last) for t in (x, weight))

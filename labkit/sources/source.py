@@ -134,7 +134,7 @@ class Source:
 
     @property
     def delivered(self) -> int:
-        """Frames handed out so far."""
+        """Frames handed out or passed over so far."""
         return self._delivered
 
     @property
@@ -157,6 +157,18 @@ class Source:
         frame = Frame(image, self._delivered, taken.t_s, taken.truth, taken.time_s, placed)
         self._delivered += 1
         return frame
+
+    def skip(self, n: int) -> None:
+        """Pass over the next `n` frames, or those that are left; what is drawn is not drawn for that."""
+        if self._limit is not None:
+            n = min(n, self._limit - self._delivered)
+        jump = getattr(self._reader, "jump", None)
+        if jump is None:
+            for _ in zip(range(n), self, strict=False):
+                pass
+        else:
+            jump(n)
+            self._delivered += n
 
     def describe(self) -> dict[str, Any]:
         """Plain data for fingerprints: what was opened, and how."""

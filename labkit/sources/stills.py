@@ -40,7 +40,18 @@ class LosslessReader:
         """Nothing is held open."""
 
 
-class Photos(LosslessReader):
+class DrawnReader(LosslessReader):
+    """Base of the endless readers whose image k depends on k alone."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def jump(self, n: int) -> None:
+        """Go on `n` images later."""
+        self.captured += n
+
+
+class Photos(DrawnReader):
     """A slow pan over real photographs, the same bytes on every machine, without end.
 
     Frame k is a window at an integer offset into a photograph that was scaled once, by
@@ -48,7 +59,7 @@ class Photos(LosslessReader):
     """
 
     def __init__(self, size: Size) -> None:
-        super().__init__(None)
+        super().__init__()
         self._size = size
         # Four photographs of a very large window would fill the memory: then one is kept.
         most_kept = len(PHOTOS) if size[0] * size[1] <= 4_000_000 else 1
@@ -72,11 +83,11 @@ class Photos(LosslessReader):
         return {"backend": "photos", "photos": list(PHOTOS), "frames_per_photo": FRAMES_PER_PHOTO}
 
 
-class Scenes(LosslessReader):
+class Scenes(DrawnReader):
     """Synthetic scenes with ground truth, seeded, without end."""
 
     def __init__(self, size: Size, *, seed: int, noise: float) -> None:
-        super().__init__(None)
+        super().__init__()
         from labkit.sources.synthetic.scene import scene_frame
 
         self._scene = scene_frame
