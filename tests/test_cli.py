@@ -478,6 +478,7 @@ def test_rungs_and_weights_are_listed(tmp_path, here):
     assert rows["resnet_opencv_cpu"]["changes"] == "resnet_pil_cpu"
     done = labkit("weights", env={"HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path)})
     assert "resnet18: not on this machine" in done.stdout
+    assert "d_fine_s: not on this machine (D-FINE small" in done.stdout
 
 
 def test_sizes_and_numbers():

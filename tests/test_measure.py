@@ -11,14 +11,17 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain, cycle
 from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
+from records_made_up import made_up_run
 
 from labkit.bench import noise as noise_module
+from labkit.bench import run as run_module
 from labkit.bench import worker as worker_module
 from labkit.bench.agreement import Answers, match, measure_agreement, relative_error
 from labkit.bench.context import EvaluationWorker, may_claim
@@ -32,6 +35,7 @@ from labkit.bench.interleave import (
 )
 from labkit.bench.noise import NoiseMonitor
 from labkit.bench.plan import QUICK, Plan
+from labkit.bench.progress import legend
 from labkit.bench.timing import Clock, measure
 from labkit.bench.worker import Worker, restless
 from labkit.core import fork_server
@@ -43,6 +47,7 @@ from labkit.core.gpu import gpu_noise_reasons, gpu_summary
 from labkit.core.machine import fingerprint, fingerprint_differences, machine_name
 from labkit.core.types import Detections, Preparation, Rung, Workload
 from labkit.pipelines.ladder import rung
+from labkit.results.codec import build_run, to_row
 from labkit.results.records import Agreement
 
 from conftest import TINY, further, make_frame  # isort: skip
@@ -318,6 +323,39 @@ def test_a_rung_that_disagrees_claims_no_gain(weights, share, nan, score, claime
     result = time_interleaved(timed, RoundPlan(rounds=9, frames=4)).comparison("a", "b", agrees)
     assert result.agrees == claimed
     assert ("not a like-for-like gain" in result.sentence) != claimed
+
+
+class Touchy:
+    """A reference whose random weights answer otherwise as soon as one value of a frame does."""
+
+    def __init__(self, weights):
+        self.ready = SimpleNamespace(settings={"weights": weights})
+
+    def answers(self, frames):
+        firsts = [int(frame.image[0, 0, 0]) for frame in frames]
+        xyxy = np.array([[0, 0, 4, 4]], np.float32)
+        found = [
+            Detections(xyxy, np.ones(1, np.float32), np.array([first]), ("x",), (8, 8)) for first in firsts
+        ]
+        return Answers("touchy", found, {})
+
+
+@pytest.mark.parametrize("weights", ["random", "pretrained"])
+def test_a_difference_says_nothing_where_the_reference_differs_from_itself(weights):
+    frames = SimpleNamespace(spread=lambda: [make_frame(k, (8, 8)) for k in range(5)])
+    itself = replace(rung("detr_pil_cpu"), name="touchy", reference="touchy")
+    reference = run_module._answers(itself, Touchy(weights), SimpleNamespace(frames=frames))
+    agreement = measure_agreement(reference, reference)
+    assert agreement.agrees == (agreement.unjudged == "") == (weights == "pretrained")
+    if weights == "random":
+        assert "touchy finds only 0% of its own boxes again" in agreement.unjudged
+        shown = replace(made_up_run(created="2026-11-29T00:00:00Z"), agreement=agreement)
+        assert agreement.unjudged in " ".join(legend([shown])) and shown.agreed is None
+        assert build_run({**to_row(shown), "id": 1}).agreement == agreement
+        timed = {"a": Noisy(0.010, 1), "b": Noisy(0.005, 2)}
+        rounds = time_interleaved(timed, RoundPlan(rounds=9, frames=4))
+        sentence = rounds.comparison("a", "b", False, agreement=agreement).sentence
+        assert "cannot be judged" in sentence and "differ" not in sentence
 
 
 @pytest.mark.parametrize("plan", [FULL_ROUNDS, QUICK_ROUNDS, QUICK_PAIR])

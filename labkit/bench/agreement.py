@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.boxes import box_iou
-from labkit.core.types import Detections
+from labkit.core.types import Detections, Frame
 from labkit.results.records import Agreement
 
 IOU = 0.5
@@ -23,11 +23,13 @@ class Answers:
         rung: its name.
         found: detections per frame.
         raw: the networks' raw outputs by name, one array per call.
+        steady: as in `Agreement`.
     """
 
     rung: str
     found: list[Detections]
     raw: Mapping[str, list[NDArray[np.float32]]]
+    steady: float | None = None
 
 
 def match(reference: Detections, other: Detections) -> list[tuple[int, int]]:
@@ -67,7 +69,15 @@ def measure_agreement(reference: Answers, other: Answers) -> Agreement:
         same_name=same_name / named if named else None,
         relative_error=relative_error(reference.raw, other.raw),
         nan_count=sum(int((~np.isfinite(x)).sum()) for parts in other.raw.values() for x in parts),
+        steady=reference.steady,
     )
+
+
+def one_level_off(frame: Frame) -> Frame:
+    """The frame with the lowest bit of every 101st value turned over."""
+    image = frame.image.copy()
+    image.reshape(-1)[::101] ^= 1
+    return replace(frame, image=image)
 
 
 def relative_error(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -191,7 +192,7 @@ def _cells(run: Run) -> list[str]:
         f"{format_number(low)}-{format_number(high)}" if np.isfinite(high) else "too few",
         *(format_number(run.percentile_ms(q)) for q in (50, 90, 99)),
         format_number(run.joules_per_frame),
-        format_percent(run.agreement.share if run.agreement else None),
+        format_percent(run.agreed),
         format_number(run.accuracy.get("map")) + ("!" if run.accuracy.get("loses") else ""),
         format_percent(run.accuracy.get("top1")),
         format_percent(run.share_of_limit),
@@ -206,6 +207,7 @@ def legend(runs: Sequence[Run]) -> list[str]:
     width, height = first.settings.get("size", ("?", "?"))
     paced = [run for run in runs if run.scenario == "paced"]
     no_energy = dict.fromkeys(filter(None, (run.why_no_energy for run in paced)))
+    unjudged = dict.fromkeys(run.agreement.unjudged for run in runs if run.agreement is not None)
     return [
         f"{first.scenario}{', quick' if first.quick else ''}; {first.source.get('spec')} {width}x{height}, "
         f"{first.settings.get('model_set')} models, {kinds} weights",
@@ -220,6 +222,7 @@ def legend(runs: Sequence[Run]) -> list[str]:
         *_photographs(runs),
         "limit: share of this machine's measured peak. -: too few frames, or not asked.",
         *(f"{run.rung}: {run.settings['fallback']}" for run in runs if run.settings.get("fallback")),
+        *(line for reason in unjudged for line in textwrap.wrap(reason, 80)),
     ]
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from labkit.bench.accuracy import BOXES_KEPT, FULL_SCENES, QUICK_SCENES, evaluate, without_names
-from labkit.bench.agreement import Answers, measure_agreement
+from labkit.bench.agreement import Answers, measure_agreement, one_level_off
 from labkit.bench.check_loop import try_own_loops
 from labkit.bench.coco import N_IMAGES, CocoFolder, Photographs, detector_labels, find_coco, read_coco
 from labkit.bench.context import Context, EvaluationWorker, may_claim
@@ -48,6 +48,8 @@ from labkit.results.saving import Saving
 from labkit.results.store import Store
 
 TIME_IS_UP = "left out: the benchmark reached its time limit"
+STEADY_FRAMES = 4
+"""Frames on which a reference with random weights is held against itself."""
 FAILED = "failed"
 """First word of the reason why a rung that can run here was not measured."""
 MEMORY_RAN_OUT = re.compile("memory r[au]ns? out|out of memory", re.IGNORECASE)
@@ -585,15 +587,28 @@ def _worker(rung: Rung, context: Context) -> Worker:
 def _check(rung: Rung, worker: Worker, known: dict[str, Answers], context: Context) -> Agreement:
     """Agreement with the reference rung, whose answers are known."""
     context.reporter.step(f"{rung.name}: comparing answers with {rung.reference}")
-    known[rung.name] = worker.answers(context.frames.spread())
+    known[rung.name] = _answers(rung, worker, context)
     return measure_agreement(known[rung.reference], known[rung.name])
 
 
 def _answer_reference(rung: Rung, known: dict[str, Answers], context: Context) -> None:
     """Answers of a rung's reference, unless they are known; its process ends before the rung's begins."""
     if rung.reference not in known and rung.reference != rung.name:
-        with _start(rung_named(rung.reference), context) as reference:
-            known[rung.reference] = reference.answers(context.frames.spread())
+        other = rung_named(rung.reference)
+        with _start(other, context) as reference:
+            known[other.name] = _answers(other, reference, context)
+
+
+def _answers(rung: Rung, worker: Worker, context: Context) -> Answers:
+    """A rung's answers; of a reference with random weights also how steady they are."""
+    frames = context.frames.spread()
+    answers = worker.answers(frames)
+    if rung.reference != rung.name or worker.ready.settings["weights"] not in ("random", "mixed"):
+        return answers
+    found = worker.answers([one_level_off(frame) for frame in frames[:STEADY_FRAMES]]).found
+    again = Answers(rung.name, found, {})
+    first = replace(answers, found=answers.found[:STEADY_FRAMES], raw={})
+    return replace(answers, steady=measure_agreement(first, again).share)
 
 
 def _evaluate(

@@ -102,6 +102,7 @@ def weights(
 
     others = [name for name in (*detectors(), *CLASSIFIERS) if name not in stored.MODELS["full"]]
     known = (*stored.MODELS["full"], *stored.MODELS["lab"], *others)
+    rows = {**detectors(), **CLASSIFIERS}
     if unknown := set(model or ()) - set(known):
         raise UsageError(f"there is no model {min(unknown)!r}; there are {', '.join(known)}")
     wanted = model or stored.MODELS["full"]
@@ -116,7 +117,8 @@ def weights(
             code = error.exit_code
             continue
         if found is None:
-            print_text(f"{name}: not on this machine; to fetch it: labkit weights {name} --fetch")
+            about = f" ({rows[name].about})" if name in rows else ""
+            print_text(f"{name}: not on this machine{about}; to fetch it: labkit weights {name} --fetch")
         else:
             print_text(f"{name}: {found.note}; {found.revision[:12]}, {found.path}")
     raise typer.Exit(code)

@@ -63,7 +63,7 @@ def published_beside(runs: Iterable[Run], stage: int) -> pd.DataFrame:
                 "published FPS": format_interval(figure.fps, ".3g"),
                 "rung": figure.rung,
                 "FPS here": format_interval(run.fps_interval, ".3g") if run else "not measured",
-                "agreement": run.agreement.share if run and run.agreement else None,
+                "agreement": run.agreed if run else None,
             }
         )
     return shown_table(rows)

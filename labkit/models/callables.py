@@ -7,7 +7,7 @@ one of each. Schedules call their parts in whatever order, thread or stream they
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -120,12 +120,10 @@ class Prepared:
     Attributes:
         net: what the schedule gets.
         settings: model_set, weights, weights_sha256, device, objects, size, ... as used.
-        notes: lines for the user, e.g. on which weights were chosen.
     """
 
     net: Net
     settings: dict[str, Any]
-    notes: tuple[str, ...] = field(default=())
 
     def synchronize(self) -> None:
         """Waits until the device has done all it was given; nothing to do on the CPU."""

@@ -120,19 +120,17 @@ class DecodingRule:
 
     Attributes:
         name: "softmax" or "sigmoid".
-        no_object: True if the last logit of a query means "no object".
         candidates: logits (Q, ...) -> what transformers' processor gives with no threshold: Q of them.
         best: logits and k -> the k best, best first, with scores in float32.
     """
 
     name: str
-    no_object: bool
     candidates: Callable[[Tensor], tuple[Tensor, Tensor, Tensor | range]]
     best: Callable[[Tensor, int], Candidates]
 
 
-SOFTMAX = DecodingRule("softmax", True, one_per_query, best_queries)
-SIGMOID = DecodingRule("sigmoid", False, best_pairs, lambda logits, k: best_pairs(logits.float(), k))
+SOFTMAX = DecodingRule("softmax", one_per_query, best_queries)
+SIGMOID = DecodingRule("sigmoid", best_pairs, lambda logits, k: best_pairs(logits.float(), k))
 
 
 @dataclass(frozen=True)

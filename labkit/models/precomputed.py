@@ -118,7 +118,7 @@ class Decoder(nn.Module):
             keys_and_values += [k, v]
             constants += [k(positions), v(torch.zeros_like(positions))]
         self.keys_and_values = Product(keys_and_values, torch.cat(constants, -1))
-        self.cross = nn.ModuleList(CrossLayer(layer, query_positions) for layer in decoder.layers)
+        self.cross = nn.ModuleList(map(CrossLayer, decoder.layers))
         self.between = nn.ModuleList(QueryLayer(layer, query_positions) for layer in decoder.layers[1:])
         self.norm = decoder.layernorm
 
@@ -153,7 +153,7 @@ class QueryLayer(nn.Module):
 class CrossLayer(nn.Module):
     """Attention to the encoder's output and MLP, each added to its input and normalised."""
 
-    def __init__(self, layer: Any, query_positions: Tensor) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         attention = layer.encoder_attn
         self.out, self.heads = attention.o_proj, attention.q_proj.out_features // attention.head_dim

@@ -72,11 +72,7 @@ def prepare(
         return Prepared(names, {**_settings(preparation, workload, {}), "weights": "own"})
     networks = {part: build(each) for part, each in chosen.items()}
     net = _FORMS[preparation.form](networks, preparation, workload, report)
-    return Prepared(
-        _with_filter(net, preparation, workload),
-        _settings(preparation, workload, networks),
-        tuple(n.weights.note for n in networks.values()),
-    )
+    return Prepared(_with_filter(net, preparation, workload), _settings(preparation, workload, networks))
 
 
 def resolve_all(workload: Workload, *, progress: bool = False) -> dict[str, Weights]:

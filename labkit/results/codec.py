@@ -204,7 +204,8 @@ def _facts(row: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     facts = {name: load_json(row[STORED_AS.get(name, name)]) for name in names}
     if isinstance(facts["agreement"], dict):
         today = {old: name for name, old in AGREEMENT_AS.items()}
-        facts["agreement"] = {today.get(name, name): value for name, value in facts["agreement"].items()}
+        named = {today.get(name, name): value for name, value in facts["agreement"].items()}
+        facts["agreement"] = {"steady": None, **named}
     record_checks.check_facts(facts)
     if facts["agreement"] is not None:
         facts["agreement"] = Agreement(**facts["agreement"])

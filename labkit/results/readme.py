@@ -141,7 +141,7 @@ def _cells(run: Run) -> list[str]:
         _fps(run),
         format_bounds(run.fps_interval),
         format_number(run.percentile_ms(50)),
-        format_percent(run.agreement.share if run.agreement else None),
+        format_percent(run.agreed),
         _precision(run),
         format_names(run),
         format_percent(run.share_of_limit),

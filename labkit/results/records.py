@@ -50,6 +50,8 @@ class Agreement:
         relative_error: largest ||out - ref|| / ||ref|| over the networks' raw outputs; None
             where the raw outputs are not comparable.
         nan_count: NaN or infinite values in the rung's raw outputs.
+        steady: share of the reference's detections that it finds again itself where one value in a hundred
+            is a grey level off, less than two ways to resize differ by; None for trained weights.
     """
 
     reference: str
@@ -58,12 +60,23 @@ class Agreement:
     same_name: float | None
     relative_error: float | None
     nan_count: int
+    steady: float | None = None
 
     @property
     def agrees(self) -> bool:
         """True if a speed-up may be claimed: at least 99% of boxes (and names), no NaN."""
         named = 1.0 if self.same_name is None else self.same_name
-        return self.nan_count == 0 and self.share >= 0.99 and named >= 0.99
+        return not self.unjudged and self.nan_count == 0 and self.share >= 0.99 and named >= 0.99
+
+    @property
+    def unjudged(self) -> str:
+        """Why a difference from the reference says nothing; empty if it does."""
+        if self.steady is None or self.steady >= 0.99:
+            return ""
+        return (
+            f"agreement cannot be judged: with these random weights, {self.reference} finds only "
+            f"{self.steady:.0%} of its own boxes again where 1% of the values are one grey level off"
+        )
 
 
 Scenario = Literal["closed", "paced", "live"]
@@ -244,6 +257,11 @@ class Run(_Worded):
     def noisy(self) -> bool:
         """True if there is any reason to doubt this run."""
         return bool(self.noise)
+
+    @property
+    def agreed(self) -> float | None:
+        """Share of its reference's detections that it also has; None if not known or without meaning."""
+        return None if self.agreement is None or self.agreement.unjudged else self.agreement.share
 
     @property
     def machine(self) -> str:
@@ -438,8 +456,10 @@ class Comparison(_Worded):
             return f"{self.b} vs {self.a}: cannot tell: {self.refuted_by} ({ratio:.2f}x, {basis})"
         else:
             text = f"{self.b} vs {self.a}: no significant difference ({ratio:.2f}x, {basis})"
-        doubts = [] if self.agrees else ["its answers differ: not a like-for-like gain"]
-        return "; ".join([text, *doubts])
+        if self.agrees:
+            return text
+        unjudged = self.agreement.unjudged if self.agreement is not None else ""
+        return f"{text}; {unjudged or 'its answers differ: not a like-for-like gain'}"
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as plain data for `--json`."""

@@ -47,7 +47,7 @@ def _row(run: Run) -> dict[str, Any]:
         **{name: getattr(run, name) for name in own},
         **dict(zip(("fps_lo", "fps_hi"), bounds(run.fps_interval), strict=True)),
         **{f"p{q}_ms": run.percentile_ms(q) for q in (50, 90, 99)},
-        "agreement": None if run.agreement is None else run.agreement.share,
+        "agreement": run.agreed,
         "share_of_limit": run.share_of_limit,
         "peak_mib": run.peak_bytes / 2**20,
         "weights": run.settings.get("weights"),

@@ -53,7 +53,6 @@ class Progress:
     what: str
     step: int
     spent: float
-    elapsed_s: float
     losses: Mapping[str, float]
     scores: Mapping[str, float] = field(default_factory=dict)
 
@@ -140,7 +139,7 @@ def fit(
             if now - scored > SCORE_EVERY_S or spent >= 1:
                 scores, scored = score(averaged.module), time.monotonic()
             rows.append({"step": step, "elapsed_s": round(elapsed_s, 1), **values, **scores})
-            plan.progress(Progress(what, step, spent, elapsed_s, values, scores))
+            plan.progress(Progress(what, step, spent, values, scores))
         if now - saved > plan.checkpoint_s or spent >= 1:
             states = {name: part.state_dict() for name, part in parts.items()}
             with open_atomic(checkpoint) as file:

@@ -32,7 +32,7 @@ def accuracy_of(run: Run, metric: str) -> tuple[float, tuple[float, float] | Non
         metric: `AGREEMENT`, or a key of `Run.accuracy`, whose interval is the entry `<metric>_interval`.
     """
     if metric == AGREEMENT:
-        return float("nan") if run.agreement is None else run.agreement.share, None
+        return float("nan") if run.agreed is None else run.agreed, None
     value, bounds = run.accuracy.get(metric), run.accuracy.get(f"{metric}_interval")
     return float("nan" if value is None else value), None if bounds is None else (bounds[0], bounds[1])
 

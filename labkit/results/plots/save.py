@@ -95,7 +95,7 @@ def _by_work(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs of the same task, whose accuracies mean the same; tasks with two runs or more."""
     works: dict[str, list[Run]] = {}
     for run in runs:
-        if run.agreement is not None:
+        if run.agreed is not None:
             task = run.settings.get("preparation", {}).get("task", "all")
             on = "_photographs" if run.accuracy.get("on") == "photographs" else ""
             works.setdefault(f"{task}{on}", []).append(run)

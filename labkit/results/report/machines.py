@@ -112,7 +112,7 @@ def figure(runs: Sequence[Run]) -> Figure:
 
     lows, highs = zip(*(run.fps_interval for run in runs), strict=True)
     known = bool(np.isfinite(highs).all())
-    agreements = [run.agreement.share for run in runs if run.agreement is not None]
+    agreements = [run.agreed for run in runs if run.agreed is not None]
     return Figure(
         n=len(runs),
         fps=median(run.fps for run in runs),

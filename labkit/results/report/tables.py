@@ -94,6 +94,7 @@ def _facts(run: Run) -> list[str]:
     """Qualifications of a speed: noise, agreement, accuracy."""
     facts = [run.scenario, f"{run.settings.get('weights', 'unknown')} weights"]
     facts += [str(run.settings["fallback"])] if run.settings.get("fallback") else []
+    facts += [run.agreement.unjudged] if run.agreement and run.agreement.unjudged else []
     return [*facts, "quick"] if run.quick else facts
 
 
@@ -106,7 +107,7 @@ def _cells(run: Run, common: Sequence[str]) -> list[Cell]:
         Cell(str(run.stage)),
         Cell(format_number(run.fps), (format_bounds(run.fps_interval),)),
         *(Cell(format_number(run.percentile_ms(q))) for q in (50, 90, 99)),
-        Cell("-" if run.agreement is None else f"{run.agreement.share:.1%}"),
+        Cell("-" if run.agreed is None else f"{run.agreed:.1%}"),
         _precision_cell(run),
         Cell(format_names(run)),
         Cell("-" if run.share_of_limit is None else f"{run.share_of_limit:.1%}"),
