@@ -102,7 +102,8 @@ def weights(
 
     others = [name for name in (*detectors(), *CLASSIFIERS) if name not in stored.MODELS["full"]]
     known = (*stored.MODELS["full"], *stored.MODELS["lab"], *others)
-    rows = {**detectors(), **CLASSIFIERS}
+    abouts = {name: row.about for name, row in detectors().items()}
+    abouts |= {name: row.about for name, row in CLASSIFIERS.items()}
     if unknown := set(model or ()) - set(known):
         raise UsageError(f"there is no model {min(unknown)!r}; there are {', '.join(known)}")
     wanted = model or stored.MODELS["full"]
@@ -117,7 +118,7 @@ def weights(
             code = error.exit_code
             continue
         if found is None:
-            about = f" ({rows[name].about})" if name in rows else ""
+            about = f" ({abouts[name]})" if name in abouts else ""
             print_text(f"{name}: not on this machine{about}; to fetch it: labkit weights {name} --fetch")
         else:
             print_text(f"{name}: {found.note}; {found.revision[:12]}, {found.path}")
