@@ -496,6 +496,15 @@ def test_names_that_mean_nothing_are_left_out_and_shown_when_asked_for(weights_h
         assert wait_for(as_wanted), (source, change)
 
 
+@pytest.mark.parametrize(("weights", "named"), [("auto", False), ("random", True)])
+def test_random_weights_name_nothing_unless_they_were_asked_for(weights_here, weights, named):
+    asked = LiveSettings(rung="resnet_linear_cpu", size=SIZE, classifier="resnet18", weights=weights)
+    ready = prepare_rungs(asked.resolved("photos"), lambda line: None)
+    (_, found), *_ = ready.rungs[0].run([make_frame(0, SIZE)], ready.nets[0])
+    assert (found.name != ("object",)) == named
+    assert "names mean nothing" in ready.weights[0]
+
+
 @pytest.mark.skipif(packaged_file() is None, reason="needs the extra offline")
 def test_photographs_get_true_names_where_only_a_package_knows_them(weights_here, tmp_path):
     skimage_data = pytest.importorskip("skimage.data")

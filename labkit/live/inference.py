@@ -135,7 +135,8 @@ def forget_prepared() -> None:
 def prepare_rungs(settings: LiveSettings, report: Callable[[str], None]) -> Ready:
     """The rungs that the settings name, with their networks for frames of their size.
 
-    They are kept for the next start: running the cell again costs no second preparation.
+    They are kept for the next start: running the cell again costs no second preparation. Boxes have no
+    names where random weights took the place of others, unless those were asked for.
 
     Raises:
         UsageError: no rung has that name.
@@ -155,7 +156,8 @@ def prepare_rungs(settings: LiveSettings, report: Callable[[str], None]) -> Read
     rungs = tuple(rung(name) for name in settings.rungs)
     with _preparing:
         prepared = [_prepared(each, workload, report, set(settings.rungs)) for each in rungs]
-    if settings.unnamed:
+    unasked = settings.weights == "auto" and any(each.settings["weights"] == "random" for each in prepared)
+    if settings.unnamed or unasked:
         rungs = tuple(
             each if each.prepare.form == "own" else replace(each, run=_unnamed(each.run)) for each in rungs
         )
