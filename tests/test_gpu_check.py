@@ -115,6 +115,7 @@ def test_after_a_crash_the_rest_of_a_step_gets_a_new_process(check, tmp_path, mo
     ("driver", "cuda", "words"),
     [
         (13000, None, ("a CPU build", "--torch-backend=cu130", "cupy-cuda13x[ctk]")),
+        (14000, None, ("a CPU build", "--torch-backend=cu130", "cupy-cuda13x[ctk]")),
         (12080, "13.0", ("built for CUDA 13.0", "--torch-backend=cu126", "cupy-cuda12x[ctk]")),
         (11040, None, ("a CPU build", "driver for CUDA 12 or later")),
         (None, None, ("--torch-backend=cu130",)),

@@ -254,6 +254,19 @@ def test_waterfall_tells_a_far_ceiling_in_words_and_an_unknown_one_not_at_all() 
         assert "ceiling" not in axes_of(waterfall([step], runs=runs)).texts[0].get_text()
 
 
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (["infer"], "(infer)"),
+        (["detect", "classify"], "(detect, classify)"),
+        (["preprocess", "detect", "crop"], "(preprocess and 2 more)"),
+    ],
+)
+def test_a_ceiling_of_many_parts_names_one_and_counts_the_rest(parts: list[str], words: str) -> None:
+    step = replace(made_up_comparison(), settings={"ceiling": {"parts": parts, "gain": 3.0}})
+    assert f"ceiling 3.00x {words}" in _Bar(step, 1.0).words(9.0)
+
+
 @pytest.mark.parametrize("n", [1, 6, 12])
 def test_a_waterfall_with_ceilings_is_legible(n: int) -> None:
     for _, chart in overview(ladder(n + 1), steps(n)):

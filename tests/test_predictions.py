@@ -182,4 +182,12 @@ def test_the_picture_shows_every_question_in_words():
     for outcome in known.outcomes:
         assert outcome.question in chart.alt_text
         assert outcome.verdict in chart.alt_text
+    assert "b no prediction, measured 3.00, " in chart.alt_text
+    assert "c prediction 5.00, not measured, " in chart.alt_text
     assert len(chart.png()) > 5000
+
+
+def test_a_long_question_is_a_label_of_three_lines_at_most():
+    chart = prediction_chart(calibration([note("How many times is it? " * 20, 2.0)]))
+    (label,) = chart.axes[0].get_yticklabels()
+    assert label.get_text().count("\n") == 2

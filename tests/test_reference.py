@@ -139,11 +139,11 @@ def test_the_command_draws_and_says_what_is_wrong(tmp_path, capsys):
 
 def test_a_block_names_machine_workload_and_every_rung(tmp_path):
     with Store(tmp_path / "lab.sqlite") as store:
-        store.add(made_up_run())
+        store.add(replace(made_up_run(), created="2026-03-01T10:20:30"))
         store.add(made_up_comparison())
         store.export(tmp_path / "out")
     text = block(tmp_path / "out")
-    assert "Recorded on" in text
+    assert f"Recorded on {made_up_run().machine}, 2026-03-01, labkit " in text
     assert f"| `{made_up_run().rung}` |" in text
 
 
