@@ -287,3 +287,8 @@ def test_a_name_stands_above_the_left_end_of_its_box(plates):
     draw_detections(ground, found)
     ((left, _, _, bottom),) = plates
     assert abs(left - 40) <= 4 and 0 < 60 - bottom <= 5
+
+
+def test_lightness_is_that_of_cie():
+    black_white = np.array([[0.0, 0.0, 0.0], [255.0, 255.0, 255.0]])
+    np.testing.assert_allclose(annotate._lab(black_white), [[0, 0, 0], [100, 0, 0]], atol=0.05)

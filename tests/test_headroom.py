@@ -198,6 +198,12 @@ def test_what_a_process_takes_is_its_peak_and_its_context():
     assert known.lacking(CPU[0], [process(free=0)]) == ""
 
 
+@pytest.mark.parametrize(("state", "used"), [(None, None), ({}, None), ({"memory_used_mib": 3}, 3 * 2**20)])
+def test_what_is_used_on_a_gpu_is_told_in_bytes(monkeypatch, state, used):
+    monkeypatch.setattr(headroom_module, "gpu_state", lambda: state)
+    assert headroom_module.gpu_used() == used
+
+
 def test_a_child_is_ended_before_its_parent_where_memory_runs_out(tmp_path):
     if not Path("/proc/self/oom_score_adj").exists():
         pytest.skip("only Linux has it")

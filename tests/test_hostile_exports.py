@@ -380,3 +380,12 @@ def test_headers_nested_without_end_are_one_sentence() -> None:
     lists = b"\x19" * 10_000  # each holds one list
     with pytest.raises(ValueError, match="nested too deeply"):
         parquet_tables._thrift_struct(b"\x19" + lists, 0)
+
+
+def test_numbers_of_a_page_header_are_read_as_thrift_writes_them():
+    longest = bytes([0x80] * 9 + [1])  # 64 bits, seven in a byte
+    assert [parquet_tables._zigzag(bytes([n]), 0) for n in range(4)] == [(0, 1), (-1, 1), (1, 1), (-2, 1)]
+    assert parquet_tables._varint(bytes([0xAC, 0x02]), 0) == (300, 2)
+    assert parquet_tables._varint(longest, 0) == (2**63, 10)
+    with pytest.raises(ValueError, match="too long"):
+        parquet_tables._varint(b"\x80" + longest, 0)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -377,3 +378,9 @@ def test_a_processor_without_a_name_has_its_makers_numbers(monkeypatch):
 def test_little_free_memory_is_told(monkeypatch, free_gib, state):
     monkeypatch.setattr(machine_module, "available_memory", lambda: int(free_gib * 2**30))
     assert doctor._memory().state == state
+
+
+def test_memory_is_told_to_a_tenth_of_a_gib(monkeypatch):
+    memory = SimpleNamespace(total=15.5 * 2**30)
+    monkeypatch.setattr(machine_module, "psutil", SimpleNamespace(virtual_memory=lambda: memory))
+    assert machine_module._fixed.__wrapped__()["memory_gib"] == 15.5

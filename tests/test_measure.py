@@ -122,6 +122,13 @@ def test_warm_up_is_kept_apart_and_ends_when_times_settle():
     assert timed.latency_s.max() <= 0.05 + 1e-9
 
 
+def test_a_warm_up_ends_with_a_whole_group():
+    simulated = Simulated()
+    pipeline, plan = worker_of(simulated, lambda i: 0.01), Plan(seconds=0.2, min_frames=4, **WARM_FOR)
+    timed = measure(pipeline, None, [make_frame(0)], plan, group=4, clock=simulated.clock)
+    assert len(timed.warmup_s) >= 5 and len(timed.warmup_s) % 4 == 0
+
+
 def test_a_warm_up_that_never_settles_is_bounded():
     plan = Plan(seconds=0.5, min_frames=2, warm_frames=20, warm_s=0.1, warm_limit_s=3.0)
     timed = measured(lambda i: 0.01 * 1.05**i, plan)  # each frame is slower than the one before
@@ -585,6 +592,7 @@ def test_quota_heat_and_a_clock_that_falls_are_noise(monkeypatch):
     assert state["before"]["clock_mhz"] == 4200.0
     assert state["during"]["clock_mhz"][0] == 2900
     assert (state["during"]["quota_stopped"], state["during"]["temperature_c"]) == (0.3, 97.0)
+    assert state["during"]["heat_stops"] == 3
 
 
 def let_machine_be_busy(monkeypatch, busy_s, idle_s):

@@ -501,6 +501,11 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def test_words_on_a_colour_are_in_the_ink_that_stands_out() -> None:
+    dark, light = style.ink_on("#101010"), style.ink_on("#f0f0f0")
+    assert contrast(dark, "#101010") > 7 and contrast(light, "#f0f0f0") > 7
+
+
 def test_inks_stand_out_from_the_paper() -> None:
     assert contrast(style.INK, style.PAPER) > 7
     assert contrast(style.FAINT, style.PAPER) > 4.5

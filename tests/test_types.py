@@ -46,6 +46,8 @@ def test_frame_size_is_width_by_height():
     ("changes", "words"),
     [
         ({"xyxy": np.array([[1, 2, 3, 11], [1, 2, 3, 4]], np.float32)}, "clip them first"),
+        ({"xyxy": np.array([[-0.5, 2, 3, 4], [1, 2, 3, 4]], np.float32)}, "clip them first"),
+        ({"xyxy": np.array([[1, -0.5, 3, 4], [1, 2, 3, 4]], np.float32)}, "clip them first"),
         ({"xyxy": np.array([[5, 2, 3, 4], [1, 2, 3, 4]], np.float32)}, "here x_max < x_min"),
         ({"xyxy": np.array([[np.nan, 2, 3, 4], [1, 2, 3, 4]], np.float32)}, "finite"),
         ({"score": np.array([0.5, np.nan], np.float32)}, "finite"),
