@@ -24,6 +24,7 @@ import labkit
 from labkit.bench.agreement import Answers
 from labkit.bench.check_loop import SURE, _figure, try_own_loops
 from labkit.bench.frames import collect
+from labkit.bench.run import _with_own
 from labkit.bench.session import Session
 from labkit.bench.worker import Worker
 from labkit.core.errors import LabError, LoopError, UsageError
@@ -241,13 +242,13 @@ def test_the_baseline_does_what_the_plain_script_does(monkeypatch: pytest.Monkey
         assert (list(found.label), list(found.fine_label)) == (list(wanted.label), list(wanted.fine_label))
 
 
-def test_what_cannot_be_sent_is_named() -> None:
+def test_what_cannot_be_sent_is_named_before_anything_is_measured() -> None:
     loop = typed(NAMES, "classify")
     loop.__globals__["image"] = None
     held = typed("def holds(image):\n    return lock and 'a'", "holds")
     held.__globals__["lock"] = __import__("threading").Lock()
     with pytest.raises(UsageError, match=r"holds cannot be sent.*lock"):
-        pickle.dumps(own_rung(held))
+        try_own_loops([own_rung(held)], LAB, frames(), {})
 
 
 def test_the_version_is_that_of_the_source_and_of_what_it_uses() -> None:
@@ -259,6 +260,14 @@ def test_the_version_is_that_of_the_source_and_of_what_it_uses() -> None:
     new = own_rung(changed)
     assert as_rung("my_loop") == new and as_rung("my_loop@previous").run is old.run
     assert as_rung(f"my_loop@{own_loop(old).sha256[:7]}").run is old.run
+    with pytest.raises(UsageError, match="other has no version before this one"):
+        as_rung("other@previous")
+
+
+def test_a_changed_loop_is_compared_with_the_version_before_in_one_call() -> None:
+    old, new = (typed(f"def twice(image): return {n} * 'a'", "twice") for n in (1, 2))
+    as_rung(old)
+    assert [rung.run.function for rung in _with_own(["twice@previous", new], None)] == [old, new]
 
 
 @pytest.mark.parametrize(
@@ -295,11 +304,28 @@ def test_any_callable_is_a_loop(loop: Any) -> None:
     assert [found.name for _, found in own_rung(loop).run(frames(), None)] == [("cat",)] * len(frames())
 
 
-@pytest.mark.parametrize("answer", ["frame.image", "frame, 7.5, 3", "(3, frame)"])
+@pytest.mark.parametrize("answer", ["frame.image", "frame, 7.5, 3", "(3, frame)", "frame.image, 3"])
 def test_a_loop_yields_pairs(answer: str) -> None:
     loop = typed(f"def loop(frames):\n    for frame in frames:\n        yield {answer}", "loop")
-    with pytest.raises(UsageError, match="yield frame, found"):
+    with pytest.raises(UsageError, match=r"has to yield frame, found; it gave .*$") as refused:
         list(own_rung(loop).run(frames(), None))
+    assert "\n" not in str(refused.value), "an array is told by its type and shape"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("    return\n    yield", "ended before frame 0"),
+        ("    yield next(frames), 'cat'", "ended before frame 1"),
+        ("    for f in frames:\n        if f.index % 2: yield f, 'cat'", "no answer for the only frame"),
+        ("    for f in frames: yield f, 'cat'; yield f, 'cat'", "6 answers for 3 frames"),
+        ("    raise SystemExit(3)\n    yield", "(?s)line 2, in loop.*SystemExit: 3"),
+    ],
+)
+def test_each_frame_has_one_answer(body: str, words: str) -> None:
+    loop = typed(f"def loop(frames):\n{body}", "loop")
+    with pytest.raises(LabError, match=words):
+        Session(own_rung(loop), LAB, frames()).answers(frames())
 
 
 def test_a_loop_that_draws_on_its_frames_is_told_and_spoils_them_for_nobody() -> None:

@@ -202,7 +202,14 @@ def test_events_tell_what_the_model_works_out(gpu):
     assert float(ms_of(lambda: big + 1)) == pytest.approx((5 + 2 * big.nbytes / 300e3) / 1000), "its traffic"
     assert float(ms_of(lambda: [a[0] + 1 for _ in range(100)])) == pytest.approx(0.5, rel=0.01), "launches"
     assert float(ms_of(lambda: torch.zeros(3_000_000).cuda())) == pytest.approx(2.015, abs=1e-3), "a copy"
-    for shown in (f"{one:.2f} ms", str(one), repr(one), str((one + one) / 2), str(sum([one, one]))):
+    for shown in (
+        f"{one:.2f} ms",
+        str(one),
+        repr(one),
+        str((one + one) / 2),
+        str(sum([one, one])),
+        str(round(-one, 2)),
+    ):
         assert "model" in shown
     assert "a model, not a measurement" in str(gpu) and "a model, not a measurement" in gpu._repr_html_()
 
@@ -370,6 +377,30 @@ def test_page_locked_memory_is_filled_again_too_early(gpu):
     with pytest.warns(RaceWarning, match="written while"):
         torch.cuda.synchronize()
     assert x.is_cuda and len(gpu.races) == 1
+
+
+def test_an_optimizer_asks_the_accelerator_and_a_generator_may_be_the_gpus(gpu):
+    drawn = torch.rand(8, 4, device="cuda", generator=torch.Generator("cuda").manual_seed(1))
+    assert drawn.is_cuda and drawn.cpu().equal(torch.rand(8, 4, generator=torch.Generator().manual_seed(1)))
+    network = torch.nn.Linear(4, 1).cuda()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+    network(drawn).sum().backward()
+    before = network.weight.detach().clone()
+    optimizer.step()
+    assert not network.weight.equal(before)
+    assert torch.accelerator.current_stream().cuda_stream == 0 and torch.accelerator.device_count() == 1
+
+
+def test_arrays_are_joined_and_handed_over(gpu):
+    import cupy
+
+    ones = cupy.ones(3)
+    assert cupy.concatenate([ones, 2 * ones]).get().tolist() == [1, 1, 1, 2, 2, 2]
+    with pytest.raises(TypeError, match="asarray first"):
+        cupy.stack([ones, np.ones(3)])
+    tensor = torch.from_dlpack(ones)
+    tensor += 1
+    assert tensor.is_cuda and cupy.from_dlpack(tensor).get().tolist() == ones.get().tolist() == [2, 2, 2]
 
 
 def test_nothing_is_compiled(gpu):

@@ -119,10 +119,14 @@ def try_own_loops(
 
     Raises:
         LoopError: one of them failed.
+        UsageError: one of them cannot be sent to a process of its own, or its answers cannot be read.
     """
     counted = {}
     for rung in rungs:
-        if own_loop(rung) is not None and rung.prepare.form == "own":
+        if (loop := own_loop(rung)) is None:
+            continue
+        loop.pickled()
+        if rung.prepare.form == "own":
             session = Session(rung, workload, frames[:2], weights)
             session.answers(frames[:2])
             if gflop := _gflop_per_frame(session, frames[:2]):

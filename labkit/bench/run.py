@@ -6,6 +6,7 @@ timed; each finished run is stored at once, so that an interruption loses only w
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import time
@@ -40,7 +41,7 @@ from labkit.models.prepare import resolve_all
 from labkit.models.weights import Weights, models_of
 from labkit.pipelines.ladder import MEASURED_LAST, select_rungs
 from labkit.pipelines.ladder import rung as rung_named
-from labkit.pipelines.own_loop import again, as_rung, own_loop
+from labkit.pipelines.own_loop import again, as_rung, keep_previous, own_loop
 from labkit.results.ceilings import with_ceilings
 from labkit.results.records import Agreement, Comparison, Run
 from labkit.results.result_set import ResultSet
@@ -233,6 +234,9 @@ def compare(
 
 def _with_own(rungs: Sequence[str | Rung | Callable[..., Any]], against: str | None) -> list[Rung]:
     """Names and loops as rungs; with a loop comes the rung that it is compared with."""
+    for each in rungs:
+        if inspect.isfunction(each):
+            keep_previous(each)  # which a name here may ask for
     names = [each for each in rungs if isinstance(each, str) and ".py:" not in each]
     named = {each: as_rung(each) for each in names}
     other = rung_named(against) if against is not None else next(iter(named.values()), None)
@@ -315,7 +319,8 @@ def run_benchmark(
     workload = replace(workload, size=frames.frames[0].size)
     reporter.step("looking for weights")
     weights = resolve_all(workload, progress=True)
-    if random := [name for name, each in weights.items() if each.kind == "random"]:
+    random = [name for name, each in weights.items() if each.kind == "random"]
+    if random and any(rung.prepare.form != "own" for rung in runnable):
         reporter.note(f"{' and '.join(random)}: {weights[random[0]].note}")
     counted = try_own_loops(runnable, workload, frames.frames, weights)
     photographs = None if place is None else _photographs(place, weights, workload, images, reporter)

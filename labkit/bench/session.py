@@ -68,7 +68,8 @@ class Session:
         self.frames = list(frames)
         with self._guard():
             self.prepared: Prepared = prepare(rung.prepare, workload, weights, report)
-            next(rung.run(self._lent(self.frames[:1]), self.prepared.net))
+            if next(rung.run(self._lent(self.frames[:1]), self.prepared.net), None) is None:
+                raise _unanswered(rung, 0, 1)
         self._synchronize()
         self.ready = Ready(time.perf_counter() - begun, self.prepared.settings)
         self._rounds: Iterator[tuple[Frame, Detections]] | None = None
@@ -89,7 +90,7 @@ class Session:
                     "rung gets the same pictures, so draw on a copy: frame.image.copy()"
                 )
         if len(found) != len(frames):
-            raise LabError(f"{self.rung.name} answered {len(found)} of {len(frames)} frames")
+            raise _unanswered(self.rung, len(found), len(frames))
         return Answers(self.rung.name, found, record.taps)
 
     def _lent(self, frames: Sequence[Frame]) -> list[Frame]:
@@ -187,3 +188,9 @@ class Session:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _unanswered(rung: Rung, answered: int, given: int) -> LabError:
+    given_frames = "the only frame" if given == 1 else f"{given} frames"
+    times = {0: "no answer", 1: "1 answer"}.get(answered, f"{answered} answers")
+    return LabError(f"{rung.name} gave {times} for {given_frames}: it has to give one for each frame")

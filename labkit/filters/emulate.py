@@ -64,7 +64,7 @@ def emulate_launch(
     if finished.returncode != 0:
         raise UsageError(
             f"{kernel} crashed ({_how(finished.returncode)}); most likely it read or wrote outside an array: "
-            "diagnose(..., sanitizer='address') names the line"
+            "labkit.filters.emulate.diagnose(..., sanitizer='address') names the line"
         )
 
 

@@ -486,6 +486,12 @@ def rung(name: str) -> Rung:
             return candidate
     if name in FORMER_NAMES:
         raise UsageError(f"the rung {name} is called {FORMER_NAMES[name]} now")
+    own, _, version = name.partition("@")
+    if version == "previous":
+        raise UsageError(
+            f"{own} has no version before this one in this session; run the cell of the older one, measure "
+            "it, then change it"
+        )
     import difflib
 
     near = difflib.get_close_matches(name, [*OWN_RUNGS, *(r.name for r in LADDER)], n=3, cutoff=0.4)

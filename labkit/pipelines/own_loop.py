@@ -38,6 +38,7 @@ from labkit.pipelines.ladder import rung as rung_named
 from labkit.pipelines.plain_answers import as_detections
 
 PREVIOUS = "previous"
+_VERSION_LETTERS = 7
 
 
 @dataclass(eq=False)
@@ -73,22 +74,32 @@ class Loop:
         try:
             function = self._function()
             labels = net if isinstance(net, OwnLabels) else OwnLabels(())
-            answers = self._pairs(function, note_taken(frames), net)
-            for answer in answers:
+            taken = note_taken(frames)
+            for answer in self._pairs(function, taken, net):
                 yield self._read(answer, labels)
+            if (left := next(taken, None)) is not None:
+                raise UsageError(
+                    f"{self.name} ended before frame {left.index}: it has to go on for as long as there are "
+                    "frames; does a return or break stand in it?"
+                )
         except LabError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failure(error) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "function": None, "_pickled": self._as_bytes()}
+        return {**vars(self), "function": None, "_pickled": self.pickled()}
 
     def keep_pickled(self) -> None:
         """Fixes what other processes get, before modules of the same names are imported from elsewhere."""
-        self._pickled = self._as_bytes()
+        self._pickled = self.pickled()
 
-    def _as_bytes(self) -> bytes:
+    def pickled(self) -> bytes:
+        """The function with what it uses, as other processes get it.
+
+        Raises:
+            UsageError: it uses something that cannot be sent, such as an open file.
+        """
         import cloudpickle
 
         module = sys.modules.get(getattr(self.function, "__module__", "") or "")
@@ -125,14 +136,14 @@ class Loop:
 
     def _read(self, answer: Any, labels: OwnLabels) -> tuple[Frame, Detections]:
         if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], Frame)):
-            raise UsageError(f"{self.name} yields (frame, found), not {_shown(answer)}: yield frame, found")
+            raise UsageError(f"{self.name} has to yield frame, found; it gave {_shown(answer)}")
         frame, found = answer
         try:
             return frame, as_detections(found, frame.size, labels.names, labels.fine_names)
         except UsageError as error:
             raise UsageError(f"{self.name}, frame {frame.index}: {error}") from error
 
-    def _failure(self, error: Exception) -> LoopError:
+    def _failure(self, error: BaseException) -> LoopError:
         places = traceback.extract_tb(error.__traceback__)
         own = [i for i, place in enumerate(places) if not place.filename.startswith(_LAB)]
         shown = places[own[0] :] if own else places[-1:]
@@ -159,7 +170,7 @@ def own_rung(loop: Callable[..., Any], against: str | Rung | None = None) -> Run
         UsageError: it cannot be a loop, or has the name of one of the lab's rungs.
     """
     _refuse_network(loop)
-    name = getattr(loop, "__name__", type(loop).__name__).replace("<lambda>", "unnamed")
+    name = _name(loop)
     if not name.isidentifier():
         raise UsageError(f"a loop needs a name: write it with def, not as {name}")
     if any(name == rung.name for rung in LADDER):
@@ -171,7 +182,6 @@ def own_rung(loop: Callable[..., Any], against: str | Rung | None = None) -> Run
             f"{name} takes prepared networks as its second parameter; say whose: against='detr_opencv_cpu'"
         )
     source = source_of(loop)
-    sha256 = hashlib.sha256(source.encode()).hexdigest()
     prepare = other.prepare if other is not None else Preparation("detect", form="own")
     if form != "networks":
         group = {"frames": loop.group} if hasattr(loop, "group") else {}
@@ -179,13 +189,15 @@ def own_rung(loop: Callable[..., Any], against: str | Rung | None = None) -> Run
         prepare = replace(prepare, form="own", engine="eager", options={**options, **group})
     rung = Rung(
         name, other.stage if other is not None else 0,
-        Loop(loop, name, form, source, sha256, _folder(loop)), prepare,
+        Loop(loop, name, form, source, _sha256(source), _folder(loop)), prepare,
         changes=other.name if other is not None else None,
         reference=other.name if other is not None else name,
         about=(inspect.getdoc(loop) or "a loop of your own").splitlines()[0],
         needs=other.needs if other is not None and form == "networks" else (),
     )  # fmt: skip
-    return _noted(rung)
+    keep_previous(loop)
+    OWN_RUNGS[name] = rung
+    return rung
 
 
 def own_loop(rung: Rung) -> Loop | None:
@@ -326,20 +338,26 @@ def _form(loop: Callable[..., Any], name: str) -> str:
     return "image"
 
 
-def _noted(rung: Rung) -> Rung:
-    """Notes the rung under its name, and the version before it as NAME@HASH and NAME@previous."""
-    last = OWN_RUNGS.get(rung.name)
-    if last is not None and _version(last) != _version(rung):
+def keep_previous(loop: Callable[..., Any]) -> None:
+    """Notes the version before this one, if it has changed, as NAME@HASH and NAME@previous."""
+    last = OWN_RUNGS.get(_name(loop))
+    if last is not None and _version(last) != _sha256(source_of(loop))[:_VERSION_LETTERS]:
         before = replace(last, name=f"{last.name}@{_version(last)}")
-        OWN_RUNGS[before.name] = OWN_RUNGS[f"{rung.name}@{PREVIOUS}"] = before
-    OWN_RUNGS[rung.name] = rung
-    return rung
+        OWN_RUNGS[before.name] = OWN_RUNGS[f"{last.name}@{PREVIOUS}"] = before
 
 
 def _version(rung: Rung) -> str:
     loop = own_loop(rung)
     assert loop is not None
-    return loop.sha256[:7]
+    return loop.sha256[:_VERSION_LETTERS]
+
+
+def _name(loop: Callable[..., Any]) -> str:
+    return getattr(loop, "__name__", type(loop).__name__).replace("<lambda>", "unnamed")
+
+
+def _sha256(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def _folder(loop: Callable[..., Any]) -> str | None:
@@ -353,5 +371,10 @@ def _folder(loop: Callable[..., Any]) -> str | None:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) < 60 else text[:57] + '...'}"
+    """Type and shape, or type and value, in one line."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shown, value))})"
+    if hasattr(value, "shape"):
+        return f"{type(value).__name__} {value.dtype} {tuple(value.shape)}"
+    text, kind = " ".join(repr(value).split()), type(value).__name__
+    return f"{'' if text.startswith(kind) else kind + ' '}{text if len(text) < 60 else text[:57] + '...'}"

@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
 from labkit.core.errors import UsageError
 from labkit.filters import cuda, cuda_managed, emulate
@@ -115,11 +116,12 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         )
 
     def _computed(self, work, name, inputs, out=None):
-        if any(isinstance(each, np.ndarray) and each.ndim for each in inputs):
+        leaves = tree_leaves(inputs)
+        if any(isinstance(each, np.ndarray) and each.ndim for each in leaves):
             raise TypeError(f"Unsupported type <class 'numpy.ndarray'> ({name}; use cupy.asarray first)")
-        given = [each._values if isinstance(each, DeviceArray) else each for each in inputs]
+        given = tree_map(lambda each: each._values if isinstance(each, DeviceArray) else each, inputs)
         made = np.asarray(work(*given))
-        reads = [each.tensor for each in inputs if isinstance(each, DeviceArray)]
+        reads = [each.tensor for each in leaves if isinstance(each, DeviceArray)]
         if out is None:
             out = DeviceArray(OnGpu(torch.from_numpy(np.array(made, order="C"))))
         else:
@@ -420,6 +422,13 @@ def _like(name: str) -> Any:
     return lambda a, dtype=None: _made(name)(a.shape, dtype=a.dtype if dtype is None else dtype)
 
 
+def _taking(from_dlpack: Any) -> Any:
+    """`torch.from_dlpack`, which takes the practice GPU's arrays too."""
+    return lambda array, **options: (
+        array.tensor if isinstance(array, DeviceArray) else from_dlpack(array, **options)
+    )
+
+
 def _missing(name: str) -> Any:
     """NumPy's function of that name on arrays of the GPU, or its constants and types."""
     found = getattr(np, name, None)
@@ -429,7 +438,7 @@ def _missing(name: str) -> Any:
         return found
 
     def computed(*args: Any, **options: Any) -> Any:
-        own = next((each for each in args if isinstance(each, DeviceArray)), None)
+        own = next((each for each in tree_leaves(args) if isinstance(each, DeviceArray)), None)
         if own is None:
             return _asarray(found(*args, **options))
         return own._computed(lambda *given: found(*given, **options), name, args)
@@ -452,6 +461,7 @@ def installed() -> Iterator[None]:
     }  # fmt: skip
     names = {
         "ndarray": DeviceArray, "asarray": _asarray, "array": _asarray, "ascontiguousarray": _asarray,
+        "from_dlpack": _asarray,
         "asnumpy": _asnumpy, "RawKernel": RawKernel, "RawModule": RawModule, "__getattr__": _missing,
         **{name: _made(name) for name in ("empty", "zeros", "ones", "full")},
         **{f"{name}_like": _like(name) for name in ("empty", "zeros", "ones")},
@@ -459,6 +469,7 @@ def installed() -> Iterator[None]:
     with ExitStack() as stack:
         names["cuda"] = _replaced(stack, "cupy.cuda", on_device)
         _replaced(stack, "cupy", names)
+        stack.enter_context(patch.object(torch, "from_dlpack", _taking(torch.from_dlpack)))
         stack.enter_context(patch.object(cuda, "_cupy_stream", lambda pointer: Stream(number=pointer)))
         for room in (cuda, cuda_managed):
             stack.enter_context(patch.object(room, "kernel_function", _function))

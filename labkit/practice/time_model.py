@@ -15,6 +15,7 @@ without `synchronize` misses. No figure of it says how fast a real GPU is.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,6 +47,11 @@ _FLOPS = flop_registry | dict.fromkeys(
 )
 
 
+def _marked(name: str) -> Callable[..., Any]:
+    """That arithmetic of a float, whose result is a modelled time again."""
+    return lambda self, *other: ModelledMs(getattr(float(self), f"__{name}__")(*other))
+
+
 class ModelledMs(float):
     """Milliseconds that were worked out; says so wherever it is shown."""
 
@@ -57,21 +63,10 @@ class ModelledMs(float):
     def __format__(self, spec: str) -> str:
         return f"{format(float(self), spec or '.4g')} (model)"
 
-    def __add__(self, other: float) -> ModelledMs:
-        return ModelledMs(float(self) + other)
-
-    __radd__ = __add__
-
-    def __sub__(self, other: float) -> ModelledMs:
-        return ModelledMs(float(self) - other)
-
-    def __mul__(self, other: float) -> ModelledMs:
-        return ModelledMs(float(self) * other)
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: float) -> ModelledMs:
-        return ModelledMs(float(self) / other)
+    __add__, __radd__, __sub__, __rsub__, __mul__, __rmul__, __truediv__, __neg__, __abs__, __round__ = (
+        _marked(name)
+        for name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "neg", "abs", "round")
+    )
 
 
 class ModelClock:

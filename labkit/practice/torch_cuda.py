@@ -59,6 +59,10 @@ class Stream:
         Gpu.now.host_knows(stream=self.cuda_stream)
         return True
 
+    def is_capturing(self):
+        """True while a graph is recorded."""
+        return Gpu.now.capture is not None
+
     def synchronize(self):
         """The host waits for all that was asked of this stream."""
         Gpu.now.host_waits("a stream", stream=self.cuda_stream)
@@ -108,6 +112,23 @@ class Event:
             raise ValueError("Both events must be completed before calculating elapsed time.")
         Gpu.now.timed = True
         return Gpu.now.model.between(self.number, end_event.number)
+
+
+class Generator(torch.Generator):
+    """Random numbers of a device; those of the practice GPU come from the host's."""
+
+    def __new__(cls, device="cpu"):
+        """One for "cuda" too."""
+        made = super().__new__(cls, "cpu")
+        made.on_gpu = is_gpu(device)
+        return made
+
+    def __init__(self, device="cpu"): ...
+
+    @property
+    def device(self):
+        """Where it was asked for."""
+        return torch.device("cuda", 0) if self.on_gpu else torch.device("cpu")
 
 
 class Graph:
@@ -216,10 +237,16 @@ def installed(gpu: Gpu) -> Iterator[None]:
         "max_memory_reserved": gpu.max_memory_allocated,
         "get_device_name": lambda device=0: gpu.name, "_sleep": lambda cycles: None,
     }  # fmt: skip
+    on_accelerator = {
+        "current_device_index": instead["current_device"], "get_memory_info": instead["mem_get_info"],
+        **{name: each for name, each in instead.items() if name in torch.accelerator.__all__},
+    }  # fmt: skip
     with ExitStack() as stack:
-        for name, replacement in instead.items():
-            stack.enter_context(patch.object(torch.cuda, name, replacement))
+        for room, contents in ((torch.cuda, instead), (torch.accelerator, on_accelerator)):
+            for name, replacement in contents.items():
+                stack.enter_context(patch.object(room, name, replacement))
         for owner, name, replacement in (
+            (torch, "Generator", Generator),
             (torch, "compile", _compile), (torch, "load", _loading(torch.load)),
             (torch, "save", _saving(torch.save)), (threading.Thread, "_bootstrap_inner", _in_modes()),
         ):  # fmt: skip
