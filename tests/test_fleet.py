@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from labkit.core.errors import LabError, UnavailableError, UsageError
-from labkit.core.types import Detections, Workload
-from labkit.fleet import stream_recorder
+from labkit.core.types import Detections, Frame, Workload
+from labkit.fleet import stream_reader, stream_recorder
 from labkit.fleet.actors import round_robin
 from labkit.fleet.fleet_plan import Plan, Summary, with_group
 from labkit.fleet.stream_reader import Reader, Readers
@@ -132,6 +132,36 @@ def test_a_time_limit_ends_a_recording_early(tmp_path):
     _, end = takes_of(Reader(Stream(0, spec, spec, SMALL, seconds=0.5)))
     assert end.offered == 15
     assert "0.5 s" in end.why
+
+
+class Slow:
+    """A recording of which 50 frames can be read in a second."""
+
+    live, fps, note, delivered = False, None, "", 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error): ...
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        time.sleep(0.02)
+        self.delivered += 1
+        return Frame(np.zeros((SMALL[1], SMALL[0], 3), np.uint8), self.delivered - 1, 0.0)
+
+    def skip(self, n):
+        for _ in range(n):
+            next(self)
+
+
+def test_a_source_slower_than_its_rate_is_seen_all_the_same(monkeypatch):
+    monkeypatch.setattr(stream_reader, "open_source", lambda *args, **options: Slow())
+    seen, end = takes_of(Reader(Stream(0, "slow", "slow", SMALL, fps=100, seconds=0.4)))
+    assert len(seen) >= 3 and seen[-1].index >= 15
+    assert end.offered == 40
 
 
 def test_read_errors_are_sentences_without_credentials():

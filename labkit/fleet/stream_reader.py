@@ -29,7 +29,8 @@ class Reader:
     """Hands out the latest frame of a stream, each frame once.
 
     A camera sets its own pace. Recordings, photographs and scenes play at their rate from the first
-    `take` on; a frame that is late is dropped, as by a camera. Indices count all frames offered.
+    `take` on; a frame that is late is dropped, as by a camera, and with it those that are due by then,
+    which are not even drawn. Indices count all frames offered.
 
     Args:
         stream: to read.
@@ -155,7 +156,9 @@ class Reader:
             self._base = 0  # a recording's indices do not depend on the reader
         period_s = 1 / (self._stream.fps or source.fps or NOMINAL_FPS)
         begun_s = time.perf_counter() - (time.time() - self._began_unix_s)  # wall clocks may be set
-        for index, frame in enumerate(source):
+        passed_over = False
+        for frame in source:
+            index = source.delivered - 1
             due_s = index * period_s
             if self._stream.fps is None and frame.time_s is not None:
                 due_s = frame.time_s
@@ -166,12 +169,20 @@ class Reader:
                 self._sleep(-late_s)
             if self._stopping:
                 break
-            is_late = late_s >= period_s
+            if late_s >= period_s and not passed_over:  # what is slower than its rate is seen all the same
+                due = int(late_s / period_s) - 1
+                if self._stream.seconds is not None:
+                    due = min(due, int(self._stream.seconds / period_s) - source.delivered)
+                source.skip(max(due, 0))
+                self._put(None, source.delivered)
+                passed_over = True
+                continue
+            passed_over = False
             latest = CapturedFrame(
                 index, self._id, 0, self._began_unix_s, self._began_unix_s + due_s, frame.image, frame.placed,
                 frame.time_s,
             )  # fmt: skip
-            self._put(None if is_late else latest, index + 1)
+            self._put(latest, index + 1)
         return f"the recording is over{f' ({source.note})' if source.note else ''}"
 
     def _put(self, frame: CapturedFrame | None, offered: int) -> None:

@@ -117,16 +117,18 @@ class Event:
 class Generator(torch.Generator):
     """Random numbers of a device; those of the practice GPU come from the host's."""
 
-    def __new__(cls, device="cpu"):
+    on_gpu: bool
+
+    def __new__(cls, device: Any = "cpu") -> Generator:
         """One for "cuda" too."""
-        made = super().__new__(cls, "cpu")
+        made: Any = super().__new__(cls, "cpu")
         made.on_gpu = is_gpu(device)
         return made
 
     def __init__(self, device="cpu"): ...
 
     @property
-    def device(self):
+    def device(self) -> torch.device:  # type: ignore[override]
         """Where it was asked for."""
         return torch.device("cuda", 0) if self.on_gpu else torch.device("cpu")
 

@@ -160,7 +160,7 @@ def commit_of(run: Run) -> str:
 def _work(run: Run) -> str:
     size = "x".join(map(str, run.settings.get("size", ())))
     quick = "quick" if run.quick else ""
-    parts = (run.settings.get("model_set"), run.source.get("spec"), size, run.scenario, quick)
+    parts = (run.settings.get("model_set"), run.source.get("spec"), size, run.fed, quick)
     return ", ".join(str(part) for part in parts if part)
 
 
