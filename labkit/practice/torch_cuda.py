@@ -121,7 +121,7 @@ class Generator(torch.Generator):
 
     def __new__(cls, device: Any = "cpu") -> Generator:
         """One for "cuda" too."""
-        made: Any = super().__new__(cls, "cpu")
+        made: Any = super().__new__(cls, "cpu")  # type: ignore[call-arg]
         made.on_gpu = is_gpu(device)
         return made
 
