@@ -400,6 +400,19 @@ def test_a_library_cannot_take_over_a_termination_signal():
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.parametrize(("words", "tries"), [("The current node timed out during startup.", 2), ("no disk", 1)])
+def test_ray_that_started_too_slowly_is_started_once_more(words, tries):
+    tried = []
+
+    def init(address, **settings):
+        tried.append(address)
+        raise RuntimeError(words)
+
+    with pytest.raises(RuntimeError, match=words):
+        guards.init(SimpleNamespace(init=init, shutdown=lambda: None), "local")
+    assert tried == ["local"] * tries
+
+
 STARTS_RAY = """
 import ctypes, sys, threading
 from contextlib import suppress

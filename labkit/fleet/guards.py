@@ -31,10 +31,11 @@ def init(ray: Any, address: str, **settings: Any) -> None:
     """Call `ray.init`, quietly, where Ctrl-C may come.
 
     A command ends at once, and a thread with a half-started Ray ends with it. Elsewhere Ctrl-C is
-    deferred. What a termination signal means stays what it was.
+    deferred. What a termination signal means stays what it was. On a busy machine Ray gives up after
+    30 s that nobody can set: then it is started once more, with all that it needs in memory by now.
     """
     settings = {"logging_level": logging.ERROR, "log_to_driver": False, **settings}
-    call = partial(ray.init, address, **settings)
+    call = partial(_started, ray, address, settings)
     with _handler_kept(signal.SIGTERM), interrupt.interrupt_after("Ray was starting"):
         if not interrupt.ends_process:
             call()
@@ -44,6 +45,16 @@ def init(ray: Any, address: str, **settings: Any) -> None:
         except KeyboardInterrupt:
             atexit.unregister(ray.shutdown)
             raise
+
+
+def _started(ray: Any, address: str, settings: dict[str, Any]) -> None:
+    try:
+        ray.init(address, **settings)
+    except Exception as error:
+        if "timed out" not in str(error):
+            raise
+        ray.shutdown()
+        ray.init(address, **settings)
 
 
 @contextmanager
