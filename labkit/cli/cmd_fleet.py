@@ -230,6 +230,7 @@ def _process(settings: Any, address: str | None) -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from labkit.bench.progress import err, print_lines
+    from labkit.core.requirements import fallback
     from labkit.fleet.batch.run_batch import process
     from labkit.fleet.batch.videos import scan_folder
     from labkit.fleet.cluster import cluster
@@ -237,6 +238,8 @@ def _process(settings: Any, address: str | None) -> Any:
     videos = scan_folder(settings)
     if all(video.finished for video in videos):
         return process(settings, videos)
+    if instead := fallback(settings.rung.prepare):
+        print_lines([f"{settings.rung.name}: {instead}"], console=err)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as bar, cluster(address):
         task = bar.add_task("starting", total=1.0)

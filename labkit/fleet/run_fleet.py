@@ -117,6 +117,8 @@ class Fleet:
         self._report(f"preparing {plan.rung.name} on {pluralize(plan.engines, 'engine')}")
         with ray_errors(f"cannot prepare {plan.rung.name}"):
             self.facts = ray.get([engine.ready.remote() for engine in self.engines], timeout=READY_S)[0]
+        if instead := self.facts.get("fallback"):
+            self._report(f"{plan.rung.name}: {instead}")
         if plan.out is not None:
             try:
                 self.folder = _make_run_folder(plan, plan.out, self.facts)
