@@ -51,6 +51,10 @@ def open_slow(rung, workload):
     return 0.05, {"weights": "none"}
 
 
+def open_in_another_precision(rung, workload):
+    return 0.0, {"weights": "none", "fallback": "float32: no bfloat16 here"}
+
+
 CHEAP = Rung("cheap", 9, mean_colour, Preparation("classify"), None, "cheap", "no network")
 _IN_GROUPS = Preparation("classify", options={"frames": 4})
 CHEAP_GROUPS = Rung("cheap_groups", 9, mean_colours, _IN_GROUPS, None, "cheap", "no network")

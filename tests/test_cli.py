@@ -88,6 +88,7 @@ def test_a_mistake_is_one_sentence_and_an_exit_code(arguments, code, words, tmp_
 
 
 def test_whatever_reads_a_source_has_its_options():
+    cli_main._add_commands()
     commands = typer.main.get_command(app).commands
     reading = ["bench", "compare", "profile", "sweep", "fleet", "batch", "live"]
     options = {name: {option.name: option for option in commands[name].params} for name in reading}

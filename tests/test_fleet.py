@@ -32,7 +32,9 @@ from labkit.pipelines.ladder import rung
 
 ray = pytest.importorskip("ray")
 
-from fleet_pipelines import CHEAP, CHEAP_GROUPS, TOUCHY, open_nothing, open_slow  # noqa: E402  # isort: skip
+from fleet_pipelines import (  # noqa: E402  # isort: skip
+    CHEAP, CHEAP_GROUPS, TOUCHY, open_in_another_precision, open_nothing, open_slow,
+)  # fmt: skip
 
 SMALL = (64, 48)
 WORKLOAD = Workload(model_set="lab", size=SMALL)
@@ -320,12 +322,12 @@ def cluster_of_two(two_nodes):
         yield two_nodes
 
 
-def run_fleet(plan, at_each=lambda fleet, states: None):
+def run_fleet(plan, at_each=lambda fleet, states: None, report=lambda line: None):
     """Run a fleet to its end; calls `at_each` with every state on the way."""
     from labkit.fleet.run_fleet import Fleet
 
     until_s = time.monotonic() + PATIENCE_S
-    with Fleet(plan) as fleet:
+    with Fleet(plan, report) as fleet:
         for states in fleet.states(every_s=0.1):
             at_each(fleet, states)
             assert time.monotonic() < until_s, states
@@ -355,7 +357,10 @@ def assert_rows_are_right(summary, lengths):
 def test_streams_run_in_parallel_and_every_frame_is_accounted_for(cluster_of_two, tmp_path):
     films = [film(tmp_path / f"{name}.avi", n) for name, n in (("a", 60), ("b", 15), ("c", 60))]
     films.append(str(tmp_path / "missing.avi"))
-    summary = run_fleet(plan_of(films, tmp_path / "out", rung=CHEAP_GROUPS, engines=2))
+    told = []
+    plan = plan_of(films, tmp_path / "out", rung=CHEAP_GROUPS, engines=2, open_net=open_in_another_precision)
+    summary = run_fleet(plan, report=told.append)
+    assert "cheap_groups: float32: no bfloat16 here" in told
     a, b, c, missing = summary.streams
     assert_rows_are_right(summary, [60, 15, 60, 0])
     assert "there is no file" in missing.ended and missing.failed

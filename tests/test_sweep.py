@@ -400,7 +400,9 @@ def test_a_library_cannot_take_over_a_termination_signal():
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize(("words", "tries"), [("The current node timed out during startup.", 2), ("no disk", 1)])
+@pytest.mark.parametrize(
+    ("words", "tries"), [("The current node timed out during startup.", 2), ("no disk", 1)]
+)
 def test_ray_that_started_too_slowly_is_started_once_more(words, tries):
     tried = []
 
