@@ -39,6 +39,13 @@ from conftest import TINY, further, make_frame  # isort: skip
 pytestmark = pytest.mark.usefixtures("networks_once")
 
 NAMES = [r.name for r in LADDER]
+SMALL = Workload(model_set="lab", size=TINY, objects=3)
+
+
+@pytest.fixture
+def workload():
+    """For schedules, which any network shows: the small ones."""
+    return SMALL
 
 
 def test_names_are_unique_and_ancestors_come_first():
@@ -205,9 +212,10 @@ def test_gpu_rungs_give_their_references_answers_on_the_cpu(row, on_cpu, answers
         assert result.relative_error < (0.05 if row.prepare.preprocess == "torch" else 1e-3)
 
 
-@pytest.mark.parametrize("objects", [1, 8])
-@pytest.mark.parametrize("size", [(33, 47), (320, 96)])
-def test_the_whole_frame_module_is_the_parts_in_one(objects, size, on_cpu):
+@pytest.mark.parametrize(
+    ("size", "objects"), [((33, 47), 8), ((320, 96), 1), *further(((33, 47), 1), ((320, 96), 8))]
+)
+def test_the_whole_frame_module_is_the_parts_in_one(size, objects, on_cpu):
     frames = [make_frame(i, size) for i in range(2)]
     workload = Workload(weights="random", size=size, objects=objects)
     whole = Session(on_cpu("on_device_cuda"), workload, frames).answers(frames)
@@ -341,7 +349,7 @@ def assert_same_answers(got, wanted, box_px, share):
 @pytest.mark.parametrize("objects", [0, 3])
 def test_groups_of_frames_get_the_answers_of_single_frames(together, objects):
     frames = [make_frame(i) for i in range(6)]  # 6 is no multiple of 4: the last group is not full
-    workload = Workload(weights="random", size=TINY, objects=objects)
+    workload = dataclasses.replace(SMALL, objects=objects)
     single = list(rung("batched_cpu").run(frames, prepare(rung("batched_cpu").prepare, workload).net))
     row = in_groups("grouped_cpu", together)
     assert_same_answers(list(row.run(frames, prepare(row.prepare, workload).net)), single, 1e-2, 1e-3)
@@ -349,10 +357,9 @@ def test_groups_of_frames_get_the_answers_of_single_frames(together, objects):
 
 def test_groups_where_some_frames_have_no_box():
     frames = [make_frame(i, seed=40 * i) for i in range(6)]
-    every = Workload(weights="random", size=TINY, objects=3)
     row, one = in_groups("grouped_cpu", 3), rung("batched_cpu")
-    scores = [found.score.max() for _, found in one.run(frames, prepare(one.prepare, every).net)]
-    some = dataclasses.replace(every, threshold=float(np.median(scores)))
+    scores = [found.score.max() for _, found in one.run(frames, prepare(one.prepare, SMALL).net)]
+    some = dataclasses.replace(SMALL, threshold=float(np.median(scores)))
     single = list(one.run(frames, prepare(one.prepare, some).net))
     assert {len(found) == 0 for _, found in single} == {True, False}
     assert_same_answers(list(row.run(frames, prepare(row.prepare, some).net)), single, 1e-2, 1e-3)
