@@ -185,8 +185,8 @@ def frames():
 
 @pytest.fixture
 def workload():
-    """Random weights on small frames, three boxes."""
-    return Workload(weights="random", size=TINY, objects=3)
+    """The small networks on small frames, three boxes."""
+    return Workload(model_set="lab", size=TINY, objects=3)
 
 
 def further(*cases):

@@ -249,8 +249,8 @@ def test_a_saved_detr_folder_loads_as_the_same_model(detr, tmp_path):
     assert (loaded.labels[1], loaded.labels[17], len(loaded.labels)) == ("person", "cat", 91)
 
 
-def test_settings_tell_what_was_used(workload):
-    prepared = prepare(Preparation("combined", "pil"), workload)
+def test_settings_tell_what_was_used():
+    prepared = prepare(Preparation("combined", "pil"), Workload(weights="random", size=TINY, objects=3))
     assert isinstance(prepared.net, Combined)
     assert prepared.settings["weights"] == "random"
     assert set(prepared.settings["weights_sha256"]) == {"detr_r50", "resnet18"}

@@ -42,12 +42,6 @@ NAMES = [r.name for r in LADDER]
 SMALL = Workload(model_set="lab", size=TINY, objects=3)
 
 
-@pytest.fixture
-def workload():
-    """For schedules, which any network shows: the small ones."""
-    return SMALL
-
-
 def test_names_are_unique_and_ancestors_come_first():
     assert len(set(NAMES)) == len(NAMES)
     for position, row in enumerate(LADDER):

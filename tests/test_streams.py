@@ -196,7 +196,7 @@ def test_the_ring_gives_the_plain_loops_answers_at_any_depth(depth):
     import dataclasses
 
     frames = [make_frame(i) for i in range(4)]
-    work = Workload(weights="random", size=TINY, objects=3)
+    work = Workload(model_set="lab", size=TINY, objects=3)
 
     def answers(name, **options):
         row = rung(name)
