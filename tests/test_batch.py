@@ -333,10 +333,9 @@ def test_a_killed_batch_is_resumed(ray_here, folder, tmp_path, monkeypatch):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
 
 
-def test_batch_command_takes_names_of_any_bytes(tmp_path, capsys):
+def test_batch_command_takes_names_of_any_bytes(ray_here, tmp_path, capsys):
     from labkit.cli.main import main
 
-    ray.shutdown()
     film(tmp_path / "a.avi", 20)
     videos = tmp_path / os.fsdecode(b"\xff")  # names that are no UTF-8
     videos.mkdir()

@@ -236,9 +236,8 @@ def test_parts_are_modules_and_an_encoders_convolutions_are_none(network):
 
 
 @pytest.mark.skipif(unmet_requirement(["openvino", "nncf"]) is not None, reason="needs OpenVINO and NNCF")
-@pytest.mark.parametrize(
-    "which", [*NAMES[:1], *(pytest.param(n, marks=pytest.mark.extended) for n in NAMES[1:])]
-)
+@pytest.mark.parametrize("which", NAMES)
+@pytest.mark.extended
 def test_mixed_int8_leaves_what_attends_after_the_backbone_alone(which, tmp_path, monkeypatch):
     from labkit.models.engines.openvino import operators_of
 

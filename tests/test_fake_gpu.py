@@ -362,8 +362,8 @@ def on_the_cpu():
 @pytest.mark.parametrize("objects", [0, *further(1, 100)])
 @pytest.mark.parametrize(
     "name",
-    ["slots_cuda", "graph_cuda", "box_kernels_cuda", "streams_cuda", "staged_cuda", "grouped_cuda",
-     "grouped_graph_cuda"],
+    ["slots_cuda", "graph_cuda", "streams_cuda", "grouped_graph_cuda",
+     *further("box_kernels_cuda", "staged_cuda", "grouped_cuda")],
 )  # fmt: skip
 def test_any_number_of_boxes(name, objects, on_the_cpu, request):
     wanted = on_the_cpu(objects)

@@ -20,7 +20,7 @@ from labkit.lessons.published import PUBLISHED, published_beside
 from labkit.lessons.source_diff import rung_diff
 from labkit.pipelines.ladder import LADDER, rung
 
-from conftest import TINY  # isort: skip
+from conftest import TINY, further  # isort: skip
 
 SMALL = {"source": "scenes", "size": (96, 64)}
 
@@ -141,7 +141,9 @@ def test_more_frames_in_flight_cost_latency():
     assert table["upload and filter hidden"].iloc[0] == "0%"
 
 
-@pytest.mark.parametrize("name", ["streams_cpu", "filter_numba_cpu", "streams_cuda", "baseline_streams_cuda"])
+@pytest.mark.parametrize(
+    "name", ["streams_cpu", "streams_cuda", *further("filter_numba_cpu", "baseline_streams_cuda")]
+)
 def test_every_step_that_a_schedule_has_stands_on_a_thread_or_stream(name, frames):
     """The GPU's rungs are run here with nothing but their device taken from them."""
     row = rung(name)

@@ -262,7 +262,7 @@ def test_frames_of_any_size(name, size):
     assert found.frame_size == size
 
 
-@pytest.mark.parametrize("size", [(1, 1), (33, 17), (3840, 2160)])
+@pytest.mark.parametrize("size", [(1, 1), (3840, 2160), pytest.param((33, 17), marks=pytest.mark.extended)])
 @pytest.mark.parametrize(
     "name", ["baseline_combined_cpu", "batched_cpu", "cpu_engine_fp32", "on_device_cuda"]
 )

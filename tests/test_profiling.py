@@ -618,6 +618,7 @@ def test_a_rung_under_torch_profiler_shows_the_origins_reads():
 
 
 @needs_nsys
+@pytest.mark.extended
 def test_a_real_nsys_holds_the_ranges_that_labkit_sent():
     capture = profile_rung(ProfileTarget("combined_cpu", TINY, "scenes", 2), "nsys")
     assert capture.profiler.startswith("nsys ")
