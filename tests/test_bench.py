@@ -4,6 +4,7 @@ import inspect
 import os
 from contextlib import ExitStack
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -242,9 +243,16 @@ def test_a_rung_that_was_measured_before_is_only_compared(monkeypatch):
     assert run_module._pairs([first, second], {first.name, second.name}) == []
 
 
+def set_clock(monkeypatch, now):
+    """The clock by which a benchmark ends. All others run: whoever measures waits for them to go on."""
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    for module in (context_module, run_module):
+        monkeypatch.setattr(module, "time", clock)
+
+
 def test_what_does_not_fit_into_the_time_is_left_out_and_told(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(context_module.time, "perf_counter", lambda: now[0])
+    set_clock(monkeypatch, now)
     monkeypatch.setattr(run_module, "_check", lambda *_: now.__setitem__(0, 1e9) or perfect())
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")]
     result = run_benchmark(rungs, workload=WORK, plan=PLAN, rounds=ROUNDS, minutes=1)
@@ -256,7 +264,7 @@ def test_what_was_measured_before_the_time_was_up_is_not_left_out(monkeypatch, c
     from labkit.cli.show_bench import show
 
     now = [0.0]
-    monkeypatch.setattr(context_module.time, "perf_counter", lambda: now[0])
+    set_clock(monkeypatch, now)
     monkeypatch.setattr(run_module, "_check", lambda *_: now.__setitem__(0, 1e9) or perfect())
     first, second = rung("resnet_pil_cpu"), rung("resnet_opencv_cpu")
     monkeypatch.setattr(run_module, "_groups", lambda *_, **__: [[first], [first, second]])
@@ -285,7 +293,7 @@ def test_what_begins_during_a_benchmark_marks_what_is_measured_from_then_on(tmp_
 def test_time_is_kept_for_comparing_what_has_been_measured(monkeypatch):
     """The third rung would begin in time, but the comparison of the first two would not."""
     now = [0.0]
-    monkeypatch.setattr(context_module.time, "perf_counter", lambda: now[0])
+    set_clock(monkeypatch, now)
     rungs = [rung("resnet_pil_cpu"), rung("resnet_opencv_cpu"), rung("resnet_linear_cpu")]
     checked = iter([0.0, 59.99])
     monkeypatch.setattr(run_module, "_check", lambda *_: now.__setitem__(0, next(checked)) or perfect())
@@ -299,7 +307,7 @@ def test_time_is_kept_for_comparing_what_has_been_measured(monkeypatch):
 def test_fresh_processes_are_given_up_where_later_rungs_need_the_time(monkeypatch, until_s, processes):
     """After two rungs in 40 s a third is expected to take 20 s more, and the rounds 10 s."""
     now = [0.0]
-    monkeypatch.setattr(context_module.time, "perf_counter", lambda: now[0])
+    set_clock(monkeypatch, now)
     rounds = replace(ROUNDS, processes=3)
     context = context_module.Context(None, WORK, {}, PLAN, rounds, {}, None, None, None, until_s=until_s)
     now[0] = 40.0
