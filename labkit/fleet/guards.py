@@ -51,7 +51,7 @@ def _started(ray: Any, address: str, settings: dict[str, Any]) -> None:
     try:
         ray.init(address, **settings)
     except Exception as error:
-        if "timed out" not in str(error):
+        if "timed out during startup" not in str(error):
             raise
         ray.shutdown()
         ray.init(address, **settings)
