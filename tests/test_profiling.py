@@ -617,6 +617,21 @@ def test_a_rung_under_torch_profiler_shows_the_origins_reads():
     assert range_table(mended).set_index("range").loc["decode", "reads"] == 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no sessions of processes")
+def test_what_nsys_started_ends_with_it_under_another_parent_too():
+    detached = "import subprocess as s; print(s.Popen(['sleep', '9'], process_group=0, stdout=s.DEVNULL).pid)"
+    marked = {**os.environ, nsys._MARK: "this one"}
+    with subprocess.Popen(
+        [sys.executable, "-c", detached], env=marked, stdout=subprocess.PIPE, text=True
+    ) as launcher:
+        left = int(launcher.stdout.readline())
+    assert launcher.returncode == 0 and lives(left)
+    nsys._end(launcher.pid, "another one")
+    assert lives(left)
+    nsys._end(launcher.pid, "this one")
+    assert not lives(left)
+
+
 @needs_nsys
 @pytest.mark.extended
 def test_a_real_nsys_holds_the_ranges_that_labkit_sent():

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -23,6 +26,8 @@ TRACES = "cuda,nvtx" if sys.platform == "win32" else "cuda,nvtx,osrt"
 _QUIET = ("--sample=none", "--cpuctxsw=none")  # sampling needs rights that few machines give
 _USUAL_PLACES = ("/opt/nvidia/nsight-systems/*/bin/nsys", "/usr/local/cuda*/bin/nsys")
 _LONGEST_S = 300
+_END_S = 5.0
+_MARK = "LABKIT_NSYS_RUN"
 _SESSION = "NSYS_PROFILING_SESSION_ID"  # set by nsys for the programs that it watches
 
 Version = tuple[int, ...]
@@ -98,17 +103,18 @@ def run(command: list[str]) -> str:
         UnavailableError: it failed, with its own last words, or did not end.
         LabError: what it watched could not be run, in its own words.
     """
-    pipe = subprocess.PIPE
+    pipe, mark = subprocess.PIPE, secrets.token_hex(8)
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, errors="replace"
-    ) as running:
+        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, errors="replace",
+        env={**os.environ, _MARK: mark},
+    ) as running:  # fmt: skip
         try:
             printed, complained = running.communicate(timeout=_LONGEST_S)
         except subprocess.TimeoutExpired:
-            end_tree(running.pid)
+            _end(running.pid, mark)
             raise UnavailableError(f"nsys {command[1]} did not end within {_LONGEST_S} s") from None
         except KeyboardInterrupt:
-            end_tree(running.pid)  # nsys alone would leave its own agent at work on a report
+            _end(running.pid, mark)
             raise
     if running.returncode:
         words = (complained.strip() or printed.strip() or "it said nothing").splitlines()
@@ -118,6 +124,26 @@ def run(command: list[str]) -> str:
         failed = f"nsys {command[1]} failed ({running.returncode})"
         raise UnavailableError(f"{failed}: {words[-1]}; --engine torch profiles without nsys")
     return printed
+
+
+def _end(process: int, mark: str) -> None:
+    """Ends nsys and its agent, which is soon a child of another process and would go on with a report."""
+    import psutil
+
+    end_tree(process)
+    until_s = time.monotonic() + _END_S
+    while time.monotonic() < until_s:  # only what is marked starts what is marked: one empty look is enough
+        left = []
+        for each in psutil.process_iter():
+            with suppress(psutil.Error):
+                if each.environ().get(_MARK) == mark and each.status() != psutil.STATUS_ZOMBIE:
+                    left.append(each)
+        if not left:
+            return
+        for each in left:
+            with suppress(psutil.Error):
+                each.kill()
+        time.sleep(0.02)
 
 
 def find() -> Nsys | None:
