@@ -39,7 +39,6 @@ from conftest import TINY, further, make_frame  # isort: skip
 pytestmark = pytest.mark.usefixtures("networks_once")
 
 NAMES = [r.name for r in LADDER]
-SMALL = Workload(model_set="lab", size=TINY, objects=3)
 
 
 def test_names_are_unique_and_ancestors_come_first():
@@ -341,19 +340,19 @@ def assert_same_answers(got, wanted, box_px, share):
 
 @pytest.mark.parametrize("together", [4, *further(1, 2, 3)])
 @pytest.mark.parametrize("objects", [0, 3])
-def test_groups_of_frames_get_the_answers_of_single_frames(together, objects):
+def test_groups_of_frames_get_the_answers_of_single_frames(together, objects, workload):
     frames = [make_frame(i) for i in range(6)]  # 6 is no multiple of 4: the last group is not full
-    workload = dataclasses.replace(SMALL, objects=objects)
+    workload = dataclasses.replace(workload, objects=objects)
     single = list(rung("batched_cpu").run(frames, prepare(rung("batched_cpu").prepare, workload).net))
     row = in_groups("grouped_cpu", together)
     assert_same_answers(list(row.run(frames, prepare(row.prepare, workload).net)), single, 1e-2, 1e-3)
 
 
-def test_groups_where_some_frames_have_no_box():
+def test_groups_where_some_frames_have_no_box(workload):
     frames = [make_frame(i, seed=40 * i) for i in range(6)]
     row, one = in_groups("grouped_cpu", 3), rung("batched_cpu")
-    scores = [found.score.max() for _, found in one.run(frames, prepare(one.prepare, SMALL).net)]
-    some = dataclasses.replace(SMALL, threshold=float(np.median(scores)))
+    scores = [found.score.max() for _, found in one.run(frames, prepare(one.prepare, workload).net)]
+    some = dataclasses.replace(workload, threshold=float(np.median(scores)))
     single = list(one.run(frames, prepare(one.prepare, some).net))
     assert {len(found) == 0 for _, found in single} == {True, False}
     assert_same_answers(list(row.run(frames, prepare(row.prepare, some).net)), single, 1e-2, 1e-3)
