@@ -258,6 +258,15 @@ def test_figures_add_up():
     assert {"infer"} == {name for bar in player.rates.bars() for name in bar["spans"]}
 
 
+def test_each_frame_of_a_pass_has_its_share_of_the_time():
+    player = started(rung="grouped")
+    assert wait_for(lambda: player.rates.inferred.get("grouped", 0) >= 8)
+    timings = player.rates.recent()[:8]
+    assert [each.frames for each in timings] == [4] * 8
+    assert all(0.01 <= each.took_s < 0.04 for each in timings)
+    assert player.summary()["rungs"]["grouped"]["took_ms"] >= 10
+
+
 def test_what_is_counted_holds_no_pictures():
     def pictures():
         gc.collect()
@@ -444,21 +453,21 @@ BOTH = ("detr_r50", "resnet18")
         (BOTH, "scenes", {}, {"model_set": "lab"}),
         ((), "scenes", {}, {"model_set": "lab"}),
         ((PACKAGED,), "scenes", {}, {"model_set": "lab"}),
-        ((), "webcam", {}, {"model_set": "lab", "unnamed": True}),
+        ((), "webcam", {}, {"model_set": "lab", "stand_in": True}),
         ((), "photos", {"model_set": "lab"}, {"model_set": "lab"}),
         ((), "photos", {"weights": "random"}, {"model_set": "full", "weights": "random"}),
         ((PACKAGED,), "photos", {}, {"model_set": "full", "classifier": PACKAGED, "rung": "whole"}),
         ((PACKAGED,), "photos", {"classifier": PACKAGED}, {"model_set": "full", "rung": "whole"}),
         ((PACKAGED,), "photos", {"rung": "resnet_pil_cpu"}, {"classifier": PACKAGED}),
-        ((PACKAGED,), "photos", {"rung": "combined_cpu"}, {"model_set": "lab", "unnamed": True}),
-        ((PACKAGED,), "photos", {"rung": "resnet_pil_cpu", "second": "folded_cpu"}, {"unnamed": True}),
+        ((PACKAGED,), "photos", {"rung": "combined_cpu"}, {"model_set": "lab", "stand_in": True}),
+        ((PACKAGED,), "photos", {"rung": "resnet_pil_cpu", "second": "folded_cpu"}, {"stand_in": True}),
         ((*BOTH, PACKAGED), "clip.mp4", {}, {"model_set": "full"}),
     ],
 )
 def test_names_come_from_models_that_know_such_pictures(weights_here, here, source, asked, wanted):
     weights_here(*here)
     known = LiveSettings(**asked).resolved(source)
-    expected = {"unnamed": False, "classifier": None, **asked, **wanted}
+    expected = {"stand_in": False, "classifier": None, **asked, **wanted}
     rungs = WHOLE_FRAME_RUNGS if expected.get("rung") == "whole" else LIVE_RUNGS
     if expected.pop("rung", "whole") not in asked.values():
         assert known.rung in rungs

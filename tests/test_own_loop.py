@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import labkit
 from labkit.bench.agreement import Answers
-from labkit.bench.check_loop import SURE, _figure, try_own_loops
+from labkit.bench.check_loop import SURE, LoopCheck, _figure, try_own_loops
 from labkit.bench.frames import collect
 from labkit.bench.run import _with_own
 from labkit.bench.session import Session
@@ -35,6 +35,7 @@ from labkit.models.prepare import resolve_all
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.pipelines.own_loop import as_rung, loop_from_file, own_loop, own_rung, source_of
 from labkit.pipelines.plain_answers import as_detections
+from labkit.results.records import Agreement
 
 SIZE = (64, 48)
 LAB = Workload("lab", size=SIZE)
@@ -158,6 +159,22 @@ def test_a_generator_a_function_of_an_image_and_one_with_networks_are_rungs() ->
             yield frame, net.decode(net.infer(net.preprocess(frame.image)), frame.size)
 
     assert labkit.check(with_networks, "resnet_opencv_cpu", frames=2, size=(160, 128)).passed
+
+
+@pytest.mark.parametrize(
+    ("share", "same_name", "nan", "words"),
+    [
+        (1.0, 0.95, 0, "only 95% of boxes have the same name, and 99% are asked for; it found nothing"),
+        (0.57, 0.989, 0, "only 57% of boxes have the same label and place and only 98% of boxes have the same"),
+        (1.0, None, 3, "on 1 frames: 3 numbers of its raw outputs are NaN or infinite; it found"),
+        (1.0, 0.99, 0, "mine agrees with theirs on 1 frames: 100% of its"),
+    ],
+)
+def test_a_check_says_what_its_verdict_is_about(share, same_name, nan, words) -> None:
+    agreement = Agreement("theirs", 1, share, same_name, None, nan)
+    found = LoopCheck(agreement, Answers("mine", [], {}), Answers("theirs", [], {}), frames()[:1])
+    assert words in str(found)
+    assert found.passed == ("agrees" in str(found)) == (not agreement.differences)
 
 
 def test_spans_without_a_frame_belong_to_the_frame_taken_last() -> None:

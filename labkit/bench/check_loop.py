@@ -48,14 +48,15 @@ class LoopCheck:
 
     def __str__(self) -> str:
         found, wanted = (sum(map(len, each.found)) for each in (self.answers, self.expected))
-        share, name = self.agreement.share, self.answers.rung
+        name, of = self.answers.rung, f"{self.expected.rung} on {len(self.frames)} frames"
+        if not self.passed:
+            why = "; ".join(self.agreement.differences)
+            return f"{name} differs from {of}: {why}; it found {found or 'nothing'}, and {wanted} are expected"
         same_name = self.agreement.same_name
         named = "" if same_name is None else f", {same_name:.0%} of them named alike"
-        verdict = "agrees with" if self.passed else "differs from"
-        hint = "" if self.passed or found else "; it found nothing"
         return (
-            f"{name} {verdict} {self.expected.rung} on {len(self.frames)} frames: {share:.0%} of its "
-            f"{wanted} detections have the same label and place in yours ({found}){named}{hint}"
+            f"{name} agrees with {of}: {self.agreement.share:.0%} of its {wanted} detections have the same "
+            f"label and place in yours ({found}){named}"
         )
 
     def _repr_html_(self) -> str:

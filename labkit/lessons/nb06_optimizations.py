@@ -57,7 +57,14 @@ def launch_counts(objects: int = 5) -> pd.DataFrame:
                 "on purpose": sum(waits.values()) - values - copies,
             }
         )
-    return pd.DataFrame(rows).set_index("rung").round(1)
+    counted = [[count if isinstance(count, str) else _count(count) for count in row.values()] for row in rows]
+    return pd.DataFrame(counted, columns=list(rows[0]), dtype=object).set_index("rung")
+
+
+def _count(per_frame: float) -> float:
+    """To one decimal; a whole number as such, since only a group of frames has others."""
+    rounded = round(per_frame, 1)
+    return int(rounded) if rounded == int(rounded) else rounded
 
 
 @exercise_check

@@ -29,11 +29,12 @@ class Timing:
 
     Attributes:
         rung: name of the rung.
-        took_s: time the rung worked on it, without waiting for the frame.
-        waited_s: time it waited for the frame.
+        took_s: time the rung worked on it, without waiting for frames; of a pass over several, its share.
+        waited_s: time it waited for frames.
         age_s: from the frame's capture to the answer.
         done_s: when it was there.
         record: the spans of this answer.
+        frames: how many the pass took that it is from.
     """
 
     rung: str
@@ -42,6 +43,7 @@ class Timing:
     age_s: float
     done_s: float
     record: Recording
+    frames: int = 1
 
     def spans_ms(self) -> dict[str, float]:
         """Milliseconds per span, summed where one repeats."""
@@ -116,8 +118,23 @@ class _Run:
     def __init__(self, rung: Rung, net: Any, frames: Iterator[Frame]) -> None:
         self.rung = rung
         self.in_succession = 0  # failures since its last answer
-        self.begin: Callable[[], Any] = partial(rung.run, frames, net)
-        self.results = self.begin()
+        self.frames, self.share_s = 1, 0.0  # those of its last pass, and the time for each
+        self._run: Callable[[], Any] = partial(rung.run, map(self._count, frames), net)
+        self.begin()
+
+    def begin(self) -> None:
+        """A generator is finished by its error; the next frame gets a new one."""
+        self._taken = 0
+        self.results = self._run()
+
+    def _count(self, frame: Frame) -> Frame:
+        self._taken += 1
+        return frame
+
+    def worked(self, took_s: float) -> None:
+        """Notes the time that an answer took; if no frame was taken for it, it is from the pass before."""
+        if self._taken:
+            self.frames, self.share_s, self._taken = self._taken, took_s / self._taken, 0
 
 
 KEPT = 2  # one view and its comparison; more would hold memory that nobody looks at
@@ -136,7 +153,7 @@ def prepare_rungs(settings: LiveSettings, report: Callable[[str], None]) -> Read
     """The rungs that the settings name, with their networks for frames of their size.
 
     They are kept for the next start: running the cell again costs no second preparation. Boxes have no
-    names where random weights took the place of others, unless those were asked for.
+    names where models or weights that nobody asked for took the place of those that know the pictures.
 
     Raises:
         UsageError: no rung has that name.
@@ -156,12 +173,13 @@ def prepare_rungs(settings: LiveSettings, report: Callable[[str], None]) -> Read
     rungs = tuple(rung(name) for name in settings.rungs)
     with _preparing:
         prepared = [_prepared(each, workload, report, set(settings.rungs)) for each in rungs]
-    unasked = settings.weights == "auto" and any(each.settings["weights"] == "random" for each in prepared)
-    if settings.unnamed or unasked:
+    random = settings.weights == "auto" and any(each.settings["weights"] == "random" for each in prepared)
+    unnamed = random or settings.stand_in
+    if unnamed:
         rungs = tuple(
             each if each.prepare.form == "own" else replace(each, run=_unnamed(each.run)) for each in rungs
         )
-    lines = dict.fromkeys(_describe_weights(settings, each) for each in prepared)
+    lines = dict.fromkeys(_describe_weights(each, unnamed) for each in prepared)
     return Ready(rungs, tuple(each.net for each in prepared), tuple(lines))
 
 
@@ -196,7 +214,7 @@ def without_names(found: Detections) -> Detections:
     return replace(found, name=name, label=label, fine_label=None, fine_score=None, fine_name=None)
 
 
-def _describe_weights(settings: LiveSettings, prepared: Any) -> str:
+def _describe_weights(prepared: Any, unnamed: bool) -> str:
     kinds = prepared.settings.get("weights_kind", {})
     names, kind = " + ".join(kinds), prepared.settings.get("weights")
     if kind == "own":
@@ -207,7 +225,7 @@ def _describe_weights(settings: LiveSettings, prepared: Any) -> str:
         return f"{', '.join(f'{n}: {k}' for n, k in kinds.items())}; names of random weights mean nothing"
     if kind == "pretrained":
         return f"{names}: pretrained weights"
-    if settings.unnamed:
+    if unnamed:
         return (
             f"{names}: trained on the drawn things of scenes alone, so nothing is named here; pretrained "
             "weights know names: labkit weights --fetch, or pip install 'labkit[offline]'"
@@ -305,11 +323,13 @@ class Inference:
                 self._note_failure(run, error)
             return
         done_s = time.perf_counter()
-        took_s = done_s - began_s - self._waited_s
+        run.worked(done_s - began_s - self._waited_s)
         if run.in_succession:
             run.in_succession, self.fault = 0, ""
         if not self._stop.is_set():
-            timing = Timing(run.rung.name, took_s, self._waited_s, done_s - frame.t_s, done_s, record)
+            timing = Timing(
+                run.rung.name, run.share_s, self._waited_s, done_s - frame.t_s, done_s, record, run.frames
+            )
             self._on_answer(Answer(frame, found, timing))
 
     def _over(self) -> bool:
@@ -325,7 +345,7 @@ class Inference:
         else:
             why = f"{type(error).__name__}: {error}"
         self.fault = f"{run.rung.name}: a frame failed: {why}"
-        run.results = run.begin()  # a generator is finished by its error; the next frame gets a new one
+        run.begin()
         if run.in_succession > 1:
             self.fault += f" ({run.in_succession} in succession; choose another rung)"
             self._stop.wait(min(MOST_PAUSE_S, 0.02 * 2 ** min(run.in_succession, 10)))

@@ -56,7 +56,7 @@ class Rates:
             self._history.append((now_s, counts))
             while len(self._history) > 2 and self._history[1][0] < now_s - WINDOW_S:
                 self._history.popleft()
-            recent = [a for a in self._answers if a.done_s > now_s - max(WINDOW_S, 3 * a.took_s)]
+            recent = [a for a in self._answers if a.done_s > now_s - max(WINDOW_S, 3 * a.took_s * a.frames)]
             ages = [age for when, age in self._ages if when > now_s - WINDOW_S]
             rates = self._rates(counts)
             most_inferred = max(self.inferred.values(), default=0)

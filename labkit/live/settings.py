@@ -35,7 +35,7 @@ class LiveSettings:
         second: name of a rung shown beside it on the same frames, or None.
         model_set: "full" or "lab"; "auto": what can recognise something in the source.
         detector, classifier, weights: as in `Workload`; not for pages to change.
-        unnamed: boxes have no names, since those of the models would mean nothing; not to be asked for.
+        stand_in: the lab's models are there for want of any that know such pictures; not to be asked for.
         size: (width, height) px of the frames.
         threshold: what scores less is not drawn; None until it is known what is found.
         objects: boxes that are kept and named per frame, from 1 to 100.
@@ -52,7 +52,7 @@ class LiveSettings:
     detector: str | None = None
     classifier: str | None = None
     weights: WeightsWanted = "auto"
-    unnamed: bool = False
+    stand_in: bool = False
     size: Size = (640, 480)
     threshold: float | None = None
     objects: int = 5
@@ -83,7 +83,7 @@ class LiveSettings:
         """
         from labkit.pipelines.ladder import rung
 
-        known = {field.name for field in fields(self)} - {"weights", "detector", "classifier", "unnamed"}
+        known = {field.name for field in fields(self)} - {"weights", "detector", "classifier", "stand_in"}
         unknown = set(wanted) - known
         if unknown:
             raise UsageError(
@@ -113,7 +113,7 @@ class LiveSettings:
         """The same with what recognises something in a source in the place of "auto"; imports the ladder.
 
         Names come from models that know such pictures: pretrained ones, or the lab's for the drawn
-        `scenes`. Where there are none for the rung, its boxes are `unnamed`.
+        `scenes`. Where there are none for the rung, the lab's `stand_in`.
         """
         settings = self
         if self.model_set != "auto":
@@ -127,7 +127,7 @@ class LiveSettings:
         elif packaged_file() is not None and _name_whole_frames(self.rungs):
             settings = replace(self, model_set="full", classifier=PACKAGED)
         else:
-            settings = replace(self, model_set="lab", unnamed=True)
+            settings = replace(self, model_set="lab", stand_in=True)
         if settings.rung == "auto":
             among = WHOLE_FRAME_RUNGS if settings.only_classifies() else LIVE_RUNGS
             settings = replace(settings, rung=default_rung(among, but=settings.second).name)

@@ -97,5 +97,7 @@ def _caption(shot: Shot, settings: LiveSettings, weights: list[str]) -> str:
     for answer, names in zip(shot.answers, found, strict=True):
         assert answer is not None
         timing = answer.timing
-        parts.append(f"{timing.rung}: {names or 'nothing found'} ({1e3 * timing.took_s:.0f} ms)")
+        took_ms = 1e3 * timing.took_s
+        took = f"{took_ms:.{0 if took_ms >= 10 else 1}f} ms" + " per frame" * (timing.frames > 1)
+        parts.append(f"{timing.rung}: {names or 'nothing found'} ({took})")
     return " | ".join([*parts, *weights])

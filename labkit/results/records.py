@@ -37,6 +37,10 @@ SAME_WORK = ("model_set", "weights", "size", "objects", "paced_fps")
 """Settings in which two runs agree that did the same work, besides their models."""
 
 
+NEEDED = 0.99
+"""Share of boxes, and of their names, that are the same where two rungs agree."""
+
+
 @dataclass(frozen=True)
 class Agreement:
     """Agreement of a rung's answers with its reference's, on the same hashed frames.
@@ -65,13 +69,21 @@ class Agreement:
     @property
     def agrees(self) -> bool:
         """True if a speed-up may be claimed: at least 99% of boxes (and names), no NaN."""
-        named = 1.0 if self.same_name is None else self.same_name
-        return not self.unjudged and self.nan_count == 0 and self.share >= 0.99 and named >= 0.99
+        return not self.differences
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """Why it does not agree, in words; empty if it does."""
+        shares = {"label and place": self.share, "name": 1.0 if self.same_name is None else self.same_name}
+        few = [f"only {int(round(100 * x, 6))}% of boxes have the same {of}" for of, x in shares.items() if x < NEEDED]
+        needed = [f"{' and '.join(few)}, and {NEEDED:.0%} are asked for"] if few else []
+        nan = [f"{self.nan_count} numbers of its raw outputs are NaN or infinite"] if self.nan_count else []
+        return (*needed, *nan, *([self.unjudged] if self.unjudged else []))
 
     @property
     def unjudged(self) -> str:
         """Why a difference from the reference says nothing; empty if it does."""
-        if self.steady is None or self.steady >= 0.99:
+        if self.steady is None or self.steady >= NEEDED:
             return ""
         return (
             f"agreement cannot be judged: with these random weights, {self.reference} finds only "
