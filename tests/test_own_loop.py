@@ -165,7 +165,7 @@ def test_a_generator_a_function_of_an_image_and_one_with_networks_are_rungs() ->
     ("share", "same_name", "nan", "words"),
     [
         (1.0, 0.95, 0, "only 95% of boxes have the same name, and 99% are asked for; it found nothing"),
-        (0.57, 0.989, 0, "only 57% of boxes have the same label and place and only 98% of boxes have the same"),
+        (0.57, 0.989, 0, "only 57% of boxes have the same label and place and only 98% of boxes have the"),
         (1.0, None, 3, "on 1 frames: 3 numbers of its raw outputs are NaN or infinite; it found"),
         (1.0, 0.99, 0, "mine agrees with theirs on 1 frames: 100% of its"),
     ],

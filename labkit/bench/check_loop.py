@@ -51,7 +51,9 @@ class LoopCheck:
         name, of = self.answers.rung, f"{self.expected.rung} on {len(self.frames)} frames"
         if not self.passed:
             why = "; ".join(self.agreement.differences)
-            return f"{name} differs from {of}: {why}; it found {found or 'nothing'}, and {wanted} are expected"
+            return (
+                f"{name} differs from {of}: {why}; it found {found or 'nothing'}, and {wanted} are expected"
+            )
         same_name = self.agreement.same_name
         named = "" if same_name is None else f", {same_name:.0%} of them named alike"
         return (

@@ -75,7 +75,11 @@ class Agreement:
     def differences(self) -> tuple[str, ...]:
         """Why it does not agree, in words; empty if it does."""
         shares = {"label and place": self.share, "name": 1.0 if self.same_name is None else self.same_name}
-        few = [f"only {int(round(100 * x, 6))}% of boxes have the same {of}" for of, x in shares.items() if x < NEEDED]
+        few = [
+            f"only {int(round(100 * x, 6))}% of boxes have the same {of}"
+            for of, x in shares.items()
+            if x < NEEDED
+        ]
         needed = [f"{' and '.join(few)}, and {NEEDED:.0%} are asked for"] if few else []
         nan = [f"{self.nan_count} numbers of its raw outputs are NaN or infinite"] if self.nan_count else []
         return (*needed, *nan, *([self.unjudged] if self.unjudged else []))
