@@ -1,5 +1,6 @@
 """The live view without a browser: player, view and their stand-ins."""
 
+import ast
 import gc
 import io
 import json
@@ -1458,3 +1459,49 @@ def test_a_notebook_without_a_browser_shows_stills(tmp_path):
     assert sum("image/jpeg" in output.get("data", {}) for output in outputs) == 2
     assert "resnet_linear_cpu" in outputs[-1]["data"]["text/plain"]
     assert "widgets" not in notebook.metadata
+
+
+HEARS = """
+import threading, time
+from pathlib import Path
+from labkit.live.widget import LiveWidget
+
+class Hears:
+    def receive(self, message, buffers):
+        Path({path!r}).write_text(message["word"])
+
+widget = LiveWidget(lambda send: Hears())
+def display():
+    while True:
+        widget.send({{"type": "ping"}})
+        time.sleep(0.01)
+comm_id = widget.comm.comm_id
+"""
+
+
+def test_a_page_is_heard_while_a_cell_runs_and_the_view_sends(tmp_path):
+    start_new_kernel = pytest.importorskip("jupyter_client.manager").start_new_kernel
+
+    heard = tmp_path / "heard.txt"
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        asked = {"id": "comm_id"}
+        made = client.execute(HEARS.format(path=str(heard)), user_expressions=asked, reply=True, timeout=60)
+        comm_id = ast.literal_eval(made["content"]["user_expressions"]["id"]["data"]["text/plain"])
+        request = client.session.msg("create_subshell_request")
+        client.control_channel.send(request)
+        subshell = client.control_channel.get_msg(timeout=30)["content"]["subshell_id"]
+        client.execute("threading.Thread(target=display, daemon=True).start()\ntime.sleep(60)")
+        status = None
+        while status != "busy":
+            status = client.get_iopub_msg(timeout=30)["content"].get("execution_state")
+        while client.get_iopub_msg(timeout=30)["msg_type"] != "comm_msg":
+            pass  # the view sends now
+        said = {"method": "custom", "content": {"word": "hello"}}
+        message = client.session.msg("comm_msg", {"comm_id": comm_id, "data": said})
+        message["header"]["subshell_id"] = subshell
+        client.shell_channel.send(message)
+        assert wait_for(lambda: heard.exists() and heard.read_text() == "hello")
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)

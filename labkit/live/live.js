@@ -239,7 +239,7 @@ class Camera {
     const resized = String(this.size) !== String(state.settings.size);
     this.size = state.settings.size;
     if (!mine) this.stop();
-    else if (resized && this.stream) this.restart();
+    else if (resized && (this.stream || this.starting)) this.restart();
     else if (!this.stream && !this.starting && !this.failed) this.start();
   }
 

@@ -35,6 +35,9 @@ class LiveWidget(Placed):
             note_message: called for each message of a page, in the thread that brings it.
         """
         super().__init__()
+        # Pages choose where their messages go: to a thread of their own, which hears them while a cell
+        # runs. ipykernel 7.4 sends them after the last request instead, to a busy cell or a closed page.
+        self.comm._reply_subshell_for = None
         self._gone = False
         self._note_message = note_message
         self.fallback: Send | None = None

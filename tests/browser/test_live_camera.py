@@ -87,6 +87,10 @@ def ages(sheet, looks=40):
     return 1e3 * behind / camera_fps, median(told)
 
 
+def agree(behind_ms, told_ms):
+    return 0 < told_ms < 2000 and abs(behind_ms - told_ms) < 200
+
+
 def test_the_browsers_camera_arrives_in_order_and_soon(desk, page, lab):
     page.add_init_script(WATCH)
     sheet = desk(OPEN.format(source="browser"))
@@ -95,9 +99,8 @@ def test_the_browsers_camera_arrives_in_order_and_soon(desk, page, lab):
     numbers = numbers_shown(sheet, 4)
     assert len(numbers) > 10
     assert in_order(numbers), str(numbers)
-    behind_ms, told_ms = ages(sheet)
-    assert 0 < told_ms < 2000  # the figure itself is measured on a quiet machine
-    assert abs(behind_ms - told_ms) < 200, "the age that is told is not that of the pixels"
+    # The figure itself is measured on a quiet machine.
+    eventually(lambda: agree(*ages(sheet)), 60, "the age that is told is not that of the pixels")
     cameras = sheet.view.get_by_label("Camera", exact=True)
     eventually(lambda: cameras.locator("option").count() >= 2)
     keep(page, "browser-camera")

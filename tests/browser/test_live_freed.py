@@ -42,7 +42,8 @@ def test_the_camera_is_free_after_interrupt_reload_restart_and_closing(desk, lab
         return not holders(lab, camera)
 
     sheet.begin_cell(1)
-    eventually(lambda: len(numbers_shown(sheet, 2)) > 5, 30.0)  # pictures come while a cell runs
+    # Pictures come while a cell runs.
+    eventually(lambda: len(numbers_shown(sheet, 2)) > 5, 30.0, lambda: message(sheet))
     freed_after(interrupt, free)
     eventually(lambda: "KeyboardInterrupt" in sheet.text_of(1))
     eventually(lambda: "interrupt" in message(sheet))
@@ -107,9 +108,9 @@ def test_two_tabs_show_one_view_and_the_last_one_frees_the_camera(desk, lab, pag
     second_page = page.context.new_page()
     second = Desk(lab, second_page, sheet.name)
     wait_until_running(second)
-    assert len(numbers_shown(second, 1)) > 2
+    eventually(lambda: len(numbers_shown(second, 1)) > 2)
     page.bring_to_front()
-    assert len(numbers_shown(sheet, 1)) > 2
+    eventually(lambda: len(numbers_shown(sheet, 1)) > 2)
     assert len(set(holders(lab, camera))) == 1 == running_views(lab)
     second.view.get_by_label("Threshold").focus()
     second_page.keyboard.press("Home")
@@ -117,5 +118,5 @@ def test_two_tabs_show_one_view_and_the_last_one_frees_the_camera(desk, lab, pag
     page.close()
     time.sleep(FREE_S + 0.5)
     assert holders(lab, camera)
-    assert len(numbers_shown(second, 1)) > 2
+    eventually(lambda: len(numbers_shown(second, 1)) > 2)
     freed_after(second_page.close, lambda: not holders(lab, camera))
