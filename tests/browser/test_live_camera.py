@@ -96,7 +96,7 @@ def test_the_browsers_camera_arrives_in_order_and_soon(desk, page, lab):
     sheet = desk(OPEN.format(source="browser"))
     sheet.run_cell()
     wait_until_running(sheet)
-    numbers = numbers_shown(sheet, 4)
+    numbers = numbers_shown(sheet, 4, 11)
     assert len(numbers) > 10
     assert in_order(numbers), str(numbers)
     # The figure itself is measured on a quiet machine.

@@ -69,7 +69,7 @@ def test_frames_come_in_order_and_the_controls_work(desk, lab, page, camera):
     sheet = desk(OPEN.format(source=camera.name))
     sheet.run_cell()
     wait_until_running(sheet)
-    numbers = numbers_shown(sheet, 3)
+    numbers = numbers_shown(sheet, 3, 16)
     assert len(numbers) > 15
     assert in_order(numbers), str(numbers)
 
@@ -142,7 +142,7 @@ def test_sources_keys_classes_and_downloads(desk, lab, page, camera, tmp_path):
     eventually(lambda: '"browser"' in message(sheet), 30, lambda: message(sheet))
     sources.select_option("browser")
     eventually(lambda: message(sheet).startswith("browser · running"), 30, lambda: message(sheet))
-    assert len(numbers_shown(sheet, 2)) > 3
+    assert len(numbers_shown(sheet, 2, 4)) > 3
 
     cells = page.locator(".jp-CodeCell").count()
     view.locator("canvas").first.click()
