@@ -416,10 +416,10 @@ class Panel {
     );
     const main = make("div", { className: "labkit-main" });
     const [picture, side] = [make("div", { className: "labkit-picture" }), make("div", { className: "labkit-side" })];
-    picture.append(this.stage, this.message, this.buttons);
+    picture.append(this.captions, this.stage, this.message, this.buttons);
     side.append(this.figures, this.found, this.plot, this.legend);
     main.append(picture, side);
-    el.append(this.captions, main, this.settings, this.classes, this.weights, this.unavailable, keys);
+    el.append(main, this.settings, this.classes, this.weights, this.unavailable, keys);
     if (client.picture) this.paint(client.picture);
   }
 

@@ -257,7 +257,8 @@ def _ladder() -> list[dict[str, Any]]:
     from labkit.core.requirements import unmet_requirement
     from labkit.pipelines.ladder import LADDER, about_here
 
-    return [_row(r.name, about_here(r), r.stage, unmet_requirement(r.needs)) for r in LADDER]
+    by_stage = sorted(LADDER, key=lambda each: each.stage)
+    return [_row(r.name, about_here(r), r.stage, unmet_requirement(r.needs)) for r in by_stage]
 
 
 class _Cameras:

@@ -80,6 +80,8 @@ def test_frames_come_in_order_and_the_controls_work(desk, lab, page, camera):
     canvas = view.locator("canvas").first
     eventually(lambda: canvas.evaluate("c => c.width") == 1280)
     eventually(lambda: "resnet_pil_cpu" in line(sheet), 30)
+    picture, name = canvas.bounding_box(), view.locator(".labkit-captions span").nth(1).bounding_box()
+    assert abs(name["x"] - picture["x"] - picture["width"] / 2) < 5  # above its half
     keep(page, "compare")
     view.get_by_label("Compare with").select_option("")
     eventually(lambda: canvas.evaluate("c => c.width") == 640)
