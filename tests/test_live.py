@@ -515,6 +515,12 @@ def test_random_weights_name_nothing_unless_they_were_asked_for(weights_here, we
     assert "names mean nothing" in ready.weights[0]
 
 
+def test_of_the_models_of_both_rungs_one_thing_is_said_once():
+    both = LiveSettings(rung="combined_cpu", second="resnet_opencv_cpu", size=SIZE, model_set="lab")
+    (said,) = prepare_rungs(both, lambda line: None).weights
+    assert said.startswith("lab_detr + lab_resnet: trained on the drawn things of scenes alone; of")
+
+
 @pytest.mark.skipif(packaged_file() is None, reason="needs the extra offline")
 def test_photographs_get_true_names_where_only_a_package_knows_them(weights_here, tmp_path):
     skimage_data = pytest.importorskip("skimage.data")

