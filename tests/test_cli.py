@@ -76,6 +76,8 @@ def labkit(*arguments, **options):
         (["compare", "a", "b", "--open-timeout", "0"], 2, "--open-timeout"),
         (["profile", "resnet_pil_cpu", "--read-timeout", "nan"], 2, "--read-timeout"),
         (["sweep", "--fit", "wide"], 2, "--fit"),
+        (["live", "--no-browser", "http://joe:s3cret@camera/live"], 2, "http://***@camera/live is an address"),
+        (["batch", "joe:s3cret@camera", "--out", "found"], 2, "*** is an address"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_an_exit_code(arguments, code, words, tmp_path, monkeypatch, capsys):
@@ -83,7 +85,7 @@ def test_a_mistake_is_one_sentence_and_an_exit_code(arguments, code, words, tmp_
     monkeypatch.setattr("sys.argv", ["labkit", *arguments])
     assert exit_code() == code
     told = capsys.readouterr()
-    assert words in told.err
+    assert words in told.err and "s3cret" not in told.err
     assert "Traceback" not in told.err + told.out
 
 

@@ -460,6 +460,7 @@ BOTH = ("detr_r50", "resnet18")
         ((PACKAGED,), "photos", {}, {"model_set": "full", "classifier": PACKAGED, "rung": "whole"}),
         ((PACKAGED,), "photos", {"classifier": PACKAGED}, {"model_set": "full", "rung": "whole"}),
         ((PACKAGED,), "photos", {"rung": "resnet_pil_cpu"}, {"classifier": PACKAGED}),
+        (("resnet18",), "photos", {"rung": "resnet_pil_cpu"}, {"model_set": "full"}),
         ((PACKAGED,), "photos", {"rung": "combined_cpu"}, {"model_set": "lab", "stand_in": True}),
         ((PACKAGED,), "photos", {"rung": "resnet_pil_cpu", "second": "folded_cpu"}, {"stand_in": True}),
         ((*BOTH, PACKAGED), "clip.mp4", {}, {"model_set": "full"}),

@@ -19,13 +19,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchvision.models import resnet50
 
+from labkit.bench.run import run_benchmark
 from labkit.cli.main import main
 from labkit.core.errors import WeightsError
+from labkit.core.types import Workload
 from labkit.models import download as download_module
 from labkit.models import weights
 from labkit.models.detectors.catalogue import detectors
 from labkit.models.detr_files import load_detr
 from labkit.models.networks import build
+from labkit.pipelines.ladder import rung
 
 
 @pytest.fixture(autouse=True)
@@ -200,6 +203,20 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
     assert not weights.have_pretrained(("detr_r50", "resnet18"))
     assert not weights.have_pretrained(("detr_r50", "resnet18"))
     assert asked == ["detr_r50"]
+
+
+def test_a_benchmark_asks_the_hub_for_the_models_of_its_rungs_alone(monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def fetch(model, **_):
+        raise Asked(model)
+
+    monkeypatch.setattr(weights, "cached", lambda model: None)
+    monkeypatch.setattr(weights, "fetch", fetch)
+    for name, model in (("resnet_linear_cpu", "resnet18"), ("detr_opencv_cpu", "detr_r50")):
+        with pytest.raises(Asked, match=model):
+            run_benchmark([rung(name)], workload=Workload(size=(64, 48)))
 
 
 def test_what_is_not_cached_is_fetched_before_it_is_done_without(monkeypatch):

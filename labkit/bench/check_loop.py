@@ -106,7 +106,7 @@ def check(
     work.setdefault("source", "scenes")
     work.setdefault("model_set", "lab")
     source, workload, timeouts = read_work(work)
-    chosen = resolve_all(workload)
+    chosen = resolve_all(workload, (rung.prepare.task, other.prepare.task))
     kept = collect(source, workload.size, frames, fit=workload.fit, seed=workload.seed, **timeouts).frames
     found, expected = (Session(each, workload, kept, chosen).answers(kept) for each in (rung, other))
     return LoopCheck(measure_agreement(expected, found), found, expected, kept)

@@ -318,7 +318,7 @@ def run_benchmark(
                      **(opening or {}))  # fmt: skip
     workload = replace(workload, size=frames.frames[0].size)
     reporter.step("looking for weights")
-    weights = resolve_all(workload, progress=True)
+    weights = resolve_all(workload, [rung.prepare.task for rung in runnable], progress=True)
     random = [name for name, each in weights.items() if each.kind == "random"]
     if random and any(rung.prepare.form != "own" for rung in runnable):
         reporter.note(f"{' and '.join(random)}: {weights[random[0]].note}")

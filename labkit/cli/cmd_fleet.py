@@ -68,10 +68,11 @@ def fleet(
     from labkit.fleet.fleet_plan import Plan, with_group
 
     work = as_keywords(work)
+    chosen = with_group(_rung(rung, batch), batch)
     plan = Plan(
         sources=tuple(source),
-        rung=with_group(_rung(rung, batch), batch),
-        workload=_workload(model_set, threshold, work),
+        rung=chosen,
+        workload=_workload(chosen, model_set, threshold, work),
         fps=fps,
         seconds=seconds,
         out=out,
@@ -193,11 +194,12 @@ def batch_command(
     from labkit.fleet.fleet_plan import with_group
 
     work = as_keywords(work)
+    chosen = with_group(_rung(rung, batch), batch)
     settings = Batch(
         folder=folder,
         out=out,
-        rung=with_group(_rung(rung, batch), batch),
-        workload=_workload(model_set, threshold, work),
+        rung=chosen,
+        workload=_workload(chosen, model_set, threshold, work),
         segment=segment,
         engines=engines,
         timeouts_s=(work["open_timeout_s"], work["read_timeout_s"]),
@@ -264,7 +266,7 @@ def _rung(name: str, group: int | None) -> Rung:
     return able[0] if able else rung_named("grouped_cpu")
 
 
-def _workload(model_set: str, threshold: float, work: Mapping[str, Any]) -> Workload:
+def _workload(rung: Rung, model_set: str, threshold: float, work: Mapping[str, Any]) -> Workload:
     from labkit.core.types import Workload
     from labkit.live.settings import default_model_set
     from labkit.models.weights import models_of
@@ -273,7 +275,7 @@ def _workload(model_set: str, threshold: float, work: Mapping[str, Any]) -> Work
     if model_set == "auto" and (work["weights"] != "auto" or work["detector"] or work["classifier"]):
         model_set = "full"  # only that set has a choice of weights and models
     if model_set == "auto":
-        model_set = default_model_set()
+        model_set = default_model_set([rung.prepare.task])
     if model_set == "lab" and chosen["weights"] not in ("auto", "pretrained"):
         raise UsageError("the lab's own models ship with their weights; leave out --weights")
     workload = Workload(model_set=model_set, threshold=threshold, **chosen)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,9 @@ from labkit.core.errors import (
 )
 from labkit.core.requirements import unmet_requirement
 from labkit.core.terminal import accept_any_text, print_text
+from labkit.sources.spec import is_address, redact
+
+TAKE_ADDRESSES = ("--source", "--address")
 
 app = typer.Typer(
     name="labkit",
@@ -210,6 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             _add_commands()
             _check_folder()
+            _check_addresses(sys.argv[1:] if arguments is None else arguments)
             app(arguments)  # ends the process itself, with the command's exit code
         except LabError as error:
             print_text(f"labkit: {error}", file=sys.stderr)
@@ -238,6 +243,17 @@ def _check_folder() -> None:
         os.getcwd()
     except FileNotFoundError:
         raise UsageError("the folder that this was started in has been deleted; cd to another one") from None
+
+
+def _check_addresses(arguments: list[str]) -> None:
+    """Refuses an address in a place of something else, before a message quotes it with its password."""
+    if arguments[:1] == ["fleet"]:
+        return
+    for before, argument in pairwise(["", *arguments]):
+        if before not in TAKE_ADDRESSES and is_address(argument):
+            raise UsageError(
+                f"{redact(argument)} is an address; give it as labkit bench --source ADDRESS, or to labkit fleet"
+            )
 
 
 @contextmanager

@@ -26,9 +26,9 @@ def inside_detr(source: str = "scenes", index: int = 0, *, objects: int = 3, see
     They are the strength of the backbone's last feature map, the encoder's attention from the middle of
     the best box, the decoder's attention of each of the best `objects` boxes, and these boxes.
     """
-    model_set = "full" if have_pretrained(MODELS["full"]) else "lab"  # random weights look at nothing
+    model_set = "full" if have_pretrained(MODELS["full"][:1]) else "lab"  # random weights look at nothing
     workload = Workload(model_set, "auto", objects=objects, threshold=0.5)  # type: ignore[arg-type]
-    weights = resolve_all(workload)
+    weights = resolve_all(workload, ["detect"])
     detector = models_of(workload)[0]
     network = build(weights[detector])
     with open_source(source, workload.size, seed=seed, limit=index + 1) as stream:

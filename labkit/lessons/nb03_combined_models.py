@@ -76,7 +76,7 @@ def box_costs(
     """
     frames = collect(source, size, seed=seed)
     workloads = {n: Workload(model_set, "auto", size, n, seed=seed) for n in boxes}  # type: ignore[arg-type]
-    weights = resolve_all(workloads[boxes[0]])
+    weights = resolve_all(workloads[boxes[0]], [rung_named(name).prepare.task for name in rungs])
     plan = replace(QUICK, seconds=QUICK.seconds / 5 if quick else QUICK.seconds, warm_s=0.1)
     reasons = {name: unmet_requirement(rung_named(name).needs) for name in rungs}
     found = ResultSet(skipped={name: reason for name, reason in reasons.items() if reason})

@@ -101,7 +101,7 @@ def service_times(
 
     workload = Workload(model_set=model_set, size=size, objects=objects, seed=seed)  # type: ignore[arg-type]
     frames = collect(source, size, seed=seed).frames
-    weights = resolve_all(workload)
+    weights = resolve_all(workload, [rung_named(name).prepare.task])
     passes_s: dict[int, list[float]] = {n: [] for n in groups}
     order = np.random.default_rng(seed)
     with ExitStack() as stack:

@@ -122,7 +122,7 @@ class LiveSettings:
             settings = replace(self, model_set="full")  # only that set has a choice of weights and models
         elif source == "scenes":
             settings = replace(self, model_set="lab")
-        elif default_model_set() == "full":
+        elif default_model_set(_tasks(self.rungs)) == "full":
             settings = replace(self, model_set="full")
         elif packaged_file() is not None and _name_whole_frames(self.rungs):
             settings = replace(self, model_set="full", classifier=PACKAGED)
@@ -177,11 +177,22 @@ def default_rung(among: Iterable[str] = LIVE_RUNGS, but: str | None = None) -> R
     return next(r for r in map(rung, among) if unmet_requirement(r.needs) is None and r.name != but)
 
 
-def default_model_set() -> Literal["full", "lab"]:
-    """The model set that recognises something: the full one where it is pretrained, cached or fetched."""
-    from labkit.models.weights import MODELS, have_pretrained
+def default_model_set(tasks: Iterable[str]) -> Literal["full", "lab"]:
+    """The model set that recognises something: the full one where it is pretrained, cached or fetched.
 
-    return "full" if have_pretrained(MODELS["full"]) else "lab"
+    Args:
+        tasks: of the rungs, whose models are looked for and no others.
+    """
+    from labkit.models.weights import have_pretrained, models_for
+
+    models = dict.fromkeys(model for task in tasks for model in models_for(task, Workload()).values())
+    return "full" if have_pretrained(list(models)) else "lab"
+
+
+def _tasks(rungs: Iterable[str]) -> list[str]:
+    from labkit.pipelines.ladder import rung
+
+    return ["combined" if name == "auto" else rung(name).prepare.task for name in rungs]
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,7 @@ from labkit.models.preprocess import InputSpec, Preprocess, preprocessor
 from labkit.models.streamed import StagedNet, StreamedNet
 from labkit.models.third_party import transformers_pipeline
 from labkit.models.trimmed import TrimmedDetr, trimmed
-from labkit.models.weights import Weights, lab_weights, models_of, resolve
+from labkit.models.weights import Weights, lab_weights, models_for, models_of, resolve
 
 Report = Callable[[str], None]
 _BYTES: dict[str, Callable[[InputSpec, str], Preprocess]] = {"bytes": ByteInput, "pinned": PinnedInput}
@@ -61,12 +61,8 @@ def prepare(
     if preparation.device == "cuda" and not torch.cuda.is_available():
         raise UnavailableError("this rung needs an NVIDIA GPU; labkit doctor says what is missing")
     bound_threads()
-    parts = _parts(preparation)
-    chosen = {
-        part: _weights_of(model, workload, weights)
-        for part, model in zip(("detect", "classify"), models_of(workload), strict=True)
-        if part in parts
-    }
+    models = models_for(preparation.task, workload)
+    chosen = {part: _weights_of(model, workload, weights) for part, model in models.items()}
     if preparation.form == "own":  # no network, only the names that its labels stand for
         names = OwnLabels(*map(labels_of, chosen.values()))
         return Prepared(names, {**_settings(preparation, workload, {}), "weights": "own"})
@@ -75,16 +71,12 @@ def prepare(
     return Prepared(_with_filter(net, preparation, workload), _settings(preparation, workload, networks))
 
 
-def resolve_all(workload: Workload, *, progress: bool = False) -> dict[str, Weights]:
-    """The weights of every model of the workload's set, chosen once for many rungs."""
-    return {model: _weights_of(model, workload, progress=progress) for model in models_of(workload)}
-
-
-def _parts(preparation: Preparation) -> tuple[str, ...]:
-    parts = {"classify": ("classify",), "detect": ("detect",), "combined": ("detect", "classify")}
-    if preparation.task not in parts:
-        raise UsageError(f"task is one of {', '.join(parts)}, not {preparation.task!r}")
-    return parts[preparation.task]
+def resolve_all(
+    workload: Workload, tasks: Iterable[str] = ("combined",), *, progress: bool = False
+) -> dict[str, Weights]:
+    """The weights of the workload's models for these tasks, chosen once for many rungs."""
+    models = dict.fromkeys(model for task in tasks for model in models_for(task, workload).values())
+    return {model: _weights_of(model, workload, progress=progress) for model in models}
 
 
 def _weights_of(

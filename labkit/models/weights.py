@@ -43,6 +43,8 @@ RESNET18_BYTES, DETR_BYTES = 46_830_571, 166_618_694
 LAB_FOLDER = Path(__file__).parent / "lab"
 MODELS = {"full": ("detr_r50", "resnet18"), "lab": ("lab_detr", "lab_resnet")}
 """(detector, classifier) of each model set; `models_of` knows the others that can stand in their place."""
+PARTS = {"classify": ("classify",), "detect": ("detect",), "combined": ("detect", "classify")}
+"""Parts of a task, each of which one model does."""
 TIMEOUT_S = 3.0
 """Time within which a host has to answer."""
 CHECKSUMS = "sha256.json"
@@ -64,6 +66,18 @@ def models_of(workload: Workload) -> tuple[str, str]:
 
         classifier = _known(workload.classifier, "classifier", CLASSIFIERS)
     return detector, classifier
+
+
+def models_for(task: str, workload: Workload) -> dict[str, str]:
+    """Names of the workload's models for a task, by their part in it: "detect", "classify".
+
+    Raises:
+        UsageError: there is no such task or model.
+    """
+    if task not in PARTS:
+        raise UsageError(f"task is one of {', '.join(PARTS)}, not {task!r}")
+    names = zip(PARTS["combined"], models_of(workload), strict=True)
+    return {part: model for part, model in names if part in PARTS[task]}
 
 
 def _known(name: str, kind: str, names: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from labkit.results.checksums import primary_code
 
 T = TypeVar("T")
 
-BUSY_TIMEOUT_S = 30.0
+BUSY_TIMEOUT_S = 10.0  # of each wait for a lock, which others hold for milliseconds
 HEADER_BYTES = 100  # of SQLite's file format; its magic text first, the application id at its end
 MAGIC, APPLICATION_ID_AT = b"SQLite format 3\0", 68
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre"}

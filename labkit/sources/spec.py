@@ -45,6 +45,7 @@ _PARTS = re.compile(
     r"^[A-Za-z][A-Za-z0-9+.-]*://(?:(?P<user>[^/?#\s]*)@)?"
     r"(?P<place>(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)(?P<behind>(?:[/?#].*)?)$"
 )
+_LOGIN = re.compile(r"[^/\\@]+:[^\\].*@", re.DOTALL)
 HOST = re.compile(
     r"^(www\.|localhost\b|\[[0-9A-Fa-f:.]+\]|\d{1,3}(\.\d{1,3}){3}(?![\w.])"
     r"|[A-Za-z0-9.-]+:\d{2,5}/|([A-Za-z0-9-]+\.)+((local|lan|home)(/|$)|[A-Za-z]{2,}(/|:\d{2,5}(/|$))))"
@@ -77,6 +78,12 @@ def scheme_of(spec: str) -> str | None:
     """The scheme of an address in lower case ("http", "rtsp", ...), None for anything else."""
     found = _ADDRESS.match(spec)
     return found.group(1).lower() if found else None
+
+
+def is_address(name: str) -> bool:
+    """True for an address, also one without its scheme that has a user and a password."""
+    bare = clean_spec(name)
+    return scheme_of(bare) is not None or (_LOGIN.match(bare) is not None and redact(bare) != bare)
 
 
 def clean_spec(spec: str) -> str:
