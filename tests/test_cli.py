@@ -76,7 +76,7 @@ def labkit(*arguments, **options):
         (["compare", "a", "b", "--open-timeout", "0"], 2, "--open-timeout"),
         (["profile", "resnet_pil_cpu", "--read-timeout", "nan"], 2, "--read-timeout"),
         (["sweep", "--fit", "wide"], 2, "--fit"),
-        (["live", "--no-browser", "http://joe:s3cret@camera/live"], 2, "http://***@camera/live is an address"),
+        (["live", "--no-browser", "http://joe:s3cret@camera"], 2, "http://***@camera is an address"),
         (["batch", "joe:s3cret@camera", "--out", "found"], 2, "*** is an address"),
     ],
 )

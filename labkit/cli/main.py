@@ -251,9 +251,7 @@ def _check_addresses(arguments: list[str]) -> None:
         return
     for before, argument in pairwise(["", *arguments]):
         if before not in TAKE_ADDRESSES and is_address(argument):
-            raise UsageError(
-                f"{redact(argument)} is an address; give it as labkit bench --source ADDRESS, or to labkit fleet"
-            )
+            raise UsageError(f"{redact(argument)} is an address; give it with --source, or to labkit fleet")
 
 
 @contextmanager
