@@ -33,8 +33,8 @@ class Timing:
         waited_s: time it waited for frames.
         age_s: from the frame's capture to the answer.
         done_s: when it was there.
-        record: the spans of this answer.
-        frames: how many the pass took that it is from.
+        record: the spans of the pass that it is from.
+        frames: how many that pass took.
     """
 
     rung: str
@@ -46,11 +46,11 @@ class Timing:
     frames: int = 1
 
     def spans_ms(self) -> dict[str, float]:
-        """Milliseconds per span, summed where one repeats."""
+        """Its share of the milliseconds per span, summed where one repeats."""
         out: dict[str, float] = {}
         for part in self.record.spans():
             ms = part.gpu_ms if part.gpu_ms is not None else (part.stop_ns - part.start_ns) / 1e6
-            out[part.name] = out.get(part.name, 0.0) + ms
+            out[part.name] = out.get(part.name, 0.0) + ms / self.frames
         return out
 
 
@@ -119,6 +119,7 @@ class _Run:
         self.rung = rung
         self.in_succession = 0  # failures since its last answer
         self.frames, self.share_s = 1, 0.0  # those of its last pass, and the time for each
+        self.record = Recording()  # of that pass
         self._run: Callable[[], Any] = partial(rung.run, map(self._count, frames), net)
         self.begin()
 
@@ -131,10 +132,11 @@ class _Run:
         self._taken += 1
         return frame
 
-    def worked(self, took_s: float) -> None:
+    def worked(self, took_s: float, record: Recording) -> None:
         """Notes the time that an answer took; if no frame was taken for it, it is from the pass before."""
         if self._taken:
-            self.frames, self.share_s, self._taken = self._taken, took_s / self._taken, 0
+            self.frames, self.share_s, self.record = self._taken, took_s / self._taken, record
+            self._taken = 0
 
 
 KEPT = 2  # one view and its comparison; more would hold memory that nobody looks at
@@ -331,13 +333,12 @@ class Inference:
                 self._note_failure(run, error)
             return
         done_s = time.perf_counter()
-        run.worked(done_s - began_s - self._waited_s)
+        run.worked(done_s - began_s - self._waited_s, record)
         if run.in_succession:
             run.in_succession, self.fault = 0, ""
         if not self._stop.is_set():
-            timing = Timing(
-                run.rung.name, run.share_s, self._waited_s, done_s - frame.t_s, done_s, record, run.frames
-            )
+            spent = self._waited_s, done_s - frame.t_s, done_s
+            timing = Timing(run.rung.name, run.share_s, *spent, run.record, run.frames)
             self._on_answer(Answer(frame, found, timing))
 
     def _over(self) -> bool:
