@@ -134,6 +134,18 @@ def test_the_simulated_race_is_described(capsys):
     assert "All 4 frames got their own answer" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"schedule": "two streems"}, "no schedule 'two streems' to simulate; there are: one stream; two"),
+        ({"late": "uplaod"}, "no step 'uplaod' to simulate; there are: upload; filter; infer; copy back"),
+    ],
+)
+def test_what_cannot_be_simulated_is_told(asked, words):
+    with pytest.raises(UsageError, match=words):
+        nb05_streams.simulated(**asked)
+
+
 def test_more_frames_in_flight_cost_latency():
     table = nb05_streams.depths((1, 2, 4))
     assert table["frames per second"][1] > 1.3 * table["frames per second"][0]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labkit.core.errors import UsageError
 from labkit.core.shown_table import shown_table
 from labkit.core.terminal import print_text
 from labkit.core.trace import hidden_share
@@ -169,9 +170,15 @@ def simulated(
         late: "upload", "filter", "infer" or "copy back": the step that comes `late_ms` late.
         late_ms: by how much.
         frames, depth: number of frames, and of those in flight at once.
+
+    Raises:
+        UsageError: there is no such schedule or step.
     """
     from labkit.results.plots.timeline import timeline
 
+    for what, name, known in (("schedule", schedule, SCHEDULES), ("step", late, STEPS_MS)):
+        if name is not None and name not in known:
+            raise UsageError(f"there is no {what} {name!r} to simulate; there are: {'; '.join(known)}")
     result = simulate(SCHEDULES[schedule], frames, depth=depth, delays_ms={late: late_ms} if late else None)
     words = {NOTHING: "memory that nothing was written to yet", TORN: "memory that was being written"}
     wrong = [
