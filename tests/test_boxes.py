@@ -1,11 +1,17 @@
 """Overlap and formats of boxes, against torchvision."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 import torch
 from torchvision import ops
 
 from labkit.core.boxes import box_iou, xyxy_to_cxcywh
+from labkit.core.errors import UsageError
+from labkit.core.types import Workload
 from labkit.models.decode import unpack_detections
+from labkit.models.fused import FusedNet
 
 
 def random_boxes(n, seed):
@@ -36,3 +42,14 @@ def test_boxes_that_reach_over_the_edge_are_clipped():
     boxes = np.array([[0.5, 0.5, 3.0, 3.0], [-1, -1, 0.1, 0.1], [0.5, 0.5, 0, 0]], np.float32)
     got = unpacked(boxes, (100, 50))
     np.testing.assert_allclose(got, [[0, 0, 100, 50], [0, 0, 0, 0], [50, 25, 50, 25]])
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_a_score_that_is_nan_is_no_frame_without_boxes(threshold):
+    rows = torch.tensor([[0.5, 0.5, 0.1, 0.1, torch.nan, 0, 0.5, 0]])
+    with pytest.raises(UsageError, match="NaN"):
+        unpack_detections(rows[:, :6], (64, 48), ["thing"], threshold)
+    labels = SimpleNamespace(labels=["thing"])
+    net = SimpleNamespace(workload=Workload(threshold=threshold), detector=labels, classifier=labels)
+    with pytest.raises(UsageError, match="NaN"):
+        FusedNet.unpack(net, rows[None], (64, 48))

@@ -168,9 +168,12 @@ def unpack_detections(packed: Tensor, size: Size, labels: Sequence[str], thresho
     """(k, 6) rows of relative centre box, score and label, on the host -> Detections in px.
 
     Boxes are clipped to the frame of `size` (width, height); rows below `threshold` are left out.
+
+    Raises:
+        UsageError: a kept row holds NaN or infinity.
     """
     rows = packed.numpy()  # NumPy is quicker than torch on a handful of boxes
-    rows = rows[rows[:, 4] >= threshold]
+    rows = rows[~(rows[:, 4] < threshold)]  # a score that is NaN stays, so that the frame is refused
     centre, half, limit = rows[:, :2], rows[:, 2:4] / 2, np.array([*size, *size], np.float32)
     label = rows[:, 5].astype(np.int64)
     return Detections(

@@ -199,7 +199,7 @@ class FusedNet:
         """(1, k, 8) packed boxes in host memory -> detections."""
         packed = packed[0]
         tap("detector.boxes", packed[:, :4])
-        packed = packed[packed[:, 4] >= self.workload.threshold]
+        packed = packed[~(packed[:, 4] < self.workload.threshold)]  # as `unpack_detections` does
         found = unpack_detections(packed[:, :6], size, self.detector.labels, self.workload.threshold)
         label = packed[:, 7].numpy().astype("int64")
         names = tuple(self.classifier.labels[i] for i in label)
