@@ -5,12 +5,14 @@ import gc
 import io
 import json
 import os
+import re
 import sys
 import threading
 import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -34,6 +36,7 @@ from labkit.live import player as player_module
 from labkit.live import reader as reader_module
 from labkit.live import settings as settings_module
 from labkit.live import start as start_module
+from labkit.live import static_view as static_module
 from labkit.live import view as view_module
 from labkit.live.browser_camera import (
     CAMERA_ERRORS,
@@ -48,9 +51,11 @@ from labkit.live.player import STOP_S, PreviewFilter, Shot
 from labkit.live.reader import LatestFrame
 from labkit.live.settings import LIVE_RUNGS, WHOLE_FRAME_RUNGS, LiveSettings, choices
 from labkit.live.start import live, make_view, replace_current
+from labkit.live.static_view import show_stills
 from labkit.live.view import View
 from labkit.models.packaged_weights import PACKAGED, packaged_file
 from labkit.pipelines.ladder import OWN_RUNGS, rung
+from labkit.pipelines.own_loop import own_rung
 from labkit.results.store import Store
 from labkit.sources.camera_list import CameraInfo
 
@@ -1356,6 +1361,36 @@ def test_a_script_gets_still_pictures(tmp_path):
     for path in stills.paths:
         assert Image.open(path).size == (160, 120)
     assert "resnet_linear_cpu" in repr(stills)
+
+
+def cold(frames):
+    """Its first frames take long, as if something was compiled."""
+    for n, frame in enumerate(frames):
+        time.sleep(0.4 if n < 2 else 0.002)
+        yield frame, boxes(frame.size)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_caption_of_a_still_has_the_time_of_a_rung_that_is_warm(own, monkeypatch, tmp_path):
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
+    monkeypatch.setitem(OWN_RUNGS, "cold", None)  # not there any more once this is over
+    shown = own_rung(cold) if own else rung_of("cold", lambda frames, net: cold(frames))
+    player = player_of(rung="cold", prepare=lambda settings, report: Ready((shown,), (None,), ()))
+    (caption,) = show_stills("made up", player, 1).captions
+    took_ms, n = re.fullmatch(
+        r"cold: cup 0\.90 \(([\d.]+) ms, median of (\d+) frames after 3 to warm up\)", caption
+    ).groups()
+    assert float(took_ms) < 100 and int(n) >= 7
+
+
+def test_a_still_of_a_slow_rung_says_how_few_frames_its_time_is_of(monkeypatch, tmp_path):
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
+    monkeypatch.setattr(static_module, "TIMED_S", 0.0)
+    (alone,) = show_stills("made up", player_of(prepare=preparing(a=Gate())), 1).captions
+    assert re.search(r" ms, (the first frame, not warmed up|median of \d+ frames? after \d to warm)", alone)
+    timings = [SimpleNamespace(took_s=s, frames=4) for s in (0.5, 0.02)]
+    assert static_module._median_of(timings) == "20 ms per frame, median of 1 pass after 1 to warm up"
+    assert static_module._median_of(timings[:1]) == "500 ms per frame, the first pass, not warmed up"
 
 
 def test_a_script_cannot_use_the_browsers_camera():

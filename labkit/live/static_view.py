@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,16 @@ from typing import Any
 
 from labkit.core.errors import LabError, SourceError, UsageError
 from labkit.live.encode import annotate_shot, describe_detections, jpeg, live_folder, save_picture
+from labkit.live.inference import Timing
 from labkit.live.notebook import kernel
 from labkit.live.player import Player, Shot
 from labkit.live.settings import LiveSettings
 
 PATIENCE_S = 600.0  # converting a network for an engine takes minutes the first time
+WARM_UP, TIMED = 3, 7
+"""Passes of a rung that only warm it up, as the first ones compile and allocate; those that are timed."""
+TIMED_S = 5.0
+"""Longest wait for them, once there are pictures."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class Stills:
     """Pictures and captions that `live` returns without a browser.
 
     Attributes:
-        captions: a line per picture: what was found, and how long it took.
+        captions: a line per picture: what was found, and how long a frame takes once the rung is warm.
         paths: where the pictures lie, if they could not be shown.
     """
 
@@ -35,7 +41,7 @@ class Stills:
 
 
 def show_stills(source: str | os.PathLike[str], player: Player, count: int) -> Stills:
-    """Runs the player until there are `count` pictures with answers, shows them, and stops it.
+    """Runs the player until there are `count` pictures with answers and its rungs are warm, and shows them.
 
     Raises:
         UsageError: the source is the browser's camera, or the count is not 1 to 100.
@@ -51,11 +57,12 @@ def show_stills(source: str | os.PathLike[str], player: Player, count: int) -> S
         player.start()
         for _ in range(count):
             shots.append(_next_shot(player, shots[-1].frame.index if shots else -1))
+        timed = _time_warm(player)
         weights = player.status()["weights"]
     finally:
         player.stop()
         player.wait_until_ended(5.0)
-    return _shown(shots, player.settings, weights)
+    return _shown(shots, player.settings, timed, weights)
 
 
 def _next_shot(player: Player, after: int) -> Shot:
@@ -78,8 +85,33 @@ def _next_shot(player: Player, after: int) -> Shot:
     raise LabError(f"no detection within {PATIENCE_S:g} s; choose a quicker rung")
 
 
-def _shown(shots: list[Shot], settings: LiveSettings, weights: list[str]) -> Stills:
-    captions = tuple(_caption(shot, settings, weights) for shot in shots)
+def _time_warm(player: Player) -> dict[str, str]:
+    """Time that each rung needs for a frame once it is warm, in words: the median of so many passes."""
+    deadline_s = time.perf_counter() + TIMED_S
+    while True:
+        passes: dict[str, dict[int, Timing]] = {rung: {} for rung in player.settings.rungs}
+        for timing in player.rates.recent():
+            passes[timing.rung][id(timing.record)] = timing  # a pass over several frames has one record
+        fewest = min(map(len, passes.values()))
+        if fewest >= WARM_UP + TIMED or (fewest and time.perf_counter() > deadline_s):
+            return {rung: _median_of([*timings.values()]) for rung, timings in passes.items()}
+        with player.news:
+            player.news.wait(0.1)
+
+
+def _median_of(passes: list[Timing]) -> str:
+    """A rung's passes in words; a slow one has had fewer than are wanted."""
+    first = min(WARM_UP, len(passes) - 1)
+    took_ms = 1e3 * statistics.median(each.took_s for each in passes[first:])
+    n, grouped = len(passes) - first, passes[-1].frames > 1
+    unit, one, more = ("ms per frame", "pass", "passes") if grouped else ("ms", "frame", "frames")
+    how = f"median of {n} {more if n > 1 else one} after {first} to warm up"
+    how = how if first else f"the first {one}, not warmed up"
+    return f"{took_ms:.{0 if took_ms >= 10 else 1}f} {unit}, {how}"
+
+
+def _shown(shots: list[Shot], settings: LiveSettings, timed: dict[str, str], weights: list[str]) -> Stills:
+    captions = tuple(_caption(shot, settings, timed, weights) for shot in shots)
     pictures = [annotate_shot(shot, settings) for shot in shots]
     if kernel() is None:
         folder = live_folder()
@@ -91,13 +123,11 @@ def _shown(shots: list[Shot], settings: LiveSettings, weights: list[str]) -> Sti
     return Stills(captions)
 
 
-def _caption(shot: Shot, settings: LiveSettings, weights: list[str]) -> str:
+def _caption(shot: Shot, settings: LiveSettings, timed: dict[str, str], weights: list[str]) -> str:
     found = describe_detections(shot, settings)
     parts: list[Any] = []
     for answer, names in zip(shot.answers, found, strict=True):
         assert answer is not None
-        timing = answer.timing
-        took_ms = 1e3 * timing.took_s
-        took = f"{took_ms:.{0 if took_ms >= 10 else 1}f} ms" + " per frame" * (timing.frames > 1)
-        parts.append(f"{timing.rung}: {names or 'nothing found'} ({took})")
+        rung = answer.timing.rung
+        parts.append(f"{rung}: {names or 'nothing found'} ({timed[rung]})")
     return " | ".join([*parts, *weights])
