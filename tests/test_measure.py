@@ -435,6 +435,50 @@ def test_agreement_counts_boxes_names_and_nan():
     assert measure_agreement(a, a).agrees
 
 
+def scored(*pairs, size=(100, 100)):
+    """Detections of one label from (left edge, score): boxes of 10 px in a row."""
+    boxes = found(*((x, 0, x + 10, 10) for x, _ in pairs), size=size)
+    return replace(boxes, score=np.array([score for _, score in pairs], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("reference", "other", "objects", "extra"),
+    [
+        ([(0, 0.9)], [(0, 0.9), (20, 0.8), (40, 0.7), (60, 0.6)], 5, 0.75),
+        ([(0, 0.9)], [(0, 0.9), (1, 0.9)], 5, 0.5),  # one object twice
+        ([(0, 0.9)], [(0, 0.9), (20, 0.04)], 5, 0.0),  # near a threshold of 0
+        ([(0, 0.9), (20, 0.5)], [(0, 0.9), (20, 0.5), (40, 0.54)], 2, 0.0),  # near the last of those kept
+        ([(0, 0.9), (20, 0.5)], [(0, 0.9), (20, 0.5), (40, 0.56)], 2, 1 / 3),
+        ([(0, 0.9), (20, 0.5)], [(0, 0.9), (20, 0.5), (40, 0.1)], 2, 0.0),  # there was no room for it
+        ([], [(0, 0.9)], 5, 1.0),
+        ([(0, 0.9)], [], 5, 0.0),
+    ],
+)
+def test_boxes_that_the_reference_has_not_count(reference, other, objects, extra):
+    a, b = (Answers(name, [scored(*each)], {}) for name, each in (("a", reference), ("b", other)))
+    agreement = measure_agreement(a, b, objects)
+    assert agreement.extra == pytest.approx(extra)
+    if agreement.share == 1:
+        told = f"{extra:.0%} of its boxes are extra: a has none there"
+        assert agreement.differences == ((told,) if extra else ()) and agreement.agrees == (not extra)
+    stored = made_up_run(created="2026-11-29T00:00:00Z")
+    assert build_run({**to_row(replace(stored, agreement=agreement)), "id": 1}).agreement == agreement
+
+
+def test_a_box_in_the_place_of_another_is_told_once():
+    a, b = (Answers(name, [scored((x, 0.9), (50, 0.9))], {}) for name, x in (("a", 0), ("b", 20)))
+    agreement = measure_agreement(a, b)
+    assert (agreement.share, agreement.extra) == (0.5, 0.5)
+    (told,) = agreement.differences
+    assert told.startswith("only 50% of boxes have the same label and place")
+
+
+def test_a_threshold_is_where_boxes_begin_to_count():
+    a, b = (Answers(name, [scored(*each)], {}) for name, each in (("a", []), ("b", [(0, 0.54), (20, 0.56)])))
+    assert measure_agreement(a, b, threshold=0.5).extra == 1.0
+    assert measure_agreement(a, Answers("b", [scored((0, 0.54))], {}), threshold=0.5).agrees
+
+
 def test_relative_error_of_batched_and_single_outputs_is_that_of_all_rows():
     rows = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     assert relative_error({"x": [rows[:2], rows[2:]]}, {"x": [row[None] for row in rows]}) == 0

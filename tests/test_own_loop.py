@@ -177,6 +177,30 @@ def test_a_check_says_what_its_verdict_is_about(share, same_name, nan, words) ->
     assert found.passed == ("agrees" in str(found)) == (not agreement.differences)
 
 
+@pytest.mark.parametrize(("sure", "passes"), [(0.9, False), (0.04, True)])
+def test_a_check_counts_boxes_that_the_rung_has_not(sure: float, passes: bool) -> None:
+    def one_more(frames, net):
+        for frame in frames:
+            found = net.decode(net.infer(net.preprocess(frame.image)), frame.size)
+            boxes, labels = np.vstack([found.xyxy, [[0, 0, 9, 9]]]), [*found.label, 0]
+            yield frame, {"boxes": boxes, "scores": [*found.score, sure], "labels": labels}
+
+    found = labkit.check(one_more, "detr_opencv_cpu", frames=2, size=(160, 128), objects=1)
+    assert found.passed == passes and found.agreement.share == 1
+    told = "50% of its boxes are extra: detr_opencv_cpu has none there; it found 4, and 2 are expected"
+    assert (told in str(found)) == (not passes)
+
+
+def test_a_box_that_the_rung_leaves_out_for_its_score_is_no_extra_one() -> None:
+    def all_sure(frames, net):
+        decode = replace(net.decode, objects=8, threshold=0.5)
+        for frame in frames:
+            yield frame, decode(net.infer(net.preprocess(frame.image)), frame.size)
+
+    found = labkit.check(all_sure, "detr_opencv_cpu", frames=2, objects=1, seed=8)  # four things in each
+    assert found.passed and sum(map(len, found.answers.found)) > 2 == sum(map(len, found.expected.found))
+
+
 def test_spans_without_a_frame_belong_to_the_frame_taken_last() -> None:
     rung = own_rung(with_span(typed(NAMES, "my_loop")))
     with recording() as record:

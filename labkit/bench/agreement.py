@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.boxes import box_iou
-from labkit.core.types import Detections, Frame
+from labkit.core.types import MOST_OBJECTS, Detections, Frame
 from labkit.results.records import Agreement
 
 IOU = 0.5
+NEAR = 0.05
+"""So far above the lowest score that is kept, a box is there in one rung and not in another by rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +54,10 @@ def match(reference: Detections, other: Detections) -> list[tuple[int, int]]:
     return pairs
 
 
-def measure_agreement(reference: Answers, other: Answers) -> Agreement:
-    """Agreement of `other` with `reference` on the same frames."""
+def measure_agreement(
+    reference: Answers, other: Answers, objects: int = MOST_OBJECTS, threshold: float = 0.0
+) -> Agreement:
+    """Agreement of `other` with `reference` on the same frames; the rest as in `extra_share`."""
     wanted = matched = named = same_name = 0
     for a, b in zip(reference.found, other.found, strict=True):
         pairs = match(a, b)
@@ -70,7 +74,28 @@ def measure_agreement(reference: Answers, other: Answers) -> Agreement:
         relative_error=relative_error(reference.raw, other.raw),
         nan_count=sum(int((~np.isfinite(x)).sum()) for parts in other.raw.values() for x in parts),
         steady=reference.steady,
+        extra=extra_share(reference, other, objects, threshold),
     )
+
+
+def extra_share(
+    reference: Answers, other: Answers, objects: int = MOST_OBJECTS, threshold: float = 0.0
+) -> float:
+    """Share of `other`'s boxes that `reference` has nowhere, though it would have kept them.
+
+    Args:
+        reference, other: answers for the same frames.
+        objects: how many of its best boxes the reference keeps of a frame; where it has so many, it keeps
+            none with a lower score than its last one.
+        threshold: lowest score that it keeps anyway.
+    """
+    same = extra = 0
+    for a, b in zip(reference.found, other.found, strict=True):
+        matched = [j for _, j in match(a, b)]
+        lowest = max(threshold, float(a.score.min())) if 0 < objects <= len(a) else threshold
+        same += len(matched)
+        extra += int((np.delete(b.score, matched) > lowest + NEAR).sum())
+    return extra / (same + extra) if extra else 0.0
 
 
 def one_level_off(frame: Frame) -> Frame:

@@ -593,7 +593,8 @@ def _check(rung: Rung, worker: Worker, known: dict[str, Answers], context: Conte
     """Agreement with the reference rung, whose answers are known."""
     context.reporter.step(f"{rung.name}: comparing answers with {rung.reference}")
     known[rung.name] = _answers(rung, worker, context)
-    return measure_agreement(known[rung.reference], known[rung.name])
+    work = context.workload
+    return measure_agreement(known[rung.reference], known[rung.name], work.objects, work.threshold)
 
 
 def _answer_reference(rung: Rung, known: dict[str, Answers], context: Context) -> None:

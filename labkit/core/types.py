@@ -405,6 +405,10 @@ class Preparation:
         return f"{self.task}, smoothed (radius {self.filter.radius} px, eps {self.filter.eps:g})"
 
 
+MOST_OBJECTS = 100
+"""Boxes that can be kept of a frame."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """Models, weights and frames of a run: the part of a measurement that the rung does not decide.
@@ -440,8 +444,8 @@ class Workload:
             raise UsageError(f"model_set is 'full' or 'lab', not {self.model_set!r}")
         if self.weights not in ("auto", "pretrained", "random"):
             raise UsageError(f"weights is 'auto', 'pretrained' or 'random', not {self.weights!r}")
-        if not 0 <= self.objects <= 100:
-            raise UsageError(f"objects is a number of boxes from 0 to 100, not {self.objects}")
+        if not 0 <= self.objects <= MOST_OBJECTS:
+            raise UsageError(f"objects is a number of boxes from 0 to {MOST_OBJECTS}, not {self.objects}")
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"threshold is a score from 0 to 1, not {self.threshold}")
         if min(self.size) < 1 or max(self.size) > 16384:

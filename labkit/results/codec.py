@@ -205,7 +205,7 @@ def _facts(row: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     if isinstance(facts["agreement"], dict):
         today = {old: name for name, old in AGREEMENT_AS.items()}
         named = {today.get(name, name): value for name, value in facts["agreement"].items()}
-        facts["agreement"] = {"steady": None, **named}
+        facts["agreement"] = {"steady": None, "extra": None, **named}
     record_checks.check_facts(facts)
     if facts["agreement"] is not None:
         facts["agreement"] = Agreement(**facts["agreement"])

@@ -99,7 +99,7 @@ COMPARISON = {
 AGREEMENT = {
     "reference": NAME, "n_frames": COUNT, "share": NOT_NEGATIVE, "same_name": NOT_NEGATIVE | NONE,
     "relative_error": Kind("a number from 0", lambda v: is_real(v) and not v < 0) | NONE, "nan_count": COUNT,
-    "steady": NOT_NEGATIVE | NONE,
+    "steady": NOT_NEGATIVE | NONE, "extra": NOT_NEGATIVE | NONE,
 }  # fmt: skip
 FACTS = {
     "settings": OBJECT, "source": OBJECT, "limit": OBJECT, "accuracy": OBJECT, "fingerprint": OBJECT,

@@ -56,6 +56,8 @@ class Agreement:
         nan_count: NaN or infinite values in the rung's raw outputs.
         steady: share of the reference's detections that it finds again itself where one value in a hundred
             is a grey level off, less than two ways to resize differ by; None for trained weights.
+        extra: share of the rung's detections that the reference has nowhere, in [0, 1], without those that
+            are too unsure for it to keep; None in rows from before it was counted.
     """
 
     reference: str
@@ -65,10 +67,11 @@ class Agreement:
     relative_error: float | None
     nan_count: int
     steady: float | None = None
+    extra: float | None = None
 
     @property
     def agrees(self) -> bool:
-        """True if a speed-up may be claimed: at least 99% of boxes (and names), no NaN."""
+        """True if a speed-up may be claimed: 99% of boxes (and names) at least, 1% extra at most, no NaN."""
         return not self.differences
 
     @property
@@ -81,6 +84,9 @@ class Agreement:
             if x < NEEDED
         ]
         needed = [f"{' and '.join(few)}, and {NEEDED:.0%} are asked for"] if few else []
+        extra = self.extra or 0.0
+        if extra - (1 - self.share) > 1 - NEEDED:  # one that stands in the place of another was told above
+            needed.append(f"{extra:.0%} of its boxes are extra: {self.reference} has none there")
         nan = [f"{self.nan_count} numbers of its raw outputs are NaN or infinite"] if self.nan_count else []
         return (*needed, *nan, *([self.unjudged] if self.unjudged else []))
 
