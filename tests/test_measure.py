@@ -639,6 +639,20 @@ def test_quota_heat_and_a_clock_that_falls_are_noise(monkeypatch):
     assert state["during"]["heat_stops"] == 3
 
 
+@pytest.mark.skipif(not hasattr(psutil.cpu_times(), "steal"), reason="this system counts no stolen time")
+def test_stolen_time_is_told_in_plain_words(monkeypatch):
+    now = psutil.cpu_times()
+    nothing = now._replace(**dict.fromkeys(now._fields, 0.0))
+    times = iter([nothing, nothing._replace(idle=0.77, steal=0.23)])
+    monkeypatch.setattr(noise_module.psutil, "cpu_times", lambda: next(times))
+    with NoiseMonitor() as watch:
+        pass
+    assert "the host gave 23% of this machine's CPU time to others (steal)" in watch.disturbances()
+    assert watch.foreign == pytest.approx(0, abs=1e-9) and "other programs" not in " ".join(
+        watch.disturbances()
+    )
+
+
 def let_machine_be_busy(monkeypatch, busy_s, idle_s):
     """The cores work for so long and idle for so long while a monitor watches, whatever else runs here."""
     now = psutil.cpu_times()

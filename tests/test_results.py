@@ -574,7 +574,11 @@ def test_a_verdict_beyond_what_is_possible_is_none() -> None:
         "b vs a: cannot tell: the most possible is 1.11x, had preprocess cost nothing (1.3"
     )
     busy = replace(claims[1], settings={**claims[1].settings, "foreign_cpu": 0.81})
-    assert "b vs a: cannot tell: other programs or the host took 81% of the CPU" in busy.finding
+    assert "b vs a: cannot tell: other programs used 81% of the CPU (" in busy.finding
+    stolen = replace(claims[1], settings={**claims[1].settings, "foreign_cpu": 0.1, "steal": 0.4})
+    assert "the host gave 40% of this machine's CPU time to others (steal) (" in stolen.finding
+    told = replace(busy, disturbances=(busy.refuted_by, "a fan ran")).sentence
+    assert told.count("other programs") == 1 and told.endswith("; disturbed: a fan ran")
     result = ResultSet(runs, [beyond])
     assert beyond.finding in str(result) and list(result.gains()["verdict"]) == ["cannot tell"]
     elsewhere = [replace(run, fingerprint={"cpu": "Another"}) for run in runs]

@@ -16,6 +16,7 @@ from labkit.core.cpu import clock_mhz, heat_stops, temperature_c
 from labkit.core.fork_server import server_pids
 from labkit.core.gpu import clock_spread, clock_varied, gpu_noise_reasons, gpu_state, gpu_summary, nvml
 from labkit.core.machine import available_memory
+from labkit.results.format import format_load
 
 STEAL_LIMIT = 0.02
 LOAD_LIMIT = 0.15
@@ -59,12 +60,11 @@ class NoiseMonitor:
     def __exit__(self, *_: object) -> None:
         now = psutil.cpu_times()
         total = sum(now) - sum(self._cpu)
-        busy = (
-            total
-            - (now.idle - self._cpu.idle)
-            - (getattr(now, "iowait", 0) - getattr(self._cpu, "iowait", 0))
+        idle, waiting, stolen = (
+            getattr(now, name, 0.0) - getattr(self._cpu, name, 0.0) for name in ("idle", "iowait", "steal")
         )
-        self.steal = (getattr(now, "steal", 0.0) - getattr(self._cpu, "steal", 0.0)) / max(total, 1e-9)
+        busy = total - idle - waiting - stolen
+        self.steal = stolen / max(total, 1e-9)
         self.foreign = max(0.0, busy - (self._own_seconds() - self._own)) / max(total, 1e-9)
         self.stopped = stopped_share(self._throttling, throttling())
         self.heat_stops = max(0, (heat_stops() or 0) - (self._heat_stops or 0))
@@ -80,9 +80,9 @@ class NoiseMonitor:
         """Reasons to doubt the measurement."""
         reasons = []
         if self.steal > STEAL_LIMIT:
-            reasons.append(f"the host took {100 * self.steal:.0f}% of the CPU away (steal)")
+            reasons.append(format_load(0.0, self.steal))
         if self.foreign > LOAD_LIMIT:
-            reasons.append(f"other programs used {100 * self.foreign:.0f}% of the CPU")
+            reasons.append(format_load(self.foreign, 0.0))
         if self.stopped > QUOTA_LIMIT:
             reasons.append(f"the CPU quota stopped it in {100 * self.stopped:.0f}% of the time slices")
         if self.heat_stops:

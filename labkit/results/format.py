@@ -23,3 +23,10 @@ def format_percent(share: float | None) -> str:
 def format_bounds(interval: tuple[float, float], few: str = "too few frames") -> str:
     """Format an interval as "1.20 to 1.35"; `few` where it has no upper bound."""
     return " to ".join(map(format_number, interval)) if math.isfinite(interval[1]) else few
+
+
+def format_load(foreign: float, steal: float) -> str:
+    """What took the CPU's time from a measurement, in words, by the larger of two shares."""
+    if steal > foreign:
+        return f"the host gave {steal:.0%} of this machine's CPU time to others (steal)"
+    return f"other programs used {foreign:.0%} of the CPU"

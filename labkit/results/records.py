@@ -15,7 +15,7 @@ from labkit.core import stats
 from labkit.core.errors import UsageError
 from labkit.core.machine import machine_name
 from labkit.core.terminal import printable
-from labkit.results.format import format_bounds, format_number
+from labkit.results.format import format_bounds, format_load, format_number
 
 
 def finite(interval: tuple[float, float]) -> list[float | None]:
@@ -432,17 +432,17 @@ class Comparison(_Worded):
     @property
     def refuted_by(self) -> str:
         """Reason why the interval is not to be believed, whatever it says; empty if there is none."""
-        if self.busy_share > BUSY:
-            return f"other programs or the host took {self.busy_share:.0%} of the CPU"
+        if max(self.busy_shares) > BUSY:
+            return format_load(*self.busy_shares)
         limit = self.ceiling
         if limit is not None and self.interval[0] > limit.gain:
             return f"the most possible is {limit.gain:.2f}x, had {' and '.join(limit.parts)} cost nothing"
         return ""
 
     @property
-    def busy_share(self) -> float:
-        """Share of the CPU's time that other programs, or the host below this machine, took meanwhile."""
-        return max(self.settings.get("foreign_cpu") or 0.0, self.settings.get("steal") or 0.0)
+    def busy_shares(self) -> tuple[float, float]:
+        """Shares of the CPU's time that other programs, and the host below this machine, took meanwhile."""
+        return self.settings.get("foreign_cpu") or 0.0, self.settings.get("steal") or 0.0
 
     @property
     def ceiling(self) -> Ceiling | None:
@@ -458,7 +458,8 @@ class Comparison(_Worded):
     @property
     def sentence(self) -> str:
         """The result in words, with its interval and what disturbed it."""
-        return "; ".join([self.finding, *(f"disturbed: {each}" for each in self.disturbances)])
+        doubts = [f"disturbed: {each}" for each in self.disturbances if each != self.refuted_by]
+        return "; ".join([self.finding, *doubts])
 
     @property
     def finding(self) -> str:

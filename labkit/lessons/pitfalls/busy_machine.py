@@ -46,8 +46,9 @@ def spinning_processes(count: int | None = None) -> Iterator[None]:
     unit=FPS,
     wrong_way="measured while other processes were at work",
     right_way="measured alone",
-    explanation="A core that is shared is half a core, and a cache that is shared is a smaller one. Look "
-    "at load and steal, mark the run, and interleave, so that a busy moment hits both sides.",
+    explanation="A core that is shared is half a core, and a cache that is shared is a smaller one. Look at "
+    "the load of other programs, and at the CPU time that the host of a virtual machine gave to others "
+    "(steal); mark the run, and interleave, so that a busy moment hits both sides.",
 )
 def busy_neighbour(
     setup: Setup, load: Callable[[], AbstractContextManager[Any]] = spinning_processes
