@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 import xml.etree.ElementTree as ET
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from PIL import Image
 from records_made_up import made_up_comparison, made_up_run
 
 from labkit.bench import accuracy
 from labkit.core.errors import UsageError
+from labkit.lessons.image_grid import image_grid
 from labkit.results.ceilings import with_ceilings
 from labkit.results.plots import labels as answers
 from labkit.results.plots import style
@@ -526,12 +529,28 @@ def test_a_notebook_shows_a_figure_with_its_words() -> None:
     assert "&lt;b&gt; 33" in shown
 
 
-def test_a_chart_turns_dark_with_the_notebook_and_photographs_stay() -> None:
-    chart = throughput([made_up_run()])
-    shown = chart._repr_html_()
-    assert 'class="labkit-chart"' in shown and '[data-jp-theme-light="false"] .labkit-chart' in shown
-    axes_of(chart).imshow(np.zeros((2, 2, 3)))
-    assert "invert" not in chart._repr_html_()
+@pytest.mark.parametrize("page", ["#FFFFFF", "#111111", "#0D1117"])
+@pytest.mark.parametrize("kind", ["chart", "photographs"])
+def test_a_chart_is_readable_on_light_pages_and_on_dark_ones(kind: str, page: str) -> None:
+    """What lies around each word is the card's paper or a bar, never the page, whatever its colour is."""
+    noise = np.zeros((40, 60, 3), np.uint8)
+    chart = (
+        throughput(ladder(2)) if kind == "chart" else image_grid([noise, noise], ["one", "two"], title="x")
+    )
+    seen = Image.open(io.BytesIO(chart.png(60))).convert("RGBA")
+    on_page = np.asarray(Image.alpha_composite(Image.new("RGBA", seen.size, page), seen))[..., :3]
+    assert np.asarray(seen)[..., 3].min() == 255
+    corner = mpl.colors.to_hex(on_page[8, 8] / 255)
+    assert corner == style.PAPER.lower() == mpl.colors.to_hex(on_page[-9, -9] / 255)
+    texts = chart.findobj(lambda each: isinstance(each, Text) and each.get_text().strip())
+    inks = {mpl.colors.to_hex(text.get_color()) for text in texts}
+    assert {style.INK.lower()} <= inks
+    assert all(contrast(ink, corner) >= 4.5 for ink in inks)
+
+
+def test_no_ink_would_do_without_the_card() -> None:
+    greys = [f"#{level:02x}{level:02x}{level:02x}" for level in range(256)]
+    assert all(min(contrast(grey, page) for page in ("#FFFFFF", "#111111")) < 4.5 for grey in greys)
 
 
 def test_names_are_shown_as_they_stand_or_lose_their_middle() -> None:

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.results.plots.style import Chart
+from labkit.results.plots.style import INK, Chart
 
 PANEL_IN = 3.2
 COLUMNS = 3
-INK = "#767676"
-"""Grey that is readable on white and on black pages (4.5 to 1): the paper is transparent."""
 SHOWN_PX = 800
 """Width of a chart on a notebook's page (CSS px)."""
 
@@ -43,7 +41,9 @@ def image_grid(
     rows = -(-len(images) // columns)
     height, width = images[0].shape[:2]
     row_in = PANEL_IN * height / width + (0.3 if titles else 0.0)
-    chart = Chart(figsize=(PANEL_IN * columns, row_in * rows + 0.4), layout="constrained", facecolor="none")
+    chart = Chart(figsize=(PANEL_IN * columns, row_in * rows + 0.5), layout="constrained")
+    engine: Any = chart.get_layout_engine()
+    engine.set(w_pad=0.1, h_pad=0.1)
     for i, image in enumerate(images):
         axes: Any = chart.add_subplot(rows, columns, i + 1)
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")

@@ -25,28 +25,22 @@ from labkit.core.errors import UsageError
 from labkit.results.plots.labels import LOSES, LOSES_WORDS, loses
 from labkit.results.records import Comparison, Run, describe_disturbances
 
-PAPER, INK, FAINT, GRID = "#FFFFFF", "#1A1A1A", "#5F6368", "#DADCE0"
+PAPER, INK, FAINT, GRID = "#F6F7F8", "#1A1A1A", "#5A5E63", "#D0D3D8"
+"""A chart is a card of its own paper with an edge, so it is the same on a white page and on a black one.
+
+A transparent one cannot be: no ink has a contrast of 4.5 to 1 with white and with #111."""
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 """Colours that people with any kind of colour vision tell apart (M. Okabe and K. Ito, 2008)."""
 
-WIDTH_IN = 8.0
+WIDTH_IN, PAD_IN = 8.2, 0.2
 ROW_IN = 0.42
 LABEL_CHARACTERS = 26
 CAPTION_CHARACTERS = 105
 
 
-DARK = "filter: invert(.93) hue-rotate(180deg);"
-"""Style that makes a chart on white a chart on black, hues kept."""
-IN_DARK_NOTEBOOKS = f"""<style>
-[data-jp-theme-light="false"] .labkit-chart, .vscode-dark .labkit-chart, html[theme="dark"] .labkit-chart
-{{ {DARK} }}
-</style>"""
-"""The same where JupyterLab, VS Code or Colab is dark."""
-
-
 class Chart(Figure):
-    """A figure that can say in words what it shows.
+    """A figure on a card that can say in words what it shows.
 
     Attributes:
         title: what it is about, in a few words.
@@ -56,6 +50,9 @@ class Chart(Figure):
     title: str = ""
     alt_text: str = ""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(facecolor=PAPER, edgecolor=GRID, linewidth=2.0, **settings)
+
     def png(self, dpi: int = 160) -> bytes:
         """The figure as a PNG file's bytes."""
         buffer = io.BytesIO()
@@ -64,15 +61,10 @@ class Chart(Figure):
         return buffer.getvalue()
 
     def _repr_html_(self) -> str:
-        """HTML for a notebook: a picture with its alt text, dark where the notebook is."""
+        """HTML for a notebook: a picture with its alt text."""
         picture = base64.b64encode(self.png()).decode()
         alt = escape(self.alt_text)
-        photographs = any(axes.images for axes in self.axes)
-        kind, style = ("", "") if photographs else ('class="labkit-chart" ', IN_DARK_NOTEBOOKS)
-        return (
-            f'<img src="data:image/png;base64,{picture}" alt="{alt}" {kind}'
-            f'style="width: min(100%, 50rem)">{style}'
-        )
+        return f'<img src="data:image/png;base64,{picture}" alt="{alt}" style="width: min(100%, 50rem)">'
 
 
 @contextmanager
@@ -93,16 +85,17 @@ def sheet(title: str, rows: float, caption: str) -> Iterator[tuple[Chart, Axes]]
     The settings of matplotlib hold inside only; figures of others keep theirs.
     """
     heading = "\n".join(textwrap.wrap(title, 78))
-    head_in, foot_in = 0.3 + 0.22 * heading.count("\n"), 0.28 + 0.15 * caption.count("\n")
+    head_in, foot_in = 0.4 + 0.22 * heading.count("\n"), 0.4 + 0.15 * caption.count("\n")
     height_in = head_in + foot_in + 1.05 + ROW_IN * max(rows, 2)
     with mpl.rc_context(SETTINGS):
         chart = Chart(figsize=(WIDTH_IN, height_in), layout="constrained")
         FigureCanvasAgg(chart)
         chart.title = title
         engine: Any = chart.get_layout_engine()
-        engine.set(rect=(0.01, foot_in / height_in, 0.98, 1 - (head_in + foot_in) / height_in))
-        chart.text(0.015, 1 - 0.1 / height_in, heading, fontsize=12, weight="bold", va="top")
-        chart.text(0.015, 0.08 / height_in, caption, fontsize=7.5, color=FAINT, va="bottom")
+        left, top = PAD_IN / WIDTH_IN, PAD_IN / height_in
+        engine.set(rect=(left, foot_in / height_in, 1 - 2 * left, 1 - (head_in + foot_in) / height_in))
+        chart.text(left, 1 - top, heading, fontsize=12, weight="bold", va="top")
+        chart.text(left, top, caption, fontsize=7.5, color=FAINT, va="bottom")
         yield chart, chart.add_subplot()
         chart.canvas.draw()  # the layout is found now, under these settings, and then kept
         chart.set_layout_engine("none")
@@ -258,8 +251,6 @@ def legend_above(axes: Axes, handles: Sequence[Any] | None = None, columns: int 
 
 
 SETTINGS: Any = {
-    "figure.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
     "axes.facecolor": PAPER,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,

@@ -18,7 +18,7 @@ from labkit.results.ceilings import with_ceilings
 from labkit.results.plots.by_boxes import cost_of_boxes
 from labkit.results.plots.predicted import prediction_chart
 from labkit.results.plots.save import overview, svg_text
-from labkit.results.plots.style import DARK, Chart
+from labkit.results.plots.style import Chart
 from labkit.results.predictions import Calibration, calibration
 from labkit.results.records import Comparison, Run
 from labkit.results.report.groups import by_boxes, groups
@@ -85,7 +85,6 @@ def _page(
         disturbed=ResultSet([*runs], [*comparisons]).disturbed(),
         lead=_lead(runs, comparisons, weights),
         random="random" in weights,
-        dark=DARK,
         version=__version__,
     )
     return printable(page)  # what is in anybody's names steers no browser and no terminal
