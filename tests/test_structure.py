@@ -3,6 +3,7 @@
 import ast
 import doctest
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -194,3 +195,19 @@ def test_notebooks_are_thin_and_stripped(path):
         assert not cell["outputs"], "outputs are not kept in the repository"
         assert cell["execution_count"] is None
         assert len(source.splitlines()) <= 25, f"a cell of {len(source.splitlines())} lines"
+
+
+TERMS = (
+    "agreement", "closed", "CUDA graph", "event", "host", "kernel", "launch", "logits", "noisy", "occupancy",
+    "p50", "paced", "page-locked", "profiler", "rung", "span", "steal", "stream", "warm-up", "~",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_term_is_explained_where_it_first_appears(term):
+    """There it is set off in the sentence that says what it means: bold, slanted or as code."""
+    notebooks = [json.loads(path.read_text()) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    cells = [cell for notebook in notebooks for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    word = re.compile(rf"(?<![\w/]){re.escape(term)}", re.IGNORECASE)
+    first = next(text for text in ("".join(cell["source"]) for cell in cells) if word.search(text))
+    assert re.search(rf"[*`]{re.escape(term)}", first, re.IGNORECASE), first
