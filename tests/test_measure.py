@@ -459,7 +459,7 @@ def test_boxes_that_the_reference_has_not_count(reference, other, objects, extra
     agreement = measure_agreement(a, b, objects)
     assert agreement.extra == pytest.approx(extra)
     if agreement.share == 1:
-        told = f"{extra:.0%} of its boxes are extra: a has none there"
+        told = f"{extra:.0%} of its boxes are extra: a has no box for them"
         assert agreement.differences == ((told,) if extra else ()) and agreement.agrees == (not extra)
     stored = made_up_run(created="2026-11-29T00:00:00Z")
     assert build_run({**to_row(replace(stored, agreement=agreement)), "id": 1}).agreement == agreement

@@ -187,7 +187,7 @@ def test_a_check_counts_boxes_that_the_rung_has_not(sure: float, passes: bool) -
 
     found = labkit.check(one_more, "detr_opencv_cpu", frames=2, size=(160, 128), objects=1)
     assert found.passed == passes and found.agreement.share == 1
-    told = "50% of its boxes are extra: detr_opencv_cpu has none there; it found 4, and 2 are expected"
+    told = "50% of its boxes are extra: detr_opencv_cpu has no box for them; it found 4, and 2 are expected"
     assert (told in str(found)) == (not passes)
 
 

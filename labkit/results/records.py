@@ -86,7 +86,7 @@ class Agreement:
         needed = [f"{' and '.join(few)}, and {NEEDED:.0%} are asked for"] if few else []
         extra = self.extra or 0.0
         if extra - (1 - self.share) > 1 - NEEDED:  # one that stands in the place of another was told above
-            needed.append(f"{extra:.0%} of its boxes are extra: {self.reference} has none there")
+            needed.append(f"{extra:.0%} of its boxes are extra: {self.reference} has no box for them")
         nan = [f"{self.nan_count} numbers of its raw outputs are NaN or infinite"] if self.nan_count else []
         return (*needed, *nan, *([self.unjudged] if self.unjudged else []))
 
