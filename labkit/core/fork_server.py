@@ -75,15 +75,20 @@ class ForkedChild:
 
 
 class ForkServer:
-    """The owner's end of a server."""
+    """The owner's end of a server.
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    Args:
+        environment: its variables.
+        preloaded: the modules that its children find loaded.
+    """
+
+    def __init__(self, environment: Mapping[str, str], preloaded: Sequence[str] = PRELOADED) -> None:
         self.environment = dict(environment)
         self._lock = threading.Lock()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                child_command("labkit.core.fork_server", str(theirs.fileno())),
+                child_command("labkit.core.fork_server", str(theirs.fileno()), *preloaded),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -262,7 +267,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's to handle
     listening = socket.socket(fileno=int(sys.argv[1]))
     listening.set_inheritable(False)
-    for name in PRELOADED:
+    for name in sys.argv[2:]:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # children share these pages as long as nothing is written to them
