@@ -172,6 +172,22 @@ def test_other_numbers_of_boxes_and_the_cost_of_spans_are_told(tmp_path):
     assert lines[lines.index(head) + 2] == f"- {more.finding}"
 
 
+def test_rungs_fed_as_a_camera_does_stand_in_a_table_of_their_own(tmp_path):
+    with Store(tmp_path / "lab.sqlite") as store:
+        store.add(made_up_run("folded_cpu", period_s=0.02))
+        store.export(tmp_path / "out")
+        paced = made_up_run("folded_cpu", period_s=0.03, scenario="paced", offered=160, dropped=40)
+        store.add(replace(paced, settings={**paced.settings, "paced_fps": 30.0, "cpu_s": 6.0}))
+        store.export(tmp_path / "out" / "paced")
+    text = block(tmp_path / "out")
+    heads, _, closed, fed = (line.split(" | ") for line in text.splitlines() if line.count(" | ") == 7)
+    assert [heads[k] for k in (1, 5, 7)] == ["fed", "times closed", "CPU ms per frame |"]
+    assert (closed[1], fed[1]) == ("closed", "30 FPS")
+    assert float(fed[5]) == pytest.approx(1.5, rel=0.02)
+    assert (fed[6], fed[7]) == ("25%", "50.0 |")
+    assert "Energy per frame is not measurable here" in text
+
+
 def test_the_same_climb_elsewhere_stands_beside_it(tmp_path):
     def record(folder, cpu, ratio, **other):
         machine = {"cpu": cpu, "cores": 2}

@@ -30,6 +30,7 @@ from labkit.results.operator_times import Operators
 from labkit.results.plots.labels import PRECISION, describe_losses, format_names, format_precision
 from labkit.results.plots.save import save_all
 from labkit.results.records import Comparison, Run, describe_disturbances
+from labkit.results.result_set import ResultSet
 
 BEGIN, END = "<!-- recorded: begin -->", "<!-- recorded: end -->"
 BASELINE = "baseline_combined_cpu"
@@ -67,6 +68,7 @@ def block(folder: Path) -> str:
         title = f"Interleaved comparisons, {each.name.partition('-')[0]} boxes per frame"
         lines += _folded(title, _climbs(load_export(each).comparisons))
     lines += _elsewhere(folder, export)
+    lines += _fed_at_rates(folder / "paced")
     for title, sentences in (
         ("What keeps the engines from the peak", [*_engine_time(folder), *_around_engines(export.runs)]),
         ("The small models, which ship with the lab", _small_models(folder)),
@@ -239,6 +241,30 @@ def _small_models(folder: Path) -> list[str]:
         f"{format_number(run.fps)} FPS ({format_bounds(run.fps_interval)})."
         for run in runs
     ]
+
+
+def _fed_at_rates(folder: Path) -> list[str]:
+    """A table of rungs as fast as they can and fed as a camera does, which opens on a click."""
+    if not (folder / "runs.parquet").is_file():
+        return []
+    fed = ResultSet(list(load_export(folder).runs))
+    heads = ("rung", "fed", "FPS", "p50 ms", "p99 ms", "times closed", "dropped", "CPU ms per frame")
+    rows = [
+        (
+            f"`{row.rung}`", row.fed, *map(format_number, (row.fps, row.p50_ms, row.p99_ms)),
+            format_number(row.times_closed), format_percent(row.dropped), format_number(row.cpu_ms),
+        )
+        for row in fed.paced().itertuples()
+    ]  # fmt: skip
+    lines = [
+        "`closed`: as fast as it can, without a nap. Else frames fall due at that rate, as a camera gives "
+        "them; latency counts from when a frame was due, and `times closed` is its median over that of the "
+        "closed run. Threads that spin are paid for in CPU time.",
+        "",
+        *_table(heads, rows, words=(0, 1)),
+        *(["", *energy] if (energy := [s for s in fed.sentences() if s.startswith("Energy")]) else []),
+    ]
+    return _details("Fed at the rate of a camera", lines)
 
 
 def _around_engines(runs: Sequence[Run]) -> list[str]:
