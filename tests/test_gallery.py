@@ -155,6 +155,33 @@ def test_copies_hold_their_outputs_and_the_hash_of_their_cells(gallery):
     assert cells_sha256(changed) != cells_sha256(folder / "01_first.ipynb")
 
 
+def test_changed_text_is_taken_over_into_a_copy_and_changed_code_is_not(gallery, tmp_path, capsys):
+    _, _, folder = gallery
+    path, place = tmp_path / "02_next.ipynb", tmp_path / "pages" / "02_next.ipynb"
+    place.parent.mkdir()
+    place.write_text((folder / "pages" / "02_next.ipynb").read_text())
+    notebook = nbformat.read(folder / "02_next.ipynb", as_version=4)
+    notebook.cells[3].source = "## Question\n\nHow few?"
+    nbformat.write(notebook, path)
+    assert main(["gallery", str(path), "--to", str(place.parent), "--text"]) == UsageError.exit_code
+    assert "was not made from the code of" in capsys.readouterr().err  # but with a parameter set in it
+    before = nbformat.read(place, as_version=4)
+    before.cells = [cell for cell in before.cells if cell.source != "SIZE = 7"]
+    nbformat.write(before, place)
+    with pytest.raises(SystemExit) as ended:
+        main(["gallery", str(path), "--to", str(place.parent), "--text"])
+    assert ended.value.code == 0
+    after = nbformat.read(place, as_version=4)
+    assert after.metadata["labkit"]["source_sha256"] == cells_sha256(path)
+    assert (question_of(after), question_of(before)) == ("How few?", "How <much>?")
+    outputs = [[cell.get("outputs") for cell in copy.cells] for copy in (before, after)]
+    assert outputs[0] == outputs[1] and "still here" in str(outputs)
+    assert before.cells[1].source == after.cells[1].source  # which machine ran it, and when
+    notebook.cells[-1].source = "print('changed')"
+    nbformat.write(notebook, path)
+    assert main(["gallery", str(path), "--to", str(place.parent), "--text"]) == UsageError.exit_code
+
+
 def test_a_copy_has_a_badge_for_a_hosted_gpu_once_the_project_has_an_address(tmp_path, capsys):
     from IPython.core.inputtransformer2 import TransformerManager
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from labkit.core.errors import LabError, UsageError
+from labkit.core.files import results_folder
 from labkit.core.terminal import print_text
-from labkit.lessons.gallery import MINUTES, write_gallery
+from labkit.lessons.gallery import MINUTES, renew_text, write_gallery
 
 
 def gallery(
@@ -19,10 +20,17 @@ def gallery(
     parameter: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set where a notebook has it.")
     ] = None,
+    text: Annotated[
+        bool, typer.Option("--text", help="Run nothing: only take changed text over into copies.")
+    ] = False,
 ) -> None:
     """Run every notebook and write pages that can be read without a network."""
     from labkit.bench.progress import err, print_lines
 
+    if text:
+        for path in notebook or sorted(Path("notebooks").glob("*.ipynb")):
+            print_text(renew_text(path, to or results_folder() / "gallery"))
+        return
     written = write_gallery(
         notebook,
         to,

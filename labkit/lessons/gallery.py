@@ -143,7 +143,7 @@ def execute(path: Path, limit_s: float, parameters: Mapping[str, str] | None = N
     began = time.perf_counter()
     trouble = asyncio.run(_run(notebook, path, limit_s)) or _failed(notebook)
     _make_readable(notebook)
-    _say_whence(notebook, path.name)
+    _say_whence(notebook, path.name, f"{machine_name(fingerprint())}, {time.strftime('%Y-%m-%d')}")
     return Executed(path, notebook, time.perf_counter() - began, trouble)
 
 
@@ -206,12 +206,12 @@ def _make_readable(notebook: Any) -> None:
                 output.data = _readable(output.data)
 
 
-def _say_whence(notebook: Any, name: str) -> None:
-    """Replace the link to these results by one to the notebook, the machine and the day."""
-    whence = (
-        f"[Run it yourself](../../notebooks/{name}): the results below are of "
-        f"{machine_name(fingerprint())}, {time.strftime('%Y-%m-%d')}."
-    )
+WHENCE = re.compile(r"the results below are of (.+, \d{4}-\d\d-\d\d)\.")
+
+
+def _say_whence(notebook: Any, name: str, whence: str) -> None:
+    """Replace the link to these results by one to the notebook, and say on which machine and day it ran."""
+    whence = f"[Run it yourself](../../notebooks/{name}): the results below are of {whence}."
     for cell in notebook.cells:
         cell.source = cell.source.replace(f"[Read it with results](../results/gallery/{name}).", whence)
         cell.source = cell.source.replace("](glossary.md)", "](../../notebooks/glossary.md)")  # no copy of it
@@ -260,6 +260,35 @@ def copy_with_outputs(executed: Executed) -> str:
     return SCRATCH.sub(lambda found: "results" if found[1] else "cell", text)
 
 
+def renew_text(path: Path, folder: Path) -> Path:
+    """Take the text of a notebook over into its copy, whose outputs stay; runs nothing.
+
+    Args:
+        path: of the notebook.
+        folder: that of the copies.
+
+    Raises:
+        UsageError: there is no copy, or it was made from other code.
+    """
+    import nbformat
+
+    notebook, place = nbformat.read(path, as_version=4), folder / path.name
+    copy = nbformat.read(place, as_version=4) if place.is_file() else nbformat.v4.new_notebook()
+    done = [cell for cell in copy.cells if cell.cell_type == "code" and cell.id != INSTALL_ID]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    whence = WHENCE.search("".join(cell.source for cell in copy.cells))
+    if whence is None or [(c.id, c.source) for c in code] != [(c.id, c.source) for c in done]:
+        raise UsageError(f"{place} was not made from the code of {path}; run: labkit gallery {path}")
+    for cell, as_run in zip(code, done, strict=True):
+        cell.outputs, cell.execution_count = as_run.outputs, as_run.execution_count
+    _say_whence(notebook, path.name, whence[1])
+    notebook.metadata = copy.metadata
+    notebook.metadata["labkit"]["source_sha256"] = cells_sha256(path)
+    add_badge(notebook, path)
+    return write_atomic(place, f"{nbformat.writes(notebook)}\n")
+
+
+INSTALL_ID = "hosted-install"
 INSTALL = """# On a hosted notebook service: installs the lab there, and says whether there is a GPU.
 from importlib.util import find_spec
 
@@ -289,7 +318,7 @@ def add_badge(notebook: Any, path: Path) -> None:
     here = f"{address.removeprefix('https://github.com/')}/blob/main/results/gallery/{path.name}"
     service = "https://colab.research.google.com"
     badge = f"[![Open in Colab]({service}/assets/colab-badge.svg)]({service}/github/{here})"
-    install = new_code_cell(INSTALL.format(address=address), id="hosted-install")
+    install = new_code_cell(INSTALL.format(address=address), id=INSTALL_ID)
     notebook.cells[:0] = [new_markdown_cell(badge, id="hosted-badge"), install]
 
 
