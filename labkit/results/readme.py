@@ -36,7 +36,7 @@ BEGIN, END = "<!-- recorded: begin -->", "<!-- recorded: end -->"
 BASELINE = "baseline_combined_cpu"
 HIGHLIGHTS = (
     BASELINE, "batched_cpu", "folded_cpu", "peer_onnxruntime_fp32", "cpu_engine_fp32", "cpu_engine_bf16",
-    "cpu_engine_int8",
+    "cpu_engine_int8_mixed", "cpu_engine_int8",
 )  # fmt: skip
 """Rungs of the short table, the slowest way first."""
 COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", PRECISION, "names", "of peak", "MiB", "start s")
