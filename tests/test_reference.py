@@ -180,11 +180,12 @@ def test_rungs_fed_as_a_camera_does_stand_in_a_table_of_their_own(tmp_path):
         store.add(replace(paced, settings={**paced.settings, "paced_fps": 30.0, "cpu_s": 6.0}))
         store.export(tmp_path / "out" / "paced")
     text = block(tmp_path / "out")
-    heads, _, closed, fed = (line.split(" | ") for line in text.splitlines() if line.count(" | ") == 7)
+    heads, closed, fed = (line.split(" | ") for line in text.splitlines() if line.count(" | ") == 7)
     assert [heads[k] for k in (1, 5, 7)] == ["fed", "times closed", "CPU ms per frame |"]
     assert (closed[1], fed[1]) == ("closed", "30 FPS")
     assert float(fed[5]) == pytest.approx(1.5, rel=0.02)
     assert (fed[6], fed[7]) == ("25%", "50.0 |")
+    assert "The full models on frames of 640x480." in text
     assert "Energy per frame is not measurable here" in text
 
 

@@ -256,7 +256,9 @@ def _fed_at_rates(folder: Path) -> list[str]:
         )
         for row in fed.paced().itertuples()
     ]  # fmt: skip
+    work = fed.runs[0].settings
     lines = [
+        f"The {work['model_set']} models on frames of {'x'.join(map(str, work['size']))}. "
         "`closed`: as fast as it can, without a nap. Else frames fall due at that rate, as a camera gives "
         "them; latency counts from when a frame was due, and `times closed` is its median over that of the "
         "closed run. Threads that spin are paid for in CPU time.",
