@@ -39,6 +39,7 @@ HIGHLIGHTS = (
     "cpu_engine_int8_mixed", "cpu_engine_int8",
 )  # fmt: skip
 """Rungs of the short table, the slowest way first."""
+FED_COLUMNS = ["rung", "fed", "fps", "p50_ms", "p99_ms", "times_closed", "dropped", "cpu_ms"]
 COLUMNS = ("rung", "FPS", "95% interval", "p50 ms", "agrees", PRECISION, "names", "of peak", "MiB", "start s")
 
 
@@ -250,12 +251,9 @@ def _fed_at_rates(folder: Path) -> list[str]:
     fed = ResultSet(list(load_export(folder).runs))
     heads = ("rung", "fed", "FPS", "p50 ms", "p99 ms", "times closed", "dropped", "CPU ms per frame")
     rows = [
-        (
-            f"`{row.rung}`", row.fed, *map(format_number, (row.fps, row.p50_ms, row.p99_ms)),
-            format_number(row.times_closed), format_percent(row.dropped), format_number(row.cpu_ms),
-        )
-        for row in fed.paced().itertuples()
-    ]  # fmt: skip
+        [f"`{name}`", rate, *map(format_number, times), format_percent(dropped), format_number(cpu_ms)]
+        for name, rate, *times, dropped, cpu_ms in fed.paced()[FED_COLUMNS].itertuples(index=False)
+    ]
     work = fed.runs[0].settings
     lines = [
         f"The {work['model_set']} models on frames of {'x'.join(map(str, work['size']))}. "
