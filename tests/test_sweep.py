@@ -325,6 +325,8 @@ def test_ctrl_c_ends_cleanly_and_leaves_nothing_behind(store, folder):
         assert any("raylet" in process.name() for process in processes)
         places = {c.laddr for p in [started, *processes] for c in connections(p) if c.status == "LISTEN"}
         assert {place.ip for place in places} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        (private,) = Path("/tmp").glob(f"labkit-ray-{driver.pid}-*")
+        assert private.stat().st_mode & 0o777 == 0o700
         driver.send_signal(signal.SIGINT)
         out, err = driver.communicate(timeout=60)
     assert driver.returncode == 130
@@ -444,6 +446,33 @@ def test_a_command_ends_at_once_while_ray_starts(number, code):
         assert command.stdout.readline() == "starting\n"
         command.send_signal(number)
         assert command.wait(20) == code
+
+
+GUARDED = """
+import subprocess, sys, time
+from pathlib import Path
+from labkit.fleet.guards import ended_with_owner
+with ended_with_owner(Path(sys.argv[1]), lambda: None):
+    started = [subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in range(4)]
+    print(*[each.pid for each in started], flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="what is started there is called otherwise")
+def test_the_guard_ends_what_a_killed_command_had_started_and_then_itself(tmp_path):
+    folder = tmp_path / "ray"
+    folder.mkdir()
+    command = [sys.executable, "-c", GUARDED, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        pids = {int(pid) for pid in owner.stdout.readline().split()}
+        (guard,) = [each for each in psutil.Process(owner.pid).children() if each.pid not in pids]
+        until(lambda: guard.cpu_times().user > 0.05)
+        time.sleep(3 * guards.LOOK_EVERY_S)  # it looks once more at what there is
+        owner.kill()
+    until(lambda: not folder.exists())
+    _, left = psutil.wait_procs([guard], timeout=5)
+    assert not left and not any(guards.lives(pid) for pid in pids)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody asks for that")
