@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
+import logging
 import os
 import random
 import sqlite3
@@ -436,6 +438,34 @@ def test_a_busy_store_is_said_to_be_busy(lab: Store, monkeypatch: pytest.MonkeyP
             other.add(made_up_run())
         lab._db.execute("COMMIT")
         other.add(made_up_run())
+
+
+def test_a_wait_for_a_busy_store_is_told_while_it_lasts(lab: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "TELL_AFTER_S", 0.01)
+    told: list[str] = []
+    with Store(lab.path) as other:
+
+        def tell(form: str, *words: object) -> None:
+            told.append(form % words)
+            other._db.execute("ROLLBACK")
+
+        monkeypatch.setattr(logging.getLogger("labkit"), "warning", tell)
+        other._db.execute("BEGIN IMMEDIATE")
+        lab.add(made_up_run())
+    assert told == [f"waiting for {lab.path}, which another process writes to; for 10 s at most"]
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (sqlite3.OperationalError('cannot read {"model_set": "full"}'), False),
+        (OSError(errno.ENOSPC, "x"), True),
+        (OSError(errno.EDQUOT, "x"), True),
+        (OSError(errno.EACCES, "the disk is full"), False),
+    ],
+)
+def test_a_full_disk_is_known_by_its_code(tmp_path: Path, error: Exception, full: bool) -> None:
+    assert ("no space left" in database.advice(tmp_path / "lab.sqlite", error, None)) == full
 
 
 def test_a_disturbed_result_says_so_once_in_its_first_line(capsys, monkeypatch) -> None:

@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EFBIG, ENOSPC
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import BinaryIO
 
@@ -100,7 +100,7 @@ def user_cache() -> Path:
 
 
 def _cannot_write(path: Path, error: OSError) -> str:
-    mend = "free some space there" if error.errno in (ENOSPC, EFBIG) else "make its folder writable"
+    mend = "free some space there" if error.errno in (EDQUOT, EFBIG, ENOSPC) else "make its folder writable"
     return f"cannot write {path} ({error.strerror}); {mend} or choose another folder"
 
 

@@ -7,21 +7,26 @@ or of an older version is read without a change to it.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from labkit.core.errors import ResultsError
 from labkit.core.scratch import scratch_folder
+from labkit.core.terminal import printable
 from labkit.results.checksums import primary_code
 
 T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 10.0  # of each wait for a lock, which others hold for milliseconds
+TELL_AFTER_S = 1.0
 HEADER_BYTES = 100  # of SQLite's file format; its magic text first, the application id at its end
 MAGIC, APPLICATION_ID_AT = b"SQLite format 3\0", 68
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre"}
@@ -33,12 +38,19 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     )
     try:
-        _write_ahead(db)
+        with _told_waiting(path):
+            _write_ahead(db)
         db.execute("PRAGMA synchronous = FULL")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def begin(db: sqlite3.Connection, path: object) -> None:
+    """Begin to write; a wait for another process that does is told while it lasts."""
+    with _told_waiting(path):
+        db.execute("BEGIN IMMEDIATE")
 
 
 def open_copy(path: Path) -> sqlite3.Connection:
@@ -149,6 +161,18 @@ def _write_ahead(db: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
+@contextmanager
+def _told_waiting(path: object) -> Iterator[None]:
+    words = f"waiting for {path}, which another process writes to; for {BUSY_TIMEOUT_S:.0f} s at most"
+    tell = threading.Timer(TELL_AFTER_S, logging.getLogger("labkit").warning, ("%s", printable(words)))
+    tell.daemon = True
+    tell.start()
+    try:
+        yield
+    finally:
+        tell.cancel()
+
+
 def advice(path: Path, error: Exception, warning: str | None) -> str:
     """One sentence on what SQLite or the system refused, and what to do about it."""
     elsewhere = "or set LABKIT_HOME to another folder"
@@ -161,7 +185,7 @@ def advice(path: Path, error: Exception, warning: str | None) -> str:
         return (
             f"{path} is not a readable results store ({error}); move it away and restore a copy, {elsewhere}"
         )
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in (ENOSPC, EDQUOT):
         return f"no space left for {path} ({error}); earlier rows are as they were; free space, {elsewhere}"
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return (

@@ -14,7 +14,7 @@ from pathlib import Path
 from labkit.core.errors import ResultsError
 from labkit.pipelines.former_names import with_current_names
 from labkit.results.checksums import TABLES, seal_unsealed
-from labkit.results.database import application_id, read_untouched
+from labkit.results.database import application_id, begin, read_untouched
 
 APPLICATION_ID = 0x4C41424B  # "LABK"
 
@@ -75,7 +75,7 @@ def bring_up_to_date(db: sqlite3.Connection, path: object) -> None:
     if _version(db, path) == VERSION:
         return
     db.create_function("with_current_names", 1, with_current_names, deterministic=True)
-    db.execute("BEGIN IMMEDIATE")
+    begin(db, path)
     try:
         for statements in MIGRATIONS[_version(db, path) :]:  # read again: another may have been first
             for statement in statements:

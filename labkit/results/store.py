@@ -194,7 +194,7 @@ class Store:
             if self._db.in_transaction:
                 yield self._db
                 return
-            self._db.execute("BEGIN IMMEDIATE")
+            database.begin(self._db, self.path)
             try:
                 yield self._db
                 self._db.execute("COMMIT")
