@@ -178,6 +178,14 @@ def fake_gpu():
 
 
 @pytest.fixture
+def usual_umask():
+    """What says nothing of its own can be read by everyone."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
 def frames():
     """Six small frames with structure: smooth gradients and a moving bright square."""
     return [make_frame(i) for i in range(6)]

@@ -738,7 +738,7 @@ def test_a_message_is_small(page):
     assert "one buffer" in view.note
 
 
-def test_a_picture_and_a_recording_are_kept(running, page, tmp_path):
+def test_a_picture_and_a_recording_are_kept(running, page, tmp_path, usual_umask):
     import cv2
 
     assert wait_for(lambda: page.frames)
@@ -1355,11 +1355,12 @@ def test_the_menu_of_rungs_knows_their_stages_and_a_learners_own_loop(monkeypatc
 # Without a browser.
 
 
-def test_a_script_gets_still_pictures(tmp_path):
+def test_a_script_gets_still_pictures(usual_umask):
     stills = live("photos", rung="resnet_linear_cpu", size=(160, 120), model_set="lab", stills=2)
     assert len(stills.captions) == 2 == len(stills.paths)
     for path in stills.paths:
         assert Image.open(path).size == (160, 120)
+        assert os.name != "posix" or path.stat().st_mode & 0o777 == 0o600
     assert "resnet_linear_cpu" in repr(stills)
 
 

@@ -298,7 +298,7 @@ def test_enlarging_costs_arithmetic():
     assert gflop_per_frame(enlarging, Workload()) == pytest.approx(162.3, abs=0.1)
 
 
-def test_a_cached_engine_of_which_a_part_is_gone_is_made_again(tmp_path, monkeypatch):
+def test_a_cached_engine_of_which_a_part_is_gone_is_made_again(tmp_path, monkeypatch, usual_umask):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def write(path):
@@ -308,6 +308,7 @@ def test_a_cached_engine_of_which_a_part_is_gone_is_made_again(tmp_path, monkeyp
     cached_file("key", "model.xml", write).unlink()
     made = cached_file("key", "model.xml", write)
     assert made.read_text() == "graph" and made.with_suffix(".bin").is_file()
+    assert os.name != "posix" or [p.stat().st_mode & 0o777 for p in (made, made.parent)] == [0o644, 0o755]
     assert len(list(made.parents[1].iterdir())) == 1
 
 
