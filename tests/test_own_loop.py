@@ -305,6 +305,12 @@ def test_the_version_is_that_of_the_source_and_of_what_it_uses() -> None:
         as_rung("other@previous")
 
 
+def test_an_address_in_a_loop_is_kept_without_its_password() -> None:
+    text = "CAMERA = 'rtsp://joe:s3cret@camera/live?key=s3cret'\ndef uses(image):\n    return CAMERA or {}"
+    kept = source_of(typed(text.format('"http://joe:s3 cret@camera"'), "uses"))
+    assert "s3" not in kept and "rtsp://***@camera/live?***" in kept and '"http://***"' in kept
+
+
 def test_a_changed_loop_is_compared_with_the_version_before_in_one_call() -> None:
     old, new = (typed(f"def twice(image): return {n} * 'a'", "twice") for n in (1, 2))
     as_rung(old)

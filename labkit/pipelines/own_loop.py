@@ -18,6 +18,7 @@ import builtins
 import hashlib
 import importlib.util
 import inspect
+import re
 import sys
 import sysconfig
 import textwrap
@@ -36,9 +37,11 @@ from labkit.models.callables import OwnLabels
 from labkit.pipelines.ladder import LADDER, OWN_RUNGS
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.pipelines.plain_answers import as_detections
+from labkit.sources.spec import redact
 
 PREVIOUS = "previous"
 _VERSION_LETTERS = 7
+_QUOTED_ADDRESS = re.compile(r"""(["'])([A-Za-z][A-Za-z0-9+.-]*://.*?)\1""")
 
 
 @dataclass(eq=False)
@@ -262,9 +265,11 @@ def loop_from_file(spec: str) -> Callable[..., Any]:
 def source_of(function: Callable[..., Any]) -> str:
     """Text of a function, of the functions beside it that it uses, and of plain constants.
 
-    What it takes from installed packages, and the weights of networks, are not part of it.
+    What it takes from installed packages, and the weights of networks, are not part of it; of an address
+    it has what may be stored.
     """
-    return "\n".join(_texts(inspect.unwrap(function), set()))
+    text = "\n".join(_texts(inspect.unwrap(function), set()))
+    return _QUOTED_ADDRESS.sub(lambda found: found[1] + redact(found[2]) + found[1], text)
 
 
 def _texts(thing: Any, seen: set[int]) -> Iterator[str]:
