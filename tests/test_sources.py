@@ -28,8 +28,10 @@ from labkit.core.errors import FrameError, LabError, SourceError, UnavailableErr
 from labkit.core.types import Detections
 from labkit.sources.convert import PADDING, centre_crop, fit_image, placement, to_rgb
 from labkit.sources.openers import first_frame, open_source
-from labkit.sources.spec import ANY_WEBCAM, redact, webcam_index
+from labkit.sources.spec import ANY_WEBCAM, is_address, redact, webcam_index
 from labkit.sources.stills import FRAMES_PER_PHOTO, PHOTOS, ping_pong
+
+from conftest import further  # isort: skip
 
 CLIPS = Path(__file__).parents[2] / "shared" / "video"
 IMAGES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
@@ -1130,12 +1132,9 @@ SPELLINGS = [
 ]
 
 
-def test_no_spelling_of_an_address_shows_its_secret(monkeypatch, capsys):
-    """In what is shown and stored, in messages, in names of folders."""
-    from labkit.core.types import Workload
-    from labkit.fleet.fleet_plan import Plan
-    from labkit.fleet.stream_recorder import folder_name
-    from labkit.pipelines.ladder import rung
+@pytest.fixture
+def not_opened(monkeypatch):
+    """Readers of cameras and films that open nothing."""
     from labkit.sources import camera, video
 
     def reads(name, *_, **__):
@@ -1143,18 +1142,71 @@ def test_no_spelling_of_an_address_shows_its_secret(monkeypatch, capsys):
 
     monkeypatch.setattr(camera, "open_camera", reads)
     monkeypatch.setattr(video, "Video", lambda name, shown, **_: reads(name))
+
+
+def test_no_spelling_of_an_address_shows_its_secret(not_opened, capsys):
+    """In what is shown and stored, in messages, in names of folders, in what a notebook shows of a plan."""
+    from labkit.core.types import Workload
+    from labkit.fleet.fleet_plan import Plan
+    from labkit.fleet.stream_recorder import folder_name
+    from labkit.fleet.sweep.grid import Grid
+    from labkit.pipelines.ladder import rung
+    from labkit.profiling.variant import ProfileTarget
+
     showing = []
     for spec in SPELLINGS:
         with pytest.raises(LabError) as caught:
             open_source(spec)
         texts = [redact(spec), str(caught.value)]
         with suppress(UsageError):  # shows the same
-            (stream,) = Plan((spec,), rung("detr_opencv_cpu"), Workload()).streams()
-            texts += [stream.shown, folder_name(stream), repr(stream)]
+            plan, grid = Plan((spec,), rung("detr_opencv_cpu"), Workload()), Grid(("lut_cpu",), source=spec)
+            (stream,) = plan.streams()
+            texts += [stream.shown, folder_name(stream), str(grid.points[0].describe())]
+            texts += map(repr, (stream, plan, grid, ProfileTarget("lut_cpu", Workload(), spec)))
         if any(part in text for part in ("s3", "cret", "joe") for text in texts):
             showing.append(spec)
     with capsys.disabled():
         print(f"\ncredentials shown: {len(showing)} of {len(SPELLINGS)} spellings")
+    assert showing == []
+
+
+LAB_DETR = ["--model-set", "lab", "--rung", "detr_opencv_cpu"]
+PLACES = [
+    ["bench", "resnet_opencv_cpu", "--source"],
+    ["bench", "resnet_opencv_cpu", "--source="],
+    ["compare", "resnet_pil_cpu", "resnet_opencv_cpu", "--source"],
+    ["profile", "resnet_opencv_cpu", "--engine", "torch", "--source"],
+    ["filters", "--device", "cpu", "--source"],
+    ["sweep", "lut_cpu", "--address"],
+    ["fleet", "photos", *LAB_DETR, "--address="],
+]
+WRONG_PLACES = [
+    [""], ["bench"], ["compare", "resnet_pil_cpu"], ["profile"], ["live", "--no-browser"],
+    ["live", "--rung="], ["sweep", "--size"], ["fleet", "photos", "--rung"], ["fleet", "photos", "--fps="],
+    ["batch", *LAB_DETR, "--out", "found"], ["gallery", "first.ipynb", "--parameter", "SOURCE="],
+]  # fmt: skip
+"""Of something else than a source: there names and paths are quoted, but not what looks like an address."""
+
+
+@pytest.mark.parametrize("place", [PLACES[0], *further(*PLACES[1:]), *WRONG_PLACES], ids=" ".join)
+def test_no_command_shows_the_secret_of_an_address(place, not_opened, monkeypatch, tmp_path, capsys):
+    from labkit.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "first.ipynb").touch()
+    showing = []
+    for spec in SPELLINGS:
+        if place in WRONG_PLACES and not is_address(spec, doubtful=True):
+            assert not set(spec) & set("@?&=;%")
+            continue
+        *before, last = place
+        given = repr(spec) if last == "SOURCE=" else spec
+        with suppress(SystemExit):
+            main([*before, last + given] if not last or last.endswith("=") else [*place, given])
+        said = capsys.readouterr()
+        assert said.err
+        if any(part in said.out + said.err for part in ("s3", "cret", "joe")):
+            showing.append(spec)
     assert showing == []
 
 

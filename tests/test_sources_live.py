@@ -622,6 +622,15 @@ class Dialects(http.server.ThreadingHTTPServer):
                             self.send_header("Content-Length", str(len(data)))
                             self.end_headers()
                             self.wfile.write(data)
+                        case "list.m3u8":  # whose film is not there
+                            self.start("application/vnd.apple.mpegurl")
+                            self.wfile.write(
+                                b"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nfilm.ts?key=s3cret\n"
+                            )
+                        case "moved":  # to where nobody follows, with the key that it was asked with
+                            self.send_response(302, f"Moved from {self.path}")
+                            self.send_header("Location", f"rtsp://camera{self.path}")
+                            self.end_headers()
                         case "auth" if self.headers.get("Authorization") is None:
                             self.send_response(401)
                             self.send_header("WWW-Authenticate", 'Basic realm="cam"')
@@ -787,6 +796,58 @@ def test_credentials_stay_hidden(camera):
         open_source(url, **TIMEOUTS)
     assert "s3cret" not in str(caught.value)
     assert b"token=s3cret" in camera.requests[0], "but the camera gets them"
+
+
+def test_nothing_kept_of_a_camera_has_its_credentials(camera, tmp_path):
+    """Rows, exports, report, what a notebook shows of them; names and files of a fleet's folders."""
+    import pandas as pd
+    from records_made_up import made_up_comparison, made_up_run
+
+    from labkit.bench.frames import collect
+    from labkit.core.types import Workload
+    from labkit.fleet.fleet_plan import Plan
+    from labkit.fleet.run_fleet import _make_run_folder
+    from labkit.fleet.stream_recorder import Recorder, folder_name
+    from labkit.fleet.streams import EndOfStream
+    from labkit.fleet.sweep.grid import Grid
+    from labkit.pipelines.ladder import rung
+    from labkit.results.report.report_page import write_report
+    from labkit.results.store import Store
+    from labkit.results.sweeps import keep_point, sweep_points
+
+    url = camera.url.replace("http://", "http://josephine:s3cret@").replace("/camera", "/s3cret?key=s3cret")
+    source = collect(url, n=2, **TIMEOUTS).source
+    grid, plan = Grid(("detr_opencv_cpu",), source=url), Plan((url,), rung("detr_opencv_cpu"), Workload())
+    with Store(tmp_path / "lab.sqlite") as store:
+        run, comparison = store.add(made_up_run(source=source)), store.add(made_up_comparison(source=source))
+        for point in grid.points:
+            measured = made_up_run(seed=1, source=source)
+            keep_point(store, grid.name, point.key, point.describe(), measured)
+        shown = [run, comparison, run.to_json(), comparison.to_json()]
+        shown += [grid, plan, sweep_points(store, grid.name)]
+        store.export(tmp_path / "export")
+    write_report([run], [comparison], tmp_path / "report.html")
+    folder = _make_run_folder(plan, tmp_path / "fleet", {})
+    (stream,) = plan.streams()
+    Recorder(stream, folder / folder_name(stream)).close(EndOfStream(None, "", 0, "it ended", failed=True))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    shown += [pd.read_parquet(path).to_csv() for path in files if path.suffix == ".parquet"]
+    texts = [*map(str, files), *map(repr, shown), *map(str, shown)]
+    texts += [path.read_bytes().decode("latin-1") for path in files]
+    assert len(files) >= 8 and "127.0.0.1" in repr(shown)
+    assert not [text[:80] for text in texts if "s3cret" in text or "josephine" in text]
+
+
+def test_a_refusal_that_repeats_the_address_is_told_in_other_words(dialects):
+    with pytest.raises(SourceError, match=r"\*\*\* cannot be opened: it answers 302 Found;") as caught:
+        open_source(f"http://{dialects}/moved?key=s3cret")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_ffmpeg_prints_no_address(dialects, capfd):
+    with pytest.raises(SourceError):
+        open_source(f"http://joe:s3cret@{dialects}/list.m3u8", open_timeout_s=0.5, read_timeout_s=0.5)
+    assert "s3cret" not in capfd.readouterr().err
 
 
 # Closing

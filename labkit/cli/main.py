@@ -32,6 +32,9 @@ from labkit.core.terminal import accept_any_text, print_text
 from labkit.sources.spec import is_address, redact
 
 TAKE_ADDRESSES = ("--source", "--address")
+TAKE_TEXTS = ("--coco", "--name", "--out")
+TAKE_PATHS = ("batch", "gallery", "lab", "report", "results", "train")
+"""Commands whose other arguments are paths and texts, in which not all that looks like an address is one."""
 
 app = typer.Typer(
     name="labkit",
@@ -247,11 +250,15 @@ def _check_folder() -> None:
 
 def _check_addresses(arguments: list[str]) -> None:
     """Refuses an address in a place of something else, before a message quotes it with its password."""
-    if arguments[:1] == ["fleet"]:
-        return
+    command = next(iter(arguments), "")
     for before, argument in pairwise(["", *arguments]):
-        if before not in TAKE_ADDRESSES and is_address(argument):
-            raise UsageError(f"{redact(argument)} is an address; give it with --source, or to labkit fleet")
+        option, value = before if before.startswith("--") and "=" not in before else "", argument
+        if argument.startswith("--") and "=" in argument:
+            option, _, value = argument.partition("=")
+        is_source = option in TAKE_ADDRESSES or (command == "fleet" and option in ("", "--", "--json"))
+        doubtful = command not in TAKE_PATHS and option not in TAKE_TEXTS and ".py:" not in value
+        if not is_source and is_address(value, doubtful=doubtful):
+            raise UsageError(f"{redact(value)} is an address; give it with --source, or to labkit fleet")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ and is shut down at the end of the block.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from labkit.core.errors import LabError, UnavailableError, UsageError, first_lin
 from labkit.core.scratch import scratch_folder
 from labkit.core.threads import PASSIVE_WAIT, available_cores
 from labkit.fleet.guards import ended_with_owner, init
+from labkit.sources.spec import redact
 
 MEASURING = "measuring"
 """Resource of which a measuring node has one, so that it measures one thing at a time."""
@@ -240,12 +242,14 @@ def _unavailable_if_failed(problem: str, advice: str) -> Iterator[None]:
 def _check_address(address: str) -> None:
     if "://" in address:
         raise UsageError(
-            f"{address} is an address of Ray's client; run labkit on a machine of the cluster, with "
-            "--address HOST:PORT or --address auto"
+            "--address names a Ray cluster, without ray://: run labkit on a machine of it, with "
+            "--address HOST:PORT or --address auto; a camera's address is given with --source"
         )
     host, colon, port = address.rpartition(":")
-    if address != "auto" and not (host and colon and port.isdigit() and 0 < int(port) < 65536):
-        raise UsageError(f"--address must be HOST:PORT, such as 192.0.2.7:6379, or auto; not {address!r}")
+    named = re.fullmatch(r"[\w.:%\[\]-]+", host)  # with no user and password, as cameras have
+    shown = redact(address)
+    if address != "auto" and not (named and colon and port.isdigit() and 0 < int(port) < 65536):
+        raise UsageError(f"--address must be HOST:PORT, such as 192.0.2.7:6379, or auto; not {shown!r}")
 
 
 def _root() -> Path:

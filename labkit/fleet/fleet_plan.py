@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Plan:
         UsageError: a value is out of range.
     """
 
-    sources: tuple[str, ...]
+    sources: tuple[str, ...] = field(repr=False)  # they may hold passwords
     rung: Rung
     workload: Workload
     fps: float | None = None

@@ -10,6 +10,7 @@ stores lands in a scratch folder, so that a gallery leaves no predictions or run
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import hashlib
 import io
@@ -36,6 +37,7 @@ from labkit.core.files import results_folder, write_atomic
 from labkit.core.machine import fingerprint, machine_name
 from labkit.core.read_json import read_json
 from labkit.core.scratch import scratch_folder
+from labkit.sources.spec import is_address, redact
 
 MINUTES = 15.0
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -112,9 +114,10 @@ def write_gallery(
         except (SyntaxError, ValueError):
             expression = ""
         if not (name.isidentifier() and expression):
-            raise UsageError(
-                f'a parameter is NAME=EXPRESSION, such as SOURCE="scenes", not {name}={expression}'
-            )
+            raise UsageError(f'a parameter is NAME=EXPRESSION, such as SOURCE="scenes"; {name!r} is none')
+        for text in _texts_in(expression):
+            if is_address(text, doubtful=True) and (shown := redact(text)) != text:
+                raise UsageError(f"the pages show {name}, and {shown} may hold a password; leave it out")
     folder = Path(folder) if folder else results_folder() / "gallery"
     done = []
     for path in found:
@@ -126,6 +129,11 @@ def write_gallery(
         write_atomic(folder / f"{path.stem}.html", page(executed, names))
         write_atomic(folder / path.name, copy_with_outputs(executed))
     return Gallery(write_atomic(folder / "index.html", index(done)), tuple(done))
+
+
+def _texts_in(expression: str) -> list[str]:
+    nodes = ast.walk(ast.parse(expression.strip(), mode="eval"))
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
 def execute(path: Path, limit_s: float, parameters: Mapping[str, str] | None = None) -> Executed:

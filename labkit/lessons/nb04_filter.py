@@ -21,6 +21,7 @@ from labkit.lessons.hints import hint
 from labkit.lessons.image_grid import image_grid
 from labkit.lessons.kernel_exercises import check_kernel, first_half
 from labkit.sources.openers import first_frame
+from labkit.sources.spec import redact
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +98,7 @@ def smooth_pictures(
     middle = np.s_[height * 3 // 8 : height * 5 // 8, width * 3 // 8 : width * 5 // 8]
     enlarged = [picture[middle] for picture in panels.values()]
     chart = image_grid([*panels.values(), *enlarged], list(panels), columns=len(panels))
-    chart.alt_text = f"A frame of {source}, in full and enlarged: " + ", ".join(panels)
+    chart.alt_text = f"A frame of {redact(source)}, in full and enlarged: " + ", ".join(panels)
     return chart
 
 

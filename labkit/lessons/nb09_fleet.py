@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from labkit.lessons.hints import hint
 from labkit.models.prepare import resolve_all
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.results.plots.fleet_plots import FleetPoint, fleet_chart
+from labkit.sources.spec import redact
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +66,7 @@ class Measured:
 
     rung: str
     workload: Workload
-    source: str
+    source: str = field(repr=False)  # it may hold a password
     batch_s: dict[int, tuple[float, ...]]
     service: ServiceTime
     single_fps: float
@@ -237,7 +238,7 @@ def plot_fleet(
     age: bool = False,
 ) -> Any:
     """Plot simulated and measured rate, or age of results, against the number of streams."""
-    about = [measured.rung, f"{measured.weights} weights", measured.source, measured.machine, "quick"]
+    about = [measured.rung, f"{measured.weights} weights", redact(measured.source), measured.machine, "quick"]
     points = _points(predicted, done)
     return fleet_chart(points, single_fps=measured.single_fps, age=age, about=about)
 

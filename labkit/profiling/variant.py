@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Unpack
@@ -42,7 +42,7 @@ class ProfileTarget:
 
     rung: str
     workload: Workload
-    source: str = "photos"
+    source: str = field(default="photos", repr=False)  # it may hold a password
     frames: int = 5
     timeouts_s: tuple[float, float] = (5.0, 2.0)
 

@@ -306,7 +306,8 @@ def _entropy_end(data: bytearray, at: int) -> int:
 
 
 def _refusal(error: urllib.error.HTTPError, had_user: bool) -> str:
-    answer = f"{error.code} {''.join(c for c in str(error.reason) if c.isprintable())[:80]}"
+    # HTTP's own words: a camera's may repeat the address.
+    answer = f"{error.code} {http.client.responses.get(error.code, '')}".strip()
     if error.code in (401, 403) and had_user:
         return f"it does not accept this user and password ({answer}); check both, write odd signs as %XX"
     if error.code in (401, 403):

@@ -32,6 +32,9 @@ KNOWN_SOURCES = (
     'an http, https or rtsp address, "photos" or "scenes"'
 )
 
+# FFmpeg's errors name whole addresses; ours say what there is to say.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 _ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 ANY_WEBCAM = -1
 """Index of "webcam" alone: the first camera that delivers a picture."""
@@ -51,6 +54,8 @@ HOST = re.compile(
     r"|[A-Za-z0-9.-]+:\d{2,5}/|([A-Za-z0-9-]+\.)+((local|lan|home)(/|$)|[A-Za-z]{2,}(/|:\d{2,5}(/|$))))"
 )
 """Beginnings of names that look like an address without its scheme."""
+_ODD = re.compile(r"^(?://|webcam:|(?:https?|rtsps?)\W)|[?&=;%\\\uff1a\uff20]|@(?!\{)")
+"""Signs that names of rungs, models and revisions do not have."""
 _PLAIN = re.compile(r"[\w.,+-]*$")
 _PLAIN_FILE = re.compile(r"[\w.,+() -]*$")
 """Names without any sign that takes an address apart."""
@@ -80,10 +85,16 @@ def scheme_of(spec: str) -> str | None:
     return found.group(1).lower() if found else None
 
 
-def is_address(name: str) -> bool:
-    """True for an address, also one without its scheme that has a user and a password."""
+def is_address(name: str, *, doubtful: bool = False) -> bool:
+    """True for an address, also one without its scheme that has a user and a password.
+
+    With `doubtful` also for what only looks like one, such as host:80/path, and holds something to hide.
+    """
     bare = clean_spec(name)
-    return scheme_of(bare) is not None or (_LOGIN.match(bare) is not None and redact(bare) != bare)
+    if scheme_of(bare) is not None:
+        return True
+    looks = _LOGIN.match(bare) or (doubtful and (HOST.match(bare) or _ODD.search(bare)))
+    return bool(looks) and redact(bare) != bare
 
 
 def clean_spec(spec: str) -> str:

@@ -45,7 +45,7 @@ class Grid:
     seconds: float | None = None
     quick: bool = False
     repeats: int = 1
-    source: str = "photos"
+    source: str = field(default="photos", repr=False)  # it may hold a password
     fit: Fit = "letterbox"
     model_set: str = "full"
     weights: str = "auto"

@@ -38,7 +38,7 @@ class Point:
     """
 
     rung: str
-    source: str
+    source: str = field(repr=False)  # it may hold a password
     workload: Workload
     scenario: str = "closed"
     fps: float | None = None
