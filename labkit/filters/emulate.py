@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from math import prod
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Literal
 
 import numpy as np
@@ -200,7 +199,7 @@ def _compiled_header(compiler: str, options: tuple[str, ...]) -> Path:
 
     A compiler that cannot use it reads the header itself, which lies in the next folder.
     """
-    folder = Path(mkdtemp(dir=_folder()))  # threads that come at once write one each
+    folder = kept_scratch_folder("header")  # threads that come at once write one each
     made = folder / "cuda_on_cpu.h.gch"
     command = [compiler, *options, "-x", "c++-header", str(KERNELS / "cuda_on_cpu.h"), "-o", str(made)]
     _call(command, COMPILE_TIMEOUT_S, f"g++ did not end within {COMPILE_TIMEOUT_S:g} s")
