@@ -18,6 +18,7 @@ from labkit.lessons.gallery import (
     cells_sha256,
     execute,
     question_of,
+    renew_text,
     repository,
     title_of,
     write_gallery,
@@ -177,6 +178,8 @@ def test_changed_text_is_taken_over_into_a_copy_and_changed_code_is_not(gallery,
     outputs = [[cell.get("outputs") for cell in copy.cells] for copy in (before, after)]
     assert outputs[0] == outputs[1] and "77" in str(outputs)
     assert before.cells[1].source == after.cells[1].source  # which machine ran it, and when
+    with pytest.raises(UsageError, match="no notebook"):
+        renew_text([tmp_path / "none.ipynb"], place.parent)
     notebook.cells[-1].source = "print('changed')"
     nbformat.write(notebook, path)
     assert main(["gallery", str(path), "--to", str(place.parent), "--text"]) == UsageError.exit_code

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from labkit.core.errors import LabError, UsageError
-from labkit.core.files import results_folder
 from labkit.core.terminal import print_text
 from labkit.lessons.gallery import MINUTES, renew_text, write_gallery
 
@@ -28,8 +27,7 @@ def gallery(
     from labkit.bench.progress import err, print_lines
 
     if text:
-        for path in notebook or sorted(Path("notebooks").glob("*.ipynb")):
-            print_text(renew_text(path, to or results_folder() / "gallery"))
+        print_text(*renew_text(notebook, to), sep="\n")
         return
     written = write_gallery(
         notebook,

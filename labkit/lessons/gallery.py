@@ -100,12 +100,7 @@ def write_gallery(
     for package in ("nbclient", "nbconvert", "jinja2"):
         if find_spec(package) is None:
             raise UnavailableError(f"a gallery needs the package {package}; run: pip install {package}")
-    found = [Path(path) for path in notebooks] if notebooks else sorted(Path("notebooks").glob("*.ipynb"))
-    if not found or not all(path.is_file() for path in found):
-        missing = next((str(path) for path in found if not path.is_file()), "notebooks/*.ipynb")
-        raise UsageError(
-            f"there is no notebook {missing}; run this in the project's folder, or name notebooks"
-        )
+    found = _notebooks(notebooks)
     if not minutes > 0:
         raise UsageError(f"minutes is more than 0, not {minutes}")
     for name, expression in (parameters or {}).items():
@@ -118,7 +113,7 @@ def write_gallery(
         for text in _texts_in(expression):
             if is_address(text, doubtful=True) and (shown := redact(text)) != text:
                 raise UsageError(f"the pages show {name}, and {shown} may hold a password; leave it out")
-    folder = Path(folder) if folder else results_folder() / "gallery"
+    folder = Path(folder) if folder else _default_folder()
     done = []
     for path in found:
         progress(f"{path.name} ...")
@@ -134,6 +129,21 @@ def write_gallery(
 def _texts_in(expression: str) -> list[str]:
     nodes = ast.walk(ast.parse(expression.strip(), mode="eval"))
     return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def _notebooks(named: Sequence[Path] | None) -> list[Path]:
+    """The named notebooks, else all of the folder `notebooks` in order."""
+    found = [Path(path) for path in named] if named else sorted(Path("notebooks").glob("*.ipynb"))
+    if not found or not all(path.is_file() for path in found):
+        missing = next((str(path) for path in found if not path.is_file()), "notebooks/*.ipynb")
+        raise UsageError(
+            f"there is no notebook {missing}; run this in the project's folder, or name notebooks"
+        )
+    return found
+
+
+def _default_folder() -> Path:
+    return results_folder() / "gallery"
 
 
 def execute(path: Path, limit_s: float, parameters: Mapping[str, str] | None = None) -> Executed:
@@ -268,19 +278,26 @@ def copy_with_outputs(executed: Executed) -> str:
     return SCRATCH.sub(lambda found: "results" if found[1] else "cell", text)
 
 
-def renew_text(path: Path, folder: Path) -> Path:
-    """Take the text of a notebook over into its copy, whose outputs stay; runs nothing.
+def renew_text(notebooks: Sequence[Path] | None = None, folder: Path | None = None) -> list[Path]:
+    """Take the text of notebooks over into their copies, whose outputs stay; runs nothing.
 
     Args:
-        path: of the notebook.
-        folder: that of the copies.
+        notebooks, folder: as in `write_gallery`.
+
+    Returns:
+        The copies.
 
     Raises:
-        UsageError: there is no copy, or it was made from other code.
+        UsageError: there is no notebook, no copy of it, or one that was made from other code.
     """
+    folder = Path(folder) if folder else _default_folder()
+    return [_renewed(path, folder / path.name) for path in _notebooks(notebooks)]
+
+
+def _renewed(path: Path, place: Path) -> Path:
     import nbformat
 
-    notebook, place = nbformat.read(path, as_version=4), folder / path.name
+    notebook = nbformat.read(path, as_version=4)
     copy = nbformat.read(place, as_version=4) if place.is_file() else nbformat.v4.new_notebook()
     done = [cell for cell in copy.cells if cell.cell_type == "code" and cell.id != INSTALL_ID]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

@@ -262,7 +262,8 @@ def _fed_at_rates(folder: Path) -> list[str]:
         "closed run. Threads that spin are paid for in CPU time.",
         "",
         *_table(heads, rows, words=(0, 1)),
-        *(["", *energy] if (energy := [s for s in fed.sentences() if s.startswith("Energy")]) else []),
+        "",
+        *fed.sentences(),  # of these runs: where energy cannot be measured
     ]
     return _details("Fed at the rate of a camera", lines)
 
