@@ -702,6 +702,18 @@ def test_what_nsys_started_ends_with_it(tmp_path, monkeypatch):
     assert not lives(int(note.read_text()))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no sh")
+def test_an_nsys_that_never_met_its_agent_is_started_again(tmp_path):
+    left, fault = tmp_path / "left", f"echo '[tag] = {nsys._NEVER_MET}.' >&2; exit 1"
+    agent = f"sleep 60 >/dev/null 2>&1 & echo $! >>{left}"
+    assert nsys.run(["sh", "-c", f"[ -e {left} ] && echo done && exit; {agent}; {fault}"]) == "done\n"
+    assert not lives(int(left.read_text()))
+    with pytest.raises(UnavailableError, match=nsys._NEVER_MET):
+        nsys.run(["sh", "-c", f"{agent}; {fault}"])
+    started = left.read_text().split()
+    assert len(started) == 1 + 3 and not any(lives(int(each)) for each in started)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
 def test_sessions_of_killed_kernels_are_ended_and_no_others(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])

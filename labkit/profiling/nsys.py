@@ -26,6 +26,8 @@ TRACES = "cuda,nvtx" if sys.platform == "win32" else "cuda,nvtx,osrt"
 _QUIET = ("--sample=none", "--cpuctxsw=none")  # sampling needs rights that few machines give
 _USUAL_PLACES = ("/opt/nvidia/nsight-systems/*/bin/nsys", "/usr/local/cuda*/bin/nsys")
 _LONGEST_S = 300
+_NEVER_MET = "Local Endpoint is not available"  # nsys and its agent: before the watched program begins
+_TRIES = 3  # on busy processors one start in 60 ends so
 _END_S = 5.0
 _MARK = "LABKIT_NSYS_RUN"
 _SESSION = "NSYS_PROFILING_SESSION_ID"  # set by nsys for the programs that it watches
@@ -103,6 +105,22 @@ def run(command: list[str]) -> str:
         UnavailableError: it failed, with its own last words, or did not end.
         LabError: what it watched could not be run, in its own words.
     """
+    for _ in range(_TRIES):
+        code, printed, complained = _run_once(command)
+        if not code:
+            return printed
+        if _NEVER_MET not in complained:
+            break
+    words = (complained.strip() or printed.strip() or "it said nothing").splitlines()
+    if words[-1].startswith("labkit: "):  # the watched process's own sentence: nsys did not fail
+        kinds = {kind.exit_code: kind for kind in (UsageError, SourceError, WeightsError)}
+        raise kinds.get(code, UnavailableError)(words[-1].removeprefix("labkit: "))
+    failed = f"nsys {command[1]} failed ({code})"
+    raise UnavailableError(f"{failed}: {words[-1]}; --engine torch profiles without nsys")
+
+
+def _run_once(command: list[str]) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error; what nsys leaves when it fails is ended."""
     pipe, mark = subprocess.PIPE, secrets.token_hex(8)
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, errors="replace",
@@ -116,14 +134,9 @@ def run(command: list[str]) -> str:
         except KeyboardInterrupt:
             _end(running.pid, mark)
             raise
-    if running.returncode:
-        words = (complained.strip() or printed.strip() or "it said nothing").splitlines()
-        if words[-1].startswith("labkit: "):  # the watched process's own sentence: nsys did not fail
-            kinds = {kind.exit_code: kind for kind in (UsageError, SourceError, WeightsError)}
-            raise kinds.get(running.returncode, UnavailableError)(words[-1].removeprefix("labkit: "))
-        failed = f"nsys {command[1]} failed ({running.returncode})"
-        raise UnavailableError(f"{failed}: {words[-1]}; --engine torch profiles without nsys")
-    return printed
+        if running.returncode and _NEVER_MET in complained:
+            _end(running.pid, mark)  # its agent would wait for ever
+    return running.returncode, printed, complained
 
 
 def _end(process: int, mark: str) -> None:
