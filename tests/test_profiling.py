@@ -12,6 +12,7 @@ import textwrap
 import threading
 import warnings
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -668,12 +669,16 @@ def test_one_cell_of_a_kernel_under_a_real_nsys(tmp_path, monkeypatch):
 
     import nbformat
     from nbclient import NotebookClient
+    from nbclient.exceptions import DeadKernelError
 
     kernel.install(tmp_path / "jupyter" / "kernels")
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
-    client = NotebookClient(notebook, timeout=200, kernel_name=kernel.NAME)
-    asyncio.run(client.async_execute(cwd=str(tmp_path)))
+    for _ in range(3):  # JupyterLab too starts a kernel again whose nsys never met its agent
+        client = NotebookClient(notebook, timeout=200, kernel_name=kernel.NAME)
+        with suppress(DeadKernelError, RuntimeError):
+            asyncio.run(client.async_execute(cwd=str(tmp_path)))
+            break
     said = "".join(output.get("text", "") for output in notebook.cells[-1].outputs)
     assert said.startswith("nsys 20"), said
     assert "{'infer': 3} 3 3" in said, "the cell's ranges and reads, and those of no other cell"

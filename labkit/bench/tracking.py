@@ -23,7 +23,7 @@ from labkit.models.prepare import prepare
 from labkit.results.ablation import Estimate
 from labkit.sources.synthetic.scene import SHOT_FRAMES, scene_frame
 
-EVERY = (1, 2, 4, 8)
+EVERY = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
