@@ -15,6 +15,7 @@ from labkit.models.preprocess import preprocessor
 from labkit.models.weights import LAB_FOLDER
 from labkit.pipelines.ladder import rung
 from labkit.sources.synthetic.objects import COARSE, FINE
+from labkit.sources.synthetic.scene import SHOT_FRAMES, scene_frame
 
 RUNG = rung("batched_cpu")
 
@@ -53,6 +54,14 @@ def test_objects_are_found_and_named(as_it_should_be):
     found, named = as_it_should_be
     assert found > 0.93
     assert named > 0.91
+
+
+def test_the_classifier_names_an_object_that_fills_the_frame():
+    classifier = rung("resnet_opencv_cpu")
+    net = prepare(classifier.prepare, Workload(model_set="lab")).net
+    drawn = [scene_frame(SHOT_FRAMES * shot + 40 * (shot % 4), closeup=True) for shot in range(40)]
+    answers = [answer.name[0] for _, answer in classifier.run(drawn, net)]
+    assert sum(a == frame.truth.fine_name[0] for a, frame in zip(answers, drawn, strict=True)) >= 37
 
 
 def test_red_and_blue_exchanged_gives_wrong_names(net, frames, as_it_should_be):

@@ -17,7 +17,6 @@ from labkit.core.types import Workload
 from labkit.lessons import nb03_combined_models, nb04_filter, nb05_streams
 from labkit.lessons.nb06_optimizations import launch_counts
 from labkit.lessons.published import PUBLISHED, published_beside
-from labkit.lessons.source_diff import rung_diff
 from labkit.pipelines.ladder import LADDER, rung
 
 from conftest import TINY, further  # isort: skip
@@ -167,25 +166,10 @@ def test_every_step_that_a_schedule_has_stands_on_a_thread_or_stream(name, frame
     assert {span.name for span in record.spans()} - set(nb05_streams.stream_of_step(row)) == left_out
 
 
-def test_a_change_shows_preparation_and_code():
-    text = rung_diff("resnet_pil_cpu", "resnet_opencv_cpu")
-    assert "- preprocess: pil" in text
-    assert "+ preprocess: opencv" in text
-    text = rung_diff("combined_cpu", "batched_cpu")
-    assert "one_by_one -> batched_crops" in text
-    assert any(line.startswith("-") and "for box in" in line for line in text.splitlines())
-    assert "nothing" in rung_diff("resnet_pil_cpu", "resnet_pil_cpu")
-
-
-def signed(text, sign):
-    return [line[1:] for line in text.splitlines() if line.startswith(sign)]
-
-
-@pytest.mark.parametrize("name", [each.name for each in LADDER if each.changes])
-def test_every_step_of_the_ladder_shows_some_difference(name):
-    text = rung_diff(rung(name).changes, name)
-    assert len(signed(text, "+")) + len(signed(text, "-")) > 0
-    assert len(text.splitlines()) < 90
+def test_every_step_of_the_ladder_changes_something():
+    for each in LADDER:
+        before = rung(each.changes) if each.changes else None
+        assert before is None or (before.run, before.prepare) != (each.run, each.prepare), each.name
 
 
 def test_published_figures_stand_beside_the_runs_of_their_rung():

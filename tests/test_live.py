@@ -1259,7 +1259,7 @@ def test_the_machines_cameras_are_offered_by_name(system, tmp_path):
     assert wait_for(lambda: "webcam:0" in offered())
     assert offered()["webcam:0"] == "Lab Cam 4K (webcam:0), 3840x2160 at 30 FPS"
     assert offered()["webcam:10"] == "Loop (webcam:10)"
-    assert list(offered()) == ["browser", "webcam:0", "webcam:10", "photos", "scenes"]
+    assert list(offered()) == ["browser", "webcam:0", "webcam:10", "photos", "scenes", "closeups"]
     system.clear()
     (tmp_path / "video0").touch()  # what is plugged in has changed
     assert wait_for(lambda: list(offered())[1] == "webcam")

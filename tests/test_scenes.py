@@ -39,6 +39,13 @@ class TestSameEverywhere:
         ]
         assert digest(*(f.image for f in frames)) == "b17ba92d1a37ed6c"
 
+    def test_so_are_close_ups(self):
+        frames = [
+            scene_frame(3, closeup=True),
+            scene_frame(460, size=(320, 240), seed=7, noise=4, closeup=True),
+        ]
+        assert digest(*(f.image for f in frames)) == "a4928d5d198cff31"
+
     def test_any_frame_can_be_drawn_on_its_own(self):
         forth = [scene_frame(i, size=(160, 120)).image for i in range(148, 153)]
         back = [scene_frame(i, size=(160, 120)).image for i in reversed(range(148, 153))]
@@ -56,6 +63,15 @@ class TestSameEverywhere:
 
 
 class TestTruth:
+    @pytest.mark.parametrize("size", [(640, 480), (64, 48), (333, 217), (480, 640)])
+    def test_a_close_up_is_one_object_of_its_scene_that_fills_the_frame(self, size):
+        for shot in range(8):
+            truth = scene_frame(150 * shot + 61, size=size, closeup=True).truth
+            (left, top, right, bottom), middle = truth.xyxy[0], np.array(size) / 2
+            assert len(truth) == 1 and (right - left) * (bottom - top) > 0.4 * min(size) ** 2
+            assert left < middle[0] < right and top < middle[1] < bottom
+            assert truth.fine_name[0] == FINE[shot_objects(0, shot, size)[0].fine]
+
     @pytest.mark.parametrize("index", [0, 40, 151, 310, 460, 777])
     def test_boxes_are_those_of_the_drawn_outlines(self, index):
         rendered = render_scene(index)

@@ -28,7 +28,7 @@ QuickOption = Annotated[bool, typer.Option("--quick/--full", help="Short runs, m
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
 
 _SIZE: Any = typer.Option(metavar="WxH", help="Size of the frames in px.")
-_SOURCE: Any = typer.Option(help="photos, scenes, webcam, webcam:1, a file, a folder, an address.")
+_SOURCE: Any = typer.Option(help="photos, scenes, closeups, webcam, webcam:1, a file, a folder, an address.")
 _SEED: Any = typer.Option(help="Of random weights and scenes.")
 _FIT = "Images of another shape: letterbox (whole), crop (centre), stretch, none."
 _DETECTOR = "Another detector than DETR-R50, e.g. rt_detr_v2_r18."

@@ -14,6 +14,7 @@ from labkit.core.errors import UnavailableError, UsageError
 from labkit.core.types import Rung, Size, Workload
 from labkit.models.packaged_weights import PACKAGED, packaged_file
 from labkit.sources.camera_list import DEVICES, CameraInfo, list_cameras
+from labkit.sources.spec import DRAWN
 
 ModelSet = Literal["auto", "full", "lab"]
 FilterName = Literal["none", "guided", "edges"]
@@ -112,15 +113,15 @@ class LiveSettings:
     def resolved(self, source: str) -> LiveSettings:
         """The same with what recognises something in a source in the place of "auto"; imports the ladder.
 
-        Names come from models that know such pictures: pretrained ones, or the lab's for the drawn
-        `scenes`. Where there are none for the rung, the lab's `stand_in`.
+        Names come from models that know such pictures: pretrained ones, or the lab's for what it
+        draws. Where there are none for the rung, the lab's `stand_in`.
         """
         settings = self
         if self.model_set != "auto":
             pass
         elif self.weights != "auto" or self.detector or self.classifier:
             settings = replace(self, model_set="full")  # only that set has a choice of weights and models
-        elif source == "scenes":
+        elif source in DRAWN:
             settings = replace(self, model_set="lab")
         elif default_model_set(_tasks(self.rungs)) == "full":
             settings = replace(self, model_set="full")
@@ -319,4 +320,5 @@ def known_sources() -> list[dict[str, str]]:
         *(_cameras.found or [{"spec": "webcam", "title": "camera of the machine"}]),
         {"spec": "photos", "title": "photographs"},
         {"spec": "scenes", "title": "drawn scenes"},
+        {"spec": "closeups", "title": "drawn close-ups"},
     ]

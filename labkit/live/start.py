@@ -47,7 +47,7 @@ def live(
 
     Args:
         source: "webcam" or "webcam:1" (of the machine that runs Python), "browser" (the camera of the machine
-            that shows the notebook), "photos", "scenes", a file, a folder or an address.
+            that shows the notebook), "photos", "scenes", "closeups", a file, a folder or an address.
         rung: whose answers to show: a name, or a loop of your own as in `labkit.bench` (it gets the
             networks of `compare`, if it wants some); by default the best one that is soon ready.
         size: (width, height) px of the frames.

@@ -105,9 +105,22 @@ def highlights(folder: Path) -> str:
             f"{first.machine}, {first.created[:10]}: frames of {width}x{height} through DETR-R50 and "
             f"ResNet-18, {first.settings.get('objects')} boxes per frame, {first.settings.get('weights')} "
             "weights; accuracy is that of the lab's small models in the same preparation. ~: a noisy run. "
-            "!: accuracy is lost, so this is no like-for-like gain. All rungs, machines and plots: "
+            f"!: accuracy is lost, so this is no like-for-like gain.{_followed(folder)} All rungs, machines and plots: "
             "[results/reference](results/reference/README.md).",
         ]
+    )
+
+
+def _followed(folder: Path) -> str:
+    """A sentence on the recorded tracking with the fewest detections; nothing without a record."""
+    path = folder / "tracking.json"
+    if not path.is_file():
+        return ""
+    kept = read_json(path, dict)
+    row, boxes = kept["rows"][-1], kept["workload"]["objects"]
+    return (
+        f" `{kept['rung']}` follows {boxes} boxes with a detection every {row['every']} frames at "
+        f"{row['fps']['value']:.0f} FPS on average."
     )
 
 
@@ -225,8 +238,8 @@ def _tracking(folder: Path) -> list[str]:
     for kept in _read(folder / "tracking.json"):
         lines += [
             f"{kept['rung']} with the {kept['workload']['model_set']} models, a detection every "
-            f"{row['every']} frames: {row['fps']['value']:.1f} FPS, {Estimate(**row['times'])} times one on "
-            "every frame."
+            f"{row['every']} frames: {row['fps']['value']:.1f} FPS on average (a detection holds up its own "
+            f"frame), {Estimate(**row['times'])} times one on every frame."
             for row in kept["rows"]
             if row["every"] > 1
         ]

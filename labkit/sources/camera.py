@@ -318,7 +318,7 @@ def _first_webcam(
         what += "close other programs that use them, or raise --open-timeout"
     raise SourceError(
         f'{what}; the camera beside a notebook is the source "browser" of the live view, '
-        'and "photos" and "scenes" need none'
+        'and "photos", "scenes" and "closeups" need none'
     )
 
 

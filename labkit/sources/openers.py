@@ -16,6 +16,7 @@ from labkit.sources.camera_open import RecordingError
 from labkit.sources.source import FrameReader, Picture, Source
 from labkit.sources.spec import (
     ADDRESS_SCHEMES,
+    DRAWN,
     EMBEDDED,
     HIDDEN,
     HOST,
@@ -53,15 +54,15 @@ def open_source(
 
     Args:
         spec: "webcam" (the first that gives a picture), "webcam:1", a video or image file, a folder
-            of images, an http, https or rtsp address, "photos" (a pan over photographs) or "scenes"
-            (drawn, with ground truth). For a file of such a name write "./photos".
+            of images, an http, https or rtsp address, "photos" (a pan over photographs), "scenes"
+            (drawn, with ground truth) or "closeups" (the same with one object that fills the frame).
+            For a file of such a name write "./photos".
         size: (width, height) px of the frames. None keeps what the source has; a camera or film keeps
-            its first size, "photos" and "scenes" have 640x480.
+            its first size, what is embedded has 640x480.
         fit: how an image of another shape is brought to `size`: "letterbox" (whole, with bars beside
             it), "crop" (its centre), "stretch" (whole, squeezed), "none" (not: as size=None).
             `Frame.placed` takes boxes back to the pixels of the original.
-        seed: of the scenes.
-        noise: of the scenes.
+        seed, noise: of what is drawn.
         fps: what a webcam is asked for; elsewhere the nominal rate that is reported, if the
             source states none. Recordings are not paced by it; their frames have `time_s`.
         loop: start over at the end of a recording.
@@ -86,8 +87,8 @@ def open_source(
         raise UsageError(f"fit is {', '.join(FITS)}, not {fit!r}")
     size = check_size(size) if fit != "none" else None
     _check(noise=noise, fps=fps, limit=limit, open_timeout_s=open_timeout_s, read_timeout_s=read_timeout_s)
-    if noise and name != "scenes":
-        raise UsageError(f'noise is for the source "scenes" only, not for {redact(name)}')
+    if noise and name not in DRAWN:
+        raise UsageError(f"noise is for {' and '.join(DRAWN)} only, not for {redact(name)}")
     if name == "browser":
         raise SourceError(
             "the browser's camera is available only in the live view of a notebook; "
@@ -192,7 +193,9 @@ def _pictures_in(path: Path, timeouts_s: dict[str, float]) -> Iterator[Picture]:
 def _embedded(name: str, size: Size, seed: int, noise: float) -> FrameReader:
     from labkit.sources import stills
 
-    return stills.Photos(size) if name == "photos" else stills.Scenes(size, seed=seed, noise=noise)
+    if name == "photos":
+        return stills.Photos(size)
+    return stills.Scenes(size, seed=seed, noise=noise, closeup=name == "closeups")
 
 
 def _is_recording(address: str) -> bool:

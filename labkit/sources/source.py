@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from labkit.core.types import Detections, Fit, Frame, Size
 from labkit.sources.convert import fit_image
+from labkit.sources.spec import EMBEDDED
 
 Picture = tuple[NDArray[np.uint8], float | None]
 """(H, W, 3) RGB, and for how many seconds an animation shows it."""
@@ -172,7 +173,7 @@ class Source:
 
     def describe(self) -> dict[str, Any]:
         """Plain data for fingerprints: what was opened, and how."""
-        embedded = self.spec in ("photos", "scenes")  # made in the size that is asked for
+        embedded = self.spec in EMBEDDED  # made in the size that is asked for
         return {
             "spec": self.spec,
             "size": None if self.size is None else list(self.size),

@@ -29,7 +29,7 @@ VIDEO_SUFFIXES = RECORDED_SUFFIXES | {
 ADDRESS_SCHEMES = ("http", "https", "rtsp")
 KNOWN_SOURCES = (
     '"webcam", "webcam:1", a video or image file, a folder of images, '
-    'an http, https or rtsp address, "photos" or "scenes"'
+    'an http, https or rtsp address, "photos", "scenes" or "closeups"'
 )
 
 # FFmpeg's errors name whole addresses; ours say what there is to say.
@@ -39,7 +39,8 @@ _ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 ANY_WEBCAM = -1
 """Index of "webcam" alone: the first camera that delivers a picture."""
 _WEBCAM = re.compile(r"^(?:webcam(?:(?P<colon>:)(?P<number>.*))?|/dev/video(?P<device>\d{1,3}))$", re.DOTALL)
-EMBEDDED = ("photos", "scenes", "browser")
+DRAWN = ("scenes", "closeups")
+EMBEDDED = ("photos", *DRAWN, "browser")
 HIDDEN = "***"
 """Shown in place of what may be a secret."""
 _AROUND = " \t\r\n\f\v\"'<>\u00a0\u201c\u201d\u2018\u2019`"

@@ -84,24 +84,24 @@ class Photos(DrawnReader):
 
 
 class Scenes(DrawnReader):
-    """Synthetic scenes with ground truth, seeded, without end."""
+    """Synthetic scenes with ground truth, or close-ups of one object of each, seeded, without end."""
 
-    def __init__(self, size: Size, *, seed: int, noise: float) -> None:
+    def __init__(self, size: Size, *, seed: int, noise: float, closeup: bool = False) -> None:
         super().__init__()
         from labkit.sources.synthetic.scene import scene_frame
 
-        self._scene = scene_frame
-        self._size, self._seed, self._noise = size, seed, noise
+        self._scene = partial(scene_frame, size=size, seed=seed, noise=noise, closeup=closeup)
+        self._described = {"backend": "closeups" if closeup else "scenes", "seed": seed, "noise": noise}
 
     def take(self) -> RawFrame:
         """The next scene with its truth."""
-        frame = self._scene(self.captured, size=self._size, seed=self._seed, noise=self._noise)
+        frame = self._scene(self.captured)
         self.captured += 1
         return RawFrame(frame.image, time.perf_counter(), frame.truth)
 
     def describe(self) -> dict[str, Any]:
         """Plain data: seed and noise of the scenes."""
-        return {"backend": "scenes", "seed": self._seed, "noise": self._noise}
+        return self._described
 
 
 def ping_pong(step: int, room: int) -> int:

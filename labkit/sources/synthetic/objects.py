@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labkit.core.types import Size
 from labkit.sources.synthetic.rng import ONE, TURN, IntegerRng, sin
@@ -72,6 +72,18 @@ def shot_objects(seed: int, shot: int, size: Size) -> tuple[SceneObject, ...]:
         if len(objects) == wanted:
             break
     return tuple(objects)
+
+
+def enlarged(item: SceneObject, size: Size) -> SceneObject:
+    """The object in the middle of the frame, which it fills."""
+    radius = SUB * min(size) // 2
+    return replace(
+        item,
+        centre=(SUB * size[0] // 2, SUB * size[1] // 2),
+        radius=radius,
+        pitch=item.pitch * radius // item.radius,
+        reach=(item.reach[0] // 4, item.reach[1] // 4),
+    )
 
 
 def _random_object(rng: IntegerRng, size: Size, unit: int, largest: int) -> SceneObject:

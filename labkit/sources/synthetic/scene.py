@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from labkit.core.errors import UsageError
 from labkit.core.types import Detections, Frame, Size
 from labkit.sources.synthetic.background import LIGHT_ONE, render_background
-from labkit.sources.synthetic.objects import COARSE, FINE, SceneObject, shot_objects
+from labkit.sources.synthetic.objects import COARSE, FINE, SceneObject, enlarged, shot_objects
 from labkit.sources.synthetic.rng import IntegerRng, cos, sin
 from labkit.sources.synthetic.shapes import FULL, MATERIALS, SHAPES, SUB, box_blur, coverage, place
 
@@ -43,7 +43,9 @@ class RenderedScene:
     visible: tuple[tuple[int, int], ...]
 
 
-def scene_frame(index: int, *, size: Size = (640, 480), seed: int = 0, noise: float = 0.0) -> Frame:
+def scene_frame(
+    index: int, *, size: Size = (640, 480), seed: int = 0, noise: float = 0.0, closeup: bool = False
+) -> Frame:
     """Frame `index` of world `seed`, with ground truth.
 
     Args:
@@ -51,6 +53,7 @@ def scene_frame(index: int, *, size: Size = (640, 480), seed: int = 0, noise: fl
         size: (width, height) in px, at least 64 x 48.
         seed: which world.
         noise: standard deviation of added noise in grey levels; seeded, independent per frame.
+        closeup: one object of the scene alone, which fills the frame.
 
     Returns:
         A frame whose truth names every object of which at least a quarter can be seen: coarse
@@ -60,11 +63,13 @@ def scene_frame(index: int, *, size: Size = (640, 480), seed: int = 0, noise: fl
     Raises:
         UsageError: for a negative index or noise, or a size too small to draw in.
     """
-    rendered = render_scene(index, size=size, seed=seed, noise=noise)
+    rendered = render_scene(index, size=size, seed=seed, noise=noise, closeup=closeup)
     return Frame(rendered.image, index, time.perf_counter(), _truth(rendered, size))
 
 
-def render_scene(index: int, *, size: Size = (640, 480), seed: int = 0, noise: float = 0.0) -> RenderedScene:
+def render_scene(
+    index: int, *, size: Size = (640, 480), seed: int = 0, noise: float = 0.0, closeup: bool = False
+) -> RenderedScene:
     """Render frame `index` of world `seed`; see `scene_frame` for arguments and errors."""
     if index < 0:
         raise UsageError(f"frames of a world are counted from 0, not {index}")
@@ -76,6 +81,8 @@ def render_scene(index: int, *, size: Size = (640, 480), seed: int = 0, noise: f
     background, light = render_background(seed, shot, (size[0], size[1]))
     image = background.copy()
     objects = shot_objects(seed, shot, size)
+    if closeup:
+        objects = (enlarged(objects[0], size),)
     sprites = [_rasterise(item, step) for item in objects]
     for item, sprite in zip(objects, sprites, strict=True):
         _draw_object(image, light, item, sprite)
