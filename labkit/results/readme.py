@@ -105,8 +105,8 @@ def highlights(folder: Path) -> str:
             f"{first.machine}, {first.created[:10]}: frames of {width}x{height} through DETR-R50 and "
             f"ResNet-18, {first.settings.get('objects')} boxes per frame, {first.settings.get('weights')} "
             "weights; accuracy is that of the lab's small models in the same preparation. ~: a noisy run. "
-            f"!: accuracy is lost, so this is no like-for-like gain.{_followed(folder)} All rungs, machines and plots: "
-            "[results/reference](results/reference/README.md).",
+            f"!: accuracy is lost, so this is no like-for-like gain.{_followed(folder)} All rungs, machines "
+            "and plots: [results/reference](results/reference/README.md).",
         ]
     )
 
@@ -118,9 +118,15 @@ def _followed(folder: Path) -> str:
         return ""
     kept = read_json(path, dict)
     row, boxes = kept["rows"][-1], kept["workload"]["objects"]
+    lost = [
+        f" ({Estimate(**each['lost']).points} points of mAP lost on moving scenes)"
+        for record in _read(folder.parent / "accuracy" / "tracking.json")
+        for each in record["rows"]
+        if each["every"] == row["every"]
+    ]
     return (
         f" `{kept['rung']}` follows {boxes} boxes with a detection every {row['every']} frames at "
-        f"{row['fps']['value']:.0f} FPS on average."
+        f"{row['fps']['value']:.0f} FPS on average{''.join(lost)}."
     )
 
 
