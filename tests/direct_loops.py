@@ -1,6 +1,7 @@
 """The work of the combined rungs as plain scripts: a measure of the lab's own overhead, and its peers.
 
 labkit compare baseline_combined_cpu tests/direct_loops.py:direct
+python tests/direct_loops.py  # the same two in one process, with the same networks
 labkit compare cpu_engine_fp32 tests/direct_loops.py:openvino_fp32
 labkit compare cpu_engine_bf16 tests/direct_loops.py:openvino_bf16
 labkit compare cpu_engine_int8 tests/direct_loops.py:openvino_int8
@@ -252,3 +253,39 @@ def compiled_fp32(frames):
 def compiled_bf16(frames):
     """The same in bfloat16."""
     yield from peer(frames, compiled_network, "bf16")
+
+
+def same_networks(boxes, turns=12):
+    """How many times as long the baseline takes as `direct`, both with one and the same networks in memory.
+
+    Where a network lies in memory makes processes differ by a tenth; in one process, in turns, it does not.
+    """
+    import time
+    from unittest.mock import patch
+
+    from labkit.core.types import Workload
+    from labkit.models.prepare import prepare
+    from labkit.pipelines.ladder import rung
+
+    with labkit.open_source("photos") as source:
+        frames = [frame for _, frame in zip(range(2), source, strict=False)]
+    baseline = rung("baseline_combined_cpu")
+    net = prepare(baseline.prepare, Workload(weights="random", objects=boxes)).net
+    loaded = dict(zip(MODELS, (net.detector.network, net.classifier.network), strict=True))
+    loops = {"baseline": lambda frames: baseline.run(frames, net), "direct": direct}
+    spent_s = {name: [] for name in loops}
+    order = np.random.default_rng(0)
+    with patch("labkit.load_network", loaded.get), patch(f"{__name__}.BOXES", boxes):
+        for _ in range(1 + turns):
+            for name in order.permutation(list(loops)):
+                begun = time.process_time()
+                list(loops[name](frames))
+                spent_s[name].append(time.process_time() - begun)
+    return float(np.median(np.array(spent_s["baseline"][1:]) / np.array(spent_s["direct"][1:])))
+
+
+if __name__ == "__main__":
+    for boxes in (5, 15):
+        print(
+            f"{boxes} boxes: the baseline takes {same_networks(boxes):.3f} times the processor time of direct"
+        )
