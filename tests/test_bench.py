@@ -60,6 +60,16 @@ def outcome(tmp_path_factory):
     return result, path, heard
 
 
+def test_what_agrees_with_its_reference_is_like_it_whatever_that_one_differs_from():
+    mine = replace(rung("detr_opencv_cpu"), name="mine", reference="detr_opencv_cpu")
+    sound = {"mine": True, "detr_opencv_cpu": False, "detr_pil_cpu": True}
+    other, first = rung("detr_opencv_cpu"), rung("detr_pil_cpu")
+    assert run_module._alike(other, mine, sound) and run_module._alike(mine, other, sound)
+    assert not run_module._alike(first, other, sound) and not run_module._alike(other, first, sound)
+    assert run_module._alike(first, mine, sound)
+    assert not run_module._alike(other, mine, {**sound, "mine": False})
+
+
 def test_every_rung_leaves_a_row_with_all_that_belongs_to_it(outcome):
     _, path, _ = outcome
     with Store(path) as store:

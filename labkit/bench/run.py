@@ -722,13 +722,14 @@ def _compare(
         name: may_claim(agreements[name], scores[name], worker.ready.settings)
         for name, worker in workers.items()
     }
+    named = {rung.name: rung for rung in rungs}
     state = {**fingerprint(), "state": monitor.state()}
     load = {"foreign_cpu": round(monitor.foreign, 3), "steal": round(monitor.steal, 3)}
     comparisons = [
         measured.comparison(
             a,
             b,
-            agrees=sound[a] and sound[b],
+            agrees=_alike(named[a], named[b], sound),
             agreement=agreements[b],
             settings={**settings, **load},
             source=context.frames.source,
@@ -740,6 +741,12 @@ def _compare(
     closed = [run for run in result_set.runs if run.scenario == "closed"]
     for comparison in with_ceilings(comparisons, closed):
         _finish(comparison, result_set.comparisons, context)
+
+
+def _alike(a: Rung, b: Rung, sound: Mapping[str, bool]) -> bool:
+    """True if two rungs answer alike: each as its reference does, unless one is the other's."""
+    own_reference = {a.name: b.reference, b.name: a.reference}
+    return all(sound[name] for name, reference in own_reference.items() if reference != name)
 
 
 def _finish(result: Any, results: list[Any], context: Context) -> None:
