@@ -128,6 +128,31 @@ def end_tree(process: int) -> None:
                 each.kill()
 
 
+def end_marked(variable: str, value: str, within_s: float) -> None:
+    """Ends all other processes that have started with an environment variable, whoever is their parent.
+
+    Args:
+        variable, value: only what has them starts what has them, so one look that finds none is enough.
+        within_s: after which it gives up.
+    """
+    import psutil
+
+    until_s = time.monotonic() + within_s
+    while time.monotonic() < until_s:
+        left = []
+        for each in psutil.process_iter():
+            with suppress(psutil.Error):
+                marked = each.pid != os.getpid() and each.environ().get(variable) == value
+                if marked and each.status() != psutil.STATUS_ZOMBIE:
+                    left.append(each)
+        if not left:
+            return
+        for each in left:
+            with suppress(psutil.Error):
+                each.kill()
+        time.sleep(0.02)
+
+
 def lives(process: int) -> bool:
     """True while a process runs; one that has ended and was not yet asked how is over."""
     import psutil

@@ -13,18 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from labkit.core import interrupt
-from labkit.core.child import LOOK_EVERY_S, lives
+from labkit.core.child import LOOK_EVERY_S, end_marked, environment, lives
 
-LONGEST_PAUSE_S = 30.0
-"""Between two looks at which processes Ray has; a look takes some milliseconds."""
-ROUNDS, PAUSE_S = 8, 0.1
-"""Of ending what is left: together a second, as the guard itself is to end soon."""
+MARK = "LABKIT_RAY"
+"""Variable with the folder of a Ray, which all its processes inherit; their command lines change."""
+LONGEST_END_S = 5.0
 
 
 def init(ray: Any, address: str, **settings: Any) -> None:
@@ -101,7 +100,8 @@ def ended_with_owner(folder: Path, shutdown: Callable[..., None]) -> Iterator[No
     guard = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     left_to_guard = False
     try:
-        yield
+        with environment({MARK: str(folder)}):
+            yield
     except KeyboardInterrupt:
         left_to_guard = interrupt.ends_process
         raise
@@ -115,36 +115,11 @@ def ended_with_owner(folder: Path, shutdown: Callable[..., None]) -> Iterator[No
 
 
 def end_after(owner: int, folder: Path) -> None:
-    """Wait for a process to end, then kill what it had started, and delete the folder."""
-    import psutil
-
-    own, started = psutil.Process(), set()
-    began_s, next_look_s = time.monotonic(), 0.0
+    """Wait for a process to end, then kill what it had started with `MARK`, and delete the folder."""
     while lives(owner):
-        now_s = time.monotonic()
-        if now_s >= next_look_s:
-            with suppress(psutil.Error):
-                started |= set(psutil.Process(owner).children(recursive=True))
-            next_look_s = now_s + min(LONGEST_PAUSE_S, 0.5 * (now_s - began_s))
         time.sleep(LOOK_EVERY_S)
-    for _ in range(ROUNDS):  # a process that is just starting has no command yet
-        for process in (started := {*started, *_processes_of(folder)} - {own}):
-            with suppress(psutil.Error):
-                process.kill()  # psutil refuses where the process id is another's by now
-        time.sleep(PAUSE_S)
+    end_marked(MARK, str(folder), LONGEST_END_S)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _processes_of(folder: Path) -> set[Any]:
-    """The processes whose command names the folder."""
-    import psutil
-
-    found = set()
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if str(folder) in " ".join(process.cmdline()):
-                found.add(process)
-    return found
 
 
 if __name__ == "__main__":

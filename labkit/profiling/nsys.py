@@ -8,14 +8,12 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
-from labkit.core.child import end_tree
+from labkit.core.child import end_marked, end_tree
 from labkit.core.errors import SourceError, UnavailableError, UsageError, WeightsError
 from labkit.core.requirements import installed_version
 from labkit.profiling.capture import ANCHOR, ANCHOR_DOMAIN
@@ -141,22 +139,8 @@ def _run_once(command: list[str]) -> tuple[int, str, str]:
 
 def _end(process: int, mark: str) -> None:
     """Ends nsys and its agent, which is soon a child of another process and would go on with a report."""
-    import psutil
-
     end_tree(process)
-    until_s = time.monotonic() + _END_S
-    while time.monotonic() < until_s:  # only what is marked starts what is marked: one empty look is enough
-        left = []
-        for each in psutil.process_iter():
-            with suppress(psutil.Error):
-                if each.environ().get(_MARK) == mark and each.status() != psutil.STATUS_ZOMBIE:
-                    left.append(each)
-        if not left:
-            return
-        for each in left:
-            with suppress(psutil.Error):
-                each.kill()
-        time.sleep(0.02)
+    end_marked(_MARK, mark, _END_S)
 
 
 def find() -> Nsys | None:
