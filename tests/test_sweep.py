@@ -418,18 +418,23 @@ def test_ray_that_started_too_slowly_is_started_once_more(words, tries):
 
 
 STARTS_RAY = """
-import ctypes, sys, threading
+import ctypes, os, sys, threading
 from contextlib import suppress
 from types import SimpleNamespace
 from labkit.cli import main as cli
 from labkit.fleet import guards
 def init(*_, **__):
+    os.write(2, b"*** SIGTERM received\\n")  # as Ray's library does
+    print("Python's own", file=sys.stderr)
     print("starting", flush=True)
     ctypes.CDLL(None).sleep(60)
 threading.Thread(target=ctypes.CDLL(None).sleep, args=(60,)).start()
 def app(_):
     with suppress(*[KeyboardInterrupt] * (sys.argv[1] == "0")):
-        guards.init(SimpleNamespace(init=init, shutdown=None), "local")
+        try:
+            guards.init(SimpleNamespace(init=init, shutdown=None), "local")
+        finally:
+            print("and afterwards", file=sys.stderr)
 cli._add_commands()
 cli.app = app
 raise SystemExit(cli.main())
@@ -442,10 +447,12 @@ raise SystemExit(cli.main())
 )
 def test_a_command_ends_at_once_while_ray_starts(number, code):
     arguments = [sys.executable, "-c", STARTS_RAY, str(code)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as command:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True) as command:
         assert command.stdout.readline() == "starting\n"
         command.send_signal(number)
         assert command.wait(20) == code
+        assert command.stderr.read() == "Python's own\nand afterwards\n"
 
 
 GUARDED = """

@@ -40,10 +40,29 @@ def init(ray: Any, address: str, **settings: Any) -> None:
             call()
             return
         try:
-            interrupt.abandonable(call)
+            with _native_errors_hidden():
+                interrupt.abandonable(call)
         except KeyboardInterrupt:
             atexit.unregister(ray.shutdown)
             raise
+
+
+@contextmanager
+def _native_errors_hidden() -> Iterator[None]:
+    """Keep native code from printing to standard error, where Python goes on to print.
+
+    Ray's library holds Python's lock while it starts, so a signal may meet its handler, which prints a stack.
+    """
+    own, kept = sys.stderr, os.dup(2)
+    own.flush()
+    with open(os.devnull, "w") as nowhere, open(kept, "w", buffering=1, errors=own.errors) as shown:
+        os.dup2(nowhere.fileno(), 2)
+        sys.stderr = shown
+        try:
+            yield
+        finally:
+            sys.stderr = own
+            os.dup2(kept, 2)
 
 
 def _started(ray: Any, address: str, settings: dict[str, Any]) -> None:
