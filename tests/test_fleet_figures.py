@@ -164,6 +164,8 @@ def test_rounds_are_summarised_by_median_and_interval():
     assert summary["cores_used"] == {"engines": 1.8}
     assert summary["age_p90_ms"] == pytest.approx(100)
     assert summary["extra_ms_per_frame"] == pytest.approx(1e3 * (1 / 19 - 1 / 20), rel=0.05)
+    too_few = fleet_benchmark._summary(1, rounds[:3])
+    assert "share_interval" not in too_few and len(too_few["rounds_fps"]) == 3
 
 
 class Paced:

@@ -109,7 +109,7 @@ def test_photos_do_not_end_and_show_every_photograph():
         assert np.array_equal([frame.image for frame in source][600], first), "it starts over"
 
 
-@pytest.mark.parametrize("spec", ["photos", "scenes"])
+@pytest.mark.parametrize("spec", ["photos", "scenes", "closeups"])
 def test_what_is_skipped_is_not_drawn(spec, monkeypatch):
     with open_source(spec, (64, 48), limit=30) as source:
         every = list(source)

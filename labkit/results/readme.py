@@ -344,7 +344,7 @@ def _share(fleet: Mapping[str, Any]) -> str:
     """A fleet's share of what one process does; with its interval, where it was measured in rounds."""
     share = f"{100 * fleet['share_of_single']:.0f}%"
     if "share_interval" not in fleet:
-        return share
+        return share + (f" ({len(rounds)} rounds)" if (rounds := fleet.get("rounds_fps")) else "")
     low, high = (100 * bound for bound in fleet["share_interval"])
     return f"{share} ({format_interval((low, high), '.0f')}%, {len(fleet['rounds_fps'])} rounds)"
 

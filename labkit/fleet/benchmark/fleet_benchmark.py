@@ -146,6 +146,7 @@ def _summary(n: int, rounds: Sequence[tuple[_Round, float]]) -> dict[str, Any]:
     fleets = [one for one, _ in rounds]
     rates = [(one.results.fps, single_fps) for one, single_fps in rounds]
     shares = [fps / single_fps for fps, single_fps in rates]
+    interval = [float(bound) for bound in ratio_interval(shares)]
     fps, single_fps = (float(np.median(each)) for each in zip(*rates, strict=True))
     ages = FleetResults(*(np.concatenate([getattr(each.results, name) for each in fleets])
                      for name in ("done_s", "age_s", "stream")))  # fmt: skip
@@ -167,7 +168,7 @@ def _summary(n: int, rounds: Sequence[tuple[_Round, float]]) -> dict[str, Any]:
         },
         "single_fps": single_fps,
         "share_of_single": float(np.median(shares)),
-        "share_interval": [float(bound) for bound in ratio_interval(shares)],
+        **({"share_interval": interval} if np.isfinite(interval).all() else {}),  # else too few rounds
         "rounds_fps": rates,
         "extra_ms_per_frame": 1e3 * float(np.median([1 / fps - 1 / single for fps, single in rates])),
     }
