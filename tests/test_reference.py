@@ -33,6 +33,13 @@ def test_the_readme_says_what_was_recorded():
     assert len(readme.splitlines()) <= 120
 
 
+@pytest.mark.parametrize("folder", RECORDED, ids=lambda f: f.name)
+def test_what_was_recorded_names_no_folder_of_the_machine(folder):
+    for each in (folder, *(path.parent for path in folder.glob("*/fingerprint.json"))):
+        export = load_export(each)
+        assert all("/" not in kept.source["spec"] for kept in (*export.runs, *export.comparisons))
+
+
 @pytest.mark.parametrize("folder", [f for f in RECORDED if list(f.glob("*.svg"))], ids=lambda f: f.name)
 def test_the_recorded_pictures_say_what_was_recorded(folder):
     export = load_export(folder)
