@@ -21,7 +21,7 @@ from torchvision.ops import nms
 from labkit.core.errors import UsageError
 from labkit.lessons import kernel_exercises, nb08_profile
 from labkit.lessons.exercise import FUNCTIONS, CheckResult, solution, solutions, solved
-from labkit.lessons.hints import HINTS, hint_text
+from labkit.lessons.hints import HINTS, hint
 from labkit.lessons.kernel_exercises import EXERCISES, check_kernel
 from labkit.lessons.simulated_streams import one_stream, two_streams_no_wait
 from labkit.pipelines.multi_stream import launch
@@ -509,7 +509,7 @@ def test_a_plausible_mistake_is_rejected_with_its_reason(exercise, reason, answe
 @pytest.mark.parametrize("exercise", HINTS)
 def test_hints_come_in_steps_and_each_names_the_next(exercise):
     steps = len(HINTS[exercise])
-    found = [hint_text(exercise, step) for step in range(1, steps + 1)]
+    found = [hint(exercise, step) for step in range(1, steps + 1)]
     assert steps >= 3
     assert len(set(found)) == steps
     for step, text in enumerate(found, 1):
@@ -550,7 +550,7 @@ def test_a_solution_stands_alone_is_folded_in_a_notebook_and_plain_elsewhere():
 
 def test_hints_that_do_not_exist_are_said():
     with pytest.raises(UsageError, match="no exercise 'knitting'; there are "):
-        hint_text("knitting")
+        hint("knitting")
     for step in (0, 99, True, "1"):
         with pytest.raises(UsageError, match="hints 1 to"):
-            hint_text("fps", step)
+            hint("fps", step)

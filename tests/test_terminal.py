@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import csv
+import html
 import io
 import os
 import re
@@ -25,7 +26,9 @@ from labkit.bench.doctor import Check, lines
 from labkit.bench.progress import OPTIONAL, ProgressBar, err, print_lines, print_table, rows_table, runs_table
 from labkit.cli import main as cli
 from labkit.core.errors import LabError, LoopError, ResultsError, SourceError, UsageError
+from labkit.core.shown import Sentence, Sentences
 from labkit.core.terminal import HIDDEN, printable
+from labkit.lessons.exercise import CheckResult
 from labkit.results.exports import export
 from labkit.results.result_set import ResultSet
 from labkit.results.store import Store
@@ -282,3 +285,19 @@ def test_nothing_phones_home(tmp_path):
     assert [
         path for path in Path(tmp_path).rglob("*") if "openvino" in path.name or "intel" in path.name
     ] == []
+
+
+def test_a_notebook_shows_a_sentence_as_text_that_breaks_between_words():
+    from IPython.core.formatters import DisplayFormatter
+
+    comparison = made_up_comparison()
+    for shown, text in [
+        (Sentence(f"a < b {HOSTILE}"), printable(f"a < b {HOSTILE}")),
+        (Sentences(["one", "two"]), "one\ntwo"),
+        (CheckResult(False, "it is <b>"), "Not yet: it is <b>"),
+        (comparison, comparison.sentence),
+    ]:
+        data, _ = DisplayFormatter().format(shown)
+        assert data["text/plain"] == text == repr(shown)
+        paragraphs = re.findall("<p[^>]*>(.*?)</p>", data["text/html"])
+        assert "\n".join(map(html.unescape, paragraphs)) == text and "<b>" not in data["text/html"]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from labkit.core import stats
 from labkit.core.errors import UnavailableError, UsageError
-from labkit.core.shown_table import shown_table
+from labkit.core.shown import Sentences, shown_table
 from labkit.core.types import Size
 from labkit.filters import reference
 from labkit.filters.image_filters import guided_filter
@@ -111,7 +111,7 @@ class FilterTimes:
             )
         return shown_table(rows)
 
-    def sentences(self) -> list[str]:
+    def sentences(self) -> Sentences:
         """Each version compared with the one that is made of a library's calls, one sentence each."""
         width, height = self.size
         on_cpu = self.device == "cpu"
@@ -134,7 +134,7 @@ class FilterTimes:
                 f"{one.version}: {one.median_ms:.{digits}f} ms, {ratio:.2f} times as fast "
                 f"({stats.format_interval(interval)}){'' if one.version == REFERENCE else apart}."
             )
-        return [*lines, *self.left_out]
+        return Sentences([*lines, *self.left_out])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `filters.json`."""

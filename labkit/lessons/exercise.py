@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import UsageError
+from labkit.core.shown import ShownText
 
 Rng = np.random.Generator
 
@@ -36,8 +37,8 @@ TOOLS = ("builtins", "math", "numpy", "time", "torch")
 """Modules, beside the lessons, with which answers are judged."""
 
 
-@dataclass(frozen=True)
-class CheckResult:
+@dataclass(frozen=True, repr=False)
+class CheckResult(ShownText):
     """Outcome of a check: passed or not, and why."""
 
     passed: bool

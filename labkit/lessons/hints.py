@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from labkit.core.errors import UsageError
-from labkit.core.terminal import print_text
+from labkit.core.shown import Sentence
 
 _TEXT = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
 _SECTIONS = re.split(r"^# (\w+)$", _TEXT, flags=re.M)[1:]
@@ -16,13 +16,8 @@ HINTS = {
 }
 
 
-def hint(exercise: str, step: int = 1) -> None:
-    """Print a hint for an exercise; each step says more than the one before."""
-    print_text(hint_text(exercise, step))
-
-
-def hint_text(exercise: str, step: int = 1) -> str:
-    """One hint, with the number of hints that there are.
+def hint(exercise: str, step: int = 1) -> Sentence:
+    """A hint for an exercise, with the number of hints; each step says more than the one before.
 
     Args:
         exercise: a name in `HINTS`, such as "normalise".
@@ -37,4 +32,4 @@ def hint_text(exercise: str, step: int = 1) -> str:
     if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= len(steps):
         raise UsageError(f"the exercise {exercise!r} has hints 1 to {len(steps)}, not {step!r}")
     more = "" if step == len(steps) else f' For more: lesson.hint("{exercise}", {step + 1}).'
-    return f"Hint {step} of {len(steps)}: {steps[step - 1]}{more}"
+    return Sentence(f"Hint {step} of {len(steps)}: {steps[step - 1]}{more}")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import UnavailableError
-from labkit.core.shown_table import shown_table
+from labkit.core.shown import shown_table
 from labkit.core.terminal import print_text
 from labkit.core.types import Size
 from labkit.filters.image_filters import guided_filter

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labkit.core.errors import UsageError
-from labkit.core.shown_table import shown_table
+from labkit.core.shown import shown_table
 from labkit.core.terminal import print_text
 from labkit.core.trace import hidden_share
 from labkit.core.types import Rung, Size, Workload

@@ -12,7 +12,6 @@ import argparse
 import copy
 import json
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -37,7 +36,7 @@ from labkit.models.detectors.catalogue import detectors
 from labkit.models.networks import Network, load_network
 from labkit.models.preprocess import preprocessor
 from labkit.pipelines.ladder import rung
-from labkit.results.ablation import AblationRow, Estimate, Loss, from_csv, sentences, to_csv
+from labkit.results.ablation import AblationRow, Estimate, from_csv, sentences, to_csv
 from labkit.results.plots.robustness import robustness as plot_losses
 from labkit.results.plots.save import save
 
@@ -47,7 +46,6 @@ TABLE = "accuracy.csv"
 MOST_TABLE_BYTES = 2**24
 FINGERPRINT = "fingerprint.json"
 UNCHANGED = "as it is"
-COLUMNS = 100
 
 
 @dataclass(frozen=True)
@@ -253,12 +251,6 @@ def _sampling_in_float32() -> Iterator[list[tuple[int, ...]]]:
         functional.grid_sample = as_it_is
 
 
-def print_losses(rows: Sequence[AblationRow], metric: Loss = "map") -> None:
-    """Print the loss of each change in sentences; see `labkit.results.ablation.sentences`."""
-    for line in sentences(rows, metric):
-        print_text(textwrap.fill(line, COLUMNS), end="\n\n")
-
-
 def recorded_ablation(folder: Path | None = None) -> list[AblationRow]:
     """The ablation on 100 scenes that ships with the project.
 
@@ -355,8 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LabError as error:
         print_text(f"labkit: {error}", file=sys.stderr)
         return error.exit_code
-    print_losses(rows)
-    print_text(*written, sep="\n")
+    print_text(*sentences(rows), *written, sep="\n")
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.core.terminal import print_text
+from labkit.core.shown import Sentence
 from labkit.lessons.exercise import Rng, call, compare, exercise_check
 from labkit.lessons.hints import hint
 from labkit.lessons.pitfalls import overhead
@@ -23,9 +23,9 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 
-def span_cost() -> None:
-    """Print what the spans of a frame cost here, with a recording open and without."""
-    print_text(overhead.span_cost().sentence)
+def span_cost() -> Sentence:
+    """What the spans of a frame cost here, with a recording open and without."""
+    return overhead.span_cost().sentence
 
 
 @exercise_check

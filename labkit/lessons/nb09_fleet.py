@@ -17,7 +17,7 @@ from labkit.bench.plan import QUICK
 from labkit.bench.worker import Worker
 from labkit.core.errors import UnavailableError
 from labkit.core.machine import fingerprint, machine_name
-from labkit.core.shown_table import shown_table
+from labkit.core.shown import Sentence, shown_table
 from labkit.core.terminal import print_text
 from labkit.core.types import Detections, Size, Workload
 from labkit.fleet.benchmark.rounds import Rounds, run_rounds
@@ -212,15 +212,15 @@ def simulated_beside_measured(
     return shown_table(rows)
 
 
-def simulation_error(measured: Measured, predicted: dict[int, SimulationResult], done: Rounds) -> str:
+def simulation_error(measured: Measured, predicted: dict[int, SimulationResult], done: Rounds) -> Sentence:
     """Sentences on the simulation's error, and on the fleets relative to a single process."""
     if not done.fleets:
-        return "No fleet was measured here, so the simulation is unchecked."
+        return Sentence("No fleet was measured here, so the simulation is unchecked.")
     off = {n: answers.fps / predicted[n].fps - 1 for n, answers in done.fleets.items()}
     worst = max(off, key=lambda n: abs(off[n]))
     way = "more" if off[worst] > 0 else "less"
     low, high = (100 * edge(done.shares.values()) for edge in (min, max))
-    return (
+    return Sentence(
         f"The simulation was off by {100 * abs(off[worst]):.0f}% at most ({way} was measured, at {worst} "
         f"{'stream' if worst == 1 else 'streams'}). The fleets answered {low:.0f} to {high:.0f}% of "
         "the frames offered or, where those are too many, of a single process's rate, which reads the "
@@ -252,7 +252,7 @@ def many_cameras(
     group: int = 1,
     moving: float = 0.1,
 ) -> pd.DataFrame:
-    """Machines and network that cameras need, by where the work is done; prints the assumptions.
+    """Machines and network that cameras need, by where the work is done; displays the assumptions.
 
     Args:
         measured: service times on this machine; engines are counted in machines like it.
@@ -261,16 +261,19 @@ def many_cameras(
         group: maximum of frames per pass.
         moving: share of the frames in which something moves.
     """
+    from IPython.display import display
+
     fit = max_streams(
         FleetModel(1, fps=fps, batch=group, transfer_s=TRANSFER_S), measured.service, age_ms=age_ms, fps=fps
     )
-    print_text(
+    assumed = Sentence(
         f"Assumed: {fps:g} results per second and camera, p90 age up to {age_ms:g} ms, JPEG of "
         f"{measured.jpeg_bytes / 1e3:.0f} kB, results of {measured.result_bytes:.0f} bytes, something moves "
         f"in {moving:.0%} of the frames, machines like this one ({measured.machine}), {fit} cameras each."
     )
+    display(assumed)
     if fit < 1:
-        print_text("Not even one camera fits such a machine within these limits; loosen them.")
+        display(Sentence("Not even one camera fits such a machine within these limits; loosen them."))
         return shown_table([])
     sizes = {"jpeg_bytes": measured.jpeg_bytes, "result_bytes": measured.result_bytes}
     rows = [

@@ -12,7 +12,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from labkit.core.errors import LabError, UsageError
-from labkit.core.shown_table import shown_table
+from labkit.core.shown import Sentence, shown_table
 from labkit.core.stats import format_interval
 from labkit.core.terminal import print_text
 from labkit.results.predictions import Calibration, Outcome, calibration
@@ -70,7 +70,7 @@ class Question:
                 self._saved = store.add_prediction(Prediction(self.text, (), answer))
         return f"Skipped: {self.text}" if answer is None else f"Noted: {self.text} -> {answer:g} times"
 
-    def score(self, result: Measured | Sequence[Measured]) -> str:
+    def score(self, result: Measured | Sequence[Measured]) -> Sentence:
         """Store the result, close the question, and compare the prediction with the result.
 
         A result that cannot be believed is told with the reason, and leaves the question open.
@@ -79,10 +79,10 @@ class Question:
             result: a comparison, or a pitfall's result; of several the first, none if nothing was measured.
         """
         if not (results := result if isinstance(result, Sequence) else [result]):
-            return f"Nothing was measured, so nothing is scored: {self.text}"
+            return Sentence(f"Nothing was measured, so nothing is scored: {self.text}")
         measured = results[0]
         if getattr(measured, "refuted_by", ""):
-            return f"Cannot tell, so nothing is scored; measure it again. {measured.sentence}"
+            return Sentence(f"Cannot tell, so nothing is scored; measure it again. {measured.sentence}")
         with self._lock:
             if self._saved is None:
                 self.note(None)
@@ -93,9 +93,11 @@ class Question:
         for end in self._on_end:
             end()
         if self.answer is None:
-            return f"No prediction was made. {measured.sentence}"
+            return Sentence(f"No prediction was made. {measured.sentence}")
         outcome = Outcome(self.text, self.answer, measured.ratio, measured.interval)
-        return f"You predicted {self.answer:g} times; that is {outcome.verdict}. {measured.sentence}"
+        return Sentence(
+            f"You predicted {self.answer:g} times; that is {outcome.verdict}. {measured.sentence}"
+        )
 
     def on_end(self, do: Callable[[], None]) -> None:
         """Call `do` once the result is known."""
@@ -121,14 +123,14 @@ def predict(question: str, answer: float | None = None) -> Question:
 
 
 def show_calibration() -> Any:
-    """Print a summary of all predictions in the store, display them in a table, and plot them."""
+    """Display a summary of all predictions in the store and a table of them, and plot them."""
     from IPython.display import display
 
     from labkit.results.plots.predicted import prediction_chart
 
     with Store(default_path(), read_only=True) as store:
         known = calibration(store.predictions())
-    print_text(known.sentence)
+    display(known.sentence)
     if not known.outcomes:
         return None
     display(calibration_table(known))

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labkit.core.shown_table import shown_table
+from labkit.core.shown import shown_table
 from labkit.core.stats import format_interval
 from labkit.results.records import Run
 from labkit.results.result_set import ResultSet, results

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.core.errors import UsageError
 from labkit.core.requirements import fallback, unmet_requirement
-from labkit.core.shown_table import shown_table, table_html
+from labkit.core.shown import shown_table, table_html
 from labkit.core.types import FilterStep, Preparation, Rung
 from labkit.pipelines.baseline import baseline_combined
 from labkit.pipelines.combined import awake_crops, batched_crops, one_by_one

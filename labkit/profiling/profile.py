@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from labkit.core.shown_table import table_html
+from labkit.core.shown import table_html
 from labkit.profiling.capture import Capture
 from labkit.profiling.perfetto import PerfettoTrace, perfetto_trace
 from labkit.profiling.profile_timeline import timeline

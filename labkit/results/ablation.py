@@ -10,6 +10,7 @@ from math import isfinite
 from typing import Literal
 
 from labkit.core.errors import ResultsError
+from labkit.core.shown import Sentences
 
 Metric = Literal["map_50", "map", "top1"]
 Loss = Literal["map_50", "map"]
@@ -103,7 +104,7 @@ class AblationRow:
         return "cannot tell"
 
 
-def sentences(rows: Iterable[AblationRow], metric: Loss = "map") -> list[str]:
+def sentences(rows: Iterable[AblationRow], metric: Loss = "map") -> Sentences:
     """One sentence or more per strength of noise: which changes cost accuracy, and how much.
 
     Args:
@@ -113,7 +114,7 @@ def sentences(rows: Iterable[AblationRow], metric: Loss = "map") -> list[str]:
     by_noise: dict[float, list[AblationRow]] = {}
     for row in rows:
         by_noise.setdefault(row.noise, []).append(row)
-    return [_sentence(noise, some, metric) for noise, some in sorted(by_noise.items())]
+    return Sentences(_sentence(noise, some, metric) for noise, some in sorted(by_noise.items()))
 
 
 def _sentence(noise: float, rows: Sequence[AblationRow], metric: Loss) -> str:

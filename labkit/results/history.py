@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from labkit.core.machine import fingerprint_differences, fingerprint_unknowns
-from labkit.core.shown_table import shown_table, table_html
+from labkit.core.shown import shown_table, table_html
 from labkit.core.terminal import printable
 from labkit.results.records import SAME_WORK, Comparison, Run, models_in
 from labkit.results.result_set import results

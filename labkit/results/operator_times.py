@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from labkit.core.shown import Sentences
+
 LARGE, POINTWISE, PRODUCTS, ATTENTION, REST = KINDS = (
     "convolutions larger than 1x1",
     "convolutions 1x1",
@@ -72,18 +74,21 @@ class Operators:
             for kind in self.kinds
         ]
 
-    def sentences(self) -> list[str]:
+    def sentences(self) -> Sentences:
         """Losses against the peak in words, the largest first."""
         if not self.peak_gflops:
-            return ["This machine's peak in that precision is not known, so no share of it can be given."]
+            return Sentences(
+                ["This machine's peak in that precision is not known, so no share of it can be given."]
+            )
         ideal_ms = {k.name: 1e3 * k.gflop / self.peak_gflops for k in self.kinds}
         lost_ms = {k.name: max(0.0, k.ms - ideal_ms[k.name]) for k in self.kinds}
         total_ms = sum(k.ms for k in self.kinds)
         reached = 100 * sum(ideal_ms.values()) / total_ms
-        lines = [
+        lines = Sentences()
+        lines.append(
             f"At the peak of {self.peak_gflops:.0f} GFLOP/s the arithmetic of {self.rung} would take "
             f"{sum(ideal_ms.values()):.1f} of the {total_ms:.1f} ms in its operators: {reached:.0f}%."
-        ]
+        )
         for name in sorted(lost_ms, key=lambda name: -lost_ms[name]):
             if lost_ms[name] < LEAST_LOSS * total_ms:
                 break

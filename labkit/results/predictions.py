@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from labkit.core.shown import Sentence
 from labkit.results.store import Prediction
 
 
@@ -100,7 +101,7 @@ class Calibration:
         return [log(one.off or 1.0) for one in self.settled]
 
     @property
-    def sentence(self) -> str:
+    def sentence(self) -> Sentence:
         """The calibration in words."""
         counts = {
             "skipped": sum(one.skipped for one in self.outcomes),
@@ -109,13 +110,13 @@ class Calibration:
         }
         rest = "".join(f"; {n} {what}" for what, n in counts.items() if n)
         if not self.settled:
-            return f"No prediction has been measured yet{rest}."
+            return Sentence(f"No prediction has been measured yet{rest}.")
         hits, ways = sum(bool(one.hit) for one in self.settled), [one.right_way for one in self.settled]
         sides = [way for way in ways if way is not None]
         way = f"; the right side of 1 was predicted in {sum(sides)} of {len(sides)}" if sides else ""
         lean = self.tendency or 1.0
         tends = "" if 0.95 <= lean <= 1.05 else f", and lean {'high' if lean > 1 else 'low'}"
-        return (
+        return Sentence(
             f"{hits} of {len(self.settled)} predictions lay inside the 95% interval; half were off by a "
             f"factor of {self.typical_factor:.2f} or more{tends}{way}{rest}."
         )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from labkit.core import stats
 from labkit.core.errors import UsageError
 from labkit.core.machine import machine_name
-from labkit.core.terminal import printable
+from labkit.core.shown import Sentence, ShownText
 from labkit.results.format import format_bounds, format_load, format_number
 
 
@@ -108,15 +108,8 @@ BUSY = 0.3
 """Share of the CPU's time taken by others above which a comparison cannot tell anything."""
 
 
-class _Worded:
-    """Shows itself by its words: samples and fingerprint would fill pages."""
-
-    def __repr__(self) -> str:
-        return printable(str(self))
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class Run(_Worded):
+class Run(ShownText):
     """One measurement of one rung.
 
     Attributes:
@@ -359,7 +352,7 @@ class Ceiling:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison(_Worded):
+class Comparison(ShownText):
     """Two rungs measured in interleaved rounds on the same frames.
 
     Attributes:
@@ -456,10 +449,10 @@ class Comparison(_Worded):
         return machine_name(self.fingerprint, self.settings.get("device", "cpu"))
 
     @property
-    def sentence(self) -> str:
+    def sentence(self) -> Sentence:
         """The result in words, with its interval and what disturbed it."""
         doubts = [f"disturbed: {each}" for each in self.disturbances if each != self.refuted_by]
-        return "; ".join([self.finding, *doubts])
+        return Sentence("; ".join([self.finding, *doubts]))
 
     @property
     def finding(self) -> str:

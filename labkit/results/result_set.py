@@ -12,7 +12,7 @@ import numpy as np
 
 from labkit.core.errors import UsageError
 from labkit.core.files import recorded_folder
-from labkit.core.shown_table import shown_table, table_html
+from labkit.core.shown import Sentences, shown_table, table_html
 from labkit.core.terminal import printable
 from labkit.results.ceilings import spans_overlap, with_ceilings
 from labkit.results.checksums import describe_damage
@@ -120,15 +120,17 @@ class ResultSet:
             command = f"labkit bench {' '.join(names) if len(names) <= MOST_NAMED else ''}".strip() + quick
         return f"{disturbed}. To repeat: {command}"
 
-    def sentences(self) -> list[str]:
+    def sentences(self) -> Sentences:
         """Each comparison in words with its interval, what was not measured, and the notes."""
         no_energy = dict.fromkeys(filter(None, (run.why_no_energy for run in self._fed())))
-        return [
-            *(f"Energy per frame is not measurable here: {reason}." for reason in no_energy),
-            *(comparison.finding for comparison in self.comparisons),
-            *(f"{name} was not measured: {reason}." for name, reason in self.skipped.items()),
-            *self.notes,
-        ]
+        return Sentences(
+            [
+                *(f"Energy per frame is not measurable here: {reason}." for reason in no_energy),
+                *(comparison.finding for comparison in self.comparisons),
+                *(f"{name} was not measured: {reason}." for name, reason in self.skipped.items()),
+                *self.notes,
+            ]
+        )
 
     def ceilings(self) -> pd.DataFrame:
         """Amdahl's ceiling of each span of each run: the speed-up if that span took no time at all.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from labkit.core.shown_table import shown_table
+from labkit.core.shown import shown_table
 from labkit.results.records import Run
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ import numpy as np
 
 from labkit.core import stats
 from labkit.core.errors import UsageError
-from labkit.core.shown_table import shown_table, table_html
+from labkit.core.shown import shown_table, table_html
 from labkit.core.terminal import printable
 from labkit.results.history import commit_of, comparable, history, when
 from labkit.results.records import Run, Verdict, finite

@@ -22,6 +22,7 @@ import numpy as np
 
 from labkit.bench.timing import Clock
 from labkit.core.files import write_atomic
+from labkit.core.shown import Sentence
 from labkit.core.terminal import print_text
 from labkit.core.trace import recording, span
 from labkit.core.types import Detections, Frame
@@ -192,11 +193,11 @@ class SpanCost:
     alone_us: tuple[float, ...]
 
     @property
-    def sentence(self) -> str:
+    def sentence(self) -> Sentence:
         """Median cost either way, with the range over the rounds."""
         low, high = min(self.recorded_us), max(self.recorded_us)
         goal = "within" if median(self.recorded_us) <= GOAL_US else "above"
-        return (
+        return Sentence(
             f"The {len(SPANS)} spans of a frame cost {median(self.recorded_us):.1f} us of it while recorded "
             f"({low:.1f} to {high:.1f} over {len(self.recorded_us)} rounds) and {median(self.alone_us):.1f} "
             f"us otherwise, {goal} the goal of {GOAL_US:g} us."

@@ -15,6 +15,7 @@ from labkit.core import stats
 from labkit.core.errors import UsageError
 from labkit.core.machine import fingerprint, machine_name
 from labkit.core.requirements import unmet_requirement
+from labkit.core.shown import Sentence
 from labkit.lessons.pitfalls.setup import Setup
 
 FPS = "frames per second"
@@ -133,16 +134,16 @@ class PitfallResult:
         return stats.rounds_interval(self.wrong_rounds / self.right_rounds)
 
     @property
-    def sentence(self) -> str:
+    def sentence(self) -> Sentence:
         """Both figures, the error and its interval, in one sentence."""
         if self.skipped is not None:
-            return f"{self.name}: not measured here: it {self.skipped}."
+            return Sentence(f"{self.name}: not measured here: it {self.skipped}.")
         low, high = self.interval
         known = bool(np.isfinite(high))
         spread = f"95% CI {ratio(low)}-{ratio(high)}" if known else "too few rounds for an interval"
         spread = f"ratio {ratio(self.ratio)}, {spread}, n = {len(self.wrong_rounds)}"
         doubt = "; no significant error on this machine" if known and low <= 1 <= high else ""
-        return (
+        return Sentence(
             f"{self.name}: {figure(self.wrong)} instead of {figure(self.right)} {self.pitfall.unit}, "
             f"{size_of(self.ratio)} ({spread}){doubt}."
         )

@@ -1,16 +1,46 @@
-"""Data frames as a notebook shows them: no row numbers, blanks for what is not known."""
+"""What a notebook shows: tables without row numbers, and text whose lines end between words."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from functools import cache
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from labkit.core.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class ShownText:
+    """A base for what a notebook shows as its text: in paragraphs, which a page breaks between words.
+
+    Printed text is no alternative there: JupyterLab breaks it anywhere, inside words and figures too.
+    """
+
+    def __repr__(self) -> str:
+        return printable(str(self))
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        del include, exclude
+        lines = repr(self).splitlines()
+        return {
+            "text/plain": "\n".join(lines),
+            "text/html": "".join(f'<p style="margin: 0 0 0.4em">{escape(line)}</p>' for line in lines),
+        }
+
+
+class Sentence(ShownText, str):
+    """A string that a notebook shows as text, without quotes."""
+
+
+class Sentences(ShownText, list[str]):
+    """Strings that a notebook shows one below the other."""
+
+    def __str__(self) -> str:
+        return "\n".join(self)
 
 
 def shown_table(rows: Sequence[Any], columns: Sequence[str] | None = None) -> pd.DataFrame:
