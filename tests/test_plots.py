@@ -392,6 +392,17 @@ def test_speeds_far_apart_stand_on_a_logarithmic_axis_that_says_so() -> None:
     assert "logarithmic" in axes_of(latency(wide)).get_xlabel()
 
 
+def test_speed_accuracy_leaves_out_what_detects_anew_in_pictures_without_motion() -> None:
+    settings = dict(made_up_run().settings)
+    moved = judged("moved", 0.85, 0.0, settings={**settings, "preparation": {"task": "combined", "every": 4}})
+    chart = speed_accuracy([judged("exact", 0.85, 0.0), moved])
+    assert "moved" not in chart.alt_text and "exact" in chart.alt_text
+    texts = [text.get_text() for text in chart.figure.texts]
+    assert any("left out: moved" in text.replace("\n", " ") for text in texts), texts
+    agreed = speed_accuracy([made_up_run("a"), made_up_run("b", settings=moved.settings)])
+    assert "b " in agreed.alt_text, "agreement is that of the measured frames"
+
+
 def test_speed_accuracy_and_share_of_peak_refuse_what_they_cannot_draw() -> None:
     bare = made_up_run(agreement=None, limit={})
     with pytest.raises(UsageError, match="none of the 1 runs"):

@@ -93,13 +93,16 @@ def speed_accuracy(runs: Sequence[Run]) -> Chart:
         UsageError: no run has that measure.
     """
     metric = next((key for key in METRICS if runs and all(key in run.accuracy for run in runs)), None)
-    points = _points(runs, metric)
+    moved = [run.rung for run in runs if metric and _moves_boxes(run)]
+    points = _points([run for run in runs if run.rung not in moved], metric)
     if not points:
         raise UsageError(f"none of the {len(runs)} runs has an agreement or accuracy to draw")
     shown = [point.run for point in points]
     name = METRICS[metric] if metric else AGREEMENT
     on = evaluated_on(shown) if metric else ""
     notes = [f"accuracy: {on}"] if on else []
+    if moved:
+        notes.append(f"left out: {', '.join(moved)}, whose loss shows in moving pictures only")
     rows = max(7.0, 0.62 * len(points) + 0.4 * sum(map(loses, shown)) + 1)
     with drawing(_title(shown), rows, shown, notes) as (chart, axes):
         for k, point in enumerate(points):
@@ -150,6 +153,11 @@ def share_of_peak(runs: Sequence[Run]) -> Chart:
         axes.set_xlabel("share of the measured peak, the best of matrix products and convolutions (%)")
         chart.alt_text = "Share of the machine's measured peak: " + listed(words)
     return chart
+
+
+def _moves_boxes(run: Run) -> bool:
+    """True of one that follows boxes between detections: on single pictures it is as without that."""
+    return run.settings.get("preparation", {}).get("every", 1) != 1
 
 
 def _points(runs: Sequence[Run], metric: str | None) -> list[_Point]:
