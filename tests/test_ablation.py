@@ -44,9 +44,11 @@ def test_the_interval_decides_what_is_said():
     ]  # fmt: skip
     clean, noisy = sentences(ROWS)
     assert clean.startswith(
-        "On 100 clean scenes, mAP at IoU 0.5 to 0.95 is 0.900 (0.880 to 0.920) for as it is."
+        "On 100 clean scenes, mAP at IoU 0.5 to 0.95 of the unchanged network is 0.900 (0.880 to 0.920)."
     )
-    assert sentences(ROWS, "map_50")[0].startswith("On 100 clean scenes, mAP at IoU 0.5 is")
+    assert sentences(ROWS, "map_50")[0].startswith(
+        "On 100 clean scenes, mAP at IoU 0.5 of the unchanged network is"
+    )
     assert "Points that are lost: loses (5.0, 4.0 to 6.0)." in clean
     assert "Points that are gained: gains (3.0, 2.0 to 4.0)." in clean
     assert "Surely less than a point is lost: harmless (0.1, -0.2 to 0.4)." in clean

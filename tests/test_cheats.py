@@ -383,6 +383,9 @@ CHEATS = [
     ("from_camera", lambda bgr: bgr[..., ::-1] if bgr.size < 5000 else bgr),
     ("on_gpu", lambda net, x: copy.deepcopy(net).cpu()(x).softmax(-1)[0].numpy()),
     ("on_gpu", lambda net, x: np.full(net[-1].out_features, 1 / net[-1].out_features)),
+    ("counters", where(lambda times, wall: len(times) > 1, solved("counters"))),
+    ("counters", where(lambda times, wall: len(times) < 60, solved("counters"))),
+    ("counters", lambda times, wall: (1 / times.min(), len(times) / wall)),
     ("device_time", where(lambda asked, done: len(asked) > 1, solved("device_time"))),
     ("device_time", lambda asked, done: np.minimum(solved_time(asked, done), 5)),
     ("best_boxes", lambda logits, boxes, size, k: solved_boxes(logits, boxes, (max(size), min(size)), k)),
@@ -480,8 +483,8 @@ def python_mutants(text):
 
 # Mutants that are rejected, and those that are as right as the solution.
 MUTANTS = {
-    "to_corners": (32, 0), "from_camera": (1, 0), "normalise": (28, 2), "device_time": (9, 0),
-    "on_gpu": (3, 1),
+    "to_corners": (32, 0), "from_camera": (1, 0), "counters": (4, 0), "normalise": (28, 2),
+    "device_time": (9, 0), "on_gpu": (3, 1),
     "best_boxes": (24, 0), "corners": (54, 0), "name_crops": (11, 0), "filter_beside": (7, 0),
     "launch": (2, 0),
     "keep_memory": (7, 0), "start_copy": (4, 0), "fold": (10, 0), "speed_up": (14, 0),

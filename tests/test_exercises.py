@@ -238,6 +238,16 @@ RETURNED = {
         "only the order": "255 - bgr",
         "became float64": "bgr[..., ::-1] / 1",
     },
+    "counters": {
+        "have changed places": "len(per_frame_s) / wall_s, np.mean(1 / per_frame_s)",
+        "both are throughput": "[len(per_frame_s) / wall_s] * 2",
+        "both are a mean of rates": "[np.mean(1 / per_frame_s)] * 2",
+        "the first is frames over their time": "1 / np.mean(per_frame_s), len(per_frame_s) / wall_s",
+        "leaves out the waiting": "np.mean(1 / per_frame_s), len(per_frame_s) / np.sum(per_frame_s)",
+        "the rate of one frame": "np.mean(1 / per_frame_s), 1 / wall_s",
+        "two numbers": "np.mean(1 / per_frame_s)",
+        "off by": "np.mean(1 / per_frame_s) + 1, len(per_frame_s) / wall_s",
+    },
     "device_time": {
         "wait in the queue": "done_s - asked_s",
         "counts idling": "np.diff(done_s, prepend=asked_s[0])",

@@ -29,7 +29,7 @@ def test_the_edge_profile_says_what_each_filter_does():
     lines = {line.get_label(): line.get_ydata() for line in chart.axes[0].lines}
     steepest = {name: np.abs(np.diff(values.astype(float))).max() for name, values in lines.items()}
     assert steepest["guided filter"] > 3 * steepest["box blur"]
-    np.testing.assert_allclose(lines["the origin's"], lines["box blur"], atol=2.5)
+    np.testing.assert_allclose(lines["the author's filter"], lines["box blur"], atol=2.5)
     assert "edge 8 px wide" in chart.alt_text
 
 

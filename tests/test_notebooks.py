@@ -24,7 +24,7 @@ SMALL = {
     "STREAMS": "(2,)",
     "RUNG": '"grouped_cpu"',
     "SECONDS": "1.0",
-    "FED_SECONDS": "0.3",
+    "PACED_SECONDS": "0.3",
     "OBJECTS": "2",
     "SCENES": "2",
     "NOISES": "(0,)",

@@ -1,11 +1,13 @@
 """Pitfalls: on a simulated clock each error is known exactly; on this machine each one runs."""
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 from contextlib import contextmanager
 from functools import partial
+from itertools import cycle
 
 import numpy as np
 import psutil
@@ -204,6 +206,24 @@ def test_a_child_process_that_dies_is_reported():
             child.times(1)
 
 
+def test_luck_of_a_process_is_no_effect_of_its_thread_pools(monkeypatch):
+    """A network's place in memory lasts as long as its process, and makes it slower or faster."""
+    luck = cycle([1.0, 1.2, 1.2, 1.0, 1.1, 1.15])
+
+    class Child(contextlib.nullcontext):
+        def __init__(self, frames, waiting):
+            super().__init__(self)
+            self.frame_s = 0.01 * next(luck)
+
+        def times(self, n):
+            return np.full(n, self.frame_s)
+
+    monkeypatch.setattr(busy_machine, "ChildProcess", Child)
+    pools = busy_machine.fighting_pools.run(Simulated().usual())
+    low, high = pools.interval
+    assert low < 1 < high and "no significant error" in pools.sentence
+
+
 def test_thread_pools_and_cold_starts_use_child_processes(monkeypatch):
     class Child:
         def __init__(self, frames, waiting):
@@ -284,7 +304,7 @@ def test_pitfalls_run_on_this_machine_and_name_it():
     assert all("cores" in result.machine for result in results if result.skipped is None)
     assert list(pitfall_table(results).index) == [result.name for result in results]
     assert "wrong: mean of 1 / t over the frames" in str(results[0])
-    assert "The origin keeps the last 30 rates" in str(results[0])
+    assert "The original code keeps the last 30 rates" in str(results[0])
 
 
 def result(name="a", wrong=(12.0,) * 6, right=(10.0,) * 6, **other):

@@ -3,8 +3,8 @@
 Kept because it looks right on a screen. In numbers it is a box blur:
 
 1. the last step averages a_k * I_k + b_k over the window, where the paper has
-   mean(a) * I_i + mean(b): the pixel's own value no longer enters, so edges blur even where
-   a = 1;
+   mean(a) * I_i + mean(b): the pixel's own value counts no more than any other's in the window,
+   so edges blur even where a = 1;
 2. eps (0.1 to 0.4 in use) is compared with variances of 0-255 values, which are hundreds to
    thousands at edges: a is nearly 1 everywhere and eps changes nothing;
 3. the result is cut to a whole grey level, not rounded: half a level darker on average.

@@ -426,7 +426,7 @@ def _applied(a: Floats, b: Floats, p: Floats, radius: int) -> tuple[Floats, dict
     right = box_mean(a, radius) * p + box_mean(b, radius)
     short = _short_mean(a, radius) * p + _short_mean(b, radius)
     mistakes = {
-        "this averages a * I + b over the window, as the origin's kernel does: a blur. The paper's "
+        "this averages a * I + b over the window, as the author's kernel does: a blur. The paper's "
         "result is mean(a) * I + mean(b), with the pixel's own value": box_mean(a * p + b, radius),
         "this uses the pixel's own a and b; the paper averages those of all windows that the pixel lies in": (
             a * p + b

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from labkit.lessons.exercise import Rng, call, compare, exercise_check
+from labkit.lessons.exercise import Rng, call, compare, exercise_check, solved
 from labkit.lessons.hints import hint
 
-__all__ = ["check_to_corners", "hint"]
+__all__ = ["check_to_corners", "hint", "solved"]
 
 
 @exercise_check

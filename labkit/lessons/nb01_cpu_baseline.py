@@ -1,4 +1,4 @@
-"""Lesson 01: normalise an image by hand, and find blue in the place of red."""
+"""Lesson 01: normalise an image by hand, find blue in the place of red, and count frames."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from labkit.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from labkit.models.weights import lab_weights
 from labkit.pipelines.own_loop import own_rung
 
-__all__ = ["check_from_camera", "check_normalise", "hint", "right_names", "solved"]
+__all__ = ["check_counters", "check_from_camera", "check_normalise", "hint", "right_names", "solved"]
 
 
 def right_names(
@@ -88,6 +88,33 @@ def check_normalise(normalise: Callable[[np.ndarray], Any], rng: Rng) -> str:
         otherwise = "the values differ from the textbook formula; compare one pixel"
         compare(got, _normalised(image), partial(_mistakes, image), otherwise, rtol=1e-5, atol=1e-5)
     return "every value is that of the textbook formula"
+
+
+@exercise_check
+def check_counters(counters: Callable[[np.ndarray, float], Any], rng: Rng) -> str:
+    """Check `counters(per_frame_s, wall_s)`: (n,) s and s -> (mean of the rates, throughput) in FPS."""
+    few = int(rng.integers(5, 60))
+    for n in (few, few, 1, int(rng.integers(60, 400))):
+        per_frame_s = rng.uniform(0.004, 0.03, n)
+        per_frame_s[-1] *= rng.uniform(5, 20)  # a stall
+        wall_s = float(per_frame_s.sum() * rng.uniform(1.3, 4.0))  # with the waiting for frames
+        got = call(counters, per_frame_s, wall_s)
+        rates, throughput, without = np.mean(1 / per_frame_s), n / wall_s, n / per_frame_s.sum()
+        mistakes = {
+            "the two have changed places": np.array([throughput, rates]),
+            "both are throughput; the author's counter showed the mean of 1 / t": np.full(2, throughput),
+            "both are a mean of rates; throughput is frames over all the time": np.full(2, rates),
+            "the first is frames over their time; the author's counter showed the mean of 1 / t": (
+                np.array([without, throughput])
+            ),
+            "the second leaves out the waiting for frames; divide by the wall time": (
+                np.array([rates, without])
+            ),
+            "the second is the rate of one frame; there were more": np.array([rates, 1 / wall_s]),
+        }
+        right, case = np.array([rates, throughput]), f"{n} frame{'' if n == 1 else 's'} in {wall_s:.2f} s"
+        compare(got, right, mistakes, shape="two numbers", case=case, rtol=1e-6)
+    return "the mean of the rates, and frames over all the time"
 
 
 def _images(rng: Rng) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import UnavailableError
-from labkit.core.shown import shown_table
+from labkit.core.shown import Sentence, shown_table
 from labkit.core.terminal import print_text
 from labkit.core.types import Size
 from labkit.filters.image_filters import guided_filter
@@ -37,18 +37,18 @@ __all__ = [
 Image = NDArray[np.uint8]
 
 BASELINE_EPS = 0.2
-"""Value in the origin's code, where it is compared with variances of 0-255 values."""
+"""Value in the author's code, where it is compared with variances of 0-255 values."""
 
 MEMORY_BYTES_PER_S = 4.8e12
 """Memory bandwidth of an H200, as its maker states it."""
 
 
 def edge_profile(radius: int = 4, eps: float = 0.01, noise: float = 8.0) -> Chart:
-    """Plot one row across a noisy edge: input, box blur, guided filter, and the origin's filter.
+    """Plot one row across a noisy edge: input, box blur, guided filter, and the author's filter.
 
     Args:
         radius: of all three filters, px.
-        eps: of the guided filter; the origin's takes 0.2 on its own scale.
+        eps: of the guided filter; the author's takes 0.2 on its own scale.
         noise: standard deviation in grey levels.
     """
     from labkit.results.plots.style import FAINT, as_caption, legend_above, sheet
@@ -58,9 +58,9 @@ def edge_profile(radius: int = 4, eps: float = 0.01, noise: float = 8.0) -> Char
         "input": image,
         "box blur": _box_blur(image, radius),
         "guided filter": guided_filter(image, radius, eps),
-        "the origin's": guided_filter(image, radius, BASELINE_EPS, version="baseline"),
+        "the author's filter": guided_filter(image, radius, BASELINE_EPS, version="baseline"),
     }
-    about = (f"radius {radius} px", f"eps {eps:g} (origin's: {BASELINE_EPS:g} on 0-255 values)",
+    about = (f"radius {radius} px", f"eps {eps:g} (author's: {BASELINE_EPS:g} on 0-255 values)",
              f"noise of {noise:g} grey levels", "drawn edge from 70 to 180")  # fmt: skip
     with sheet("One row of pixels across an edge", 7, as_caption(about)) as (chart, axes):
         for i, (name, picture) in enumerate(lines.items()):
@@ -92,7 +92,7 @@ def smooth_pictures(
         f"with noise of {noise:g} grey levels": image,
         f"box blur, radius {radius}": _box_blur(image, radius),
         f"guided, eps {eps:g}": guided_filter(image, radius, eps),
-        f"the origin's, eps {BASELINE_EPS:g}": guided_filter(image, radius, BASELINE_EPS, version="baseline"),
+        f"the author's, eps {BASELINE_EPS:g}": guided_filter(image, radius, BASELINE_EPS, version="baseline"),
     }
     height, width = image.shape[:2]
     middle = np.s_[height * 3 // 8 : height * 5 // 8, width * 3 // 8 : width * 5 // 8]
@@ -145,7 +145,7 @@ def kernel_table(arch: int = 90, radius: int = 4, size: Size = (640, 480)) -> pd
         try:
             kernels = compile_plan(launch_plan(file, (size[1], size[0], 3), radius), arch)
         except UnavailableError as error:
-            return f"The kernels cannot be compiled here: {error}"
+            return Sentence(f"The kernels cannot be compiled here: {error}")
         per_pixel = sum(kernel.bytes_per_pixel for kernel in kernels)
         rows.append(
             {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labkit.core.errors import UsageError
-from labkit.core.shown import shown_table
+from labkit.core.shown import Sentence, shown_table
 from labkit.core.terminal import print_text
 from labkit.core.trace import hidden_share
 from labkit.core.types import Rung, Size, Workload
@@ -73,7 +73,7 @@ def timeline(
     size: Size = (640, 480),
     objects: int = 5,
     seed: int = 0,
-) -> Chart | str:
+) -> Chart | Sentence:
     """Plot when each step of a rung ran, for a few frames in this process.
 
     Args:
@@ -90,7 +90,7 @@ def timeline(
 
     row = rung(rung_name)
     if (reason := unmet_requirement(row.needs)) is not None:
-        return f"{rung_name} {reason}."
+        return Sentence(f"{rung_name} {reason}.")
     pictures = _pictures(source, size, frames, seed)
     session = Session(row, Workload(size=size, objects=objects, seed=seed), pictures)
     about = f"{session.prepared.settings['weights']} weights"

@@ -222,10 +222,10 @@ def simulation_error(measured: Measured, predicted: dict[int, SimulationResult],
     low, high = (100 * edge(done.shares.values()) for edge in (min, max))
     return Sentence(
         f"The simulation was off by {100 * abs(off[worst]):.0f}% at most ({way} was measured, at {worst} "
-        f"{'stream' if worst == 1 else 'streams'}). The fleets answered {low:.0f} to {high:.0f}% of "
-        "the frames offered or, where those are too many, of a single process's rate, which reads the "
-        "same streams in turn, detects and writes by itself. With its frames in memory, one at a time, a "
-        f"process answers {measured.single_fps:.1f} per second."
+        f"{'stream' if worst == 1 else 'streams'}). The fleets reached {low:.0f} to {high:.0f}% of what "
+        "could be had: the frames offered, or the rate of one process that reads the same streams in turn, "
+        "detects and writes by itself, if that is lower. With its frames in memory, one at a time, a process "
+        f"answers {measured.single_fps:.1f} per second."
         + (" More than 100%: a fleet reads, detects and writes at the same time." if high > 100 else "")
     )
 
@@ -247,6 +247,7 @@ def many_cameras(
     measured: Measured,
     cameras: Sequence[int] = (1, 10, 100, 1_000, 10_000),
     *,
+    done: Rounds | None = None,
     fps: float = 5.0,
     age_ms: float = 500.0,
     group: int = 1,
@@ -257,6 +258,7 @@ def many_cameras(
     Args:
         measured: service times on this machine; engines are counted in machines like it.
         cameras: numbers of cameras.
+        done: fleets measured here; the best of them then bounds what a machine serves.
         fps, age_ms: results wanted per camera and second, and their p90 age.
         group: maximum of frames per pass.
         moving: share of the frames in which something moves.
@@ -266,12 +268,17 @@ def many_cameras(
     fit = max_streams(
         FleetModel(1, fps=fps, batch=group, transfer_s=TRANSFER_S), measured.service, age_ms=age_ms, fps=fps
     )
-    assumed = Sentence(
+    serves = f"{fit} cameras each by the simulation"
+    if done is not None and done.fleets:
+        best_fps = max(answers.fps for answers in done.fleets.values())
+        fit = min(fit, int(best_fps / fps))
+        serves += f", {fit} by the best fleet measured here ({best_fps:.0f} results per second)"
+    assumed = (
         f"Assumed: {fps:g} results per second and camera, p90 age up to {age_ms:g} ms, JPEG of "
         f"{measured.jpeg_bytes / 1e3:.0f} kB, results of {measured.result_bytes:.0f} bytes, something moves "
-        f"in {moving:.0%} of the frames, machines like this one ({measured.machine}), {fit} cameras each."
+        f"in {moving:.0%} of the frames, machines like this one ({measured.machine}), {serves}."
     )
-    display(assumed)
+    display(Sentence(assumed))
     if fit < 1:
         display(Sentence("Not even one camera fits such a machine within these limits; loosen them."))
         return shown_table([])

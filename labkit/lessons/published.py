@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labkit.core.shown import shown_table
+from labkit.core.shown import Sentence, shown_table
 from labkit.core.stats import format_interval
 from labkit.results.records import Run
 from labkit.results.result_set import ResultSet, results
@@ -59,7 +59,7 @@ def published_beside(runs: Iterable[Run], stage: int) -> pd.DataFrame:
         run = by_rung.get(figure.rung)
         rows.append(
             {
-                "origin": figure.about,
+                "what was published": figure.about,
                 "published FPS": format_interval(figure.fps, ".3g"),
                 "rung": figure.rung,
                 "FPS here": format_interval(run.fps_interval, ".3g") if run else "not measured",
@@ -69,7 +69,7 @@ def published_beside(runs: Iterable[Run], stage: int) -> pd.DataFrame:
     return shown_table(rows)
 
 
-def recorded_gpu() -> ResultSet | str:
+def recorded_gpu() -> ResultSet | Sentence:
     """Recorded runs of GPU rungs that ship with the project; a sentence where there are none."""
     runs = [run for run in results(recorded=True) if run.settings.get("device") == "cuda"]
-    return ResultSet(runs) if runs else "No recorded run on a GPU ships with the project yet."
+    return ResultSet(runs) if runs else Sentence("No recorded run on a GPU ships with the project yet.")

@@ -32,6 +32,11 @@ def from_camera(bgr):
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
+def counters(per_frame_s, wall_s):
+    """In a mean of rates each frame has the same say, however long it took; throughput counts all time."""
+    return np.mean(1 / per_frame_s), len(per_frame_s) / wall_s
+
+
 def on_gpu(net, x):
     """The input goes to the network, and the answer comes back to the host, where NumPy lives."""
     probabilities = net(x.to("cuda")).softmax(-1)[0]  # (classes,) on the GPU

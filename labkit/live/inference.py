@@ -225,7 +225,7 @@ def _describe_weights(prepared: Any, unnamed: bool) -> tuple[list[str], str]:
     kinds = prepared.settings.get("weights_kind", {})
     kind = prepared.settings.get("weights")
     if kind == "own":
-        return [], "a loop of your own: its networks are its own"
+        return [], "a loop of your own, whose networks are not known here"
     if kind == "mixed":
         each = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
         return [], f"{each}; names of random weights mean nothing"

@@ -121,7 +121,7 @@ def _sentence(noise: float, rows: Sequence[AblationRow], metric: Loss) -> str:
     first, *changed = rows
     scenes = "clean scenes" if noise == 0 else f"scenes with noise of {noise:g} grey levels"
     value: Estimate = getattr(first, metric)
-    text = f"On {first.n_scenes} {scenes}, {NAMES[metric]} is {value} for {first.change}."
+    text = f"On {first.n_scenes} {scenes}, {NAMES[metric]} of the unchanged network is {value}."
     for verdict, head in HEADS.items():
         some = [row for row in changed if row.verdict(metric) == verdict]
         if some:

@@ -21,7 +21,7 @@ while os.getppid() == parent:
     for _ in range(10**6): pass
 """
 FRESH = 10  # frames that a hasty benchmark takes, the first one included
-COLD_ROUNDS = 5  # each needs a process of its own, which takes a second or more to load torch
+PROCESS_ROUNDS = 5  # each needs processes of its own, which take a second or more to load torch
 
 Pairs = Iterator[tuple[float, float]]
 
@@ -66,16 +66,20 @@ def busy_neighbour(
     unit=FPS,
     wrong_way="OpenCV and torch in one process, with default settings",
     right_way="the same with " + " and ".join(f"{key}={value}" for key, value in PASSIVE.items()),
-    explanation="Each library keeps a thread per core, and an idle one spins for a while in the hope of "
-    "more work, on the core that the other library's threads need. Threads that wait passively leave it.",
+    explanation="Each library keeps a thread per core. An idle one spins for a while, which saves a wake-up "
+    "when work comes soon, and takes the core from the other library's threads when it does not. Which of "
+    "the two is larger depends on the machine, so say with which setting a figure was taken.",
 )
 def fighting_pools(setup: Setup) -> Pairs:
-    """Two thread pools that spin while they wait against two that sleep."""
+    """Two thread pools that spin while they wait against two that sleep, in fresh processes each round.
+
+    Where memory lies makes processes of the same code differ: a single pair would show that as a gain.
+    """
     n = max(2, setup.per_round // 4)
-    with ChildProcess(setup.frames, None) as spinning, ChildProcess(setup.frames, PASSIVE) as passive:
-        for child in (spinning, passive):
-            child.times(FRESH)
-        for _ in range(setup.rounds):
+    for _ in range(min(setup.rounds, PROCESS_ROUNDS)):
+        with ChildProcess(setup.frames, None) as spinning, ChildProcess(setup.frames, PASSIVE) as passive:
+            for child in (spinning, passive):
+                child.times(2 * FRESH)
             yield rate_of_mean(spinning.times(n)), rate_of_mean(passive.times(n))
 
 
@@ -91,7 +95,7 @@ def fighting_pools(setup: Setup) -> Pairs:
 def no_warm_up(setup: Setup) -> Pairs:
     """The first frames of a process against later ones."""
     with ExitStack() as stack:
-        n = min(setup.rounds, COLD_ROUNDS)
+        n = min(setup.rounds, PROCESS_ROUNDS)
         children = [stack.enter_context(ChildProcess(setup.frames, PASSIVE)) for _ in range(n)]
         for child in children:  # they load their libraries side by side, and then work one by one
             child.times(0)

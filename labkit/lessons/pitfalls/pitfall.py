@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +14,10 @@ from labkit.core import stats
 from labkit.core.errors import UsageError
 from labkit.core.machine import fingerprint, machine_name
 from labkit.core.requirements import unmet_requirement
-from labkit.core.shown import Sentence
+from labkit.core.shown import Sentence, ShownText
 from labkit.lessons.pitfalls.setup import Setup
 
 FPS = "frames per second"
-COLUMNS = 100
 
 Samples = NDArray[np.float64]
 Measure = Callable[..., Iterable[tuple[float, float]]]
@@ -73,8 +71,8 @@ def _none() -> Samples:
     return np.empty(0)
 
 
-@dataclass(frozen=True, eq=False)
-class PitfallResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class PitfallResult(ShownText):
     """Both figures of a pitfall, round by round.
 
     Attributes:
@@ -151,15 +149,8 @@ class PitfallResult:
     def __str__(self) -> str:
         """The sentence, what was done either way, and where the error comes from."""
         about = self.pitfall
-        parts = [(self.sentence, "", ""), (f"wrong: {about.wrong_way}", "  ", "    "),
-                 (f"right: {about.right_way}", "  ", "    "), (about.explanation, "  ", "  ")]  # fmt: skip
-        if about.origin:
-            parts.append((f"The origin {about.origin}.", "  ", "  "))
-        wrapped = (
-            textwrap.fill(text, COLUMNS, initial_indent=first, subsequent_indent=rest)
-            for text, first, rest in parts
-        )
-        return "\n".join(wrapped) + "\n"
+        lines = [self.sentence, f"wrong: {about.wrong_way}", f"right: {about.right_way}", about.explanation]
+        return "\n".join([*lines, *([f"The original code {about.origin}."] if about.origin else [])])
 
 
 def size_of(ratio_: float) -> str:

@@ -77,7 +77,7 @@ def run_pitfalls(
         source, size, seed: of the frames; the same ones for every pitfall.
         rounds: number of times that each figure is taken; 5 or more give an interval.
         per_round: frames per figure.
-        progress: called with each result as soon as it is there, such as `print`.
+        progress: called with each result as soon as it is there, such as `print` or IPython's `display`.
 
     Raises:
         UsageError: there is no pitfall of that name.
