@@ -92,7 +92,7 @@ def detector_labels(weights: Weights) -> tuple[str, ...]:
     if weights.path is None:
         raise WeightsError(
             f"accuracy on photographs needs trained weights, and those of {weights.model} are random; "
-            "with a network: labkit weights --fetch; without: --model-set lab"
+            "with an internet connection: labkit weights --fetch; without: --model-set lab"
         )
     try:
         table = read_json(weights.path / "config.json", error=WeightsError)["id2label"]

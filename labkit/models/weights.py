@@ -134,7 +134,7 @@ def resolve(model: str, wanted: str = "auto", *, seed: int = 0, progress: bool =
                 raise
             note = (
                 f"no pretrained weights here ({error}); going on with random weights: speed is real, "
-                "names mean nothing. With a network: labkit weights --fetch"
+                "names mean nothing. With an internet connection: labkit weights --fetch"
             )
     return Weights(model, "random", None, f"seed {seed}", note)
 
