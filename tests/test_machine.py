@@ -22,7 +22,6 @@ from labkit.core.machine import (
     machine_name,
     speed_facts,
 )
-from labkit.core.requirements import unmet_requirement
 from labkit.results.history import History
 from labkit.results.report.machines import machines, what_differs
 
@@ -339,49 +338,7 @@ def test_threads_are_as_many_as_the_quota_allows(monkeypatch, quota, cores):
     counts = {told[name] for name in threads.THREAD_COUNTS if name in told}
     assert counts == (set() if cores == 8 else {str(cores)})
     assert told["OMP_WAIT_POLICY"] == "passive"
-    assert threads.worker_environment({"spin": True}) == told | threads.ACTIVE_WAIT
-
-
-BLOCK = """
-block = b"x" * 2**26
-print(next(line.split()[1] for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHuge")))
-"""
-
-
-def test_large_blocks_lie_in_huge_pages_where_a_rung_asks_for_them(monkeypatch):
-    if reason := unmet_requirement(["huge pages"]):
-        pytest.skip(reason)
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")  # the user's own
-    kib = {}
-    for name, options in {"usual": {}, "huge": {"huge_pages": True}}.items():
-        environment = os.environ | threads.worker_environment(options)
-        assert environment["GLIBC_TUNABLES"].startswith("glibc.malloc.arena_max=1")
-        done = subprocess.run(
-            [sys.executable, "-c", BLOCK], capture_output=True, text=True, env=environment, check=True
-        )
-        kib[name] = int(done.stdout)
-    always = "[always]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
-    assert kib["huge"] > 2**15 and (always or kib["usual"] < 2**12), kib
-
-
-@pytest.mark.parametrize(
-    ("library", "switch", "met"),
-    [
-        ("glibc 2.36", "always [madvise] never", True), ("glibc 2.36", "always madvise [never]", False),
-        ("glibc 2.34", "[always] madvise never", False), ("glibc 2.36", None, False),
-        ("musl 1.2", "[always] madvise never", False), (None, "[always] madvise never", False),
-    ],
-)  # fmt: skip
-def test_huge_pages_need_a_library_and_a_system_that_have_them(monkeypatch, library, switch, met):
-    def read(path, **_):
-        if switch is None:
-            raise FileNotFoundError(path)
-        return switch
-
-    monkeypatch.setattr(os, "confstr", lambda name: library)
-    monkeypatch.setattr(Path, "read_text", read)
-    reason = unmet_requirement(["huge pages"])
-    assert (reason is None) == met and (met or "2.35" in reason)
+    assert threads.worker_environment(spin=True) == told | threads.ACTIVE_WAIT
 
 
 LIBRARIES = """

@@ -36,7 +36,7 @@ from labkit.bench.timing import Timing
 from labkit.core.child import child_command
 from labkit.core.errors import LabError, WorkerError
 from labkit.core.fork_server import ForkedChild, fork_server
-from labkit.core.threads import OF_THE_PROCESS, end_spinning_threads, worker_environment
+from labkit.core.threads import end_spinning_threads, worker_environment
 from labkit.core.types import Frame, Rung, Workload
 from labkit.models.weights import Weights
 
@@ -297,10 +297,9 @@ def last_words(printed: str) -> str:
 
 def _start(rung: Rung, end: Any, output: Any) -> subprocess.Popen[bytes] | ForkedChild:
     """A child that serves requests at this end of a pipe, and prints to a file."""
-    options = rung.prepare.options
-    environment = {**os.environ, **worker_environment(options)}
-    alone = rung.prepare.device == "cuda" or not OF_THE_PROCESS.isdisjoint(options)
-    server = None if alone else fork_server(environment)
+    spin = "spin" in rung.prepare.options  # which libraries read as they are loaded
+    environment = {**os.environ, **worker_environment(spin)}
+    server = None if rung.prepare.device == "cuda" or spin else fork_server(environment)
     if server is not None:
         with suppress(WorkerError):  # it has just ended; a process from nothing takes longer
             return server.fork("labkit.bench.worker", [str(time.time())], environment, output, end.fileno())

@@ -95,16 +95,6 @@ def precision_here(preparation: Preparation) -> Precision:
     return "fp32" if preparation.precision == "bf16" and fallback(preparation) else preparation.precision
 
 
-def _no_huge_pages() -> str | None:
-    switch = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    with suppress(OSError, ValueError, AttributeError):  # elsewhere there is neither
-        library, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
-        new = library == "glibc" and tuple(map(int, version.split("."))) >= (2, 35)
-        if new and "[never]" not in switch.read_text(encoding="utf-8"):
-            return None
-    return f"needs Linux with glibc 2.35 and transparent huge pages ({switch} other than never)"
-
-
 def _no_package(name: str) -> str | None:
     if importlib.util.find_spec(name) is not None:
         return None
@@ -122,7 +112,6 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
     "cuda": _no_cuda,
     "bf16": _no_bf16,
     "c++": _no_compiler,
-    "huge pages": _no_huge_pages,
     "triton": _no_triton,
 }
 

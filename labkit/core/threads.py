@@ -8,7 +8,6 @@ an environment has to stand before torch is loaded.
 from __future__ import annotations
 
 import os
-from collections.abc import Container
 from contextlib import suppress
 from math import inf
 
@@ -18,10 +17,6 @@ PASSIVE_WAIT = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKT
 """Environment in which waiting threads do not spin; else torch, OpenCV and engines fight for cores."""
 ACTIVE_WAIT = {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "infinity", "KMP_BLOCKTIME": "infinite"}
 """Environment in which the threads of OpenMP spin until there is work: no wake-up, and no rest."""
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
-"""Value of GLIBC_TUNABLES with which large blocks of memory lie in pages of 2 MiB instead of 4 KiB."""
-OF_THE_PROCESS = frozenset({"spin", "huge_pages"})
-"""Options of a rung that libraries read as they are loaded, so that it needs a process of its own."""
 OMP_PAUSE_SOFT = 1
 THREAD_COUNTS = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS",
@@ -40,20 +35,15 @@ def available_cores() -> int:
     return max(1, int(min(affinity_cores(), quota_cores() or inf)))
 
 
-def worker_environment(options: Container[str] = ()) -> dict[str, str]:
+def worker_environment(spin: bool = False) -> dict[str, str]:
     """Variables for a child that measures: how its threads wait; a CPU quota bounds their number.
 
     A number that the user has set stays.
-
-    Args:
-        options: of the rung; those of `OF_THE_PROCESS` count.
     """
     cores = available_cores()
     bound = THREAD_COUNTS if cores < affinity_cores() else ()
     counts = {name: str(cores) for name in bound if name not in os.environ}
-    waiting = ACTIVE_WAIT if "spin" in options else PASSIVE_WAIT
-    tunables = ":".join(filter(None, (os.environ.get("GLIBC_TUNABLES"), HUGE_PAGES)))
-    return waiting | counts | ({"GLIBC_TUNABLES": tunables} if "huge_pages" in options else {})
+    return (ACTIVE_WAIT if spin else PASSIVE_WAIT) | counts
 
 
 def end_spinning_threads() -> None:
