@@ -53,12 +53,12 @@ STAGE_1 = (
     Rung(
         "detr_pil_cpu", 1, sequential, Preparation("detect", "pil"),
         changes=None, reference="detr_pil_cpu",
-        about="DETR finds objects in the frame at its own size; Pillow and torch prepare it",
+        about="DETR finds objects in the frame; Pillow and torch prepare it",
     ),
     Rung(
         "detr_opencv_cpu", 1, sequential, Preparation("detect", "opencv"),
         changes="detr_pil_cpu", reference="detr_pil_cpu",
-        about="NumPy prepares the frame instead; nothing is resized",
+        about="OpenCV and NumPy prepare the frame instead of Pillow and torch",
     ),
 )  # fmt: skip
 
@@ -79,7 +79,7 @@ STAGE_3 = (
     Rung(
         "baseline_combined_cpu", 3, baseline_combined, Preparation("combined", "opencv"),
         changes=None, reference="baseline_combined_cpu",
-        about="DETR's boxes, named one at a time by ResNet-18, as the origin wrote it",
+        about="DETR's boxes, named one at a time by ResNet-18, as the author wrote it",
     ),
     Rung(
         "combined_cpu", 3, one_by_one, Preparation("combined", "opencv"),
@@ -89,7 +89,7 @@ STAGE_3 = (
     Rung(
         "baseline_combined_cuda", 3, baseline_combined, Preparation("combined", "opencv", device="cuda"),
         changes="baseline_combined_cpu", reference="baseline_combined_cpu",
-        about="the origin's loop with its models on the GPU", needs=("cuda",),
+        about="the author's loop with its models on the GPU", needs=("cuda",),
     ),
     Rung(
         "combined_cuda", 3, one_by_one, Preparation("combined", "opencv", device="cuda"),
@@ -275,7 +275,7 @@ STAGE_4 = (
         "filter_baseline_cuda", 4, filtered_baseline,
         Preparation("combined", "opencv", device="cuda", filter=_ROUND_TRIP),
         changes="baseline_combined_cuda", reference="filter_opencv_cpu",
-        about="the right filter called the origin's way: to the GPU and back for each frame, memory "
+        about="the right filter called the author's way: to the GPU and back for each frame, memory "
         "made and freed, a wait after each launch",
         needs=("cuda", "cupy"),
     ),
@@ -310,7 +310,7 @@ STAGE_5 = (
         "baseline_streams_cuda", 5, baseline_streams,
         Preparation("combined", "torch", device="cuda", filter=_ROUND_TRIP),
         changes="filter_baseline_cuda", reference="filter_opencv_cpu",
-        about="the origin's two streams: the GPU prepares a frame on one, the network reads it on the "
+        about="the author's two streams: the GPU prepares a frame on one, the network reads it on the "
         "other, and nothing makes it wait",
         needs=("cuda", "cupy"),
     ),
