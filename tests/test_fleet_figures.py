@@ -227,6 +227,19 @@ def test_simulation_fleet_and_single_process_are_compared():
     assert "unchecked" in nb09_fleet.simulation_error(MEASURED, predicted, nothing)
 
 
+def test_a_machine_serves_no_more_cameras_than_a_fleet_was_measured_to(monkeypatch):
+    said = []
+    monkeypatch.setattr("IPython.display.display", said.append)
+    done = Rounds(30.0, {4: results(*[np.arange(0, 4, 0.1)] * 4)}, {4: 88.0})  # 40 results per second
+    by_simulation = nb09_fleet.many_cameras(MEASURED, (1000,))
+    by_fleet = nb09_fleet.many_cameras(MEASURED, (1000,), done=done)
+    assert by_fleet["machines"][0] == 1000 / (40 / 5)
+    assert by_simulation["machines"][0] < by_fleet["machines"][0]
+    assert "by the simulation, 8 by the best fleet measured here (40 results per second)" in said[1]
+    slow = Rounds(30.0, {1: results(np.arange(0, 4, 0.5))}, {1: 88.0})
+    assert nb09_fleet.many_cameras(MEASURED, (1000,), done=slow).empty and "loosen" in said[-1]
+
+
 @pytest.mark.parametrize("age", [False, True])
 def test_the_chart_shows_the_measurements(age):
     predicted = {1: simulated(30.0), 4: simulated(95.0)}

@@ -374,7 +374,7 @@ def test_cameras_are_listed_by_name_with_sizes_and_rates(driver):
 
     driver.plug_in(
         10, b"Lab Cam 4K\x1b[31m",
-        {"YUYV": {(1, 640, 480): [(1, 30), (1, 15)], (1, 1920, 1080): [(1, 5)]},
+        {"YUYV": {(1, 640, 480): [(1, 15), (1, 30)], (1, 1920, 1080): [(1, 5)]},
          "MJPG": {(1, 1920, 1080): [(1001, 30000)], (1, 3840, 2160): []}},
     )  # fmt: skip
     driver.plug_in(11, b"Lab Cam 4K", {}, caps=0x04A00000)  # its metadata
