@@ -1,19 +1,24 @@
 """The gallery: notebooks run to their end or say why not, and pages need nothing from elsewhere."""
 
+import io
 import json
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
 from labkit.cli.main import main
 from labkit.core.errors import UsageError
+from labkit.core.files import recorded_folder
 from labkit.lessons.gallery import (
+    _small,
     add_badge,
     cells_sha256,
     execute,
@@ -23,6 +28,7 @@ from labkit.lessons.gallery import (
     title_of,
     write_gallery,
 )
+from labkit.results.plots.style import COLOURS
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "</main><script>alert(1)</script>&\"'"
@@ -123,6 +129,15 @@ def test_pages_need_nothing_from_elsewhere_and_tell_all(gallery):
     assert 'href="02_next.html#run"' in pages["01_first"]
     assert 'href="index.html"' in pages["02_next"]
     assert any("01_first.ipynb: complete" in line for line in lines)
+
+
+def test_colours_that_a_plot_tells_apart_stay_apart():
+    path = recorded_folder() / "amd-epyc-2cores" / "gains.png"
+    (encoded,) = _small(b64encode(path.read_bytes()).decode()).values()
+    small = np.asarray(Image.open(io.BytesIO(b64decode(encoded))).convert("RGB")).reshape(-1, 3)
+    for colour in (COLOURS[1], COLOURS[2], COLOURS[5]):
+        wanted = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)])
+        assert (np.abs(small.astype(int) - wanted).max(1) < 8).sum() > 300, colour
 
 
 def test_a_cell_that_fails_is_told_and_the_rest_is_run(gallery):
