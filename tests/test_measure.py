@@ -34,7 +34,7 @@ from labkit.bench.interleave import (
     time_interleaved,
 )
 from labkit.bench.noise import NoiseMonitor
-from labkit.bench.plan import QUICK, Plan
+from labkit.bench.plan import EXTENDED, QUICK, Plan
 from labkit.bench.progress import legend
 from labkit.bench.timing import Clock, measure
 from labkit.bench.worker import Worker, restless
@@ -45,6 +45,7 @@ from labkit.core.energy import EnergyMeter
 from labkit.core.errors import LabError, UsageError, WorkerError
 from labkit.core.gpu import gpu_noise_reasons, gpu_summary
 from labkit.core.machine import fingerprint, fingerprint_differences, machine_name
+from labkit.core.stats import throughput_interval
 from labkit.core.types import Detections, Preparation, Rung, Workload
 from labkit.pipelines.ladder import rung
 from labkit.results.codec import build_run, to_row
@@ -102,6 +103,21 @@ def test_closed_throughput_and_latency_of_a_steady_pipeline():
     assert timed.latency_s == pytest.approx(np.full(100, 0.01))
     assert timed.done_s[-1] == pytest.approx(1.0)
     assert (timed.offered, timed.dropped, timed.failed) == (100, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("service_s", "n"),
+    [
+        (0.005, 400),  # there are enough after 2 s
+        (0.04, 120),  # a little longer, and there are enough
+        (0.0584, 35),  # 7 s would not do: 120 take 7.008 s
+    ],
+)
+def test_a_quick_run_goes_on_where_that_gives_an_interval(service_s, n):
+    timed = measured(lambda i: service_s, replace(QUICK, extend_to_s=EXTENDED * QUICK.seconds))
+    assert abs(len(timed.done_s) - n) <= 1
+    _, high = throughput_interval(timed.done_s)
+    assert np.isfinite(high) == (n >= 120)
 
 
 def test_progress_comes_in_steps_and_not_with_each_frame():

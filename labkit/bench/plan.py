@@ -17,6 +17,8 @@ class Plan:
         seconds: length of the timed part.
         fps: rate at which frames fall due; paced only.
         min_frames: the closed timed part lasts at least this many frames.
+        extend_to_s: the closed timed part lasts so long at most, if by then there are enough results for
+            an interval of throughput.
         warm_frames, warm_s, warm_limit_s: bounds of the warm-up.
         quick: marks the shortened plan.
     """
@@ -25,6 +27,7 @@ class Plan:
     seconds: float = 10.0
     fps: float | None = None
     min_frames: int = MIN_RESULTS
+    extend_to_s: float = 0.0
     warm_frames: int = 20
     warm_s: float = 2.0
     warm_limit_s: float = 60.0
@@ -41,3 +44,5 @@ class Plan:
 
 FULL = Plan()
 QUICK = Plan(seconds=2.0, min_frames=6, warm_frames=3, warm_s=0.5, warm_limit_s=3.0, quick=True)
+EXTENDED = 3.5
+"""Times its length that a quick run may take, where its throughput then has an interval."""

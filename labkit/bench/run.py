@@ -27,7 +27,7 @@ from labkit.bench.headroom import gpu_used
 from labkit.bench.interleave import FULL_ROUNDS, QUICK_PAIR, QUICK_ROUNDS, RoundPlan, time_interleaved
 from labkit.bench.noise import NoiseMonitor
 from labkit.bench.peaks import PEAK_TRIES, cached_peaks
-from labkit.bench.plan import FULL, QUICK, Plan
+from labkit.bench.plan import EXTENDED, FULL, QUICK, Plan
 from labkit.bench.progress import Reporter, shown_progress
 from labkit.bench.worker import Worker, restless
 from labkit.core.errors import LabError, UnavailableError, UsageError
@@ -116,7 +116,8 @@ def bench(
             camera gives; see `ResultSet.paced`. Each lasts long enough for a 99th percentile, unless
             `quick` or `seconds` says otherwise.
         quick: shorter runs and fewer rounds, marked as such.
-        seconds: length of each timed run.
+        seconds: length of each timed run; by default 10 s, and if quick 2 s, or up to 7 s where that gives
+            an interval.
         compare: also measure the rungs in interleaved rounds; closed scenario only.
         accuracy: also measure mAP and top-1 on drawn scenes whose truth is known.
         coco: a folder in COCO's format; detectors are evaluated on its photographs instead.
@@ -151,7 +152,10 @@ def bench(
         raise UsageError("paced adds rates to the closed scenario; for one rate alone: fps")
     chosen = select_rungs(_with_own(rungs, against), stage, device)
     plan = replace(QUICK if quick else FULL, scenario=scenario, fps=fps)
-    plan = plan if seconds is None else replace(plan, seconds=seconds)
+    if seconds is not None:
+        plan = replace(plan, seconds=seconds)
+    elif quick:
+        plan = replace(plan, extend_to_s=EXTENDED * plan.seconds)
     with shown_progress(progress) as reporter, Saving(report=reporter.note) as store:
         result = run_benchmark(
             chosen,

@@ -209,7 +209,7 @@ class _Measurement:
                     share = (now - self.start) / self.plan.seconds
                     if self.plan.scenario == "closed":
                         share = min(share, len(self.index) / self.plan.min_frames)
-                        if share >= 1:
+                        if share >= 1 and self._is_enough(now - self.start):
                             self.load.is_open = False
                     if share - self.shown >= PROGRESS_STEP or share >= 1 > self.shown:
                         self.shown = min(share, 1.0)
@@ -245,6 +245,12 @@ class _Measurement:
                     raise LabError(
                         f"the pipeline failed {in_a_row} time(s) in a row: {type(error).__name__}: {error}"
                     ) from error
+
+    def _is_enough(self, elapsed: float) -> bool:
+        """False where a somewhat longer run would give the throughput an interval."""
+        passes, longest_s = len(self.index) / self.group, self.plan.extend_to_s
+        in_reach = passes / elapsed * longest_s >= stats.MIN_RESULTS
+        return passes >= stats.MIN_RESULTS or elapsed >= longest_s or not in_reach
 
     def _is_warm(self, elapsed: float) -> bool:
         plan = self.plan
