@@ -93,8 +93,8 @@ def speed_accuracy(runs: Sequence[Run]) -> Chart:
         UsageError: no run has that measure.
     """
     metric = next((key for key in METRICS if runs and all(key in run.accuracy for run in runs)), None)
-    moved = [run.rung for run in runs if metric and _moves_boxes(run)]
-    points = _points([run for run in runs if run.rung not in moved], metric)
+    moved = [run for run in runs if metric and _moves_boxes(run)]
+    points = _points([run for run in runs if run not in moved], metric)
     if not points:
         raise UsageError(f"none of the {len(runs)} runs has an agreement or accuracy to draw")
     shown = [point.run for point in points]
@@ -102,7 +102,8 @@ def speed_accuracy(runs: Sequence[Run]) -> Chart:
     on = evaluated_on(shown) if metric else ""
     notes = [f"accuracy: {on}"] if on else []
     if moved:
-        notes.append(f"left out: {', '.join(moved)}, whose loss shows in moving pictures only")
+        names = ", ".join(run.rung for run in moved)
+        notes.append(f"left out: {names}, whose loss shows in moving pictures only")
     rows = max(7.0, 0.62 * len(points) + 0.4 * sum(map(loses, shown)) + 1)
     with drawing(_title(shown), rows, shown, notes) as (chart, axes):
         for k, point in enumerate(points):
