@@ -707,6 +707,21 @@ def test_what_nsys_started_ends_with_it(tmp_path, monkeypatch):
     assert not lives(int(note.read_text()))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
+def test_what_nsys_started_has_ended_once_it_was_told_to():
+    # A process that ends loses its variables at once, and lives on until its memory is given back.
+    held = (
+        "import os; os.fork() and os.wait(); b = b'1' * (500 << 20); print(os.getpid(), flush=True); input()"
+    )
+    marked = {**os.environ, nsys._MARK: "this one"}
+    with subprocess.Popen(
+        [sys.executable, "-c", held], env=marked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as running:
+        started = int(running.stdout.readline())
+        nsys._end(running.pid, "this one")
+        assert not lives(started) and not lives(running.pid)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no sh")
 def test_an_nsys_that_never_met_its_agent_is_started_again(tmp_path):
     left, fault = tmp_path / "left", f"echo '[tag] = {nsys._NEVER_MET}.' >&2; exit 1"

@@ -18,9 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from labkit.core.errors import WorkerError
+
+if TYPE_CHECKING:
+    import psutil
 
 LOOK_EVERY_S = 0.3
 PR_SET_PDEATHSIG = 1
@@ -117,15 +120,18 @@ def _watch(owner: int) -> None:
     os._exit(1)  # at once, whatever the other threads are busy with
 
 
-def end_tree(process: int) -> None:
-    """Ends a process and all that it has started."""
+def end_tree(process: int, within_s: float) -> None:
+    """Ends a process and all that it has started.
+
+    Args:
+        process: its id.
+        within_s: how long it waits for them to have ended.
+    """
     import psutil
 
     with suppress(psutil.Error):
         started = psutil.Process(process)
-        for each in (*started.children(recursive=True), started):
-            with suppress(psutil.Error):
-                each.kill()
+        _kill([*started.children(recursive=True), started], time.monotonic() + within_s)
 
 
 def end_marked(variable: str, value: str, within_s: float) -> None:
@@ -147,10 +153,18 @@ def end_marked(variable: str, value: str, within_s: float) -> None:
                     left.append(each)
         if not left:
             return
-        for each in left:
-            with suppress(psutil.Error):
-                each.kill()
-        time.sleep(0.02)
+        _kill(left, until_s)
+
+
+def _kill(processes: list[psutil.Process], until_s: float) -> None:
+    """Kill processes and wait for their end: one that is ending has no variables left to be found by."""
+    import psutil
+
+    for each in processes:
+        with suppress(psutil.Error):
+            each.kill()
+    while any(lives(each.pid) for each in processes) and time.monotonic() < until_s:
+        time.sleep(0.005)
 
 
 def lives(process: int) -> bool:

@@ -139,7 +139,7 @@ def _run_once(command: list[str]) -> tuple[int, str, str]:
 
 def _end(process: int, mark: str) -> None:
     """Ends nsys and its agent, which is soon a child of another process and would go on with a report."""
-    end_tree(process)
+    end_tree(process, _END_S)
     end_marked(_MARK, mark, _END_S)
 
 
