@@ -122,7 +122,7 @@ def rate(desk, name):
 def wait_until_running(desk, timeout_s=60):
     desk.view.wait_for(timeout=30_000)
     runs = lambda: rate(desk, "inferred") > 0 and rate(desk, "displayed") > 0  # noqa: E731
-    eventually(runs, timeout_s, lambda: message(desk))
+    eventually(runs, timeout_s, lambda: f"{message(desk)}; {line(desk)}")
 
 
 def press(desk, name):
