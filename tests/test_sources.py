@@ -199,6 +199,8 @@ def test_a_folder_is_read_in_natural_order_and_past_what_is_broken(tmp_path):
         save(tmp_path / f"frame{k}.png", np.full((40, 40, 3), 10 * k, np.uint8))
     for name in ("._frame0.png", ".DS_Store", "Thumbs.db", "notes.txt"):
         (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    if os.name != "nt":
+        os.symlink("loop.png", tmp_path / "loop.png")  # nothing at all
     with open_source(tmp_path, None, loop=True, limit=5) as source:
         assert levels(source) == [0, 1, 2, 10, 0]
     with open_source(tmp_path, None) as source:

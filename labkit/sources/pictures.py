@@ -136,7 +136,7 @@ def images_in(folder: Path) -> tuple[list[Path], int]:
     """
     try:
         with os.scandir(folder) as entries:  # it tells files from folders without asking for each
-            files = [Path(each.path) for each in entries if each.name[0] != "." and each.is_file()]
+            files = [Path(each.path) for each in entries if each.name[0] != "." and _is_file(each)]
     except OSError as error:
         raise SourceError(
             f"cannot list the folder {redact(str(folder))}: {error.strerror}; check its permissions"
@@ -155,6 +155,13 @@ def images_in(folder: Path) -> tuple[list[Path], int]:
     raise SourceError(
         f"the folder {redact(str(folder))} holds no images ({kinds}); give another one, or a video file"
     )
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself, or into a folder that may not be entered
+        return False
 
 
 def count_pictures(path: Path) -> int:
