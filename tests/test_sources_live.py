@@ -752,6 +752,12 @@ def test_rtsp_is_read_over_tcp(tmp_path):
         server.shutdown()
 
 
+def test_an_rtsp_camera_that_is_silent_is_not_told_as_one_with_a_wrong_password(camera):
+    camera.turn("silent")
+    with pytest.raises(SourceError, match=r"no video within 0\.4 s; .*--open-timeout"):
+        open_source(camera.url.replace("http", "rtsp"), open_timeout_s=0.4, read_timeout_s=1.0)
+
+
 def test_a_picture_whose_header_lies_about_its_size_costs_no_time(camera, capfd):
     """OpenCV fills gigabytes for 65535x65535 px, for up to a minute, and nothing ends its thread before."""
     with open_source(camera.url, read_timeout_s=0.5) as source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,15 @@ def connect_stream(address: str, open_timeout_s: float, read_timeout_s: float) -
     # FFMPEG is named because only it honours the deadlines.
     deadlines = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(open_timeout_s * 1000)]
     deadlines += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(read_timeout_s * 1000)]
+    began_s = time.perf_counter()
     capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, deadlines)
     if not capture.isOpened():
         capture.release()
+        if scheme_of(address) == "rtsp" and time.perf_counter() - began_s >= open_timeout_s:
+            why = (
+                f"the host has sent no video within {open_timeout_s:g} s; restart the camera, "
+                "or raise the open time-out (--open-timeout)"
+            )
         raise ConnectError(f"{redact(address)} cannot be opened: {why}")
     if 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 1e9:
         capture.release()
