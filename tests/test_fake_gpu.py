@@ -114,6 +114,26 @@ def test_a_graph_makes_its_constants_anew(fake_gpu):
     assert out.tolist() == [1, 1]
 
 
+def test_a_graph_begins_and_ends_by_hand(fake_gpu):
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    x = torch.ones(2, device="cuda")
+    with pytest.raises(RuntimeError, match="without a preceding successful capture"):
+        graph.replay()
+    with pytest.raises(RuntimeError, match="captured on a non-default stream"):
+        graph.capture_begin()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        graph.capture_begin()
+        out = x * 2
+        graph.capture_end()
+    torch.cuda.current_stream().wait_stream(side)
+    x.fill_(4)
+    graph.replay()
+    assert out.tolist() == [8, 8]
+    network = torch.nn.Linear(2, 2).cuda()
+    assert torch.cuda.make_graphed_callables(network, (x[None],))(x[None]).shape == (1, 2)
+
+
 @pytest.mark.parametrize("read", ["item", "cpu", "upload"])
 def test_nothing_is_waited_for_in_a_graph(fake_gpu, read):
     x = torch.ones(1, device="cuda")

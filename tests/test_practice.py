@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import pickle
 import re
 import shutil
 import subprocess
@@ -116,6 +117,88 @@ def test_threads_have_streams_of_their_own(gpu):
     assert gpu.waits.by_what() == {"a stream": 3, "a copy to the host": 3}
 
 
+@pytest.mark.parametrize("make", [
+    lambda: torch.ones(3, device="cuda", requires_grad=True),
+    lambda: torch.tensor([1.0, 1, 1], device="cuda", requires_grad=True),
+    lambda: torch.empty(3, device="cuda", requires_grad=True),
+    lambda: torch.ones(3, requires_grad=True).cuda(),
+    lambda: torch.ones(3, requires_grad=True).to("cuda"),
+])  # fmt: skip
+def test_gradients_reach_what_asks_for_them(make, gpu):
+    x = make()
+    x.retain_grad()
+    (x * 2).sum().backward()
+    assert x.grad.is_cuda and x.grad.tolist() == [2, 2, 2]
+
+
+def test_gradients_reach_the_host_through_a_copy(gpu):
+    x = torch.ones(3, requires_grad=True)
+    (x.cuda() * 2).sum().backward()
+    assert x.grad.equal(torch.full((3,), 2.0))
+
+
+def test_a_default_device(gpu):
+    torch.set_default_device("cuda")
+    made = [
+        torch.zeros(3),
+        torch.tensor([1, 2]),
+        torch.rand(2),
+        torch.linspace(0, 1, 3),
+        nn.Linear(2, 2).weight,
+    ]
+    assert all(each.is_cuda for each in made) and torch.get_default_device().type == "cuda"
+    gpu.stop()
+    assert not torch.zeros(3).is_cuda and torch.get_default_device().type == "cpu"
+
+
+def test_a_recurrent_network(gpu):
+    states, _ = nn.LSTM(4, 8, batch_first=True).cuda()(torch.rand(2, 5, 4, device="cuda"))
+    states.sum().backward()
+    assert states.is_cuda and nn.GRU(4, 8).cuda()(torch.rand(2, 5, 4, device="cuda"))[0].is_cuda
+
+
+def test_random_numbers_come_again(gpu):
+    state = torch.cuda.get_rng_state()
+    with torch.random.fork_rng(devices=[0]):
+        torch.rand(3, device="cuda")
+    first = torch.rand(3, device="cuda")
+    torch.cuda.set_rng_state_all([state])
+    assert first.equal(torch.rand(3, device="cuda"))
+    torch.manual_seed(3)
+    assert torch.cuda.initial_seed() == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_page_locks_its_batches(workers, gpu):
+    data = torch.utils.data.TensorDataset(torch.arange(8.0))
+    loader = torch.utils.data.DataLoader(data, batch_size=4, pin_memory=True, num_workers=workers)
+    batches = [x.to("cuda", non_blocking=True) for (x,) in loader]
+    assert [(copy.memory, copy.waited) for copy in gpu.copies] == [("page-locked", False)] * 2
+    assert not gpu.waits and torch.cat(batches).tolist() == list(range(8))
+    with pytest.raises(RuntimeError, match=r"cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors"):
+        batches[0].pin_memory()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_remembers_the_device(zipped, tmp_path):
+    file = tmp_path / "net.pt"
+    with fake_gpu(real=False):
+        net = nn.Linear(2, 2).cuda()
+        torch.save({"net": net, "row": net.weight[1]}, file, _use_new_zipfile_serialization=zipped)
+        found = torch.load(file, weights_only=False)
+        assert isinstance(found["net"].weight, nn.Parameter) and found["net"].weight.equal(net.weight)
+        assert found["row"].is_cuda and found["row"].equal(net.weight[1])
+        for to_host in ("cpu", {"cuda:0": "cpu"}, lambda storage, location: storage):
+            assert not torch.load(file, to_host, weights_only=False)["row"].is_cuda
+        with pytest.raises(RuntimeError, match=r"CUDA device 1 but torch.cuda.device_count"):
+            torch.load(file, "cuda:1", weights_only=False)
+        assert pickle.loads(pickle.dumps(net)).weight.is_cuda and copy.copy(net.weight).is_cuda
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match=r"please use torch.load with map_location"):
+            torch.load(file, weights_only=False)
+    assert torch.load(file, "cpu", weights_only=False)["row"].shape == (2,)
+
+
 def test_the_ways_to_say_cuda(gpu, tmp_path):
     for device in ("cuda", "cuda:0", torch.device("cuda"), torch.device("cuda", 0), 0):
         assert torch.zeros(2, device=device).is_cuda and torch.zeros(2).to(device).is_cuda
@@ -176,6 +259,42 @@ def test_half_precision_is_summed_in_single_precision_and_not_mixed(gpu, half):
         a @ b.float().t()
     with pytest.raises(RuntimeError, match="should be the same"):
         torch.conv2d(torch.rand(1, 3, 8, 8, device="cuda"), torch.rand(4, 3, 3, 3, device="cuda").to(half))
+
+
+INDEXED = {
+    "x[[0, 2]]": ([0, 2], {"a copy from the host": 1}),
+    "x[[True, False, False, True]]": ([0, 3], {"a copy from the host": 1, "a value": 1}),
+    "x[torch.tensor([True, False, False, True])]": ([0, 3], {"a copy from the host": 1}),
+    "x[range(2)]": ([0, 1], {"a copy from the host": 1}),
+    "x[None, [1, 2]][:, 0]": ([1], {"a copy from the host": 1}),
+    "x.__setitem__([0, 2], 9) or x": ([9, 1, 9, 3], {"a copy from the host": 1}),
+    "x.__setitem__([True, False, False, True], 9) or x": ([9, 1, 2, 9], {"a copy from the host": 1}),
+    "x.__setitem__([1], torch.ones(1, device='cuda') * 7) or x": ([0, 7, 2, 3], {"a copy from the host": 1}),
+}
+
+
+@pytest.mark.parametrize("code", INDEXED)
+def test_lists_as_indices(code, gpu):
+    x = torch.arange(4.0, device="cuda")
+    found = eval(code, {"x": x, "torch": torch})
+    values, waits = INDEXED[code]
+    assert gpu.waits.by_what() == waits and found.tolist() == values
+
+
+WAITS_ONCE = {
+    "torch.allclose(x, x)", "torch.linalg.inv(x)", "torch.linalg.solve(x, x)", "torch.linalg.eigh(x)",
+    "torch.linalg.svd(x)", "torch.repeat_interleave(x, n, 0)", "torch.tensor([x[0, 0]])",
+}  # fmt: skip
+WAITS_NEVER = {"torch.linalg.det(x)", "torch.repeat_interleave(x, n, 0, output_size=4)", "x.type()"}
+
+
+@pytest.mark.parametrize("code", sorted(WAITS_ONCE | WAITS_NEVER))
+def test_how_often_an_operation_waits(code, gpu):
+    x, n = torch.eye(2, device="cuda"), torch.tensor([2, 2]).cuda()
+    gpu.reset()
+    eval(code, {"torch": torch, "x": x, "n": n})
+    assert len(gpu.waits) == (code in WAITS_ONCE)
+    assert x.type() == "torch.cuda.FloatTensor"
 
 
 # Time, by a model
@@ -401,6 +520,8 @@ def test_arrays_are_joined_and_handed_over(gpu):
     tensor = torch.from_dlpack(ones)
     tensor += 1
     assert tensor.is_cuda and cupy.from_dlpack(tensor).get().tolist() == ones.get().tolist() == [2, 2, 2]
+    again = torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(tensor))
+    assert torch.from_dlpack(tensor).data_ptr() == again.data_ptr() == tensor.data_ptr()
 
 
 def test_nothing_is_compiled(gpu):

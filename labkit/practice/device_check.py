@@ -45,11 +45,12 @@ def _check_convolution(given: dict[str, torch.Tensor]) -> None:
             continue
         end = "" if own.is_cuda else f" or input should be a MKLDNN tensor and {name} is a dense tensor"
         raise RuntimeError(
-            f"Input type ({_type(own)}) and {name} type ({_type(other)}) should be the same{end}"
+            f"Input type ({type_name(own)}) and {name} type ({type_name(other)}) should be the same{end}"
         )
 
 
-def _type(tensor: torch.Tensor) -> str:
+def type_name(tensor: torch.Tensor) -> str:
+    """Name of a tensor's type: "torch.cuda.FloatTensor"."""
     return f"torch.{'cuda.' if tensor.is_cuda else ''}{_TYPES.get(tensor.dtype, str(tensor.dtype))}Tensor"
 
 

@@ -135,6 +135,10 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         with _on_current_stream():
             return self.tensor.cpu().numpy()
 
+    def toDlpack(self):  # noqa: N802
+        """Itself, which `torch.from_dlpack` takes."""
+        return self
+
     def item(self):
         """The only value, for which the host waits."""
         return self.tensor.item()
@@ -423,10 +427,13 @@ def _like(name: str) -> Any:
 
 
 def _taking(from_dlpack: Any) -> Any:
-    """`torch.from_dlpack`, which takes the practice GPU's arrays too."""
-    return lambda array, **options: (
-        array.tensor if isinstance(array, DeviceArray) else from_dlpack(array, **options)
-    )
+    """`torch.from_dlpack`, which takes the practice GPU's arrays and tensors too."""
+
+    def taken(array: Any, **options: Any) -> Any:
+        array = array.tensor if isinstance(array, DeviceArray) else array
+        return array if isinstance(array, OnGpu) else from_dlpack(array, **options)
+
+    return taken
 
 
 def _missing(name: str) -> Any:
@@ -461,7 +468,7 @@ def installed() -> Iterator[None]:
     }  # fmt: skip
     names = {
         "ndarray": DeviceArray, "asarray": _asarray, "array": _asarray, "ascontiguousarray": _asarray,
-        "from_dlpack": _asarray,
+        "from_dlpack": _asarray, "fromDlpack": _asarray,
         "asnumpy": _asnumpy, "RawKernel": RawKernel, "RawModule": RawModule, "__getattr__": _missing,
         **{name: _made(name) for name in ("empty", "zeros", "ones", "full")},
         **{f"{name}_like": _like(name) for name in ("empty", "zeros", "ones")},
@@ -469,7 +476,12 @@ def installed() -> Iterator[None]:
     with ExitStack() as stack:
         names["cuda"] = _replaced(stack, "cupy.cuda", on_device)
         _replaced(stack, "cupy", names)
-        stack.enter_context(patch.object(torch, "from_dlpack", _taking(torch.from_dlpack)))
+        for room in (torch, torch.utils.dlpack):
+            stack.enter_context(patch.object(room, "from_dlpack", _taking(torch.from_dlpack)))
+        to_dlpack = torch.utils.dlpack.to_dlpack
+        stack.enter_context(patch.object(
+            torch.utils.dlpack, "to_dlpack", lambda x: x if isinstance(x, OnGpu) else to_dlpack(x)
+        ))  # fmt: skip
         stack.enter_context(patch.object(cuda, "_cupy_stream", lambda pointer: Stream(number=pointer)))
         for room in (cuda, cuda_managed):
             stack.enter_context(patch.object(room, "kernel_function", _function))

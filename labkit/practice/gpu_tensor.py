@@ -13,15 +13,17 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils import _device
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from labkit.practice.autocast import cast
-from labkit.practice.device_check import check_one_device
+from labkit.practice.device_check import check_one_device, type_name
 from labkit.practice.gpu_report import Copy, GpuReport, Wait
 from labkit.practice.race_text import describe
 from labkit.practice.source_line import learner_line
@@ -36,6 +38,8 @@ READ_BY_HOST = {
     aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.default, aten.nonzero.default,
     aten.masked_select.default, aten._unique2.default, aten.unique_dim.default,
     aten.unique_consecutive.default, aten.bincount.default, aten.repeat_interleave.Tensor,
+    aten.allclose.default, aten._linalg_check_errors.default, aten._linalg_eigh.default,
+    aten._linalg_svd.default,
 }  # fmt: skip
 """Operations whose result, or its size, the host has to know."""
 
@@ -132,6 +136,12 @@ class OnGpu(torch.Tensor):
             "to host memory first."
         )
 
+    def tolist(self):
+        """The values as numbers, for which the host waits."""
+        if self.gpu.on:
+            self.gpu.host_waits("a value", stream=self.gpu.stream)
+        return self.held.tolist()
+
     def __array__(self, dtype=None, copy=None):
         return self.numpy()
 
@@ -141,6 +151,18 @@ class OnGpu(torch.Tensor):
             if isinstance(self, torch.nn.Parameter):
                 made._is_param = True
         return memo[id(self)]
+
+    def __copy__(self):
+        return self.detach().requires_grad_(self.requires_grad)
+
+    def __reduce_ex__(self, protocol):
+        if self.gpu.on:
+            self.detach().cpu()  # counted as the copy that it is
+        host = self.held.detach().requires_grad_(self.requires_grad)
+        is_parameter = isinstance(self, torch.nn.Parameter)
+        return (torch.nn.Parameter(host, self.requires_grad) if is_parameter else host).__reduce_ex__(
+            protocol
+        )
 
     def __dlpack_device__(self):
         return 2, 0  # DLPack's number of CUDA, and the device's index
@@ -159,6 +181,10 @@ class OnGpu(torch.Tensor):
             "shape": array.shape, "typestr": array.dtype.str, "data": (self.data_ptr(), False), "version": 3,
             "strides": None if self.held.is_contiguous() else array.strides,
         }  # fmt: skip
+
+    def type(self, dtype=None, *args, **kwargs):
+        """Name of its type; with one given, a tensor of that."""
+        return type_name(self) if dtype is None else super().type(dtype, *args, **kwargs)
 
     def get_device(self):
         """Index of the GPU."""
@@ -317,6 +343,10 @@ class Gpu(GpuReport):
             weakref.finalize(memory, self._freed, vars(memory))
         return memory
 
+    def has(self, storage):
+        """True if a storage of the host holds values of this GPU."""
+        return storage.data_ptr() in self._memories
+
     def _freed(self, state):
         race = self.order.freed(Memory(**state), learner_line())
         self._allocated -= state["nbytes"]
@@ -371,7 +401,8 @@ class Gpu(GpuReport):
             flat = [torch.device("cpu") if isinstance(leaf, torch.device) else leaf for leaf in flat]
         else:
             check_one_device(func, args, kwargs)
-        if func in READ_BY_HOST or str(func) == "torchvision.nms.default":
+        known = kwargs.get("output_size") is not None
+        if (func in READ_BY_HOST and not known) or str(func) == "torchvision.nms.default":
             self.host_waits("a value", stream=self.stream)
         given, named = tree_unflatten([leaf.held if isinstance(leaf, OnGpu) else leaf for leaf in flat], spec)
         compute = ON_GPU.get(func, func)
@@ -406,7 +437,7 @@ class Gpu(GpuReport):
         given = [index for index in indices if index is not None]
         masks = [index for index in given if index.dtype in (torch.bool, torch.uint8)]
         filled = len(masks) == len(given) == 1 and bool(rest) and rest[0].numel() == 1 and not any(rest[1:2])
-        if masks and not filled:
+        if any(map(_here, masks)) and not filled:
             self.host_waits("a value", stream=self.stream)
         moved = [
             index if index is None or isinstance(index, OnGpu) else self._moved(index, device=CUDA)
@@ -485,27 +516,34 @@ class InPython(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name, gpu = dict(kwargs or {}), getattr(func, "__name__", ""), Gpu.now
         pin = bool(kwargs.pop("pin_memory", False))
+        default = _device.CURRENT_DEVICE
+        if kwargs.get("device") is None and is_gpu(default) and func in _device._device_constructors():
+            kwargs["device"] = default
         if name == "cuda" and isinstance(args[0], OnGpu):
             return args[0]
         if name == "cuda":
-            return gpu._moved(args[0], device=CUDA, non_blocking=kwargs.get("non_blocking", False))
+            return aten._to_copy.default(args[0], device=CUDA, non_blocking=kwargs.get("non_blocking", False))
+        if name == "pin_memory" and args[0].is_cuda:
+            raise RuntimeError(f"cannot pin '{type_name(args[0])}' only dense CPU tensors can be pinned")
         if name == "pin_memory":
             return gpu.pin(args[0].clone())
         if name == "is_pinned":
             return gpu.is_pinned(args[0])
-        if name == "tolist" and isinstance(args[0], OnGpu):
-            if gpu.on:
-                gpu.host_waits("a value", stream=gpu.stream)
-            return args[0].held.tolist()
         if name in ("tolist", "__repr__"):
             gpu.host_reads(args[:1], name)
         if name == "new_tensor" and isinstance(args[0], OnGpu) and kwargs.get("device") is None:
             return gpu._moved(torch.tensor(args[1], dtype=kwargs.get("dtype", args[0].dtype)), device=CUDA)
+        if name in ("__getitem__", "__setitem__") and isinstance(args[0], OnGpu):
+            args = (args[0], _uploaded(args[1]), *args[2:])
+            if type(args[-1]).__name__ == "ndarray" and len(args) == 3:
+                raise TypeError(f"can't assign a numpy.ndarray to a {type_name(args[0])}")
         if name == "to":
             return self._to(func, *args, **kwargs)
-        shared = (
-            getattr(args[0], "tensor", None) if args and name in ("as_tensor", "asarray", "tensor") else None
-        )
+        shared = None
+        if args and name in ("as_tensor", "asarray", "tensor"):
+            shared = getattr(args[0], "tensor", None)
+            if isinstance(args[0], list | tuple):  # of numbers, for each of which the host waits
+                args = (tree_map(lambda leaf: leaf.tolist() if _here(leaf) else leaf, args[0]), *args[1:])
         if isinstance(shared, OnGpu):  # an array of CuPy
             return shared.clone() if name == "tensor" else shared
         device = kwargs.get("device")
@@ -516,15 +554,16 @@ class InPython(TorchFunctionMode):
             finally:
                 Everywhere.inert_itself = False
         if device is not None and is_gpu(device) and name != "_parse_to":
+            learns = kwargs.pop("requires_grad", False)
             made = func(*args, **{**kwargs, "device": "cpu"})
             if name in ("tensor", "as_tensor"):
-                return gpu._moved(made, device=CUDA)
+                return aten._to_copy.default(made, device=CUDA).requires_grad_(learns)
             if name.startswith("empty"):
-                return OnGpu(_rubbish(made))
+                return OnGpu(_rubbish(made)).requires_grad_(learns)
             filled = OnGpu(made)
             fresh = None if gpu.capture is None else made.clone()
             gpu.launch(name, lambda: made.copy_(fresh), [], [filled])
-            return filled
+            return filled.requires_grad_(learns)
         args, kwargs = cast(name, args, kwargs)
         made = func(*args, **kwargs)
         return gpu.pin(made) if pin else made
@@ -540,7 +579,9 @@ class InPython(TorchFunctionMode):
         dtype = dtype if like is None else like.dtype
         wanted = {} if dtype is None else {"dtype": dtype}
         wanted |= {name: kwargs[name] for name in ("dtype", "memory_format") if kwargs.get(name) is not None}
-        return Gpu.now._moved(tensor, device=CUDA, non_blocking=kwargs.get("non_blocking", False), **wanted)
+        return aten._to_copy.default(
+            tensor, device=CUDA, non_blocking=kwargs.get("non_blocking", False), **wanted
+        )
 
 
 def is_gpu(value):
@@ -557,6 +598,22 @@ def is_gpu(value):
     if device.type == "cuda" and device.index:
         raise GpuError(f"CUDA error: invalid device ordinal (the practice GPU is cuda:0, not {device})")
     return device.type in ("cuda", INERT.type)
+
+
+def _here(value):
+    return isinstance(value, OnGpu)
+
+
+def _uploaded(index):
+    """An index with its lists of numbers on the GPU, as torch puts them there."""
+    if isinstance(index, tuple):
+        return tuple(map(_uploaded, index))
+    numbers = isinstance(index, list | range) and all(
+        isinstance(leaf, Integral) for leaf in tree_flatten(list(index))[0]
+    )
+    if not numbers:
+        return index
+    return aten._to_copy.default(torch.tensor(list(index), dtype=None if index else torch.long), device=CUDA)
 
 
 def _afterwards(func, args, kwargs):

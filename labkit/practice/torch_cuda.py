@@ -12,9 +12,10 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch.utils._pytree import tree_map
+from torch import serialization
+from torch.utils import _device
 
-from labkit.practice.gpu_tensor import Everywhere, Gpu, InPython, OnGpu, is_gpu
+from labkit.practice.gpu_tensor import CUDA, Everywhere, Gpu, InPython, OnGpu, is_gpu
 from labkit.practice.time_model import ModelledMs
 
 MEMORY_BYTES = 8 * 2**30
@@ -137,10 +138,30 @@ class Graph:
     """Work in order, with the memory that it reads and writes."""
 
     def __init__(self, keep_graph=False):
-        self.work: list[Any] = []
+        self.work: Any = None
+
+    def capture_begin(self, *pool, **options):
+        """Keeps what comes next."""
+        if not Gpu.now.stream:
+            raise RuntimeError("CUDA graphs must be captured on a non-default stream.")
+        Gpu.now.capture = []
+
+    def capture_end(self):
+        """Keeps no more."""
+        self.work, Gpu.now.capture = Gpu.now.capture, None
+
+    def reset(self):
+        """Forgets it all."""
+        self.work = None
+
+    def pool(self):
+        """Of its memory; all graphs here have the same."""
+        return 0, 0
 
     def replay(self):
         """Does it all again; what it made before is overwritten."""
+        if self.work is None:
+            raise RuntimeError("Called CUDAGraph::replay without a preceding successful capture.")
         memories = {id(each): each for _, reads, writes, _ in self.work for each in (*reads, *writes)}
         us = sum(us for *_, us in self.work)
         Gpu.now.done("a graph", [], list(memories.values()), us, kernels=len(self.work))
@@ -161,25 +182,50 @@ def _compile(model=None, **options):
     return model
 
 
-def _loading(load):
-    """`torch.load`, which puts what it has read onto the practice GPU if `map_location` says so."""
-
-    def loaded(f, map_location=None, *args, **kwargs):
-        if not is_gpu(map_location):
-            return load(f, map_location, *args, **kwargs)
-        found = load(f, "cpu", *args, **kwargs)
-        return tree_map(lambda leaf: leaf.cuda() if isinstance(leaf, torch.Tensor) else leaf, found)
-
-    return loaded
+def _tagging(location_tag):
+    """Location of a storage in a file: that of the practice GPU for its own."""
+    return lambda storage: str(CUDA) if Gpu.now.has(storage) else location_tag(storage)
 
 
-def _saving(save):
-    """`torch.save`; tensors of the practice GPU are written as those of the host."""
+def _restoring(restore):
+    """Notes which of a file's storages belong onto the practice GPU; their tensors are put there."""
 
-    def saved(obj, *args, **kwargs):
-        save(tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, OnGpu) else leaf, obj), *args, **kwargs)
+    def restored(storage, location):
+        if not str(location).startswith("cuda"):
+            return restore(storage, location)
+        serialization._validate_device(location, "cuda")
+        storage.is_for_gpu = True
+        return storage
 
-    return saved
+    return restored
+
+
+def _rebuilding(rebuild):
+    """A tensor from a file's storage, on the practice GPU where it belongs."""
+
+    def rebuilt(storage, *how):
+        tensor = rebuild(storage, *how)
+        if not getattr(storage._untyped_storage, "is_for_gpu", False):
+            return tensor
+        tensor.cuda()  # counted as the copy that it is; some files tell the values later
+        return OnGpu(tensor)
+
+    return rebuilt
+
+
+def _default_device(chosen, func, types, args=(), kwargs=None):
+    """The mode that chooses a device; for `torch.set_default_device`, `InPython` does it."""
+    if chosen.device is _device.CURRENT_DEVICE and is_gpu(chosen.device):
+        return func(*args, **(kwargs or {}))
+    return _chosen(chosen, func, types, args, kwargs)
+
+
+def _no_default_gpu():
+    if is_gpu(_device.CURRENT_DEVICE):
+        torch.set_default_device(None)
+
+
+_chosen = _device.DeviceContext.__torch_function__
 
 
 def _in_modes():
@@ -207,11 +253,11 @@ def installed(gpu: Gpu) -> Iterator[None]:
             yield
 
     @contextmanager
-    def graph(made, pool=None, stream=None, capture_error_mode="global"):
+    def graph(made, pool=None, stream=None, capture_error_mode="global", **options):
         gpu.capture = []
         try:
             yield
-            made.work = gpu.capture
+            made.capture_end()
         finally:
             gpu.capture = None
 
@@ -231,7 +277,12 @@ def installed(gpu: Gpu) -> Iterator[None]:
         "ipc_collect": lambda: None, "init": lambda: None, "set_device": lambda device: None,
         "manual_seed": torch.default_generator.manual_seed,
         "manual_seed_all": lambda seed: None,  # torch.manual_seed calls it after its own
+        "default_generators": (torch.default_generator,),
         "memory_summary": lambda *_, **__: f"{gpu.memory_allocated()} bytes in use",
+        "memory_stats": lambda device=None: {
+            "allocated_bytes.all.current": gpu.memory_allocated(),
+            "allocated_bytes.all.peak": gpu.max_memory_allocated(),
+        },
         "_exchange_device": lambda index: 0, "_maybe_exchange_device": lambda index: 0,
         "is_current_stream_capturing": lambda: gpu.capture is not None,
         "set_sync_debug_mode": lambda mode: setattr(gpu, "sync_debug_mode", mode),
@@ -241,16 +292,22 @@ def installed(gpu: Gpu) -> Iterator[None]:
     }  # fmt: skip
     on_accelerator = {
         "current_device_index": instead["current_device"], "get_memory_info": instead["mem_get_info"],
+        "set_device_index": instead["set_device"],
         **{name: each for name, each in instead.items() if name in torch.accelerator.__all__},
     }  # fmt: skip
     with ExitStack() as stack:
+        stack.callback(_no_default_gpu)
         for room, contents in ((torch.cuda, instead), (torch.accelerator, on_accelerator)):
             for name, replacement in contents.items():
                 stack.enter_context(patch.object(room, name, replacement))
         for owner, name, replacement in (
-            (torch, "Generator", Generator),
-            (torch, "compile", _compile), (torch, "load", _loading(torch.load)),
-            (torch, "save", _saving(torch.save)), (threading.Thread, "_bootstrap_inner", _in_modes()),
+            (torch, "Generator", Generator), (_device.DeviceContext, "__torch_function__", _default_device),
+            (torch._C, "_cuda_getDevice", lambda: 0),
+            (serialization, "location_tag", _tagging(serialization.location_tag)),
+            (serialization, "default_restore_location", _restoring(serialization.default_restore_location)),
+            (torch._utils, "_rebuild_tensor", _rebuilding(torch._utils._rebuild_tensor)),
+            (torch.backends.cudnn, "is_acceptable", lambda tensor: False),
+            (torch, "compile", _compile), (threading.Thread, "_bootstrap_inner", _in_modes()),
         ):  # fmt: skip
             stack.enter_context(patch.object(owner, name, replacement))
         # Without values to share, a module moved to the GPU gets new parameters.
