@@ -524,6 +524,62 @@ def test_arrays_are_joined_and_handed_over(gpu):
     assert torch.from_dlpack(tensor).data_ptr() == again.data_ptr() == tensor.data_ptr()
 
 
+def test_functions_of_cupy_give_what_numpys_give(gpu):
+    import cupy
+
+    x = cupy.arange(6.0).reshape(2, 3)
+    assert not gpu.copies and x.itemsize == 8 and x[:, ::-1].tolist() == [[2, 1, 0], [5, 4, 3]]
+    rows, columns = cupy.nonzero(x > 3)
+    assert (rows.tolist(), columns.tolist()) == ([1, 1], [1, 2])
+    values, counts = cupy.unique(x > 3, return_counts=True)
+    assert (values.tolist(), counts.tolist()) == ([False, True], [4, 2])
+    assert gpu.waits.by_what() == {"a value": 2, "a copy to the host": 5}
+    for made in (cupy.random.rand(3), cupy.fft.fft(x), cupy.linalg.norm(x), *cupy.meshgrid(x, x)):
+        assert isinstance(made, cupy.ndarray) and cupy.get_array_module(made) is cupy
+    out = cupy.empty_like(x)
+    assert cupy.add(x, x, out=out) is out and float(cupy.average(out, weights=x)) == 22 / 3
+    assert x.fill(2) is None and x.sum().item() == 12 and x[cupy.newaxis].shape == (1, 2, 3)
+
+
+@pytest.mark.parametrize("view", ["x.reshape(-1)", "x.ravel()", "x.T", "cupy.swapaxes(x, 0, 1)", "x[None]"])
+def test_views_of_cupy_share_memory(view, gpu):
+    import cupy
+
+    x = cupy.zeros((2, 2))
+    gpu.reset()
+    eval(view, {"x": x, "cupy": cupy}).fill(3)
+    assert x.get().tolist() == [[3, 3]] * 2 and gpu.launches == 2
+
+
+def test_streams_of_cupy(gpu):
+    import cupy
+
+    def run(stream, before=lambda: None, after=lambda: None):
+        gpu.reset()
+        x = cupy.ones(4)
+        before()
+        with stream:
+            y = x[x > 0] * 2
+            y[0] = 5
+            first = float(y[0])
+        after()
+        assert first == 5 and float((y + 1).sum()) == 15
+        del y
+        return len(gpu.races)
+
+    side, default = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream.null
+    waiting = lambda: side.wait_event(default.record()), lambda: default.wait_event(side.record())
+    assert run(cupy.cuda.Stream()) == 0, "it and the default stream wait for each other"
+    assert run(side, *waiting) == 0
+    with pytest.warns(RaceWarning, match=r"reads x \(.* Put stream.wait_event\(cupy.cuda.Stream.null.record"):
+        assert run(side) > 0
+    first, second = cupy.cuda.Stream(), cupy.cuda.Stream()
+    with first:
+        x = cupy.ones(4)
+    with second, pytest.warns(RaceWarning, match=r"Put second.wait_event\(first.record"):
+        assert (x + 1).size == 4
+
+
 def test_nothing_is_compiled(gpu):
     with pytest.warns(UserWarning, match="compiles nothing"):
         double = torch.compile(lambda x: x * 2)

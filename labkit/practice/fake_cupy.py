@@ -1,8 +1,8 @@
 """CuPy on the practice GPU: arrays, streams, and CUDA kernels that run in their emulation.
 
-What it has: arrays with NumPy's arithmetic, `asarray`, `asnumpy`, `empty`, `zeros`, `RawKernel` and
-`RawModule` without templates, `cuda.Device`, `cuda.Stream`, `cuda.Event`. A kernel runs on the CPU
-(`labkit.filters.emulate`): without warp shuffles and textures, and slowly, so for small images.
+What it has: arrays with NumPy's functions (also of `linalg`, `fft` and `random`), `asarray`, `asnumpy`,
+`RawKernel` and `RawModule` without templates, `cuda.Device`, `cuda.Stream`, `cuda.Event`. A kernel runs
+on the CPU (`labkit.filters.emulate`): without warp shuffles and textures, and slowly, so for small images.
 """
 
 from __future__ import annotations
@@ -48,6 +48,12 @@ class Managed:
         self.ptr = ctypes.addressof(self._bytes)
 
 
+@contextmanager
+def _on_current_stream(stream: Stream | None = None) -> Iterator[None]:
+    with (_current() if stream is None else stream)._queue:
+        yield
+
+
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     """An array of the practice GPU, as `cupy.ndarray`.
 
@@ -68,6 +74,8 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     ndim = property(lambda self: self.tensor.ndim)
     size = property(lambda self: self.tensor.numel())
     nbytes = property(lambda self: self._values.nbytes)
+    itemsize = property(lambda self: self._values.itemsize)
+    flags = property(lambda self: self._values.flags)
     device = property(lambda self: Device(0))
     data = property(lambda self: SimpleNamespace(ptr=self.tensor.data_ptr()))
     T = property(lambda self: DeviceArray(self.tensor.permute(*reversed(range(self.ndim)))))
@@ -76,20 +84,27 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __len__(self):
         return len(self.tensor)
 
+    @_on_current_stream()
     def __getitem__(self, key):
+        if any(isinstance(each, slice) and (each.step or 1) < 0 for each in tree_leaves(key)):
+            return _computed(lambda own: own[key], "getitem", (self,))  # torch has no negative strides
         return DeviceArray(self.tensor[_unwrapped(key)])
 
+    @_on_current_stream()
     def __setitem__(self, key, value):
         self.tensor[_unwrapped(key)] = (
             torch.from_numpy(value) if isinstance(value, np.ndarray) else _unwrapped(value)
         )
 
+    @_on_current_stream()
     def __float__(self):
         return float(self.tensor)
 
+    @_on_current_stream()
     def __int__(self):
         return int(self.tensor)
 
+    @_on_current_stream()
     def __bool__(self):
         return bool(self.tensor)
 
@@ -104,41 +119,31 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         wanted = None if out is None else out[0]
-        return self._computed(
+        return _computed(
             lambda *given: getattr(ufunc, method)(*given, **options), ufunc.__name__, inputs, wanted
         )
 
     def __getattr__(self, name):
         if name.startswith("_") or not callable(getattr(np.ndarray, name, None)):
             raise AttributeError(f"the practice GPU's cupy.ndarray has no {name!r}")
-        return lambda *args, **options: self._computed(
-            lambda own, *given: getattr(own, name)(*given, **options), name, (self, *args)
+        return lambda *args, out=None, **options: _computed(
+            lambda own, args, options: getattr(own, name)(*args, **options), name, (self, args, options), out
         )
-
-    def _computed(self, work, name, inputs, out=None):
-        leaves = tree_leaves(inputs)
-        if any(isinstance(each, np.ndarray) and each.ndim for each in leaves):
-            raise TypeError(f"Unsupported type <class 'numpy.ndarray'> ({name}; use cupy.asarray first)")
-        given = tree_map(lambda each: each._values if isinstance(each, DeviceArray) else each, inputs)
-        made = np.asarray(work(*given))
-        reads = [each.tensor for each in leaves if isinstance(each, DeviceArray)]
-        if out is None:
-            out = DeviceArray(OnGpu(torch.from_numpy(np.array(made, order="C"))))
-        else:
-            out._values[...] = made
-        with _on_current_stream():
-            Gpu.now.launch(name, lambda: out._values.__setitem__(..., work(*given)), reads, [out.tensor])
-        return out
 
     def get(self, stream=None):
         """Copies to the host, which waits: an array of NumPy."""
         with _on_current_stream():
             return self.tensor.cpu().numpy()
 
+    def tolist(self):
+        """The values as numbers, for which the host waits."""
+        return self.get().tolist()
+
     def toDlpack(self):  # noqa: N802
         """Itself, which `torch.from_dlpack` takes."""
         return self
 
+    @_on_current_stream()
     def item(self):
         """The only value, for which the host waits."""
         return self.tensor.item()
@@ -155,6 +160,8 @@ class Stream:
 
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None, *, number=None):
         self._queue = torch_cuda.Stream(number=0 if null else number)
+        if not (null or non_blocking or number):
+            Gpu.now.blocking.add(self.ptr)
         self._before: list[Any] = []
 
     ptr = property(lambda self: self._queue.cuda_stream)
@@ -341,7 +348,7 @@ def _tensor_of(arg: Any) -> OnGpu | None:
         raise TypeError(
             "Unsupported type <class 'numpy.ndarray'>: a kernel reads the GPU's memory; cupy.asarray first"
         )
-    return Gpu.now.known.get(int(arg)) if isinstance(arg, np.uintp) else None
+    return Gpu.now.known.get(int(arg)) if isinstance(arg, np.uintp | int) else None
 
 
 def _number(kernel: str, parameter: str, arg: Any) -> Any:
@@ -374,12 +381,6 @@ _INTEGERS: dict[str, Any] = {
 
 def _current() -> Stream:
     return Gpu.now.cupy_stream
-
-
-@contextmanager
-def _on_current_stream(stream: Stream | None = None) -> Iterator[None]:
-    with (_current() if stream is None else stream)._queue:
-        yield
 
 
 def _unwrapped(value: Any) -> Any:
@@ -436,21 +437,73 @@ def _taking(from_dlpack: Any) -> Any:
     return taken
 
 
-def _missing(name: str) -> Any:
-    """NumPy's function of that name on arrays of the GPU, or its constants and types."""
-    found = getattr(np, name, None)
-    if found is None or name.startswith("_"):
+def _array_module(*args: Any) -> Any:
+    return sys.modules["cupy"] if any(isinstance(each, DeviceArray) for each in args) else np
+
+
+def _computed(work: Any, name: str, inputs: Any, out: Any = None) -> Any:
+    """Arrays of what NumPy makes of the inputs' values; None, as NumPy says it, changes the first of them."""
+    leaves = tree_leaves(inputs)
+    if any(isinstance(each, np.ndarray) and each.ndim for each in leaves):
+        raise TypeError(f"Unsupported type <class 'numpy.ndarray'> ({name}; use cupy.asarray first)")
+    given = tree_map(lambda each: each._values if isinstance(each, DeviceArray) else each, inputs)
+    arrays = [each for each in leaves if isinstance(each, DeviceArray)]
+    made = work(*given)
+    with _on_current_stream():
+        if out is not None:
+            out._values[...] = made
+        found = tree_map(lambda value: _placed(value, arrays), made) if out is None else out
+        views = {each.tensor.memory for each in arrays} if out is None else set()
+        new = [
+            each if isinstance(each, DeviceArray) and each.tensor.memory not in views else None
+            for each in tree_leaves(found)
+        ]
+
+        def again() -> None:
+            for array, value in zip(new, tree_leaves(work(*given)), strict=True):
+                if array is not None:
+                    array._values[...] = value
+
+        written = [each.tensor for each in (arrays[:1] if made is None else new) if each is not None]
+        if written:
+            Gpu.now.launch(name, again, [each.tensor for each in arrays], written)
+        if name in _SIZED or (name == "where" and len(leaves) == 1):
+            Gpu.now.host_waits("a value", stream=Gpu.now.stream)
+    return found
+
+
+_SIZED = {"nonzero", "flatnonzero", "argwhere", "unique", "bincount"}
+"""Functions whose host has to know the size of the result."""
+
+
+def _placed(value: Any, arrays: list[DeviceArray]) -> Any:
+    """A result on the GPU: a view of an array where NumPy's is one, else new; other things as they are."""
+    if not isinstance(value, np.ndarray) and not (arrays and isinstance(value, np.generic | int | float)):
+        return value
+    value = np.asarray(value)
+    for own in arrays:
+        shared = value.dtype == own.dtype and np.may_share_memory(value, own._values)
+        if shared and all(step >= 0 for step in value.strides):
+            steps = [step // value.itemsize for step in value.strides]
+            begin = (value.ctypes.data - own._values.ctypes.data) // value.itemsize
+            return DeviceArray(own.tensor.as_strided(value.shape, steps, own.tensor.storage_offset() + begin))
+    return DeviceArray(OnGpu(torch.from_numpy(np.array(value, order="C"))))
+
+
+def _missing(name: str, room: Any = np) -> Any:
+    """NumPy's function of that name on arrays of the GPU, or its constants, types and modules."""
+    if name.startswith("_") or not hasattr(room, name):
         raise AttributeError(f"the practice GPU's cupy has no {name!r}")
+    found = getattr(room, name)
+    if isinstance(found, ModuleType):
+        inner: Any = ModuleType(f"cupy.{name}")
+        inner.__getattr__ = lambda each: _missing(each, found)
+        return inner
     if isinstance(found, type) or not callable(found):
         return found
-
-    def computed(*args: Any, **options: Any) -> Any:
-        own = next((each for each in tree_leaves(args) if isinstance(each, DeviceArray)), None)
-        if own is None:
-            return _asarray(found(*args, **options))
-        return own._computed(lambda *given: found(*given, **options), name, args)
-
-    return computed
+    return lambda *args, out=None, **options: _computed(
+        lambda args, options: found(*args, **options), name, (args, options), out
+    )
 
 
 @contextmanager
@@ -468,7 +521,10 @@ def installed() -> Iterator[None]:
     }  # fmt: skip
     names = {
         "ndarray": DeviceArray, "asarray": _asarray, "array": _asarray, "ascontiguousarray": _asarray,
-        "from_dlpack": _asarray, "fromDlpack": _asarray,
+        "from_dlpack": _asarray, "fromDlpack": _asarray, "get_array_module": _array_module,
+        "get_default_memory_pool": lambda: SimpleNamespace(
+            used_bytes=gpu.memory_allocated, total_bytes=gpu.memory_allocated, free_all_blocks=lambda: None
+        ),
         "asnumpy": _asnumpy, "RawKernel": RawKernel, "RawModule": RawModule, "__getattr__": _missing,
         **{name: _made(name) for name in ("empty", "zeros", "ones", "full")},
         **{f"{name}_like": _like(name) for name in ("empty", "zeros", "ones")},

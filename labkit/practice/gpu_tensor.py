@@ -211,6 +211,7 @@ class Gpu(GpuReport):
         timed: somebody has asked the model.
         default_stream: of torch and CuPy.
         cupy_stream: CuPy's current one.
+        blocking: numbers of streams that the default one waits for, and that wait for it.
         known: tensors whose address somebody asked for, by address.
         capture: work that is being recorded as a graph, or None.
         freed_early: races of a strict GPU that could not be raised where they happened.
@@ -230,6 +231,7 @@ class Gpu(GpuReport):
         self.timed = False
         self.default_stream: Any = None
         self.cupy_stream: Any = None
+        self.blocking: set[int] = set()
         self._of_thread = threading.local()
         self.known: Any = weakref.WeakValueDictionary()
         self.freed_early: list[str] = []
@@ -304,6 +306,7 @@ class Gpu(GpuReport):
     def done(self, what, reads, writes, us, engine="compute", kernels=1):
         """Notes an operation that reads and writes pieces of memory; a graph is many kernels."""
         self.model.works(self.stream, us, engine)
+        self._in_order(self.stream)
         line = learner_line()
         self.launches += 1
         self.kernels += kernels
@@ -311,6 +314,12 @@ class Gpu(GpuReport):
         use, races = self.order.done(self.stream, reads, writes, what, line)
         self.found(races)
         return use
+
+    def _in_order(self, stream):
+        """Lets a stream wait as CUDA does by itself: the default one for blocking ones, these for it."""
+        for other in self.blocking if not stream else {0} if stream in self.blocking else ():
+            self.recorded(-1, other)
+            self.stream_waits(stream, -1)
 
     def found(self, races):
         """Notes races.
@@ -348,6 +357,7 @@ class Gpu(GpuReport):
         return storage.data_ptr() in self._memories
 
     def _freed(self, state):
+        self._in_order(state["stream"])
         race = self.order.freed(Memory(**state), learner_line())
         self._allocated -= state["nbytes"]
         if race is not None and self.on:

@@ -6,6 +6,7 @@ from labkit.practice.gpu_report import RaceFound
 from labkit.practice.source_line import learner_variables
 from labkit.practice.stream_order import HOST, Memory, Race, Use
 
+DEFAULT = "torch.cuda.default_stream()"
 _PYTHON_NAMES = {"_local_scalar_dense": "item", "_to_copy": "to"}
 
 
@@ -16,6 +17,9 @@ def describe(race: Race) -> RaceFound:
     earlier, later = names.stream(race.first.stream), names.stream(race.second.stream)
     first, second = _use(race.first), _use(race.second)
     wait = f"Put {later}.wait_stream({earlier}) between the two"
+    if names.cupys & {race.first.stream, race.second.stream}:
+        later, earlier = (each.replace(DEFAULT, "cupy.cuda.Stream.null") for each in (later, earlier))
+        wait = f"Put {later}.wait_event({earlier}.record()) between the two"
     match race.kind:
         case "read early":
             sentence = f"on {later}, {second} reads {tensor}, which {earlier} may still be writing: {first}"
@@ -47,13 +51,17 @@ class _Names:
 
     def __init__(self) -> None:
         self.streams: dict[int, str] = {}
+        self.cupys: set[int] = set()
         self.tensors: dict[int, str] = {}
         for name, value in learner_variables():
             if name.startswith("_"):
                 continue
-            number, memory = getattr(value, "cuda_stream", None), getattr(value, "memory", None)
+            number = getattr(value, "cuda_stream", None)
+            memory = getattr(getattr(value, "tensor", value), "memory", None)  # of CuPy's arrays, too
             if isinstance(number, int):
                 self.streams.setdefault(number, name)
+                if number and not hasattr(value, "wait_stream"):
+                    self.cupys.add(number)
             elif isinstance(memory, Memory):
                 self.tensors.setdefault(id(memory), name)
 
@@ -61,7 +69,7 @@ class _Names:
         if number == HOST:
             return "the host"
         if number == 0:
-            return "torch.cuda.default_stream()"
+            return DEFAULT
         return self.streams.get(number, f"stream_{number}")
 
     def tensor(self, memory: Memory | None) -> str:
