@@ -483,6 +483,31 @@ def test_memory_that_another_stream_still_reads_is_freed(gpu):
     assert "record_stream(side)" in gpu.races[0].remedy
 
 
+def test_rows_of_one_page_locked_tensor_arrive_by_themselves(gpu):
+    rows, x = torch.zeros(2, 3).pin_memory(), torch.ones(3, device="cuda")
+    rows[0].copy_(x, non_blocking=True)
+    arrived = torch.cuda.current_stream().record_event()
+    rows[1].copy_(x * 2, non_blocking=True)
+    arrived.synchronize()
+    assert rows[0].sum() == 3 and not gpu.races
+    with pytest.warns(RaceWarning, match="may not have reached"):
+        assert rows[1].sum() != 6
+    with pytest.warns(RaceWarning, match="may not have reached"):
+        rows.sum()
+
+
+def test_a_stream_that_is_set_stays_until_another_is(gpu):
+    side = torch.cuda.Stream()
+    torch.cuda.set_stream(side)
+    x = torch.ones(3, device="cuda")
+    with torch.cuda.stream(torch.cuda.ExternalStream(side.cuda_stream)):
+        x += 1
+    torch.cuda.set_stream(torch.cuda.default_stream())
+    assert not gpu.races
+    with pytest.warns(RaceWarning, match="on torch.cuda.default_stream"):
+        assert (x + 1).is_cuda
+
+
 def test_a_copy_of_nothing_is_no_race(gpu):
     none = torch.zeros(0, 4, device="cuda").to("cpu", non_blocking=True)
     assert (none + 1).shape == (0, 4) and torch.zeros(0).sum() == 0
@@ -501,6 +526,8 @@ def test_page_locked_memory_is_filled_again_too_early(gpu):
 def test_an_optimizer_asks_the_accelerator_and_a_generator_may_be_the_gpus(gpu):
     drawn = torch.rand(8, 4, device="cuda", generator=torch.Generator("cuda").manual_seed(1))
     assert drawn.is_cuda and drawn.cpu().equal(torch.rand(8, 4, generator=torch.Generator().manual_seed(1)))
+    with pytest.raises(RuntimeError, match="Expected a 'cuda' device type for generator but found 'cpu'"):
+        torch.rand(8, device="cuda", generator=torch.Generator())
     network = torch.nn.Linear(4, 1).cuda()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
     network(drawn).sum().backward()

@@ -564,7 +564,9 @@ class InPython(TorchFunctionMode):
             finally:
                 Everywhere.inert_itself = False
         if device is not None and is_gpu(device) and name != "_parse_to":
-            learns = kwargs.pop("requires_grad", False)
+            learns, generator = kwargs.pop("requires_grad", False), kwargs.get("generator")
+            if generator is not None and generator.device.type != "cuda":
+                raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
             made = func(*args, **{**kwargs, "device": "cpu"})
             if name in ("tensor", "as_tensor"):
                 return aten._to_copy.default(made, device=CUDA).requires_grad_(learns)

@@ -40,7 +40,8 @@ def fake_gpu(*, strict: bool = False, real: bool | None = None) -> PracticeGpu |
     It does not: compute as fast or round as a GPU; run a kernel with warp shuffles or templates;
     compile (`torch.compile` leaves a function as it is); know a second GPU, `torch.Generator("cuda")`
     or other processes, such as workers of a DataLoader or of `labkit.bench`; see what NumPy reads
-    through an array that shares page-locked memory; run out of memory. Races are found by order, not
+    through an array that shares page-locked memory; run out of memory; say later and as "device-side
+    assert triggered" that an index is out of range. Races are found by order, not
     by luck: also those that would go well today. Launches are PyTorch's operations without views; a
     convolution's bias is one of its own, attention is one, and libraries may still take several kernels
     for one. Names that were imported from `torch.cuda` or `cupy` before it was switched on (`from

@@ -189,7 +189,7 @@ class Order:
 
     def under_way(self, copy: HostCopy) -> list[Race]:
         """A copy begins; until it is over nobody should look, or write, at its host side."""
-        same = [other for other in self.copies if _address(other.host) == _address(copy.host)]
+        same = [other for other in self.copies if _overlap(other.host, copy.host)]
         races = [race for other in same for race in self._changed(other, copy.use.line)]
         if copy.arrives:
             unknown = torch.full((copy.host.element_size(),), NOT_ARRIVED, dtype=torch.uint8)
@@ -200,10 +200,7 @@ class Order:
 
     def arriving(self, host: torch.Tensor) -> HostCopy | None:
         """The copy that is still on its way into a host tensor's memory, if there is one."""
-        address = _address(host)
-        if not address:  # no values, no memory
-            return None
-        return next((copy for copy in self.copies if copy.arrives and _address(copy.host) == address), None)
+        return next((copy for copy in self.copies if copy.arrives and _overlap(copy.host, host)), None)
 
     def _over(self, copy: HostCopy) -> bool:
         return self.host_knows(copy.use.stream, copy.use.number)
@@ -215,8 +212,17 @@ class Order:
         return [Race("changed during a copy", copy.use, Use(HOST, 0, "the host", line))]
 
 
-def _address(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """True if the bytes between the first and the last of two tensors have some in common."""
+    (a_first, a_end), (b_first, b_end) = _span(a), _span(b)
+    return max(a_first, b_first) < min(a_end, b_end)
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    if not tensor.numel():
+        return 0, 0
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:

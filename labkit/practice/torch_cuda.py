@@ -266,6 +266,8 @@ def installed(gpu: Gpu) -> Iterator[None]:
         "device_count": lambda: 1, "synchronize": lambda device=None: gpu.host_waits("everything"),
         "Stream": Stream, "Event": Event, "CUDAGraph": Graph, "graph": graph, "stream": stream,
         "current_stream": lambda device=None: gpu.streams[-1],
+        "set_stream": lambda stream: gpu.streams.__setitem__(-1, stream),
+        "ExternalStream": lambda stream_ptr, device=None: Stream(number=stream_ptr),
         "default_stream": lambda device=None: gpu.default_stream, "graph_pool_handle": lambda: (0, 0),
         "get_device_properties": lambda device=0: SimpleNamespace(
             name=gpu.name, major=8, minor=0, total_memory=MEMORY_BYTES, multi_processor_count=1
