@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from labkit.cli.options import JsonOption, QuickOption, RungNames, parse_size, work_options
 from labkit.core.errors import EXIT_INTERRUPTED, ResultsError, UnavailableError, UsageError
-from labkit.core.terminal import printable
 from labkit.fleet.sweep.point import SweepProgress
 
 if TYPE_CHECKING:
@@ -150,16 +149,19 @@ class _Bar(SweepProgress):
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        self._progress.console.print(escape(printable(text)), style="yellow")
+        from labkit.bench.progress import print_lines
+
+        print_lines([text], style="yellow", console=self._progress.console)
 
     def stored(self, point: Point, row: SweepPoint, run: Run | None) -> None:
         """Print the point's FPS, or why it failed."""
+        from labkit.bench.progress import print_lines
         from labkit.results.format import format_number
 
         self.kept += 1
         self._progress.advance(self._task)
         if run is not None:
-            self._progress.console.print(escape(printable(f"{point}: {format_number(run.fps)} FPS")))
+            print_lines([f"{point}: {format_number(run.fps)} FPS"], console=self._progress.console)
         elif row.reason is not None:
             self.note(f"{point}: {row.reason}")
 
