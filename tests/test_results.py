@@ -248,6 +248,14 @@ def test_what_is_no_store_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert text.read_text().startswith("not a database")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no pipe has a path there")
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_pipe_in_place_of_the_store_is_not_waited_for(tmp_path: Path, read_only: bool) -> None:
+    os.mkfifo(tmp_path / "lab.sqlite")
+    with pytest.raises(ResultsError, match=r"is a pipe, socket or device.*move it away"):
+        Store(tmp_path / "lab.sqlite", read_only=read_only)
+
+
 def test_a_closed_store_says_so(lab: Store) -> None:
     lab.close()
     with pytest.raises(ResultsError, match="has been closed"):

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from errno import EDQUOT, ENOSPC
+from errno import EDQUOT, EINVAL, ENOSPC
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -67,6 +67,8 @@ def open_copy(path: Path) -> sqlite3.Connection:
 
 def application_id(path: Path) -> int | None:
     """The application id in a file's header; None where there is no whole header of SQLite's."""
+    if path.exists() and not path.is_file():  # who opens a pipe waits for its writer, for ever
+        raise OSError(EINVAL, "not a file", str(path))
     try:
         with path.open("rb") as file:
             header = file.read(HEADER_BYTES)
@@ -178,6 +180,8 @@ def advice(path: Path, error: Exception, warning: str | None) -> str:
     elsewhere = "or set LABKIT_HOME to another folder"
     if path.is_dir():
         return f"{path} is a folder, not a results file; name a file in it, such as {path / 'lab.sqlite'}"
+    if path.exists() and not path.is_file():
+        return f"{path} is a pipe, socket or device, not a results file; move it away, {elsewhere}"
     if isinstance(error, sqlite3.ProgrammingError) and primary_code(error) is None:
         return f"the store {path} has been closed; open it again with Store({str(path)!r})"
     code = primary_code(error) if isinstance(error, sqlite3.Error) else None
