@@ -447,7 +447,9 @@ def test_masks_wait_unless_they_only_fill(gpu):
     assert x[x > 2].tolist() == [3, 4]
     x[x > 3] = torch.zeros(1, device="cuda").expand(1)
     torch.where(x > 2)
-    assert len(gpu.waits) == 3, "a size of a mask, its values, and a search"
+    assert len(gpu.waits) == 4, "a size of a mask, its values, a mask filled from the GPU, and a search"
+    x[(x > 2) & (x < 4)] = 7.5
+    assert len(gpu.waits) == 4 and x.tolist()[3] == 7.5
 
 
 def test_a_stream_that_does_not_wait(gpu):

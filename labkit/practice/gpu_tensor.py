@@ -13,7 +13,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable
-from numbers import Integral
+from numbers import Integral, Number
 from typing import Any
 
 import torch
@@ -446,7 +446,8 @@ class Gpu(GpuReport):
             return indexed, indices, *rest
         given = [index for index in indices if index is not None]
         masks = [index for index in given if index.dtype in (torch.bool, torch.uint8)]
-        filled = len(masks) == len(given) == 1 and bool(rest) and rest[0].numel() == 1 and not any(rest[1:2])
+        number = bool(rest) and rest[0].numel() == 1 and not _here(rest[0])
+        filled = len(masks) == len(given) == 1 and number and not any(rest[1:2])
         if any(map(_here, masks)) and not filled:
             self.host_waits("a value", stream=self.stream)
         moved = [
@@ -545,6 +546,9 @@ class InPython(TorchFunctionMode):
             return gpu._moved(torch.tensor(args[1], dtype=kwargs.get("dtype", args[0].dtype)), device=CUDA)
         if name in ("__getitem__", "__setitem__") and isinstance(args[0], OnGpu):
             args = (args[0], _uploaded(args[1]), *args[2:])
+            masked = any(getattr(each, "dtype", None) == torch.bool for each in tree_flatten(args[1])[0])
+            if masked and isinstance(args[-1], Number) and len(args) == 3:  # a number stays on the host
+                args = (*args[:2], torch.tensor(args[2], dtype=args[0].dtype))
             if type(args[-1]).__name__ == "ndarray" and len(args) == 3:
                 raise TypeError(f"can't assign a numpy.ndarray to a {type_name(args[0])}")
         if name == "to":
