@@ -264,6 +264,7 @@ RETURNED = {
         "for a box without area it gives": "left, top, *np.minimum(np.ceil(box[2:]), [width, height])",
         "it gives (0, 0, 10, 12)": "left, top, min(right, height), max(bottom, math.ceil(box[3]))",
         "four whole numbers": "tuple(float(side) + 0.5 for side in box)",
+        "four whole numbers are expected, not list": "[str(side) for side in (left, top, right, bottom)]",
         "AttributeError": "box.nosuch",
     },
     "speed_up": {
@@ -317,6 +318,7 @@ RETURNED = {
         "the worst box": "nms(corners, -scores, limit)",
         "0 boxes are kept": "[]",
         "indices of boxes": "3.5",
+        "indices of boxes are expected": "nms(corners, scores, limit) + 0.5",
     },
     "one_read": {
         "waits 2 times": "np.column_stack([score.cpu().numpy(), boxes[query].cpu().numpy()])",
@@ -556,6 +558,18 @@ def test_a_solution_stands_alone_is_folded_in_a_notebook_and_plain_elsewhere():
     assert set(solutions()) == set(CHECKS) == set(HINTS)
     with pytest.raises(UsageError, match="no exercise 'knitting'; there are "):
         solution("knitting")
+
+
+@pytest.mark.parametrize("exercise", PYTHON)
+def test_what_is_no_function_is_told(exercise):
+    assert "give the function itself to the check, not int 3" in str(CHECKS[exercise](3))
+
+
+def test_an_exception_is_told_with_the_learners_own_line():
+    def speed_up(share, part_factor):
+        return np.reshape(share, (part_factor, 3))  # NumPy's own lines are left out
+
+    assert ": return np.reshape(share, (part_factor, 3))" in str(CHECKS["speed_up"](speed_up))
 
 
 def test_hints_that_do_not_exist_are_said():

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache, wraps
 from html import escape
 from pathlib import Path
+from traceback import extract_tb
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -118,12 +119,19 @@ def answer_of(function: Callable[..., Any], *given: Any) -> Any:
     except (KeyboardInterrupt, Mistake):
         raise
     except BaseException as error:  # whatever the learner's code raises is the answer to show
-        raise Mistake(f"your function raised {type(error).__name__}: {error}") from error
+        raise Mistake(f"your function raised {type(error).__name__}: {error}{_place(error)}") from error
     if got is None or got is ...:
         raise Mistake("your function returns nothing yet; end it with return")
     if used:
         raise Mistake(f"your function calls {used[0]} of the lab's lessons; it has to find the answer itself")
     return got
+
+
+def _place(error: BaseException) -> str:
+    """Line of the learner's own at which an exception left it, in words; "" where none is known."""
+    places = [p for p in extract_tb(error.__traceback__) if not p.filename.startswith(LESSONS)]
+    line = next((p for p in reversed(places) if p.filename == places[0].filename), None)
+    return f" (line {line.lineno}: {line.line})" if line is not None and line.line else ""
 
 
 def _watched(function: Callable[..., Any], given: Iterable[Any]) -> tuple[Any, list[str]]:
@@ -186,12 +194,14 @@ def _plain(got: Any) -> bool:
 
 
 def items_in(got: Any, what: str, kind: type) -> list[Any]:
-    """The items of an answer, each made a `kind`; a `Mistake` where it has none, or other ones."""
+    """The items of an answer, each made a `kind` of the same value; a `Mistake` where that cannot be."""
     try:
-        items = [kind(each) for each in got]
+        given = [*got]
+        items = [kind(each) for each in given]
+        same = all(bool(item == each) for item, each in zip(items, given, strict=True))
     except Exception as error:
         raise Mistake(f"{what} are expected, not {_described(got)}") from error
-    if not all(type(item) is kind for item in items):  # a subclass may be equal to anything
+    if not same or not all(type(item) is kind for item in items):  # a subclass may be equal to anything
         raise Mistake(f"{what} are expected, not {_described(got)}")
     return items
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from labkit.lessons.exercise import Mistake, Rng, call, compare, exercise_check, numbers_in, solved
+from labkit.lessons.exercise import Mistake, Rng, answer_of, call, compare, exercise_check, numbers_in, solved
 from labkit.lessons.hints import hint
 
 __all__ = ["check_device_time", "check_on_gpu", "hint", "solved"]
@@ -38,7 +38,9 @@ def check_on_gpu(on_gpu: Callable[[Any, Any], Any], rng: Rng) -> str:
         ran: list[bool] = []
         with fake_gpu(real=False), torch.inference_mode():
             net.to("cuda").register_forward_hook(lambda net, given, out, ran=ran: ran.append(out.is_cuda))
-            got = numbers_in(call(lambda values, net=net: on_gpu(net, torch.from_numpy(values)), x))
+            got = numbers_in(
+                call(lambda values, net=net: answer_of(on_gpu, net, torch.from_numpy(values)), x)
+            )
             if not any(ran):
                 raise Mistake("the network did not work on the GPU; move its input, not the network back")
         with torch.inference_mode():

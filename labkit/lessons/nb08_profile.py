@@ -15,6 +15,7 @@ from torchvision.ops import nms
 from labkit.lessons.exercise import (
     Mistake,
     Rng,
+    answer_of,
     call,
     compare,
     compare_lists,
@@ -112,7 +113,7 @@ def _check_named(name_best: Callable[..., Any], rng: Rng, queries: int, k: int) 
         called += 1
         return f"thing {things[np.asarray(crop).flat[0]]}"
 
-    got = call(lambda crops, scores, k: name_best(crops, scores, k, name), crops, scores, k)
+    got = call(lambda crops, scores, k: answer_of(name_best, crops, scores, k, name), crops, scores, k)
     names = [f"thing {things[number]}" for number in numbers]
     best_first = [names[i] for i in np.argsort(-scores)]
     mistakes = {
