@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -27,7 +28,7 @@ from labkit.bench.frames import collect
 from labkit.bench.run import _with_own
 from labkit.bench.session import Session
 from labkit.bench.worker import Worker
-from labkit.core.errors import LabError, LoopError, UsageError
+from labkit.core.errors import LabError, LoopError, SourceLost, UsageError
 from labkit.core.requirements import unmet_requirement
 from labkit.core.trace import recording
 from labkit.core.types import Detections, Frame, Workload
@@ -77,7 +78,11 @@ def test_boxes_are_taken_in_every_usual_form(answer: object) -> None:
     assert found.xyxy.tolist() == BOX.tolist() and found.score.tolist() == [0.5]
 
 
-@pytest.mark.parametrize("answer", ["cat", ("cat", 0.75), (1, torch.tensor(0.75)), 1, {"label": 1}])
+@pytest.mark.parametrize("answer", [
+        "cat", ("cat", 0.75), (1, torch.tensor(0.75)), 1, {"label": 1}, torch.tensor(1), np.array([1]),
+        (torch.tensor([1]), torch.tensor([0.75])),
+    ],
+)  # fmt: skip
 def test_a_name_is_about_the_whole_frame(answer: object) -> None:
     found = as_detections(answer, SIZE, ("dog", "cat"))
     assert found.name == ("cat",) and found.xyxy.tolist() == [[0, 0, *SIZE]]
@@ -109,6 +114,10 @@ def test_boxes_may_come_with_labels_alone_with_fine_names_or_with_nothing() -> N
         ((BOX, [0.5], [1.5]), "whole numbers or names"),
         ((BOX, [0.5], [None]), "whole numbers or names, not NoneType"),
         ({"logits": BOX}, "boxes, scores and labels, not 'logits'"),
+        ({"bbox": BOX, "scores": [0.5, 0.5], "labels": [1, 2]}, "not 'bbox', 'scores', 'labels'"),
+        ((BOX[None], [0.5], [1]), r"boxes are .*, not float32 \(1, 1, 4\)"),
+        (([0.5, 0.5], BOX, [1, 2]), r"boxes are .*, not \(list, float32 \(1, 4\), list\)"),
+        ((BOX, [0.5]), r"with a fraction.*\(boxes, scores, labels\)"),
         ({}, "not nothing"),
         ([{"boxes": BOX, "scores": [0.5], "labels": [1]}], r"found\[0\]"),
         (iter([BOX]), "with yield in it"),
@@ -186,7 +195,7 @@ def test_a_check_counts_boxes_that_the_rung_has_not(sure: float, passes: bool) -
             yield frame, {"boxes": boxes, "scores": [*found.score, sure], "labels": labels}
 
     found = labkit.check(one_more, "detr_opencv_cpu", frames=2, size=(160, 128), objects=1)
-    assert found.passed == passes and found.agreement.share == 1
+    assert found.passed == passes and found.agreement.share == 1 and repr(found) == str(found)
     told = "50% of its boxes are extra: detr_opencv_cpu has no box for them; it found 4, and 2 are expected"
     assert (told in str(found)) == (not passes)
 
@@ -305,6 +314,45 @@ def test_the_version_is_that_of_the_source_and_of_what_it_uses() -> None:
         as_rung("other@previous")
 
 
+OBJECTS = """
+    import functools
+
+    class Loop:
+        def __init__(self, k): self.k = k
+        def __call__(self, frames):
+            for f in frames: yield f, "cat"
+
+    @functools.lru_cache
+    def helper(k): return 2 * k
+
+    def loop(k, frames):
+        for f in frames: yield f, helper(k) * "a"
+"""
+
+
+def test_the_version_of_an_object_or_a_partial_is_that_of_its_text_and_parts() -> None:
+    made, changed = typed(OBJECTS, "Loop"), typed(OBJECTS.replace('"cat"', '"dog"'), "Loop")
+    assert source_of(made(1)) == source_of(made(1)) != source_of(made(2))
+    assert source_of(made(1)) != source_of(changed(1)) and "0x" not in source_of(made(1))
+    loop, other = typed(OBJECTS, "loop"), typed(OBJECTS.replace("2 * k", "3 * k"), "loop")
+    assert source_of(partial(loop, 1)) == source_of(partial(loop, 1)) != source_of(partial(loop, 2))
+    assert source_of(partial(loop, 1)) != source_of(partial(other, 1)) and source_of(loop) != source_of(other)
+    assert own_rung(partial(loop, 1)).name == labkit.history(partial(loop, 1)).rung == "loop"
+    assert labkit.history(made(1)).rung == "Loop"
+
+
+def test_two_loops_of_one_name_are_told_and_none_is_dropped() -> None:
+    for two in ([lambda image: "a", lambda image: "b"], [Named("a"), Named("b")]):
+        with pytest.raises(UsageError, match="two loops are named"):
+            _with_own(two, None)
+    assert len(_with_own([Named("a"), Named("a")], None)) == 1
+
+
+def test_a_loop_in_the_place_of_a_rungs_name_is_told() -> None:
+    with pytest.raises(UsageError, match=r"the name of a rung is a string, .* not function"):
+        labkit.check(typed(NAMES, "classify"), typed(NAMES, "classify"))  # type: ignore[arg-type]
+
+
 def test_an_address_in_a_loop_is_kept_without_its_password() -> None:
     text = "CAMERA = 'rtsp://joe:s3cret@camera/live?key=s3cret'\ndef uses(image):\n    return CAMERA or {}"
     kept = source_of(typed(text.format('"http://joe:s3 cret@camera"'), "uses"))
@@ -341,12 +389,15 @@ def test_what_is_no_loop_is_told(loop: Any, words: str) -> None:
 class Named:
     """A loop that keeps something from frame to frame."""
 
+    def __init__(self, name: str) -> None:
+        self.name = name
+
     def __call__(self, frames: Any) -> Any:
         for frame in frames:
-            yield frame, "cat"
+            yield frame, self.name
 
 
-@pytest.mark.parametrize("loop", [lambda image: "cat", Named()])
+@pytest.mark.parametrize("loop", [lambda image: "cat", Named("cat")])
 def test_any_callable_is_a_loop(loop: Any) -> None:
     assert [found.name for _, found in own_rung(loop).run(frames(), None)] == [("cat",)] * len(frames())
 
@@ -367,12 +418,40 @@ def test_a_loop_yields_pairs(answer: str) -> None:
         ("    for f in frames:\n        if f.index % 2: yield f, 'cat'", "no answer for the only frame"),
         ("    for f in frames: yield f, 'cat'; yield f, 'cat'", "6 answers for 3 frames"),
         ("    raise SystemExit(3)\n    yield", "(?s)line 2, in loop.*SystemExit: 3"),
+        ("    yield next(frames), 'cat'\n    yield next(iter([]))", "(?s)line 3, in loop.*StopIteration$"),
+        ("    for f in [*frames][::-1]: yield f, 'cat'", "answered frame 2 where frame 0 was due"),
+        ("    held = [*frames]\n    for _ in held: yield held[0], 'cat'", "frame 0 where frame 1 was due"),
+        (
+            "    return [(f, 'cat') for f in frames]",
+            r"loop \(has no yield, so it is given one image\), frame 0",
+        ),
+        ("    return frames.nosuch", r"loop \(has no yield, so it is given one image\) failed"),
     ],
 )
 def test_each_frame_has_one_answer(body: str, words: str) -> None:
     loop = typed(f"def loop(frames):\n{body}", "loop")
     with pytest.raises(LabError, match=words):
         Session(own_rung(loop), LAB, frames()).answers(frames())
+
+
+def test_an_error_of_the_lab_is_told_at_the_loops_own_line() -> None:
+    text = "import labkit\ndef loop(frames):\n    for f in frames:\n        yield f, labkit.rung('none')"
+    with pytest.raises(LoopError, match=r"(?s)line 4, in loop.*\nUsageError: no rung named 'none'") as caught:
+        list(own_rung(typed(text, "loop")).run(frames(), None))
+    assert len(str(caught.value).splitlines()) == 4, "none of the lab's lines"
+
+    def lost() -> Any:
+        yield frames()[0]
+        raise SourceLost("the camera is gone")
+
+    with pytest.raises(SourceLost):  # of the frames, not of the loop
+        list(own_rung(with_span(typed(NAMES, "my_loop"))).run(lost(), None))
+
+
+def test_a_loop_that_cannot_be_called_shows_none_of_the_labs_lines() -> None:
+    loop = own_rung(typed("def loop(frames, *, net):\n    yield 1", "loop"))
+    with pytest.raises(LoopError, match=r"^loop failed:\nTypeError: loop\(\) missing 1 required"):
+        list(loop.run(frames(), None))
 
 
 def test_a_loop_that_draws_on_its_frames_is_told_and_spoils_them_for_nobody() -> None:

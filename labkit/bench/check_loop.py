@@ -36,7 +36,7 @@ SURE = 0.3
 """Score from which on a box is drawn: those of a detector that is unsure lie on top of one another."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoopCheck:
     """A loop's answers beside those of a rung of the lab; shows itself with a picture in a notebook.
 
@@ -70,6 +70,8 @@ class LoopCheck:
             f"{name} agrees with {of}: {self.agreement.share:.0%} of its {wanted} detections have the same "
             f"label and place in yours ({found}){named}"
         )
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         frame = self.frames[0]

@@ -10,6 +10,7 @@ import inspect
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -249,6 +250,16 @@ def _with_own(rungs: Sequence[str | Rung | Callable[..., Any]], against: str | N
         if not any(own_loop(rung) for rung in chosen):
             raise UsageError("against is the rung that your own loop is compared with; name a loop too")
         chosen.append(other)
+    loops = {
+        (rung.name, loop.sha256, getattr(loop.function, "__code__", None))
+        for rung in chosen
+        if (loop := own_loop(rung))
+    }
+    if twice := next((name for name, n in Counter(name for name, *_ in loops).items() if n > 1), None):
+        raise UsageError(
+            f"two loops are named {twice}; give one of them another name, with def (the version before a "
+            f'change is "{twice}@previous")'
+        )
     return list({rung.name: rung for rung in chosen}.values())
 
 

@@ -82,16 +82,22 @@ class Session:
         """
         lent = self._lent(frames)
         with recording(taps=True) as record, self._guard():
-            found = [result for _, result in self.rung.run(lent, self.prepared.net)]
+            answered = list(self.rung.run(lent, self.prepared.net))
         for frame, after in zip(frames, lent, strict=True):
             if frame is not after and not np.array_equal(frame.image, after.image):
                 raise UsageError(
                     f"{self.rung.name} writes into frame.image (frame {frame.index}); every round and every "
                     "rung gets the same pictures, so draw on a copy: frame.image.copy()"
                 )
-        if len(found) != len(frames):
-            raise _unanswered(self.rung, len(found), len(frames))
-        return Answers(self.rung.name, found, record.taps)
+        if len(answered) != len(frames):
+            raise _unanswered(self.rung, len(answered), len(frames))
+        for given, (frame, _) in zip(lent, answered, strict=True):
+            if frame.index != given.index:
+                raise LabError(
+                    f"{self.rung.name} answered frame {frame.index} where frame {given.index} was due: it "
+                    "has to yield each frame with its own answer, in the order in which they come"
+                )
+        return Answers(self.rung.name, [found for _, found in answered], record.taps)
 
     def _lent(self, frames: Sequence[Frame]) -> list[Frame]:
         """The frames; copies of them for a user's loop, which may write into them."""

@@ -513,7 +513,9 @@ class Rung:
 
 
 def describe_value(value: Any) -> str:
-    """Type and shape of an array, or the type of anything else, for error messages."""
+    """Type and shape of an array, these of a few in a tuple, or the type of anything else, for messages."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape}"
+    if isinstance(value, tuple) and 1 < len(value) < 5:
+        return f"({', '.join(map(describe_value, value))})"
     return type(value).__name__

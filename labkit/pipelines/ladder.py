@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from labkit.core.errors import UsageError
 from labkit.core.requirements import fallback, unmet_requirement
 from labkit.core.shown import shown_table, table_html
-from labkit.core.types import FilterStep, Preparation, Rung
+from labkit.core.types import FilterStep, Preparation, Rung, describe_value
 from labkit.pipelines.baseline import baseline_combined
 from labkit.pipelines.combined import awake_crops, batched_crops, one_by_one
 from labkit.pipelines.filtered import filtered_baseline, filtered_batched, filtered_on_device
@@ -479,6 +479,10 @@ def rung(name: str) -> Rung:
         >>> labkit.rung("detr_opencv_cpu").changes
         'detr_pil_cpu'
     """
+    if not isinstance(name, str):
+        raise UsageError(
+            f"the name of a rung is a string, e.g. 'detr_opencv_cpu', not {describe_value(name)}"
+        )
     if name in OWN_RUNGS:
         return OWN_RUNGS[name]
     for candidate in LADDER:

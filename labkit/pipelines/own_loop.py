@@ -27,9 +27,11 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from labkit.core import errors
 from labkit.core.errors import LabError, LoopError, UsageError
 from labkit.core.trace import note_taken
 from labkit.core.types import Detections, Frame, Preparation, Rung
@@ -85,9 +87,11 @@ class Loop:
                     f"{self.name} ended before frame {left.index}: it has to go on for as long as there are "
                     "frames; does a return or break stand in it?"
                 )
-        except LabError:
-            raise
         except (Exception, SystemExit) as error:
+            places = traceback.extract_tb(error.__traceback__)
+            own = any(not place.filename.startswith(_LAB) for place in places)
+            if isinstance(error, LabError) and (not own or note_taken.__name__ in [p.name for p in places]):
+                raise  # about the answers or the frames, not of something that the loop calls
             raise self._failure(error) from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,16 +148,18 @@ class Loop:
         try:
             return frame, as_detections(found, frame.size, labels.names, labels.fine_names)
         except UsageError as error:
-            raise UsageError(f"{self.name}, frame {frame.index}: {error}") from error
+            raise UsageError(f"{self.name}{self._given()}, frame {frame.index}: {error}") from error
+
+    def _given(self) -> str:
+        return " (has no yield, so it is given one image)" if self.form == "image" else ""
 
     def _failure(self, error: BaseException) -> LoopError:
-        places = traceback.extract_tb(error.__traceback__)
-        own = [i for i, place in enumerate(places) if not place.filename.startswith(_LAB)]
-        shown = places[own[0] :] if own else places[-1:]
+        stopped = isinstance(error.__cause__, StopIteration)  # which leaves a generator without its lines
+        places = traceback.extract_tb((error.__cause__ if stopped else error).__traceback__)
         return LoopError(
-            f"{self.name} failed:",
-            tuple((place.filename, place.lineno or 0, place.name) for place in shown),
-            "".join(traceback.format_exception_only(error)).strip(),
+            f"{self.name}{self._given()} failed:",
+            tuple((p.filename, p.lineno or 0, p.name) for p in places if not p.filename.startswith(_LAB)),
+            "".join(traceback.format_exception_only(error)).strip().removeprefix(f"{errors.__name__}."),
         )
 
 
@@ -173,7 +179,7 @@ def own_rung(loop: Callable[..., Any], against: str | Rung | None = None) -> Run
         UsageError: it cannot be a loop, or has the name of one of the lab's rungs.
     """
     _refuse_network(loop)
-    name = _name(loop)
+    name = loop_name(loop)
     if not name.isidentifier():
         raise UsageError(f"a loop needs a name: write it with def, not as {name}")
     if any(name == rung.name for rung in LADDER):
@@ -263,37 +269,57 @@ def loop_from_file(spec: str) -> Callable[..., Any]:
 
 
 def source_of(function: Callable[..., Any]) -> str:
-    """Text of a function, of the functions beside it that it uses, and of plain constants.
+    """Text of a function, of the user's own functions and classes that it uses, and of plain constants.
 
     What it takes from installed packages, and the weights of networks, are not part of it; of an address
     it has what may be stored.
     """
-    text = "\n".join(_texts(inspect.unwrap(function), set()))
+    holder = function.__self__ if inspect.ismethod(function) else function
+    state = sorted((k, v) for k, v in getattr(holder, "__dict__", {}).items() if isinstance(v, _PLAIN))
+    own = [f"{name} = {value!r}" for name, value in state if name[0] != "_"]
+    text = "\n".join([*_texts(function, _home(function), set()), *own])
     return _QUOTED_ADDRESS.sub(lambda found: found[1] + redact(found[2]) + found[1], text)
 
 
-def _texts(thing: Any, seen: set[int]) -> Iterator[str]:
+def _texts(thing: Any, home: str, seen: set[int]) -> Iterator[str]:
+    thing = inspect.unwrap(thing)
+    if id(thing) in seen:
+        return
     seen.add(id(thing))
+    used = {} if isinstance(thing, type) else _used(thing)
     try:
         yield textwrap.dedent(inspect.getsource(thing))
-    except (OSError, TypeError):  # typed at a prompt that keeps no source, or an object
+    except (OSError, TypeError):  # typed at a prompt that keeps no source, a class in a cell, or an object
         code = getattr(thing, "__code__", None)
-        yield repr(thing) if code is None else f"{code.co_code.hex()} {code.co_consts!r}"
-    for name, value in sorted(_used(thing).items()):
-        if isinstance(value, bool | int | float | str | bytes | tuple):
+        yield (
+            f"# {loop_name(thing)} of {_home(thing)}"
+            if code is None
+            else f"{code.co_code.hex()} {code.co_consts!r}"
+        )
+        used = _used(thing)
+    for name, value in sorted(used.items()):
+        if isinstance(value, _PLAIN):
             yield f"{name} = {value!r}"
-        elif (
-            isinstance(value, types.FunctionType | type)
-            and value.__module__ == thing.__module__
-            and id(value) not in seen
-        ):
-            yield from _texts(value, seen)
+        elif _home(value) == home or (isinstance(value, types.FunctionType) and _folder(value)):
+            yield from _texts(value, home, seen)
+
+
+_PLAIN = bool | int | float | str | bytes | tuple
+
+
+def _home(thing: Any) -> str:
+    """Name of the module in which a function, a class, or an object's class was written."""
+    return _home(thing.func) if isinstance(thing, partial) else getattr(thing, "__module__", None) or ""
 
 
 def _used(thing: Any) -> dict[str, Any]:
-    """Values outside a function that it refers to, by name."""
+    """Values outside a function that it refers to, by name; what a class or a `partial` is made of."""
+    if isinstance(thing, partial):
+        return {"func": thing.func, **{str(i): each for i, each in enumerate(thing.args)}, **thing.keywords}
+    if isinstance(thing, type):
+        return {name: each for name, each in vars(thing).items() if name[0] != "_" or callable(each)}
     if not isinstance(thing, types.FunctionType):
-        return {}
+        return {"class": thing.__self__.__class__ if inspect.ismethod(thing) else type(thing)}
     names = set(_names(thing.__code__))
     used = {name: thing.__globals__[name] for name in names if name in thing.__globals__}
     with suppress(ValueError):  # a cell of the closure that is still empty
@@ -345,7 +371,7 @@ def _form(loop: Callable[..., Any], name: str) -> str:
 
 def keep_previous(loop: Callable[..., Any]) -> None:
     """Notes the version before this one, if it has changed, as NAME@HASH and NAME@previous."""
-    last = OWN_RUNGS.get(_name(loop))
+    last = OWN_RUNGS.get(loop_name(loop))
     if last is not None and _version(last) != _sha256(source_of(loop))[:_VERSION_LETTERS]:
         before = replace(last, name=f"{last.name}@{_version(last)}")
         OWN_RUNGS[before.name] = OWN_RUNGS[f"{last.name}@{PREVIOUS}"] = before
@@ -357,7 +383,10 @@ def _version(rung: Rung) -> str:
     return loop.sha256[:_VERSION_LETTERS]
 
 
-def _name(loop: Callable[..., Any]) -> str:
+def loop_name(loop: Callable[..., Any]) -> str:
+    """Name of a function; of what a `partial` calls; of an object's class."""
+    if isinstance(loop, partial):
+        return loop_name(loop.func)
     return getattr(loop, "__name__", type(loop).__name__).replace("<lambda>", "unnamed")
 
 

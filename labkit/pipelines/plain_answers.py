@@ -25,9 +25,9 @@ from labkit.core.errors import UsageError
 from labkit.core.types import Detections, Size, class_names, clip_boxes, describe_value
 
 _SPELLINGS = {
-    "boxes": ("boxes", "xyxy"),
+    "boxes": ("boxes", "xyxy", "bboxes"),
     "scores": ("scores", "score", "confidence"),
-    "labels": ("labels", "label", "class_id", "names", "name"),
+    "labels": ("labels", "label", "class_id", "class_ids", "classes", "names", "name"),
     "fine": ("fine_labels", "fine_label", "fine_names", "fine_name"),
     "fine_scores": ("fine_scores", "fine_score"),
 }
@@ -78,9 +78,9 @@ def _parts(answer: Any) -> dict[str, Any]:
         return _listed(answer)
     if isinstance(answer, tuple) and len(answer) in (1, 2) and _is_single(answer[0]):
         return dict(zip(("labels", "scores"), answer, strict=False))
-    if isinstance(answer, tuple) and len(answer) in (2, 3) and _numbers(answer[0], _CORNERS).ndim == 2:
+    if isinstance(answer, tuple) and len(answer) in (2, 3) and _numbers(answer[0], _CORNERS).ndim != 1:
         return dict(zip(("boxes", "scores", "labels")[:: 1 if len(answer) == 3 else 2], answer, strict=True))
-    if isinstance(answer, int | np.integer):
+    if isinstance(answer, int | np.integer) or (hasattr(answer, "ndim") and _is_single(answer)):
         return {"labels": answer}
     if answer is None:
         raise UsageError(
@@ -98,8 +98,9 @@ def _parts(answer: Any) -> dict[str, Any]:
 def _spelled(answer: Mapping[str, Any]) -> dict[str, Any]:
     known = {spelling: part for part, spellings in _SPELLINGS.items() for spelling in spellings}
     parts = {known[key]: value for key, value in answer.items() if key in known and value is not None}
-    if not parts:
-        found = ", ".join(map(repr, answer)) or "nothing"
+    many = [value for value in parts.values() if not _is_single(value) and len(value) != 1]
+    if not parts or ("boxes" not in parts and many):
+        found = ", ".join(repr(key) for key, value in answer.items() if value is not None) or "nothing"
         raise UsageError(f"a dictionary of detections has boxes, scores and labels, not {found}")
     return parts
 
@@ -120,8 +121,8 @@ def _listed(answer: list[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _is_single(value: Any) -> bool:
-    """Whether it is one number or name; a list of whatever lengths is none."""
-    return not isinstance(value, list | tuple | Mapping) and np.ndim(_plain(value)) == 0
+    """Whether it is one number or name, also as an array of one; a list of whatever lengths is none."""
+    return not isinstance(value, list | tuple | Mapping) and np.shape(_plain(value)) in ((), (1,))
 
 
 def _plain(value: Any) -> Any:
@@ -189,7 +190,10 @@ def _labels(value: Any, n: int, names: Sequence[str]) -> tuple[NDArray[np.int64]
         kinds = ", ".join(sorted({describe_value(each) for each in flat}))
         raise UsageError(f"labels are whole numbers or names, not {kinds}") from error
     if not whole:
-        raise UsageError("labels are whole numbers or names, not numbers with a fraction, or NaN")
+        raise UsageError(
+            "labels are whole numbers or names, not numbers with a fraction, or NaN; of a tuple they are the "
+            "last part: (boxes, labels) or (boxes, scores, labels)"
+        )
     if any(abs(int(each)) > _LARGEST_LABEL for each in flat):
         raise UsageError(f"labels are numbers of classes, up to {_LARGEST_LABEL}, not {max(map(int, flat))}")
     label = np.array(flat, np.int64).reshape(n)

@@ -121,7 +121,9 @@ def history(rung: str | Callable[..., Any], *, recorded: bool = False) -> Histor
         >>> print(labkit.history("no_such_rung"))
         no_such_rung has not been measured yet
     """
-    name = rung if isinstance(rung, str) else getattr(rung, "__name__", str(rung))
+    from labkit.pipelines.own_loop import loop_name
+
+    name = rung if isinstance(rung, str) else loop_name(rung)
     stored = results(recorded=recorded)
     found = [run for run in stored.runs if name in (run.rung, run.rung.partition("@")[0])]
     pairs = [c for c in stored.comparisons if name in (c.a.partition("@")[0], c.b.partition("@")[0])]
