@@ -554,3 +554,23 @@ def test_a_loop_that_compiles_is_not_warned_of_a_missing_gpu() -> None:
 
     torch._logging._internal._init_logs()  # as the first compilation does
     assert not logging.getLogger(cpp_extension.__name__).isEnabledFor(logging.WARNING)
+
+
+def test_a_loop_with_networks_is_profiled_with_those_of_a_rung_and_told_whose_it_lacks() -> None:
+    loop = typed("def loop(frames, net):\n    for f in frames: yield f, net and 'cat'", "loop")
+    work: dict[str, Any] = {"size": (160, 128), "model_set": "lab"}
+    run = labkit.pipeline(loop, "scenes", 2, against="resnet_opencv_cpu", **work)
+    assert [found.name for _, found in run()] == [("cat",)] * 2
+    with pytest.raises(UsageError, match=r"whose: against='detr_opencv_cpu' \(labkit.live: compare\)"):
+        labkit.profile(loop, 2, source="scenes", **work)
+
+
+def test_a_loop_in_the_wrong_place_of_the_live_view_is_told() -> None:
+    loop = typed("def loop(frames):\n    yield 1", "loop")
+    for wrong, words in (
+        ((loop,), r"rung=my_loop"),
+        (("scenes", loop([])), r"without \(\)"),
+        (("scenes", 7), "not int 7"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            labkit.live(*wrong)

@@ -113,8 +113,8 @@ def check(
         >>> labkit.check(my_loop, "resnet_opencv_cpu", frames=2).passed
         True
     """
-    if not 1 <= frames <= 100:
-        raise UsageError(f"frames is a number from 1 to 100, not {frames}")
+    if not isinstance(frames, int) or not 1 <= frames <= 100:
+        raise UsageError(f"frames is a number from 1 to 100, not {frames!r}")
     other = rung_named(against)
     rung = as_rung(loop, other)
     work.setdefault("source", "scenes")

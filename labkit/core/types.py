@@ -444,12 +444,13 @@ class Workload:
             raise UsageError(f"model_set is 'full' or 'lab', not {self.model_set!r}")
         if self.weights not in ("auto", "pretrained", "random"):
             raise UsageError(f"weights is 'auto', 'pretrained' or 'random', not {self.weights!r}")
-        if not 0 <= self.objects <= MOST_OBJECTS:
-            raise UsageError(f"objects is a number of boxes from 0 to {MOST_OBJECTS}, not {self.objects}")
+        if not isinstance(self.objects, int | np.integer) or not 0 <= self.objects <= MOST_OBJECTS:
+            raise UsageError(f"objects is a number of boxes from 0 to {MOST_OBJECTS}, not {self.objects!r}")
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"threshold is a score from 0 to 1, not {self.threshold}")
-        if min(self.size) < 1 or max(self.size) > 16384:
-            raise UsageError(f"size is (width, height) from 1 to 16384 px, not {self.size}")
+        sides = self.size if isinstance(self.size, tuple | list) else ()
+        if len(sides) != 2 or not all(isinstance(n, int | np.integer) and 1 <= n <= 16384 for n in sides):
+            raise UsageError(f"size is (width, height) from 1 to 16384 px, not {self.size!r}")
 
 
 class WorkOptions(TypedDict, total=False):

@@ -79,7 +79,9 @@ def live(
         `labkit.live("webcam:0", "folded_cpu", compare="cpu_engine_bf16")` in a cell shows two rungs
         side by side on the frames of the first camera.
     """
-    if callable(rung):
+    if callable(source):
+        raise UsageError("a loop of your own goes to rung: labkit.live('scenes', rung=my_loop)")
+    if not isinstance(rung, str | None):
         from labkit.pipelines.own_loop import as_rung
 
         rung = as_rung(rung, compare).name

@@ -188,7 +188,8 @@ def own_rung(loop: Callable[..., Any], against: str | Rung | None = None) -> Run
     other = None if against is None else rung_named(against) if isinstance(against, str) else against
     if form == "networks" and other is None:
         raise UsageError(
-            f"{name} takes prepared networks as its second parameter; say whose: against='detr_opencv_cpu'"
+            f"{name} takes prepared networks as its second parameter; say whose: against='detr_opencv_cpu' "
+            "(labkit.live: compare)"
         )
     source = source_of(loop)
     prepare = other.prepare if other is not None else Preparation("detect", form="own")

@@ -73,6 +73,7 @@ def profile(
     rung: str | Rung | Callable[..., object],
     frames: int = 5,
     *,
+    against: str | None = None,
     engine: str = "auto",
     **work: Unpack[WorkOptions],
 ) -> Profile:
@@ -81,6 +82,7 @@ def profile(
     Args:
         rung: name, or a loop of your own as in `labkit.bench`; that is watched in this process.
         frames: how many are profiled, 1 to 1000.
+        against: rung whose networks a loop of your own gets.
         engine: "nsys" (Nsight Systems), "torch" (torch.profiler), or "auto" (nsys where it is found).
         work: source, size, fit, objects, model_set, detector, classifier, weights, seed, open_timeout_s,
             read_timeout_s, as in `bench`.
@@ -101,7 +103,7 @@ def profile(
         >>> list(seen.table()["range"])
         ['preprocess', 'infer', 'decode']
     """
-    target = _target(rung, frames, work)
+    target = _target(rung, frames, work, against)
     return Profile(profile_rung(target, engine))
 
 
@@ -110,6 +112,8 @@ def pipeline(
     source: str | None = None,
     /,
     frames: int = 6,
+    *,
+    against: str | None = None,
     **work: Unpack[WorkOptions],
 ) -> Callable[[], Iterator[tuple[Frame, Detections]]]:
     """Makes a rung ready and warm, with its frames in memory, so that a loop over it holds nothing else.
@@ -118,6 +122,7 @@ def pipeline(
         rung: name, or a loop of your own as in `labkit.bench`.
         source: see `open_source`; "photos" if not given.
         frames: how many.
+        against: rung whose networks a loop of your own gets.
         work: size, fit, objects, model_set, detector, classifier, weights, seed, as in `bench`.
 
     Returns:
@@ -131,14 +136,16 @@ def pipeline(
     """
     if source is not None:
         work["source"] = source
-    chosen, prepared, kept = ready(_target(rung, frames, work))
+    chosen, prepared, kept = ready(_target(rung, frames, work, against))
     return lambda: chosen.run(kept, prepared.net)
 
 
-def _target(rung: str | Rung | Callable[..., object], frames: int, work: WorkOptions) -> ProfileTarget:
+def _target(
+    rung: str | Rung | Callable[..., object], frames: int, work: WorkOptions, against: str | None
+) -> ProfileTarget:
     source, workload, timeouts = read_work(work)
     waits = timeouts.get("open_timeout_s", 5.0), timeouts.get("read_timeout_s", 2.0)
-    return ProfileTarget(as_rung(rung).name, workload, source, frames, waits)
+    return ProfileTarget(as_rung(rung, against).name, workload, source, frames, waits)
 
 
 def profile_rung(job: ProfileTarget, engine: str = "auto") -> Capture:
