@@ -512,9 +512,10 @@ def test_a_loop_from_a_file_sees_its_neighbours(tmp_path: Path) -> None:
     for spec, words in ((f"{file}:slow", "it has shade, fast_one"), ("none.py:f", "no file none.py")):
         with pytest.raises(UsageError, match=words):
             loop_from_file(spec)
-    file.write_text("import cv2\n1 / 0\n")
-    with pytest.raises(LoopError, match="line 2"):
-        loop_from_file(f"{file}:fast_one")
+    for broken in ("1 / 0", "raise SystemExit(3)"):
+        file.write_text(f"import cv2\n{broken}\n")
+        with pytest.raises(LoopError, match="line 2"):
+            loop_from_file(f"{file}:fast_one")
 
 
 def test_a_loop_is_measured_beside_a_rung_and_kept_with_its_source() -> None:

@@ -254,7 +254,7 @@ def loop_from_file(spec: str) -> Callable[..., Any]:
     sys.path.insert(0, str(path.parent))
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         places = [p for p in traceback.extract_tb(error.__traceback__) if p.filename == str(path)]
         raise LoopError(
             f"{place} cannot be run:",
