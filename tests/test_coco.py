@@ -176,6 +176,10 @@ def test_a_damaged_folder_is_one_sentence(words, tmp_path):
 def test_a_folder_that_is_none_is_said_before_anything_is_measured(tmp_path):
     with pytest.raises(UsageError, match="there is no folder"):
         run_benchmark([rung("detr_opencv_cpu")], coco=tmp_path / "nowhere")
+    for address in ("joe;s3cret@camera", "HTTP//joe:s3cret@camera", "host.local/live/s3cret"):
+        with pytest.raises(UsageError, match="there is no folder") as caught:
+            find_coco(address)
+        assert "s3cret" not in str(caught.value)
     with pytest.raises(UsageError, match="holds no annotations"):
         run_benchmark([rung("detr_opencv_cpu")], coco=tmp_path)
 
