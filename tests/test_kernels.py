@@ -249,6 +249,13 @@ def test_blocks_threads_and_shared_memory():
 
 
 @needs_gcc
+def test_a_block_of_as_many_threads_as_a_gpu_allows():
+    given, out = np.arange(1024, dtype=np.float32), np.zeros(1024)
+    emulate.emulate_launch(REVERSE, "scale", [given, out, 2.0, np.float64(0.5)], [1], [1024])
+    assert (out == 2 * given + 0.5).all()
+
+
+@needs_gcc
 def test_types_of_arguments_and_source_from_a_file(tmp_path):
     (tmp_path / "mine.cu").write_text(REVERSE)
     given, out = np.arange(6, dtype=np.float32), np.zeros(6)

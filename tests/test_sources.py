@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -408,12 +409,15 @@ def test_a_damaged_tiff_is_told_once_in_a_sentence(tmp_path, caplog, capfd, recw
         for _ in range(3):
             with suppress(SourceError):
                 next(source)
-        assert (
-            "a.tif is damaged and shown as far as it can be read (" in source.note and "more" in source.note
-        )
+        assert "a.tif is damaged and shown as far as it can be read (" in source.note
+        assert re.search(r"; so are [12] more$", source.note)
     told = [each for each in caplog.records if each.name == "labkit"]
     assert len(told) == 1 and "a.tif is damaged" in told[0].message and not recwarn.list
     assert capfd.readouterr() == ("", "")
+    with open_source(tmp_path / "b.tif") as source:
+        with suppress(SourceError):
+            next(source)
+        assert source.note.endswith(")"), "no other file is damaged"
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "P", "RGBA", "L"])
