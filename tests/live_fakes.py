@@ -178,13 +178,14 @@ class FakePage:
 
     Attributes:
         acks, pongs: how it behaves.
+        told: what its pongs say besides.
         ahead_s: how far its clock is ahead of this process's.
         frames, states, stats: what it was sent.
     """
 
     def __init__(self, name="page", acks=True, pongs=True):
         self.name, self.acks, self.pongs = name, acks, pongs
-        self.view, self.ahead_s = None, 0.0
+        self.view, self.ahead_s, self.told = None, 0.0, {}
         self.frames, self.states, self.stats, self.taken = [], [], [], []
         self.jpegs = []
 
@@ -199,7 +200,7 @@ class FakePage:
                 self.say("ack", n=message["n"], painted=True)
         elif kind == "ping" and self.pongs:
             clock_ms = 1e3 * (time.perf_counter() + self.ahead_s)
-            self.say("pong", n=message["n"], after=message["after"], clock_ms=clock_ms)
+            self.say("pong", n=message["n"], after=message["after"], clock_ms=clock_ms, **self.told)
         elif kind == "state":
             self.states.append(message)
         elif kind == "stats":

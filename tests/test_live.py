@@ -602,6 +602,17 @@ def test_a_hidden_page_pauses_the_display_and_not_the_measurement(running, page)
     assert wait_for(lambda: running.connection.sent > sent + 2)
 
 
+def test_a_page_whose_word_that_it_is_visible_was_lost_is_shown_pictures(page):
+    view = view_of(page)
+    page.say("hello", visible=False)  # its panel came later, and the message about that never did
+    view.start()
+    assert wait_for(lambda: view.player.rates.inferred.get("a", 0) > 5) and not page.frames
+    page.told = {"visible": True}
+    assert wait_for(lambda: len(page.frames) > 2)
+    page.told = {"visible": False}
+    assert wait_for(lambda: not view.connection.ready())
+
+
 def test_the_camera_is_free_when_the_page_says_goodbye(running, page):
     assert wait_for(lambda: page.frames)
     page.say("bye")

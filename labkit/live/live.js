@@ -163,8 +163,8 @@ class Client {
     this.heardMs = performance.now();
     if (message.type === "frame") this.frame(message, buffers[0]);
     else if (message.type === "ping") {
-      this.send({ type: "pong", n: message.n, after: message.after, clock_ms: performance.now() });
-      this.tellVisibility();
+      const visible = (this.wasVisible = this.visible); // said each time: a message can be lost, or overtaken
+      this.send({ type: "pong", n: message.n, after: message.after, clock_ms: performance.now(), visible });
     } else if (message.type === "taken") {
       if (message.page === this.page) this.camera.taken(message.n);
     } else if (message.type === "stats") {

@@ -18,7 +18,7 @@ acted on:
 | `hello`    | visible: the page is there and wants to know how things are    |        |
 | `bye`      | the page goes away                                             |        |
 | `seen`     | visible: whether the page shows pictures                       |        |
-| `pong`     | n and after of the ping, clock_ms: the page's clock            |        |
+| `pong`     | n and after of the ping, clock_ms: the page's clock, visible   |        |
 | `ack`      | n of the frame, painted, age_ms where the page knows it        |        |
 | `start`, `stop`, `snapshot`, `step` |                                       |        |
 | `pause`, `record` | on                                                      |        |
@@ -216,7 +216,10 @@ class View:
                 self.connection.heard(page, visible=bool(message.get("visible")))
                 self._wake()
             case "pong":
-                self.connection.heard(page, received=int(_number(message, "after")))
+                visible = message.get("visible")
+                visible = visible if isinstance(visible, bool) else None
+                self.connection.heard(page, visible=visible, received=int(_number(message, "after")))
+                self._wake()
                 self._pong(page, int(_number(message, "n")), _number(message, "clock_ms") / 1e3)
             case "ack":
                 age_s = self.connection.acknowledge(page, int(_number(message, "n")))

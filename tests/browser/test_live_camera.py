@@ -41,13 +41,15 @@ MediaDevices.prototype.getUserMedia = async function (wanted) {
   await window.camera.play();
   return stream;
 };
-window.flying = 0;
+window.flying = []; // when each was sent; one that nobody confirms within a second is given up
 window.mostFlying = 0;
 const text = (data) => new TextDecoder().decode(data instanceof ArrayBuffer ? new Uint8Array(data) : data);
 const send = WebSocket.prototype.send;
 WebSocket.prototype.send = function (data) {
   if (typeof data !== "string" && /"type": ?"picture"/.test(text(data))) {
-    window.mostFlying = Math.max(window.mostFlying, ++window.flying);
+    const now = performance.now();
+    window.flying.push(now);
+    window.mostFlying = Math.max(window.mostFlying, window.flying.filter((sent) => now - sent < 500).length);
   }
   return send.call(this, data);
 };
@@ -55,7 +57,7 @@ window.WebSocket = class extends WebSocket {
   constructor(...rest) {
     super(...rest);
     this.addEventListener("message", ({ data }) => {
-      if (typeof data !== "string" && /"type": ?"taken"/.test(text(data))) window.flying -= 1;
+      if (typeof data !== "string" && /"type": ?"taken"/.test(text(data))) window.flying.shift();
     });
   }
 };
