@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 
+import labkit
 from labkit.bench import context as context_module
 from labkit.bench import run as run_module
 from labkit.bench.interleave import FULL_ROUNDS, QUICK_ROUNDS, RoundPlan, time_interleaved
@@ -17,7 +18,7 @@ from labkit.bench.progress import Reporter
 from labkit.bench.run import bench, run_benchmark, run_comparison
 from labkit.bench.worker import Worker
 from labkit.cli.main import main
-from labkit.core.errors import SourceError, UnavailableError, UsageError, WorkerError
+from labkit.core.errors import LabError, SourceError, UnavailableError, UsageError, WorkerError
 from labkit.core.lock import machine_lock
 from labkit.core.types import Detections, Preparation, Rung, Workload
 from labkit.pipelines.ladder import rung
@@ -206,6 +207,38 @@ def test_bad_requests_are_said_before_anything_runs():
         run_benchmark([])
     with pytest.raises(SourceError, match="nowhere"):
         run_benchmark([rung("resnet_pil_cpu")], source="nowhere.mp4", workload=WORK)
+
+
+OPTIONS = "source size fit objects model_set detector classifier weights seed open_timeout_s read_timeout_s"
+FACE = {
+    "bench": (["resnet_pil_cpu"], f"seconds minutes noise paced progress stage device {OPTIONS}"),
+    "compare": (["resnet_pil_cpu", "resnet_opencv_cpu"], f"rounds progress {OPTIONS}"),
+    "check": ([lambda image: 0, "resnet_opencv_cpu"], f"frames {OPTIONS}"),
+    "profile": (["resnet_pil_cpu"], f"frames engine {OPTIONS}"),
+    "pipeline": (["resnet_pil_cpu"], f"frames {OPTIONS}"),
+    "live": (
+        ["scenes"],
+        "rung compare size threshold objects stills model_set detector classifier weights fit",
+    ),
+    "open_source": (["scenes"], "size fit noise fps limit open_timeout_s read_timeout_s"),
+}
+
+
+@pytest.mark.parametrize("function", FACE)
+def test_a_value_of_another_kind_is_refused_in_a_sentence(function):
+    given, names = FACE[function]
+    for name in names.split():
+        for wrong in (object(), ["no", "such"], "no such"):
+            print(name, wrong)
+            with pytest.raises(LabError):
+                getattr(labkit, function)(*given, **{name: wrong})
+
+
+@pytest.mark.parametrize("wrong", [object(), ["no", "such"], 7.5])
+@pytest.mark.parametrize("function", [labkit.history, labkit.solution, labkit.open_source])
+def test_what_is_no_name_is_refused_in_a_sentence(function, wrong):
+    with pytest.raises(UsageError):
+        function(wrong)
 
 
 def test_families_share_their_work_filter_included():

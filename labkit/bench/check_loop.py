@@ -22,6 +22,7 @@ from labkit.core.types import (
     Rung,
     Workload,
     WorkOptions,
+    is_whole,
     read_work,
 )
 from labkit.models.prepare import resolve_all
@@ -113,7 +114,7 @@ def check(
         >>> labkit.check(my_loop, "resnet_opencv_cpu", frames=2).passed
         True
     """
-    if not isinstance(frames, int) or not 1 <= frames <= 100:
+    if not is_whole(frames, 1, 100):
         raise UsageError(f"frames is a number from 1 to 100, not {frames!r}")
     other = rung_named(against)
     rung = as_rung(loop, other)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from labkit.core.errors import UsageError
+from labkit.core.types import is_whole
 from labkit.results.records import Comparison
 
 MIN_ROUNDS = 9
@@ -49,8 +50,8 @@ class RoundPlan:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        if self.rounds < MIN_ROUNDS:
-            raise UsageError(f"a comparison has {MIN_ROUNDS} rounds or more, not {self.rounds}")
+        if not is_whole(self.rounds, MIN_ROUNDS):
+            raise UsageError(f"a comparison has {MIN_ROUNDS} rounds or more, not {self.rounds!r}")
         if self.frames is not None and self.frames < 1:
             raise UsageError(f"a turn has one frame or more, not {self.frames}")
         if not 1 <= self.processes <= self.rounds:

@@ -16,6 +16,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from labkit.core.errors import UsageError
 from labkit.core.interrupt import Interrupted
 from labkit.core.terminal import print_text, printable
 from labkit.results.format import format_number, format_percent
@@ -139,6 +140,8 @@ class NotebookProgress(Reporter):
 
 def shown_progress(given: Reporter | None = None) -> AbstractContextManager[Reporter]:
     """The given reporter; without one a line under the cell in a notebook, else a bar in the terminal."""
+    if not isinstance(given, Reporter | None):
+        raise UsageError(f"progress is a Reporter that hears of steps and results, not {given!r}")
     if given is not None:
         return nullcontext(given)
     ipython = sys.modules.get("IPython")

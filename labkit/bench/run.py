@@ -36,7 +36,7 @@ from labkit.core.lock import lock_holder, machine_lock
 from labkit.core.machine import fingerprint
 from labkit.core.requirements import fallback, precision_here, unmet_requirement
 from labkit.core.stats import frames_needed
-from labkit.core.types import Fit, Rung, Size, Workload, WorkOptions, read_work
+from labkit.core.types import Fit, Rung, Size, Workload, WorkOptions, is_number, read_work
 from labkit.models.flops import gflop_per_frame, mb_per_frame
 from labkit.models.prepare import resolve_all
 from labkit.models.weights import Weights, models_of
@@ -151,6 +151,8 @@ def bench(
         raise UsageError("coco is for accuracy, which is switched off; drop one of them")
     if paced and scenario == "paced":
         raise UsageError("paced adds rates to the closed scenario; for one rate alone: fps")
+    if not isinstance(paced, list | tuple):
+        raise UsageError(f"paced is a list of rates, such as [10, 30], not {paced!r}")
     chosen = select_rungs(_with_own(rungs, against), stage, device)
     plan = replace(QUICK if quick else FULL, scenario=scenario, fps=fps)
     if seconds is not None:
@@ -265,8 +267,8 @@ def _with_own(rungs: Sequence[str | Rung | Callable[..., Any]], against: str | N
 
 def _paced(plan: Plan, fps: float, *, long: bool) -> Plan:
     """The plan with frames that fall due at `fps`; a long one has frames enough for a 99th percentile."""
-    seconds = max(plan.seconds, (frames_needed(99) + 1) / fps) if long and fps > 0 else plan.seconds
-    return replace(plan, scenario="paced", fps=fps, seconds=seconds)
+    plan = replace(plan, scenario="paced", fps=fps)
+    return replace(plan, seconds=max(plan.seconds, (frames_needed(99) + 1) / fps)) if long else plan
 
 
 def _round_plan(quick: bool, n_rungs: int, rounds: int | None = None) -> RoundPlan:
@@ -314,8 +316,8 @@ def run_benchmark(
     """
     if not rungs:
         raise UsageError("no rung to measure; labkit rungs lists them")
-    if minutes is not None and not minutes > 0:
-        raise UsageError(f"minutes is more than 0, not {minutes}")
+    if minutes is not None and not (is_number(minutes, 0) and minutes):
+        raise UsageError(f"minutes is more than 0, not {minutes!r}")
     place = None if coco is None else find_coco(coco)
     until_s = float("inf") if minutes is None else time.perf_counter() + 60 * minutes
     reporter = reporter or Reporter()

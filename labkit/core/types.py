@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -444,12 +445,17 @@ class Workload:
             raise UsageError(f"model_set is 'full' or 'lab', not {self.model_set!r}")
         if self.weights not in ("auto", "pretrained", "random"):
             raise UsageError(f"weights is 'auto', 'pretrained' or 'random', not {self.weights!r}")
-        if not isinstance(self.objects, int | np.integer) or not 0 <= self.objects <= MOST_OBJECTS:
+        if not is_whole(self.objects, 0, MOST_OBJECTS):
             raise UsageError(f"objects is a number of boxes from 0 to {MOST_OBJECTS}, not {self.objects!r}")
-        if not 0 <= self.threshold <= 1:
-            raise UsageError(f"threshold is a score from 0 to 1, not {self.threshold}")
+        if not is_number(self.threshold, 0, 1):
+            raise UsageError(f"threshold is a score from 0 to 1, not {self.threshold!r}")
+        if not is_whole(self.seed, -(2**63), 2**64):
+            raise UsageError(f"seed is a whole number, not {self.seed!r}")
+        for kind, name in (("detector", self.detector), ("classifier", self.classifier)):
+            if not isinstance(name, str | None):
+                raise UsageError(f"{kind} is the name of one, not {name!r}; labkit weights lists them")
         sides = self.size if isinstance(self.size, tuple | list) else ()
-        if len(sides) != 2 or not all(isinstance(n, int | np.integer) and 1 <= n <= 16384 for n in sides):
+        if len(sides) != 2 or not all(is_whole(side, 1, 16384) for side in sides):
             raise UsageError(f"size is (width, height) from 1 to 16384 px, not {self.size!r}")
 
 
@@ -481,7 +487,20 @@ def read_work(options: WorkOptions) -> tuple[str, Workload, dict[str, float]]:
     rest: dict[str, Any] = dict(options)
     waits: tuple[str, ...] = ("open_timeout_s", "read_timeout_s")
     timeouts = {name: rest.pop(name) for name in waits if name in rest}
+    for name, value in timeouts.items():
+        check_timeout(name, value)
     return rest.pop("source", "photos"), Workload(**rest), timeouts
+
+
+def check_timeout(name: str, value: Any) -> None:
+    """Checks a longest wait for a source, in s.
+
+    Raises:
+        UsageError: it is no number above 0, or too long.
+    """
+    if not (is_number(value, 0, 3600) and value):
+        option = name.removesuffix("_s").replace("_", "-")
+        raise UsageError(f"{name} (--{option}) is above 0 and at most 3600 s, not {value!r}")
 
 
 Schedule = Callable[[Iterable[Frame], Any], Iterator[tuple[Frame, Detections]]]
@@ -511,6 +530,17 @@ class Rung:
     reference: str
     about: str
     needs: tuple[str, ...] = ()
+
+
+def is_number(value: Any, low: float, high: float = inf) -> bool:
+    """True for a number, NumPy's too, from `low` to `high`; True and False are none."""
+    kinds = int | float | np.integer | np.floating
+    return isinstance(value, kinds) and not isinstance(value, bool) and bool(low <= value <= high)
+
+
+def is_whole(value: Any, low: float, high: float = inf) -> bool:
+    """True for a whole number, NumPy's too, from `low` to `high`."""
+    return isinstance(value, int | np.integer) and is_number(value, low, high)
 
 
 def describe_value(value: Any) -> str:

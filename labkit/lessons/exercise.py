@@ -308,7 +308,7 @@ def solution(exercise: str) -> Solution:
         UsageError: there is no such exercise; the message lists what there is.
     """
     texts = solutions()
-    if exercise not in texts:
+    if not isinstance(exercise, str) or exercise not in texts:
         raise UsageError(f"there is no exercise {exercise!r}; there are {', '.join(texts)}")
     return Solution(exercise, texts[exercise])
 

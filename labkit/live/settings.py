@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from labkit.core.errors import UnavailableError, UsageError
-from labkit.core.types import Rung, Size, Workload
+from labkit.core.types import Rung, Size, Workload, is_number, is_whole
 from labkit.models.packaged_weights import PACKAGED, packaged_file
 from labkit.sources.camera_list import DEVICES, CameraInfo, list_cameras
 from labkit.sources.spec import DRAWN
@@ -196,16 +196,8 @@ def _tasks(rungs: Iterable[str]) -> list[str]:
     return ["combined" if name == "auto" else rung(name).prepare.task for name in rungs]
 
 
-def _is_number(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_whole(value: Any, low: int, high: int) -> bool:
-    return isinstance(value, int) and _is_number(value, low, high)
-
-
 def _is_size(value: Any) -> bool:
-    return len(value) == 2 and all(_is_whole(side, 16, 4096) for side in value)
+    return len(value) == 2 and all(is_whole(side, 16, 4096) for side in value)
 
 
 _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
@@ -215,12 +207,12 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
         "weights is 'auto', 'pretrained' or 'random'",
         lambda v: v in ("auto", "pretrained", "random"),
     ),
-    ("threshold", "the threshold is a score from 0 to 1", lambda v: v is None or _is_number(v, 0, 1)),
-    ("radius", "the filter's radius is a whole number from 1 to 16 px", lambda v: _is_whole(v, 1, 16)),
-    ("eps", "the filter's eps is above 0 and at most 1", lambda v: _is_number(v, 0, 1) and v > 0),
+    ("threshold", "the threshold is a score from 0 to 1", lambda v: v is None or is_number(v, 0, 1)),
+    ("radius", "the filter's radius is a whole number from 1 to 16 px", lambda v: is_whole(v, 1, 16)),
+    ("eps", "the filter's eps is above 0 and at most 1", lambda v: is_number(v, 0, 1) and v > 0),
     ("mirror", "mirror is True or False", lambda v: isinstance(v, bool)),
     ("filter", "the filter is 'none', 'guided' or 'edges'", lambda v: v in ("none", "guided", "edges")),
-    ("objects", "objects is a number of boxes from 1 to 100", lambda v: _is_whole(v, 1, 100)),
+    ("objects", "objects is a number of boxes from 1 to 100", lambda v: is_whole(v, 1, 100)),
     ("size", "the live view's size is (width, height) from 16 to 4096 px", _is_size),
 )
 

@@ -17,7 +17,7 @@ from labkit.live.player import Open, Player
 from labkit.live.settings import LiveSettings, ModelSet, WeightsWanted
 from labkit.live.view import Send, View
 from labkit.sources.source import Source
-from labkit.sources.spec import check_size, redact, webcam_index
+from labkit.sources.spec import check_size, redact, source_name, webcam_index
 
 _lock = threading.Lock()
 _close_current: Callable[[], None] | None = None
@@ -130,7 +130,7 @@ def make_view(
     def open_named(name: str) -> Open:
         return browser_source(lend_camera) if name == "browser" else _opener(name, opening or {})
 
-    name = os.fspath(source)
+    name = source_name(source)
     player = Player(open_named(name), settings, source_name=redact(name))
     view = View(player, send, open_named=open_named, reachable=reachable, folder=folder)
     return view

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from labkit.core.errors import LabError, SourceError, UsageError
+from labkit.core.types import is_whole
 from labkit.live.encode import annotate_shot, describe_detections, jpeg, live_folder, save_picture
 from labkit.live.inference import Timing
 from labkit.live.notebook import kernel
 from labkit.live.player import Player, Shot
 from labkit.live.settings import LiveSettings
+from labkit.sources.spec import source_name
 
 PATIENCE_S = 600.0  # converting a network for an engine takes minutes the first time
 WARM_UP, TIMED = 3, 7
@@ -48,10 +50,10 @@ def show_stills(source: str | os.PathLike[str], player: Player, count: int) -> S
         SourceError: the source cannot be opened or gives no picture.
         LabError: the rung does not run.
     """
-    if os.fspath(source) == "browser":
+    if source_name(source) == "browser":
         raise UsageError('the camera of a browser needs a notebook in a browser; use "webcam" or "photos"')
-    if not 1 <= count <= 100:
-        raise UsageError(f"stills is a number of pictures from 1 to 100, not {count}")
+    if not is_whole(count, 1, 100):
+        raise UsageError(f"stills is a number of pictures from 1 to 100, not {count!r}")
     shots: list[Shot] = []
     try:
         player.start()

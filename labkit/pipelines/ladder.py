@@ -526,15 +526,15 @@ def select_rungs(
     Raises:
         UsageError: a name, stage or device that does not exist.
     """
-    if rungs:
-        named = [rung(each) if isinstance(each, str) else each for each in rungs]
-        chosen = {each.name: each for each in named}
-        return Ladder(sorted(chosen.values(), key=lambda r: LADDER.index(r) if r in LADDER else len(LADDER)))
     if device not in (None, "cpu", "cuda"):
         raise UsageError(f"a device is cpu or cuda, not {device!r}")
     found = ladder(stage, device)
     if not found and device is None:
         known = sorted({r.stage for r in LADDER})
         raise UsageError(f"stage {stage} has no rungs; stages with rungs: {', '.join(map(str, known))}")
+    if rungs:
+        named = [rung(each) if isinstance(each, str) else each for each in rungs]
+        chosen = {each.name: each for each in named}
+        return Ladder(sorted(chosen.values(), key=lambda r: LADDER.index(r) if r in LADDER else len(LADDER)))
     wanted = {r.name for r in found} | {r.reference for r in found if device is not None}
     return Ladder(r for r in LADDER if r.name in wanted)

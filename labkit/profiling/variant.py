@@ -15,7 +15,7 @@ from labkit.core.errors import SourceError, UnavailableError, UsageError
 from labkit.core.files import write_atomic
 from labkit.core.read_json import read_json
 from labkit.core.requirements import unmet_requirement
-from labkit.core.types import Detections, Frame, Rung, Workload, WorkOptions, read_work
+from labkit.core.types import Detections, Frame, Rung, Workload, WorkOptions, is_whole, read_work
 from labkit.models.prepare import Prepared, prepare
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.pipelines.own_loop import as_rung, own_loop
@@ -23,7 +23,7 @@ from labkit.profiling import nsys, profiler
 from labkit.profiling.capture import Capture, Range, Read
 from labkit.profiling.profile import Profile
 from labkit.sources.openers import open_source
-from labkit.sources.spec import redact
+from labkit.sources.spec import redact, source_name
 
 WARM_UP_FRAMES = 2
 
@@ -47,8 +47,8 @@ class ProfileTarget:
     timeouts_s: tuple[float, float] = (5.0, 2.0)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.frames <= 1000:
-            raise UsageError(f"frames is a number from 1 to 1000, not {self.frames}: a profile shows a few")
+        if not is_whole(self.frames, 1, 1000):
+            raise UsageError(f"frames is a number from 1 to 1000, not {self.frames!r}: a profile shows a few")
 
     def command(self, notes: Path) -> list[str]:
         """The command line that runs the job alone, for a profiler to watch."""
@@ -145,7 +145,7 @@ def _target(
 ) -> ProfileTarget:
     source, workload, timeouts = read_work(work)
     waits = timeouts.get("open_timeout_s", 5.0), timeouts.get("read_timeout_s", 2.0)
-    return ProfileTarget(as_rung(rung, against).name, workload, source, frames, waits)
+    return ProfileTarget(as_rung(rung, against).name, workload, source_name(source), frames, waits)
 
 
 def profile_rung(job: ProfileTarget, engine: str = "auto") -> Capture:

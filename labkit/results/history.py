@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from labkit.core.errors import UsageError
 from labkit.core.machine import fingerprint_differences, fingerprint_unknowns
 from labkit.core.shown import shown_table, table_html
 from labkit.core.terminal import printable
+from labkit.core.types import describe_value
 from labkit.results.records import SAME_WORK, Comparison, Run, models_in
 from labkit.results.result_set import results
 from labkit.results.table import bounds
@@ -114,6 +116,7 @@ def history(rung: str | Callable[..., Any], *, recorded: bool = False) -> Histor
         recorded: what was recorded on other machines and ships with the project, instead.
 
     Raises:
+        UsageError: it is neither.
         ResultsError: the store cannot be read.
 
     Example:
@@ -121,9 +124,14 @@ def history(rung: str | Callable[..., Any], *, recorded: bool = False) -> Histor
         >>> print(labkit.history("no_such_rung"))
         no_such_rung has not been measured yet
     """
-    from labkit.pipelines.own_loop import loop_name
+    if isinstance(rung, str):
+        name = rung
+    elif callable(rung):
+        from labkit.pipelines.own_loop import loop_name
 
-    name = rung if isinstance(rung, str) else loop_name(rung)
+        name = loop_name(rung)
+    else:
+        raise UsageError(f"history is of a rung: a name or a loop of your own, not {describe_value(rung)}")
     stored = results(recorded=recorded)
     found = [run for run in stored.runs if name in (run.rung, run.rung.partition("@")[0])]
     pairs = [c for c in stored.comparisons if name in (c.a.partition("@")[0], c.b.partition("@")[0])]

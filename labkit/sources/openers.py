@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from labkit.core.errors import SourceError, UsageError
-from labkit.core.types import FITS, Fit, Frame, Size
+from labkit.core.types import FITS, Fit, Frame, Size, check_timeout, is_number, is_whole
 from labkit.sources.camera_open import RecordingError
 from labkit.sources.source import FrameReader, Picture, Source
 from labkit.sources.spec import (
@@ -24,9 +22,9 @@ from labkit.sources.spec import (
     RECORDED_SUFFIXES,
     check_not_empty,
     check_size,
-    clean_spec,
     redact,
     scheme_of,
+    source_name,
     spellings,
     split_address,
     webcam_index,
@@ -82,7 +80,7 @@ def open_source(
         >>> frame.image.shape
         (240, 320, 3)
     """
-    name = _name(spec)
+    name = source_name(spec)
     if fit not in FITS:
         raise UsageError(f"fit is {', '.join(FITS)}, not {fit!r}")
     size = check_size(size) if fit != "none" else None
@@ -104,20 +102,9 @@ def open_source(
     return Source(reader, shown, size or native, fit=fit, fps=fps, limit=limit)
 
 
-def _name(spec: str | os.PathLike[str]) -> str:
-    if not isinstance(spec, (str, bytes, os.PathLike)):
-        example = f'"webcam:{spec}"' if isinstance(spec, int) else KNOWN_SOURCES
-        raise UsageError(f"a source is named by a text or path, such as {example}; not by {spec!r}")
-    name = clean_spec(os.fsdecode(spec))
-    if scheme_of(name) == "file":
-        parts = urlsplit(name)
-        return url2pathname(parts.path) if parts.netloc in ("", "localhost") else name
-    return name
-
-
 def absolute_spec(spec: str | os.PathLike[str]) -> str:
     """The name of a source that means the same in every folder: of a file or folder its absolute path."""
-    name = _name(spec)
+    name = source_name(spec)
     if scheme_of(name) is not None or webcam_index(name) is not None or name in EMBEDDED:
         return name
     path = next(filter(os.path.exists, spellings(name)), None)
@@ -233,14 +220,11 @@ def _why_not_there(name: str) -> str:
 def _check(
     *, noise: float, fps: float | None, limit: int | None, open_timeout_s: float, read_timeout_s: float
 ) -> None:
-    if not noise >= 0:
-        raise UsageError(f"noise is 0 or more, not {noise}")
-    if fps is not None and not 0 < fps <= 1000:
-        raise UsageError(f"fps is above 0 and at most 1000, not {fps}")
-    if limit is not None and limit < 0:
-        raise UsageError(f"limit is a number of frames, 0 or more, not {limit}")
-    for name, value in (("open", open_timeout_s), ("read", read_timeout_s)):
-        if not 0 < value <= 3600:
-            raise UsageError(
-                f"{name}_timeout_s (--{name}-timeout) is above 0 and at most 3600 s, not {value}"
-            )
+    if not is_number(noise, 0):
+        raise UsageError(f"noise is 0 or more, not {noise!r}")
+    if fps is not None and not (is_number(fps, 0, 1000) and fps):
+        raise UsageError(f"fps is above 0 and at most 1000, not {fps!r}")
+    if limit is not None and not is_whole(limit, 0):
+        raise UsageError(f"limit is a number of frames, 0 or more, not {limit!r}")
+    check_timeout("open_timeout_s", open_timeout_s)
+    check_timeout("read_timeout_s", read_timeout_s)

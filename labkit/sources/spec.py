@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from unicodedata import normalize
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from labkit.core.errors import SourceError, UsageError
 from labkit.core.types import Size
@@ -102,6 +104,22 @@ def clean_spec(spec: str) -> str:
     """The name of an address, a camera or an embedded source without a clipboard's blanks and quotes."""
     bare = spec.strip(_AROUND)
     return bare if scheme_of(bare) or bare in EMBEDDED or _WEBCAM.match(bare) else spec
+
+
+def source_name(spec: str | os.PathLike[str]) -> str:
+    """The name of a source as it is opened.
+
+    Raises:
+        UsageError: it is neither a text nor a path.
+    """
+    if not isinstance(spec, (str, bytes, os.PathLike)):
+        example = f'"webcam:{spec}"' if isinstance(spec, int) else KNOWN_SOURCES
+        raise UsageError(f"a source is named by a text or path, such as {example}; not by {spec!r}")
+    name = clean_spec(os.fsdecode(spec))
+    if scheme_of(name) == "file":
+        parts = urlsplit(name)
+        return url2pathname(parts.path) if parts.netloc in ("", "localhost") else name
+    return name
 
 
 def redact(spec: str) -> str:
