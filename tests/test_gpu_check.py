@@ -167,6 +167,17 @@ def test_a_webcam_on_windows_has_the_time_that_media_foundation_takes(monkeypatc
     assert given["start_timeout_s"] == pytest.approx(patience_s)
 
 
+@pytest.mark.parametrize(("built", "said"), [(None, "this torch is built without CUDA"), ("13.0", "driver")])
+def test_a_torch_without_cuda_is_not_told_as_a_driver_that_is_missing(monkeypatch, built, said):
+    import torch
+
+    from labkit.core import requirements
+
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert said in requirements._no_cuda.__wrapped__()
+
+
 def test_triton_on_windows_is_a_package_that_brings_its_compiler(monkeypatch):
     from labkit.core import requirements
 

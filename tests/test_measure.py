@@ -36,7 +36,7 @@ from labkit.bench.interleave import (
 from labkit.bench.noise import NoiseMonitor
 from labkit.bench.plan import EXTENDED, QUICK, Plan
 from labkit.bench.progress import legend
-from labkit.bench.timing import Clock, measure
+from labkit.bench.timing import Clock, Timing, measure
 from labkit.bench.worker import Worker, restless
 from labkit.core import fork_server
 from labkit.core import gpu as gpu_module
@@ -46,6 +46,7 @@ from labkit.core.errors import LabError, UsageError, WorkerError
 from labkit.core.gpu import gpu_noise_reasons, gpu_summary
 from labkit.core.machine import fingerprint, fingerprint_differences, machine_name
 from labkit.core.stats import throughput_interval
+from labkit.core.trace import SpanRecord
 from labkit.core.types import Detections, Preparation, Rung, Workload
 from labkit.pipelines.ladder import rung
 from labkit.results.codec import build_run, to_row
@@ -588,6 +589,10 @@ class Nvml:
             "nvmlDeviceGetComputeRunningProcesses": lambda d: self.processes if d == "GPU-1" else [],
             "nvmlDeviceGetProcessUtilization": lambda *_: self.processes,
             "nvmlDeviceGetTotalEnergyConsumption": lambda _: 5000,
+            "nvmlDeviceGetEnforcedPowerLimit": lambda _: 80_000,
+            "nvmlDeviceGetPowerManagementDefaultLimit": lambda _: 115_000,
+            "nvmlDeviceGetTemperature": lambda device, sensor: {0: 61}[sensor],
+            "nvmlDeviceGetMemoryInfo": lambda _: SimpleNamespace(used=3 * 2**20, total=7 * 2**20),
         }
 
         def refuse(*_):
@@ -613,7 +618,8 @@ def test_a_gpu_is_watched_without_opening_its_library_at_each_look(monkeypatch):
 def test_nvml_is_asked_for_the_gpu_that_torch_uses(monkeypatch, used, name):
     monkeypatch.setitem(sys.modules, "pynvml", Nvml())
     monkeypatch.setattr(gpu_module, "cuda_uuid", lambda: used)
-    assert gpu_module.gpu_state()["name"] == name
+    state = {"name": name, "power_limit_w": 80.0, "power_default_w": 115.0, "temperature_c": 61}
+    assert gpu_module.gpu_state().items() >= {**state, "memory_used_mib": 3, "memory_mib": 7}.items()
     assert gpu_module.gpu_energy_j() == 5.0
 
 
@@ -838,7 +844,7 @@ def test_another_rung_takes_the_place_of_the_first_and_answers_as_it_would_alone
 
 def test_the_death_of_a_worker_is_an_error_with_its_cause(frames, importable):
     with (
-        pytest.raises(WorkerError, match="SIGKILL"),
+        pytest.raises(WorkerError, match="SIGKILL, as when memory runs out"),
         Worker(bad(killing_itself), TINY_WORK, frames) as worker,
     ):
         worker.run(QUICK)
@@ -1219,3 +1225,13 @@ def test_an_examiner_outlives_a_rung_that_fails(frames, importable):
 def test_a_schedule_that_cannot_travel_is_explained(frames):
     with pytest.raises(WorkerError, match="function of a module"):
         Worker(bad(lambda frames, net: iter(())), TINY_WORK, frames)
+
+
+def test_a_span_that_repeats_in_a_frame_is_summed():
+    timed = Timing(np.ones(2), np.ones(2), np.array([7, 8]), np.ones(1), 2, 0, 0)
+    timed.spans = [SpanRecord("filter", i, 0, s * 10**9) for i, s in ((7, 1), (8, 2), (7, 3), (9, 4))]
+    timed.spans.append(SpanRecord("infer", 8, 0, 10**9, gpu_ms=500.0))
+    assert {name: s.tolist() for name, s in timed.per_span().items() if name == "filter"} == {
+        "filter": [4, 2]
+    }
+    assert {name: s[1] for name, s in timed.per_span(gpu=True).items()} == {"infer": 0.5}

@@ -10,7 +10,7 @@ from records_made_up import made_up_comparison
 from labkit.core.errors import UsageError
 from labkit.lessons.predict import TOO_LATE, Question, calibration_table, form, predict
 from labkit.results.plots.predicted import prediction_chart
-from labkit.results.predictions import calibration
+from labkit.results.predictions import Outcome, calibration
 from labkit.results.store import Prediction, Store, default_path
 
 
@@ -191,3 +191,8 @@ def test_a_long_question_is_a_label_of_three_lines_at_most():
     chart = prediction_chart(calibration([note("How many times is it? " * 20, 2.0)]))
     (label,) = chart.axes[0].get_yticklabels()
     assert label.get_text().count("\n") == 2
+
+
+@pytest.mark.parametrize(("expected", "hit"), [(0.9, True), (1.1, True), (0.89, False), (1.11, False)])
+def test_a_prediction_on_the_edge_of_the_interval_is_right(expected, hit):
+    assert Outcome("faster?", expected, 1.0, (0.9, 1.1)).hit is hit

@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records_made_up import made_up_comparison, made_up_run
 
+from labkit.bench.progress import shortened
 from labkit.core.errors import ResultsError, UsageError
 from labkit.core.files import recorded_folder, write_atomic
 from labkit.core.types import Frame
@@ -1033,3 +1034,16 @@ def test_recorded_runs_are_found_wherever_results_go(tmp_path: Path, monkeypatch
     (tmp_path / "mine" / "reference" / "here").mkdir(parents=True)
     assert recorded_folder() == tmp_path / "mine" / "reference"
     assert recorded_folder("accuracy").is_dir()
+
+
+def test_what_was_dropped_is_said_where_something_was() -> None:
+    paced = made_up_run(scenario="paced", settings={"paced_fps": 30.0})
+    assert "dropped" not in str(paced)
+    assert str(replace(paced, offered=paced.offered + 3, dropped=3)).endswith("3 of 123 frames dropped")
+
+
+def test_values_are_described_in_a_few_words() -> None:
+    assert describe(10**30) == str(10**30)
+    assert describe(10**30 + 1) == "a number of 100 bits"
+    assert shortened("annotations", 11) == "annotations"
+    assert shortened("annotations.json", 11) == "annotati..."

@@ -77,3 +77,14 @@ def test_every_temporary_folder_is_a_scratch_folder_or_one_to_be_kept():
     }
     kept = {"results/saving.py", "profiling/profiler.py"}  # which say where they put what is not lost
     assert {name.replace(os.sep, "/") for name in users} == {"core/scratch.py", "core/files.py", *kept}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="counts files in /proc")
+def test_folders_leave_no_open_file(temporary):
+    command = [sys.executable, "-c", MAKES_TWO, "SIGKILL"]
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(3):
+        subprocess.run(command, input="", capture_output=True, text=True, check=False)
+        with scratch_folder("gallery"):
+            pass
+    assert len(os.listdir("/dev/fd")) == before

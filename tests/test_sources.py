@@ -15,6 +15,7 @@ import unicodedata
 from contextlib import suppress
 from email.message import Message
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import HTTPError
 
 import numpy as np
@@ -29,7 +30,7 @@ from labkit.core.errors import FrameError, LabError, SourceError, UnavailableErr
 from labkit.core.types import Detections
 from labkit.sources.convert import PADDING, centre_crop, fit_image, placement, to_rgb
 from labkit.sources.openers import first_frame, open_source
-from labkit.sources.spec import ANY_WEBCAM, is_address, redact, webcam_index
+from labkit.sources.spec import ANY_WEBCAM, check_size, is_address, redact, webcam_index
 from labkit.sources.stills import FRAMES_PER_PHOTO, PHOTOS, ping_pong
 
 from conftest import further  # isort: skip
@@ -1367,3 +1368,22 @@ def test_a_busy_camera_is_told_apart_from_a_wrong_path(code):
 
     assert "it is busy" in _refusal(HTTPError("", code, "no", Message(), None), False)
     assert "check the path" in _refusal(HTTPError("", code - 76, "no", Message(), None), False)
+
+
+@pytest.mark.parametrize("name", ["scenes", "closeups"])
+def test_what_is_drawn_says_which_it_is(name):
+    assert open_source(name, (64, 48), seed=3).describe().items() >= {"backend": name, "seed": 3}.items()
+
+
+def test_the_largest_size_is_accepted_and_no_larger_one():
+    assert check_size((16384, 16384)) == (16384, 16384)
+    for size in ((16385, 1), (1, 16385), (0, 1), (1, 0)):
+        with pytest.raises(UsageError):
+            check_size(size)
+
+
+@pytest.mark.parametrize(("width", "height", "matrix"), [(1279, 576, 5), (1280, 576, 1), (720, 577, 1)])
+def test_a_film_that_states_no_matrix_gets_that_of_its_size(width, height, matrix):
+    from labkit.sources.video import _likely_matrix
+
+    assert _likely_matrix(SimpleNamespace(color_trc=2, width=width, height=height)) == matrix

@@ -10,7 +10,7 @@ import pytest
 from labkit.cli.main import main
 from labkit.core.errors import UsageError
 from labkit.results.store import Store
-from labkit.results.trend import Trend, evaluate_commits, trend
+from labkit.results.trend import Step, Trend, evaluate_commits, trend
 from tests.records_made_up import MACHINE, made_up_run
 
 from conftest import further  # isort: skip
@@ -89,3 +89,8 @@ def test_a_trend_is_a_table_and_says_what_is_wrong(stored):
         trend("no_rung")
     with pytest.raises(UsageError, match="0abcdef, 1abcdef"):
         trend("opencv", good="fff")
+
+
+def test_the_speed_of_a_commit_is_the_geometric_mean_of_its_runs():
+    runs = tuple(made_up_run(period_s=s, spread=0.0) for s in (0.01, 0.04))
+    assert Step("abc", runs, "same", 1.0, (0.9, 1.1)).fps == pytest.approx(50.0)
