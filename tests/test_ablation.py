@@ -192,3 +192,8 @@ def test_the_recorded_picture_is_of_the_recorded_table():
     folder = recorded_folder("accuracy")
     chart = robustness(nb06_accuracy.recorded_ablation(folder))
     assert f'<desc id="desc">{chart.alt_text}</desc>' in (folder / "accuracy.svg").read_text()
+
+
+def test_a_figure_without_an_interval_stands_alone():
+    assert str(Estimate(0.85)) == "0.850"
+    assert str(Estimate(0.85, 0.8, 0.9)) == "0.850 (0.800 to 0.900)"
