@@ -214,7 +214,7 @@ FACE = {
     "bench": (["resnet_pil_cpu"], f"seconds minutes noise paced progress stage device {OPTIONS}"),
     "compare": (["resnet_pil_cpu", "resnet_opencv_cpu"], f"rounds progress {OPTIONS}"),
     "check": ([lambda image: 0, "resnet_opencv_cpu"], f"frames {OPTIONS}"),
-    "profile": (["resnet_pil_cpu"], f"frames engine {OPTIONS}"),
+    "profile": (["resnet_pil_cpu"], f"frames engine {OPTIONS.removeprefix('source ')}"),
     "pipeline": (["resnet_pil_cpu"], f"frames {OPTIONS}"),
     "live": (
         ["scenes"],

@@ -17,6 +17,7 @@ from labkit.core.read_json import read_json
 from labkit.core.requirements import unmet_requirement
 from labkit.core.types import Detections, Frame, Rung, Workload, WorkOptions, is_whole, read_work
 from labkit.models.prepare import Prepared, prepare
+from labkit.models.weights import models_of
 from labkit.pipelines.ladder import rung as rung_named
 from labkit.pipelines.own_loop import as_rung, own_loop
 from labkit.profiling import nsys, profiler
@@ -49,6 +50,7 @@ class ProfileTarget:
     def __post_init__(self) -> None:
         if not is_whole(self.frames, 1, 1000):
             raise UsageError(f"frames is a number from 1 to 1000, not {self.frames!r}: a profile shows a few")
+        models_of(self.workload)  # an unknown name is told before a process is started
 
     def command(self, notes: Path) -> list[str]:
         """The command line that runs the job alone, for a profiler to watch."""
