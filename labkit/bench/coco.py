@@ -23,7 +23,7 @@ from labkit.core.read_json import parse_json, read_bytes, read_json
 from labkit.core.types import Detections, Frame, Placement, Size
 from labkit.models.weights import Weights, file_sha256
 from labkit.sources.convert import fit_image, to_rgb
-from labkit.sources.spec import is_address, redact
+from labkit.sources.spec import shown_path
 
 N_IMAGES = 200
 
@@ -73,8 +73,7 @@ def find_coco(path: Path | str) -> CocoFolder:
         root = path.parent.parent if path.parent.name == "annotations" else path.parent
         return CocoFolder(path, _image_folders(root))
     if not path.is_dir():
-        shown = redact(name) if is_address(name := str(path), doubtful=True) else name
-        raise UsageError(f"there is no folder {shown}; {LAYOUT}")
+        raise UsageError(f"there is no folder {shown_path(path)}; {LAYOUT}")
     usual = path / "annotations" / "instances_val2017.json"
     files = [usual] if usual.is_file() else sorted([*path.glob("*.json"), *path.glob("annotations/*.json")])
     if not files:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.core.errors import FrameError, UsageError
-from labkit.core.types import MAX_RADIUS, describe_value
+from labkit.core.types import MAX_RADIUS, describe_value, is_whole
 from labkit.filters.versions import VERSIONS, find_version
 
 Image = NDArray[np.uint8]
@@ -46,7 +46,7 @@ def guided_filter(
             f"version {chosen.short!r} ends in a network's input; use labkit.filters.cuda.DeviceFilter"
         )
     pixels = _checked(image)
-    if isinstance(radius, bool) or not isinstance(radius, int | np.integer) or not 1 <= radius <= MAX_RADIUS:
+    if not is_whole(radius, 1, MAX_RADIUS):
         raise UsageError(f"radius is a whole number of px from 1 to {MAX_RADIUS}, not {radius!r}")
     if not isinstance(eps, int | float | np.number) or not 0 < float(eps) < np.inf:
         raise UsageError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from labkit.bench.accuracy import frames_for
 from labkit.core.errors import UsageError
-from labkit.core.types import Frame
+from labkit.core.types import Frame, is_whole
 from labkit.lessons.exercise import Mistake, Rng, call, compare, exercise_check, numbers_in, solved
 from labkit.lessons.hints import hint
 from labkit.models.callables import OwnLabels
@@ -32,8 +32,8 @@ def right_names(
         from_camera: (H, W, 3) uint8 BGR -> what the loop is given as a frame's image.
         scenes: how many scenes the objects are cut from.
     """
-    if not 1 <= scenes <= 1000:
-        raise UsageError(f"scenes is a number from 1 to 1000, not {scenes}")
+    if not is_whole(scenes, 1, 1000):
+        raise UsageError(f"scenes is a number from 1 to 1000, not {scenes!r}")
     drawn = frames_for("classify", scenes)
     seen = [
         Frame(np.ascontiguousarray(from_camera(frame.image[..., ::-1].copy())), frame.index, frame.t_s)

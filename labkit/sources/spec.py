@@ -122,6 +122,12 @@ def source_name(spec: str | os.PathLike[str]) -> str:
     return name
 
 
+def shown_path(path: Path) -> str:
+    """A path as it may be shown: whole, unless it looks like an address."""
+    name = str(path)
+    return redact(name) if is_address(name, doubtful=True) else name
+
+
 def redact(spec: str) -> str:
     """The part of a source's name that may be shown or stored.
 

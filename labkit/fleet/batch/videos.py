@@ -16,7 +16,7 @@ from labkit.core.types import Rung, Workload
 from labkit.fleet.fleet_plan import OpenNetworks
 from labkit.fleet.rows import read_metadata
 from labkit.sources.pictures import count_pictures
-from labkit.sources.spec import VIDEO_SUFFIXES, is_address, natural_order, redact
+from labkit.sources.spec import VIDEO_SUFFIXES, natural_order, shown_path
 from labkit.sources.video import is_film
 
 SEGMENT = 32
@@ -135,8 +135,7 @@ def scan_folder(batch: Batch) -> list[Video]:
         ResultsError: `out` holds files that cannot be read.
     """
     if not batch.folder.is_dir():
-        shown = redact(name) if is_address(name := str(batch.folder), doubtful=True) else name
-        raise SourceError(f"there is no folder {shown}; name one that holds videos")
+        raise SourceError(f"there is no folder {shown_path(batch.folder)}; name one that holds videos")
     paths = _list_videos(batch.folder)
     if not paths:
         kinds = " ".join(sorted(VIDEO_SUFFIXES))
