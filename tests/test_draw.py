@@ -292,3 +292,9 @@ def test_a_name_stands_above_the_left_end_of_its_box(plates):
 def test_lightness_is_that_of_cie():
     black_white = np.array([[0.0, 0.0, 0.0], [255.0, 255.0, 255.0]])
     np.testing.assert_allclose(annotate._lab(black_white), [[0, 0, 0], [100, 0, 0]], atol=0.05)
+
+
+def test_what_has_no_room_for_a_caption_gets_ever_less_of_it():
+    both = found([[0, 0, 9, 9]], (20, 20), scores=[0.9], names=["cat"], fine=["tabby"])
+    texts = annotate._captions(both, 0)
+    assert texts[1:] == ["cat · tabby", "cat 0.90", "cat"] and texts[0] == caption(both, 0)

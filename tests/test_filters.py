@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from labkit.core.errors import FrameError, UnavailableError, UsageError
-from labkit.filters import baseline_formula, numba_bands, quality, reference
+from labkit.filters import baseline_formula, filter_benchmark, numba_bands, quality, reference
 from labkit.filters.filter_benchmark import FilterTimes
 from labkit.filters.image_filters import edge_filter, guided_filter
 from labkit.filters.torch_filter import edges_tensor, guided_tensor
@@ -510,3 +510,18 @@ def test_quality_refuses_what_cannot_be_compared(photo):
         quality.measure_quality(photo, photo > 9)
     with pytest.raises(FrameError, match="7 px"):
         quality.measure_quality(photo[:5], photo[:5])
+
+
+def test_each_version_is_called_as_often_as_is_said(monkeypatch):
+    calls = []
+
+    def called(image, radius, eps, version):
+        calls.append(version)
+        return image // 2 + (3 if version == "numba" else 0)
+
+    monkeypatch.setattr(filter_benchmark, "guided_filter", called)
+    monkeypatch.setattr(filter_benchmark, "has_ximgproc", lambda: False)
+    times = filter_benchmark.time_versions(size=(32, 24), rounds=5)
+    assert {name: calls.count(name) for name in calls} == dict.fromkeys(filter_benchmark.VERSIONS, 6)
+    apart = {each.version: each.largest_difference for each in times.versions}
+    assert apart == dict.fromkeys(filter_benchmark.VERSIONS, 0) | {"numba": 3}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from labkit.bench import peaks
 from labkit.bench.peaks import CACHE_S, NOISY_CACHE_S, cached_peaks, measure_peaks
@@ -195,3 +198,40 @@ def test_what_was_measured_before_a_failure_counts(monkeypatch, end, words):
     assert measure_peaks("cuda", 3, heard.append) == {"fp32": 5.0}
     (line,) = heard
     assert words in line
+
+
+def test_the_work_behind_a_peak_is_what_torch_counts(monkeypatch):
+    counted = []
+
+    def in_one_second(work, device):
+        with FlopCounterMode(display=False) as counter:
+            work()
+        counted.append(counter.get_total_flops() / 1e9)
+        return 1.0
+
+    monkeypatch.setattr(peaks, "_best", in_one_second)
+    rates = [
+        peaks._product_rate(torch.float32, 24, "cpu"),
+        peaks._convolution_rate(torch.float32, "cpu", side=6),
+    ]
+    assert rates == pytest.approx(counted) and all(counted)
+
+
+@pytest.mark.parametrize("kind", ["MatMul", "Convolution"])
+def test_the_8_bit_work_behind_a_peak_is_what_its_operations_do(kind, monkeypatch):
+    openvino = pytest.importorskip("openvino")
+    counted = []
+
+    def takes_s(result, parameter):
+        for node in openvino.Model([result], [parameter]).get_ops():
+            if node.get_type_name() == kind:
+                weights = node.get_input_shape(1)
+                per_output = weights[:1] if kind == "MatMul" else weights[1:]
+                counted.append(2 * math.prod(node.output(0).shape) * math.prod(per_output) / 1e9)
+                found = 1.0
+            elif node.get_type_name() in ("MatMul", "Convolution"):
+                found = math.inf
+        return found
+
+    monkeypatch.setattr(peaks, "_openvino_s", takes_s)
+    assert peaks._int8_peak(16) == pytest.approx(sum(counted)) and len(counted) == 2

@@ -515,14 +515,14 @@ def test_a_disturbed_result_says_so_once_in_its_first_line(capsys, monkeypatch) 
 
 
 def test_rates_of_fed_rungs_stand_below_their_closed_run():
-    fed = [made_up_run("a", scenario="paced", settings={"paced_fps": fps}) for fps in (30, 10)]
+    fed = [made_up_run("a", scenario="paced", settings={"paced_fps": fps}) for fps in (30, 0.5)]
     found = ResultSet([made_up_run("b"), *fed, made_up_run("a")])
     assert [(run.rung, run.scenario) for run in found._fed()] == [
         ("a", "closed"),
         ("a", "paced"),
         ("a", "paced"),
     ]
-    assert [run.settings["paced_fps"] for run in found._fed()[1:]] == [10, 30]
+    assert [run.settings["paced_fps"] for run in found._fed()[1:]] == [0.5, 30]
 
 
 def test_times_are_finite_and_not_negative():
@@ -1047,3 +1047,18 @@ def test_values_are_described_in_a_few_words() -> None:
     assert describe(10**30 + 1) == "a number of 100 bits"
     assert shortened("annotations", 11) == "annotations"
     assert shortened("annotations.json", 11) == "annotati..."
+
+
+def test_a_comparison_in_one_pair_of_processes_says_one():
+    assert made_up_comparison().processes == 1
+    assert made_up_comparison(process=np.repeat([0.0, 1.0, 2.0], 4)[:11]).processes == 3
+
+
+def test_a_run_without_frames_has_no_spread():
+    nothing = made_up_run(latency_s=np.empty(0), done_s=np.empty(0), spans_s={}, offered=3, failed=3)
+    assert nothing.iqr_ms == 0 and made_up_run().iqr_ms > 0
+
+
+def test_a_table_of_results_has_two_decimals():
+    shown = ResultSet([made_up_run(period_s=0.0123456)]).table()
+    assert shown.fps[0] == round(shown.fps[0], 2) and shown.fps[0] != round(shown.fps[0], 1)
