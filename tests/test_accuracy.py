@@ -3,6 +3,7 @@
 import importlib
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -262,3 +263,30 @@ def test_a_fold_without_objects_is_no_accuracy_of_its_own(monkeypatch):
     assert accuracy._average_precision([], [], []) == alone
     low, high = alone["map_interval"]
     assert 0 < low < 0.5 < high < 1
+
+
+@pytest.mark.parametrize(("figure", "share", "loses"), [
+    ("map", 0.009, False), ("map", 0.011, True), ("map_50", 0.011, True), ("map_50", -0.2, False),
+    ("top1", 0.009, False), ("top1", 0.011, True),
+])  # fmt: skip
+def test_more_than_a_point_or_one_name_in_a_hundred_is_a_loss(figure, share, loses):
+    reference = {"map_50": 0.9, "map": 0.7, "top1": 0.8}
+    own = reference | {figure: reference[figure] - share}
+    told = accuracy.against(reference, own)
+    assert told["loses"] is loses and told[f"{figure}_loss"] == pytest.approx(share)
+
+
+def test_a_reference_rung_is_evaluated_once_and_others_against_it(monkeypatch):
+    scored = []
+
+    def on_scenes(which, context):
+        scored.append(which.name)
+        return {"map": 0.7 if which.name == "detr_pil_cpu" else 0.6}
+
+    monkeypatch.setattr(accuracy, "_on_scenes", on_scenes)
+    context = SimpleNamespace(photographs=None, scenes=4, workload=Workload())
+    first = accuracy.evaluate(rung("detr_pil_cpu"), {}, context)
+    assert first["map_loss"] == 0 and scored == ["detr_pil_cpu"]
+    for known in ({"detr_pil_cpu": first}, {}):
+        assert accuracy.evaluate(rung("detr_opencv_cpu"), known, context)["map_loss"] == pytest.approx(0.1)
+    assert scored == ["detr_pil_cpu", "detr_opencv_cpu", "detr_opencv_cpu", "detr_pil_cpu"]

@@ -10,7 +10,7 @@ from torchvision import ops
 from labkit.core.boxes import box_iou, xyxy_to_cxcywh
 from labkit.core.errors import UsageError
 from labkit.core.types import Workload
-from labkit.models.decode import unpack_detections
+from labkit.models.decode import DetrDecoder, unpack_detections
 from labkit.models.fused import FusedNet
 
 
@@ -53,3 +53,9 @@ def test_a_score_that_is_nan_is_no_frame_without_boxes(threshold):
     net = SimpleNamespace(workload=Workload(threshold=threshold), detector=labels, classifier=labels)
     with pytest.raises(UsageError, match="NaN"):
         FusedNet.unpack(net, rows[None], (64, 48))
+
+
+def test_a_decoder_without_a_threshold_keeps_the_least_sure():
+    logits, boxes = torch.zeros(1, 3, 5), torch.full((1, 3, 4), 0.5)
+    found = DetrDecoder("abcd", 3)((logits, boxes), (64, 48))
+    assert len(found) == 3 and found.score == pytest.approx([0.2] * 3)

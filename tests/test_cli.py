@@ -186,6 +186,17 @@ def test_help_names_the_exit_codes():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     codes = {getattr(kind, "exit_code", 1) for kind in kinds} | {errors.EXIT_INTERRUPTED}
     assert all(f" {code} " in app.info.epilog for code in codes)
+    named = {
+        errors.UsageError: "2 wrong usage",
+        errors.SourceError: "3 source or frame",
+        errors.FrameError: "3 source or frame",
+        errors.WeightsError: "4 weights",
+        errors.UnavailableError: "5 not possible",
+        errors.WorkerError: "6 the measuring process",
+        errors.ResultsError: "7 results store",
+    }
+    for kind, words in named.items():
+        assert words in app.info.epilog and words.startswith(f"{kind.exit_code} ")
 
 
 def test_commands_are_there_once_however_often_the_program_starts(monkeypatch, capsys):

@@ -284,6 +284,17 @@ def test_energy_is_that_of_the_timed_part_by_the_counters_of_all_packages(tmp_pa
     assert none.joules() == {} and "virtual machine" in none.missing["cpu"]
 
 
+@pytest.mark.parametrize(
+    ("readings", "joules"), [((5.0, 7.5), {"gpu": 2.5}), ((None, 7.5), {}), ((5.0, None), {})]
+)
+def test_energy_of_a_gpu_is_what_its_counter_went_on_by(readings, joules, monkeypatch, tmp_path):
+    told = iter(readings)
+    monkeypatch.setattr(EnergyMeter, "_read_gpu", lambda self: next(told))
+    meter = EnergyMeter("cuda", root=tmp_path)
+    meter.start()
+    assert meter.joules() == joules
+
+
 class Noisy:
     """A rung whose times have a known median."""
 

@@ -575,3 +575,22 @@ def test_a_loop_in_the_wrong_place_of_the_live_view_is_told() -> None:
     ):
         with pytest.raises(UsageError, match=words):
             labkit.live(*wrong)
+
+
+def test_arithmetic_that_torch_cannot_see_is_no_figure() -> None:
+    code = """
+        import torch
+        from torch.utils._python_dispatch import _get_current_dispatch_mode as watched
+        def loop(image):
+            if watched() is not None:
+                raise RuntimeError("compiled code has no operations to look at")
+            return "cat"
+    """
+    loop = as_rung(typed(code, "loop"))
+    assert try_own_loops([loop], LAB, frames(), resolve_all(LAB)) == {}
+
+
+def test_a_loop_that_fails_is_told_before_anything_is_counted() -> None:
+    loop = as_rung(typed("def loop(image):\n    return image.nosuch", "loop"))
+    with pytest.raises(LoopError, match="nosuch"):
+        try_own_loops([loop], LAB, frames(), resolve_all(LAB))

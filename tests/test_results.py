@@ -1062,3 +1062,25 @@ def test_a_run_without_frames_has_no_spread():
 def test_a_table_of_results_has_two_decimals():
     shown = ResultSet([made_up_run(period_s=0.0123456)]).table()
     assert shown.fps[0] == round(shown.fps[0], 2) and shown.fps[0] != round(shown.fps[0], 1)
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_file_that_cannot_be_read_is_read_again_if_it_has_changed(changes, tmp_path):
+    path = tmp_path / "lab.sqlite"
+    Store(path).close()
+    times = []
+
+    def fails_at_first(db):
+        times.append(1)
+        if len(times) == 1:
+            if changes:
+                path.write_bytes(path.read_bytes() + bytes(4096))
+            raise sqlite3.DatabaseError("malformed")
+        return "read"
+
+    if changes:
+        assert database.read_untouched(path, fails_at_first) == "read" and len(times) == 2
+    else:
+        with pytest.raises(sqlite3.DatabaseError, match="malformed"):
+            database.read_untouched(path, fails_at_first)
+        assert len(times) == 1
