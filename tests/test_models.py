@@ -1,7 +1,11 @@
 """Networks, decoding, engines: against torchvision, transformers and the plain module."""
 
 import copy
+import gc
 import os
+import signal
+import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -196,6 +200,37 @@ def test_an_engine_agrees_with_the_module(
     kept = built(images[:1])[0]
     built(images[-1:])
     torch.testing.assert_close(kept, first)  # an output is not overwritten by the next call
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals have a stack of their own on Linux")
+@pytest.mark.parametrize("ends_in", ["this thread", "another thread"])
+def test_a_signal_is_heard_after_engines_have_ended(ends_in, tmp_path, monkeypatch):
+    """Where OpenVINO has unmapped the stack of this thread's signals, each signal ends the process."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    pytest.importorskip("openvino")
+    module = torch.nn.Conv2d(3, 4, 3).eval()
+    engines = [
+        build_engine("openvino", Request(module, torch.ones(1, 3, 8, 8), f"test-{i}")) for i in range(2)
+    ]
+
+    def end_the_oldest_first():
+        while engines:
+            engines.pop(0)
+            gc.collect()
+
+    if ends_in == "this thread":
+        end_the_oldest_first()
+    else:
+        ending = threading.Thread(target=end_the_oldest_first)
+        ending.start()
+        ending.join()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGUSR1, lambda *_: os._exit(7))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(10)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 @pytest.mark.skipif(unmet_requirement(["openvino", "nncf"]) is not None, reason="needs OpenVINO and NNCF")

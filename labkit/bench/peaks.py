@@ -27,8 +27,8 @@ from labkit.core.child import child_command
 from labkit.core.errors import LabError
 from labkit.core.files import user_cache, write_atomic
 from labkit.core.machine import fingerprint, speed_facts
+from labkit.core.openvino_core import openvino_core, switch_off_telemetry
 from labkit.core.read_json import read_json
-from labkit.core.telemetry import switch_off_telemetry
 from labkit.core.threads import worker_environment
 
 SECONDS = 0.6
@@ -204,7 +204,8 @@ def _openvino_s(result: Any, parameter: Any) -> float:
     import openvino as ov
 
     model = ov.Model([result], [parameter])
-    request = ov.Core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"}).create_infer_request()
+    compiled = openvino_core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    request = compiled.create_infer_request()
     x = np.random.default_rng(1).uniform(-1, 1, tuple(parameter.shape)).astype(np.float32)
     return _best(lambda: request.infer([x], share_inputs=True), "cpu")
 

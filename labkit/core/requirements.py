@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit.core.telemetry import switch_off_telemetry
+from labkit.core.openvino_core import openvino_core
 
 if TYPE_CHECKING:
     from labkit.core.types import Precision, Preparation
@@ -69,10 +69,7 @@ def _no_bf16() -> str | None:
 
 @lru_cache(maxsize=1)
 def _openvino_has_bf16() -> bool:
-    switch_off_telemetry()
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def fallback(preparation: Preparation) -> str | None:

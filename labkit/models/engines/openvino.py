@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.core.errors import UnavailableError, UsageError
-from labkit.core.telemetry import switch_off_telemetry
+from labkit.core.openvino_core import openvino_core, switch_off_telemetry
 from labkit.models.engines.build import Request, as_module_output
 from labkit.models.engines.eager import fold_batch_norms
 from labkit.models.engines.engine_cache import cached_file
@@ -54,7 +54,7 @@ def build(request: Request) -> OpenVinoEngine:
     """
     if request.device != "cpu":
         raise UnavailableError("the OpenVINO engine of labkit runs on the CPU; use device 'cpu'")
-    core = ov.Core()
+    core = openvino_core()
     model = core.read_model(_converted(request))
     precision = request.options.get("rest_precision", request.precision)
     properties = {
