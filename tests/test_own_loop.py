@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
+import cv2
 import direct_loops
 import numpy as np
 import pytest
@@ -512,6 +513,8 @@ def test_a_loop_from_a_file_sees_its_neighbours(tmp_path: Path) -> None:
     for spec, words in ((f"{file}:slow", "it has shade, fast_one"), ("none.py:f", "no file none.py")):
         with pytest.raises(UsageError, match=words):
             loop_from_file(spec)
+    with pytest.raises(UsageError, match=r"which function of .*my_loops\.py:shade or .*:fast_one"):
+        as_rung(str(file))
     for broken in ("1 / 0", "raise SystemExit(3)"):
         file.write_text(f"import cv2\n{broken}\n")
         with pytest.raises(LoopError, match="line 2"):
@@ -594,3 +597,17 @@ def test_a_loop_that_fails_is_told_before_anything_is_counted() -> None:
     loop = as_rung(typed("def loop(image):\n    return image.nosuch", "loop"))
     with pytest.raises(LoopError, match="nosuch"):
         try_own_loops([loop], LAB, frames(), resolve_all(LAB))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a window without a screen ends the process")
+@pytest.mark.parametrize("call", ["imshow('w', image)", "namedWindow('w')"])
+def test_a_window_without_a_screen_is_an_error_and_not_the_end(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("imshow", "namedWindow"):
+        monkeypatch.setattr(cv2, name, getattr(cv2, name))  # to have it back after the test
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    loop = typed(f"import cv2\ndef loop(image):\n    cv2.{call}\n    return 'cat'", "loop")
+    with pytest.raises(LoopError, match=r"line 3, in loop(.|\n)*no screen for a window; labkit.live"):
+        labkit.check(loop, against="resnet_opencv_cpu", source="scenes", size=(160, 128), model_set="lab")

@@ -18,6 +18,7 @@ import builtins
 import hashlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import sysconfig
@@ -76,6 +77,7 @@ class Loop:
         Raises:
             LoopError: the function failed, or answered what cannot be read.
         """
+        _refuse_windows()
         try:
             function = self._function()
             labels = net if isinstance(net, OwnLabels) else OwnLabels(())
@@ -220,7 +222,8 @@ def as_rung(rung: str | Rung | Callable[..., Any], against: str | Rung | None = 
     if isinstance(rung, Rung):
         return rung
     if isinstance(rung, str):
-        return own_rung(loop_from_file(rung), against) if ".py:" in rung else rung_named(rung)
+        in_file = ".py:" in rung or rung.endswith(".py")
+        return own_rung(loop_from_file(rung), against) if in_file else rung_named(rung)
     if isinstance(rung, types.GeneratorType):
         name = rung.__name__
         raise UsageError(f"hand over the function {name} itself, not what it returns: {name}, without ()")
@@ -242,7 +245,7 @@ def loop_from_file(spec: str) -> Callable[..., Any]:
         UsageError: there is no such file or function.
         LoopError: the file cannot be run.
     """
-    place, _, name = spec.rpartition(":")
+    place, _, name = (spec if ".py:" in spec else f"{spec}:").rpartition(":")
     path = Path(place).resolve()
     if not path.is_file():
         raise UsageError(f"there is no file {place}; a loop in a file is written FILE.py:FUNCTION")
@@ -264,9 +267,24 @@ def loop_from_file(spec: str) -> Callable[..., Any]:
     finally:
         sys.path.remove(str(path.parent))
     functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+    if not name:
+        named = " or ".join(f"{place}:{each}" for each in functions)
+        raise UsageError(f"which function of {place}? {named or 'it has none'}")
     if not callable(getattr(module, name, None)):
         raise UsageError(f"{place} has no function {name!r}; it has {', '.join(functions) or 'none'}")
     return getattr(module, name)
+
+
+def _refuse_windows() -> None:
+    """Where there is no screen, OpenCV's windows end the whole process; from now on they are an error."""
+    if sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return
+    import cv2
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise cv2.error("there is no screen for a window; labkit.live(rung=my_loop) shows what a loop finds")
+
+    cv2.imshow = cv2.namedWindow = refuse
 
 
 def source_of(function: Callable[..., Any]) -> str:
