@@ -950,6 +950,33 @@ def test_what_a_store_never_takes_is_kept_and_told(tmp_path: Path, monkeypatch: 
     assert len(Store(spare).runs()) == 1
 
 
+def test_what_fits_into_the_spare_store_is_told_from_what_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving.tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "file").write_text("")
+    path, add = tmp_path / "file" / "lab.sqlite", Store.add
+    for fits, words in (
+        (0, "2 results could not be saved, and are only shown here"),
+        (1, "1 of them, the others"),
+    ):
+        room = [True] * fits
+
+        def add_while_there_is_room(store: Store, result: Run, room: list[bool] = room) -> Run:
+            if not room:
+                raise ResultsError("the disk is full")
+            room.pop()
+            return add(store, result)
+
+        monkeypatch.setattr(Store, "add", add_while_there_is_room)
+        with saving.Saving(path) as here:
+            for _ in range(2):
+                here.add(made_up_run())
+        assert words in here.notes[0]
+    with Store(here.notes[0].split()[-1], read_only=True) as spare:
+        assert len(spare.runs()) == 1
+
+
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_spare_store_without_runs_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int

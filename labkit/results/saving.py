@@ -103,10 +103,12 @@ class Saving:
 
     def _what_is_lost(self, error: ResultsError) -> str:
         count = f"{len(self._unsaved)} result{'s' if len(self._unsaved) > 1 else ''}"
-        if self._spare is None or self._spared < len(self._unsaved):
+        if self._spare is None or not self._spared:
             return f"{count} could not be saved, and are only shown here: {error}"
+        some = self._spared < len(self._unsaved)
+        there = f"{self._spared} of them, the others being only shown here," if some else "They"
         return (
-            f"{count} could not be saved: {error}. They are in {self._spare.path}; "
+            f"{count} could not be saved: {error}. {there} are in {self._spare.path}; "
             f"to save them: labkit results add {self._spare.path}"
         )
 
