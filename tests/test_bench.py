@@ -23,6 +23,7 @@ from labkit.core.lock import machine_lock
 from labkit.core.types import Detections, Preparation, Rung, Workload
 from labkit.pipelines.ladder import rung
 from labkit.results.records import Agreement
+from labkit.results.result_set import ResultSet
 from labkit.results.store import Store
 
 from conftest import TINY  # isort: skip
@@ -410,3 +411,14 @@ def test_from_the_command_to_the_timed_run_are_eight_functions_in_four_files(mon
 
 def perfect():
     return Agreement("resnet_pil_cpu", 1, 1.0, None, 0.0, 0)
+
+
+def test_what_runs_otherwise_than_it_is_called_is_told(monkeypatch):
+    instead = {"bf16": "float32 here"}
+    monkeypatch.setattr(run_module, "fallback", lambda prepare: instead.get(prepare.precision))
+    monkeypatch.setattr(run_module, "unmet_requirement", lambda needs: None)
+    heard, found = [], ResultSet()
+    reporter = SimpleNamespace(note=heard.append)
+    rungs = [rung("cpu_engine_fp32"), rung("cpu_engine_bf16")]
+    assert run_module._runnable(rungs, found, reporter) == rungs
+    assert heard == ["cpu_engine_bf16: float32 here"] and not found.skipped

@@ -23,7 +23,7 @@ from labkit.filters import baseline_formula, filter_benchmark, numba_bands, qual
 from labkit.filters.filter_benchmark import FilterTimes
 from labkit.filters.image_filters import edge_filter, guided_filter
 from labkit.filters.torch_filter import edges_tensor, guided_tensor
-from labkit.filters.versions import VERSIONS
+from labkit.filters.versions import VERSIONS, FilterVersion
 
 ROOT = Path(__file__).parents[1]
 CONTRIB = ROOT / ".venv" / "contrib"
@@ -525,3 +525,15 @@ def test_each_version_is_called_as_often_as_is_said(monkeypatch):
     assert {name: calls.count(name) for name in calls} == dict.fromkeys(filter_benchmark.VERSIONS, 6)
     apart = {each.version: each.largest_difference for each in times.versions}
     assert apart == dict.fromkeys(filter_benchmark.VERSIONS, 0) | {"numba": 3}
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_detectors_input_is_compared_in_grey_levels(channels_last):
+    image = np.random.default_rng(0).integers(0, 256, (14, 11, 3), dtype=np.uint8)
+    version = FilterVersion("guided", "x", "cuda", "x:y", "", output="detr")
+    found = reference.detector_input(image, 2, 0.01)
+    for level in (0, 3):
+        apart = found.copy()
+        apart[1, 5, 7] += level / 255 / reference.DEVIATION[1]
+        given = apart.transpose(1, 2, 0) if channels_last else apart
+        assert filter_benchmark.levels_apart(version, given, image, 2, 0.01) == level

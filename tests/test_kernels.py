@@ -1,9 +1,11 @@
 """The CUDA kernels: compiled with no GPU, run on the CPU, and on a GPU where there is one."""
 
+import functools
 import importlib.util
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -153,17 +155,31 @@ def launch_arguments(made, image, step=0):
     return launch, [named[name] for name in launch.args]
 
 
+@functools.cache
+def why_no_sanitizer(kind):
+    """What keeps a program with a sanitizer of the compiler from running here; "" if nothing does."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, program = Path(folder, "empty.cpp"), Path(folder, "empty")
+        source.write_text("int main() {}")
+        for command in (["g++", f"-fsanitize={kind}", str(source), "-o", str(program)], [str(program)]):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                return f"the {kind} sanitizer does not run here: {done.stderr.strip()[:200]}"
+    return ""
+
+
+@pytest.fixture
+def thread_sanitizer():
+    if reason := why_no_sanitizer("thread"):
+        pytest.skip(reason)
+
+
 def race_report(made, source):
     """What the sanitizer says of all launches of a plan."""
     reports = []
     for step in range(len(made.launches)):
         launch, args = launch_arguments(made, structured_image(made.shape), step)
-        try:
-            reports.append(
-                emulate.diagnose(source, launch.kernel, args, launch.grid, launch.block, made.defines)
-            )
-        except UnavailableError as error:
-            pytest.skip(str(error))
+        reports.append(emulate.diagnose(source, launch.kernel, args, launch.grid, launch.block, made.defines))
     return "".join(reports)
 
 
@@ -183,6 +199,7 @@ def without_barrier(source, which):
 
 
 @needs_gcc
+@pytest.mark.usefixtures("thread_sanitizer")
 @pytest.mark.parametrize("file", WITH_BARRIERS)
 @pytest.mark.extended
 def test_kernel_has_no_race(file):
@@ -191,6 +208,7 @@ def test_kernel_has_no_race(file):
 
 
 @needs_gcc
+@pytest.mark.usefixtures("thread_sanitizer")
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["guided_2_shared.cu", "guided_3_separable.cu", "guided_5_detr.cu"])
 def test_kernels_with_three_channels_have_no_race(file):
@@ -199,6 +217,7 @@ def test_kernels_with_three_channels_have_no_race(file):
 
 
 @needs_gcc
+@pytest.mark.usefixtures("thread_sanitizer")
 @pytest.mark.parametrize(
     ("file", "which"), [(file, which) for file in WITH_BARRIERS for which in range(barriers_of(file))]
 )
@@ -318,11 +337,10 @@ def test_a_crash_is_an_error_and_harms_nothing():
 
 @needs_gcc
 def test_writing_past_an_array_is_diagnosed():
+    if reason := why_no_sanitizer("address"):
+        pytest.skip(reason)
     values = np.zeros(4, np.int32)
-    try:
-        assert emulate.diagnose(OUTSIDE, "k", [values, 3], [1], [1], sanitizer="address") == ""
-    except UnavailableError as error:
-        pytest.skip(str(error))
+    assert emulate.diagnose(OUTSIDE, "k", [values, 3], [1], [1], sanitizer="address") == ""
     report = emulate.diagnose(OUTSIDE, "k", [values, 4], [1], [1], sanitizer="address")
     assert "heap-buffer-overflow" in report
     assert "kernel.cu:3" in report

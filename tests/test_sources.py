@@ -30,6 +30,7 @@ from labkit.core.errors import FrameError, LabError, SourceError, UnavailableErr
 from labkit.core.types import Detections
 from labkit.sources.convert import PADDING, centre_crop, fit_image, placement, to_rgb
 from labkit.sources.openers import first_frame, open_source
+from labkit.sources.pictures import count_pictures
 from labkit.sources.spec import ANY_WEBCAM, check_size, is_address, redact, webcam_index
 from labkit.sources.stills import FRAMES_PER_PHOTO, PHOTOS, ping_pong
 
@@ -1387,3 +1388,10 @@ def test_a_film_that_states_no_matrix_gets_that_of_its_size(width, height, matri
     from labkit.sources.video import _likely_matrix
 
     assert _likely_matrix(SimpleNamespace(color_trc=2, width=width, height=height)) == matrix
+
+
+def test_a_heif_that_nothing_decodes_is_a_damaged_picture_and_no_film(tmp_path):
+    for brand, is_one in ((b"heic", True), (b"msf1", True), (b"isom", False)):
+        path = tmp_path / brand.decode()
+        path.write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(16))
+        assert count_pictures(path) == is_one
