@@ -593,10 +593,19 @@ def test_arithmetic_that_torch_cannot_see_is_no_figure() -> None:
     assert try_own_loops([loop], LAB, frames(), resolve_all(LAB)) == {}
 
 
-def test_a_loop_that_fails_is_told_before_anything_is_counted() -> None:
-    loop = as_rung(typed("def loop(image):\n    return image.nosuch", "loop"))
-    with pytest.raises(LoopError, match="nosuch"):
-        try_own_loops([loop], LAB, frames(), resolve_all(LAB))
+@pytest.mark.parametrize(
+    ("line", "words"), [("frame.nosuch", "nosuch"), ("frame.image[:] = 0", r"writes into frame\.image")]
+)
+def test_a_fault_in_the_second_frame_is_told_before_anything_is_counted(line: str, words: str) -> None:
+    code = f"""
+        def loop(frames):
+            for frame in frames:
+                if frame.index == 1:
+                    {line}
+                yield frame, "cat"
+    """
+    with pytest.raises(LabError, match=words):
+        try_own_loops([as_rung(typed(code, "loop"))], LAB, frames(), resolve_all(LAB))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there a window without a screen ends the process")
