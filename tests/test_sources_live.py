@@ -152,6 +152,20 @@ def script():
     script.camera.close()
 
 
+def test_a_camera_that_hangs_while_it_opens_has_both_time_outs():
+    released = threading.Event()
+
+    def hangs():
+        released.wait(30)
+        raise SourceError("let go of")
+
+    begun_s = time.perf_counter()
+    with pytest.raises(SourceError, match=r"has sent no frame within 0\.3 s; is it in use elsewhere"):
+        Camera(hangs, "hung", open_timeout_s=0.2, read_timeout_s=0.1)
+    assert 0.3 <= time.perf_counter() - begun_s < 10
+    released.set()
+
+
 def test_only_the_reader_touches_the_capture(script):
     assert script.camera.take() is not None
     script.captures[0].end()
