@@ -18,6 +18,7 @@ from labkit.bench.progress import Reporter
 from labkit.bench.run import bench, run_benchmark, run_comparison
 from labkit.bench.worker import Worker
 from labkit.cli.main import main
+from labkit.cli.options import _WORK, parse_size
 from labkit.core.errors import LabError, SourceError, UnavailableError, UsageError, WorkerError
 from labkit.core.lock import machine_lock
 from labkit.core.types import Detections, Preparation, Rung, Workload
@@ -422,3 +423,14 @@ def test_what_runs_otherwise_than_it_is_called_is_told(monkeypatch):
     rungs = [rung("cpu_engine_fp32"), rung("cpu_engine_bf16")]
     assert run_module._runnable(rungs, found, reporter) == rungs
     assert heard == ["cpu_engine_bf16: float32 here"] and not found.skipped
+
+
+@pytest.mark.parametrize("function", [labkit.bench, labkit.live, labkit.open_source])
+def test_what_has_one_name_has_one_default_in_python_and_on_the_command_line(function):
+    options = {name.replace("timeout", "timeout_s"): default for name, (_, default, _) in _WORK.items()}
+    options["size"] = parse_size(options["size"])
+    if function is labkit.live:
+        options["model_set"] = None  # it takes what there is
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in options and parameter.default is not parameter.empty:
+            assert parameter.default == options[name], name

@@ -193,6 +193,10 @@ def test_the_ceiling_of_several_steps_is_that_of_all_their_parts_and_a_guess_giv
     assert ceiling_of(made_up_comparison("a", "c"), runs) == (tuple(shares), pytest.approx(10.0))
     assert ceiling_of(made_up_comparison("a", "c"), [runs[0], runs[2]]) is None
     assert ceiling_of(made_up_comparison("c", "a"), runs) is None
+    for at in (0, 2):  # where parts overlap, none has a share of the frame
+        spans_s = {name: 1.5 * seconds for name, seconds in runs[at].spans_s.items()}
+        overlapping = [*runs[:at], replace(runs[at], spans_s=spans_s), *runs[at + 1 :]]
+        assert ceiling_of(made_up_comparison("a", "c"), overlapping) is None
     scheduled = [parted("a", infer=0.2, decode=0.1), parted("b", infer=0.1, decode=0.1)]
     assert ceiling_of(made_up_comparison("a", "b", ratio=1.2), scheduled) == (("infer",), pytest.approx(1.25))
     assert ceiling_of(made_up_comparison("a", "b", ratio=1.5), scheduled) is None

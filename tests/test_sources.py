@@ -33,6 +33,7 @@ from labkit.sources.openers import first_frame, open_source
 from labkit.sources.pictures import count_pictures
 from labkit.sources.spec import ANY_WEBCAM, check_size, is_address, redact, webcam_index
 from labkit.sources.stills import FRAMES_PER_PHOTO, PHOTOS, ping_pong
+from labkit.sources.video import Video, _likely_matrix
 
 from conftest import further  # isort: skip
 
@@ -1385,8 +1386,6 @@ def test_the_largest_size_is_accepted_and_no_larger_one():
 
 @pytest.mark.parametrize(("width", "height", "matrix"), [(1279, 576, 5), (1280, 576, 1), (720, 577, 1)])
 def test_a_film_that_states_no_matrix_gets_that_of_its_size(width, height, matrix):
-    from labkit.sources.video import _likely_matrix
-
     assert _likely_matrix(SimpleNamespace(color_trc=2, width=width, height=height)) == matrix
 
 
@@ -1395,3 +1394,22 @@ def test_a_heif_that_nothing_decodes_is_a_damaged_picture_and_no_film(tmp_path):
         path = tmp_path / brand.decode()
         path.write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(16))
         assert count_pictures(path) == is_one
+
+
+@pytest.mark.parametrize("readable", [0, 3])
+def test_unreadable_places_in_a_row_are_one_gap_and_a_hundred_end_a_file(readable):
+    import av
+
+    asked = []
+
+    def demux(stream):
+        asked.append(stream)
+        if len(asked) <= readable:
+            yield SimpleNamespace(size=1, is_corrupt=False)
+        raise av.InvalidDataError(1, "unreadable")
+
+    video = SimpleNamespace(
+        _container=SimpleNamespace(demux=demux), _stream=0, _seen_whole=False, damaged_packets=0
+    )
+    assert len(list(Video._packets(video))) == readable
+    assert video.damaged_packets == max(1, readable) and len(asked) == max(100, readable + 99)
