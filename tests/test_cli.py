@@ -20,6 +20,7 @@ import pytest
 import torch
 import typer
 
+from labkit.bench import doctor
 from labkit.bench.doctor import examine
 from labkit.bench.run import TIME_IS_UP
 from labkit.cli import main as cli_main
@@ -486,6 +487,63 @@ def test_doctor_says_why_each_process_takes_seconds_to_start(tmp_path, monkeypat
     assert (check.state == "good", f"-m compileall -q {tmp_path}" in check.advice) == (compiled, not compiled)
 
 
+GIB = 2**30
+MACHINE = {"battery": None, "clock": {}, "load": 0.1, "bf16": None, "limit": None, "free": 9 * GIB}
+
+
+@pytest.mark.parametrize(
+    ("look", "has", "state", "words"),
+    [
+        ("_cpu", {}, "good", ""),
+        ("_cpu", {"battery": "discharging"}, "note", "plug it in"),
+        ("_cpu", {"clock": {"governor": "powersave"}}, "note", "governor"),
+        ("_cpu", {"clock": {"governor": "powersave", "preference": "performance"}}, "good", ""),
+        ("_cpu", {"load": 1.1}, "note", "load is 1.10"),
+        ("_cpu", {"bf16": "float32"}, "note", "run in float32"),
+        ("_memory", {}, "good", ""),
+        ("_memory", {"free": 3 * GIB}, "note", "close other programs"),
+        ("_memory", {"limit": 12 * GIB}, "good", "9.0 of 12.0 allowed GiB"),
+        ("_disk", {"free": 9 * GIB}, "good", "9 GiB free"),
+        ("_disk", {"free": 1.9 * GIB}, "note", "1.9 GiB free"),
+    ],
+)
+def test_doctor_says_what_slows_a_machine_down(look, has, state, words, monkeypatch):
+    has = MACHINE | has
+    facts = {"cpu": "a CPU", "cores": 2, "quota_cores": None, "isa": {"avx2": True, "avx512f": False}}
+    monkeypatch.setattr("labkit.core.machine.cpu_facts", lambda: facts)
+    monkeypatch.setattr("labkit.core.cpu.power_settings", lambda: {"battery": has["battery"]})
+    monkeypatch.setattr("labkit.core.cpu.clock_settings", lambda: has["clock"])
+    monkeypatch.setattr("labkit.core.requirements.fallback", lambda preparation: has["bf16"])
+    monkeypatch.setattr("labkit.core.machine.available_memory", lambda: has["free"])
+    monkeypatch.setattr("labkit.core.cgroup.memory_limit", lambda: has["limit"])
+    monkeypatch.setattr("psutil.getloadavg", lambda: (has["load"], 0.0, 0.0))
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=has["free"]))
+    check = getattr(doctor, look)()
+    assert check.state == state and words in f"{check.found}; {check.advice}"
+    assert bool(check.advice) == (state != "good")
+
+
+@pytest.mark.parametrize(
+    ("screens", "browser", "state", "words"),
+    [
+        ({"DISPLAY": ":0"}, "firefox", "good", "DISPLAY=:0, firefox"),
+        ({"WAYLAND_DISPLAY": "w", "DISPLAY": ":0"}, "firefox", "good", "WAYLAND_DISPLAY=w"),
+        ({"DISPLAY": ":0"}, None, "missing", "but no browser"),
+        ({"DISPLAY": ""}, "firefox", "missing", "no screen here (firefox is)"),
+        ({}, None, "missing", "ssh -L"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have their own screen and browser")
+def test_doctor_says_where_a_page_would_open(screens, browser, state, words, monkeypatch):
+    for name in ("WAYLAND_DISPLAY", "DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+        if name in screens:
+            monkeypatch.setenv(name, screens[name])
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: name if name == browser else None)
+    check = doctor._display()
+    assert check.state == state and words in f"{check.found}; {check.advice}"
+
+
 def test_rungs_and_weights_are_listed(tmp_path, here):
     done = here("rungs", "--json")
     rows = {row["rung"]: row for line in done.stdout.splitlines() if (row := json.loads(line))}
@@ -616,8 +674,8 @@ def test_the_browser_is_not_handed_the_token_of_the_live_view(monkeypatch):
     """Its command line names a file that only this user can read, which leads to the page."""
     from urllib.request import url2pathname
 
-    from labkit.bench import doctor
     from labkit.cli import cmd_live
+    from labkit.core import terminal
     from labkit.live import page
 
     opened = []
@@ -631,7 +689,7 @@ def test_the_browser_is_not_handed_the_token_of_the_live_view(monkeypatch):
         opened.append(path)
 
     monkeypatch.setattr(page, "serve", serve)
-    monkeypatch.setattr(doctor, "screen", lambda: True)
+    monkeypatch.setattr(terminal, "screen", lambda: True)
     monkeypatch.setattr(cmd_live.webbrowser, "open", opened.append)
     monkeypatch.setattr("sys.argv", ["labkit", "live", "--source", "photos"])
     assert exit_code() == 0

@@ -251,15 +251,10 @@ def _camera() -> Check:
     return Check("camera", state, "; ".join(found) or "none that can be opened", "; ".join(problems))
 
 
-def screen() -> str | None:
-    """Display that a window would open on, in words; None on a machine without a screen."""
-    if not sys.platform.startswith("linux"):
-        return "the system's own"
-    return next((f"{n}={os.environ[n]}" for n in ("WAYLAND_DISPLAY", "DISPLAY") if os.environ.get(n)), None)
-
-
 def _display() -> Check:
     """Notebooks and the live view are pages: a browser here, or one that reaches this machine."""
+    from labkit.core.terminal import screen
+
     names = ("chromium", "chromium-browser", "google-chrome", "firefox", "microsoft-edge")
     browser = next((name for name in names if shutil.which(name)), None)
     elsewhere = "open the address that labkit lab or labkit live prints in a browser on another machine, "

@@ -33,7 +33,7 @@ def live(
     **work: Any,
 ) -> None:
     """Watch a camera with boxes and names in the browser; Ctrl-C ends it."""
-    from labkit.bench.doctor import screen
+    from labkit.core.terminal import screen
     from labkit.live.page import serve
     from labkit.live.settings import LiveSettings, ModelSet
     from labkit.models.weights import models_of

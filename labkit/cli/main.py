@@ -28,7 +28,7 @@ from labkit.core.errors import (
     WeightsError,
 )
 from labkit.core.requirements import unmet_requirement
-from labkit.core.terminal import accept_any_text, print_text
+from labkit.core.terminal import accept_any_text, print_text, screen
 from labkit.sources.spec import is_address, redact
 
 TAKE_ADDRESSES = ("--source", "--address")
@@ -148,7 +148,6 @@ def lab(
     """Open JupyterLab on the first notebook (with a token, for this machine alone)."""
     import subprocess
 
-    from labkit.bench.doctor import screen
     from labkit.core.machine import in_container
 
     if not notebook.is_file():

@@ -1,8 +1,11 @@
-"""Text for a terminal: control characters made visible, and streams that any text can be written to."""
+"""Text for a terminal: control characters made visible, streams that take any text; and whether
+there is a screen beside it.
+"""
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 import unicodedata
 from typing import Any
@@ -35,3 +38,10 @@ def accept_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def screen() -> str | None:
+    """Display that a window would open on, in words; None on a machine without a screen."""
+    if not sys.platform.startswith("linux"):
+        return "the system's own"
+    return next((f"{n}={os.environ[n]}" for n in ("WAYLAND_DISPLAY", "DISPLAY") if os.environ.get(n)), None)

@@ -18,7 +18,6 @@ import builtins
 import hashlib
 import importlib.util
 import inspect
-import os
 import re
 import sys
 import sysconfig
@@ -34,6 +33,7 @@ from typing import Any
 
 from labkit.core import errors
 from labkit.core.errors import LabError, LoopError, UsageError
+from labkit.core.terminal import screen
 from labkit.core.trace import note_taken
 from labkit.core.types import Detections, Frame, Preparation, Rung
 from labkit.models.callables import OwnLabels
@@ -277,7 +277,7 @@ def loop_from_file(spec: str) -> Callable[..., Any]:
 
 def _refuse_windows() -> None:
     """Where there is no screen, OpenCV's windows end the whole process; from now on they are an error."""
-    if sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+    if screen():
         return
     import cv2
 
