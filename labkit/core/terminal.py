@@ -1,6 +1,4 @@
-"""Text for a terminal: control characters made visible, streams that take any text; and whether
-there is a screen beside it.
-"""
+"""Text for a terminal, with control characters made visible, and whether there is a screen beside it."""
 
 from __future__ import annotations
 
