@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -196,3 +197,12 @@ def test_a_long_question_is_a_label_of_three_lines_at_most():
 @pytest.mark.parametrize(("expected", "hit"), [(0.9, True), (1.1, True), (0.89, False), (1.11, False)])
 def test_a_prediction_on_the_edge_of_the_interval_is_right(expected, hit):
     assert Outcome("faster?", expected, 1.0, (0.9, 1.1)).hit is hit
+
+
+def test_a_prediction_is_dated_once(tmp_path):
+    with Store(tmp_path / "lab.sqlite") as store:
+        first = store.add_prediction(Prediction("How much?", (), 2.0))
+        assert datetime.fromisoformat(first.created).utcoffset() == timedelta(0)
+        copied = store.add_prediction(replace(first, id=None, created="2026-11-01T00:00:00+00:00"))
+        assert copied.created == "2026-11-01T00:00:00+00:00" and copied.id != first.id
+        assert [each.created for each in store.predictions()] == [first.created, copied.created]
