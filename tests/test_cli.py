@@ -488,13 +488,22 @@ def test_doctor_says_why_each_process_takes_seconds_to_start(tmp_path, monkeypat
 
 
 GIB = 2**30
-MACHINE = {"battery": None, "clock": {}, "load": 0.1, "bf16": None, "limit": None, "free": 9 * GIB}
+MACHINE = {
+    "battery": None,
+    "clock": {},
+    "load": 0.1,
+    "bf16": None,
+    "limit": None,
+    "free": 9 * GIB,
+    "quota": None,
+}
 
 
 @pytest.mark.parametrize(
     ("look", "has", "state", "words"),
     [
-        ("_cpu", {}, "good", ""),
+        ("_cpu", {}, "good", "2 cores, avx2; "),
+        ("_cpu", {"quota": 1.5}, "good", "2 cores, 1.5 by quota, avx2; "),
         ("_cpu", {"battery": "discharging"}, "note", "plug it in"),
         ("_cpu", {"clock": {"governor": "powersave"}}, "note", "governor"),
         ("_cpu", {"clock": {"governor": "powersave", "preference": "performance"}}, "good", ""),
@@ -509,7 +518,7 @@ MACHINE = {"battery": None, "clock": {}, "load": 0.1, "bf16": None, "limit": Non
 )
 def test_doctor_says_what_slows_a_machine_down(look, has, state, words, monkeypatch):
     has = MACHINE | has
-    facts = {"cpu": "a CPU", "cores": 2, "quota_cores": None, "isa": {"avx2": True, "avx512f": False}}
+    facts = {"cpu": "a CPU", "cores": 2, "quota_cores": has["quota"], "isa": {"avx2": True, "avx512f": False}}
     monkeypatch.setattr("labkit.core.machine.cpu_facts", lambda: facts)
     monkeypatch.setattr("labkit.core.cpu.power_settings", lambda: {"battery": has["battery"]})
     monkeypatch.setattr("labkit.core.cpu.clock_settings", lambda: has["clock"])

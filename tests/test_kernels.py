@@ -706,3 +706,12 @@ def test_every_kernel_gets_its_time_and_its_difference_from_the_reference(fake_g
     assert filter_benchmark.FilterTimes.from_json(found.to_json()) == found
     table = found.table()
     assert table["times faster"].iloc[0] == 1
+
+
+@pytest.mark.parametrize("file", NETWORK_INPUT)
+def test_a_networks_input_is_single_precision_unless_half_is_asked_for(file):
+    sizes = [
+        np.dtype(launch_plan(file, (20, 20, 3), 2, **half).arrays[OUT].dtype).itemsize
+        for half in ({}, {"half": False}, {"half": True})
+    ]
+    assert sizes == [4, 4, 2]

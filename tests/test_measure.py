@@ -40,7 +40,7 @@ from labkit.bench.timing import Clock, Timing, measure
 from labkit.bench.worker import Worker, restless
 from labkit.core import fork_server
 from labkit.core import gpu as gpu_module
-from labkit.core.child import lives
+from labkit.core.child import child_command, lives
 from labkit.core.energy import EnergyMeter
 from labkit.core.errors import LabError, UsageError, WorkerError
 from labkit.core.gpu import gpu_noise_reasons, gpu_summary
@@ -1246,3 +1246,11 @@ def test_a_span_that_repeats_in_a_frame_is_summed():
         "filter": [4, 2]
     }
     assert {name: s[1] for name, s in timed.per_span(gpu=True).items()} == {"infer": 0.5}
+
+
+def test_only_a_child_of_the_main_thread_is_ended_by_the_system():
+    kinds = [child_command("x")[4], child_command("x", direct=False)[4]]
+    thread = threading.Thread(target=lambda: kinds.append(child_command("x")[4]))
+    thread.start()
+    thread.join()
+    assert kinds == ["process", "thread", "thread"]

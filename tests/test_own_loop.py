@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import labkit
-from labkit.bench.agreement import Answers
+from labkit.bench.agreement import Answers, extra_share
 from labkit.bench.check_loop import SURE, LoopCheck, _figure, try_own_loops
 from labkit.bench.frames import collect
 from labkit.bench.run import _with_own
@@ -620,3 +620,17 @@ def test_a_window_without_a_screen_is_an_error_and_not_the_end(
     loop = typed(f"import cv2\ndef loop(image):\n    cv2.{call}\n    return 'cat'", "loop")
     with pytest.raises(LoopError, match=r"line 3, in loop(.|\n)*no screen for a window; labkit.live"):
         labkit.check(loop, against="resnet_opencv_cpu", source="scenes", size=(160, 128), model_set="lab")
+
+
+def test_a_box_just_above_the_lowest_score_is_there_or_not_by_rounding() -> None:
+    def seen(scores: list[float]) -> Answers:
+        n = len(scores)
+        corners = np.array([[9 * k, 0, 9 * k + 8, 8] for k in range(n)], np.float32).reshape(n, 4)
+        found = Detections(
+            corners, np.array(scores, np.float32), np.zeros(n, np.int64), ("cat",) * n, (99, 9)
+        )
+        return Answers("made up", [found], {})
+
+    for more, share in ([], 0.0), ([0.54], 0.0), ([0.56], 0.5), ([0.56, 0.9], 2 / 3):
+        assert extra_share(seen([0.9]), seen([0.9, *more]), threshold=0.5) == pytest.approx(share)
+    assert extra_share(seen([0.9]), seen([0.9, 0.8]), objects=1, threshold=0.5) == 0

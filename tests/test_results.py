@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +30,7 @@ from labkit.bench.progress import shortened
 from labkit.core.errors import ResultsError, UsageError
 from labkit.core.files import recorded_folder, write_atomic
 from labkit.core.types import Frame
-from labkit.results import checksums, codec, database, result_set, saving, schema
+from labkit.results import checksums, codec, database, exports, result_set, saving, schema
 from labkit.results.ceilings import with_ceilings
 from labkit.results.exports import export, load_export, load_exports
 from labkit.results.history import History
@@ -1111,3 +1112,43 @@ def test_a_file_that_cannot_be_read_is_read_again_if_it_has_changed(changes, tmp
         with pytest.raises(sqlite3.DatabaseError, match="malformed"):
             database.read_untouched(path, fails_at_first)
         assert len(times) == 1
+
+
+def test_a_run_as_json_has_its_agreement_or_none():
+    shown = made_up_run(agreement=0.5).to_json()["agreement"]
+    assert shown["share"] == 0.5 and made_up_run(agreement=None).to_json()["agreement"] is None
+
+
+@pytest.mark.parametrize(
+    ("device", "joules", "per_frame"),
+    [
+        ("cpu", {"cpu": 240.0}, 2.0),
+        ("cpu", {"cpu": 240.0, "gpu": 120.0}, 2.0),
+        ("cpu", {"gpu": 120.0}, None),
+        ("cuda", {"cpu": 240.0, "gpu": 120.0}, 3.0),
+        ("cuda", {"cpu": 240.0}, None),
+        ("cpu", {}, None),
+    ],
+)
+def test_energy_per_frame_is_of_what_works_on_the_frame(device, joules, per_frame):
+    assert made_up_run(n=120, settings={"device": device, "energy_j": joules}).joules_per_frame == per_frame
+
+
+def test_damaged_rows_are_named_by_ranges_that_the_command_takes():
+    damage = [checksums.Damage("runs", row, "its checksum differs") for row in (7, 3, 5, 6)]
+    damage += [checksums.Damage("comparisons", 2, "its checksum differs")]
+    runs, comparisons = checksums.describe_damage(damage)
+    assert "runs: 3, 5-7 (its checksum differs)" in runs
+    assert runs.endswith("to delete: labkit results delete 3 5-7")
+    assert comparisons.endswith("to delete: labkit results delete --table comparisons 2")
+
+
+def test_cells_that_are_no_text_stay_as_they_are():
+    mixed = pd.DataFrame({"cell": ["=1+1", 2, None, "cat"], "number": [1.0, 2.0, 3.0, 4.0]})
+    assert exports._csv(mixed).decode().splitlines() == [
+        "cell,number",
+        "'=1+1,1.0",
+        "2,2.0",
+        ",3.0",
+        "cat,4.0",
+    ]
