@@ -62,3 +62,17 @@ def test_the_rows_hold_shares_that_add_up():
     for share in ("share of time", "share of arithmetic"):
         assert sum(int(row[share].rstrip("%")) for row in rows) == pytest.approx(100, abs=2)
     assert [row["of peak"] for row in rows] == ["80%", "60%", "51%", "", ""]
+
+
+def test_rows_and_sentences_of_made_up_operators():
+    kinds = (Kind(KINDS[0], 3, 30.0, 15.0), Kind(KINDS[4], 9, 10.0, 0.0))
+    first, rest = Operators("a", "fp32", kinds, 41.0, 1000.0).rows()
+    assert first["GFLOP/s"] == 500 and first["of peak"] == "50%" and first["share of time"] == "75%"
+    assert rest["GFLOP/s"] == rest["of peak"] == "" and rest["share of arithmetic"] == "0%"
+    told = Operators("a", "fp32", kinds, 41.0, 1000.0).sentences()
+    assert "would take 15.0 of the 40.0 ms in its operators: 38%" in told[0]
+    assert (
+        "38% of the time is lost in convolutions larger than 1x1 (3 operators, at 50% of the peak)" in told[1]
+    )
+    assert "25% of the time is lost in everything else (9 operators, no products at all)" in told[2]
+    assert "not known" in Operators("a", "fp32", kinds, 41.0, None).sentences()[0]

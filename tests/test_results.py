@@ -1152,3 +1152,18 @@ def test_cells_that_are_no_text_stay_as_they_are():
         ",3.0",
         "cat,4.0",
     ]
+
+
+def test_units_of_memory_and_of_the_gpus_spans():
+    run = made_up_run(n=3, peak_bytes=3 * 2**20, spans_gpu_s={"infer": np.array([0.002, np.nan, 0.004])})
+    assert run.spans_gpu_ms == {"infer": pytest.approx(3.0)}
+    assert table([run])["peak_mib"][0] == run.to_json()["peak_mib"] == 3.0
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts the open files that Linux shows")
+def test_what_is_written_leaves_no_file_open(tmp_path):
+    write_atomic(tmp_path / "a.txt", "first")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        write_atomic(tmp_path / "a.txt", "again")
+    assert len(os.listdir("/proc/self/fd")) < before + 20
