@@ -164,7 +164,17 @@ for shape in ((9, 13, 3), (5, 2, 1)):
         found, wanted = (guided_filter(image, radius, eps, version=v) for v in (sys.argv[1], "reference"))
         assert np.abs(found.astype(int) - wanted).max() <= 1, (shape, radius)
         assert (found != image).any()
+for level in (0, 255):
+    flat = np.full((9, 13, 3), level, np.uint8)
+    assert (guided_filter(flat, 2, 0.01, version=sys.argv[1]) == flat).all(), level
 """
+
+
+@pytest.mark.parametrize("level", [0, 1, 127, 254, 255])
+@pytest.mark.parametrize("version", [v.name for v in GUIDED if v.device == "cpu"])
+def test_a_picture_of_one_grey_stays_as_it_is(version, level):
+    flat = np.full((9, 13, 3), level, np.uint8)
+    assert (guided_filter(flat, 2, 0.01, version=version) == flat).all()
 
 
 @pytest.mark.parametrize("version", SIMULATORS)

@@ -1370,6 +1370,11 @@ def test_a_busy_camera_is_told_apart_from_a_wrong_path(code):
 
     assert "it is busy" in _refusal(HTTPError("", code, "no", Message(), None), False)
     assert "check the path" in _refusal(HTTPError("", code - 76, "no", Message(), None), False)
+    for had_user in (False, True):
+        words = "does not accept this user" if had_user else "wants a user and password"
+        assert words in _refusal(HTTPError("", 401, "no", Message(), None), had_user)
+        assert words in _refusal(HTTPError("", 403, "no", Message(), None), had_user)
+        assert "check the path" in _refusal(HTTPError("", 404, "no", Message(), None), had_user)
 
 
 @pytest.mark.parametrize("name", ["scenes", "closeups"])
