@@ -1254,3 +1254,7 @@ def test_only_a_child_of_the_main_thread_is_ended_by_the_system():
     thread.start()
     thread.join()
     assert kinds == ["process", "thread", "thread"]
+
+
+def test_the_children_of_a_server_that_has_ended_were_killed():
+    assert fork_server.ForkServer.status(SimpleNamespace(alive=False), 5) == -signal.SIGKILL

@@ -29,6 +29,7 @@ from labkit.bench.frames import collect
 from labkit.core.errors import FrameError, LabError, SourceError, UnavailableError, UsageError
 from labkit.core.types import Detections
 from labkit.sources.convert import PADDING, centre_crop, fit_image, placement, to_rgb
+from labkit.sources.jpeg_stream import _refusal, take_jpeg
 from labkit.sources.openers import first_frame, open_source
 from labkit.sources.pictures import count_pictures
 from labkit.sources.spec import ANY_WEBCAM, check_size, is_address, redact, webcam_index
@@ -1366,8 +1367,6 @@ def test_importing_the_room_imports_nothing_heavy():
 
 @pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
 def test_a_busy_camera_is_told_apart_from_a_wrong_path(code):
-    from labkit.sources.jpeg_stream import _refusal
-
     assert "it is busy" in _refusal(HTTPError("", code, "no", Message(), None), False)
     assert "check the path" in _refusal(HTTPError("", code - 76, "no", Message(), None), False)
     for had_user in (False, True):
@@ -1418,3 +1417,12 @@ def test_unreadable_places_in_a_row_are_one_gap_and_a_hundred_end_a_file(readabl
     )
     assert len(list(Video._packets(video))) == readable
     assert video.damaged_packets == max(1, readable) and len(asked) == max(100, readable + 99)
+
+
+def test_a_damaged_picture_of_a_stream_ends_where_the_next_begins():
+    begun = b"\xff\xd8\xff\xe0\x00\x04ab"
+    whole, damaged = begun + b"\xff\xd9", begun + b"\x00\x01\x02\x03"
+    buffer = bytearray(damaged)
+    assert take_jpeg(buffer) is None, "its end has not come yet"
+    buffer += whole
+    assert [take_jpeg(buffer) for _ in range(3)] == [damaged, whole, None]
