@@ -15,9 +15,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -1167,3 +1168,14 @@ def test_what_is_written_leaves_no_file_open(tmp_path):
     for _ in range(20):
         write_atomic(tmp_path / "a.txt", "again")
     assert len(os.listdir("/proc/self/fd")) < before + 20
+
+
+@pytest.mark.parametrize("ended_by_sqlite", [False, True])
+def test_a_row_that_cannot_be_read_stays_unsealed_and_a_full_disk_is_told(ended_by_sqlite, monkeypatch):
+    def fails(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full" if ended_by_sqlite else "malformed row")
+
+    monkeypatch.setattr(checksums, "row_ids", lambda db, name: [1])
+    db = SimpleNamespace(execute=fails, in_transaction=not ended_by_sqlite)
+    with pytest.raises(sqlite3.OperationalError, match="full") if ended_by_sqlite else nullcontext():
+        checksums.seal_unsealed(db)
