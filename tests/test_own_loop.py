@@ -609,11 +609,11 @@ def test_a_fault_in_the_second_frame_is_told_before_anything_is_counted(line: st
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there a window without a screen ends the process")
-@pytest.mark.parametrize("call", ["imshow('w', image)", "namedWindow('w')"])
+@pytest.mark.parametrize("call", ["imshow('w', image)", "namedWindow('w')", "selectROI(image)"])
 def test_a_window_without_a_screen_is_an_error_and_not_the_end(
     call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("imshow", "namedWindow"):
+    for name in ("imshow", "namedWindow", "selectROI", "selectROIs"):
         monkeypatch.setattr(cv2, name, getattr(cv2, name))  # to have it back after the test
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)

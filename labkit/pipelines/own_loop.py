@@ -284,7 +284,8 @@ def _refuse_windows() -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise cv2.error("there is no screen for a window; labkit.live(rung=my_loop) shows what a loop finds")
 
-    cv2.imshow = cv2.namedWindow = refuse
+    for name in ("imshow", "namedWindow", "selectROI", "selectROIs"):
+        setattr(cv2, name, refuse)
 
 
 def source_of(function: Callable[..., Any]) -> str:

@@ -108,7 +108,7 @@ class Saving:
         some = self._spared < len(self._unsaved)
         there = f"{self._spared} of them, the others being only shown here," if some else "They"
         return (
-            f"{count} could not be saved: {error}. {there} are in {self._spare.path}; "
+            f"{count} could not be saved: {error}. {there} can be found in {self._spare.path}; "
             f"to save them: labkit results add {self._spare.path}"
         )
 
