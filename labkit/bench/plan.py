@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from labkit.core.errors import UsageError
 from labkit.core.stats import MIN_RESULTS
-from labkit.core.types import is_number
+from labkit.core.types import is_positive
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Plan:
     def __post_init__(self) -> None:
         if self.scenario not in ("closed", "paced"):
             raise UsageError(f"scenario is 'closed' or 'paced', not {self.scenario!r}")
-        if self.scenario == "paced" and not (is_number(self.fps, 0) and self.fps):
+        if self.scenario == "paced" and not is_positive(self.fps):
             raise UsageError(f"paced needs a rate, fps, of more than 0, not {self.fps!r}")
-        if not (is_number(self.seconds, 0) and self.seconds):
+        if not is_positive(self.seconds):
             raise UsageError(f"seconds is more than 0, not {self.seconds!r}")
 
 

@@ -36,7 +36,7 @@ from labkit.core.lock import lock_holder, machine_lock
 from labkit.core.machine import fingerprint
 from labkit.core.requirements import fallback, precision_here, unmet_requirement
 from labkit.core.stats import frames_needed
-from labkit.core.types import Fit, Rung, Size, Workload, WorkOptions, is_number, read_work
+from labkit.core.types import Fit, Rung, Size, Workload, WorkOptions, is_positive, read_work
 from labkit.models.flops import gflop_per_frame, mb_per_frame
 from labkit.models.prepare import resolve_all
 from labkit.models.weights import Weights, models_of
@@ -316,7 +316,7 @@ def run_benchmark(
     """
     if not rungs:
         raise UsageError("no rung to measure; labkit rungs lists them")
-    if minutes is not None and not (is_number(minutes, 0) and minutes):
+    if minutes is not None and not is_positive(minutes):
         raise UsageError(f"minutes is more than 0, not {minutes!r}")
     place = None if coco is None else find_coco(coco)
     until_s = float("inf") if minutes is None else time.perf_counter() + 60 * minutes

@@ -498,7 +498,7 @@ def check_timeout(name: str, value: Any) -> None:
     Raises:
         UsageError: it is no number above 0, or too long.
     """
-    if not (is_number(value, 0, 3600) and value):
+    if not is_positive(value, 3600):
         option = name.removesuffix("_s").replace("_", "-")
         raise UsageError(f"{name} (--{option}) is above 0 and at most 3600 s, not {value!r}")
 
@@ -536,6 +536,11 @@ def is_number(value: Any, low: float, high: float = inf) -> bool:
     """True for a number, NumPy's too, from `low` to `high`; True and False are none."""
     kinds = int | float | np.integer | np.floating
     return isinstance(value, kinds) and not isinstance(value, bool) and bool(low <= value <= high)
+
+
+def is_positive(value: Any, high: float = inf) -> bool:
+    """True for a number above 0, to `high`."""
+    return is_number(value, 0, high) and bool(value)
 
 
 def is_whole(value: Any, low: float, high: float = inf) -> bool:

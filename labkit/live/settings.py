@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from labkit.core.errors import UnavailableError, UsageError
-from labkit.core.types import Rung, Size, Workload, is_number, is_whole
+from labkit.core.types import Rung, Size, Workload, is_number, is_positive, is_whole
 from labkit.models.packaged_weights import PACKAGED, packaged_file
 from labkit.sources.camera_list import DEVICES, CameraInfo, list_cameras
 from labkit.sources.spec import DRAWN
@@ -209,7 +209,7 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ),
     ("threshold", "the threshold is a score from 0 to 1", lambda v: v is None or is_number(v, 0, 1)),
     ("radius", "the filter's radius is a whole number from 1 to 16 px", lambda v: is_whole(v, 1, 16)),
-    ("eps", "the filter's eps is above 0 and at most 1", lambda v: is_number(v, 0, 1) and v > 0),
+    ("eps", "the filter's eps is above 0 and at most 1", lambda v: is_positive(v, 1)),
     ("mirror", "mirror is True or False", lambda v: isinstance(v, bool)),
     ("filter", "the filter is 'none', 'guided' or 'edges'", lambda v: v in ("none", "guided", "edges")),
     ("objects", "objects is a number of boxes from 1 to 100", lambda v: is_whole(v, 1, 100)),

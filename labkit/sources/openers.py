@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from labkit.core.errors import SourceError, UsageError
-from labkit.core.types import FITS, Fit, Frame, Size, check_timeout, is_number, is_whole
+from labkit.core.types import FITS, Fit, Frame, Size, check_timeout, is_number, is_positive, is_whole
 from labkit.sources.camera_open import RecordingError
 from labkit.sources.source import FrameReader, Picture, Source
 from labkit.sources.spec import (
@@ -222,7 +222,7 @@ def _check(
 ) -> None:
     if not is_number(noise, 0):
         raise UsageError(f"noise is 0 or more, not {noise!r}")
-    if fps is not None and not (is_number(fps, 0, 1000) and fps):
+    if fps is not None and not is_positive(fps, 1000):
         raise UsageError(f"fps is above 0 and at most 1000, not {fps!r}")
     if limit is not None and not is_whole(limit, 0):
         raise UsageError(f"limit is a number of frames, 0 or more, not {limit!r}")
