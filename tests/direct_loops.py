@@ -6,19 +6,20 @@ labkit compare cpu_engine_fp32 tests/direct_loops.py:openvino_fp32
 labkit compare cpu_engine_bf16 tests/direct_loops.py:openvino_bf16
 labkit compare cpu_engine_int8 tests/direct_loops.py:openvino_int8
 labkit compare peer_onnxruntime_fp32 tests/direct_loops.py:onnxruntime_fp32
-labkit bench cpu_engine_bf16 tests/direct_loops.py:openvino_bf16 tests/direct_loops.py:compiled_bf16
+labkit compare cpu_engine_bf16 tests/direct_loops.py:compiled_bf16
 
-ONNX Runtime multiplies no bfloat16 on x86, and torch.compile no int8 without torchao.
+ONNX Runtime multiplies no bfloat16 on x86. `compiled_int8` needs the package torchao.
 """
 
 import copy
-import tempfile
 
 import cv2
 import numpy as np
 import torch
 
 import labkit
+from labkit.models.engines.eager import fold_batch_norms
+from labkit.models.engines.engine_cache import cached_file
 from labkit.models.inputs import calibration_frames
 from labkit.models.trimmed import trimmed
 
@@ -74,13 +75,16 @@ def direct(frames):
 class FromBytes(torch.nn.Module):
     """A network with normalisation inside: (n, h, w, 3) bytes go in."""
 
-    def __init__(self, module, dtype=torch.float32):
+    def __init__(self, module, dtype=torch.float32, layout=torch.channels_last):
         super().__init__()
-        self.module, self.dtype = module.to(dtype), dtype
+        self.module, self.dtype, self.layout = module.to(dtype, memory_format=layout), dtype, layout
+
+    def normalised(self, pixels):
+        pixels = (pixels.permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
+        return pixels.to(self.dtype).contiguous(memory_format=self.layout)
 
     def forward(self, pixels):
-        pixels = (pixels.permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
-        return self.module(pixels.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        return self.module(self.normalised(pixels))
 
 
 def pictures(shape):
@@ -90,43 +94,50 @@ def pictures(shape):
     return [np.stack([inputs[(i + k) % len(inputs)] for k in range(n)]) for i in range(len(inputs))]
 
 
-def openvino_network(module, example, precision):
+def openvino_network(module, example, precision, key):
     import openvino as ov
 
-    model = ov.convert_model(FromBytes(module), example_input=example)
-    model.reshape(list(example.shape))
-    if precision == "int8":
-        import nncf
+    def write(path):
+        model = ov.convert_model(FromBytes(module).eval(), example_input=example)
+        model.reshape(list(example.shape))
+        if precision == "int8":
+            import nncf
 
-        attends = any("attn" in name for name, _ in module.named_modules())
-        model = nncf.quantize(
-            model,
-            nncf.Dataset(pictures(example.shape)),
-            subset_size=32,
-            preset=nncf.QuantizationPreset.MIXED,
-            model_type=nncf.ModelType.TRANSFORMER if attends else None,
-        )
+            attends = any("attn" in name for name, _ in module.named_modules())
+            model = nncf.quantize(
+                model,
+                nncf.Dataset(pictures(example.shape)),
+                subset_size=32,
+                preset=nncf.QuantizationPreset.MIXED,
+                model_type=nncf.ModelType.TRANSFORMER if attends else None,
+            )
+        ov.save_model(model, path, compress_to_fp16=False)
+
+    model = cached_file(f"{key}-openvino-{ov.__version__}-{precision}", "model.xml", write)
     hint = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}[precision]
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
     request = ov.compile_model(model, "CPU", options).create_infer_request()
     return lambda pixels: list(request.infer([pixels], share_inputs=True).values())
 
 
-def onnxruntime_network(module, example, precision):
+def onnxruntime_network(module, example, precision, key):
     import onnxruntime
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/network.onnx"
-        torch.onnx.export(FromBytes(module), (example,), path, dynamo=True, external_data=False)
+    def write(path):
+        torch.onnx.export(FromBytes(module).eval(), (example,), str(path), dynamo=True, external_data=False)
         if precision == "int8":
-            path = quantised(path, pictures(example.shape))
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            quantise(path, pictures(example.shape))
+
+    path = cached_file(f"{key}-onnxruntime-{onnxruntime.__version__}-{precision}", "network.onnx", write)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch's threads need the cores
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda pixels: session.run(None, {name: pixels})
 
 
-def quantised(path, inputs):
-    """ONNX Runtime's own quantisation of convolutions and matrix products, per channel."""
+def quantise(path, inputs):
+    """ONNX Runtime's own quantisation of convolutions and matrix products, per channel, in place."""
     from onnxruntime import InferenceSession, quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -137,33 +148,64 @@ def quantised(path, inputs):
         def get_next(self):
             return next(self.left, None)
 
-    ready, int8 = path.replace(".onnx", "-ready.onnx"), path.replace(".onnx", "-int8.onnx")
-    quant_pre_process(path, ready, skip_symbolic_shape=True)
+    ready = path.with_name("ready.onnx")
+    quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
     name = InferenceSession(ready, providers=["CPUExecutionProvider"]).get_inputs()[0].name
     quantization.quantize_static(
         ready,
-        int8,
+        path,
         Reader(name),
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,
         op_types_to_quantize=["Conv", "MatMul", "Gemm", "Add"],
     )
-    return int8
 
 
-def compiled_network(module, example, precision):
+def compiled_network(module, example, precision, key):
     import torch._inductor.config
 
     torch._inductor.config.freezing = True
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    network = FromBytes(copy.deepcopy(module), dtype).to(memory_format=torch.channels_last).eval()
-    run = torch.compile(network, mode="max-autotune-no-cudagraphs", dynamic=False)
+    dtype = {"bf16": torch.bfloat16}.get(precision, torch.float32)
+    layout, mode = torch.channels_last, "max-autotune-no-cudagraphs"
+    if precision == "int8":  # slower with either
+        layout, mode = torch.contiguous_format, "default"
+    network = FromBytes(copy.deepcopy(module), dtype, layout).eval()
+    if precision == "int8":
+        network.module = eight_bit(network, example, key)
+    run = torch.compile(network, mode=mode, dynamic=False)
 
     def call(pixels):
-        found = run(torch.from_numpy(pixels))
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "int8"):  # all that is not int8
+            found = run(torch.from_numpy(pixels))
         return [part.float().numpy() for part in (found if isinstance(found, tuple) else (found,))]
 
     return call
+
+
+def eight_bit(network, example, key):
+    """The network quantised by torchao for Inductor on x86: convolutions and linear layers, no attention."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    inputs = (network.normalised(example),)
+
+    def write(path):
+        fold_batch_norms(network.module)
+        graph = torch.export.export(network.module, inputs).module()
+        for node in graph.graph.nodes:  # a ReLU that a block uses twice is two for the quantizer then
+            if "relu" in node.name:
+                node.meta["source_fn_stack"] = [(node.name, torch.nn.ReLU)]
+        quantizer = x86.X86InductorQuantizer()
+        quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+        observed = prepare_pt2e(graph, quantizer)
+        for pixels in pictures(example.shape):
+            observed(network.normalised(torch.from_numpy(pixels)))
+        torch.export.save(torch.export.export(convert_pt2e(observed), inputs), path)
+
+    with torch.no_grad():
+        return torch.export.load(
+            cached_file(f"{key}-torch-{torch.__version__}-int8", "network.pt2", write)
+        ).module()
 
 
 READY = {}
@@ -201,8 +243,10 @@ def networks(build, precision, width, height):
     side = classifier.input.exact or (224, 224)
     shapes = ((1, *(size or (width, height))[::-1], 3), (BOXES, *side[::-1], 3))
     parts = [
-        build(network, torch.zeros(shape, dtype=torch.uint8), precision)
-        for network, shape in zip((module, classifier.module), shapes, strict=True)
+        build(network, torch.zeros(shape, dtype=torch.uint8), precision, f"direct-{weights[:16]}-{shape}")
+        for network, shape, weights in zip(
+            (module, classifier.module), shapes, (detector.sha256, classifier.sha256), strict=True
+        )
     ]
     return parts[0], size, parts[1], side
 
@@ -236,7 +280,7 @@ def openvino_int8(frames):
 
 
 def onnxruntime_fp32(frames):
-    """ONNX Runtime with its own settings, whose threads spin; all crops of a frame in one batch."""
+    """ONNX Runtime, whose threads sleep when idle; all crops of a frame in one batch."""
     yield from peer(frames, onnxruntime_network, "fp32")
 
 
@@ -253,6 +297,11 @@ def compiled_fp32(frames):
 def compiled_bf16(frames):
     """The same in bfloat16."""
     yield from peer(frames, compiled_network, "bf16")
+
+
+def compiled_int8(frames):
+    """The same, quantised by torchao on the lab's inputs for it, the rest in bfloat16."""
+    yield from peer(frames, compiled_network, "int8")
 
 
 def same_networks(boxes, turns=12):

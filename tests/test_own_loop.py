@@ -268,6 +268,7 @@ def test_a_loop_goes_to_a_process_of_its_own_with_what_it_uses() -> None:
         ("onnxruntime_int8", "onnxscript", 0.6),
         ("compiled_fp32", "torch", 1.0),
         ("compiled_bf16", "bf16", 0.9),
+        ("compiled_int8", "torchao", 0.8),
     ],
 )
 @pytest.mark.extended

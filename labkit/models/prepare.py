@@ -259,7 +259,9 @@ def _request(
         precision=preparation.precision,
         batches=batches,
         options={**preparation.options, "unquantised": unquantised},
-        calibration=lambda: calibration_frames(_input(preparation, spec), size),
+        calibration=lambda: calibration_frames(
+            _input(preparation, spec), size, preparation.options.get("calibration_frames", 32)
+        ),
         report=report,
     )
 

@@ -151,6 +151,29 @@ STAGE_6_CPU = (
     ),
 )  # fmt: skip
 
+
+def _int8_step(name: str, about: str, **options: Any) -> Rung:
+    """One more change of how the 8-bit engine is quantised."""
+    way = Preparation("combined", "bytes", engine="openvino", precision="int8",
+                      options={"rest_precision": "bf16", **options})  # fmt: skip
+    return Rung(
+        f"cpu_engine_int8_{name}", 6, batched_crops, way, changes="cpu_engine_int8",
+        reference="baseline_combined_cpu", about=about, needs=("openvino", "nncf"),
+    )  # fmt: skip
+
+
+STAGE_6_INT8 = (
+    _int8_step(
+        "decoder", "decoder and heads stay in bfloat16, the encoder does not", unquantised=("decoder",)
+    ),
+    _int8_step("frames", "128 frames instead of 32 tell the ranges of activations", calibration_frames=128),
+    _int8_step(
+        "smooth", "SmoothQuant moves 0.5 instead of 0.95 of the outliers into the weights", smooth_quant=0.5
+    ),
+    _int8_step("bias", "biases are corrected layer by layer, on what quantised layers give", exact_bias=True),
+)
+"""Ways to win back what 8 bits lose; each is measured for what it gains and costs by itself."""
+
 STAGE_6_PARTS = (
     Rung(
         "preprocess_cuda", 6, one_by_one, Preparation("combined", "torch", device="cuda"),
@@ -389,6 +412,12 @@ THIRD_PARTY = (
         about="OpenVINO as its own examples use it: the host prepares floats", needs=("openvino",),
     ),
     Rung(
+        "detr_engine_fp32", 6, sequential,
+        Preparation("detect", "bytes", engine="openvino"),
+        changes="detr_opencv_cpu", reference="detr_pil_cpu",
+        about="the detector alone in the lab's engine: bytes go in", needs=("openvino",),
+    ),
+    Rung(
         "detr_engine_bf16", 6, sequential,
         Preparation("detect", "bytes", engine="openvino", precision="bf16"),
         changes="peer_openvino_bf16", reference="detr_pil_cpu",
@@ -400,6 +429,13 @@ THIRD_PARTY = (
                     options={"rest_precision": "bf16"}),
         changes="detr_engine_bf16", reference="detr_pil_cpu",
         about="the detector alone in the 8-bit engine", needs=("openvino", "nncf"),
+    ),
+    Rung(
+        "detr_engine_int8_mixed", 6, sequential,
+        Preparation("detect", "bytes", engine="openvino", precision="int8",
+                    options={"rest_precision": "bf16", "unquantised": ("encoder", "decoder")}),
+        changes="detr_engine_int8", reference="detr_pil_cpu",
+        about="encoder, decoder and heads stay in bfloat16", needs=("openvino", "nncf"),
     ),
 )  # fmt: skip
 
@@ -426,7 +462,7 @@ STAGE_7 = (
 )  # fmt: skip
 """Remedies for a pipeline that naps between frames, each at a price in energy: see `bench(paced=...)`."""
 
-MEASURED_LAST = (*THIRD_PARTY, *STAGE_7)
+MEASURED_LAST = (*STAGE_6_INT8, *THIRD_PARTY, *STAGE_7)
 """Rungs that a benchmark short of time leaves for the end."""
 
 

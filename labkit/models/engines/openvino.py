@@ -45,7 +45,9 @@ def build(request: Request) -> OpenVinoEngine:
     """Converts (cached on disk), optionally quantises, and compiles.
 
     Options: rest_precision, the format of what int8 leaves unquantised ("fp32" or "bf16"); unquantised,
-    names of modules that int8 leaves alone; count_operators, to let every request tell how long each
+    names of modules that int8 leaves alone; smooth_quant, the share in [0, 1] of the activations' outliers
+    that SmoothQuant moves into the weights (NNCF's own is 0.95); exact_bias, to correct biases layer by layer
+    on what the quantised layers before give; count_operators, to let every request tell how long each
     operator took.
 
     Raises:
@@ -71,8 +73,8 @@ def _converted(request: Request) -> Path:
     """The model's file, in floating point or int8, for one batch or for any."""
     kind = "int8" if request.precision == "int8" else "fp"
     batch = "many" if len(request.batches) > 1 else str(request.batches[0])
-    left = hashlib.sha256("|".join(request.options.get("unquantised", ())).encode()).hexdigest()[:8]
-    key = f"{request.cache_key}-openvino-{ov.__version__}-{kind}-{batch}-{left}"
+    way = hashlib.sha256("|".join(_way_of_quantising(request)).encode()).hexdigest()[:8]
+    key = f"{request.cache_key}-openvino-{ov.__version__}-{kind}-{batch}-{way}"
 
     def write(path: Path) -> None:
         request.report(f"converting {request.cache_key.split('-')[0]} for OpenVINO ({kind}), once")
@@ -82,6 +84,13 @@ def _converted(request: Request) -> Path:
         ov.save_model(model, path, compress_to_fp16=False)
 
     return cached_file(key, "model.xml", write)
+
+
+def _way_of_quantising(request: Request) -> list[str]:
+    """What makes a quantised model another one, in words; a plain one has only the modules left alone."""
+    ways = ("calibration_frames", "smooth_quant", "exact_bias")
+    chosen = [f"{name}={request.options[name]}" for name in ways if name in request.options]
+    return [*request.options.get("unquantised", ()), *chosen]
 
 
 def _convert(request: Request) -> Any:
@@ -112,6 +121,7 @@ def _quantise(model: Any, request: Request) -> Any:
     names = operators_of(request.options.get("unquantised", ()), model, request.module)
     request.report(f"quantising to int8 with {len(inputs)} calibration inputs, once (about a minute)")
     transformer = any(re.search("attn|attention", name) for name, _ in request.module.named_modules())
+    smooth = nncf.AdvancedSmoothQuantParameters(matmul=request.options.get("smooth_quant", 0.95))
     return nncf.quantize(
         model,
         nncf.Dataset(inputs),
@@ -119,6 +129,8 @@ def _quantise(model: Any, request: Request) -> Any:
         preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER if transformer else None,
         ignored_scope=nncf.IgnoredScope(names=names),
+        fast_bias_correction=not request.options.get("exact_bias"),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smooth),
     )
 
 
