@@ -294,6 +294,30 @@ def test_the_baseline_does_what_the_plain_script_does(monkeypatch: pytest.Monkey
         assert (list(found.label), list(found.fine_label)) == (list(wanted.label), list(wanted.fine_label))
 
 
+def test_a_session_that_is_made_at_the_first_frame_is_made_in_each_process(tmp_path: Path) -> None:
+    """The trial fills no global of the user's: what it makes there (here a lock) cannot be sent."""
+    code = """
+        import threading
+
+        session = None
+
+
+        def lazily(image):
+            global session
+            if session is None:
+                session = threading.Lock()
+            with session:
+                return "square"
+    """
+    path = tmp_path / "lazy.py"
+    path.write_text(textwrap.dedent(code))
+    loop = as_rung(f"{path}:lazily")
+    for _ in range(2):  # a second measurement starts from the same
+        try_own_loops([loop], LAB, frames(), resolve_all(LAB))
+        with Worker(loop, LAB, frames(), resolve_all(LAB)) as worker:
+            assert [found.name for found in worker.answers(frames()).found] == [("square",)] * 3
+
+
 def test_what_cannot_be_sent_is_named_before_anything_is_measured() -> None:
     loop = typed(NAMES, "classify")
     loop.__globals__["image"] = None

@@ -60,7 +60,7 @@ class Loop:
         folder: where modules beside the function's file are found; None for a cell.
     """
 
-    function: Callable[..., Any]
+    function: Callable[..., Any] | None
     name: str
     form: str
     source: str
@@ -98,6 +98,14 @@ class Loop:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "function": None, "_pickled": self.pickled()}
+
+    def as_sent(self) -> Loop:
+        """The loop as other processes get it: what it makes and keeps there is not in the user's own.
+
+        Raises:
+            UsageError: it uses something that cannot be sent.
+        """
+        return replace(self, function=None, _pickled=self.pickled())
 
     def keep_pickled(self) -> None:
         """Fixes what other processes get, before modules of the same names are imported from elsewhere."""
