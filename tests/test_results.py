@@ -975,6 +975,7 @@ def test_what_fits_into_the_spare_store_is_told_from_what_does_not(
             for _ in range(2):
                 here.add(made_up_run())
         assert words in here.notes[0]
+        assert len(list(tmp_path.glob("labkit-unsaved-*"))) == bool(fits)
     with Store(here.notes[0].split()[-1], read_only=True) as spare:
         assert len(spare.runs()) == 1
 

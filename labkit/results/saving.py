@@ -65,9 +65,8 @@ class Saving:
             self.notes = [self._what_is_lost(error)]
             if kind is not None:  # there will be no result to show the notes with
                 self._report(self.notes[0])
-        else:
-            if self._spare is not None:
-                shutil.rmtree(self._spare.path.parent, ignore_errors=True)
+        if self._spare is not None and not (self.notes and self._spared):  # nothing is kept in it alone
+            shutil.rmtree(self._spare.path.parent, ignore_errors=True)
 
     def add(self, result: Result) -> Result:
         """The run or comparison, with its id if it was saved."""
