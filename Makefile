@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 EXTRAS := gpu,engines,accuracy,scale,offline,test,lint
 unexport PYTHONDONTWRITEBYTECODE  # some containers set it, and each process then compiles every module anew
 
-.PHONY: help setup bench test test-quick test-all lint lab soak gallery gpu-check clean
+.PHONY: help setup bench test test-quick test-all lint lab soak gallery gpu-check record clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -52,6 +52,9 @@ soak: $(READY) ## the tests of minutes to hours, which nothing else runs
 
 gpu-check: $(if $(PY),,$(READY)) ## on a machine with a GPU: kernels, rungs, CUDA tests, a record (PY=python3: installs nothing)
 	$(or $(PY),$(BIN)/python) .ci/gpu_check.py $(or $(STEPS),facts peaks kernels rungs profile tests bench compile)
+
+record: $(READY) ## on a quiet machine, for hours: all that results/reference/NAME holds (TO=NAME, PARTS="int8 page")
+	$(BIN)/python .ci/record.py results/reference/$(or $(TO),$(error name the machine: make record TO=NAME)) $(PARTS)
 
 clean: ## remove the virtual environment and caches; results stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info

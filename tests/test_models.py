@@ -259,6 +259,38 @@ def test_int8_leaves_alone_what_it_is_told_to(tmp_path, monkeypatch):
             build_engine("openvino", replace(request, options={"unquantised": absent}))
 
 
+@pytest.mark.skipif(unmet_requirement(["openvino", "nncf"]) is not None, reason="needs OpenVINO and NNCF")
+def test_each_way_to_quantise_is_another_model(tmp_path, monkeypatch):
+    """Weights or ranges move, and none takes another's file from the cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    torch.manual_seed(0)
+    attention = torch.nn.Sequential()
+    for name in ("attn", "out"):
+        attention.add_module(name, torch.nn.Linear(32, 32))
+        attention.add_module(f"{name}_relu", torch.nn.ReLU())
+    inputs = list(torch.randn(8, 1, 6, 32) * torch.logspace(0, 2, 32))  # with outliers, as attention has
+    ways = ({}, {"smooth_quant": 0.5}, {"exact_bias": True}, {"calibration_frames": 4})
+    answers = []
+    for options in ways:
+        some = inputs[: options.get("calibration_frames", 8)]
+        request = Request(
+            attention.eval(), inputs[0], "test-ways", precision="int8", options=options,
+            calibration=lambda some=some: some,
+        )  # fmt: skip
+        answers.append(build_engine("openvino", request)(inputs[0]))
+        torch.testing.assert_close(build_engine("openvino", request)(inputs[0]), answers[-1])
+    for i, one in enumerate(answers):
+        assert not any(torch.equal(one, other) for other in answers[:i]), ways[i]
+
+
+@pytest.mark.parametrize(("options", "n"), [({}, 32), ({"calibration_frames": 3}, 3)])
+def test_as_many_frames_calibrate_as_the_rung_says(options, n, workload, monkeypatch):
+    asked = []
+    monkeypatch.setattr("labkit.models.prepare.build_engine", lambda name, request: asked.append(request))
+    prepare(Preparation("classify", "opencv", precision="int8", options=options), workload)
+    assert len(asked[0].calibration()) == n
+
+
 def test_an_unknown_engine_or_a_missing_gpu_is_said(workload):
     with pytest.raises(UsageError, match="no engine named 'nosuch'"):
         prepare(Preparation("classify", engine="nosuch"), workload)

@@ -11,11 +11,14 @@ import pytest
 from labkit.bench.progress import _cells
 from labkit.core.errors import UsageError
 from labkit.filters.filter_benchmark import FilterTimes, VersionTimes
+from labkit.pipelines.ladder import rung
 from labkit.profiling.operators import KINDS, Kind, Operators
+from labkit.results.ablation import AblationRow, Estimate, to_csv
 from labkit.results.exports import load_export
 from labkit.results.plots.labels import LOSES_WORDS
 from labkit.results.plots.save import overview
-from labkit.results.readme import BEGIN, END, block, highlights, insert, main, record
+from labkit.results.plots.tradeoffs import speed_accuracy
+from labkit.results.readme import BASELINE, BEGIN, END, block, highlights, insert, main, record
 from labkit.results.store import Store
 
 from records_made_up import made_up_comparison, made_up_run  # isort: skip
@@ -47,6 +50,9 @@ def test_the_recorded_pictures_say_what_was_recorded(folder):
     assert (
         set(charts) == {path.stem for path in folder.glob("*.svg")} == {p.stem for p in folder.glob("*.png")}
     )
+    if (folder / "int8").is_dir():
+        runs = [run for run in load_export(folder / "int8").runs if run.rung != BASELINE]
+        charts["int8/speed_accuracy"] = speed_accuracy(runs)
     for name, chart in charts.items():
         drawn = (folder / f"{name}.svg").read_text()
         assert f'<desc id="desc">{escape(chart.alt_text)}</desc>' in drawn, f"{name} is of other rows"
@@ -196,6 +202,93 @@ def test_rungs_fed_as_a_camera_does_stand_in_a_table_of_their_own(tmp_path):
     assert (fed[6], fed[7]) == ("25%", "50.0 |")
     assert "The full models on frames of 640x480." in text
     assert "Energy per frame is not measurable here" in text
+
+
+def rows_of(text, title):
+    """The cells of the rows of a table that opens on a click, without its heads."""
+    table = text.partition(f"<summary>{title}</summary>")[2].partition("</details>")[0]
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+def exported(folder, records):
+    with Store(folder.with_suffix(".sqlite")) as store:
+        for each in records:
+            store.add(each)
+        store.export(folder)
+
+
+def test_ways_to_quantise_stand_beside_what_they_gain_and_lose(tmp_path):
+    exported(tmp_path / "out", [made_up_run()])
+    names = ("baseline_combined_cpu", "cpu_engine_int8", "cpu_engine_int8_smooth")
+    gains = [made_up_comparison(names[0], name, ratio=6.0) for name in names[1:]]
+    exported(tmp_path / "out" / "int8", [*map(made_up_run, names), *gains])
+    lost = [
+        AblationRow(
+            name, "about", 0.0, 300, *[Estimate(0.8)] * 3, Estimate(0.0), Estimate(0.021, 0.012, 0.03)
+        )
+        for name in names[1:]
+    ]
+    (tmp_path / "accuracy").mkdir()
+    (tmp_path / "accuracy" / "int8.csv").write_text(to_csv(lost))
+    text = block(tmp_path / "out")
+    rows = rows_of(text, "8 bits, and ways to keep the accuracy")
+    assert [row[0] for row in rows] == ["`cpu_engine_int8`", "`cpu_engine_int8_smooth`"]
+    assert re.match(r"(5\.9|6\.0)\d \(", rows[1][2])
+    assert rows[1][3:] == ["2.1, 1.2 to 3.0", rung("cpu_engine_int8_smooth").about]
+    assert "Lost against float32 on 300 drawn scenes" in text
+    assert main([str(tmp_path / "out")]) == 0
+    drawn = (tmp_path / "out" / "int8" / "speed_accuracy.svg").read_text()
+    assert "cpu_engine_int8_smooth" in drawn and "baseline" not in drawn
+
+
+def test_the_best_direct_script_of_each_precision_is_told(tmp_path):
+    exported(tmp_path / "out", [made_up_run()])
+    ratios = {"openvino_fp32": 1.01, "compiled_fp32": 0.9, "openvino_bf16": 0.8, "compiled_bf16": 1.2}
+    scripts = [
+        made_up_comparison(f"cpu_engine_{name[-4:]}", name, ratio=ratio, agrees=name != "compiled_bf16")
+        for name, ratio in ratios.items()
+    ]
+    exported(tmp_path / "out" / "peers", scripts)
+    text = block(tmp_path / "out")
+    rows = {row[1].strip("`"): row for row in rows_of(text, "The best direct script at each precision")}
+    assert {name: row[3] for name, row in rows.items()} == {
+        "openvino_fp32": "yes", "compiled_fp32": "", "openvino_bf16": "", "compiled_bf16": "yes"
+    }  # fmt: skip
+    assert rows["openvino_bf16"][0] == "`cpu_engine_bf16`"
+    assert re.match(r"1\.2\d! \(", rows["compiled_bf16"][2])
+    assert [line for line in text.splitlines() if line.startswith(("- openvino", "- compiled"))] == [
+        f"- {scripts[0].finding}", f"- {scripts[3].finding}"
+    ]  # fmt: skip
+
+
+def test_detectors_stand_side_by_side_in_each_precision(tmp_path):
+    exported(tmp_path / "out", [made_up_run()])
+    records = []
+    for k, name in enumerate(("detr_r50", "d_fine_s")):
+        settings = {**made_up_run().settings, "detector": name}
+        records += [
+            made_up_run(rung, period_s=period_s, settings=settings)
+            for rung, period_s in (("detr_opencv_cpu", 0.2), ("detr_engine_bf16", 0.05))
+        ]
+        gain = made_up_comparison("detr_opencv_cpu", "detr_engine_bf16", ratio=3.0 + k, settings=settings)
+        records.append(replace(gain, agrees=not k))
+    exported(tmp_path / "out" / "detectors", records)
+    first, second = rows_of(block(tmp_path / "out"), "Other detectors")
+    assert [first[0], first[1], second[0]] == ["`detr_r50`", "10.0", "`d_fine_s`"]
+    assert float(first[2]) == pytest.approx(5.0, rel=0.05)
+    assert re.match(r"(19|20)\.\d, [23]\.\d\d \(", first[3])
+    assert re.match(r"(19|20)\.\d, [34]\.\d\d! \(", second[3])
+
+
+def test_the_short_table_tells_of_detectors_alone_in_bfloat16(tmp_path):
+    exported(tmp_path / "out", [made_up_run("baseline_combined_cpu")])
+    assert "alone" not in highlights(tmp_path / "out")
+    settings = {**made_up_run().settings, "detector": "d_fine_s"}
+    runs = [made_up_run(rung, settings=settings) for rung in ("detr_engine_fp32", "detr_engine_bf16")]
+    exported(tmp_path / "out" / "detectors", runs)
+    (told,) = re.findall(r"Detectors alone in the bfloat16 engine: (.*?)\. All", highlights(tmp_path / "out"))
+    assert re.fullmatch(r"`d_fine_s` 33\.\d FPS", told)
 
 
 def test_the_same_climb_elsewhere_stands_beside_it(tmp_path):

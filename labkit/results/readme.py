@@ -23,12 +23,13 @@ from labkit.core.stats import format_interval
 from labkit.core.terminal import print_text
 from labkit.filters.filter_benchmark import FilterTimes
 from labkit.pipelines.ladder import rung
-from labkit.results.ablation import Estimate
+from labkit.results.ablation import Estimate, from_csv
 from labkit.results.exports import Export, load_export
 from labkit.results.format import format_bounds, format_number, format_percent
 from labkit.results.operator_times import Operators
 from labkit.results.plots.labels import PRECISION, describe_losses, format_names, format_precision
-from labkit.results.plots.save import save_all
+from labkit.results.plots.save import save, save_all
+from labkit.results.plots.tradeoffs import speed_accuracy
 from labkit.results.records import Comparison, Run, describe_disturbances
 from labkit.results.result_set import ResultSet
 
@@ -70,6 +71,9 @@ def block(folder: Path) -> str:
         lines += _folded(title, _climbs(load_export(each).comparisons))
     lines += _elsewhere(folder, export)
     lines += _fed_at_rates(folder / "paced")
+    lines += _int8_front(folder)
+    lines += _peers(folder / "peers")
+    lines += _detectors(folder / "detectors")
     for title, sentences in (
         ("What keeps the engines from the peak", [*_engine_time(folder), *_around_engines(export.runs)]),
         ("The small models, which ship with the lab", _small_models(folder)),
@@ -105,8 +109,8 @@ def highlights(folder: Path) -> str:
             f"{first.machine}, {first.created[:10]}: frames of {width}x{height} through DETR-R50 and "
             f"ResNet-18, {first.settings.get('objects')} boxes per frame, {first.settings.get('weights')} "
             "weights; accuracy is that of the lab's small models in the same preparation. ~: a noisy run. "
-            f"!: accuracy is lost, so this is no like-for-like gain.{_followed(folder)} All rungs, machines "
-            "and plots: [results/reference](results/reference/README.md).",
+            f"!: accuracy is lost, so this is no like-for-like gain.{_followed(folder)}{_alone(folder)} All "
+            "rungs, machines and plots: [results/reference](results/reference/README.md).",
         ]
     )
 
@@ -128,6 +132,15 @@ def _followed(folder: Path) -> str:
         f" `{kept['rung']}` follows {boxes} boxes with a detection every {row['every']} frames at "
         f"{row['fps']['value']:.0f} FPS on average{''.join(lost)}."
     )
+
+
+def _alone(folder: Path) -> str:
+    """A sentence on the recorded detectors, each by itself in bfloat16; nothing without a record."""
+    if not (folder / "detectors" / "runs.parquet").is_file():
+        return ""
+    runs = [run for run in load_export(folder / "detectors").runs if run.rung == "detr_engine_bf16"]
+    each = ", ".join(f"`{run.settings['detector']}` {_fps(run)} FPS" for run in runs)
+    return f" Detectors alone in the bfloat16 engine: {each}."
 
 
 def record(folder: Path) -> str:
@@ -287,6 +300,79 @@ def _fed_at_rates(folder: Path) -> list[str]:
     return _details("Fed at the rate of a camera", lines)
 
 
+def _int8_front(folder: Path) -> list[str]:
+    """A table of the ways to quantise, with what each gains and loses, and their front."""
+    if not (folder / "int8" / "runs.parquet").is_file():
+        return []
+    export = load_export(folder / "int8")
+    gains = {c.b: _gain(c) for c in export.comparisons if c.a == BASELINE}
+    file = folder.parent / "accuracy" / "int8.csv"
+    lost = {row.change: row for row in from_csv(file.read_text(encoding="utf-8"))} if file.is_file() else {}
+    rows = [
+        (f"`{run.rung}`", _fps(run), gains[run.rung], lost[run.rung].lost_map.points, rung(run.rung).about)
+        for run in export.runs
+        if run.rung in gains and run.rung in lost
+    ]
+    scenes = max((row.n_scenes for row in lost.values()), default=0)
+    heads = ("rung", "FPS", "times the baseline (95% CI)", "points of mAP lost (95% CI)", "what it changes")
+    lines = [
+        *_table(heads, rows, words=(0, 4)),
+        "",
+        f"Lost against float32 on {scenes} drawn scenes on which no choice was made, by the small models.",
+        "",
+        f"![The front of speed and accuracy]({folder.name}/int8/speed_accuracy.png)",
+    ]
+    return _details("8 bits, and ways to keep the accuracy", lines)
+
+
+def _peers(folder: Path) -> list[str]:
+    """A table of direct scripts against the lab's rung of the same precision, which opens on a click."""
+    if not (folder / "comparisons.parquet").is_file():
+        return []
+    of_rung: dict[str, list[Comparison]] = {}
+    for comparison in load_export(folder).comparisons:
+        of_rung.setdefault(comparison.a, []).append(comparison)
+    rows = [
+        [f"`{ours}`", f"`{c.b}`", _gain(c), "yes" if c is best else ""]
+        for ours, scripts in of_rung.items()
+        for best in [max(scripts, key=lambda c: c.ratio)]
+        for c in scripts
+    ]
+    heads = ("the lab's rung", "direct script", "times the lab's rung (95% CI)", "the best")
+    lines = [
+        "Both networks, 5 boxes, written without the lab by somebody who knows the library: "
+        "`tests/direct_loops.py`. Below 1 the script is slower. ONNX Runtime multiplies no bfloat16 on x86.",
+        "",
+        *_table(heads, rows, words=(0, 1, 3)),
+        "",
+        *(f"- {max(scripts, key=lambda c: c.ratio).finding}" for scripts in of_rung.values()),
+    ]
+    return _details("The best direct script at each precision", lines)
+
+
+def _detectors(folder: Path) -> list[str]:
+    """A table of detectors by precision of the engine, which opens on a click."""
+    if not (folder / "runs.parquet").is_file():
+        return []
+    export = load_export(folder)
+    gains = {(c.settings["detector"], c.b): _gain(c) for c in export.comparisons}
+    runs = {(run.settings["detector"], run.rung): run for run in export.runs}
+    rungs = list(dict.fromkeys(run.rung for run in export.runs))
+    rows = []
+    for name in dict.fromkeys(run.settings["detector"] for run in export.runs):
+        first = runs[name, rungs[0]]
+        cells = [f"{_fps(runs[name, each])}, {gains[name, each]}" for each in rungs[1:]]
+        rows.append([f"`{name}`", format_number(first.limit.get("gflop_per_frame")), _fps(first), *cells])
+    lines = [
+        "Frames per second of the detector alone; behind the comma how many times as fast as "
+        f"`{rungs[0]}` (95% CI). !: its answers differ, which with random weights says little of trained "
+        "ones: the best queries lie so near one another that rounding picks others.",
+        "",
+        *_table(["detector", "GFLOP", *(f"`{each}`" for each in rungs)], rows),
+    ]
+    return _details("Other detectors", lines)
+
+
 def _around_engines(runs: Sequence[Run]) -> list[str]:
     """Sentences on the share of a frame that passes outside the engine."""
     lines = []
@@ -405,7 +491,11 @@ def _workload(export: Export) -> tuple[Any, ...]:
 def pictures(folder: Path) -> list[Path]:
     """Draws what a folder of recorded runs allows, from its rows alone; returns the files."""
     export = load_export(folder)
-    return save_all(export.runs, export.comparisons, folder)
+    drawn = save_all(export.runs, export.comparisons, folder)
+    if (folder / "int8" / "runs.parquet").is_file():
+        runs = [run for run in load_export(folder / "int8").runs if run.rung != BASELINE]
+        drawn += save(speed_accuracy(runs), folder / "int8" / "speed_accuracy")
+    return drawn
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
