@@ -365,8 +365,8 @@ def _detectors(folder: Path) -> list[str]:
         rows.append([f"`{name}`", format_number(first.limit.get("gflop_per_frame")), _fps(first), *cells])
     lines = [
         "Frames per second of the detector alone; behind the comma how many times as fast as "
-        f"`{rungs[0]}` (95% CI). !: its answers differ, which with random weights says little of trained "
-        "ones: the best queries lie so near one another that rounding picks others.",
+        f"`{rungs[0]}` (95% CI). !: its answers differ, or cannot be judged; with random weights that says "
+        "little of trained ones, since the best queries lie so near one another that rounding picks others.",
         "",
         *_table(["detector", "GFLOP", *(f"`{each}`" for each in rungs)], rows),
     ]
