@@ -233,12 +233,15 @@ def _say_whence(notebook: Any, name: str, whence: str) -> None:
     for cell in notebook.cells:
         cell.source = cell.source.replace(f"[Read it with results](../results/gallery/{name}).", whence)
         cell.source = cell.source.replace("](glossary.md)", "](../../notebooks/glossary.md)")  # no copy of it
+        cell.source = cell.source.replace("](../results/", "](../")
 
 
 def _is_progress(output: Any) -> bool:
-    """True for a progress bar or another widget that shows progress, not a result."""
+    """True for what shows progress and no result: a widget, or the blank that a finished bar leaves."""
     data = output.get("data", {})
-    text = str(data.get("text/plain", ""))
+    text = "".join(data.get("text/plain", ""))
+    if "text/html" in data and not text and not re.sub(r"</?pre[^>]*>|\s", "", "".join(data["text/html"])):
+        return True
     return WIDGET in data and (text.startswith(PROGRESS) or bool(re.search(r"\d+%\|", text)))
 
 
