@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,11 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from labkit.cli.main import main
-from labkit.core.child import lives
+from labkit.core.child import end_marked, lives
 from labkit.core.errors import ResultsError, SourceError, UnavailableError, UsageError
 from labkit.core.gpu import reported_waits
 from labkit.core.trace import span
@@ -732,6 +734,29 @@ def test_an_nsys_that_never_met_its_agent_is_started_again(tmp_path):
         nsys.run(["sh", "-c", f"{agent}; {fault}"])
     started = left.read_text().split()
     assert len(started) == 1 + 3 and not any(lives(int(each)) for each in started)
+
+
+@pytest.mark.parametrize("looks", [0, 2])
+def test_a_process_about_to_run_another_program_is_ended_too(looks, monkeypatch):
+    """Between fork and exec the system tells no variables of it."""
+    marked = subprocess.Popen(["sleep", "60"], env={"LABKIT_TEST_MARK": "this"})
+    other = subprocess.Popen(["sleep", "60"], env={"LABKIT_TEST_MARK": "that"})
+    told, left = psutil.Process.environ, [looks]
+
+    def environ(process):
+        if process.pid == marked.pid and left[0]:
+            left[0] -= 1
+            return {}
+        return told(process)
+
+    monkeypatch.setattr(psutil.Process, "environ", environ)
+    try:
+        end_marked("LABKIT_TEST_MARK", "this", 10.0)
+        assert marked.poll() == -signal.SIGKILL and other.poll() is None
+    finally:
+        for each in (marked, other):
+            each.kill()
+            each.wait()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import psutil
 
 LOOK_EVERY_S = 0.3
+LONGEST_EXEC_S = 0.5  # that a process on a busy machine may take to become another program
+KTHREADD = 2  # parent of all threads of the Linux kernel, which have no variables ever
 PR_SET_PDEATHSIG = 1
 
 
@@ -137,23 +139,34 @@ def end_tree(process: int, within_s: float) -> None:
 def end_marked(variable: str, value: str, within_s: float) -> None:
     """Ends all other processes that have started with an environment variable, whoever is their parent.
 
+    Only what has it starts what has it, so one look that finds none is enough, except where a process is
+    about to run another program: it has no variables meanwhile, and is looked at again.
+
     Args:
-        variable, value: only what has them starts what has them, so one look that finds none is enough.
+        variable, value: what they have started with.
         within_s: after which it gives up.
     """
     import psutil
 
-    until_s = time.monotonic() + within_s
+    begun_s = time.monotonic()
+    until_s = begun_s + within_s
     while time.monotonic() < until_s:
-        left = []
+        left, starting = [], False
         for each in psutil.process_iter():
             with suppress(psutil.Error):
-                marked = each.pid != os.getpid() and each.environ().get(variable) == value
-                if marked and each.status() != psutil.STATUS_ZOMBIE:
+                variables = each.environ()
+                if each.pid == os.getpid() or each.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if variables.get(variable) == value:
                     left.append(each)
-        if not left:
+                elif not variables and each.ppid() not in (0, KTHREADD):
+                    starting = True
+        if left:
+            _kill(left, until_s)
+        elif not starting or time.monotonic() > begun_s + LONGEST_EXEC_S:
             return
-        _kill(left, until_s)
+        else:
+            time.sleep(0.01)
 
 
 def _kill(processes: list[psutil.Process], until_s: float) -> None:
