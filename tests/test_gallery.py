@@ -18,6 +18,7 @@ from labkit.cli.main import main
 from labkit.core.errors import UsageError
 from labkit.core.files import recorded_folder
 from labkit.lessons.gallery import (
+    _is_progress,
     _small,
     add_badge,
     cells_sha256,
@@ -138,6 +139,19 @@ def test_colours_that_a_plot_tells_apart_stay_apart():
     for colour in (COLOURS[1], COLOURS[2], COLOURS[5]):
         wanted = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)])
         assert (np.abs(small.astype(int) - wanted).max(1) < 8).sum() > 300, colour
+
+
+@pytest.mark.parametrize(
+    ("html", "plain", "passes_by"),
+    [
+        ('<pre style="x"></pre>\n', "", True),
+        ("<pre>3 of 4</pre>", "", False),
+        ("<img src='data:'>", "", False),
+        ("<pre></pre>", "a table", False),
+    ],
+)
+def test_the_blank_that_a_finished_bar_leaves_is_no_result(html, plain, passes_by):
+    assert _is_progress({"data": {"text/html": [html], "text/plain": [plain]}}) is passes_by
 
 
 def test_a_cell_that_fails_is_told_and_the_rest_is_run(gallery):

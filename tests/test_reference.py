@@ -273,12 +273,15 @@ def test_detectors_stand_side_by_side_in_each_precision(tmp_path):
         ]
         gain = made_up_comparison("detr_opencv_cpu", "detr_engine_bf16", ratio=3.0 + k, settings=settings)
         records.append(replace(gain, agrees=not k))
+        records.append(replace(gain, a="detr_engine_fp32", a_s=9 * gain.a_s))  # a step, not the gain
+    records.append(made_up_run("detr_opencv_cpu", settings={**made_up_run().settings, "detector": "alone"}))
     exported(tmp_path / "out" / "detectors", records)
-    first, second = rows_of(block(tmp_path / "out"), "Other detectors")
+    first, second, third = rows_of(block(tmp_path / "out"), "Other detectors")
     assert [first[0], first[1], second[0]] == ["`detr_r50`", "10.0", "`d_fine_s`"]
     assert float(first[2]) == pytest.approx(5.0, rel=0.05)
     assert re.match(r"(19|20)\.\d, [23]\.\d\d \(", first[3])
     assert re.match(r"(19|20)\.\d, [34]\.\d\d! \(", second[3])
+    assert (third[0], third[3]) == ("`alone`", "-")
 
 
 def test_the_short_table_tells_of_detectors_alone_in_bfloat16(tmp_path):

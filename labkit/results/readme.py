@@ -355,14 +355,17 @@ def _detectors(folder: Path) -> list[str]:
     if not (folder / "runs.parquet").is_file():
         return []
     export = load_export(folder)
-    gains = {(c.settings["detector"], c.b): _gain(c) for c in export.comparisons}
     runs = {(run.settings["detector"], run.rung): run for run in export.runs}
     rungs = list(dict.fromkeys(run.rung for run in export.runs))
+    gains = {(c.settings["detector"], c.b): f", {_gain(c)}" for c in export.comparisons if c.a == rungs[0]}
     rows = []
     for name in dict.fromkeys(run.settings["detector"] for run in export.runs):
-        first = runs[name, rungs[0]]
-        cells = [f"{_fps(runs[name, each])}, {gains[name, each]}" for each in rungs[1:]]
-        rows.append([f"`{name}`", format_number(first.limit.get("gflop_per_frame")), _fps(first), *cells])
+        work = next(
+            run.limit.get("gflop_per_frame") for run in export.runs if run.settings["detector"] == name
+        )
+        known = [(runs.get((name, each)), gains.get((name, each), "")) for each in rungs]
+        cells = [f"{_fps(run)}{gain}" if run else "-" for run, gain in known]
+        rows.append([f"`{name}`", format_number(work), *cells])
     lines = [
         "Frames per second of the detector alone; behind the comma how many times as fast as "
         f"`{rungs[0]}` (95% CI). !: its answers differ, or cannot be judged; with random weights that says "
