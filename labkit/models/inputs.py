@@ -14,6 +14,9 @@ from labkit.models.preprocess import InputSpec, Preprocess, normalise_torch, res
 SLOTS = 4
 
 
+CALIBRATION_FRAMES = 32
+
+
 class PinnedUpload:
     """Uploads bytes from page-locked memory, through a ring of buffers made once.
 
@@ -106,7 +109,9 @@ def with_bytes(module: nn.Module, spec: InputSpec) -> FromBytes:
     return FromBytes(module, spec).eval().requires_grad_(False)
 
 
-def calibration_frames(preprocess: Preprocess, size: Size, n: int = 32, seed: int = 77_000) -> list[Tensor]:
+def calibration_frames(
+    preprocess: Preprocess, size: Size, n: int = CALIBRATION_FRAMES, seed: int = 77_000
+) -> list[Tensor]:
     """Inputs for post-training quantisation, from scenes whose seeds no benchmark or test uses.
 
     Returns:

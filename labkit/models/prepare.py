@@ -27,7 +27,14 @@ from labkit.models.fused import (
     FusedNetwork,
     SmoothedNetwork,
 )
-from labkit.models.inputs import ByteInput, PinnedInput, PinnedUpload, calibration_frames, with_bytes
+from labkit.models.inputs import (
+    CALIBRATION_FRAMES,
+    ByteInput,
+    PinnedInput,
+    PinnedUpload,
+    calibration_frames,
+    with_bytes,
+)
 from labkit.models.networks import Network, build, labels_of
 from labkit.models.precomputed import PrecomputedDetr
 from labkit.models.preprocess import InputSpec, Preprocess, preprocessor
@@ -260,7 +267,7 @@ def _request(
         batches=batches,
         options={**preparation.options, "unquantised": unquantised},
         calibration=lambda: calibration_frames(
-            _input(preparation, spec), size, preparation.options.get("calibration_frames", 32)
+            _input(preparation, spec), size, preparation.options.get("calibration_frames", CALIBRATION_FRAMES)
         ),
         report=report,
     )

@@ -99,6 +99,17 @@ STAGE_3 = (
     ),
 )  # fmt: skip
 
+
+def _int8_step(name: str, about: str, **options: Any) -> Rung:
+    """One more change of how the 8-bit engine is quantised."""
+    way = Preparation("combined", "bytes", engine="openvino", precision="int8",
+                      options={"rest_precision": "bf16", **options})  # fmt: skip
+    return Rung(
+        f"cpu_engine_int8_{name}", 6, batched_crops, way, changes="cpu_engine_int8",
+        reference="baseline_combined_cpu", about=about, needs=("openvino", "nncf"),
+    )  # fmt: skip
+
+
 STAGE_6_CPU = (
     Rung(
         "batched_cpu", 6, batched_crops, Preparation("combined", "opencv"),
@@ -134,13 +145,9 @@ STAGE_6_CPU = (
         about="8-bit convolutions and products, quantised after training",
         needs=("openvino", "nncf"),
     ),
-    Rung(
-        "cpu_engine_int8_mixed", 6, batched_crops,
-        Preparation("combined", "bytes", engine="openvino", precision="int8",
-                    options={"rest_precision": "bf16", "unquantised": ("encoder", "decoder")}),
-        changes="cpu_engine_int8", reference="baseline_combined_cpu",
-        about="encoder, decoder and heads stay in bfloat16, where 8 bits cost accuracy",
-        needs=("openvino", "nncf"),
+    _int8_step(
+        "mixed", "encoder, decoder and heads stay in bfloat16, where 8 bits cost accuracy",
+        unquantised=("encoder", "decoder"),
     ),
     Rung(
         "tracked_bf16_cpu", 6, tracked,
@@ -150,17 +157,6 @@ STAGE_6_CPU = (
         needs=("openvino",),
     ),
 )  # fmt: skip
-
-
-def _int8_step(name: str, about: str, **options: Any) -> Rung:
-    """One more change of how the 8-bit engine is quantised."""
-    way = Preparation("combined", "bytes", engine="openvino", precision="int8",
-                      options={"rest_precision": "bf16", **options})  # fmt: skip
-    return Rung(
-        f"cpu_engine_int8_{name}", 6, batched_crops, way, changes="cpu_engine_int8",
-        reference="baseline_combined_cpu", about=about, needs=("openvino", "nncf"),
-    )  # fmt: skip
-
 
 STAGE_6_INT8 = (
     _int8_step(

@@ -329,15 +329,12 @@ def _peers(folder: Path) -> list[str]:
     """A table of direct scripts against the lab's rung of the same precision, which opens on a click."""
     if not (folder / "comparisons.parquet").is_file():
         return []
-    of_rung: dict[str, list[Comparison]] = {}
-    for comparison in load_export(folder).comparisons:
-        of_rung.setdefault(comparison.a, []).append(comparison)
-    rows = [
-        [f"`{ours}`", f"`{c.b}`", _gain(c), "yes" if c is best else ""]
-        for ours, scripts in of_rung.items()
-        for best in [max(scripts, key=lambda c: c.ratio)]
-        for c in scripts
-    ]
+    comparisons = load_export(folder).comparisons
+    best: dict[str, Comparison] = {}
+    for each in comparisons:
+        best[each.a] = max(best.get(each.a, each), each, key=lambda c: c.ratio)
+    by_rung = sorted(comparisons, key=lambda c: list(best).index(c.a))
+    rows = [[f"`{c.a}`", f"`{c.b}`", _gain(c), "yes" if c is best[c.a] else ""] for c in by_rung]
     heads = ("the lab's rung", "direct script", "times the lab's rung (95% CI)", "the best")
     lines = [
         "Both networks, 5 boxes, written without the lab by somebody who knows the library: "
@@ -345,7 +342,7 @@ def _peers(folder: Path) -> list[str]:
         "",
         *_table(heads, rows, words=(0, 1, 3)),
         "",
-        *(f"- {max(scripts, key=lambda c: c.ratio).finding}" for scripts in of_rung.values()),
+        *(f"- {each.finding}" for each in best.values()),
     ]
     return _details("The best direct script at each precision", lines)
 
